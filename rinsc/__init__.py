@@ -1,0 +1,67 @@
+"""rinsc: a compiler for recursive-depth neural networks.
+
+One line, ``"(A^3)B"``, becomes a block graph, exact costs, a PyTorch module and an ONNX model.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rinsc.__about__ import __version__
+from rinsc.errors import RinscError
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx import to_onnx
+    from rinsc.backends.torch import load_weights, save_weights, to_torch
+    from rinsc.cost import FlopConvention, cost_report, match_compute
+    from rinsc.fingerprint import fingerprint
+    from rinsc.graph import build_graph, unroll
+    from rinsc.spec import ModelSpec, model_spec
+    from rinsc.syntax import canonical, parse
+    from rinsc.verify import verify
+
+# Loaded when first used: `import rinsc` stays light, and torch or onnx may be absent.
+_HOMES = {
+    "FlopConvention": "rinsc.cost",
+    "ModelSpec": "rinsc.spec",
+    "build_graph": "rinsc.graph",
+    "canonical": "rinsc.syntax",
+    "cost_report": "rinsc.cost",
+    "fingerprint": "rinsc.fingerprint",
+    "load_weights": "rinsc.backends.torch",
+    "match_compute": "rinsc.cost",
+    "model_spec": "rinsc.spec",
+    "parse": "rinsc.syntax",
+    "save_weights": "rinsc.backends.torch",
+    "to_onnx": "rinsc.backends.onnx",
+    "to_torch": "rinsc.backends.torch",
+    "unroll": "rinsc.graph",
+    "verify": "rinsc.verify",
+}
+
+__all__ = [
+    "FlopConvention",
+    "ModelSpec",
+    "RinscError",
+    "__version__",
+    "build_graph",
+    "canonical",
+    "cost_report",
+    "fingerprint",
+    "load_weights",
+    "match_compute",
+    "model_spec",
+    "parse",
+    "save_weights",
+    "to_onnx",
+    "to_torch",
+    "unroll",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rinsc' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

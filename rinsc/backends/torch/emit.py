@@ -1,0 +1,223 @@
+"""Block graph to the source of a PyTorch module: one class a layer kind, one `Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from textwrap import indent
+
+from rinsc.backends.torch.helpers import HELPERS
+from rinsc.backends.torch.ops import TORCH_OPS
+from rinsc.backends.torch.statements import shape_text, statements, with_shape
+from rinsc.graph import BlockGraph, Visit, count_visits
+from rinsc.layers import Programs, layer_kind, trace_programs
+from rinsc.program import Node, Program
+
+_HEADER = '''"""{title}"""
+
+from __future__ import annotations
+
+{stdlib}
+import torch
+import torch.nn.functional as F
+from torch import nn
+'''
+
+_BLOCK = '''
+class Block(nn.ModuleList):
+    """Layers run one after the other; every visit uses the same weights."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__({layer}() for _ in range(layers))
+
+    def forward({parameters}) -> torch.Tensor:
+        for layer in self:
+            x = layer({arguments})
+        return x
+'''
+
+_ROUNDS = '''Rounds: TypeAlias = int | Mapping[str, int] | None
+ROUNDS = {rounds}  # of each repeat, as written
+
+
+def resolve_rounds(rounds: Rounds) -> Mapping[str, int]:
+    """Rounds of each repeat: those written, one number for all of them, or by name."""
+    if rounds is None:
+        return ROUNDS
+    asked = {{**ROUNDS, **rounds}} if isinstance(rounds, Mapping) else dict.fromkeys(ROUNDS, rounds)
+    if asked.keys() != ROUNDS.keys() or min(asked.values()) < 1:
+        raise ValueError(f"rounds {{rounds!r}} do not fit the repeats {{list(ROUNDS)}}")
+    return asked
+'''
+
+
+def emit_source(graph: BlockGraph) -> str:
+    """One file that imports torch alone and defines `Model`, for a graph rolled or unrolled."""
+    programs = trace_programs(graph.spec)
+    rounds = {loop.name: loop.rounds for loop in graph.loops()}
+    chunks = [_header(graph, rounds)]
+    if rounds:
+        text = "{" + ", ".join(f'"{name}": {count}' for name, count in rounds.items()) + "}"
+        chunks.append(_ROUNDS.format(rounds=text))
+    chunks += [HELPERS[name] for name in _helpers(programs)]
+    for kind, program in programs.layer.items():
+        chunks += [_layer_class(kind, program), _block_class(kind, program)]
+    chunks.append(_model_class(graph, programs))
+    return "\n".join(chunks)
+
+
+def _header(graph: BlockGraph, rounds: dict[str, int]) -> str:
+    spec = graph.spec
+    written = count_visits(graph, rounds)
+    title = f"{spec.text}: {len(graph.blocks)} blocks, {written} visits at the rounds written."
+    stdlib = "import math\n"
+    if rounds:
+        stdlib += "from collections.abc import Mapping\nfrom typing import TypeAlias\n"
+    if len(graph.blocks) == 1:
+        title = title.replace("1 blocks", "1 block")
+    return _HEADER.format(title=title, stdlib=stdlib)
+
+
+def _helpers(programs: Programs) -> list[str]:
+    every = (programs.embed, *programs.layer.values(), programs.head)
+    called = {
+        name
+        for program in every
+        for node in program.nodes
+        for name in TORCH_OPS[type(node.op)].helpers
+    }
+    return [name for name in HELPERS if name in called]
+
+
+def _class_name(kind: str) -> str:
+    return f"{kind.title().replace('_', '')}Layer"
+
+
+def _own_lines(nodes: Iterable[Node]) -> Iterator[str]:
+    """The lines of ``__init__`` that make what the operations own."""
+    for node in nodes:
+        module = TORCH_OPS[type(node.op)].module
+        if module is not None:
+            yield module(node)
+
+
+def _layer_class(kind: str, program: Program) -> str:
+    lines, results = statements(program, {name: name for name in program.inputs})
+    docs = ", ".join(f"{name} {shape_text(value)}" for name, value in program.inputs.items())
+    body = [
+        '"""One layer: state to state."""',
+        "",
+        "def __init__(self) -> None:",
+        *_indented(["super().__init__()", *_own_lines(program.nodes)]),
+        "",
+        f"def forward({_parameters(program)}) -> torch.Tensor:",
+        *_indented([f"# {docs}", *lines, f"return {results['x']}"]),
+    ]
+    return f"\nclass {_class_name(kind)}(nn.Module):\n" + "\n".join(_indented(body)) + "\n"
+
+
+def _block_class(kind: str, program: Program) -> str:
+    return _BLOCK.format(
+        layer=_class_name(kind),
+        parameters=_parameters(program),
+        arguments=", ".join(program.inputs),
+    )
+
+
+def _parameters(program: Program) -> str:
+    return ", ".join(("self", *(f"{name}: torch.Tensor" for name in program.inputs)))
+
+
+def _model_class(graph: BlockGraph, programs: Programs) -> str:
+    init = ["super().__init__()", *_own_lines(programs.embed.nodes)]
+    init += [f"self.{block.name} = Block({block.layers})" for block in graph.blocks.values()]
+    init += [*_own_lines(programs.head.nodes), "self.reset_parameters()"]
+    body = [
+        f'"""Token ids (batch, seq ≤ {graph.spec.context}) to logits (batch, seq, '
+        f'{graph.spec.vocab_size})."""',
+        "",
+        "def __init__(self) -> None:",
+        *_indented(init),
+        "",
+        *_reset_lines(graph, programs),
+        "",
+        *_forward_lines(graph, programs),
+    ]
+    return "\nclass Model(nn.Module):\n" + "\n".join(_indented(body)) + "\n"
+
+
+def _reset_lines(graph: BlockGraph, programs: Programs) -> list[str]:
+    """Matrices start normal; those that write into the residual stream smaller with depth."""
+    residual = sorted(
+        {
+            f"{param.name}"
+            for program in programs.layer.values()
+            for param in program.params
+            if param.init == "residual"
+        }
+    )
+    depth = sum(graph.blocks[visit.block].layers for visit in graph.visits())
+    std = layer_kind(graph.spec.kind).init_std
+    names = ", ".join(f'"{name}"' for name in residual)
+    return [
+        "@torch.no_grad()",
+        "def reset_parameters(self) -> None:",
+        f'    """Normal matrices; residual ones scaled for the {depth} layers executed."""',
+        f"    residual_std = {std!r} / math.sqrt(2 * {depth})",
+        "    for name, parameter in self.named_parameters():",
+        "        if parameter.ndim == 2:",
+        f"            residual = name.endswith(({names}))",
+        f"            nn.init.normal_(parameter, std=residual_std if residual else {std!r})",
+        '        elif name.endswith("bias"):',
+        "            nn.init.zeros_(parameter)",
+        "        else:",
+        "            nn.init.ones_(parameter)",
+    ]
+
+
+def _forward_lines(graph: BlockGraph, programs: Programs) -> list[str]:
+    looped = any(graph.loops())
+    kind = "Rounds" if looped else "int | None"
+    lines, made = statements(programs.embed, {"input_ids": "input_ids"})
+    outputs = programs.embed.outputs
+    for name, text in made.items():
+        lines += with_shape(f"{name} = {text}", outputs[name]) if name != text else []
+    arguments = ", ".join(outputs)
+    head, results = statements(programs.head, {"x": "x"})
+    context = graph.spec.context
+    return [
+        f"def forward(self, input_ids: torch.Tensor, rounds: {kind} = None) -> torch.Tensor:",
+        *_indented(
+            [
+                f"if input_ids.shape[1] > {context}:",
+                f'    raise ValueError(f"{{input_ids.shape[1]}} tokens exceed the context of '
+                f'{context}")',
+                *_rounds_lines(looped),
+                *lines,
+                *_step_lines(graph, arguments, looped),
+                *head,
+                *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
+            ]
+        ),
+    ]
+
+
+def _rounds_lines(looped: bool) -> list[str]:
+    if looped:
+        return ["counts = resolve_rounds(rounds)"]
+    return [
+        "if rounds not in (None, 1):",
+        '    raise ValueError(f"rounds {rounds!r} were asked of a model without a repeat")',
+    ]
+
+
+def _step_lines(graph: BlockGraph, arguments: str, looped: bool) -> Iterator[str]:
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            yield f"x = self.{step.block}({arguments})"
+        else:
+            yield f'for _ in range(counts["{step.name}"]):'
+            yield from _indented(_step_lines(step.body, arguments, looped))
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [indent(line, "    ") for line in lines]

@@ -1,0 +1,47 @@
+"""A spec as a PyTorch module: the emitted source is what runs."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+from typing import Any
+
+import torch
+from torch import nn
+
+from rinsc.backends.torch.emit import emit_source
+from rinsc.backends.torch.memory import require_memory
+from rinsc.graph import BlockGraph, build_graph
+from rinsc.spec import ModelSpec
+
+_numbers = itertools.count()
+
+
+def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu") -> nn.Module:
+    """The module of a spec, or of a graph rolled or unrolled, freshly initialised.
+
+    ``module(input_ids, rounds=None)`` maps token ids (batch, seq) to logits (batch, seq,
+    vocab_size). ``module.source`` is the Python that runs, ``module.spec`` and ``module.graph``
+    what it came from. On the device ``meta`` nothing is allocated. Raises `LoweringError` for a
+    model that memory cannot hold.
+    """
+    graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
+    if torch.device(device).type == "cpu":
+        require_memory(graph)
+    source = emit_source(graph)
+    with torch.device(device):
+        module: nn.Module = load_source(source)["Model"]()
+    # Not through nn.Module.__setattr__: neither is a submodule, and both must survive deepcopy.
+    object.__setattr__(module, "source", source)
+    object.__setattr__(module, "spec", graph.spec)
+    object.__setattr__(module, "graph", graph)
+    return module
+
+
+def load_source(source: str) -> dict[str, Any]:
+    """Execute emitted source; tracebacks and the debugger show its lines."""
+    filename = f"<rinsc-model-{next(_numbers)}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace: dict[str, Any] = {"__name__": "rinsc_model"}
+    exec(compile(source, filename, "exec"), namespace)
+    return namespace

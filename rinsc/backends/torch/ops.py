@@ -1,0 +1,110 @@
+"""How each primitive operation reads in PyTorch: one entry an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rinsc import ops
+from rinsc.program import Node
+
+
+@dataclass(frozen=True)
+class TorchOp:
+    """Source of an operation.
+
+    ``call`` gives the expression from the arguments' expressions; ``module`` the line that makes
+    what the operation owns, in ``__init__``; ``result`` the name a result takes when it needs a
+    variable ("" = that of the first argument); ``helpers`` the functions of `helpers` it calls.
+    An expression that ``is_sum`` is put in parentheses where an operation ``binds`` its arguments
+    more tightly than a sum.
+    """
+
+    call: Callable[[Node, list[str]], str]
+    module: Callable[[Node], str] | None = None
+    result: str = ""
+    helpers: tuple[str, ...] = ()
+    is_sum: bool = False
+    binds: bool = False
+
+
+def _own(node: Node, args: list[str]) -> str:
+    return f"self.{node.name}({args[0]})"
+
+
+def _embedding(node: Node) -> str:
+    op: Any = node.op
+    return f"self.{node.name} = nn.Embedding({op.rows}, {op.width})"
+
+
+def _positions(node: Node) -> str:
+    op: Any = node.op
+    return f"self.{node.name} = nn.Embedding({op.context}, {op.width})"
+
+
+def _linear(node: Node) -> str:
+    op: Any = node.op
+    bias = "" if op.bias else ", bias=False"
+    return f"self.{node.name} = nn.Linear({node.inputs[0].shape[-1]}, {op.out_features}{bias})"
+
+
+def _norm(class_name: str) -> Callable[[Node], str]:
+    def line(node: Node) -> str:
+        op: Any = node.op
+        return f"self.{node.name} = nn.{class_name}({node.inputs[0].shape[-1]}, eps={op.eps!r})"
+
+    return line
+
+
+def _rotary_table(node: Node) -> str:
+    op: Any = node.op
+    angles = f"rotary_angles({op.context}, {op.head_dim}, {op.theta!r})"
+    return f'self.register_buffer("{node.name}", {angles}.{op.function}(), persistent=False)'
+
+
+def _split_heads(node: Node, args: list[str]) -> str:
+    heads, _, head_dim = node.output.shape[1:]
+    return f"{args[0]}.unflatten(-1, ({heads}, {head_dim})).transpose(1, 2)"
+
+
+def _attention(node: Node, args: list[str]) -> str:
+    grouped = node.inputs[0].shape[1] != node.inputs[1].shape[1]
+    options = "is_causal=True, enable_gqa=True" if grouped else "is_causal=True"
+    return f"F.scaled_dot_product_attention({', '.join(args)}, {options})"
+
+
+_ACTIVATIONS = {"silu": "F.silu({})", "gelu_tanh": 'F.gelu({}, approximate="tanh")'}
+
+
+def _activation(node: Node, args: list[str]) -> str:
+    op: Any = node.op
+    return _ACTIVATIONS[op.function].format(args[0])
+
+
+TORCH_OPS: dict[type[ops.Op], TorchOp] = {
+    ops.Embedding: TorchOp(_own, _embedding, result="x"),
+    ops.Positions: TorchOp(
+        lambda node, args: f"self.{node.name}.weight[: {args[0]}.shape[1]]", _positions, "positions"
+    ),
+    ops.RotaryTable: TorchOp(
+        lambda node, args: f"self.{node.name}[: {args[0]}.shape[1]]",
+        _rotary_table,
+        result="angles",
+        helpers=("rotary_angles",),
+    ),
+    ops.Linear: TorchOp(_own, _linear, result="h"),
+    ops.TiedLinear: TorchOp(
+        lambda node, args: f"F.linear({args[0]}, self.{node.op.owner}.weight)",  # type: ignore[attr-defined]
+        result="logits",
+    ),
+    ops.RMSNorm: TorchOp(_own, _norm("RMSNorm"), result="h"),
+    ops.LayerNorm: TorchOp(_own, _norm("LayerNorm"), result="h"),
+    ops.SplitHeads: TorchOp(_split_heads, binds=True),
+    ops.MergeHeads: TorchOp(lambda node, args: f"{args[0]}.transpose(1, 2).flatten(2)", binds=True),
+    ops.Rope: TorchOp(lambda node, args: f"rotate({', '.join(args)})", helpers=("rotate",)),
+    ops.Attention: TorchOp(_attention, result="mixed"),
+    ops.Activation: TorchOp(_activation),
+    ops.Add: TorchOp(lambda node, args: " + ".join(args), is_sum=True, binds=True),
+    ops.Mul: TorchOp(lambda node, args: " * ".join(args), result="h", is_sum=True, binds=True),
+}

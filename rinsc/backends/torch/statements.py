@@ -1,0 +1,91 @@
+"""A program as lines of Python: which results get a variable, and what the variable is called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rinsc.backends.torch.ops import TORCH_OPS
+from rinsc.ops import Linear
+from rinsc.program import Node, Program, Value
+
+LINE = 84  # longer statements are cut in two, and comments go above them
+
+
+@dataclass
+class _Writer:
+    """A result used once is written where it is used, as long as the line stays short."""
+
+    uses: Counter[Value]
+    lines: list[str] = field(default_factory=list)
+    text: dict[Value, str] = field(default_factory=dict)  # a variable, or a pending expression
+    hint: dict[Value, str] = field(default_factory=dict)
+    pending: dict[Value, str] = field(default_factory=dict)
+    names: dict[str, Value] = field(default_factory=dict)
+    sums: set[Value] = field(default_factory=set)
+
+    def bind(self, value: Value, name: str) -> None:
+        self.text[value] = self.hint[value] = name
+        self.names[name] = value
+
+    def assign(self, value: Value) -> None:
+        """Give a pending expression a variable; a name is free once its value is used up."""
+        expression = self.pending.pop(value)
+        name, number = self.hint[value], 2
+        while name in self.names and self.uses[self.names[name]] > 0:
+            name, number = f"{self.hint[value]}_{number}", number + 1
+        self.lines += with_shape(f"{name} = {expression}", value)
+        self.bind(value, name)
+
+    def write(self, node: Node) -> None:
+        torch_op = TORCH_OPS[type(node.op)]
+        held = [value for value in node.inputs if value in self.pending]
+        while len(self._call(node)) > LINE and held:
+            self.assign(held.pop(0))
+        expression = self._call(node)
+        for value in node.inputs:
+            self.uses[value] -= 1
+            self.pending.pop(value, None)
+        result = torch_op.result or self.hint[node.inputs[0]]
+        self.hint[node.output] = node.name if isinstance(node.op, Linear) else result
+        self.text[node.output] = self.pending[node.output] = expression
+        if torch_op.is_sum:
+            self.sums.add(node.output)
+        if self.uses[node.output] != 1:
+            self.assign(node.output)
+
+    def _call(self, node: Node) -> str:
+        torch_op = TORCH_OPS[type(node.op)]
+        args = [self.text[value] for value in node.inputs]
+        if torch_op.binds:
+            args = [
+                f"({text})" if value in self.sums and value in self.pending else text
+                for value, text in zip(node.inputs, args, strict=True)
+            ]
+        return torch_op.call(node, args)
+
+
+def statements(program: Program, names: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Lines that run the program, and the expression of each of its outputs.
+
+    ``names`` gives the variables that hold the program's inputs.
+    """
+    uses = Counter(value for node in program.nodes for value in node.inputs)
+    uses.update(program.outputs.values())
+    writer = _Writer(uses)
+    for name, value in program.inputs.items():
+        writer.bind(value, names[name])
+    for node in program.nodes:
+        writer.write(node)
+    return writer.lines, {name: writer.text[value] for name, value in program.outputs.items()}
+
+
+def with_shape(line: str, value: Value) -> list[str]:
+    """The line with its result's shape behind it, or above it where the line is long."""
+    comment = f"# {shape_text(value)}"
+    return [f"{line}  {comment}"] if len(line) + len(comment) < LINE else [comment, line]
+
+
+def shape_text(value: Value) -> str:
+    """``(batch, seq, 256)``."""
+    return f"({', '.join(map(str, value.shape))})"

@@ -1,0 +1,77 @@
+"""Weights as safetensors: block names, one tensor per storage, the model's fingerprint inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from rinsc.__about__ import __version__
+from rinsc.errors import CheckpointError, Problem
+from rinsc.files import write_atomically
+from rinsc.fingerprint import fingerprint
+from rinsc.spec import ModelSpec, spec_to_toml
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write a module made by `to_torch`; an old file survives a failed write."""
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    metadata = {
+        "rinsc": __version__,
+        "fingerprint": fingerprint(spec),
+        "spec": spec_to_toml(spec),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(Path(path), save(tensors, metadata=metadata))
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fill a module made by `to_torch` from a file.
+
+    Raises `CheckpointError`, with the module unchanged, for a file that cannot be read, is cut
+    short, or holds another model's weights.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        reason = "the file is damaged or cut short" if path.is_file() else "there is no such file"
+        raise CheckpointError(
+            Problem(
+                "weights-not-readable",
+                f"cannot read the weights: {reason} ({str(error).splitlines()[0]:.120})",
+                place=str(path),
+                hint="copy or write the file again",
+            )
+        ) from None
+    _require_same_model(model, metadata, tensors, path)
+    model.load_state_dict(tensors)
+
+
+def _require_same_model(
+    model: nn.Module, metadata: dict[str, str], tensors: dict[str, torch.Tensor], path: Path
+) -> None:
+    """Fingerprints where the file has one; names and shapes in any case."""
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    written = metadata.get("fingerprint", fingerprint(spec))
+    if written == fingerprint(spec) and own == found:
+        return
+    difference = sorted(own.keys() ^ found.keys()) or [
+        name for name in own if own[name] != found[name]
+    ]
+    detail = f"they differ at '{difference[0]}'" if difference else "their schedules differ"
+    raise CheckpointError(
+        Problem(
+            "weights-of-another-model",
+            f"the weights belong to another model than '{spec.text}': {detail}",
+            place=str(path),
+            hint="compile the spec that the file was written for (it is in its metadata)",
+        )
+    )

@@ -1,0 +1,89 @@
+"""The command ``rinsc``. Each subcommand is one file beside this one and one line in `COMMANDS`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
+
+from cyclopts import App, CycloptsError, Parameter
+
+from rinsc.__about__ import __version__
+from rinsc.cli.diagnostics import print_error
+from rinsc.errors import Problem, RinscError, UsageError
+
+# Imported only when called: name, where the function is, what `rinsc --help` says about it.
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("check", "rinsc.cli.check:check", "Canonical spelling and fingerprint of models."),
+    ("show", "rinsc.cli.show:show", "Draw a model: tree and schedule, SVG, Mermaid, DOT, JSON."),
+    ("cost", "rinsc.cli.cost:cost", "Parameters, FLOPs and bytes; training that costs the same."),
+    ("verify", "rinsc.cli.verify:verify", "Compile a small copy in every form and compare them."),
+    ("compile", "rinsc.cli.compile:compile_", "Write a model as PyTorch source or as ONNX."),
+    ("train", "rinsc.cli.train:train", "Train a model on text."),
+    ("generate", "rinsc.cli.generate:generate", "Continue a text with a trained model."),
+    ("demo", "rinsc.cli.demo:demo", "The whole path once: costs, training, ONNX, comparison."),
+)
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run one command line, by default the process's own; returns the exit status.
+
+    0 is success, 1 a mistake in the model or a failed check, 2 a mistake in the command.
+    """
+    _never_fail_to_encode()
+    try:
+        status = _run(sys.argv[1:] if tokens is None else tokens)
+        sys.stdout.flush()
+    except RinscError as error:
+        print_error(error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return BROKEN_PIPE
+    return status
+
+
+def _run(tokens: Sequence[str]) -> int:
+    try:
+        status = app()(
+            tokens, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        command = " ".join(("rinsc", *(error.command_chain or ())))
+        message = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(Problem("usage", message, hint=f"see {command} --help")) from None
+    return status or 0
+
+
+def app() -> App:
+    """The command line as cyclopts knows it, with nothing imported yet."""
+    commands = App(
+        name="rinsc",
+        help="A compiler for recursive-depth neural networks.",
+        version=__version__,
+        default_parameter=Parameter(negative=()),
+    )
+    for name, where, summary in COMMANDS:
+        commands.command(where, name=name, help=summary)
+    return commands
+
+
+def _never_fail_to_encode() -> None:
+    """A stream that cannot show a character shows an escape in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_stdout() -> None:
+    """The reader is gone: what is still buffered must not fail again when Python exits."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,95 @@
+"""``rinsc check``: reads models and says what they are. Imports no backend and builds no graph."""
+
+from __future__ import annotations
+
+import json as json_text
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
+from rinsc.cli.values import bindings
+from rinsc.errors import Problem, UsageError
+
+
+def check(
+    *models: Annotated[str, Parameter(name="MODEL")],
+    options: ModelOptions = NO_OPTIONS,
+    json: bool = False,
+) -> None:
+    """Print the canonical spelling and the fingerprint of each model.
+
+    Two models are the same exactly when their fingerprints are equal. Without dimensions the
+    fingerprint is that of the signature alone; with a preset, dimensions or a TOML file it is that
+    of the whole model, so compare like with like.
+
+    Parameters
+    ----------
+    models
+        Signatures such as '(A^3)B', or TOML files.
+    json
+        Print one JSON object a line.
+    """
+    if not models:
+        raise UsageError(Problem("usage", "no model is given", hint="rinsc check '(A^3)B'"))
+    found = [_describe(model, options) for model in models]
+    if json:
+        for facts in found:
+            print(json_text.dumps(facts, ensure_ascii=False))
+        return
+    print("\n\n".join(_text(facts) for facts in found))
+
+
+def _describe(model: str, options: ModelOptions) -> dict[str, object]:
+    """What there is to say about one model, as plain data."""
+    from rinsc.syntax import (
+        bind,
+        canonical,
+        expand,
+        parse,
+        require_lowered,
+        schedule_fingerprint,
+        to_text,
+    )
+
+    if options.are_given or model.endswith(".toml"):
+        from rinsc.fingerprint import fingerprint
+
+        spec = options.spec(model)
+        signature, identity = spec.signature, fingerprint(spec)
+        sizes: dict[str, int] | None = dict(spec.parts)
+    else:
+        signature = bind(parse(model), bindings(options.set_))
+        require_lowered(signature)
+        identity, sizes = schedule_fingerprint(signature), None
+    visits = [ref.letter for ref in expand(signature)]
+    return {
+        "model": model,
+        "signature": to_text(signature),
+        "canonical": canonical(signature),
+        "fingerprint": identity,
+        "fingerprint_of": "signature" if sizes is None else "model",
+        "blocks": list(dict.fromkeys(visits)),
+        "layers": sizes,
+        "visits": len(visits),
+    }
+
+
+def _text(facts: dict[str, object]) -> str:
+    blocks, sizes = facts["blocks"], facts["layers"]
+    assert isinstance(blocks, list)
+    names = [f"{name}[{sizes[name]}]" if isinstance(sizes, dict) else name for name in blocks]
+    of = "" if sizes is None else " (with dimensions)"
+    rows = (
+        ("signature", facts["signature"]),
+        ("canonical", facts["canonical"]),
+        ("fingerprint", f"{facts['fingerprint']}{of}"),
+        ("blocks", f"{len(blocks)}: {_shortened(names)}"),
+        ("visits", facts["visits"]),
+    )
+    return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+
+def _shortened(names: list[str], most: int = 16) -> str:
+    more = len(names) - most
+    return " ".join(names[:most]) + (f" … and {more} more" if more > 0 else "")

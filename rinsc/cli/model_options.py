@@ -1,0 +1,106 @@
+"""The options that every command with a model takes: what a signature cannot say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+from cyclopts import Group, Parameter
+
+from rinsc.cli.values import Count, bindings
+
+if TYPE_CHECKING:
+    from rinsc.spec import ModelSpec
+
+DEFAULT_PRESET = "tiny"
+
+ModelArgument: TypeAlias = Annotated[
+    str, Parameter(name="MODEL", help="A signature such as '(A^3)B', or a TOML file.")
+]
+
+
+@Parameter(name="*", group=Group("Model"))
+@dataclass(frozen=True)
+class ModelOptions:
+    """Dimensions of a model; what is given here wins over the preset and the file."""
+
+    preset: str | None = None
+    """Named dimensions: tiny (default for a signature), small, 300m, 600m, 1b."""
+
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = ()
+    """The value of a free exponent, as r=3; may be given again for another."""
+
+    layers: Count | None = None
+    """Physical layers of the whole stack."""
+
+    width: Count | None = None
+    """Width of the state."""
+
+    heads: Count | None = None
+    """Attention heads."""
+
+    kv_heads: Count | None = None
+    """Heads of keys and values."""
+
+    mlp_width: Count | None = None
+    """Inner width of the feed-forward part."""
+
+    vocab_size: Count | None = None
+    """Tokens in the vocabulary."""
+
+    context: Count | None = None
+    """Longest sequence in tokens."""
+
+    kind: str | None = None
+    """Layer kind: llama or gpt."""
+
+    tied_embedding: Annotated[bool | None, Parameter(negative="--untied-embedding")] = None
+    """Whether the head uses the embedding's weights."""
+
+    norm_eps: float | None = None
+    """Added to the variance in norms."""
+
+    rope_theta: float | None = None
+    """Base of the rotary positions."""
+
+    @property
+    def dimensions(self) -> dict[str, int | float | bool | str | None]:
+        values = asdict(self)
+        del values["preset"], values["set_"]
+        return values
+
+    @property
+    def are_given(self) -> bool:
+        """Whether any of them says how large the model is."""
+        return self.preset is not None or any(v is not None for v in self.dimensions.values())
+
+    def spec(self, model: str) -> ModelSpec:
+        """The spec of a signature or TOML file under these options."""
+        from rinsc.spec import model_spec
+
+        preset = self.preset
+        if preset is None and not model.endswith(".toml"):
+            preset = DEFAULT_PRESET
+        return model_spec(model, preset=preset, bind=bindings(self.set_), **self.dimensions)
+
+
+def spec_like(spec: ModelSpec, model: str) -> ModelSpec:
+    """Another signature at the dimensions of ``spec``; a TOML file stands for itself.
+
+    A signature in which every letter has a size brings its own number of layers.
+    """
+    from rinsc.errors import RinscError
+    from rinsc.spec import model_spec
+    from rinsc.syntax import bind, parse, part_sizes
+
+    if model.endswith(".toml"):
+        return model_spec(model)
+    signature = bind(parse(model), {})
+    try:
+        layers = sum(part_sizes(signature, None).values())
+    except RinscError:
+        layers = spec.layers
+    return replace(spec, signature=signature, layers=layers)
+
+
+NO_OPTIONS = ModelOptions()

@@ -1,0 +1,66 @@
+"""Values written on the command line: counts with units, rounds, exponents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from rinsc.errors import Problem, UsageError
+
+_UNITS = {"": 0, "k": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18, "Z": 21}
+_COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kMGBTPEZ]?)")
+_MAX_LENGTH = 40  # characters; beyond any count that means something
+_PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_]*)=(\d{1,9})")
+
+
+def whole_count(text: str) -> int:
+    """``3000``, ``3_000``, ``3e3`` or ``3k``; raises ValueError for anything else."""
+    match = _COUNT.fullmatch(text.strip()) if len(text) <= _MAX_LENGTH else None
+    if match is None:
+        raise ValueError("write a whole number such as 3000, 3e3, 3k, 10M or 1B")
+    digits, exponent, unit = match.groups()
+    value = Decimal(re.sub("[_,]", "", digits)).scaleb(int(exponent or 0) + _UNITS[unit])
+    if value != value.to_integral_value():
+        raise ValueError(f"{text} is not a whole number")
+    return int(value)
+
+
+def _convert(_: type[Any], tokens: Sequence[Token]) -> int:
+    return whole_count(tokens[0].value)
+
+
+# Parameters and FLOPs are long numbers: units are welcome.
+Count = Annotated[int, Parameter(converter=_convert, n_tokens=1)]
+
+
+def bindings(pairs: Sequence[str]) -> dict[str, int]:
+    """``["r=3"]`` as exponents by name; raises UsageError."""
+    return _pairs(pairs, "--set", "r=3")
+
+
+def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
+    """``["3"]`` as a number for every repeat, ``["A=2", "B=4"]`` as a mapping, [] as None."""
+    if not texts:
+        return None
+    if len(texts) == 1 and re.fullmatch(r"\d{1,9}", texts[0]):
+        return int(texts[0])
+    return _pairs(texts, "--rounds", "3, or A=2 for one repeat")
+
+
+def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        match = _PAIR.fullmatch(text)
+        if match is None:
+            message = f"{option} does not take '{text[:60]}'"
+            raise UsageError(Problem("usage", message, hint=f"write {option} {example}"))
+        name, value = match.groups()
+        if name in found:
+            message = f"{option} gives '{name}' twice"
+            raise UsageError(Problem("usage", message, hint="give it once"))
+        found[name] = int(value)
+    return found

@@ -1,0 +1,39 @@
+"""Exact costs: parameters, FLOPs, memory, and compute matching."""
+
+from rinsc.cost.convention import PYTORCH, FlopConvention
+from rinsc.cost.flops import (
+    FlopSplit,
+    forward_flops,
+    training_flops,
+    training_flops_per_token,
+)
+from rinsc.cost.match import ComputeMatch, match_compute
+from rinsc.cost.memory import MemoryReport, memory
+from rinsc.cost.params import (
+    block_params,
+    executed_layers,
+    executed_params,
+    stored_params,
+    visits_of_blocks,
+)
+from rinsc.cost.report import CostReport, cost_report
+
+__all__ = [
+    "PYTORCH",
+    "ComputeMatch",
+    "CostReport",
+    "FlopConvention",
+    "FlopSplit",
+    "MemoryReport",
+    "block_params",
+    "cost_report",
+    "executed_layers",
+    "executed_params",
+    "forward_flops",
+    "match_compute",
+    "memory",
+    "stored_params",
+    "training_flops",
+    "training_flops_per_token",
+    "visits_of_blocks",
+]

@@ -1,0 +1,41 @@
+"""What a FLOP count includes. Every report prints the name of the convention it follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rinsc.ops import Causal
+
+
+@dataclass(frozen=True)
+class FlopConvention:
+    """What is counted; 2 FLOPs a multiply-add of matrix products, nothing else, in all of them.
+
+    The default is what PyTorch's ``FlopCounterMode`` counts: every pair of positions although
+    half of them are masked, the head included, the backward pass twice the forward one, nothing
+    for recomputation.
+    """
+
+    causal: Causal = "full"
+    head: bool = True
+    recompute: bool = False
+
+    @property
+    def backward_factor(self) -> int:
+        """Backward over forward FLOPs: a product for each of its two inputs' gradients."""
+        return 2
+
+    @property
+    def training_factor(self) -> int:
+        """Training over forward FLOPs; recomputation runs the forward pass once more."""
+        return 1 + self.backward_factor + (1 if self.recompute else 0)
+
+    @property
+    def name(self) -> str:
+        return (
+            f"2 per multiply-add, causal {self.causal}, head {'in' if self.head else 'out'}, "
+            f"backward 2x, recompute {'in' if self.recompute else 'out'}"
+        )
+
+
+PYTORCH = FlopConvention()

@@ -1,0 +1,82 @@
+"""The compute-matched regime: how long a variant trains for the FLOPs of its baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rinsc.cost.convention import PYTORCH, FlopConvention
+from rinsc.cost.flops import training_flops
+from rinsc.errors import Problem, SpecError
+from rinsc.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class ComputeMatch:
+    """Two runs of equal training FLOPs: the variant falls short by ``remainder_flops``.
+
+    The remainder is less than one step of the variant.
+    """
+
+    convention: str
+    batch_tokens: int
+    baseline_steps: int
+    baseline_step_flops: int
+    variant_steps: int
+    variant_step_flops: int
+
+    @property
+    def baseline_tokens(self) -> int:
+        return self.baseline_steps * self.batch_tokens
+
+    @property
+    def variant_tokens(self) -> int:
+        return self.variant_steps * self.batch_tokens
+
+    @property
+    def baseline_flops(self) -> int:
+        return self.baseline_steps * self.baseline_step_flops
+
+    @property
+    def variant_flops(self) -> int:
+        return self.variant_steps * self.variant_step_flops
+
+    @property
+    def remainder_flops(self) -> int:
+        return self.baseline_flops - self.variant_flops
+
+
+def match_compute(
+    baseline: ModelSpec,
+    variant: ModelSpec,
+    *,
+    tokens: int,
+    batch_tokens: int,
+    seq: int | None = None,
+    convention: FlopConvention = PYTORCH,
+) -> ComputeMatch:
+    """Steps of both runs, when the baseline trains on ``tokens`` in steps of ``batch_tokens``.
+
+    Sequences are ``seq`` tokens long, by default the baseline's context. Tokens beyond a whole
+    step are dropped. Raises `SpecError` when a step or the whole budget is too small.
+    """
+    seq = baseline.context if seq is None else seq
+    if seq < 1 or batch_tokens < seq or batch_tokens % seq:
+        message = f"{batch_tokens} tokens a step are not whole sequences of {seq}"
+        hint = f"use a multiple of {seq}, such as {8 * max(seq, 1)}"
+        raise SpecError(Problem("bad-batch", message, hint=hint))
+    batch = batch_tokens // seq
+    baseline_step = training_flops(baseline, seq, batch=batch, convention=convention)
+    variant_step = training_flops(variant, seq, batch=batch, convention=convention)
+    steps = tokens // batch_tokens
+    variant_steps = steps * baseline_step // variant_step
+    if variant_steps < 1:
+        message = f"{tokens} tokens pay for no step of {batch_tokens} tokens of the variant"
+        raise SpecError(Problem("budget-too-small", message, hint="give more tokens"))
+    return ComputeMatch(
+        convention=convention.name,
+        batch_tokens=batch_tokens,
+        baseline_steps=steps,
+        baseline_step_flops=baseline_step,
+        variant_steps=variant_steps,
+        variant_step_flops=variant_step,
+    )

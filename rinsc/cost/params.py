@@ -1,0 +1,57 @@
+"""Parameters: stored once, executed as often as their block is visited."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rinsc.graph import BlockGraph, Rounds, resolve_rounds
+from rinsc.graph.nodes import Visit
+from rinsc.layers import trace_programs
+
+
+def visits_of_blocks(graph: BlockGraph, rounds: Rounds = None) -> Counter[str]:
+    """How often each block is visited, without writing the visits out."""
+    counts = resolve_rounds(graph, rounds)
+    totals: Counter[str] = Counter()
+
+    def walk(part: BlockGraph, times: int) -> None:
+        for step in part.steps():
+            if isinstance(step, Visit):
+                totals[step.block] += times
+            else:
+                walk(step.body, times * counts[step.name])
+
+    walk(graph, 1)
+    return totals
+
+
+def executed_layers(graph: BlockGraph, rounds: Rounds = None) -> int:
+    """Layers run in one forward pass, every visit counted."""
+    visits = visits_of_blocks(graph, rounds)
+    return sum(times * graph.blocks[name].layers for name, times in visits.items())
+
+
+def block_params(graph: BlockGraph) -> dict[str, int]:
+    """Parameters of each block, stored once."""
+    layer = trace_programs(graph.spec).layer
+    return {
+        block.name: block.layers * layer[block.kind].param_count for block in graph.blocks.values()
+    }
+
+
+def frame_params(graph: BlockGraph) -> int:
+    """Parameters outside the blocks: embedding, last norm, head where it is not tied."""
+    programs = trace_programs(graph.spec)
+    return programs.embed.param_count + programs.head.param_count
+
+
+def stored_params(graph: BlockGraph) -> int:
+    """Parameters in memory and on disk."""
+    return frame_params(graph) + sum(block_params(graph).values())
+
+
+def executed_params(graph: BlockGraph, rounds: Rounds = None) -> int:
+    """Parameters with each block's counted once a visit: those of the unshared model."""
+    per_block = block_params(graph)
+    visits = visits_of_blocks(graph, rounds)
+    return frame_params(graph) + sum(visits[name] * count for name, count in per_block.items())

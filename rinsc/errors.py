@@ -1,0 +1,140 @@
+"""Every mistake of a user, as data: one exception family, and one place where its text is made."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Span:
+    """Half-open range of character offsets into a source text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: what, where and what to do about it.
+
+    ``source`` and ``span`` point into a text; ``place`` names a file, key or file region where
+    there is no text to point into (``zoo/rins.toml: heads``).
+    """
+
+    code: str
+    message: str
+    source: str | None = None
+    span: Span | None = None
+    place: str | None = None
+    hint: str | None = None
+
+
+class RinscError(Exception):
+    """Base of every error that a user's mistake can cause; holds one or more problems as data."""
+
+    exit_status = 1
+
+    def __init__(self, *problems: Problem) -> None:
+        if not problems:
+            raise ValueError("an error needs at least one problem")
+        super().__init__(*problems)
+        self.problems = problems
+
+    @property
+    def code(self) -> str:
+        return self.problems[0].code
+
+    @property
+    def message(self) -> str:
+        return self.problems[0].message
+
+    @property
+    def span(self) -> Span | None:
+        return self.problems[0].span
+
+    @property
+    def hint(self) -> str | None:
+        return self.problems[0].hint
+
+    def __str__(self) -> str:
+        return "\n".join(render(problem) for problem in self.problems)
+
+
+class SignatureError(RinscError):
+    """The signature's text is not in the notation, or says something impossible."""
+
+
+class SpecError(RinscError):
+    """A model specification has unknown keys, bad values or impossible combinations."""
+
+
+class GraphError(RinscError):
+    """A block graph breaks a rule, or is asked for rounds that it cannot run."""
+
+
+class LoweringError(RinscError):
+    """A graph cannot be lowered to the backend or form that was asked for."""
+
+
+class CheckpointError(RinscError):
+    """A file of weights, a checkpoint or an exported model is damaged or of another model."""
+
+
+class MissingExtraError(RinscError):
+    """An optional dependency is needed and not installed."""
+
+
+class DataError(RinscError):
+    """A corpus or tokenizer cannot be found or read."""
+
+
+class OutputError(RinscError):
+    """A result cannot be written where it was asked for."""
+
+
+class UsageError(RinscError):
+    """The command was put together wrongly; the model itself may be fine."""
+
+    exit_status = 2
+
+
+def render(problem: Problem) -> str:
+    """The plain text of a problem: head, place or caret line, hint. No colour."""
+    lines = [f"error[{problem.code}]: {problem.message}"]
+    if problem.place is not None:
+        lines.append(f"  at {problem.place}")
+    if problem.source is not None and problem.span is not None:
+        lines.extend(_caret_lines(problem.source, problem.span))
+    if problem.hint is not None:
+        lines.append(f"  hint: {problem.hint}")
+    return "\n".join(lines)
+
+
+_WINDOW = 76  # columns of source shown at most
+
+
+def _caret_lines(source: str, span: Span) -> list[str]:
+    """The source line that holds the span's start, cut to a window, and carets below it."""
+    line_start = source.rfind("\n", 0, span.start) + 1
+    line_end = source.find("\n", span.start)
+    line_end = len(source) if line_end < 0 else line_end
+    first = max(line_start, min(span.start - _WINDOW // 2, line_end - _WINDOW))
+    text = source[first : min(line_end, first + _WINDOW)]
+    shown = "".join(char if char.isprintable() else "�" for char in text)
+    width = max(1, min(span.end, first + len(text)) - span.start)
+    return [f"  {shown}", f"  {' ' * (span.start - first)}{'^' * width}"]
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most like ``word``, or None when none is close."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for an unknown word: the nearest known one, else the whole list."""
+    known = list(known)
+    close = nearest(word, known)
+    return f"did you mean '{close}'?" if close else f"one of: {', '.join(known)}"

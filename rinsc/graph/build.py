@@ -1,0 +1,60 @@
+"""Signature to block graph, as written, and the ordered passes that every graph goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rinsc.graph.fold_runs import fold_runs
+from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
+from rinsc.graph.number_loops import number_loops
+from rinsc.graph.verify import Rule, loop_names_are_unique, verify
+from rinsc.spec import ModelSpec
+from rinsc.syntax import substitute
+from rinsc.syntax.tree import BlockRef, Node, Repeat
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite of the graph, and the rules that hold from then on."""
+
+    run: Callable[[BlockGraph], BlockGraph]
+    establishes: tuple[Rule, ...] = ()
+
+
+PASSES: tuple[Pass, ...] = (
+    Pass(fold_runs),
+    Pass(number_loops, (loop_names_are_unique,)),
+)
+
+
+def build_graph(spec: ModelSpec) -> BlockGraph:
+    """The verified block graph of a spec, after all passes."""
+    blocks = {name: Block(name, layers, spec.kind) for name, layers in spec.parts.items()}
+    empty = BlockGraph(spec, blocks, chain(()))
+    graph = empty.with_steps(_steps(empty, substitute(spec.signature).body))
+    verify(graph, after="build")
+    return run_passes(graph, PASSES)
+
+
+def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:
+    """Run passes in order, with the verifier after each."""
+    rules: tuple[Rule, ...] = ()
+    for each in passes:
+        graph = each.run(graph)
+        rules += each.establishes
+        verify(graph, after=each.run.__name__, rules=rules)
+    return graph
+
+
+def _steps(empty: BlockGraph, node: Node) -> list[Visit | Loop]:
+    """The steps that a node of the tree stands for."""
+    if isinstance(node, BlockRef):
+        return [Visit(node.letter)]
+    if isinstance(node, Repeat):
+        if not isinstance(node.count, int):
+            raise TypeError(f"exponent '{node.count}' is not bound")  # a spec's signature is bound
+        body = empty.with_steps(_steps(empty, node.body))
+        name = "".join(dict.fromkeys(visit.block for visit in body.visits()))
+        return [Loop(name, body, node.count)]
+    return [step for item in node.items for step in _steps(empty, item)]

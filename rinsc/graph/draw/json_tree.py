@@ -1,0 +1,60 @@
+"""The block graph as JSON, complete and stable: for programs, not for eyes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rinsc.graph.draw.words import executed_layers, first_layers, stored_layers
+from rinsc.graph.nodes import BlockGraph, Visit
+
+FORMAT = "rinsc-graph"
+VERSION = 1
+
+
+def to_json(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
+    """JSON text of the graph.
+
+    Keys: ``format`` and ``version`` of this layout; ``signature``; ``blocks``, in order of first
+    use, each with ``name``, ``kind``, ``layers``, ``first_layer`` (counted from 0) and
+    ``parameters``; ``steps``, in order of execution, each ``{"type": "visit", "block"}`` or
+    ``{"type": "loop", "name", "rounds", "steps"}``; ``totals`` with ``parameters`` (of the
+    blocks), ``layers_stored``, ``layers_executed`` and ``visits`` at the rounds written.
+    """
+    starts = first_layers(graph)
+    blocks = [
+        {
+            "name": block.name,
+            "kind": block.kind,
+            "layers": block.layers,
+            "first_layer": starts[block.name],
+            "parameters": param_counts[block.name],
+        }
+        for block in graph.blocks.values()
+    ]
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "signature": graph.spec.text,
+        "blocks": blocks,
+        "steps": _steps(graph),
+        "totals": {
+            "parameters": sum(param_counts[name] for name in graph.blocks),
+            "layers_stored": stored_layers(graph),
+            "layers_executed": executed_layers(graph),
+            "visits": sum(1 for _ in graph.visits()),
+        },
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _steps(graph: BlockGraph) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = []
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            steps.append({"type": "visit", "block": step.block})
+        else:
+            body = _steps(step.body)
+            steps.append({"type": "loop", "name": step.name, "rounds": step.rounds, "steps": body})
+    return steps

@@ -1,0 +1,179 @@
+"""Where everything stands in the SVG picture: rows of boxes, and arcs over what is repeated.
+
+Units are pixels at scale 1; ``y`` is the height of the line along which the state flows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from rinsc.graph.draw.shorten import Elided, Shown, shorten
+from rinsc.graph.nodes import BlockGraph, Loop, Visit
+
+MAX_ROW = 1240  # wider pictures become too small on a slide
+MAX_DETAILED_ROWS = 2
+FOOT = 20  # from the foot of an arc to what it encloses; holds an arrow head
+ARC_STEP = 34  # between nested arcs; holds a count
+ROW_GAP = 44
+END_WIDTH = 72
+END_HEIGHT = 34
+
+
+@dataclass(frozen=True)
+class Style:
+    """Sizes of a box and of the gap before the next one."""
+
+    detailed: bool
+    box_width: int
+    box_height: int
+    gap: int
+
+
+DETAILED = Style(True, 140, 108, 28)
+COMPACT = Style(False, 54, 54, 22)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A visit, or a mark for steps that are not drawn (``block`` is None); ``x`` is its left."""
+
+    x: float
+    y: float
+    width: float
+    block: str | None
+    shared: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Arc:
+    """A repeat, from its right foot over ``top`` back to its left foot."""
+
+    left: float
+    right: float
+    y: float
+    top: float
+    name: str
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the flow, from ``left`` to ``right``; its boxes end at ``bottom``."""
+
+    left: float
+    right: float
+    y: float
+    bottom: float
+
+
+@dataclass
+class Layout:
+    """Everything placed, with the origin at the upper left of the first row."""
+
+    style: Style
+    width: float = 0
+    height: float = 0
+    rows: list[Row] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    arcs: list[Arc] = field(default_factory=list)
+
+
+def arrange(graph: BlockGraph) -> Layout:
+    """Detailed boxes where they fit into `MAX_DETAILED_ROWS`, else compact ones."""
+    steps = shorten(graph)
+    rows, style = _rows(steps, DETAILED), DETAILED
+    widest = max(_width_of(row, DETAILED) for row in rows)
+    if len(rows) > MAX_DETAILED_ROWS or widest > MAX_ROW:
+        rows, style = _rows(steps, COMPACT), COMPACT
+    layout = Layout(style)
+    seen: set[str] = set()
+    for index, row in enumerate(rows):
+        top = layout.height + (ROW_GAP if index else 0)
+        y = top + ARC_STEP * _levels(row) + style.box_height / 2
+        bottom = y + style.box_height / 2
+        x: float = END_WIDTH + style.gap
+        for step in row:
+            x = _place(step, x, y, layout, seen) + style.gap
+        layout.rows.append(Row(END_WIDTH, x, y, bottom))
+        layout.height = bottom
+        layout.width = max(layout.width, x)
+    layout.width = max(layout.width, layout.rows[-1].right + END_WIDTH)
+    return layout
+
+
+def _rows(steps: Sequence[Shown], style: Style) -> list[list[Shown]]:
+    """As few rows of top-level steps as `MAX_ROW` allows, of about the same width."""
+    widths = [_width_of([step], style) + style.gap for step in steps]
+    widest = MAX_ROW - 2 * END_WIDTH - style.gap
+    lengths = _row_lengths(widths, widest)
+    for room in range(widest // len(lengths), widest, 8):
+        even = _row_lengths(widths, room)
+        if len(even) == len(lengths):
+            lengths = even
+            break
+    rest = iter(steps)
+    return [list(islice(rest, length)) for length in lengths]
+
+
+def _row_lengths(widths: Sequence[float], room: float) -> list[int]:
+    """How many steps each row holds; none is wider than ``room`` unless one step alone is."""
+    lengths = [0]
+    used: float = 0
+    for width in widths:
+        if lengths[-1] and used + width > room:
+            lengths.append(0)
+            used = 0
+        lengths[-1] += 1
+        used += width
+    return lengths
+
+
+def _width_of(steps: Sequence[Shown], style: Style) -> float:
+    width: float = style.gap * (len(steps) - 1)
+    for step in steps:
+        if isinstance(step, Loop):
+            width += _width_of(shorten(step.body), style) + 2 * FOOT
+        else:
+            width += _box_width(step, style)
+    return width
+
+
+def _box_width(step: Visit | Elided, style: Style) -> float:
+    return style.box_width if isinstance(step, Visit) else max(style.box_width, 84)
+
+
+def _levels(steps: Sequence[Shown]) -> int:
+    """How many arcs stand above one another."""
+    return max((_arc_levels(step) for step in steps if isinstance(step, Loop)), default=0)
+
+
+def _arc_levels(loop: Loop) -> int:
+    return 1 + _levels(shorten(loop.body))
+
+
+def _place(step: Shown, x: float, y: float, layout: Layout, seen: set[str]) -> float:
+    """Put a step with its left edge at ``x``; gives its right edge."""
+    style = layout.style
+    if isinstance(step, Loop):
+        return _place_loop(step, x, y, layout, seen)
+    width = _box_width(step, style)
+    if isinstance(step, Visit):
+        layout.boxes.append(Box(x, y, width, step.block, step.block in seen))
+        seen.add(step.block)
+    else:
+        layout.boxes.append(Box(x, y, width, None, text=f"+{step.steps}"))
+    return x + width
+
+
+def _place_loop(loop: Loop, x: float, y: float, layout: Layout, seen: set[str]) -> float:
+    style = layout.style
+    inner = x + FOOT
+    for step in shorten(loop.body):
+        inner = _place(step, inner, y, layout, seen) + style.gap
+    right = inner - style.gap + FOOT
+    top = y - style.box_height / 2 - ARC_STEP * _arc_levels(loop) + ARC_STEP / 2
+    layout.arcs.append(Arc(x, right, y, top, loop.name, loop.rounds))
+    return right

@@ -1,0 +1,72 @@
+"""The block graph as plain lines of text for a terminal; no colour, no markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+from rinsc.graph.draw.shorten import Elided, shorten
+from rinsc.graph.draw.words import cut, first_layers, layers_text, params_text, times_text
+from rinsc.graph.nodes import BlockGraph, Visit
+
+MAX_SCHEDULE_VISITS = 64
+_HEADS = ("visits  ", "layers  ")
+
+
+def tree_lines(graph: BlockGraph, param_counts: Mapping[str, int]) -> list[str]:
+    """The rolled tree: the signature, then a line for each repeat and each block in it."""
+    return [cut(graph.spec.text, 100), *_branches(graph, param_counts, set())]
+
+
+def schedule_lines(graph: BlockGraph, width: int = 80) -> list[str]:
+    """Visits in order of execution, and below each the physical layers it runs.
+
+    Folded to ``width`` columns; all but the first `MAX_SCHEDULE_VISITS` are only counted.
+    """
+    starts = first_layers(graph)
+    names = [visit.block for visit in islice(graph.visits(), MAX_SCHEDULE_VISITS)]
+    columns = [(name, _layer_range(starts[name], graph.blocks[name].layers)) for name in names]
+    lines: list[str] = []
+    room = max(width - len(_HEADS[0]), 1)
+    while columns:
+        fitting = _fitting(columns, room)
+        for row, head in enumerate(_HEADS):
+            cells = [column[row].ljust(max(map(len, column))) for column in columns[:fitting]]
+            lines.append((head + "  ".join(cells)).rstrip())
+        columns = columns[fitting:]
+        lines += [""] if columns else []
+    left_out = sum(1 for _ in graph.visits()) - len(names)
+    return [*lines, f"… and {left_out} more visits"] if left_out else lines
+
+
+def _branches(graph: BlockGraph, param_counts: Mapping[str, int], seen: set[str]) -> list[str]:
+    lines: list[str] = []
+    steps = shorten(graph)
+    for index, step in enumerate(steps):
+        last = index == len(steps) - 1
+        branch, trunk = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        if isinstance(step, Visit):
+            own = "shared" if step.block in seen else params_text(param_counts[step.block])
+            layers = layers_text(graph.blocks[step.block].layers)
+            lines.append(f"{branch}{step.block}  {layers}, {own}")
+            seen.add(step.block)
+        elif isinstance(step, Elided):
+            lines.append(f"{branch}… {step.steps} more steps")
+        else:
+            lines.append(f"{branch}{times_text(step.rounds)}  repeat {step.name}")
+            lines += [trunk + line for line in _branches(step.body, param_counts, seen)]
+    return lines
+
+
+def _fitting(columns: list[tuple[str, str]], room: int) -> int:
+    """How many columns fit into the room, two spaces apart; at least one."""
+    used = 0
+    for index, column in enumerate(columns):
+        used += max(map(len, column)) + (2 if index else 0)
+        if used > room:
+            return max(index, 1)
+    return len(columns)
+
+
+def _layer_range(first: int, layers: int) -> str:
+    return str(first) if layers == 1 else f"{first}-{first + layers - 1}"

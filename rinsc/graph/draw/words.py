@@ -1,0 +1,66 @@
+"""Numbers and totals as every drawing words them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rinsc.graph.nodes import BlockGraph
+
+_UNITS = ("", " k", " M", " B", " T")
+
+
+def short_number(number: int) -> str:
+    """A count in at most four digits and a decimal unit: 950, 2.1 M, 124 M."""
+    value = float(number)
+    for unit in _UNITS:
+        text = f"{value:.0f}" if not unit or value >= 99.95 else f"{value:.1f}"
+        if float(text) < 1000 or unit == _UNITS[-1]:
+            return text + unit
+        value /= 1000
+    raise AssertionError("the last unit always returns")
+
+
+def layers_text(count: int) -> str:
+    return f"{count} layer" if count == 1 else f"{count} layers"
+
+
+def times_text(rounds: int) -> str:
+    """The count of a loop, as arcs, edges and frames bear it."""
+    return f"\N{MULTIPLICATION SIGN}{rounds}"
+
+
+def params_text(count: int) -> str:
+    return f"{short_number(count)} parameters"
+
+
+def cut(words: str, length: int) -> str:
+    """The words, shortened to ``length`` characters where they are longer."""
+    return words if len(words) <= length else words[: max(length - 1, 0)] + "…"
+
+
+def first_layers(graph: BlockGraph) -> dict[str, int]:
+    """The physical layer, counted from 0, at which each block starts."""
+    starts: dict[str, int] = {}
+    total = 0
+    for block in graph.blocks.values():
+        starts[block.name] = total
+        total += block.layers
+    return starts
+
+
+def stored_layers(graph: BlockGraph) -> int:
+    return sum(block.layers for block in graph.blocks.values())
+
+
+def executed_layers(graph: BlockGraph) -> int:
+    """Layers run by one forward pass at the rounds written."""
+    return sum(graph.blocks[visit.block].layers for visit in graph.visits())
+
+
+def caption(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
+    """Totals in one line; parameters are those of the blocks, without embedding and head."""
+    params = sum(param_counts[name] for name in graph.blocks)
+    return (
+        f"{params_text(params)} in blocks · {layers_text(stored_layers(graph))} stored"
+        f" · {executed_layers(graph)} executed"
+    )

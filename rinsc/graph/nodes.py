@@ -1,0 +1,105 @@
+"""The block graph: what is executed, in which order, on whose weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import networkx as nx
+
+from rinsc.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where the state enters a graph or a loop's body."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the state leaves a graph or a loop's body."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One execution of a block; the block, not the visit, owns the parameters."""
+
+    block: str
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A body run ``rounds`` times; ``name`` is what the depth dial calls it."""
+
+    name: str
+    body: BlockGraph
+    rounds: int
+
+
+GraphNode: TypeAlias = Input | Output | Visit | Loop
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block's share of the stack: ``layers`` physical layers of one kind."""
+
+    name: str
+    layers: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class BlockGraph:
+    """A chain of nodes from input to output.
+
+    ``digraph`` has integer nodes, each with the attribute ``node`` (a `GraphNode`); edges carry the
+    state, shaped (batch, seq, width). ``blocks`` are in order of first use. A loop's body is a
+    graph of its own over the same blocks.
+    """
+
+    spec: ModelSpec
+    blocks: Mapping[str, Block]
+    digraph: nx.DiGraph[int]
+
+    def with_steps(self, steps: Iterable[Visit | Loop]) -> BlockGraph:
+        """The same model's graph with other steps between its input and its output."""
+        return BlockGraph(self.spec, self.blocks, chain(steps))
+
+    def nodes(self) -> Iterator[GraphNode]:
+        """The nodes in order of execution, input first and output last."""
+        for key in nx.topological_sort(self.digraph):
+            yield self.digraph.nodes[key]["node"]
+
+    def steps(self) -> Iterator[Visit | Loop]:
+        """The visits and loops in order of execution."""
+        for node in self.nodes():
+            if isinstance(node, Visit | Loop):
+                yield node
+
+    def loops(self) -> Iterator[Loop]:
+        """Every loop, outer before inner."""
+        for step in self.steps():
+            if isinstance(step, Loop):
+                yield step
+                yield from step.body.loops()
+
+    def visits(self) -> Iterator[Visit]:
+        """Every execution of a block at the rounds written, in order."""
+        for step in self.steps():
+            if isinstance(step, Visit):
+                yield step
+            else:
+                for _ in range(step.rounds):
+                    yield from step.body.visits()
+
+
+def chain(steps: Iterable[Visit | Loop]) -> nx.DiGraph[int]:
+    """A frozen digraph that runs the steps one after the other, from `Input` to `Output`."""
+    digraph: nx.DiGraph[int] = nx.DiGraph()
+    for key, node in enumerate((Input(), *steps, Output())):
+        digraph.add_node(key, node=node)
+        if key:
+            digraph.add_edge(key - 1, key)
+    nx.freeze(digraph)
+    return digraph

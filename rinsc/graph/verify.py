@@ -1,0 +1,102 @@
+"""What a legal block graph is. Runs after building and after every pass, and names the culprit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+import networkx as nx
+
+from rinsc.errors import GraphError, Problem
+from rinsc.graph.nodes import BlockGraph, Input, Loop, Output, Visit
+
+Rule: TypeAlias = Callable[[BlockGraph], Iterator[str]]
+
+
+def verify(graph: BlockGraph, *, after: str, rules: Iterable[Rule] = ()) -> None:
+    """Check the rules that always hold, and ``rules``, which hold from some pass on.
+
+    Raises `GraphError` that names ``after``, the pass that ran last.
+    """
+    for rule in (*ALWAYS, *rules):
+        for complaint in rule(graph):
+            raise GraphError(
+                Problem(
+                    "broken-graph",
+                    f"after '{after}': {complaint}",
+                    hint="this is a fault of the pass, not of the signature; please report it",
+                )
+            )
+
+
+def is_a_chain(graph: BlockGraph) -> Iterator[str]:
+    """One input, one output, and every node on the one path between them; bodies alike."""
+    digraph = graph.digraph
+    if not nx.is_directed_acyclic_graph(digraph):
+        yield "the graph has a cycle"
+        return
+    nodes = list(graph.nodes())
+    ends = [node for node in nodes if isinstance(node, Input | Output)]
+    if len(ends) != 2 or not isinstance(nodes[0], Input) or not isinstance(nodes[-1], Output):
+        yield "a graph needs one input, first, and one output, last"
+        return
+    if len(nodes) < 3:
+        yield "a graph needs a step between its input and its output"
+    if any(degree > 1 for _, degree in (*digraph.in_degree(), *digraph.out_degree())):
+        yield "a node has more than one predecessor or successor"
+    if digraph.number_of_edges() != len(nodes) - 1:
+        yield "a node is not connected"
+    for step in graph.steps():
+        if isinstance(step, Loop):
+            yield from is_a_chain(step.body)
+
+
+def visits_match_blocks(graph: BlockGraph) -> Iterator[str]:
+    """Every visit's block exists, and every block is visited: unvisited weights break training."""
+    visited = set(_blocks_named(graph))
+    for name in sorted(visited - set(graph.blocks)):
+        yield f"a visit names the block '{name}', which does not exist"
+    for name in sorted(set(graph.blocks) - visited):
+        yield f"the block '{name}' is never visited"
+
+
+def rounds_are_positive(graph: BlockGraph) -> Iterator[str]:
+    for loop in graph.loops():
+        if loop.rounds < 1:
+            yield f"the loop '{loop.name}' has {loop.rounds} rounds"
+
+
+def bodies_share_blocks(graph: BlockGraph) -> Iterator[str]:
+    for loop in graph.loops():
+        if loop.body.blocks != graph.blocks or loop.body.spec != graph.spec:
+            yield f"the body of the loop '{loop.name}' belongs to another model"
+
+
+def loop_names_are_unique(graph: BlockGraph) -> Iterator[str]:
+    """Holds once loops are numbered: the dial finds a repeat by its name."""
+    for name, count in Counter(loop.name for loop in graph.loops()).items():
+        if count > 1:
+            yield f"{count} loops are called '{name}'"
+
+
+def has_no_loops(graph: BlockGraph) -> Iterator[str]:
+    """Holds once a graph is unrolled."""
+    for loop in graph.loops():
+        yield f"the loop '{loop.name}' is still there"
+
+
+ALWAYS: tuple[Rule, ...] = (
+    is_a_chain,
+    visits_match_blocks,
+    rounds_are_positive,
+    bodies_share_blocks,
+)
+
+
+def _blocks_named(graph: BlockGraph) -> Iterator[str]:
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            yield step.block
+        else:
+            yield from _blocks_named(step.body)

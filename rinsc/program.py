@@ -1,0 +1,91 @@
+"""A program: the operations of a layer, an embedding or a head, in order, with the shape of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rinsc.ops import Op, Param, Shape
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a node makes or a program is given; equal only to itself within a program."""
+
+    index: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: its inputs and output, where its parameters stand, and what it is part of."""
+
+    op: Op
+    inputs: tuple[Value, ...]
+    output: Value
+    name: str
+    part: str
+
+    @property
+    def params(self) -> tuple[Param, ...]:
+        """Its trained tensors, named from the program's root: ``query.weight``."""
+        own = self.op.params(*(value.shape for value in self.inputs))
+        return tuple(Param(f"{self.name}.{p.name}", p.shape, p.init) for p in own)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Nodes in order of execution. Inputs and outputs keep the names that they were given."""
+
+    inputs: dict[str, Value]
+    nodes: tuple[Node, ...]
+    outputs: dict[str, Value]
+
+    @property
+    def params(self) -> tuple[Param, ...]:
+        return tuple(param for node in self.nodes for param in node.params)
+
+    @property
+    def param_count(self) -> int:
+        return sum(param.count for param in self.params)
+
+
+@dataclass
+class Builder:
+    """Collects nodes while a layer's function runs: ``h = b(RMSNorm(eps), x, name="norm")``."""
+
+    _nodes: list[Node] = field(default_factory=list)
+    _values: int = 0
+    _part: str = ""
+
+    def __call__(self, op: Op, *inputs: Value, name: str = "") -> Value:
+        """Add an operation and return its result. Operations with parameters need a ``name``."""
+        output = self.value(op.output_shape(*(value.shape for value in inputs)))
+        self._nodes.append(Node(op, inputs, output, name, self._part))
+        return output
+
+    def value(self, shape: Shape) -> Value:
+        self._values += 1
+        return Value(self._values, shape)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Operations added inside count under ``name`` in cost reports."""
+        outer, self._part = self._part, name
+        try:
+            yield
+        finally:
+            self._part = outer
+
+    def program(self, inputs: dict[str, Value], outputs: dict[str, Value]) -> Program:
+        return Program(inputs, tuple(self._nodes), outputs)
+
+
+def trace(
+    shapes: dict[str, Shape], function: Callable[[Builder, dict[str, Value]], dict[str, Value]]
+) -> Program:
+    """The program that ``function`` writes when it is given inputs of these shapes."""
+    builder = Builder()
+    inputs = {name: builder.value(shape) for name, shape in shapes.items()}
+    return builder.program(inputs, function(builder, inputs))

@@ -1,0 +1,37 @@
+"""Where the data beside the package lies: the grammar and the zoo of variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rinsc.errors import Problem, RinscError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def grammar_text() -> str:
+    """The grammar of the notation, ``grammar/signature.lark``."""
+    return (_data_dir("grammar") / "signature.lark").read_text(encoding="utf-8")
+
+
+def zoo_dir() -> Path:
+    """The folder that holds one TOML file per variant."""
+    return _data_dir("zoo")
+
+
+def _data_dir(name: str) -> Path:
+    """The folder ``name``: inside an installed package, else in the checkout beside it.
+
+    Raises RinscError (``broken-installation``) when it is in neither place.
+    """
+    for parent in (_PACKAGE / "_data", _PACKAGE.parent):
+        if (parent / name).is_dir():
+            return parent / name
+    raise RinscError(
+        Problem(
+            code="broken-installation",
+            message=f"the folder '{name}' of rinsc is missing",
+            place=str(_PACKAGE),
+            hint="install rinsc again",
+        )
+    )

@@ -1,0 +1,96 @@
+"""Choosing tokens from logits: the one sampling rule that every runtime shares.
+
+Needs numpy alone, so that a model in ONNX Runtime generates without PyTorch installed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rinsc.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Logits = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    ``temperature`` 0 takes the most likely token; ``top_k`` keeps only so many candidates
+    (None: all); the same ``seed`` draws the same tokens.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            problems.append(_problem("temperature", "must be a finite number of at least 0"))
+        if self.top_k is not None and self.top_k < 1:
+            problems.append(_problem("top_k", "must be at least 1"))
+        if self.seed < 0:
+            problems.append(_problem("seed", "must be at least 0"))
+        if problems:
+            raise UsageError(*problems)
+
+
+def sample_next(
+    logits: Logits, temperature: float, top_k: int | None, rng: np.random.Generator
+) -> int:
+    """One token id drawn from ``logits`` of shape ``(vocab,)``.
+
+    Temperature 0 returns the first of the largest logits and draws nothing from ``rng``.
+    """
+    import numpy as np
+
+    scores = np.asarray(logits, dtype=np.float64)
+    if temperature == 0:
+        return int(scores.argmax())
+    candidates = np.arange(scores.size)
+    if top_k is not None and top_k < scores.size:
+        # A stable order, so that ties are settled the same way everywhere.
+        candidates = np.argsort(-scores, kind="stable")[:top_k]
+    chosen = scores[candidates]
+    # The largest score is taken off before the division, so that no weight overflows.
+    with np.errstate(over="ignore"):
+        weights = np.exp((chosen - chosen.max()) / temperature)
+    return int(rng.choice(candidates, p=weights / weights.sum()))
+
+
+def continue_tokens(
+    next_logits: Callable[[Sequence[int]], Logits],
+    prompt: Sequence[int],
+    new_tokens: int,
+    context: int,
+    sampling: Sampling,
+) -> list[int]:
+    """The ``new_tokens`` ids that follow ``prompt``.
+
+    ``next_logits`` maps the last ids, at most ``context`` of them, to the logits ``(vocab,)`` of
+    the token after them. Raises UsageError for an empty prompt or a negative count.
+    """
+    import numpy as np
+
+    if not prompt:
+        raise UsageError(_problem("prompt", "is empty", hint="give at least one character"))
+    if new_tokens < 0:
+        raise UsageError(_problem("new tokens", "must be at least 0"))
+    rng = np.random.default_rng(sampling.seed)
+    ids = list(prompt)
+    for _ in range(new_tokens):
+        logits = next_logits(ids[-context:])
+        ids.append(sample_next(logits, sampling.temperature, sampling.top_k, rng))
+    return ids[len(prompt) :]
+
+
+def _problem(name: str, message: str, hint: str | None = None) -> Problem:
+    return Problem(code="bad-sampling", message=f"{name} {message}", hint=hint)

@@ -1,0 +1,56 @@
+"""The notation: text to tree and back, limits, sizes, canonical spelling and identity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rinsc.syntax.bind import bind
+from rinsc.syntax.canonical import canonical
+from rinsc.syntax.degree import substitute
+from rinsc.syntax.expand import check_limits, expand, free_exponents, visit_count
+from rinsc.syntax.identity import Identity, identity, schedule_fingerprint
+from rinsc.syntax.limits import MAX_DEGREE, MAX_NESTING, MAX_TEXT, MAX_VISITS
+from rinsc.syntax.options import require_lowered
+from rinsc.syntax.printer import to_text
+from rinsc.syntax.sizes import part_sizes
+from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Sequence, Signature
+
+if TYPE_CHECKING:
+    from rinsc.syntax.parser import parse
+
+__all__ = [
+    "MAX_DEGREE",
+    "MAX_NESTING",
+    "MAX_TEXT",
+    "MAX_VISITS",
+    "BlockRef",
+    "Call",
+    "Identity",
+    "Node",
+    "Option",
+    "Repeat",
+    "Sequence",
+    "Signature",
+    "bind",
+    "canonical",
+    "check_limits",
+    "expand",
+    "free_exponents",
+    "identity",
+    "parse",
+    "part_sizes",
+    "require_lowered",
+    "schedule_fingerprint",
+    "substitute",
+    "to_text",
+    "visit_count",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """``parse`` on first use: it loads lark, which most of this package does without."""
+    if name == "parse":
+        from rinsc.syntax.parser import parse
+
+        return parse
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,146 @@
+"""From the rolled tree to the flat word of visits, and the limits that keep it small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rinsc.errors import Problem, SignatureError, Span
+from rinsc.syntax.degree import degree_span, substitute
+from rinsc.syntax.limits import MAX_NESTING, MAX_TEXT, MAX_VISITS
+from rinsc.syntax.printer import to_text
+from rinsc.syntax.problems import signature_error
+from rinsc.syntax.tree import BlockRef, Node, Repeat, Sequence, Signature
+
+
+def visit_count(sig: Signature) -> int:
+    """How many blocks are visited, degree included; arithmetic only, nothing is expanded.
+
+    Raises SignatureError (``unbound-exponent``) while an exponent is free.
+    """
+    require_bound(sig)
+    count: int = _count(sig.body) ** sig.degree
+    return count
+
+
+def check_limits(sig: Signature) -> None:
+    """Raises SignatureError for what is too large to compile.
+
+    ``too-many-visits``, ``too-deep`` and ``text-too-long`` (as printed). A free exponent counts
+    as 1.
+    """
+    if len(to_text(sig)) > MAX_TEXT:
+        message = f"written out, the signature has more than {MAX_TEXT} characters"
+        raise signature_error("text-too-long", message, sig.source, sig.body.span)
+    pattern_visits = _count(sig.body)
+    if pattern_visits > MAX_VISITS:
+        raise _too_many_visits(pattern_visits, sig, _first_too_large(sig.body).span)
+    if pattern_visits**sig.degree > MAX_VISITS:
+        raise _too_many_visits(pattern_visits**sig.degree, sig, degree_span(sig))
+    if (_nesting(sig.body) + 1) * sig.degree - 1 > MAX_NESTING:
+        raise signature_error(
+            "too-deep",
+            f"degree {sig.degree} nests parentheses more than {MAX_NESTING} deep",
+            sig.source,
+            degree_span(sig),
+            "drop needless parentheses, or lower the degree",
+        )
+
+
+def require_bound(sig: Signature) -> None:
+    """Raises SignatureError (``unbound-exponent``) with one problem for each free exponent."""
+    problems: list[Problem] = []
+    for name, span in free_exponents(sig).items():
+        error = signature_error(
+            "unbound-exponent",
+            f"the exponent '{name}' has no value",
+            sig.source,
+            span,
+            f"--set {name}=3",
+        )
+        problems.extend(error.problems)
+    if problems:
+        raise SignatureError(*problems)
+
+
+def free_exponents(sig: Signature) -> dict[str, Span]:
+    """The names of the free exponents, each with the span of the first repeat that has it."""
+    found: dict[str, Span] = {}
+    for repeat in repeats(sig.body):
+        if isinstance(repeat.count, str):
+            found.setdefault(repeat.count, repeat.span)
+    return found
+
+
+def repeats(node: Node) -> Iterator[Repeat]:
+    """Every repeat of a tree, outer before inner."""
+    if isinstance(node, Repeat):
+        yield node
+        yield from repeats(node.body)
+    elif isinstance(node, Sequence):
+        for item in node.items:
+            yield from repeats(item)
+
+
+def expand(sig: Signature) -> tuple[BlockRef, ...]:
+    """The flat word of visits, in order, after degree substitution.
+
+    Raises SignatureError (``unbound-exponent``, ``too-many-visits``, ``too-deep``) before any work.
+    """
+    require_bound(sig)
+    check_limits(sig)
+    word = flatten(substitute(sig).body, keep=lambda repeat: False)
+    return tuple(item for item in word if isinstance(item, BlockRef))
+
+
+def flatten(node: Node, keep: Callable[[Repeat], bool]) -> list[BlockRef | Repeat]:
+    """The word of a tree, with the repeats that ``keep`` chooses left whole."""
+    match node:
+        case BlockRef():
+            return [node]
+        case Sequence(items):
+            return [part for item in items for part in flatten(item, keep)]
+        case Repeat(body, int(count)) if not keep(node):
+            return flatten(body, keep) * count
+        case Repeat():
+            return [node]
+
+
+def _count(node: Node) -> int:
+    """Visits below ``node``, with free exponents as 1."""
+    match node:
+        case BlockRef():
+            return 1
+        case Sequence(items):
+            return sum(_count(item) for item in items)
+        case Repeat(body, count):
+            return _count(body) * (count if isinstance(count, int) else 1)
+
+
+def _nesting(sequence: Sequence) -> int:
+    """How many parentheses deep the groups inside ``sequence`` go."""
+    bodies = (item.body if isinstance(item, Repeat) else item for item in sequence.items)
+    return max((1 + _nesting(body) for body in bodies if isinstance(body, Sequence)), default=0)
+
+
+def _first_too_large(node: Node) -> Node:
+    """The innermost node that has too many visits by itself."""
+    children: tuple[Node, ...] = ()
+    if isinstance(node, Sequence):
+        children = node.items
+    elif isinstance(node, Repeat):
+        children = (node.body,)
+    for child in children:
+        if _count(child) > MAX_VISITS:
+            return _first_too_large(child)
+    return node
+
+
+def _too_many_visits(count: int, sig: Signature, span: Span) -> SignatureError:
+    number = str(count) if count < 10**9 else "more than a billion"
+    return signature_error(
+        "too-many-visits",
+        f"{number} visits of blocks; at most {MAX_VISITS} are possible",
+        sig.source,
+        span,
+        "lower the powers or the degree",
+    )

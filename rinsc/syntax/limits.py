@@ -1,0 +1,12 @@
+"""How large a signature may be, so that no text costs unbounded time or memory."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_TEXT: Final = 4096  # characters
+MAX_NESTING: Final = 64  # parentheses deep, after degree substitution
+MAX_VISITS: Final = 1024  # visits of blocks in the flat word, after degree substitution
+MAX_DEGREE: Final = 8
+MAX_DIGITS: Final = 4  # of a power or a size
+MAX_NUMBER_TEXT: Final = 18  # characters of a number in an option

@@ -1,0 +1,190 @@
+"""The closed list of options: names, where they may stand, values, defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rinsc.errors import SignatureError, Span, did_you_mean
+from rinsc.syntax.problems import shown, signature_error
+from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Scalar, Sequence, Signature
+
+Place: TypeAlias = Literal["block", "repeat"]
+Value: TypeAlias = Scalar | Call | bool
+Check: TypeAlias = Callable[[Value], bool]
+
+
+@dataclass(frozen=True)
+class OptionRule:
+    """One option of the notation; ``form`` is how its values are written, for error messages."""
+
+    name: str
+    place: Place
+    form: str
+    check: Check
+    default: Value | None = None
+    lowered: bool = False
+
+
+def _is_count(value: Value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_probability(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _is_flag(value: Value) -> bool:
+    return value is True
+
+
+def _is_name(value: Value) -> bool:
+    return isinstance(value, str)
+
+
+def _one_of(*names: str) -> Check:
+    return lambda value: isinstance(value, str) and value in names
+
+
+def _is_sampler(value: Value) -> bool:
+    match value:
+        case Call("uniform", (int(low), int(high))):
+            return 1 <= low <= high
+        case Call("choice", counts):
+            return all(_is_count(count) for count in counts)
+        case Call("poisson_lognormal", (int() | float() as mean, int() | float() as sigma)):
+            return mean > 0 and sigma >= 0
+    return False
+
+
+def _is_adapter(value: Value) -> bool:
+    match value:
+        case Call("lora", (int(rank),)):
+            return rank >= 1
+    return isinstance(value, str) and value in ("linear", "scale", "embed", "gate")
+
+
+RULES: tuple[OptionRule, ...] = (
+    OptionRule("each", "block", "each=n, n from 1", _is_count, default=1),
+    OptionRule("reverse", "block", "reverse, without a value", _is_flag),
+    OptionRule("tie", "block", "tie=attention or tie=mlp", _one_of("attention", "mlp")),
+    OptionRule("kind", "block", "kind=NAME, a layer kind", _is_name),
+    OptionRule("skip", "repeat", "skip=p, p from 0 and below 1", _is_probability, default=0),
+    OptionRule(
+        "sample",
+        "repeat",
+        "sample=uniform(lo, hi), choice(n, ...) or poisson_lognormal(mean, sigma)",
+        _is_sampler,
+    ),
+    OptionRule(
+        "adapter", "repeat", "adapter=linear, lora(rank), scale, embed or gate", _is_adapter
+    ),
+    OptionRule(
+        "adapter_by",
+        "repeat",
+        "adapter_by=round or adapter_by=count",
+        _one_of("round", "count"),
+        default="round",
+    ),
+    OptionRule("inject", "repeat", "inject=add, gate or concat", _one_of("add", "gate", "concat")),
+    OptionRule(
+        "init",
+        "repeat",
+        "init=carry, zero, noise or learned",
+        _one_of("carry", "zero", "noise", "learned"),
+        default="carry",
+    ),
+    OptionRule("grad", "repeat", "grad=k, k from 1", _is_count),
+    OptionRule(
+        "kv", "repeat", "kv=own, first or last", _one_of("own", "first", "last"), default="own"
+    ),
+)
+
+_BY_NAME = {rule.name: rule for rule in RULES}
+
+
+def check_options(options: tuple[Option, ...], place: Place, source: str) -> None:
+    """Raises SignatureError for the first option that is unknown, misplaced, wrong or doubled."""
+    seen: set[str] = set()
+    for option in options:
+        error = _option_error(option, place, source, seen)
+        if error is not None:
+            raise error
+        seen.add(option.name)
+
+
+def _option_error(
+    option: Option, place: Place, source: str, seen: set[str]
+) -> SignatureError | None:
+    name_span = Span(option.span.start, option.span.start + len(option.name))
+    name = shown(option.name)
+    rule = _BY_NAME.get(option.name)
+    if rule is None:
+        known = [rule.name for rule in RULES if rule.place == place]
+        hint = did_you_mean(option.name, known)
+        message = f"{name} is not an option of a {place}"
+        return signature_error("unknown-option", message, source, name_span, hint)
+    if rule.place != place:
+        message = f"{name} is an option of a {rule.place}, not of a {place}"
+        hint = {
+            "block": "write it right after the block, before any power: A{each=2}^3",
+            "repeat": "write it after a power: A^3{skip=0.5}",
+        }[rule.place]
+        return signature_error("misplaced-option", message, source, name_span, hint)
+    if option.name in seen:
+        message = f"{name} is given twice"
+        return signature_error(
+            "duplicate-option", message, source, name_span, "keep one of the two"
+        )
+    if not rule.check(option.value):
+        message = f"{name} does not take this value"
+        hint = f"write {rule.form}"
+        return signature_error("bad-option-value", message, source, option.span, hint)
+    return None
+
+
+def is_default(option: Option) -> bool:
+    """Whether writing ``option`` says the same as leaving it out."""
+    rule = _BY_NAME[option.name]
+    return rule.default is not None and option.value == rule.default
+
+
+def effective(options: tuple[Option, ...]) -> tuple[Option, ...]:
+    """The options that are not at their default, sorted by name."""
+    return tuple(sorted((o for o in options if not is_default(o)), key=lambda o: o.name))
+
+
+def require_lowered(sig: Signature) -> None:
+    """Raises SignatureError (``not-supported-yet``) at the first option that cannot be compiled.
+
+    An option at its default changes nothing and passes.
+    """
+    option = _first_not_lowered(sig.body)
+    if option is not None:
+        raise signature_error(
+            "not-supported-yet",
+            f"{shown(option.name)} is part of the notation, but cannot be compiled yet",
+            sig.source,
+            option.span,
+            "remove the option, or leave it at its default",
+        )
+
+
+def _first_not_lowered(node: Node) -> Option | None:
+    match node:
+        case Sequence(items):
+            found = (_first_not_lowered(item) for item in items)
+            return next((option for option in found if option is not None), None)
+        case Repeat(body):
+            inner = _first_not_lowered(body)
+            return inner if inner is not None else _not_lowered(node.options)
+        case BlockRef():
+            return _not_lowered(node.options)
+
+
+def _not_lowered(options: tuple[Option, ...]) -> Option | None:
+    for option in options:
+        if not is_default(option) and not _BY_NAME[option.name].lowered:
+            return option
+    return None

@@ -1,0 +1,157 @@
+"""Text to tree. The grammar is ``grammar/signature.lark``; its errors are re-worded here."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TypeAlias
+
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedInput, UnexpectedToken
+
+from rinsc.errors import SignatureError, Span
+from rinsc.resources import grammar_text
+from rinsc.syntax.expand import check_limits
+from rinsc.syntax.limits import MAX_DEGREE
+from rinsc.syntax.numerals import option_number, whole_number
+from rinsc.syntax.options import check_options
+from rinsc.syntax.problems import signature_error
+from rinsc.syntax.sizes import letter_sizes
+from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Scalar, Sequence, Signature
+from rinsc.syntax.unexpected import check_brackets, unexpected
+
+_Tree: TypeAlias = Tree[Token]
+
+
+def parse(text: str) -> Signature:
+    """The tree of a signature.
+
+    Raises SignatureError for every text that is not a signature within the limits; the error
+    points at the place. Free exponents and options that cannot be compiled yet are accepted.
+    """
+    check_brackets(text)
+    try:
+        tree = _lark().parse(text)
+    except UnexpectedInput as error:
+        raise _reworded(text, error) from None
+    sig = _Builder(text).signature(tree)
+    letter_sizes(sig)
+    check_limits(sig)
+    return sig
+
+
+@cache
+def _lark() -> Lark:
+    return Lark(
+        grammar_text(),
+        start="signature",
+        parser="lalr",
+        lexer="basic",
+        propagate_positions=True,
+        maybe_placeholders=False,
+    )
+
+
+def _reworded(text: str, error: UnexpectedInput) -> SignatureError:
+    """Our error for lark's: only the place is taken from it, none of its words."""
+    if isinstance(error, UnexpectedToken) and error.token.type != "$END":
+        return unexpected(text, _token_span(error.token))
+    start = len(text) if isinstance(error, UnexpectedToken) else error.pos_in_stream or 0
+    return unexpected(text, Span(start, min(start + 1, len(text))))
+
+
+class _Builder:
+    """Lark's tree to ours, one method a rule; ``source`` is the text that errors point into."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def signature(self, tree: _Tree) -> Signature:
+        body, *degree = _trees(tree)
+        return Signature(self.sequence(body), self.degree(degree), self.source)
+
+    def sequence(self, tree: _Tree) -> Sequence:
+        return Sequence(tuple(self.item(child) for child in _trees(tree)), _span(tree))
+
+    def item(self, tree: _Tree) -> Node:
+        return self.repeat(tree) if tree.data == "repeat" else self.base(tree)
+
+    def base(self, tree: _Tree) -> BlockRef | Sequence:
+        """A block or a group: what can have a power."""
+        if tree.data == "block":
+            return self.block(tree)
+        return Sequence(self.sequence(_trees(tree)[0]).items, _span(tree))
+
+    def block(self, tree: _Tree) -> BlockRef:
+        size: int | None = None
+        options: tuple[Option, ...] = ()
+        for child in _trees(tree):
+            if child.data == "size":
+                size = self.size(child)
+            else:
+                options = self.options(child)
+        check_options(options, "block", self.source)
+        return BlockRef(str(tree.children[0]), size, options, _span(tree))
+
+    def repeat(self, tree: _Tree) -> Repeat:
+        body, power, *rest = _trees(tree)
+        options = self.options(rest[0]) if rest else ()
+        check_options(options, "repeat", self.source)
+        return Repeat(self.base(body), self.power(power), options, _span(tree))
+
+    def size(self, tree: _Tree) -> int:
+        return whole_number("size", _token(tree), _token_span(_token(tree)), self.source)
+
+    def power(self, tree: _Tree) -> int | str:
+        token = _token(tree)
+        if token.type == "NAME":
+            return str(token)
+        return whole_number("power", token, _token_span(token), self.source)
+
+    def degree(self, trees: list[_Tree]) -> int:
+        if not trees:
+            return 1
+        span = _token_span(_token(trees[0]))
+        value = whole_number("degree", _token(trees[0]), span, self.source)
+        if value > MAX_DEGREE:
+            message = f"a degree is at most {MAX_DEGREE}"
+            raise signature_error("bad-degree", message, self.source, span)
+        return value
+
+    def options(self, tree: _Tree) -> tuple[Option, ...]:
+        return tuple(self.option(child) for child in _trees(tree))
+
+    def option(self, tree: _Tree) -> Option:
+        name, *values = tree.children
+        value: Scalar | Call | bool = True
+        for child in values:
+            value = self.scalar(child) if isinstance(child, Token) else self.call(child)
+        return Option(str(name), value, _span(tree))
+
+    def call(self, tree: _Tree) -> Call:
+        name, *args = (child for child in tree.children if isinstance(child, Token))
+        return Call(str(name), tuple(self.scalar(arg) for arg in args))
+
+    def scalar(self, token: Token) -> Scalar:
+        if token.type == "NAME":
+            return str(token)
+        return option_number(token, _token_span(token), self.source)
+
+
+def _trees(tree: _Tree) -> list[_Tree]:
+    return [child for child in tree.children if isinstance(child, Tree)]
+
+
+def _token(tree: _Tree) -> Token:
+    """The one token that the grammar keeps in a size, a power or a degree."""
+    (token,) = tree.children
+    assert isinstance(token, Token)
+    return token
+
+
+def _span(tree: _Tree) -> Span:
+    return Span(tree.meta.start_pos, tree.meta.end_pos)
+
+
+def _token_span(token: Token) -> Span:
+    start = token.start_pos or 0
+    return Span(start, start + len(token))

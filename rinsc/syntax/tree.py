@@ -1,0 +1,67 @@
+"""The rolled tree of a signature. Spans point into its text and take no part in equality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from rinsc.errors import Span
+
+Scalar: TypeAlias = int | float | str
+
+
+@dataclass(frozen=True)
+class Call:
+    """An option's value with arguments: ``lora(8)``, ``uniform(1, 4)``."""
+
+    name: str
+    args: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True)
+class Option:
+    """``name=value`` in braces; ``value`` is True for a bare flag such as ``reverse``."""
+
+    name: str
+    value: Scalar | Call | bool
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True)
+class BlockRef:
+    """One mention of a block: its letter, its size in layers where one is written, its options."""
+
+    letter: str
+    size: int | None
+    options: tuple[Option, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A body applied ``count`` times with shared weights; ``count`` is a name while it is free."""
+
+    body: BlockRef | Sequence
+    count: int | str
+    options: tuple[Option, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Items in order. A sequence inside a sequence is a group that was written in parentheses."""
+
+    items: tuple[Node, ...]
+    span: Span = field(compare=False)
+
+
+Node: TypeAlias = BlockRef | Repeat | Sequence
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A whole signature: its body, its degree and the text that the spans point into."""
+
+    body: Sequence
+    degree: int
+    source: str = field(compare=False)

@@ -1,0 +1,126 @@
+"""What is wrong where the grammar stops: the place decides the code, the words and the hint."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+from rinsc.errors import SignatureError, Span
+from rinsc.syntax.limits import MAX_NESTING, MAX_TEXT
+from rinsc.syntax.problems import shown, signature_error
+
+_CLOSERS = {")": "(", "]": "[", "}": "{"}
+_SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]")
+_INSIDE_POWER = re.compile(r"\^\s*(\{[^{}]*)?\Z")
+
+
+def check_brackets(text: str) -> None:
+    """Raises SignatureError for what one linear scan can see, before any grammar is asked.
+
+    ``text-too-long``, ``empty-signature``, ``too-deep``, ``unbalanced-parenthesis`` and
+    ``unbalanced-bracket`` (for square brackets and braces).
+    """
+    if len(text) > MAX_TEXT:
+        message = f"{len(text)} characters; a signature has at most {MAX_TEXT}"
+        raise signature_error("text-too-long", message, text, Span(MAX_TEXT, MAX_TEXT + 1))
+    if not text.strip():
+        hint = "write blocks as upper-case letters: (A^3)B"
+        raise signature_error("empty-signature", "the signature is empty", text, Span(0, 0), hint)
+    opened: list[tuple[str, int]] = []
+    in_braces = 0
+    for place, char in enumerate(text):
+        if char in "([{":
+            if char == "(" and not in_braces and len(opened) >= MAX_NESTING:
+                message = f"parentheses are more than {MAX_NESTING} deep"
+                raise signature_error("too-deep", message, text, Span(place, place + 1))
+            opened.append((char, place))
+            in_braces += char == "{"
+        elif char in _CLOSERS:
+            if not opened:
+                raise _unbalanced(text, char, place, "is not opened")
+            opener, opened_at = opened.pop()
+            if opener != _CLOSERS[char]:
+                raise _unbalanced(text, opener, opened_at, "is not closed")
+            in_braces -= char == "}"
+    if opened:
+        raise _unbalanced(text, *opened[-1], "is not closed")
+
+
+def _unbalanced(text: str, char: str, place: int, what: str) -> SignatureError:
+    code = "unbalanced-parenthesis" if char in "()" else "unbalanced-bracket"
+    return signature_error(code, f"'{char}' {what}", text, Span(place, place + 1))
+
+
+def unexpected(text: str, span: Span) -> SignatureError:
+    """The error for the token at ``span``, which the grammar does not allow there.
+
+    Brackets are balanced (`check_brackets`). An empty span is the end of the text.
+    """
+    token = text[span.start : span.end]
+    before = text[: span.start].rstrip()
+    code, message, hint = _after_degree(before) or _in_brackets(before) or _item(token, before)
+    if not token:
+        # The end of the text is no place to point at: the mistake is in what stands before it.
+        span = Span(len(before) - 1, len(before))
+    return signature_error(code, message, text, span, hint)
+
+
+_Words: TypeAlias = tuple[str, str, str]  # code, message, hint
+
+
+def _after_degree(before: str) -> _Words | None:
+    if before.endswith("@"):
+        return "bad-degree", "a degree is a whole number from 1", "as in AAB@2"
+    if "@" in before:
+        return "bad-degree", "nothing may follow the degree", "write '@d' once, at the very end"
+    return None
+
+
+def _in_brackets(before: str) -> _Words | None:
+    """The words for a place inside a power, a size or options."""
+    if _INSIDE_POWER.search(before):
+        message = "a power is a whole number from 1, or a lower-case name"
+        return "bad-power", message, "as in A^3 or A^r"
+    if before.rfind("[") > before.rfind("]"):
+        return "bad-size", "a size is one whole number of layers", "as in A[4]"
+    if before.rfind("{") > before.rfind("}"):
+        message = "options are names with values, separated by commas"
+        return "bad-option", message, "as in A^3{skip=0.5, kv=first}"
+    return None
+
+
+def _item(token: str, before: str) -> _Words:
+    """The words for a place between items, where a block, a group or a power could stand."""
+    if token[0] in "^[{@)" or _SUPERSCRIPT.match(token):
+        return _suffix(token, before)
+    if token[0].islower() and token.isascii():
+        letters = token.upper() if token.isalpha() else token[0].upper()
+        return (
+            "unexpected-character",
+            f"{shown(token)} is not a block",
+            f"blocks are upper-case letters: {letters}",
+        )
+    if token[0].isdigit() and token.isascii():
+        message = f"the number {shown(token)} cannot stand here"
+        return "unexpected-character", message, "write a power as A^3, a size as A[4]"
+    message = f"{shown(token)} is not expected here"
+    return "unexpected-character", message, "a signature looks like (A^3)B"
+
+
+def _suffix(token: str, before: str) -> _Words:
+    """The words for a power, size, option list, degree or ``)`` with the wrong thing before it."""
+    if token[0] == ")":
+        return "missing-block", "the parentheses are empty", "write a block inside: (A)"
+    if not before or before[-1] == "(":
+        return "missing-block", f"no block stands before {shown(token[0])}", "as in (A^3)B"
+    if token[0] == "@":
+        return "bad-degree", "a degree belongs to the whole signature", "write '@d' at the very end"
+    if token[0] == "[":
+        return "bad-size", "a size belongs right after a letter", "as in A[4]^3 or A[4]{each=2}"
+    if token[0] == "{":
+        if before[-1] == ")":
+            message = "options belong to a block or a power, not to a group"
+            return "misplaced-option", message, "give the group a power: (AB)^2{skip=0.5}"
+        message = "two lists of options stand side by side"
+        return "bad-option", message, "write one list: {each=2, reverse}"
+    return "stacked-power", "a power of a power needs parentheses", "write (A^3)^2"

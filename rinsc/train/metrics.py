@@ -1,0 +1,84 @@
+"""What is measured while training, one JSON object a line; the file outlives a crash."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from rinsc.errors import DataError, Problem
+from rinsc.files import cannot_write, write_atomically
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The state of a run after ``step`` steps.
+
+    ``loss_nats`` is the mean over the tokens of that step's batch; ``bits_per_byte`` is of
+    held-out text, where it was evaluated; ``seconds`` and ``tokens_per_second`` are of training
+    alone, evaluation excluded.
+    """
+
+    step: int
+    tokens: int
+    training_flops: int
+    loss_nats: float
+    learning_rate: float
+    tokens_per_second: float
+    seconds: float
+    bits_per_byte: float | None = None
+
+    def to_json(self) -> str:
+        values = dataclasses.asdict(self)
+        return json.dumps({key: value for key, value in values.items() if value is not None})
+
+
+class MetricsLog:
+    """Appends metrics to a file, each line flushed; a context manager. Raises OutputError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file: IO[str] = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def write(self, metrics: Metrics) -> None:
+        try:
+            self._file.write(metrics.to_json() + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """The metrics of a run; an incomplete last line, as a crash leaves it, is skipped.
+
+    Raises DataError where the file cannot be read or holds something else.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad(path, "cannot read the metrics") from error
+    try:
+        return [Metrics(**json.loads(line)) for line in lines[:-1]]
+    except (ValueError, TypeError) as error:
+        raise _bad(path, "this is not a file of training metrics") from error
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Forget what was measured after ``step``; a resumed run measures it again."""
+    kept = [metrics for metrics in read_metrics(path) if metrics.step <= step]
+    write_atomically(path, "".join(metrics.to_json() + "\n" for metrics in kept))
+
+
+def _bad(path: Path, message: str) -> DataError:
+    return DataError(Problem(code="bad-metrics", message=message, place=str(path)))

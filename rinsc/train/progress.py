@@ -1,0 +1,95 @@
+"""What a person sees of training: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rinsc.train.config import TrainConfig
+from rinsc.train.metrics import Metrics
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rinsc.train.loop import TrainResult
+
+LINE_SECONDS = 10.0  # between two lines where there is no terminal
+
+
+class TrainingProgress:
+    """Shows one run on standard error; an `Observer`, and a context manager.
+
+    On a terminal: name, bar, steps, loss, bits per byte, tokens per second, time left. Elsewhere:
+    the same as plain lines, one every ten seconds, one an evaluation, one at the end.
+    """
+
+    def __init__(self, name: str, console: Console | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._name = name
+        self._console = console or Console(file=sys.stderr)
+        self._bits_per_byte: float | None = None
+        self._steps = 0
+        self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}", markup=True),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(_escaped(name), total=None, state="")
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def started(self, config: TrainConfig, step: int) -> None:
+        self._steps = config.steps
+        self._bar.reset(self._task, total=config.steps, completed=step, state="")
+
+    def stepped(self, metrics: Metrics) -> None:
+        evaluated = metrics.bits_per_byte is not None
+        if evaluated:
+            self._bits_per_byte = metrics.bits_per_byte
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=metrics.step, state=self._state(metrics))
+        elif evaluated or time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._line(f"step {metrics.step}/{self._steps} · {self._state(metrics)}")
+
+    def finished(self, result: TrainResult) -> None:
+        if self._bar.disable:
+            quality = f"{result.bits_per_byte:.4f} bits per byte on all held-out text"
+            self._line(f"done · {quality} · {result.seconds:.0f} s")
+
+    def _state(self, metrics: Metrics) -> str:
+        parts = [f"loss {metrics.loss_nats:.3f}"]
+        if self._bits_per_byte is not None:
+            parts.append(f"{self._bits_per_byte:.3f} bits/byte")
+        parts.append(f"{metrics.tokens_per_second:,.0f} tokens/s")
+        return " · ".join(parts)
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        line = f"{self._name} · {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _escaped(name: str) -> str:
+    """The name as it stands: signatures hold brackets, which rich reads as markup."""
+    from rich.markup import escape
+
+    return escape(name)

@@ -1,0 +1,130 @@
+"""The layout of a run folder: every name in one place, and the rules for starting in one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rinsc.__about__ import __version__
+from rinsc.errors import OutputError, Problem
+from rinsc.files import cannot_write, make_folder, write_atomically
+from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.train.config import TrainConfig, config_to_toml
+
+PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one training run. A run is finished when its result has been written."""
+
+    path: Path
+
+    @property
+    def model_spec(self) -> Path:
+        return self.path / "model.toml"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "train.toml"
+
+    @property
+    def data_record(self) -> Path:
+        return self.path / "data.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that training writes, the result first."""
+        inputs = (self.model_spec, self.config, self.data_record, self.environment, self.tokenizer)
+        return (self.result, self.weights, self.checkpoint, self.metrics, *inputs)
+
+
+def open_run_folder(path: Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    """Create the folder, or take an old one over.
+
+    A run that is already there is resumed (``resume``), removed (``overwrite``) or left alone with
+    an OutputError; a finished one is only removed. Files of other names are never touched.
+    """
+    folder = RunFolder(path)
+    make_folder(path)
+    if overwrite and not resume:
+        _remove(folder)
+    elif folder.result.exists():
+        raise _occupied(path, "a finished run", "choose another folder, or ask to overwrite it")
+    elif not resume and any(file.exists() for file in folder.files):
+        raise _occupied(
+            path, "an unfinished run", "resume it, overwrite it or choose another folder"
+        )
+    return folder
+
+
+def write_inputs(
+    folder: RunFolder, spec: ModelSpec, config: TrainConfig, data_record: Mapping[str, object]
+) -> None:
+    """Write what the run is made from, before it starts; raises OutputError."""
+    write_atomically(folder.model_spec, spec_to_toml(spec))
+    write_atomically(folder.config, config_to_toml(config))
+    write_atomically(folder.data_record, _json(data_record))
+    write_atomically(folder.environment, _json(environment()))
+
+
+def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:
+    """Mark the run as finished; raises OutputError."""
+    write_atomically(folder.result, _json(result))
+
+
+def environment() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    versions = {"rinsc": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _remove(folder: RunFolder) -> None:
+    for file in folder.files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(file, error) from error
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _occupied(path: Path, what: str, hint: str) -> OutputError:
+    message = f"the folder already holds {what}"
+    return OutputError(Problem(code="run-exists", message=message, place=str(path), hint=hint))

@@ -1,0 +1,155 @@
+"""One spec in every form, compared: what equals what, and by how much."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rinsc.backends.onnx import Session, to_onnx
+from rinsc.backends.torch import load_source, load_weights, save_weights, to_torch
+from rinsc.cost import forward_flops, stored_params, training_flops
+from rinsc.graph import BlockGraph, Rounds, build_graph, unroll
+from rinsc.spec import ModelSpec
+
+LOGIT_LIMIT = 1e-4  # fp32 in two runtimes
+EXACT = 0.0
+
+
+@dataclass(frozen=True)
+class VerifyRow:
+    """One comparison: ``value`` measures how far the two sides are apart, ``limit`` how far they
+    may be."""
+
+    left: str
+    right: str
+    measure: str
+    value: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.limit  # False for NaN
+
+
+def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
+    """Compile a small copy of the spec in every form and compare them on random tokens."""
+    small = small_copy(spec)
+    torch.manual_seed(seed)
+    model = to_torch(small).eval()
+    _spread(model)
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(small.vocab_size, (2, small.context - 3), generator=generator)
+    with torch.no_grad():
+        return [
+            *_torch_rows(model, input_ids),
+            *_onnx_rows(model, input_ids),
+            *_count_rows(small),
+        ]
+
+
+def small_copy(spec: ModelSpec) -> ModelSpec:
+    """The same schedule, kind and grouping of heads at dimensions that take no time."""
+    group = min(spec.heads // spec.kv_heads, 4)
+    kv_heads = min(spec.kv_heads, 2)
+    return dataclasses.replace(
+        spec,
+        width=group * kv_heads * 8,
+        heads=group * kv_heads,
+        kv_heads=kv_heads,
+        mlp_width=43,
+        vocab_size=97,
+        context=29,
+    )
+
+
+def dialled_rounds(graph: BlockGraph) -> list[Rounds]:
+    """As written, and one to four rounds of every repeat where there is one."""
+    return [None, 1, 2, 3, 4] if any(graph.loops()) else [None]
+
+
+def _spread(model: nn.Module) -> None:
+    """Weights large enough for every block to move the logits."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+
+
+def _torch_rows(model: nn.Module, input_ids: torch.Tensor) -> Iterator[VerifyRow]:
+    graph: BlockGraph = model.graph  # type: ignore[assignment]
+    for rounds in dialled_rounds(graph):
+        flat = to_torch(unroll(graph, rounds))
+        flat.load_state_dict(model.state_dict())
+        gap = _gap(model(input_ids, rounds=rounds), flat(input_ids))
+        yield VerifyRow(f"torch, {_words(rounds)}", "torch, unrolled", "logits", gap, EXACT)
+    alone: nn.Module = load_source(str(model.source))["Model"]()
+    alone.load_state_dict(model.state_dict())
+    gap = _gap(model(input_ids), alone(input_ids))
+    yield VerifyRow("torch, as written", "torch, its source alone", "logits", gap, EXACT)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_weights(model, path)
+        fresh = to_torch(graph)
+        load_weights(fresh, path)
+    gap = _gap(model(input_ids), fresh(input_ids))
+    yield VerifyRow("torch, as written", "torch, weights reloaded", "logits", gap, EXACT)
+
+
+def _onnx_rows(model: nn.Module, input_ids: torch.Tensor) -> Iterator[VerifyRow]:
+    graph: BlockGraph = model.graph  # type: ignore[assignment]
+    fixed = Session(to_onnx(model))
+    gap = _numpy_gap(model(input_ids), fixed.logits(input_ids.numpy()))
+    yield VerifyRow("torch, as written", "ONNX, unrolled", "logits", gap, LOGIT_LIMIT)
+    dial = Session(to_onnx(model, rounds="dynamic"))
+    for rounds in dialled_rounds(graph):
+        expected = model(input_ids, rounds=rounds)
+        gap = _numpy_gap(expected, dial.logits(input_ids.numpy(), rounds=rounds))
+        yield VerifyRow(f"torch, {_words(rounds)}", "ONNX, dial", "logits", gap, LOGIT_LIMIT)
+
+
+def _count_rows(spec: ModelSpec) -> Iterator[VerifyRow]:
+    graph = build_graph(spec)
+    seq = spec.context
+    forward, both = (
+        _traced_flops(spec, seq, backward=False),
+        _traced_flops(spec, seq, backward=True),
+    )
+    gap = abs(forward_flops(graph, seq).total - forward)
+    yield VerifyRow("counted", "traced by PyTorch", "forward FLOPs", gap, EXACT)
+    gap = abs(training_flops(graph, seq) - both)
+    yield VerifyRow("counted", "traced by PyTorch", "training FLOPs", gap, EXACT)
+    held = sum(parameter.numel() for parameter in to_torch(spec, device="meta").parameters())
+    gap = abs(stored_params(graph) - held)
+    yield VerifyRow("counted", "held by the module", "parameters", gap, EXACT)
+
+
+def _traced_flops(spec: ModelSpec, seq: int, *, backward: bool) -> int:
+    model = to_torch(spec, device="meta")
+    input_ids = torch.zeros(1, seq, dtype=torch.long, device="meta")
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        logits = model(input_ids)
+        if backward:
+            logits.sum().backward()
+    return int(counter.get_total_flops())
+
+
+def _words(rounds: Rounds) -> str:
+    if rounds is None:
+        return "as written"
+    return "1 round" if rounds == 1 else f"{rounds} rounds"
+
+
+def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
+    """Largest difference of two tensors; NaN where either holds one."""
+    return float((left - right).abs().max())
+
+
+def _numpy_gap(left: torch.Tensor, right: np.ndarray) -> float:
+    return float(np.abs(left.numpy() - right).max())

@@ -1,0 +1,209 @@
+"""The emitted module: what runs is what is shown, and it computes what a plain loop computes."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from rinsc.backends.torch import emit_source, load_weights, save_weights, to_torch
+from rinsc.errors import LoweringError
+from rinsc.graph import BlockGraph, Loop, build_graph, unroll
+from rinsc.spec import ModelSpec, model_spec
+from tests.specs import specs
+
+
+def plain_loop(
+    model: nn.Module, graph: BlockGraph, x: torch.Tensor, rounds: int | None
+) -> torch.Tensor:
+    """The schedule, interpreted node by node."""
+    sides = [model.cos[: x.shape[1]], model.sin[: x.shape[1]]] if hasattr(model, "cos") else []
+    for step in graph.steps():
+        if isinstance(step, Loop):
+            for _ in range(step.rounds if rounds is None else rounds):
+                x = plain_loop(model, step.body, x, rounds)
+        else:
+            for layer in model.get_submodule(step.block).children():
+                x = layer(x, *sides)
+    return x
+
+
+def expected_logits(model: nn.Module, input_ids: torch.Tensor, rounds: int | None) -> torch.Tensor:
+    x = model.embedding(input_ids)
+    if hasattr(model, "positions"):
+        x = x + model.positions.weight[: input_ids.shape[1]]
+    x = model.final_norm(plain_loop(model, model.graph, x, rounds))
+    return model.head(x) if hasattr(model, "head") else x @ model.embedding.weight.T
+
+
+@given(spec=specs(), seed=st.integers(0, 99), data=st.data())
+def test_the_module_equals_a_plain_loop(spec: ModelSpec, seed: int, data: st.DataObject) -> None:
+    torch.manual_seed(seed)
+    model = to_torch(spec)
+    looped = any(model.graph.loops())
+    rounds = data.draw(st.sampled_from([None, 1, 2, 3])) if looped else None
+    seq = data.draw(st.integers(1, spec.context))
+    input_ids = torch.randint(spec.vocab_size, (2, seq))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(input_ids, rounds), expected_logits(model, input_ids, rounds)
+        )
+
+
+@given(spec=specs())
+def test_rolled_and_unrolled_give_equal_gradients(spec: ModelSpec) -> None:
+    rolled = to_torch(spec)
+    flat = to_torch(unroll(build_graph(spec)))
+    flat.load_state_dict(rolled.state_dict())
+    input_ids = torch.arange(11)[None] % spec.vocab_size
+    for model in (rolled, flat):
+        model(input_ids).logsumexp(-1).sum().backward()
+    for ours, theirs in zip(rolled.parameters(), flat.parameters(), strict=True):
+        assert ours.grad is not None
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_block_visited_too_often_is_seen() -> None:
+    spec = model_spec("A^3B", preset="tiny")
+    model = to_torch(spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        input_ids = torch.arange(9)[None]
+        assert (model(input_ids, 4) - expected_logits(model, input_ids, None)).abs().max() > 1e-3
+
+
+def test_rounds_by_name_reach_their_repeat() -> None:
+    model = to_torch(model_spec("A^2B^2", preset="tiny"))
+    flat = to_torch(unroll(build_graph(model_spec("A^2B^3", preset="tiny"))))
+    flat.load_state_dict(model.state_dict())
+    input_ids = torch.arange(9)[None]
+    torch.testing.assert_close(model(input_ids, {"B": 3}), flat(input_ids))
+
+
+@pytest.mark.parametrize("rounds", [0, -1, {"C": 2}, {"A": 0}])
+def test_rounds_that_do_not_fit_are_refused(rounds: object) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        to_torch(model_spec("A^2B", preset="tiny"))(torch.zeros(1, 2, dtype=torch.long), rounds)
+
+
+def test_rounds_without_a_repeat_are_refused() -> None:
+    with pytest.raises(ValueError, match="without a repeat"):
+        to_torch(model_spec("AB", preset="tiny"))(torch.zeros(1, 2, dtype=torch.long), 2)
+
+
+def test_a_sequence_beyond_the_context_is_refused() -> None:
+    with pytest.raises(ValueError, match="exceed the context of 128"):
+        to_torch(model_spec("AB", preset="tiny"))(torch.zeros(1, 129, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt"])
+@pytest.mark.parametrize("text", ["AB", "A^3B", "((A^2)B)^2C", "AAB@2", "ABA"])
+def test_the_source_is_formatted_and_clean(text: str, kind: str, tmp_path: Path) -> None:
+    spec = model_spec(text, preset="tiny", kind=kind, kv_heads=4, tied_embedding=kind == "gpt")
+    path = tmp_path / "model.py"
+    path.write_text(emit_source(build_graph(spec)))
+    ruff = [sys.executable, "-m", "ruff"]
+    options = ["--isolated", "--line-length", "100", str(path)]
+    subprocess.run([*ruff, "format", "--check", *options], check=True)
+    rules = "E,F,I,N,UP,B,SIM,RET,C4,PIE"
+    subprocess.run([*ruff, "check", "--select", rules, "--ignore", "N812", *options], check=True)
+
+
+def test_the_file_runs_alone_and_loads_the_same_weights(tmp_path: Path) -> None:
+    spec = model_spec("(A^2)B", preset="tiny")
+    model = to_torch(spec)
+    (tmp_path / "model.py").write_text(str(model.source))
+    save_weights(model, tmp_path / "weights.safetensors")
+    torch.save(model(torch.arange(7)[None], 3), tmp_path / "expected.pt")
+    script = """
+import sys, torch
+from safetensors.torch import load_file
+from model import Model
+assert not [name for name in sys.modules if name.startswith("rinsc")]
+model = Model()
+model.load_state_dict(load_file("weights.safetensors"))
+torch.testing.assert_close(model(torch.arange(7)[None], 3), torch.load("expected.pt"))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+def test_a_traceback_shows_the_emitted_line() -> None:
+    model = to_torch(model_spec("AB", preset="tiny"))
+    with pytest.raises(IndexError) as caught:
+        model(torch.full((1, 2), 10**6))
+    shown = [str(entry.statement) for entry in caught.traceback]
+    assert any("self.embedding(input_ids)" in line for line in shown)
+
+
+def test_one_tensor_per_storage() -> None:
+    state = to_torch(model_spec("A^3B", preset="tiny")).state_dict()
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+    assert {name.split(".")[0] for name in state} == {"embedding", "A", "B", "final_norm"}
+
+
+def test_a_copy_keeps_what_it_was_made_from() -> None:
+    model = to_torch(model_spec("A^2B", preset="tiny"))
+    twin = copy.deepcopy(model)
+    assert twin.spec == model.spec
+    assert twin.source == model.source
+
+
+def test_initialisation_follows_the_executed_depth() -> None:
+    torch.manual_seed(3)
+    model = to_torch(model_spec("A^3B", preset="tiny", width=128, mlp_width=512))
+    depth = 3 * 6 + 6
+    assert model.A[0].up.weight.std().item() == pytest.approx(0.02, rel=0.03)
+    assert model.A[0].down.weight.std().item() == pytest.approx(0.02 / (2 * depth) ** 0.5, rel=0.03)
+    assert (model.A[0].mlp_norm.weight == 1).all()
+
+
+def test_a_model_beyond_memory_is_refused_before_it_is_built() -> None:
+    with pytest.raises(LoweringError) as caught:
+        to_torch(model_spec("A", preset="1b", width=1 << 20, heads=1 << 12, kv_heads=1 << 12))
+    assert caught.value.code == "does-not-fit"
+
+
+def test_the_wrong_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(to_torch(model_spec("A^2B", preset="tiny")), path)
+    other = to_torch(model_spec("AB", preset="tiny"))
+    with pytest.raises(Exception, match="weights-of-another-model"):
+        load_weights(other, path)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_a_weights_file_cut_short_is_refused(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "weights.safetensors"
+    model = to_torch(model_spec("A^2B", preset="tiny"))
+    save_weights(model, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(Exception, match="weights-not-readable"):
+        load_weights(model, path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_changed_rounds_compile_nothing_new() -> None:
+    from torch._dynamo.utils import counters
+
+
+    torch._dynamo.reset()
+    counters.clear()
+    model = to_torch(model_spec("A[1]^3B[1]", preset="tiny"))
+    for name in model.graph.blocks:
+        model.get_submodule(name).compile(backend="aot_eager")
+    input_ids = torch.arange(12)[None]
+    model(input_ids, 1).sum().backward()
+    first = counters["stats"]["unique_graphs"]
+    for rounds in (2, 3, 4, 1):
+        model(input_ids, rounds).sum().backward()
+    assert counters["stats"]["unique_graphs"] == first > 0

@@ -1,0 +1,78 @@
+"""Atomic writing: the old file or the new one, never less."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from rinsc.errors import OutputError
+from rinsc.files import atomic_path, make_folder, write_atomically
+
+
+def test_text_and_bytes_are_written(tmp_path: Path) -> None:
+    target = tmp_path / "café.txt"
+    write_atomically(target, "naïve\n")
+    assert target.read_bytes() == "naïve\n".encode()
+    write_atomically(target, b"\x00\xff")
+    assert target.read_bytes() == b"\x00\xff"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    write_atomically(tmp_path / "new", "x")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [ValueError("stop"), KeyboardInterrupt()])
+def test_the_old_file_survives_a_failure(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "kept.json"
+    target.write_text("old")
+    with pytest.raises(type(error)), atomic_path(target) as part:
+        part.write_text("half of the n")
+        raise error
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
+    target = tmp_path / "kept.json"
+    target.write_text("old")
+    with pytest.raises(OutputError, match="no space left"), atomic_path(target) as part:
+        part.write_text("half of the n")
+        raise OSError(28, "No space left on device")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_missing_folder_is_named_before_the_work_starts(tmp_path: Path) -> None:
+    target = tmp_path / "no" / "such" / "file.onnx"
+    started = False
+    with pytest.raises(OutputError) as caught, atomic_path(target):
+        started = True
+    assert not started
+    assert str(target) in str(caught.value)
+    assert str(target.parent) in (caught.value.hint or "")
+
+
+def test_a_folder_is_no_target(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught:
+        write_atomically(tmp_path, "x")
+    assert caught.value.hint == "name a file, not a folder"
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        write_atomically(tmp_path / "file" / "below", "x")
+    with pytest.raises(OutputError):
+        make_folder(tmp_path / "file" / "below")
+
+
+def test_a_name_too_long_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError):
+        write_atomically(tmp_path / ("n" * 1000), "x")
+    assert list(tmp_path.iterdir()) == []
