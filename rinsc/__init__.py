@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx import to_onnx
     from rinsc.backends.torch import load_weights, save_weights, to_torch
     from rinsc.cost import FlopConvention, cost_report, match_compute
-    from rinsc.fingerprint import fingerprint
+    from rinsc.fingerprints import fingerprint
     from rinsc.graph import build_graph, unroll
     from rinsc.spec import ModelSpec, model_spec
     from rinsc.syntax import canonical, parse
-    from rinsc.verify import verify
+    from rinsc.verification import verify
 
 # Loaded when first used: `import rinsc` stays light, and torch or onnx may be absent.
 _HOMES = {
@@ -28,7 +28,7 @@ _HOMES = {
     "build_graph": "rinsc.graph",
     "canonical": "rinsc.syntax",
     "cost_report": "rinsc.cost",
-    "fingerprint": "rinsc.fingerprint",
+    "fingerprint": "rinsc.fingerprints",
     "load_weights": "rinsc.backends.torch",
     "match_compute": "rinsc.cost",
     "model_spec": "rinsc.spec",
@@ -37,7 +37,7 @@ _HOMES = {
     "to_onnx": "rinsc.backends.onnx",
     "to_torch": "rinsc.backends.torch",
     "unroll": "rinsc.graph",
-    "verify": "rinsc.verify",
+    "verify": "rinsc.verification",
 }
 
 __all__ = [

@@ -7,7 +7,6 @@ here and one function in each backend.
 from __future__ import annotations
 
 import math
-from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -35,7 +34,7 @@ class Param:
 
 
 @dataclass(frozen=True)
-class Op(ABC):
+class Op:
     """One primitive operation. Shapes are those of its inputs, in order."""
 
     saves_inputs: ClassVar[bool] = False  # kept for the backward pass

@@ -1,4 +1,4 @@
-"""A program: the operations of a layer, an embedding or a head, in order, with the shape of each."""
+"""A program: the operations of a layer, an embedding or a head, in order, with their shapes."""
 
 from __future__ import annotations
 

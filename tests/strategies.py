@@ -56,7 +56,7 @@ def signatures(
 def layers_that_split(text: str, rounds: int = 1) -> int:
     """A number of layers that splits evenly for ``text``; more of them for larger ``rounds``."""
     sizes = letter_sizes(text)
-    parts = len(sizes) ** (degree_of(text) - 1)
+    parts: int = len(sizes) ** (degree_of(text) - 1)
     unsized = sum(size is None for size in sizes.values())
     return sum(size or 0 for size in sizes.values()) + rounds * parts * unsized
 
@@ -127,7 +127,8 @@ def _braces(draw: _Draw, options: tuple[str, ...]) -> str:
     chosen = draw(st.lists(st.sampled_from(options), max_size=2, unique_by=_option_name))
     if not chosen or draw(st.booleans()):
         return ""
-    return "{" + draw(st.sampled_from((",", ", "))).join(chosen) + "}"
+    comma: str = draw(st.sampled_from((",", ", ")))
+    return "{" + comma.join(chosen) + "}"
 
 
 def _option_name(option: str) -> str:

@@ -1,1 +1,1 @@
-"""Backends: one small function an operation, plus blocks and loops. They never import each other."""
+"""Backends: a small function an operation, plus blocks and loops. None imports another."""

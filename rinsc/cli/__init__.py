@@ -53,9 +53,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 def _run(tokens: Sequence[str]) -> int:
     try:
-        status = app()(
-            tokens, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        status = app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         command = " ".join(("rinsc", *(error.command_chain or ())))
         message = " ".join(str(error).split()).rstrip(".")
@@ -70,9 +68,10 @@ def app() -> App:
         help="A compiler for recursive-depth neural networks.",
         version=__version__,
         default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
     )
-    for name, where, summary in COMMANDS:
-        commands.command(where, name=name, help=summary)
+    for place, (name, where, summary) in enumerate(COMMANDS):
+        commands.command(where, name=name, help=summary, sort_key=place)
     return commands
 
 

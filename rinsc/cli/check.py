@@ -53,7 +53,7 @@ def _describe(model: str, options: ModelOptions) -> dict[str, object]:
     )
 
     if options.are_given or model.endswith(".toml"):
-        from rinsc.fingerprint import fingerprint
+        from rinsc.fingerprints import fingerprint
 
         spec = options.spec(model)
         signature, identity = spec.signature, fingerprint(spec)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from cyclopts import Group, Parameter
 
 from rinsc.cli.values import Count, bindings
+from rinsc.kinds import KINDS
+from rinsc.presets import PRESETS
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -24,10 +26,12 @@ ModelArgument: TypeAlias = Annotated[
 class ModelOptions:
     """Dimensions of a model; what is given here wins over the preset and the file."""
 
-    preset: str | None = None
-    """Named dimensions: tiny (default for a signature), small, 300m, 600m, 1b."""
+    preset: Annotated[
+        str | None,
+        Parameter(help=f"{', '.join(PRESETS)}. For a signature the default is {DEFAULT_PRESET}."),
+    ] = None
 
-    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = ()
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", show_default=False)] = ()
     """The value of a free exponent, as r=3; may be given again for another."""
 
     layers: Count | None = None
@@ -51,8 +55,7 @@ class ModelOptions:
     context: Count | None = None
     """Longest sequence in tokens."""
 
-    kind: str | None = None
-    """Layer kind: llama or gpt."""
+    kind: Annotated[str | None, Parameter(help=f"Layer kind: {', '.join(KINDS)}.")] = None
 
     tied_embedding: Annotated[bool | None, Parameter(negative="--untied-embedding")] = None
     """Whether the head uses the embedding's weights."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rinsc.graph.fold_runs import fold_runs
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
 from rinsc.graph.number_loops import number_loops
-from rinsc.graph.verify import Rule, loop_names_are_unique, verify
+from rinsc.graph.verify import Rule, loop_names_are_unique, runs_the_same_visits, verify
 from rinsc.spec import ModelSpec
 from rinsc.syntax import substitute
 from rinsc.syntax.tree import BlockRef, Node, Repeat
@@ -38,12 +38,13 @@ def build_graph(spec: ModelSpec) -> BlockGraph:
 
 
 def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:
-    """Run passes in order, with the verifier after each."""
+    """Run passes in order, with the verifier after each; none may change what is executed."""
+    unchanged = runs_the_same_visits(graph)
     rules: tuple[Rule, ...] = ()
     for each in passes:
         graph = each.run(graph)
         rules += each.establishes
-        verify(graph, after=each.run.__name__, rules=rules)
+        verify(graph, after=each.run.__name__, rules=(*rules, unchanged))
     return graph
 
 

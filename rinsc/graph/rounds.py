@@ -22,29 +22,31 @@ def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
     written = {loop.name: loop.rounds for loop in graph.loops()}
     if rounds is None:
         return written
-    if isinstance(rounds, Mapping):
-        unknown = [name for name in rounds if name not in written]
-        if unknown:
-            raise GraphError(_unknown_repeat(unknown[0], written))
-        asked = {**written, **rounds}
-    else:
-        asked = dict.fromkeys(written, rounds) or {"": rounds}
-    for name, count in asked.items():
-        if type(count) is not int or not 1 <= count <= MAX_ROUNDS:
-            of = f" of repeat '{name}'" if name else ""
-            message = f"rounds{of} are {count!r}; they must be whole and from 1 to {MAX_ROUNDS}"
-            raise GraphError(Problem("bad-rounds", message, hint="ask for at least one round"))
-    if not written:
-        if asked[""] != 1:
+    if not isinstance(rounds, Mapping):
+        _require_count(rounds, "")
+        if not written and rounds != 1:
             raise GraphError(_unknown_repeat("", written))
-        return {}
-    return asked
+        return dict.fromkeys(written, rounds)
+    for name, count in rounds.items():
+        if name not in written:
+            raise GraphError(_unknown_repeat(str(name), written))
+        _require_count(count, f" of repeat '{name}'")
+    return {**written, **rounds}
+
+
+def _require_count(count: object, of: str) -> None:
+    if type(count) is int and 1 <= count <= MAX_ROUNDS:
+        return
+    # Python refuses to print integers of thousands of digits.
+    shown = "out of range" if isinstance(count, int) and abs(count) > 10**9 else f"{count!r:.40}"
+    message = f"rounds{of} are {shown}; they must be whole and from 1 to {MAX_ROUNDS}"
+    hint = f"give a whole number from 1 to {MAX_ROUNDS}"
+    raise GraphError(Problem("bad-rounds", message, hint=hint))
 
 
 def _unknown_repeat(name: str, written: Mapping[str, int]) -> Problem:
     if not written:
         message = "rounds were given, but this model has no repeat"
         return Problem("unknown-repeat", message, hint="write one into the signature, as in A^3B")
-    return Problem(
-        "unknown-repeat", f"'{name}' is not a repeat of this model", hint=did_you_mean(name, written)
-    )
+    message = f"'{name}' is not a repeat of this model"
+    return Problem("unknown-repeat", message, hint=did_you_mean(name, written))

@@ -63,7 +63,7 @@ def visits_match_blocks(graph: BlockGraph) -> Iterator[str]:
 
 def rounds_are_positive(graph: BlockGraph) -> Iterator[str]:
     for loop in graph.loops():
-        if loop.rounds < 1:
+        if type(loop.rounds) is not int or loop.rounds < 1:
             yield f"the loop '{loop.name}' has {loop.rounds} rounds"
 
 
@@ -84,6 +84,17 @@ def has_no_loops(graph: BlockGraph) -> Iterator[str]:
     """Holds once a graph is unrolled."""
     for loop in graph.loops():
         yield f"the loop '{loop.name}' is still there"
+
+
+def runs_the_same_visits(before: BlockGraph) -> Rule:
+    """Holds for every pass: at the rounds written, the schedule stays what it was."""
+    schedule = list(before.visits())
+
+    def rule(graph: BlockGraph) -> Iterator[str]:
+        if list(graph.visits()) != schedule:
+            yield "the schedule of visits has changed"
+
+    return rule
 
 
 ALWAYS: tuple[Rule, ...] = (

@@ -8,7 +8,7 @@ from rinsc.spec import ModelSpec
 
 
 def logits(b: Builder, h: Value, spec: ModelSpec) -> Value:
-    """(batch, seq, width) to (batch, seq, vocab_size), by the embedding's table where it is tied."""
+    """(batch, seq, width) to (batch, seq, vocab_size), by the embedding's table if tied."""
     if spec.tied_embedding:
         return b(TiedLinear("embedding", spec.vocab_size), h)
     return b(Linear(spec.vocab_size), h, name="head")

@@ -82,7 +82,7 @@ def part_size(ref: BlockRef, sig: Signature) -> int | None:
         above = (ref.size // parts + 1) * parts
         raise signature_error(
             "layers-do-not-split",
-            f"the {plural(ref.size, 'layer')} of {ref.letter} do not split evenly over its "
+            f"cannot split the {plural(ref.size, 'layer')} of {ref.letter} evenly over its "
             f"{parts} parts at degree {sig.degree}",
             sig.source,
             ref.span,

@@ -9,4 +9,5 @@ MAX_NESTING: Final = 64  # parentheses deep, after degree substitution
 MAX_VISITS: Final = 1024  # visits of blocks in the flat word, after degree substitution
 MAX_DEGREE: Final = 8
 MAX_DIGITS: Final = 4  # of a power or a size
+MAX_NAME: Final = 32  # characters of a letter with its digits, or of a lower-case name
 MAX_NUMBER_TEXT: Final = 18  # characters of a number in an option

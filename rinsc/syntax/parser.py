@@ -11,7 +11,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken
 from rinsc.errors import SignatureError, Span
 from rinsc.resources import grammar_text
 from rinsc.syntax.expand import check_limits
-from rinsc.syntax.limits import MAX_DEGREE
+from rinsc.syntax.limits import MAX_DEGREE, MAX_NAME
 from rinsc.syntax.numerals import option_number, whole_number
 from rinsc.syntax.options import check_options
 from rinsc.syntax.problems import signature_error
@@ -82,6 +82,7 @@ class _Builder:
         return Sequence(self.sequence(_trees(tree)[0]).items, _span(tree))
 
     def block(self, tree: _Tree) -> BlockRef:
+        letter = self.name(_first(tree))
         size: int | None = None
         options: tuple[Option, ...] = ()
         for child in _trees(tree):
@@ -90,28 +91,29 @@ class _Builder:
             else:
                 options = self.options(child)
         check_options(options, "block", self.source)
-        return BlockRef(str(tree.children[0]), size, options, _span(tree))
+        return BlockRef(letter, size, options, _span(tree))
 
     def repeat(self, tree: _Tree) -> Repeat:
-        body, power, *rest = _trees(tree)
+        base, power, *rest = _trees(tree)
+        body, count = self.base(base), self.power(power)
         options = self.options(rest[0]) if rest else ()
         check_options(options, "repeat", self.source)
-        return Repeat(self.base(body), self.power(power), options, _span(tree))
+        return Repeat(body, count, options, _span(tree))
 
     def size(self, tree: _Tree) -> int:
-        return whole_number("size", _token(tree), _token_span(_token(tree)), self.source)
+        return whole_number("size", _first(tree), _token_span(_first(tree)), self.source)
 
     def power(self, tree: _Tree) -> int | str:
-        token = _token(tree)
+        token = _first(tree)
         if token.type == "NAME":
-            return str(token)
+            return self.name(token)
         return whole_number("power", token, _token_span(token), self.source)
 
     def degree(self, trees: list[_Tree]) -> int:
         if not trees:
             return 1
-        span = _token_span(_token(trees[0]))
-        value = whole_number("degree", _token(trees[0]), span, self.source)
+        span = _token_span(_first(trees[0]))
+        value = whole_number("degree", _first(trees[0]), span, self.source)
         if value > MAX_DEGREE:
             message = f"a degree is at most {MAX_DEGREE}"
             raise signature_error("bad-degree", message, self.source, span)
@@ -131,9 +133,15 @@ class _Builder:
         name, *args = (child for child in tree.children if isinstance(child, Token))
         return Call(str(name), tuple(self.scalar(arg) for arg in args))
 
+    def name(self, token: Token) -> str:
+        if len(token) > MAX_NAME:
+            message = f"a name has at most {MAX_NAME} characters"
+            raise signature_error("name-too-long", message, self.source, _token_span(token))
+        return str(token)
+
     def scalar(self, token: Token) -> Scalar:
         if token.type == "NAME":
-            return str(token)
+            return self.name(token)
         return option_number(token, _token_span(token), self.source)
 
 
@@ -141,9 +149,9 @@ def _trees(tree: _Tree) -> list[_Tree]:
     return [child for child in tree.children if isinstance(child, Tree)]
 
 
-def _token(tree: _Tree) -> Token:
-    """The one token that the grammar keeps in a size, a power or a degree."""
-    (token,) = tree.children
+def _first(tree: _Tree) -> Token:
+    """The first token that the grammar keeps: a block's letter, a power's number or name."""
+    token = tree.children[0]
     assert isinstance(token, Token)
     return token
 

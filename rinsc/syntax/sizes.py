@@ -87,9 +87,9 @@ def _does_not_split(
         message = f"the sizes leave no layers of {layers} for the letters without one"
     elif written:
         message = f"the sizes leave {layers - written} of {layers} layers, "
-        message += f"which do not split evenly over {over}"
+        message += f"which cannot be split evenly over {over}"
     else:
-        message = f"{plural(layers, 'layer')} do not split evenly over {over}"
+        message = f"cannot split {plural(layers, 'layer')} evenly over {over}"
     return _stack_error(sig, "layers-do-not-split", message, f"{counts} would work")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
-from rinsc.errors import SignatureError, Span
+from rinsc.errors import Problem, SignatureError, Span
 from rinsc.syntax.limits import MAX_NESTING, MAX_TEXT
 from rinsc.syntax.problems import shown, signature_error
 
@@ -25,7 +25,7 @@ def check_brackets(text: str) -> None:
         raise signature_error("text-too-long", message, text, Span(MAX_TEXT, MAX_TEXT + 1))
     if not text.strip():
         hint = "write blocks as upper-case letters: (A^3)B"
-        raise signature_error("empty-signature", "the signature is empty", text, Span(0, 0), hint)
+        raise SignatureError(Problem("empty-signature", "the signature is empty", text, hint=hint))
     opened: list[tuple[str, int]] = []
     in_braces = 0
     for place, char in enumerate(text):
@@ -94,7 +94,7 @@ def _item(token: str, before: str) -> _Words:
     if token[0] in "^[{@)" or _SUPERSCRIPT.match(token):
         return _suffix(token, before)
     if token[0].islower() and token.isascii():
-        letters = token.upper() if token.isalpha() else token[0].upper()
+        letters = token.upper() if token.isalpha() and len(token) <= 8 else token[0].upper()
         return (
             "unexpected-character",
             f"{shown(token)} is not a block",
@@ -103,7 +103,10 @@ def _item(token: str, before: str) -> _Words:
     if token[0].isdigit() and token.isascii():
         message = f"the number {shown(token)} cannot stand here"
         return "unexpected-character", message, "write a power as A^3, a size as A[4]"
-    message = f"{shown(token)} is not expected here"
+    # Letters of other scripts can look just like ours, so their code point is shown.
+    look_alike = len(token) == 1 and token.isprintable() and not token.isascii()
+    code_point = f" (U+{ord(token):04X})" if look_alike else ""
+    message = f"{shown(token)}{code_point} is not expected here"
     return "unexpected-character", message, "a signature looks like (A^3)B"
 
 

@@ -42,11 +42,15 @@ def tokenize(corpus: Corpus, tokenizer: BytePairTokenizer) -> TokenizedCorpus:
         "sha256": digest,
         "train_tokens": len(train),
         "held_out_tokens": len(held_out),
-        "held_out_bytes_per_token": tokenizer.token_bytes[held_out].sum() / max(1, len(held_out)),
+        "held_out_bytes_per_token": _bytes_per_token(tokenizer, held_out),
     }
     return TokenizedCorpus(
         train, held_out, tokenizer.token_bytes, {"corpus": corpus.record(), "tokenizer": tokens}
     )
+
+
+def _bytes_per_token(tokenizer: BytePairTokenizer, ids: TokenIds) -> float:
+    return float(tokenizer.token_bytes[ids].sum()) / max(1, len(ids))
 
 
 def cut_windows(tokens: TokenIds, sequence_length: int) -> TokenIds:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.errors import MissingExtraError, Problem
+from rinsc.extras import require
 from rinsc.files import atomic_path
 from rinsc.train.metrics import Metrics
 
@@ -41,7 +41,8 @@ def curve(name: str, metrics: Iterable[Metrics]) -> Curve:
 def draw_training(curves: Sequence[Curve], path: Path) -> tuple[Path, ...]:
     """Write ``path`` with .png and with .svg: one line a variant, named at its end.
 
-    A curve without points is left out. Raises OutputError, and MissingExtraError where matplotlib is not installed.
+    A curve without points is left out. Raises OutputError, and MissingExtraError where matplotlib
+    is not installed.
     """
     curves = [line for line in curves if line.training_flops]
     figure, axes = _canvas("Held-out text against training compute", "training FLOPs")
@@ -75,17 +76,10 @@ def draw_rounds(
 
 
 def _canvas(title: str, x_label: str) -> tuple[Figure, Axes]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            Problem(
-                code="missing-extra",
-                message="drawing curves needs the package matplotlib",
-                hint="pip install 'rinsc[train]'",
-            )
-        ) from error
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from rinsc.backends.torch import CompiledModule
 from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.weights import save_weights
 from rinsc.cost import training_flops_per_token
@@ -55,7 +56,7 @@ class TrainResult:
 
 
 def train(
-    model: nn.Module,
+    model: CompiledModule,
     spec: ModelSpec,
     corpus: TokenizedCorpus,
     config: TrainConfig,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.errors import DataError, MissingExtraError, Problem
+from rinsc.errors import DataError, Problem
+from rinsc.extras import require
 from rinsc.files import write_atomically
 
 if TYPE_CHECKING:
@@ -129,20 +130,14 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _library() -> Any:
-    try:
-        import tokenizers
-        import tokenizers.decoders
-        import tokenizers.models
-        import tokenizers.pre_tokenizers
-        import tokenizers.trainers
-    except ImportError as error:
-        raise MissingExtraError(
-            Problem(
-                code="missing-extra",
-                message="training and generating need the package tokenizers",
-                hint="pip install 'rinsc[train]'",
-            )
-        ) from error
+    """The package tokenizers; raises MissingExtraError where it is not installed."""
+    require("tokenizers")
+    import tokenizers
+    import tokenizers.decoders
+    import tokenizers.models
+    import tokenizers.pre_tokenizers
+    import tokenizers.trainers
+
     return tokenizers
 
 

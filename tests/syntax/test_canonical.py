@@ -19,8 +19,8 @@ def _canonical(text: str) -> str:
     return canonical(parse(text))
 
 
-@settings(max_examples=300)
-@given(signatures(max_visits=60, options=True))
+@settings(max_examples=100)
+@given(signatures(max_visits=40, options=True))
 def test_idempotent(text: str) -> None:
     assert _canonical(_canonical(text)) == _canonical(text)
 
@@ -42,7 +42,7 @@ def _folding_does_not_matter(text: str, spell: Callable[[str], str]) -> bool:
     return spell("".join(oracle.word(text) + degree)) == spell(text)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(signatures(max_visits=60, sizes=False))
 def test_folding_and_parentheses_do_not_matter(text: str) -> None:
     assert _folding_does_not_matter(text, _canonical)

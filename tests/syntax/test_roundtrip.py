@@ -6,18 +6,29 @@ from collections.abc import Callable
 
 from hypothesis import find, given, settings
 
-from rinsc.syntax import Signature, expand, parse, to_text, visit_count
+from rinsc.errors import SignatureError
+from rinsc.syntax import Signature, canonical, expand, parse, to_text, visit_count
 from tests.strategies import signatures
 from tests.syntax import oracle
 
 
-@settings(max_examples=200)
-@given(signatures(max_visits=60, options=True))
+def _is_inverse(text: str, show: Callable[[Signature], str]) -> bool:
+    try:
+        return parse(show(parse(text))) == parse(text)
+    except SignatureError:
+        return False
+
+
+@settings(max_examples=100)
+@given(signatures(max_visits=40, options=True))
 def test_print_and_parse_are_inverse(text: str) -> None:
-    tree = parse(text)
-    printed = to_text(tree)
-    assert parse(printed) == tree
-    assert to_text(parse(printed)) == printed
+    assert _is_inverse(text, to_text)
+    assert to_text(parse(to_text(parse(text)))) == to_text(parse(text))
+
+
+def test_a_printer_that_loses_something_is_caught() -> None:
+    find(signatures(), lambda text: not _is_inverse(text, lambda sig: to_text(sig).strip("()")))
+    find(signatures(), lambda text: not _is_inverse(text, canonical))
 
 
 @settings(max_examples=200)

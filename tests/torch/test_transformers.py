@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from rinsc.backends.torch import to_torch
 from rinsc.cost import stored_params
 from rinsc.graph import build_graph
+from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec
 
 LLAMA_NAMES = {
@@ -48,7 +52,7 @@ def randomise(model: nn.Module) -> None:
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
-def llama_reference(spec: ModelSpec) -> LlamaForCausalLM:
+def llama_reference(spec: ModelSpec) -> Any:
     config = LlamaConfig(
         vocab_size=spec.vocab_size,
         hidden_size=spec.width,
@@ -58,14 +62,14 @@ def llama_reference(spec: ModelSpec) -> LlamaForCausalLM:
         num_key_value_heads=spec.kv_heads,
         max_position_embeddings=spec.context,
         rms_norm_eps=spec.norm_eps,
-        rope_theta=spec.rope_theta,
         rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
         tie_word_embeddings=spec.tied_embedding,
     )
-    return LlamaForCausalLM(config).eval()
+    model: Any = LlamaForCausalLM(config)
+    return model.eval()
 
 
-def copy_llama(model: nn.Module, reference: LlamaForCausalLM) -> None:
+def copy_llama(model: nn.Module, reference: Any) -> None:
     source = reference.state_dict()
     own = {
         "embedding.weight": source["model.embed_tokens.weight"],
@@ -98,16 +102,11 @@ def test_a_wrong_rotary_base_is_seen() -> None:
     spec = llama_spec(kv_heads=2, tied=True)
     reference = llama_reference(spec)
     randomise(reference)
-    model = to_torch(model_spec(spec.signature, **{**_dimensions(spec), "rope_theta": 499.0}))
+    model = to_torch(dataclasses.replace(spec, rope_theta=499.0))
     copy_llama(model, reference)
     input_ids = torch.arange(29)[None]
     with torch.no_grad():
         assert (model(input_ids) - reference(input_ids).logits).abs().max() > 1e-2
-
-
-def _dimensions(spec: ModelSpec) -> dict[str, int | float | bool | str]:
-    names = "layers width heads kv_heads mlp_width vocab_size context tied_embedding norm_eps"
-    return {name: getattr(spec, name) for name in names.split()}
 
 
 def gpt_spec() -> ModelSpec:
@@ -123,7 +122,7 @@ def gpt_spec() -> ModelSpec:
     )
 
 
-def copy_gpt(model: nn.Module, reference: GPT2LMHeadModel) -> None:
+def copy_gpt(model: nn.Module, reference: Any) -> None:
     """GPT-2 keeps query, key and value in one matrix, stored (in, out)."""
     source = reference.state_dict()
     own = {
@@ -160,7 +159,8 @@ def test_gpt_logits_equal_those_of_transformers() -> None:
         n_inner=spec.mlp_width,
         layer_norm_epsilon=spec.norm_eps,
     )
-    reference = GPT2LMHeadModel(config).eval()
+    reference: Any = GPT2LMHeadModel(config)
+    reference.eval()
     randomise(reference)
     model = to_torch(spec)
     copy_gpt(model, reference)
@@ -171,39 +171,12 @@ def test_gpt_logits_equal_those_of_transformers() -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-PUBLISHED = {
-    "GPT-2": (
-        124_439_808,
-        {
-            "kind": "gpt",
-            "layers": 12,
-            "width": 768,
-            "heads": 12,
-            "mlp_width": 3072,
-            "vocab_size": 50257,
-            "context": 1024,
-            "tied_embedding": True,
-        },
-    ),
-    "TinyLlama": (
-        1_100_048_384,
-        {
-            "layers": 22,
-            "width": 2048,
-            "heads": 32,
-            "kv_heads": 4,
-            "mlp_width": 5632,
-            "vocab_size": 32000,
-            "context": 2048,
-        },
-    ),
-}
+PUBLISHED = {"gpt2": 124_439_808, "tinyllama": 1_100_048_384}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_equal_the_published_ones(name: str) -> None:
-    count, dimensions = PUBLISHED[name]
-    spec = model_spec("A", **dimensions)  # type: ignore[arg-type]
-    assert stored_params(build_graph(spec)) == count
+    spec = model_spec(zoo_dir() / f"{name}.toml")
+    assert stored_params(build_graph(spec)) == PUBLISHED[name]
     module = to_torch(spec, device="meta")
-    assert sum(parameter.numel() for parameter in module.parameters()) == count
+    assert sum(parameter.numel() for parameter in module.parameters()) == PUBLISHED[name]

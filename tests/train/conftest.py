@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
-from rinsc.backends.torch import to_torch
+from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.train.batches import TokenizedCorpus, tokenize
 from rinsc.train.config import TrainConfig
@@ -53,7 +52,7 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture
-def model(spec: ModelSpec) -> nn.Module:
+def model(spec: ModelSpec) -> CompiledModule:
     torch.manual_seed(5)
     return to_torch(spec)
 

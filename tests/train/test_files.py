@@ -27,13 +27,18 @@ def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
+def _write_half(target: Path, error: BaseException) -> None:
+    with atomic_path(target) as part:
+        part.write_text("half of the n")
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError("stop"), KeyboardInterrupt()])
 def test_the_old_file_survives_a_failure(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "kept.json"
     target.write_text("old")
-    with pytest.raises(type(error)), atomic_path(target) as part:
-        part.write_text("half of the n")
-        raise error
+    with pytest.raises(type(error)):
+        _write_half(target, error)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -41,9 +46,8 @@ def test_the_old_file_survives_a_failure(tmp_path: Path, error: BaseException) -
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     target = tmp_path / "kept.json"
     target.write_text("old")
-    with pytest.raises(OutputError, match="no space left"), atomic_path(target) as part:
-        part.write_text("half of the n")
-        raise OSError(28, "No space left on device")
+    with pytest.raises(OutputError, match="no space left"):
+        _write_half(target, OSError(28, "No space left on device"))
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import linecache
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,15 @@ from rinsc.spec import ModelSpec
 _numbers = itertools.count()
 
 
-def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu") -> nn.Module:
+class CompiledModule(nn.Module):
+    """What `to_torch` returns: the emitted `Model`, and what it was made from."""
+
+    source: ClassVar[str]
+    spec: ClassVar[ModelSpec]
+    graph: ClassVar[BlockGraph]
+
+
+def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu") -> CompiledModule:
     """The module of a spec, or of a graph rolled or unrolled, freshly initialised.
 
     ``module(input_ids, rounds=None)`` maps token ids (batch, seq) to logits (batch, seq,
@@ -29,13 +37,11 @@ def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu"
     if torch.device(device).type == "cpu":
         require_memory(graph)
     source = emit_source(graph)
+    origin = {"source": source, "spec": graph.spec, "graph": graph}
+    emitted = load_source(source)["Model"]
+    model_class = type("Model", (emitted, CompiledModule), origin)
     with torch.device(device):
-        module: nn.Module = load_source(source)["Model"]()
-    # Not through nn.Module.__setattr__: neither is a submodule, and both must survive deepcopy.
-    object.__setattr__(module, "source", source)
-    object.__setattr__(module, "spec", graph.spec)
-    object.__setattr__(module, "graph", graph)
-    return module
+        return cast(CompiledModule, model_class())
 
 
 def load_source(source: str) -> dict[str, Any]:

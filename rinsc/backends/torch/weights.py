@@ -7,28 +7,27 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
 
 from rinsc.__about__ import __version__
+from rinsc.backends.torch.module import CompiledModule
 from rinsc.errors import CheckpointError, Problem
 from rinsc.files import write_atomically
-from rinsc.fingerprint import fingerprint
-from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.fingerprints import fingerprint
+from rinsc.spec import spec_to_toml
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(model: CompiledModule, path: str | Path) -> None:
     """Write a module made by `to_torch`; an old file survives a failed write."""
-    spec: ModelSpec = model.spec  # type: ignore[assignment]
     metadata = {
         "rinsc": __version__,
-        "fingerprint": fingerprint(spec),
-        "spec": spec_to_toml(spec),
+        "fingerprint": fingerprint(model.spec),
+        "spec": spec_to_toml(model.spec),
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata=metadata))
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: CompiledModule, path: str | Path) -> None:
     """Fill a module made by `to_torch` from a file.
 
     Raises `CheckpointError`, with the module unchanged, for a file that cannot be read, is cut
@@ -54,14 +53,14 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def _require_same_model(
-    model: nn.Module, metadata: dict[str, str], tensors: dict[str, torch.Tensor], path: Path
+    model: CompiledModule, metadata: dict[str, str], tensors: dict[str, torch.Tensor], path: Path
 ) -> None:
     """Fingerprints where the file has one; names and shapes in any case."""
-    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    expected = fingerprint(model.spec)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    written = metadata.get("fingerprint", fingerprint(spec))
-    if written == fingerprint(spec) and own == found:
+    written = metadata.get("fingerprint", expected)
+    if written == expected and own == found:
         return
     difference = sorted(own.keys() ^ found.keys()) or [
         name for name in own if own[name] != found[name]
@@ -70,7 +69,7 @@ def _require_same_model(
     raise CheckpointError(
         Problem(
             "weights-of-another-model",
-            f"the weights belong to another model than '{spec.text}': {detail}",
+            f"the weights belong to another model than '{model.spec.text}': {detail}",
             place=str(path),
             hint="compile the spec that the file was written for (it is in its metadata)",
         )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.torch import load_source, load_weights, save_weights, to_torch
+from rinsc.backends.torch import CompiledModule, load_source, load_weights, save_weights, to_torch
 from rinsc.cost import forward_flops, stored_params, training_flops
 from rinsc.graph import BlockGraph, Rounds, build_graph, unroll
 from rinsc.spec import ModelSpec
@@ -55,6 +56,19 @@ def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
         ]
 
 
+def dial_gaps(
+    model: CompiledModule, session: Session, input_ids: npt.NDArray[np.int64], rounds: Iterable[int]
+) -> dict[int, float]:
+    """Largest difference of PyTorch's and ONNX Runtime's logits at each number of rounds."""
+    model.eval()
+    gaps = {}
+    for count in rounds:
+        with torch.no_grad():
+            expected = model(torch.from_numpy(input_ids), rounds=count)
+        gaps[count] = _numpy_gap(expected, session.logits(input_ids, rounds=count))
+    return gaps
+
+
 def small_copy(spec: ModelSpec) -> ModelSpec:
     """The same schedule, kind and grouping of heads at dimensions that take no time."""
     group = min(spec.heads // spec.kv_heads, 4)
@@ -75,21 +89,21 @@ def dialled_rounds(graph: BlockGraph) -> list[Rounds]:
     return [None, 1, 2, 3, 4] if any(graph.loops()) else [None]
 
 
-def _spread(model: nn.Module) -> None:
+def _spread(model: CompiledModule) -> None:
     """Weights large enough for every block to move the logits."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
 
 
-def _torch_rows(model: nn.Module, input_ids: torch.Tensor) -> Iterator[VerifyRow]:
-    graph: BlockGraph = model.graph  # type: ignore[assignment]
+def _torch_rows(model: CompiledModule, input_ids: torch.Tensor) -> Iterator[VerifyRow]:
+    graph = model.graph
     for rounds in dialled_rounds(graph):
         flat = to_torch(unroll(graph, rounds))
         flat.load_state_dict(model.state_dict())
         gap = _gap(model(input_ids, rounds=rounds), flat(input_ids))
         yield VerifyRow(f"torch, {_words(rounds)}", "torch, unrolled", "logits", gap, EXACT)
-    alone: nn.Module = load_source(str(model.source))["Model"]()
+    alone: nn.Module = load_source(model.source)["Model"]()
     alone.load_state_dict(model.state_dict())
     gap = _gap(model(input_ids), alone(input_ids))
     yield VerifyRow("torch, as written", "torch, its source alone", "logits", gap, EXACT)
@@ -102,8 +116,8 @@ def _torch_rows(model: nn.Module, input_ids: torch.Tensor) -> Iterator[VerifyRow
     yield VerifyRow("torch, as written", "torch, weights reloaded", "logits", gap, EXACT)
 
 
-def _onnx_rows(model: nn.Module, input_ids: torch.Tensor) -> Iterator[VerifyRow]:
-    graph: BlockGraph = model.graph  # type: ignore[assignment]
+def _onnx_rows(model: CompiledModule, input_ids: torch.Tensor) -> Iterator[VerifyRow]:
+    graph = model.graph
     fixed = Session(to_onnx(model))
     gap = _numpy_gap(model(input_ids), fixed.logits(input_ids.numpy()))
     yield VerifyRow("torch, as written", "ONNX, unrolled", "logits", gap, LOGIT_LIMIT)
@@ -151,5 +165,5 @@ def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
     return float((left - right).abs().max())
 
 
-def _numpy_gap(left: torch.Tensor, right: np.ndarray) -> float:
+def _numpy_gap(left: torch.Tensor, right: npt.NDArray[np.float32]) -> float:
     return float(np.abs(left.numpy() - right).max())

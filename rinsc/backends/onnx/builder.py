@@ -1,0 +1,169 @@
+"""A thin façade over onnx-ir: ``op.MatMul(x, w)`` adds a node and returns its value.
+
+It keeps what every form of a model needs: readable unique names, one initializer a weight and a
+constant, a type and a shape on every value, and the nesting of loop bodies.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from rinsc.backends.onnx.weights import Weights
+from rinsc.ops import Dim, Shape
+
+FLOAT = ir.DataType.FLOAT
+INT64 = ir.DataType.INT64
+BOOL = ir.DataType.BOOL
+
+
+class Emit(Protocol):
+    """Adds one node; ``shape`` and ``dtype`` of its value are by default the first input's.
+
+    ``name`` replaces the name that the scopes give.
+    """
+
+    def __call__(
+        self,
+        *inputs: ir.Value | None,
+        shape: Shape | None = None,
+        dtype: ir.DataType | None = None,
+        name: str | None = None,
+        **attributes: Any,
+    ) -> ir.Value: ...
+
+
+def make_value(name: str, shape: Shape, dtype: ir.DataType) -> ir.Value:
+    """A value that no node makes: an input of a graph or of a loop's body."""
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+
+
+def shape_of(value: ir.Value) -> Shape:
+    """The shape that every value of a builder has."""
+    if value.shape is None:
+        raise TypeError(f"the value '{value.name}' has no shape")
+    return tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
+
+
+def _static(dim: Dim) -> int:
+    if isinstance(dim, str):
+        raise TypeError(f"dimension '{dim}' is only known at run time")
+    return dim
+
+
+class OpBuilder:
+    """Collects the nodes and initializers of one model; its attributes are ONNX operators."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.initializers: dict[str, ir.Value] = {}
+        self._weights = weights
+        self._bodies: list[list[ir.Node]] = [[]]
+        self._scopes: list[str] = []
+        self._names: Counter[str] = Counter()
+        self._shared: dict[Hashable, ir.Value] = {}
+
+    @property
+    def nodes(self) -> Sequence[ir.Node]:
+        """Nodes of the graph that is being written, in order."""
+        return self._bodies[-1]
+
+    def __getattr__(self, op_type: str) -> Emit:
+        if not op_type[0].isupper():
+            raise AttributeError(op_type)
+
+        def emit(
+            *inputs: ir.Value | None,
+            shape: Shape | None = None,
+            dtype: ir.DataType | None = None,
+            name: str | None = None,
+            **attributes: Any,
+        ) -> ir.Value:
+            first = next(value for value in inputs if value is not None)
+            name = self._unique_name(op_type) if name is None else name
+            output = ir.Value(
+                name=name,
+                shape=first.shape if shape is None else ir.Shape(shape),
+                type=first.type if dtype is None else ir.TensorType(dtype),
+            )
+            made = ir.node(op_type, inputs, attributes, outputs=[output], name=name)
+            self._bodies[-1].append(made)
+            return output
+
+        return emit
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Nodes added inside are named below ``name``; the first of them bears it alone."""
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def scoped(self, name: str) -> str:
+        """``name`` below the scopes that are open."""
+        return "/".join([*filter(None, self._scopes), name])
+
+    @contextmanager
+    def body(self) -> Iterator[list[ir.Node]]:
+        """Nodes added inside go to the list that this yields: the body of a loop."""
+        self._bodies.append([])
+        try:
+            yield self._bodies[-1]
+        finally:
+            self._bodies.pop()
+
+    def shared(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
+        """What ``make`` computes, computed once in a model, in its outermost graph."""
+        if key not in self._shared:
+            bodies, self._bodies = self._bodies, self._bodies[:1]
+            try:
+                self._shared[key] = make()
+            finally:
+                self._bodies = bodies
+        return self._shared[key]
+
+    def weight(self, name: str, *, transposed: bool = False) -> ir.Value:
+        """The initializer of a weight; ``transposed`` stores a matrix as (in, out)."""
+        if name not in self.initializers:
+            array = self._weights[name]
+            self._add_initializer(name, array.T if transposed else array)
+        return self.initializers[name]
+
+    def ints(self, *numbers: Dim) -> ir.Value:
+        """A constant vector of int64; dimensions that are known before run time."""
+        text = "_".join(str(number).replace("-", "minus_") for number in numbers)
+        return self.constant(f"ints/{text}", np.array([_static(n) for n in numbers], np.int64))
+
+    def scalar(self, number: int) -> ir.Value:
+        """A constant int64 without dimensions."""
+        return self.constant(f"int/{number}".replace("-", "minus_"), np.array(number, np.int64))
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """A constant, stored once under its name."""
+        name = f"constants/{name}"
+        if name not in self.initializers:
+            self._add_initializer(name, array)
+        return self.initializers[name]
+
+    def _add_initializer(self, name: str, array: npt.NDArray[Any]) -> None:
+        tensor = ir.Tensor(array, name=name)
+        self.initializers[name] = ir.Value(
+            name=name,
+            shape=tensor.shape,
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+
+    def _unique_name(self, op_type: str) -> str:
+        """The scope itself for its first node, then the operator's name below it, numbered."""
+        scope = "/".join(filter(None, self._scopes))
+        name = scope if scope and not self._names[scope] else self.scoped(op_type.lower())
+        self._names[name] += 1
+        return name if self._names[name] == 1 else f"{name}_{self._names[name]}"

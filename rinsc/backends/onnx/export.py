@@ -1,0 +1,71 @@
+"""A PyTorch module of ours, or a graph and its weights, as an ONNX model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, TypeAlias
+
+import onnx_ir as ir
+
+from rinsc.__about__ import __version__
+from rinsc.backends.onnx.emit import emit_graph
+from rinsc.backends.onnx.file import OnnxModel
+from rinsc.backends.onnx.weights import HasStateDict, weights_of
+from rinsc.errors import LoweringError, Problem
+from rinsc.fingerprints import fingerprint
+from rinsc.graph import BlockGraph, Rounds, resolve_rounds, unroll
+from rinsc.spec import spec_to_toml
+
+RoundsForm: TypeAlias = Rounds | Literal["dynamic"]
+
+IR_VERSION = 10
+
+
+class Module(HasStateDict, Protocol):
+    """What `rinsc.backends.torch.to_torch` returns, as far as it matters here."""
+
+    graph: BlockGraph
+
+
+def to_onnx(model: Any, rounds: RoundsForm = None) -> OnnxModel:
+    """The ONNX model of a module that `to_torch` made, with its weights as they are now.
+
+    ``rounds`` None, a number or a mapping by repeat writes that many rounds out; ``"dynamic"``
+    makes every repeat a loop whose rounds are an int64 input ``rounds_<repeat>``. Inputs
+    ``input_ids`` (batch, seq), output ``logits`` (batch, seq, vocab_size). Raises `GraphError`
+    for rounds that the model cannot run, `CheckpointError` for weights of another model.
+    """
+    return graph_to_onnx(model.graph, model, rounds)
+
+
+def graph_to_onnx(
+    graph: BlockGraph, weights: HasStateDict | Mapping[str, Any], rounds: RoundsForm = None
+) -> OnnxModel:
+    """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them)."""
+    if isinstance(rounds, str):
+        _require_known(rounds)
+        form, lowered, counts = "dynamic", graph, resolve_rounds(graph, None)
+    else:
+        form, lowered, counts = "fixed", unroll(graph, rounds), resolve_rounds(graph, rounds)
+    model = ir.Model(
+        emit_graph(lowered, weights_of(graph, weights)),
+        ir_version=IR_VERSION,
+        producer_name="rinsc",
+        producer_version=__version__,
+        metadata_props={
+            "rinsc.version": __version__,
+            "rinsc.signature": graph.spec.text,
+            "rinsc.spec": spec_to_toml(graph.spec),
+            "rinsc.form": form,
+            "rinsc.rounds": json.dumps(counts),
+            "rinsc.fingerprint": fingerprint(graph.spec),
+        },
+    )
+    return OnnxModel(model)
+
+
+def _require_known(form: str) -> None:
+    if form != "dynamic":
+        hint = "give a number, numbers by repeat, or 'dynamic'"
+        raise LoweringError(Problem("unknown-form", f"'{form}' says no rounds", hint=hint))

@@ -1,0 +1,154 @@
+"""How each primitive operation reads in ONNX: one lowering an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from rinsc import ops
+from rinsc.backends.onnx.builder import FLOAT, INT64, OpBuilder
+from rinsc.program import Node
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an operation is lowered: its node, and where the weights of its layer stand."""
+
+    node: Node
+    prefix: str
+
+    @property
+    def op(self) -> Any:
+        return self.node.op
+
+    @property
+    def shape(self) -> ops.Shape:
+        return self.node.output.shape
+
+    def weight_name(self, name: str) -> str:
+        return f"{self.prefix}{self.node.name}.{name}"
+
+
+Lowering: TypeAlias = Callable[[OpBuilder, Site, list[ir.Value]], ir.Value]
+
+
+def _embedding(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    table = op.weight(at.weight_name("weight"))
+    return op.Gather(table, inputs[0], axis=0, shape=at.shape)
+
+
+def _positions(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    table = op.weight(at.weight_name("weight"))
+    seq = op.Shape(inputs[0], start=1, end=2, shape=(1,))
+    return op.Slice(table, op.ints(0), seq, op.ints(0), shape=at.shape)
+
+
+def _rotary_table(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    """Repeated for each sequence, (batch, seq, head_dim / 2), as ``RotaryEmbedding`` wants it.
+
+    Computed from the positions rather than stored, so that no table grows with the context.
+    """
+    key = ("rotary angles", at.op.theta, at.op.head_dim)
+    angles = op.shared(key, lambda: _rotary_angles(op, at, inputs[0]))
+    table = op.Cos(angles) if at.op.function == "cos" else op.Sin(angles)
+    half = at.op.head_dim // 2
+    ids_shape = op.Shape(inputs[0], shape=(2,))
+    shape = op.Concat(ids_shape, op.ints(half), axis=0, shape=(3,))
+    return op.Expand(table, shape, shape=("batch", "seq", half))
+
+
+def _rotary_angles(op: OpBuilder, at: Site, input_ids: ir.Value) -> ir.Value:
+    """Position times frequency, (seq, head_dim / 2), in float32 as PyTorch has them."""
+    head_dim = at.op.head_dim
+    powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = (np.float64(at.op.theta) ** -powers.astype(np.float64)).astype(np.float32)
+    seq = op.Squeeze(op.Shape(input_ids, start=1, end=2, shape=(1,)), shape=())
+    positions = op.Range(op.scalar(0), seq, op.scalar(1), shape=("seq",), dtype=INT64)
+    column = op.Unsqueeze(op.Cast(positions, to=FLOAT, dtype=FLOAT), op.ints(1), shape=("seq", 1))
+    name = f"rotary_frequencies/{head_dim}_{at.op.theta}"
+    return op.Mul(column, op.constant(name, frequencies), shape=("seq", head_dim // 2))
+
+
+def _linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    weight = op.weight(at.weight_name("weight"), transposed=True)
+    product = op.MatMul(inputs[0], weight, shape=at.shape)
+    return op.Add(product, op.weight(at.weight_name("bias"))) if at.op.bias else product
+
+
+def _tied_linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    """``Gemm`` reads the embedding's table as it is, so that it is neither copied nor turned."""
+    width = at.node.inputs[0].shape[-1]
+    rows = op.Reshape(inputs[0], op.ints(-1, width), shape=("tokens", width))
+    table = op.weight(f"{at.op.owner}.weight")
+    product = op.Gemm(rows, table, transB=1, shape=("tokens", at.op.rows))
+    leading = op.Shape(inputs[0], start=0, end=2, shape=(2,), dtype=INT64)
+    shape = op.Concat(leading, op.ints(at.op.rows), axis=0, shape=(3,))
+    return op.Reshape(product, shape, shape=at.shape)
+
+
+def _rms_norm(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    weight = op.weight(at.weight_name("weight"))
+    return op.RMSNormalization(inputs[0], weight, axis=-1, epsilon=at.op.eps)
+
+
+def _layer_norm(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    weight, bias = (op.weight(at.weight_name(name)) for name in ("weight", "bias"))
+    return op.LayerNormalization(inputs[0], weight, bias, axis=-1, epsilon=at.op.eps)
+
+
+def _split_heads(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    batch, heads, seq, head_dim = at.shape
+    apart = op.Reshape(
+        inputs[0], op.ints(0, 0, heads, head_dim), shape=(batch, seq, heads, head_dim)
+    )
+    return op.Transpose(apart, perm=[0, 2, 1, 3], shape=at.shape)
+
+
+def _merge_heads(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    batch, heads, seq, head_dim = at.node.inputs[0].shape
+    apart = op.Transpose(inputs[0], perm=[0, 2, 1, 3], shape=(batch, seq, heads, head_dim))
+    return op.Reshape(apart, op.ints(0, 0, at.shape[-1]), shape=at.shape)
+
+
+def _rope(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.RotaryEmbedding(*inputs)
+
+
+def _attention(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.Attention(*inputs, is_causal=1)
+
+
+def _activation(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    if at.op.function == "gelu_tanh":
+        return op.Gelu(inputs[0], approximate="tanh")
+    return op.Mul(inputs[0], op.Sigmoid(inputs[0]))
+
+
+def _add(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.Add(*inputs, shape=at.shape)
+
+
+def _mul(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.Mul(*inputs, shape=at.shape)
+
+
+ONNX_OPS: dict[type[ops.Op], Lowering] = {
+    ops.Embedding: _embedding,
+    ops.Positions: _positions,
+    ops.RotaryTable: _rotary_table,
+    ops.Linear: _linear,
+    ops.TiedLinear: _tied_linear,
+    ops.RMSNorm: _rms_norm,
+    ops.LayerNorm: _layer_norm,
+    ops.SplitHeads: _split_heads,
+    ops.MergeHeads: _merge_heads,
+    ops.Rope: _rope,
+    ops.Attention: _attention,
+    ops.Activation: _activation,
+    ops.Add: _add,
+    ops.Mul: _mul,
+}

@@ -1,0 +1,178 @@
+"""Running an exported model in ONNX Runtime, with mistakes told before they reach it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.errors import (
+    CheckpointError,
+    LoweringError,
+    Problem,
+    RinscError,
+)
+from rinsc.extras import require
+from rinsc.graph import Rounds, build_graph, resolve_rounds
+from rinsc.sampling import Sampling, continue_tokens
+from rinsc.spec import ModelSpec, model_spec
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx.file import OnnxModel
+
+ONLY_FATAL = 4  # severity: what fails is raised, so that logging it as well says it twice
+
+
+class Session:
+    """An exported model, ready to run on the CPU.
+
+    ``spec`` is the model's spec; ``rounds`` those that it was written with, by repeat. With
+    ``threads`` None the runtime takes every core. ``profile_folder`` switches the profiler on.
+    Raises `CheckpointError` for a file that is damaged or was not exported by rinsc, and
+    `MissingExtraError` without onnxruntime.
+    """
+
+    def __init__(
+        self,
+        model: OnnxModel | str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        profile_folder: Path | None = None,
+    ) -> None:
+        require("onnxruntime")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ONLY_FATAL
+        options.intra_op_num_threads = threads or 0
+        if profile_folder is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_folder / "profile")
+        self._place = str(model) if isinstance(model, str | os.PathLike) else "the model"
+        self._session = _load(model, options, self._place)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.spec, self.rounds = _read_metadata(metadata, self._place)
+        self.graph = build_graph(self.spec)
+        names = [given.name for given in self._session.get_inputs()]
+        self._dials = {name.removeprefix("rounds_") for name in names if name != "input_ids"}
+        self._last: tuple[Rounds, dict[str, npt.NDArray[np.int64]]] | None = None
+
+    def logits(self, input_ids: npt.ArrayLike, rounds: Rounds = None) -> npt.NDArray[np.float32]:
+        """Token ids (batch, seq) to logits (batch, seq, vocab_size).
+
+        Raises `GraphError` for rounds that no model of this signature runs, `LoweringError` for
+        rounds that this file was not exported for, and `RinscError` for token ids that are out of
+        range or more than the context.
+        """
+        feed = {"input_ids": self._checked(input_ids), **self._dial_inputs(rounds)}
+        result: npt.NDArray[np.float32]
+        (result,) = self._session.run(None, feed)
+        return result
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        rounds: Rounds = None,
+    ) -> list[int]:
+        """The ``max_new_tokens`` ids that follow ``prompt``; every step runs the whole sequence."""
+
+        def next_logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+            last: npt.NDArray[np.float32] = self.logits([list(ids)], rounds)[0, -1]
+            return last
+
+        sampling = Sampling(temperature, top_k, seed)
+        return continue_tokens(next_logits, prompt, max_new_tokens, self.spec.context, sampling)
+
+    def finish_profile(self) -> Path:
+        """End profiling; the file with the profile of every run since the session was made."""
+        return Path(self._session.end_profiling())
+
+    def _dial_inputs(self, rounds: Rounds) -> dict[str, npt.NDArray[np.int64]]:
+        """The inputs that set the rounds; the last ones are kept, since each token asks again."""
+        asked = dict(rounds) if isinstance(rounds, Mapping) else rounds
+        if self._last is None or not _same(self._last[0], asked):
+            settings = self._dial_settings(asked).items()
+            inputs = {f"rounds_{name}": np.array(count, np.int64) for name, count in settings}
+            self._last = (asked, inputs)
+        return self._last[1]
+
+    def _dial_settings(self, rounds: Rounds) -> dict[str, int]:
+        """Rounds of each repeat that has an input; the others have to be as exported."""
+        if rounds is None:
+            return {name: self.rounds[name] for name in self._dials}
+        asked = resolve_rounds(self.graph, rounds)
+        fixed = {name: count for name, count in asked.items() if name not in self._dials}
+        if fixed and any(self.rounds.get(name) != count for name, count in fixed.items()):
+            message = f"the model was exported for rounds {self.rounds}, and cannot run {asked}"
+            hint = "export it with rounds='dynamic'"
+            raise LoweringError(Problem("fixed-rounds", message, place=self._place, hint=hint))
+        return {name: asked[name] for name in self._dials}
+
+    def _checked(self, input_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        try:
+            ids = np.asarray(input_ids)
+        except ValueError:
+            ids = np.empty(0)
+        if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
+            message = f"token ids must be whole numbers, (batch, seq), not {ids.dtype} {ids.shape}"
+            raise RinscError(Problem("bad-input", message, hint="give rows of equal length"))
+        if ids.shape[1] > self.spec.context:
+            message = f"{ids.shape[1]} tokens exceed the context of {self.spec.context}"
+            raise RinscError(Problem("context-exceeded", message, hint="give the last tokens only"))
+        if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
+            message = f"token ids go from {ids.min()} to {ids.max()}"
+            hint = f"they must be from 0 to {self.spec.vocab_size - 1}"
+            raise RinscError(Problem("bad-input", message, hint=hint))
+        return ids.astype(np.int64)
+
+
+def _same(left: Rounds, right: Rounds) -> bool:
+    """Equal, and not only as numbers: ``True`` equals 1 and is no number of rounds."""
+    return repr(left) == repr(right)
+
+
+def _load(model: OnnxModel | str | os.PathLike[str], options: Any, place: str) -> Any:
+    from onnxruntime import InferenceSession
+
+    if isinstance(model, str | os.PathLike):
+        source: str | bytes = str(model)
+        if not Path(model).is_file():
+            raise CheckpointError(
+                Problem(
+                    "no-such-file", "there is no such file", place=place, hint="export it first"
+                )
+            )
+    else:
+        source = model.to_bytes()
+    try:
+        return InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's errors have no base of their own
+        reason = str(error).partition("\n")[0][:200]
+        message = f"ONNX Runtime cannot load the model: {reason}"
+        hint = "the file is damaged or not an ONNX model; export it again"
+        raise CheckpointError(Problem("damaged-model", message, place=place, hint=hint)) from None
+
+
+def _read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
+    try:
+        values = tomllib.loads(metadata["rinsc.spec"])
+        spec = model_spec(values.pop("signature"), **values)
+        rounds = {
+            str(name): int(count) for name, count in json.loads(metadata["rinsc.rounds"]).items()
+        }
+    except (KeyError, ValueError, TypeError, AttributeError, RinscError):
+        message = "the model does not say which spec it was exported from"
+        hint = "run models that rinsc exported, of this or an earlier version"
+        raise CheckpointError(Problem("foreign-model", message, place=place, hint=hint)) from None
+    return spec, rounds

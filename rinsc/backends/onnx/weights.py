@@ -1,0 +1,79 @@
+"""Weights by name as numpy arrays, from whatever holds them, checked against the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.errors import CheckpointError, Problem
+from rinsc.graph import BlockGraph
+from rinsc.layers import trace_programs
+
+Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+
+
+class HasStateDict(Protocol):
+    """A module: its weights by name, as tensors or arrays."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+
+def weights_of(graph: BlockGraph, source: HasStateDict | Mapping[str, Any]) -> Weights:
+    """The weights that ``graph`` needs, in float32; arrays share memory where they can.
+
+    Raises `CheckpointError` for weights that are missing, left over or of another shape.
+    """
+    named = source if isinstance(source, Mapping) else source.state_dict()
+    needed = needed_shapes(graph)
+    problems = [_problem(f"the weight '{name}' is missing") for name in needed if name not in named]
+    problems += [
+        _problem(f"the weight '{name}' is not one of this model")
+        for name in named
+        if name not in needed
+    ]
+    problems += [
+        _problem(f"the weight '{name}' holds no numbers; it is on the device 'meta'")
+        for name in named
+        if getattr(named[name], "is_meta", False)
+    ]
+    if problems:
+        raise CheckpointError(*problems)
+    weights = {name: _as_array(named[name]) for name in needed}
+    problems += [
+        _problem(f"the weight '{name}' is {array.shape}; the model has {needed[name]}")
+        for name, array in weights.items()
+        if array.shape != needed[name]
+    ]
+    if problems:
+        raise CheckpointError(*problems)
+    return weights
+
+
+def needed_shapes(graph: BlockGraph) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of a model, by the name that it has in every file."""
+    programs = trace_programs(graph.spec)
+    shapes = {param.name: param.shape for param in programs.embed.params}
+    for block in graph.blocks.values():
+        for prefix in layer_prefixes(block.name, block.layers):
+            for param in programs.layer[block.kind].params:
+                shapes[f"{prefix}.{param.name}"] = param.shape
+    return shapes | {param.name: param.shape for param in programs.head.params}
+
+
+def layer_prefixes(block: str, layers: int) -> Iterable[str]:
+    """``A.0``, ``A.1``, …: where the weights of a block's layers stand."""
+    return (f"{block}.{index}" for index in range(layers))
+
+
+def _as_array(tensor: Any) -> npt.NDArray[np.float32]:
+    if hasattr(tensor, "detach"):
+        # numpy has no bfloat16; float() leaves a float32 tensor as it is, without a copy.
+        tensor = tensor.detach().cpu().float().numpy()
+    return np.asarray(tensor, dtype=np.float32)
+
+
+def _problem(message: str) -> Problem:
+    return Problem("wrong-weights", message, hint="take the weights of a model of the same spec")

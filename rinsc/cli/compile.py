@@ -1,0 +1,97 @@
+"""``rinsc compile``: a model as Python source that imports torch alone, or as ONNX."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from rinsc.cli.diagnostics import note
+from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
+from rinsc.cli.numbers import rounded_bytes
+from rinsc.cli.runs import is_run, open_run, run_spec
+from rinsc.cli.values import parse_rounds
+from rinsc.errors import Problem, UsageError
+from rinsc.extras import require
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx import RoundsForm
+    from rinsc.graph import Rounds
+    from rinsc.spec import ModelSpec
+
+
+def compile_(
+    model: Annotated[str, Parameter(name="MODEL", help="A signature, TOML file or run folder.")],
+    /,
+    *,
+    to: Literal["torch", "onnx"],
+    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    options: ModelOptions = NO_OPTIONS,
+    rounds: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
+    weights: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Write a model as PyTorch source or as an ONNX file.
+
+    Parameters
+    ----------
+    to
+        The form to write.
+    output
+        The file to write.
+    rounds
+        Write so many rounds out, as 3, or A=2 for one repeat; dynamic makes them a run-time input.
+        If not given: run-time in PyTorch, as the signature writes them in ONNX.
+    weights
+        A safetensors file for ONNX; if not given, a run's own, else fresh ones.
+    seed
+        Of fresh weights.
+    """
+    folder = open_run(model) if is_run(model) else None
+    if folder is not None and options != NO_OPTIONS:
+        hint = "leave the dimensions out"
+        raise UsageError(Problem("usage", "a run folder has dimensions of its own", hint=hint))
+    spec = options.spec(model) if folder is None else run_spec(folder)
+    dynamic = rounds == ("dynamic",)
+    asked = None if dynamic else parse_rounds(rounds)
+    if weights is None and folder is not None:
+        weights = folder.weights
+    if to == "torch":
+        if weights is not None and folder is None:
+            message = "PyTorch source holds no weights"
+            hint = "leave --weights out; Model().load_state_dict takes them at run time"
+            raise UsageError(Problem("usage", message, hint=hint))
+        _write_source(spec, output, asked)
+    else:
+        _write_onnx(spec, output, "dynamic" if dynamic else asked, weights, seed)
+    print(f"wrote {output} ({rounded_bytes(output.stat().st_size)})", file=sys.stderr)
+
+
+def _write_source(spec: ModelSpec, output: Path, rounds: Rounds) -> None:
+    require("torch")
+    from rinsc.backends.torch import emit_source
+    from rinsc.files import write_atomically
+    from rinsc.graph import build_graph, unroll
+
+    graph = build_graph(spec)
+    write_atomically(output, emit_source(graph if rounds is None else unroll(graph, rounds)))
+
+
+def _write_onnx(
+    spec: ModelSpec, output: Path, rounds: RoundsForm, weights: Path | None, seed: int
+) -> None:
+    require("torch", "safetensors", "onnx_ir")
+    import torch
+
+    from rinsc.backends.onnx import to_onnx
+    from rinsc.backends.torch import load_weights, to_torch
+
+    torch.manual_seed(seed)
+    module = to_torch(spec)
+    if weights is not None:
+        load_weights(module, weights)
+    to_onnx(module, rounds=rounds).save(output)
+    if weights is None:
+        note("no weights were given; the model has fresh, untrained ones")

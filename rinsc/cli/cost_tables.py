@@ -1,0 +1,160 @@
+"""The cost report for people: totals first, then where they come from."""
+
+from __future__ import annotations
+
+from rinsc.cli.numbers import exact, ratio, rounded_bytes, rounded_count, rounded_flops, share
+from rinsc.cli.tables import print_line, print_table
+from rinsc.cost import ComputeMatch, CostReport
+from rinsc.spec import ModelSpec
+
+MAX_ROWS = 24
+
+
+def print_report(report: CostReport, spec: ModelSpec, batch: int) -> None:
+    """Header, totals, memory, FLOPs by part and by block, and the convention they follow."""
+    print_line(report.signature, style="bold")
+    print_line(_dimensions(spec))
+    print_line()
+    print_table(("totals", "", "exact"), _totals(report))
+    print_line()
+    print_table((f"memory, {report.memory.precision}", "", "exact bytes"), _memory(report, batch))
+    print_line()
+    forward = f"forward, {report.seq} tokens"
+    print_table(("part", "share", forward, "exact FLOPs"), _split(report, report.forward.by_part))
+    print_line()
+    print_table(
+        ("block", "parameters", "share", forward, "exact FLOPs"),
+        [
+            (
+                name,
+                exact(report.params_by_block[name]) if name in report.params_by_block else "",
+                *rest,
+            )
+            for name, *rest in _split(report, report.forward.by_block)
+        ],
+    )
+    print_line()
+    print_line(f"FLOPs counted: {report.convention.name}", style="dim")
+
+
+def print_comparison(baseline: CostReport, variant: CostReport) -> None:
+    """Variant beside baseline, with their ratio."""
+    rows = [
+        ("parameters, stored", baseline.stored_params, variant.stored_params, rounded_count),
+        ("parameters, executed", baseline.executed_params, variant.executed_params, rounded_count),
+        ("layers executed", baseline.executed_layers, variant.executed_layers, exact),
+        (
+            "forward FLOPs per token",
+            baseline.forward_flops_per_token,
+            variant.forward_flops_per_token,
+            rounded_flops,
+        ),
+        (
+            "training FLOPs per token",
+            baseline.training_flops_per_token,
+            variant.training_flops_per_token,
+            rounded_flops,
+        ),
+        (
+            "cache per token",
+            baseline.memory.kv_bytes_per_token,
+            variant.memory.kv_bytes_per_token,
+            rounded_bytes,
+        ),
+        (
+            "activations (estimate)",
+            baseline.memory.activation_bytes,
+            variant.memory.activation_bytes,
+            rounded_bytes,
+        ),
+    ]
+    print_line()
+    print_table(
+        ("against the baseline", _name(baseline.signature), _name(variant.signature), "ratio"),
+        [(name, show(left), show(right), ratio(right, left)) for name, left, right, show in rows],
+    )
+
+
+def print_plan(baseline: str, variant: str, plan: ComputeMatch) -> None:
+    """Both runs of the compute-matched regime, and what is left over."""
+    print_line()
+    print_table(
+        ("equal training FLOPs", _name(baseline), _name(variant)),
+        [
+            ("tokens", exact(plan.baseline_tokens), exact(plan.variant_tokens)),
+            (
+                f"steps of {exact(plan.batch_tokens)} tokens",
+                exact(plan.baseline_steps),
+                exact(plan.variant_steps),
+            ),
+            ("FLOPs a step", exact(plan.baseline_step_flops), exact(plan.variant_step_flops)),
+            ("FLOPs in all", exact(plan.baseline_flops), exact(plan.variant_flops)),
+        ],
+    )
+    print_line()
+    left = f"{exact(plan.remainder_flops)} FLOPs"
+    print_line(
+        f"{_name(variant)} stops {left} short of {_name(baseline)}: less than a step.", style="dim"
+    )
+
+
+def _dimensions(spec: ModelSpec) -> str:
+    head = "tied" if spec.tied_embedding else "untied"
+    heads = f"{spec.heads} heads"
+    if spec.kv_heads != spec.heads:
+        heads += f" ({spec.kv_heads} for keys and values)"
+    return (
+        f"{spec.kind} · {spec.layers} layers · width {spec.width} · {heads}"
+        f" · mlp {spec.mlp_width}\n"
+        f"vocabulary {exact(spec.vocab_size)}, {head} · context {exact(spec.context)}"
+    )
+
+
+def _totals(report: CostReport) -> list[tuple[str, str, str]]:
+    def flops(name: str, number: int) -> tuple[str, str, str]:
+        return name, rounded_flops(number), exact(number)
+
+    def count(name: str, number: int) -> tuple[str, str, str]:
+        return name, rounded_count(number), exact(number)
+
+    return [
+        count("parameters, stored", report.stored_params),
+        count("parameters, executed", report.executed_params),
+        ("layers, stored", "", exact(report.stored_layers)),
+        ("layers, executed", "", exact(report.executed_layers)),
+        flops("forward, per token", report.forward_flops_per_token),
+        flops("training, per token", report.training_flops_per_token),
+        flops(f"forward, {report.seq} tokens", report.forward_flops),
+        flops(f"training, {report.seq} tokens", report.training_flops),
+    ]
+
+
+def _memory(report: CostReport, batch: int) -> list[tuple[str, str, str]]:
+    memory = report.memory
+    activations = f"activations (estimate), {batch} x {report.seq} tokens"
+    rows = (
+        ("weights", memory.weight_bytes),
+        ("gradients", memory.gradient_bytes),
+        ("optimizer (AdamW)", memory.optimizer_bytes),
+        (activations, memory.activation_bytes),
+        ("key-value cache, per token", memory.kv_bytes_per_token),
+    )
+    return [(name, rounded_bytes(number), exact(number)) for name, number in rows]
+
+
+def _split(report: CostReport, flops: dict[str, int]) -> list[tuple[str, str, str, str]]:
+    """Largest first; what costs nothing is left out, and what follows many rows is summed."""
+    rows = sorted(flops.items(), key=lambda item: -item[1])
+    rest = rows[MAX_ROWS:]
+    if rest:
+        rows[MAX_ROWS:] = [(f"… {len(rest)} more", sum(number for _, number in rest))]
+    return [
+        (name, share(number, report.forward_flops), rounded_flops(number), exact(number))
+        for name, number in rows
+        if number
+    ]
+
+
+def _name(signature: str, most: int = 18) -> str:
+    """A signature short enough to head a column."""
+    return signature if len(signature) <= most else signature[: most - 1] + "…"

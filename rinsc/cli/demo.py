@@ -1,0 +1,34 @@
+"""``rinsc demo``: the whole path once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rinsc.extras import require
+
+QUICK_TOKENS = 1 << 16
+
+
+def demo(
+    *,
+    output: Annotated[Path, Parameter(name=("--out", "-o"))] = Path("runs/demo"),
+    quick: bool = False,
+) -> None:
+    """Train (A^3)B and AB at equal FLOPs, export to ONNX and compare.
+
+    Parameters
+    ----------
+    output
+        The run folder; everything that the demo writes stands there.
+    quick
+        A few steps only, to see the path and no result.
+    """
+    require("torch", "safetensors", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "matplotlib")
+    from rinsc.cli.demo_story import DemoSettings, run_demo
+
+    settings = DemoSettings()
+    run_demo(output, replace(settings, baseline_tokens=QUICK_TOKENS) if quick else settings)

@@ -1,0 +1,277 @@
+"""What ``rinsc demo`` does and says, step by step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rinsc.backends.onnx import Session, to_onnx
+from rinsc.cli.cost import plan_data
+from rinsc.cli.cost_tables import print_comparison, print_plan, print_report
+from rinsc.cli.numbers import exact, rounded_flops
+from rinsc.cli.tables import print_line, print_table
+from rinsc.cost import block_params, cost_report, match_compute
+from rinsc.errors import LoweringError, Problem
+from rinsc.files import make_folder, write_atomically
+from rinsc.graph import build_graph
+from rinsc.graph.draw import FORMATS, tree_lines
+from rinsc.sampling import Sampling
+from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.train.batches import TokenizedCorpus, cut_windows, tokenize
+from rinsc.train.compare import Contender, train_pair
+from rinsc.train.config import TrainConfig, config_to_toml
+from rinsc.train.curves import curve, draw_rounds, draw_training
+from rinsc.train.data import load_corpus
+from rinsc.train.evaluate import quality_against_rounds
+from rinsc.train.generate import generate_ids
+from rinsc.train.metrics import read_metrics
+from rinsc.train.progress import TrainingProgress
+from rinsc.train.tokenizer import BytePairTokenizer, train_tokenizer
+from rinsc.verification import LOGIT_LIMIT, dial_gaps
+
+if TYPE_CHECKING:
+    from rinsc.cost import ComputeMatch
+
+ROUNDS = (1, 2, 3, 4)
+PROMPT = "HAMLET\nTo be, or not to be"
+NEW_TOKENS = 60
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo trains: both variants at these dimensions and at equal training FLOPs."""
+
+    variant: str = "(A^3)B"
+    baseline: str = "AB"
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    mlp_width: int = 352
+    vocab_size: int = 1024
+    context: int = 256
+    batch_sequences: int = 16
+    baseline_tokens: int = 4_000_000
+    learning_rate: float = 2e-3
+    precision: str = "bf16"
+    seed: int = 0
+
+    def spec(self, signature: str) -> ModelSpec:
+        return model_spec(
+            signature,
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            vocab_size=self.vocab_size,
+            context=self.context,
+            tied_embedding=True,
+        )
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_sequences * self.context
+
+
+def run_demo(folder: Path, settings: DemoSettings) -> None:
+    """Costs, training at equal FLOPs, ONNX with a depth dial, quality against rounds, text."""
+    make_folder(folder)
+    write_atomically(folder / "settings.json", json.dumps(asdict(settings), indent=2) + "\n")
+    baseline, variant = settings.spec(settings.baseline), settings.spec(settings.variant)
+    _heading(f"1. {settings.variant} and its baseline {settings.baseline}")
+    plan = _costs(baseline, variant, settings, folder)
+    _heading("2. Training both at equal FLOPs on Shakespeare's plays")
+    corpus, tokenizer = _text(settings)
+    left, right = _train(baseline, variant, plan, corpus, tokenizer, settings, folder)
+    _heading("3. One ONNX file, rounds as an input")
+    session = _export(right, corpus, folder)
+    _heading("4. Quality against rounds, one checkpoint")
+    quality = _rounds(right, corpus, folder)
+    _heading("5. Text from both runtimes")
+    _generate(right, session, tokenizer, settings, folder)
+    _heading("6. Result")
+    _result(left, right, quality, folder)
+
+
+def _heading(text: str) -> None:
+    print_line()
+    print_line(text, style="bold cyan")
+    print_line()
+
+
+def _costs(
+    baseline: ModelSpec, variant: ModelSpec, settings: DemoSettings, folder: Path
+) -> ComputeMatch:
+    graph = build_graph(variant)
+    counts = block_params(graph)
+    write_atomically(folder / "variant.svg", FORMATS[".svg"](graph, counts))
+    print_line("\n".join(tree_lines(graph, counts)))
+    print_line()
+    reports = [cost_report(spec, batch=settings.batch_sequences) for spec in (baseline, variant)]
+    for report, spec in zip(reports, (baseline, variant), strict=True):
+        print_report(report, spec, settings.batch_sequences)
+        print_line()
+    print_comparison(*reports)
+    plan = match_compute(
+        baseline, variant, tokens=settings.baseline_tokens, batch_tokens=settings.batch_tokens
+    )
+    print_plan(baseline.text, variant.text, plan)
+    data = {
+        "baseline": reports[0].as_dict(),
+        "variant": reports[1].as_dict(),
+        "plan": plan_data(plan),
+    }
+    write_atomically(folder / "costs.json", json.dumps(data, indent=2) + "\n")
+    return plan
+
+
+def _text(settings: DemoSettings) -> tuple[TokenizedCorpus, BytePairTokenizer]:
+    text = load_corpus("plays")
+    tokenizer = train_tokenizer([part.text for part in text.train], settings.vocab_size)
+    corpus = tokenize(text, tokenizer)
+    megabytes = [
+        sum(part.byte_count for part in side) / 1e6 for side in (text.train, text.held_out)
+    ]
+    print_line(
+        f"{len(text.train)} plays to train on, {megabytes[0]:.2f} MB, {exact(len(corpus.train))} "
+        f"tokens; {len(text.held_out)} held out, {megabytes[1]:.2f} MB"
+    )
+    return corpus, tokenizer
+
+
+def _train(
+    baseline: ModelSpec,
+    variant: ModelSpec,
+    plan: ComputeMatch,
+    corpus: TokenizedCorpus,
+    tokenizer: BytePairTokenizer,
+    settings: DemoSettings,
+    folder: Path,
+) -> tuple[Contender, Contender]:
+    config = TrainConfig(
+        batch_sequences=settings.batch_sequences,
+        sequence_length=settings.context,
+        learning_rate=settings.learning_rate,
+        precision=settings.precision,
+        seed=settings.seed,
+    )
+    write_atomically(folder / "model.toml", spec_to_toml(variant))
+    write_atomically(folder / "train.toml", config_to_toml(config))
+    sides = train_pair(baseline, variant, plan, corpus, tokenizer, config, folder, TrainingProgress)
+    curves = [curve(side.spec.text, read_metrics(side.folder.metrics)) for side in sides]
+    draw_training(curves, folder / "curves")
+    for side in sides:
+        print_line(
+            f"{side.spec.text}: {side.result.bits_per_byte:.4f} bits per byte after "
+            f"{exact(side.result.tokens)} tokens, {side.result.seconds:.0f} s"
+        )
+    print_line(f"loss curves: {folder / 'curves.png'}")
+    return sides
+
+
+def _export(side: Contender, corpus: TokenizedCorpus, folder: Path) -> Session:
+    """Export with a dial, and hold the file to the PyTorch module's logits."""
+    path = folder / "model.onnx"
+    to_onnx(side.model, rounds="dynamic").save(path)
+    session = Session(path)
+    windows = cut_windows(corpus.held_out, side.spec.context)
+    gaps = dial_gaps(side.model, session, windows[:2, :-1].astype("int64"), ROUNDS)
+    for rounds, gap in gaps.items():
+        if not gap <= LOGIT_LIMIT:
+            message = f"ONNX Runtime and PyTorch differ by {gap:.1e} at {rounds} rounds"
+            raise LoweringError(Problem("runtimes-differ", message, place=str(path)))
+    weights, file = side.folder.weights.stat().st_size, path.stat().st_size
+    print_line(f"{path}: {exact(file)} bytes, weights alone {exact(weights)}")
+    print_line()
+    print_table(
+        ("rounds", "ONNX Runtime against PyTorch: largest difference of logits", "limit"),
+        [(str(rounds), f"{gap:.1e}", f"{LOGIT_LIMIT:.0e}") for rounds, gap in gaps.items()],
+    )
+    return session
+
+
+def _rounds(side: Contender, corpus: TokenizedCorpus, folder: Path) -> dict[int, float]:
+    windows = cut_windows(corpus.held_out, side.spec.context)
+    quality = quality_against_rounds(side.model, windows, corpus.token_bytes, ROUNDS)
+    trained = next(loop.rounds for loop in build_graph(side.spec).loops())
+    reports = {rounds: cost_report(side.spec, rounds=rounds) for rounds in ROUNDS}
+    print_table(
+        ("rounds", "bits per byte", "forward FLOPs per token"),
+        [
+            (
+                f"{rounds}{' (as trained)' if rounds == trained else ''}",
+                f"{bits:.4f}",
+                rounded_flops(reports[rounds].forward_flops_per_token),
+            )
+            for rounds, bits in quality.items()
+        ],
+    )
+    draw_rounds({side.spec.text: quality}, {side.spec.text: trained}, folder / "rounds")
+    return quality
+
+
+def _generate(
+    side: Contender,
+    session: Session,
+    tokenizer: BytePairTokenizer,
+    settings: DemoSettings,
+    folder: Path,
+) -> None:
+    """The same prompt, seed and rule in both runtimes, as text and token for token."""
+    prompt = tokenizer.encode(PROMPT).tolist()
+    sampling = Sampling(temperature=0.8, top_k=50, seed=settings.seed)
+    from_torch = generate_ids(
+        side.model, prompt, NEW_TOKENS, context=side.spec.context, sampling=sampling
+    )
+    from_onnx = session.generate(
+        prompt,
+        NEW_TOKENS,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+    )
+    texts = {"PyTorch": from_torch, "ONNX Runtime": from_onnx}
+    written = []
+    for name, ids in texts.items():
+        written.append(f"[{name}]\n{PROMPT}{tokenizer.decode(ids)}\n")
+        print_line(f"{name}:", style="bold")
+        print_line(PROMPT + tokenizer.decode(ids))
+        print_line()
+    same = sum(a == b for a, b in zip(from_torch, from_onnx, strict=True))
+    print_line(f"{same} of {NEW_TOKENS} tokens are the same")
+    write_atomically(folder / "generated.txt", "\n".join(written))
+
+
+def _result(left: Contender, right: Contender, quality: dict[int, float], folder: Path) -> None:
+    sides = (left, right)
+    winner = min(sides, key=lambda side: side.result.bits_per_byte)
+    print_table(
+        ("variant", "bits per byte", "training FLOPs", "tokens", "epochs", "seconds", ""),
+        [
+            (
+                side.spec.text,
+                f"{side.result.bits_per_byte:.4f}",
+                f"{side.result.training_flops:.4e}",
+                exact(side.result.tokens),
+                f"{side.result.epochs:.2f}",
+                f"{side.result.seconds:.0f}",
+                "won" if side is winner else "",
+            )
+            for side in sides
+        ],
+    )
+    gap = abs(left.result.bits_per_byte - right.result.bits_per_byte)
+    print_line()
+    print_line(
+        f"{winner.spec.text} won by {gap:.4f} bits per byte at "
+        f"{winner.result.training_flops:.2e} training FLOPs: one seed, minutes of training."
+    )
+    summary = {
+        "winner": winner.spec.text,
+        "bits_per_byte": {side.spec.text: side.result.bits_per_byte for side in sides},
+        "training_flops": {side.spec.text: side.result.training_flops for side in sides},
+        "bits_per_byte_by_rounds": {str(rounds): bits for rounds, bits in quality.items()},
+    }
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    print_line(f"Everything is in {folder}: configuration, weights, model.onnx, curves, text.")

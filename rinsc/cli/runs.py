@@ -1,0 +1,51 @@
+"""Run folders as models: where a signature is welcome, what was trained from one is as well."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rinsc.errors import CheckpointError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rinsc.spec import ModelSpec
+    from rinsc.train.run_folder import RunFolder
+
+
+def is_run(model: str) -> bool:
+    """Whether the text names a folder rather than a signature or a file."""
+    return os.path.isdir(model) or (os.sep in model and not os.path.splitext(model)[1])
+
+
+def open_run(text: str) -> RunFolder:
+    """The folder of a finished run; raises CheckpointError."""
+    from rinsc.train.run_folder import RunFolder
+
+    folder = RunFolder(Path(text))
+    if not folder.model_spec.is_file():
+        message = "this is not the folder of a training run"
+        hint = "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
+        raise CheckpointError(Problem("not-a-run", message, place=text, hint=hint))
+    if not folder.weights.is_file():
+        message = "this run has not been finished; it has no weights yet"
+        hint = "finish it with rinsc train --resume"
+        raise CheckpointError(Problem("unfinished-run", message, place=text, hint=hint))
+    return folder
+
+
+def run_spec(folder: RunFolder) -> ModelSpec:
+    from rinsc.spec import model_spec
+
+    return model_spec(folder.model_spec)
+
+
+def run_model(folder: RunFolder) -> nn.Module:
+    """The trained module of a run."""
+    from rinsc.backends.torch import load_weights, to_torch
+
+    model = to_torch(run_spec(folder))
+    load_weights(model, folder.weights)
+    return model

@@ -1,0 +1,56 @@
+"""``rinsc show``: draws a model in the terminal and into files."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
+from rinsc.cli.tables import PIPED_WIDTH
+from rinsc.errors import Problem, UsageError
+
+
+def show(
+    model: ModelArgument,
+    /,
+    *,
+    output: Annotated[
+        tuple[Path, ...], Parameter(name=("--output", "-o"), show_default=False)
+    ] = (),
+    options: ModelOptions = NO_OPTIONS,
+    json: bool = False,
+) -> None:
+    """Print a model's tree and schedule, and write drawings of it.
+
+    Parameters
+    ----------
+    output
+        A file to write, .svg, .mmd, .dot or .json by its ending; may be given again.
+    json
+        Print the graph as JSON in place of the drawing.
+    """
+    from rinsc.cost import block_params
+    from rinsc.files import write_atomically
+    from rinsc.graph import build_graph
+    from rinsc.graph.draw import FORMATS, schedule_lines, to_json, tree_lines
+
+    for path in output:
+        if path.suffix not in FORMATS:
+            message = f"'{path.name}' does not end in a format that can be drawn"
+            hint = f"use one of {', '.join(FORMATS)}"
+            raise UsageError(Problem("unknown-format", message, place=str(path), hint=hint))
+    graph = build_graph(options.spec(model))
+    counts = block_params(graph)
+    for path in output:
+        write_atomically(path, FORMATS[path.suffix](graph, counts))
+        print(f"wrote {path}", file=sys.stderr)
+    if json:
+        print(to_json(graph, counts), end="")
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_WIDTH
+        lines = [*tree_lines(graph, counts), "", *schedule_lines(graph, width)]
+        print("\n".join(lines))

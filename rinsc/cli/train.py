@@ -1,0 +1,198 @@
+"""``rinsc train``: trains a model on text, into a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_text
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
+from rinsc.cli.numbers import exact
+from rinsc.cli.values import Count
+from rinsc.errors import Problem, UsageError
+from rinsc.extras import require
+
+if TYPE_CHECKING:
+    import torch
+
+    from rinsc.spec import ModelSpec
+    from rinsc.train.batches import TokenizedCorpus
+    from rinsc.train.data import Corpus
+    from rinsc.train.loop import TrainResult
+    from rinsc.train.run_folder import RunFolder
+
+DEFAULT_STEPS = 1000
+
+
+def train(
+    model: ModelArgument,
+    /,
+    *,
+    data: str,
+    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    options: ModelOptions = NO_OPTIONS,
+    steps: Count | None = None,
+    tokens: Count | None = None,
+    flops: Count | None = None,
+    batch: Count = 16,
+    seq: Count | None = None,
+    lr: float = 2e-3,
+    rounds: int | None = None,
+    seed: int = 0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    json: bool = False,
+) -> None:
+    """Train a model and keep everything about it in a run folder.
+
+    Parameters
+    ----------
+    data
+        plays, or text:PATH for a file or folder of .txt and .md files.
+    output
+        The run folder.
+    steps
+        Training steps; 1000 if neither these nor tokens nor FLOPs are given.
+    tokens
+        Tokens to train on, in place of steps.
+    flops
+        Training FLOPs to spend, in place of steps.
+    batch
+        Sequences in a step.
+    seq
+        Tokens in a sequence; the context if not given.
+    lr
+        Highest learning rate.
+    rounds
+        Rounds of every repeat while training; those written if not given.
+    seed
+        Of the weights and the order of the text.
+    precision
+        Of matrix products.
+    device
+        Where to train; auto takes a GPU where there is one.
+    resume
+        Go on from the folder's checkpoint.
+    overwrite
+        Remove a run that is already in the folder.
+    json
+        Print the result as JSON.
+    """
+    spec = options.spec(model)
+    seq = spec.context if seq is None else seq
+    steps = _steps(spec, steps, tokens, flops, batch, seq, rounds)
+    require("torch", "safetensors", "numpy", "tokenizers")
+    import torch
+
+    from rinsc.backends.torch import to_torch
+    from rinsc.train import loop
+    from rinsc.train.config import TrainConfig
+    from rinsc.train.data import load_corpus
+    from rinsc.train.progress import TrainingProgress
+    from rinsc.train.run_folder import open_run_folder
+
+    config = TrainConfig(
+        steps=steps,
+        batch_sequences=batch,
+        sequence_length=seq,
+        learning_rate=lr,
+        seed=seed,
+        precision=precision,
+        rounds=rounds,
+        warmup_steps=min(50, steps // 10),
+    )
+    if seq > spec.context:
+        message = f"--seq {seq} is beyond the context of {spec.context}"
+        raise UsageError(Problem("usage", message, hint=f"shorten it, or give --context {seq}"))
+    place = _device(device)
+    corpus = load_corpus(data)
+    torch.manual_seed(seed)
+    module = to_torch(spec, device=place)
+    folder = open_run_folder(output, resume=resume, overwrite=overwrite)
+    print(f"rinsc train: {spec.text}, {exact(steps)} steps on {data}", file=sys.stderr)
+    text = _tokenized(corpus, spec, folder, resume=resume)
+    with TrainingProgress(spec.text) as progress:
+        result = loop.train(module, spec, text, config, folder, observer=progress, resume=resume)
+    _print_result(result, folder, json=json)
+
+
+def _steps(
+    spec: ModelSpec,
+    steps: int | None,
+    tokens: int | None,
+    flops: int | None,
+    batch: int,
+    seq: int,
+    rounds: int | None,
+) -> int:
+    """Steps from whichever of the three budgets is given, once rounds and batch are sound."""
+    from rinsc.cost import training_flops
+    from rinsc.graph import build_graph, resolve_rounds
+
+    resolve_rounds(build_graph(spec), rounds)
+    if sum(budget is not None for budget in (steps, tokens, flops)) > 1:
+        message = "more than one of --steps, --tokens and --flops is given"
+        raise UsageError(Problem("usage", message, hint="keep one of them"))
+    if batch < 1 or seq < 1:
+        raise UsageError(Problem("usage", "--batch and --seq must be at least 1"))
+    if tokens is not None:
+        return _at_least_one(tokens, batch * seq, "tokens")
+    if flops is not None:
+        return _at_least_one(flops, training_flops(spec, seq, batch=batch, rounds=rounds), "flops")
+    return DEFAULT_STEPS if steps is None else steps
+
+
+def _at_least_one(budget: int, of_a_step: int, name: str) -> int:
+    if budget < of_a_step:
+        message = f"--{name} {budget} pays for no step: one takes {of_a_step}"
+        raise UsageError(
+            Problem("budget-too-small", message, hint="give more, or a smaller --batch")
+        )
+    return budget // of_a_step
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        message = "there is no GPU that PyTorch can use"
+        raise UsageError(Problem("no-gpu", message, hint="leave --device out"))
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+
+
+def _tokenized(
+    corpus: Corpus, spec: ModelSpec, folder: RunFolder, *, resume: bool
+) -> TokenizedCorpus:
+    """The text as tokens; the tokenizer is learned once and kept with the run."""
+    from rinsc.train.batches import tokenize
+    from rinsc.train.tokenizer import load_tokenizer, train_tokenizer
+
+    if resume and folder.tokenizer.exists():
+        return tokenize(corpus, load_tokenizer(folder.tokenizer))
+    texts = (document.text for document in corpus.train)
+    tokenizer = train_tokenizer(texts, spec.vocab_size)
+    tokenizer.save(folder.tokenizer)
+    return tokenize(corpus, tokenizer)
+
+
+def _print_result(result: TrainResult, folder: RunFolder, *, json: bool) -> None:
+    facts = {"run": str(folder.path), **dataclasses.asdict(result)}
+    if json:
+        print(json_text.dumps(facts, indent=2))
+        return
+    rows = (
+        ("bits per byte", f"{result.bits_per_byte:.4f} on held-out text"),
+        ("steps", exact(result.steps)),
+        ("tokens", f"{exact(result.tokens)} ({result.epochs:.2f} epochs)"),
+        ("training FLOPs", exact(result.training_flops)),
+        ("seconds", f"{result.seconds:.1f}"),
+        ("run folder", str(folder.path)),
+    )
+    print("\n".join(f"{name:<15} {value}" for name, value in rows))

@@ -1,0 +1,63 @@
+"""What is wrong with the values of a spec: each alone, and together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rinsc.errors import Problem, RinscError, did_you_mean
+from rinsc.kinds import KINDS
+from rinsc.syntax import part_sizes, require_lowered
+
+MAX_DIMENSION = 1 << 24  # no published model comes near; keeps a typing slip from allocating
+
+
+def at_key(place: str | None, key: str) -> str:
+    """Where a key stands: in a file, or among the arguments."""
+    return key if place is None else f"{place}: {key}"
+
+
+def value_problem(key: str, wanted: Any, value: object, place: str | None) -> Problem | None:
+    """A wrong type or an impossible value of one key."""
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if not fits:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        message = f"'{key}' must be {words.get(wanted, 'a signature')}, not {value!r:.40}"
+        return Problem("bad-type", message, place=at_key(place, key), hint=f"change '{key}'")
+    if wanted is int and not 1 <= value <= MAX_DIMENSION:  # type: ignore[operator]
+        message = f"'{key}' is {value}; it must be from 1 to {MAX_DIMENSION}"
+        return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
+    if wanted is float and not 0 < value < float("inf"):  # type: ignore[operator]
+        message = f"'{key}' is {value}; it must be above 0 and finite"
+        return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
+    if key == "kind" and value not in KINDS:
+        message = f"'{value}' is not a layer kind"
+        hint = did_you_mean(str(value), KINDS)
+        return Problem("unknown-kind", message, place=at_key(place, key), hint=hint)
+    return None
+
+
+def combination_problems(sound: Mapping[str, Any], place: str | None) -> list[Problem]:
+    """Values that are right alone and impossible together."""
+    problems = []
+    for small, large in (("heads", "width"), ("kv_heads", "heads")):
+        if small in sound and large in sound and sound[large] % sound[small]:
+            divisors = [n for n in range(1, 129) if sound[large] % n == 0 and n <= sound[large]]
+            close = sorted(divisors, key=lambda n: abs(n - sound[small]))[:3]
+            problems.append(
+                Problem(
+                    "does-not-divide",
+                    f"{small} = {sound[small]} does not divide {large} = {sound[large]}",
+                    place=at_key(place, small),
+                    hint=f"{small} that divide it: {', '.join(map(str, sorted(close)))}",
+                )
+            )
+    if "signature" in sound and "layers" in sound:
+        try:
+            require_lowered(sound["signature"])
+            part_sizes(sound["signature"], sound["layers"])
+        except RinscError as error:
+            where = None if place is None else at_key(place, "layers")
+            problems += [dataclasses.replace(problem, place=where) for problem in error.problems]
+    return problems

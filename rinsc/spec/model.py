@@ -1,0 +1,103 @@
+"""The model spec: everything about a variant that its signature cannot say, checked as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_type_hints
+
+from rinsc.errors import Problem, SpecError, did_you_mean
+from rinsc.presets import PRESETS
+from rinsc.spec.checks import at_key, combination_problems, value_problem
+from rinsc.syntax import part_sizes, to_text
+from rinsc.syntax.tree import Signature
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A variant: a signature with every exponent bound, and its dimensions.
+
+    ``layers`` counts the physical layers of the whole stack; ``mlp_width`` is the inner width of
+    the feed-forward part; ``context`` is the longest sequence in tokens. Raises `SpecError` with
+    every mistake at once.
+    """
+
+    signature: Signature
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    mlp_width: int
+    vocab_size: int
+    context: int
+    kind: str = "llama"
+    tied_embedding: bool = False
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+
+    def __post_init__(self) -> None:
+        problems = spec_problems(field_values(self), place=None)
+        if problems:
+            raise SpecError(*problems)
+
+    @property
+    def text(self) -> str:
+        """The signature as text, structure kept, exponents bound."""
+        return to_text(self.signature)
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @cached_property
+    def parts(self) -> Mapping[str, int]:
+        """Layers of each block, in order of first use."""
+        return part_sizes(self.signature, self.layers)
+
+
+KEYS: Mapping[str, Any] = get_type_hints(ModelSpec)  # every key of a spec, and its type
+REQUIRED = tuple(
+    field.name for field in dataclasses.fields(ModelSpec) if field.default is dataclasses.MISSING
+)
+
+
+def field_values(spec: ModelSpec) -> dict[str, object]:
+    """The spec as keys and values, in the order of the fields."""
+    return {key: getattr(spec, key) for key in KEYS}
+
+
+def spec_problems(
+    values: Mapping[str, object], place: str | None, *, missing_and_known: Container[str] = ()
+) -> list[Problem]:
+    """Every mistake in the values: unknown keys, missing ones, bad types, impossible pairs.
+
+    Keys in ``missing_and_known`` are missing for a reason that is reported elsewhere.
+    """
+    problems = [
+        Problem(
+            "unknown-key",
+            f"'{key}' is not a key of a spec",
+            place=at_key(place, key),
+            hint=did_you_mean(key, KEYS),
+        )
+        for key in values
+        if key not in KEYS
+    ]
+    for key in REQUIRED:
+        if key not in values and key not in missing_and_known:
+            hint = f"add '{key}', or name a preset: {', '.join(PRESETS)}"
+            problems.append(
+                Problem("missing-key", f"'{key}' is not given", place=at_key(place, key), hint=hint)
+            )
+    sound: dict[str, Any] = {}
+    for key in KEYS:
+        if key not in values:
+            continue
+        problem = value_problem(key, KEYS[key], values[key], place)
+        if problem is None:
+            sound[key] = values[key]
+        else:
+            problems.append(problem)
+    return problems + combination_problems(sound, place)

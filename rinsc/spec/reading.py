@@ -1,0 +1,155 @@
+"""Specs from signatures, TOML files, presets and single dimensions."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
+from rinsc.presets import PRESETS
+from rinsc.spec.checks import at_key
+from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
+from rinsc.syntax import bind as bind_exponents
+from rinsc.syntax import parse, part_sizes, require_lowered, to_text
+from rinsc.syntax.tree import Signature
+
+
+def model_spec(
+    model: str | Path | Signature,
+    *,
+    preset: str | None = None,
+    bind: Mapping[str, int] | None = None,
+    **dimensions: int | float | bool | str | None,
+) -> ModelSpec:
+    """The spec of a signature or of a TOML file; dimensions given here win over file and preset.
+
+    A string that ends in ``.toml`` names a file. A dimension of None counts as not given. Raises
+    `SignatureError` for a signature alone that is wrong, else `SpecError` with every mistake.
+    """
+    given = {key: value for key, value in dimensions.items() if value is not None}
+    if isinstance(model, Path) or (isinstance(model, str) and model.endswith(".toml")):
+        path = Path(model)
+        values = _read_toml(path)
+        chosen = {"preset": preset} if preset is not None else {}
+        return _assemble({**values, **chosen, **given}, bind or {}, place=str(path))
+    return _assemble({"signature": model, "preset": preset, **given}, bind or {}, place=None)
+
+
+def spec_to_toml(spec: ModelSpec) -> str:
+    """The spec as a TOML file that `model_spec` reads back to an equal spec."""
+    lines = []
+    for key, value in field_values(spec).items():
+        if isinstance(value, Signature):
+            text = f'"{to_text(value)}"'
+        elif isinstance(value, bool):
+            text = str(value).lower()
+        elif isinstance(value, str):
+            text = f'"{value}"'
+        else:
+            text = repr(value)
+        lines.append(f"{key} = {text}")
+    return "\n".join(lines) + "\n"
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(
+            Problem(
+                "spec-not-readable",
+                f"cannot read the spec: {error.strerror}",
+                place=str(path),
+                hint="give the path of a TOML file, or a signature such as '(A^3)B'",
+            )
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(
+            Problem("spec-not-toml", f"not a TOML file: {error}", place=str(path))
+        ) from None
+
+
+def _assemble(
+    values: Mapping[str, object], binding: Mapping[str, int], place: str | None
+) -> ModelSpec:
+    """Preset, binding and given values to one spec; every mistake is collected first."""
+    problems: list[Problem] = []
+    own = {key: value for key, value in values.items() if key not in ("preset", "bind")}
+    base = _preset(values.get("preset"), problems, place)
+    bound = {**_binding(values.get("bind", {}), problems, place), **binding}
+    explained = set(REQUIRED) if base is None else set()
+    merged: dict[str, object] = {**(base or {}), **own}
+    if own.get("signature") is not None:
+        explained.add("signature")
+        signature = _signature(own["signature"], bound, problems, place)
+        if signature is None:
+            del merged["signature"]
+        else:
+            merged |= {"signature": signature, **_sizes_as_layers(signature, own)}
+    if "heads" in merged:
+        merged.setdefault("kv_heads", merged["heads"])
+    problems += spec_problems(merged, place, missing_and_known=explained)
+    if problems:
+        only_text = all(problem.span is not None for problem in problems) and place is None
+        raise SignatureError(*problems) if only_text else SpecError(*problems)
+    return ModelSpec(**merged)  # type: ignore[arg-type]
+
+
+def _preset(
+    name: object, problems: list[Problem], place: str | None
+) -> Mapping[str, object] | None:
+    """The dimensions of a preset, none without a name; None for a name that is wrong."""
+    if name is None:
+        return {}
+    if isinstance(name, str) and name in PRESETS:
+        return PRESETS[name]
+    hint = did_you_mean(str(name), PRESETS)
+    where = at_key(place, "preset")
+    problems.append(Problem("unknown-preset", f"'{name}' is not a preset", place=where, hint=hint))
+    return None
+
+
+def _binding(table: object, problems: list[Problem], place: str | None) -> Mapping[str, int]:
+    """The exponents that a file binds."""
+    if isinstance(table, dict) and all(type(value) is int for value in table.values()):
+        return table
+    message = "'bind' must be a table of whole numbers"
+    hint = "for example: bind = { r = 3 }"
+    problems.append(Problem("bad-type", message, place=at_key(place, "bind"), hint=hint))
+    return {}
+
+
+def _signature(
+    value: object, binding: Mapping[str, int], problems: list[Problem], place: str | None
+) -> Signature | None:
+    """Parse and bind; a mistake is added to ``problems`` with the file named."""
+    if value is None:
+        return None
+    if not isinstance(value, str | Signature):
+        message = f"'signature' must be text, not {type(value).__name__}"
+        problems.append(
+            Problem(
+                "bad-type", message, place=at_key(place, "signature"), hint="write it in quotes"
+            )
+        )
+        return None
+    try:
+        tree = bind_exponents(parse(value) if isinstance(value, str) else value, binding)
+        require_lowered(tree)
+    except RinscError as error:
+        where = None if place is None else at_key(place, "signature")
+        problems += [dataclasses.replace(problem, place=where) for problem in error.problems]
+        return None
+    return tree
+
+
+def _sizes_as_layers(signature: Signature, own: Mapping[str, object]) -> dict[str, object]:
+    """Where every letter has a size and no layer count is given, it follows from the sizes."""
+    if "layers" in own:
+        return {}
+    try:
+        return {"layers": sum(part_sizes(signature, None).values())}
+    except RinscError:
+        return {}

@@ -1,0 +1,75 @@
+"""A variant and its baseline, trained at the same training FLOPs on the same text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rinsc.backends.torch import CompiledModule, to_torch
+from rinsc.cost import ComputeMatch
+from rinsc.spec import ModelSpec
+from rinsc.train.batches import TokenizedCorpus
+from rinsc.train.config import TrainConfig
+from rinsc.train.loop import Observer, TrainResult, train
+from rinsc.train.run_folder import RunFolder, open_run_folder
+from rinsc.train.tokenizer import BytePairTokenizer
+
+EVALUATIONS = 12  # points on a loss curve
+WARMUP_SHARE = 0.05
+
+ProgressFactory = Callable[[str], AbstractContextManager[Observer]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side of the comparison: how it was trained and what came of it."""
+
+    spec: ModelSpec
+    folder: RunFolder
+    model: CompiledModule
+    result: TrainResult
+
+
+def train_pair(
+    baseline: ModelSpec,
+    variant: ModelSpec,
+    plan: ComputeMatch,
+    corpus: TokenizedCorpus,
+    tokenizer: BytePairTokenizer,
+    config: TrainConfig,
+    folder: Path,
+    progress: ProgressFactory,
+) -> tuple[Contender, Contender]:
+    """Train both for the steps of the plan, each in a folder of its own below ``folder``.
+
+    All other settings are those of ``config``, the same seed and learning rate included.
+    """
+    sides = []
+    for name, spec, steps in (
+        ("baseline", baseline, plan.baseline_steps),
+        ("variant", variant, plan.variant_steps),
+    ):
+        run = open_run_folder(folder / name, overwrite=True)
+        tokenizer.save(run.tokenizer)
+        torch.manual_seed(config.seed)
+        model = to_torch(spec)
+        with progress(spec.text) as observer:
+            result = train(model, spec, corpus, _for_steps(config, steps), run, observer=observer)
+        sides.append(Contender(spec, run, model, result))
+    return sides[0], sides[1]
+
+
+def _for_steps(config: TrainConfig, steps: int) -> TrainConfig:
+    """The settings at another length: warm-up and evaluations keep their share of it."""
+    return dataclasses.replace(
+        config,
+        steps=steps,
+        warmup_steps=max(1, round(steps * WARMUP_SHARE)),
+        eval_every=max(1, steps // EVALUATIONS),
+        checkpoint_every=max(1, steps // 4),
+    )

@@ -1,0 +1,219 @@
+"""Every mistake ends in one clear error at the right place, quickly and without side effects."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rinsc.train.run_folder import RunFolder
+from tests.cli.command_line import run_cli
+from tests.cli.conftest import SIGNATURE, TINY
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TEXTS = [
+    ("", "empty-signature", None),
+    ("  ", "empty-signature", None),
+    ("A$B", "unexpected-character", " ^"),
+    ("(A^3B", "unbalanced-parenthesis", "^"),
+    ("A)", "unbalanced-parenthesis", " ^"),
+    ("A^0", "bad-power", "  ^"),
+    ("A^-1", "bad-power", "  ^^"),
+    ("^3", "missing-block", "^"),
+    ("A^99999999999", "power-too-large", "  ^^^^^^^^^^^"),
+    ("(" * 10_000, "text-too-long", None),
+    ("(" * 4_000, "too-deep", None),
+    ("(((A^999)^999)^999)B", "too-many-visits", "  ^^^^^^^^^^^"),
+    ("A^rB", "unbound-exponent", "^^^"),
+    ("A^3{skp=0.5}", "unknown-option", "    ^^^"),
+    ("A^3{skip=0.5}", "not-supported-yet", "    ^^^^^^^^"),
+    ("A[15]{each=2}", "not-supported-yet", None),
+    ("aB", "unexpected-character", "^"),
+    ("ab", "unexpected-character", "^^"),
+]
+
+
+@pytest.mark.parametrize(("text", "code", "carets"), TEXTS, ids=[code for _, code, _ in TEXTS])
+@pytest.mark.parametrize("command", ["check", "show", "cost", "verify"])
+def test_bad_text_points_at_the_place(
+    command: str, text: str, code: str, carets: str | None
+) -> None:
+    start = time.monotonic()
+    status, out, err = run_cli(command, text)
+    assert time.monotonic() - start < 10  # seconds; the libraries are loaded meanwhile
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error[{code}]: ")
+    assert "Traceback" not in err
+    assert max(map(len, err.splitlines())) < 200
+    if carets is not None:
+        lines = err.splitlines()
+        assert f"  {text}" == lines[1]
+        assert f"  {carets}" == lines[2]
+
+
+def test_the_shell_sees_the_same(tmp_path: Path) -> None:
+    for text, code in (("A^0", "bad-power"), ("(" * 10_000, "text-too-long")):
+        done = subprocess.run(
+            [sys.executable, "-m", "rinsc", "cost", text],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"error[{code}]: ")
+
+
+def test_three_mistakes_in_a_file_are_reported_together(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('signature = "A^0B"\npreset = "tiny"\nheds = 4\nwidth = 65\nmlp_width = "x"\n')
+    status, out, err = run_cli("cost", str(path))
+    assert (status, out) == (1, "")
+    for code, key in (
+        ("bad-power", "signature"),
+        ("unknown-key", "heds"),
+        ("bad-type", "mlp_width"),
+        ("does-not-divide", "heads"),
+    ):
+        assert f"error[{code}]: " in err
+        assert f"  at {path}: {key}\n" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "status"),
+    [
+        (["check", "nope.toml"], "spec-not-readable", 1),
+        (["check", "AB", "--preset", "tny"], "unknown-preset", 1),
+        (["check", "AB", "--kind", "lama"], "unknown-kind", 1),
+        (["check", "AB", "--layers", "5"], "layers-do-not-split", 1),
+        (["check", "AB", "--layers", "9" * 5000], "usage", 2),
+        (["check", "AB", "--width", str(10**15)], "bad-value", 1),
+        (["check", "A^rB", "--set", "r"], "usage", 2),
+        (["check", "A^rB", "--set", "r=3", "--set", "r=4"], "usage", 2),
+        (["check", "A^rB", "--set", "r=0"], "bad-power", 1),
+        (["check", "AB", "--set", "q=1"], "unknown-exponent", 1),
+        (["cost", "A^2", "--rounds", "0"], "bad-rounds", 1),
+        (["cost", "A^2", "--rounds", "C=1"], "unknown-repeat", 1),
+        (["cost", "A^2", "--rounds", "A"], "usage", 2),
+        (["cost", "AB", "--rounds", "2"], "unknown-repeat", 1),
+        (["cost", "AB", "--seq", "0"], "usage", 2),
+        (["cost", "AB", "--seq", "500"], "usage", 2),
+        (["cost", "AB", "--baseline", "A^"], "bad-power", 1),
+        (["cost", "AB", "--baseline", "A", "--tokens", "5"], "budget-too-small", 1),
+        (["cost", "A^2", "--baseline", "A", "--rounds", "3"], "usage", 2),
+        (["show", "AB", "-o", "x.png"], "unknown-format", 2),
+        (["compile", "AB", "--to", "torch", "-o", "x.py", "--weights", "w"], "usage", 2),
+        (["compile", "AB", "--to", "torch", "-o", "x.py", "--rounds", "2"], "unknown-repeat", 1),
+        (["compile", "A^2", "--to", "onnx", "-o", "x.onnx", "--rounds", "0"], "bad-rounds", 1),
+        (["compile", "AB", "--to", "onnx", "-o", "x.onnx", "--weights", "w"], None, 1),
+        (["compile", "runs/none", "--to", "onnx", "-o", "x.onnx"], "not-a-run", 1),
+        (["train", "AB", "--data", "nope", "-o", "r"], "unknown-corpus", 1),
+        (["train", "AB", "--data", "text:nope", "-o", "r"], "no-such-path", 1),
+        (["train", "AB", "--data", "plays", "-o", "r", "--steps", "0"], "bad-config", 1),
+        (["train", "AB", "--data", "plays", "-o", "r", "--lr", "nan"], "bad-config", 1),
+        (["train", "AB", "--data", "plays", "-o", "r", "--rounds", "2"], "unknown-repeat", 1),
+        (["train", "AB", "--data", "plays", "-o", "r", "--seq", "999"], "usage", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--tokens", "5"], "budget-too-small", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--steps=1", "--tokens=1"], "usage", 2),
+        (["generate", "nope", "--prompt", "x"], "not-a-run", 1),
+        (["generate", "nope.onnx", "--prompt", "x"], "no-such-file", 1),
+        (["generate", "nope", "--prompt", ""], "usage", 2),
+        (["generate", "nope", "--prompt", "x", "--top-k", "0"], "bad-sampling", 2),
+        (["generate", "nope", "--prompt", "x", "--max-new-tokens", "-1"], "usage", 2),
+    ],
+)
+def test_bad_arguments_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: list[str], code: str | None, status: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_cli(*args)
+    assert (result.status, result.out) == (status, "")
+    assert result.err.startswith(f"error[{code or ''}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["show", "AB", "-o"],
+        ["compile", "AB", *TINY, "--to", "torch", "-o"],
+        ["compile", "AB", *TINY, "--to", "onnx", "-o"],
+    ],
+    ids=["show", "torch", "onnx"],
+)
+class TestUnwritableOutput:
+    def test_no_folder(self, tmp_path: Path, args: list[str]) -> None:
+        status, out, err = run_cli(*args, str(tmp_path / "no" / "x.svg"))
+        assert (status, out) == (1, "")
+        assert "error[cannot-write]" in err
+        assert f"create the folder {tmp_path / 'no'} first" in err
+
+    def test_a_folder_in_the_way(self, tmp_path: Path, args: list[str]) -> None:
+        (tmp_path / "x.svg").mkdir()
+        status, out, err = run_cli(*args, str(tmp_path / "x.svg"))
+        assert (status, out) == (1, "")
+        assert "error[cannot-write]" in err
+
+    def test_the_old_file_survives_a_full_disk(self, tmp_path: Path, args: list[str]) -> None:
+        target = tmp_path / "x.svg"
+        target.write_text("old")
+        command = [sys.executable, "-m", "rinsc", *args, str(target)]
+        done = subprocess.run(
+            ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command],
+            cwd=ROOT,
+            env={"PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error[cannot-write]: cannot write: file too large")
+        assert target.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [target]
+
+
+def test_weights_cut_short_or_of_another_model(run: Path, tmp_path: Path) -> None:
+    target, weights = tmp_path / "model.onnx", tmp_path / "weights.safetensors"
+    whole = RunFolder(run).weights.read_bytes()
+    export = ("--to", "onnx", "-o", str(target), "--weights", str(weights))
+    weights.write_bytes(whole[: len(whole) // 2])
+    status, _, err = run_cli("compile", SIGNATURE, *TINY, *export)
+    assert status == 1
+    assert err.startswith("error[weights-not-readable]: ")
+    weights.write_bytes(whole)
+    status, _, err = run_cli("compile", "A^3B", *TINY, *export)
+    assert status == 1
+    assert err.startswith("error[weights-of-another-model]: ")
+    assert str(weights) in err
+    assert not target.exists()
+
+
+def test_a_damaged_onnx_file(onnx_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_file.read_bytes()[:1000])
+    status, out, err = run_cli("generate", str(path), "--prompt", "On")
+    assert (status, out) == (1, "")
+    assert err.startswith("error[damaged-model]: ")
+
+
+def test_no_rounds_at_all(run: Path, onnx_file: Path) -> None:
+    for model in (run, onnx_file):
+        status, out, err = run_cli("generate", str(model), "--prompt", "On", "--rounds", "0")
+        assert (status, out) == (1, "")
+        assert err.startswith("error[bad-rounds]: ")
+
+
+def test_a_tokenizer_that_is_missing_or_of_another_model(onnx_file: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(onnx_file.read_bytes())
+    status, _, err = run_cli("generate", str(alone), "--prompt", "On")
+    assert status == 2
+    assert err.startswith("error[no-tokenizer]: ")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    status, _, err = run_cli("generate", str(alone), "--prompt", "On")
+    assert status == 1
+    assert err.startswith("error[bad-tokenizer]: ")

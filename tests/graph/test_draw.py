@@ -1,0 +1,262 @@
+"""Drawings: what must be in each, that each is well formed, and that none explodes."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+
+from rinsc.graph import BlockGraph, Visit
+from rinsc.graph.draw import (
+    FORMATS,
+    schedule_lines,
+    to_dot,
+    to_json,
+    to_mermaid,
+    to_svg,
+    tree_lines,
+)
+from rinsc.graph.draw.palette import HUES, block_colours, contrast
+from rinsc.graph.draw.words import executed_layers, short_number
+from tests.graph.graphs import expand_text, graph_of, params_of, schedule
+from tests.strategies import signatures
+
+SVG = "{http://www.w3.org/2000/svg}"
+SHAPES = ["AB", "(A^3)B", "((A^2)B)^2C", "AAB@2", "ABCABC", "((((A^2)B)^3C)^4D)^5", "ABC" * 10]
+LONG = "AB" * 512
+
+
+def every_text(graph: BlockGraph) -> dict[str, str]:
+    """The terminal tree and every format, by name."""
+    params = params_of(graph)
+    texts = {suffix: draw(graph, params) for suffix, draw in FORMATS.items()}
+    return {**texts, "tree": "\n".join(tree_lines(graph, params))}
+
+
+def missing_facts(graph: BlockGraph, name: str, text: str) -> list[str]:
+    """Names, sizes and counts of the graph that a drawing does not show."""
+    if name == ".json":
+        rounds, layers = r'"rounds": {}\b', r'"layers": {}\b'
+    else:
+        rounds, layers = "\N{MULTIPLICATION SIGN}{}\\b", r"(?<!\d){} layer"
+    facts = []
+    for loop in graph.loops():
+        facts += [rf"\b{loop.name}\b", rounds.format(loop.rounds)]
+    for block in graph.blocks.values():
+        params = params_of(graph)[block.name]
+        shown = str(params) if name == ".json" else re.escape(f"{params / 1e6:.1f} M parameters")
+        facts += [rf"\b{block.name}\b", layers.format(block.layers), shown]
+    return [fact for fact in facts if not re.search(fact, text)]
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_every_drawing_shows_blocks_sizes_and_counts(text: str) -> None:
+    graph = graph_of(text)
+    for name, drawing in every_text(graph).items():
+        assert missing_facts(graph, name, drawing) == [], name
+
+
+def test_a_missing_fact_is_seen() -> None:
+    for name, drawing in every_text(graph_of("AB")).items():
+        assert missing_facts(graph_of("(A^3)B"), name, drawing), name
+
+
+def fills(svg: str) -> dict[str, set[str]]:
+    """Colours of the boxes of each block."""
+    found: dict[str, set[str]] = {}
+    for group in ElementTree.fromstring(svg).iter(f"{SVG}g"):
+        if group.get("class") == "visit":
+            box = group.find(f"{SVG}rect")
+            assert box is not None
+            found.setdefault(str(group.get("data-block")), set()).add(str(box.get("fill")))
+    return found
+
+
+@given(signatures(max_visits=30))
+def test_svg_has_one_colour_for_each_block(text: str) -> None:
+    graph = graph_of(text)
+    colours = fills(to_svg(graph, params_of(graph)))
+    assert set(colours) == set(graph.blocks)
+    assert all(len(each) == 1 for each in colours.values())
+    assert len(set.union(*colours.values())) == min(len(colours), 3 * len(HUES))
+
+
+@given(signatures(max_visits=30))
+def test_svg_boxes_and_arcs_are_the_steps(text: str) -> None:
+    graph = graph_of(text)
+    root = ElementTree.fromstring(to_svg(graph, params_of(graph)))
+    classes = [group.get("class") for group in root.iter(f"{SVG}g")]
+    assert classes.count("loop") == len(list(graph.loops()))
+    assert classes.count("visit") == count_rolled(graph)
+
+
+def count_rolled(graph: BlockGraph) -> int:
+    return sum(1 if isinstance(step, Visit) else count_rolled(step.body) for step in graph.steps())
+
+
+@pytest.mark.parametrize("text", [*SHAPES, "A" + "1" * 30 + "B", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"])
+def test_svg_text_stays_in_its_box(text: str) -> None:
+    graph = graph_of(text)
+    params = dict.fromkeys(graph.blocks, 987_654_321)
+    for group in ElementTree.fromstring(to_svg(graph, params)).iter(f"{SVG}g"):
+        if group.get("class") == "visit":
+            box = group.find(f"{SVG}rect")
+            assert box is not None
+            for words in group.iter(f"{SVG}text"):
+                # 0.57 em a character is what wide sans-serif fonts need on average.
+                width = len(str(words.text)) * float(str(words.get("font-size"))) * 0.57
+                assert width <= float(str(box.get("width")))
+
+
+def test_repeated_visits_are_marked_as_shared() -> None:
+    graph = graph_of("ABA")
+    for draw in (to_svg, to_mermaid, to_dot):
+        drawing = draw(graph, params_of(graph))
+        assert drawing.count("shared") == 1
+        assert drawing.count("1.1 M parameters") == 1
+
+
+@given(signatures(max_visits=30))
+def test_json_holds_the_whole_graph(text: str) -> None:
+    graph = graph_of(text)
+    document = json.loads(to_json(graph, params_of(graph)))
+
+    def visits(steps: list[dict[str, object]]) -> list[str]:
+        found: list[str] = []
+        for step in steps:
+            if step["type"] == "visit":
+                found.append(str(step["block"]))
+            else:
+                found += visits(step["steps"]) * int(str(step["rounds"]))  # type: ignore[arg-type]
+        return found
+
+    assert visits(document["steps"]) == expand_text(text)
+    assert document["signature"] == graph.spec.text
+    assert {each["name"]: each["parameters"] for each in document["blocks"]} == params_of(graph)
+    assert document["totals"]["visits"] == len(expand_text(text))
+    assert document["totals"]["layers_executed"] == executed_layers(graph)
+    assert json.loads(json.dumps(document)) == document
+
+
+def is_balanced(text: str) -> bool:
+    """Whether brackets outside quotes nest, and every quote is closed."""
+    outside = re.sub(r'"(?:[^"\\]|\\.)*"', "", text).replace("-->", "").replace("->", "")
+    while (
+        shorter := re.sub(r"\(\)|\[\]|\{\}", "", re.sub(r"[^()\[\]{}\"]", "", outside))
+    ) != outside:
+        outside = shorter
+    return outside == ""
+
+
+@given(signatures(max_visits=30))
+def test_brackets_are_balanced(text: str) -> None:
+    graph = graph_of(text)
+    mermaid = to_mermaid(graph, params_of(graph))
+    loops = len(list(graph.loops()))
+    assert is_balanced(to_dot(graph, params_of(graph)))
+    assert is_balanced(mermaid)
+    assert mermaid.count("  subgraph ") == loops == len(re.findall(r"^ +end$", mermaid, re.M))
+    assert mermaid.count("-.->") == loops
+
+
+@pytest.mark.parametrize("text", ["(a", '"a', "[(])", "a}"])
+def test_unbalanced_brackets_are_seen(text: str) -> None:
+    assert not is_balanced(text)
+
+
+@pytest.mark.parametrize("draw", FORMATS.values(), ids=FORMATS)
+def test_a_thousand_visits_stay_small_and_quick(draw: object) -> None:
+    graph = graph_of(LONG)
+    started = time.perf_counter()
+    drawing = draw(graph, params_of(graph))  # type: ignore[operator]
+    assert time.perf_counter() - started < 2
+    assert len(drawing) < 100_000
+
+
+def test_pictures_shorten_long_sequences() -> None:
+    graph = graph_of(LONG)
+    svg = to_svg(graph, params_of(graph))
+    assert "+976" in svg
+    assert "976 more steps" in to_dot(graph, params_of(graph))
+    assert svg.count('class="visit"') == 48
+
+
+def test_names_are_escaped() -> None:
+    graph = graph_of("AB")
+    evil = 'A"<&>'
+    blocks = {evil if name == "A" else name: block for name, block in graph.blocks.items()}
+    blocks[evil] = type(blocks[evil])(evil, 1, "llama")
+    hostile = BlockGraph(graph.spec, blocks, graph.digraph).with_steps([Visit(evil), Visit("B")])
+    assert set(fills(to_svg(hostile, params_of(hostile)))) == {evil, "B"}
+    assert is_balanced(to_dot(hostile, params_of(hostile)))
+    assert is_balanced(to_mermaid(hostile, params_of(hostile)))
+
+
+def test_text_on_every_colour_can_be_read() -> None:
+    graph = graph_of("ABCDEFGHIJKLMNOPQRSTUVWX")
+    colours = block_colours(graph).values()
+    assert min(contrast(colour.fill, colour.text) for colour in colours) >= 4.5
+    assert len({colour.fill for colour in colours}) == 24
+
+
+def test_contrast_is_that_of_the_standard() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0 k"),
+        (99_940, "99.9 k"),
+        (99_960, "100 k"),
+        (999_499, "999 k"),
+        (999_600, "1.0 M"),
+        (124_439_808, "124 M"),
+        (1_100_048_384, "1.1 B"),
+        (10**16, "10000 T"),
+    ],
+)
+def test_short_numbers(number: int, text: str) -> None:
+    assert short_number(number) == text
+
+
+def test_tree() -> None:
+    graph = graph_of("((A^2)B)^2A", layers=6)
+    assert tree_lines(graph, params_of(graph)) == [
+        "((A^2)B)^2A",
+        "├─ \N{MULTIPLICATION SIGN}2  repeat AB",
+        "│  ├─ \N{MULTIPLICATION SIGN}2  repeat A",
+        "│  │  └─ A  3 layers, 1.1 M parameters",
+        "│  └─ B  3 layers, 2.2 M parameters",
+        "└─ A  3 layers, shared",
+    ]
+
+
+def test_schedule() -> None:
+    assert schedule_lines(graph_of("(A^3)B", layers=6)) == [
+        "visits  A    A    A    B",
+        "layers  0-2  0-2  0-2  3-5",
+    ]
+
+
+@given(signatures(max_visits=60))
+def test_schedule_is_folded_and_complete(text: str) -> None:
+    graph = graph_of(text)
+    lines = schedule_lines(graph, width=40)
+    shown = [name for line in lines if line.startswith("visits") for name in line.split()[1:]]
+    assert shown == schedule(graph)
+    widest = max(len(name) for name in graph.blocks)
+    assert max(map(len, lines)) <= max(40, 8 + widest, 8 + 9)
+
+
+def test_a_long_schedule_is_cut() -> None:
+    lines = schedule_lines(graph_of("(AB)^512"))
+    assert lines[-1] == "… and 960 more visits"
+    assert len(lines) < 30

@@ -1,0 +1,106 @@
+"""Rounds at run time: what is accepted, what is refused, and what they unroll to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rinsc.errors import GraphError
+from rinsc.graph import count_visits, resolve_rounds, unroll
+from rinsc.graph.rounds import MAX_ROUNDS
+from rinsc.graph.unroll import MAX_UNROLLED_VISITS
+from tests.graph.graphs import expand_text, graph_of, schedule, text_at
+from tests.strategies import signatures
+
+
+@given(signatures(max_visits=12), st.data())
+def test_unroll_is_the_text_with_other_exponents(text: str, data: st.DataObject) -> None:
+    graph = graph_of(text)
+    asked = {
+        loop.name: data.draw(st.integers(1, 3), label=loop.name)
+        for loop in graph.loops()
+        if data.draw(st.booleans())
+    }
+    rounds = {**{loop.name: loop.rounds for loop in graph.loops()}, **asked}
+    if count_visits(graph, rounds) > 500:
+        return
+    flat = unroll(graph, asked)
+    assert schedule(flat) == expand_text(text_at(graph, rounds))
+    assert not list(flat.loops())
+    assert flat.blocks == graph.blocks
+    assert count_visits(graph, rounds) == len(schedule(flat))
+
+
+def test_one_round_more_is_seen() -> None:
+    graph = graph_of("(A^3)B")
+    assert schedule(unroll(graph, 4)) != expand_text(text_at(graph, {"A": 3}))
+
+
+@given(signatures(max_visits=30))
+def test_no_rounds_means_those_written(text: str) -> None:
+    graph = graph_of(text)
+    assert schedule(unroll(graph)) == schedule(graph)
+
+
+def test_one_number_sets_every_repeat() -> None:
+    assert resolve_rounds(graph_of("((A^2)B)^3C^4"), 7) == {"AB": 7, "A": 7, "C": 7}
+
+
+def test_a_mapping_leaves_the_others_as_written() -> None:
+    assert resolve_rounds(graph_of("((A^2)B)^3C^4"), {"A": 5}) == {"AB": 3, "A": 5, "C": 4}
+
+
+@pytest.mark.parametrize("rounds", [None, 1, {}])
+def test_a_model_without_repeats_runs_once(rounds: Any) -> None:
+    assert resolve_rounds(graph_of("AB"), rounds) == {}
+
+
+@pytest.mark.parametrize(
+    "count",
+    [0, -1, MAX_ROUNDS + 1, True, False, 2.0, 1.5, "3", [2], 10**5000, -(10**5000)],
+    ids=lambda count: type(count).__name__,
+)
+def test_bad_rounds_are_refused(count: Any) -> None:
+    for text, rounds in (("A^3B", count), ("AB", count), ("A^3B", {"A": count})):
+        with pytest.raises(GraphError, match=f"whole and from 1 to {MAX_ROUNDS}") as caught:
+            resolve_rounds(graph_of(text), rounds)
+        assert caught.value.code == "bad-rounds"
+        assert caught.value.hint
+
+
+def test_bad_rounds_name_the_repeat() -> None:
+    with pytest.raises(GraphError, match=r"rounds of repeat 'C' are 0"):
+        resolve_rounds(graph_of("A^2BC^2"), {"A": 2, "C": 0})
+
+
+def test_an_unknown_repeat_is_told_the_nearest() -> None:
+    graph = graph_of("A^2BA^5")
+    with pytest.raises(GraphError, match="'A_3' is not a repeat") as caught:
+        resolve_rounds(graph, {"A_3": 2})
+    assert caught.value.code == "unknown-repeat"
+    assert caught.value.hint in ("did you mean 'A_1'?", "did you mean 'A_2'?")
+    with pytest.raises(GraphError) as caught:
+        resolve_rounds(graph, {"XYZ": 2})
+    assert caught.value.hint == "one of: A_1, A_2"
+
+
+def test_a_name_that_is_no_text_is_unknown() -> None:
+    with pytest.raises(GraphError, match="'1' is not a repeat"):
+        resolve_rounds(graph_of("A^2B"), {1: 2})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("rounds", [2, {"A": 2}])
+def test_rounds_for_a_model_without_repeats(rounds: Any) -> None:
+    with pytest.raises(GraphError, match="has no repeat") as caught:
+        resolve_rounds(graph_of("AB"), rounds)
+    assert "A^3B" in str(caught.value.hint)
+
+
+def test_too_many_visits_are_refused_before_they_are_made() -> None:
+    graph = graph_of("((((A^2)B)^2C)^2D)^2")
+    with pytest.raises(GraphError, match=f"the limit is {MAX_UNROLLED_VISITS}") as caught:
+        unroll(graph, MAX_ROUNDS)
+    assert caught.value.code == "too-many-visits"

@@ -1,0 +1,151 @@
+"""The verifier: every rule refuses a graph broken by hand, and names the pass that broke it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import networkx as nx
+import pytest
+from hypothesis import given
+
+from rinsc.errors import GraphError
+from rinsc.graph import BlockGraph, Input, Loop, Output, Visit
+from rinsc.graph.build import PASSES, Pass, run_passes
+from rinsc.graph.verify import ALWAYS, has_no_loops, loop_names_are_unique, verify
+from tests.graph.graphs import graph_of, spec_of
+from tests.strategies import signatures
+
+Breaker = Callable[[BlockGraph], BlockGraph]
+
+
+def wired(graph: BlockGraph, nodes: list[object], edges: list[tuple[int, int]]) -> BlockGraph:
+    digraph: nx.DiGraph[Any] = nx.DiGraph()
+    for key, node in enumerate(nodes):
+        digraph.add_node(key, node=node)
+    digraph.add_edges_from(edges)
+    return replace(graph, digraph=digraph)
+
+
+def cycle(graph: BlockGraph) -> BlockGraph:
+    nodes = [Input(), Visit("A"), Visit("B"), Output()]
+    return wired(graph, nodes, [(0, 1), (1, 2), (2, 1), (2, 3)])
+
+
+def no_output(graph: BlockGraph) -> BlockGraph:
+    return wired(graph, [Input(), Visit("A"), Visit("B")], [(0, 1), (1, 2)])
+
+
+def two_inputs(graph: BlockGraph) -> BlockGraph:
+    nodes = [Input(), Input(), Visit("A"), Visit("B"), Output()]
+    return wired(graph, nodes, [(0, 2), (1, 3), (2, 3), (3, 4)])
+
+
+def output_inside(graph: BlockGraph) -> BlockGraph:
+    nodes = [Input(), Visit("A"), Output(), Visit("B")]
+    return wired(graph, nodes, [(0, 1), (1, 2), (2, 3)])
+
+
+def empty(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps(())
+
+
+def no_nodes(graph: BlockGraph) -> BlockGraph:
+    return wired(graph, [], [])
+
+
+def fork(graph: BlockGraph) -> BlockGraph:
+    nodes = [Input(), Visit("A"), Visit("B"), Output()]
+    return wired(graph, nodes, [(0, 1), (0, 2), (1, 3), (2, 3)])
+
+
+def loose_visit(graph: BlockGraph) -> BlockGraph:
+    nodes = [Input(), Visit("A"), Visit("B"), Output()]
+    return wired(graph, nodes, [(0, 1), (1, 3)])
+
+
+def broken_body(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps([Loop("A", empty(graph), 2), Visit("B")])
+
+
+def strange_block(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps([Visit("A"), Visit("B"), Visit("Z")])
+
+
+def unvisited_block(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps([Visit("A"), Visit("A")])
+
+
+def no_rounds(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps([Loop("AB", graph, 0)])
+
+
+def foreign_body(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps([Loop("AB", graph_of("AB", layers=4), 2)])
+
+
+def foreign_spec(graph: BlockGraph) -> BlockGraph:
+    body = replace(graph, spec=replace(spec_of("AB"), vocab_size=12))
+    return graph.with_steps([Loop("AB", body, 2)])
+
+
+def same_names(graph: BlockGraph) -> BlockGraph:
+    once = graph.with_steps([Visit("A"), Visit("B")])
+    return graph.with_steps([Loop("AB", once, 1), Loop("AB", once, 1)])
+
+
+def forgetful(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps(list(graph.steps())[1:])
+
+
+BROKEN: dict[Breaker, str] = {
+    cycle: "cycle",
+    no_output: "one input, first, and one output, last",
+    two_inputs: "one input, first, and one output, last",
+    output_inside: "one input, first, and one output, last",
+    empty: "needs a step",
+    no_nodes: "one input, first, and one output, last",
+    fork: "more than one predecessor or successor",
+    loose_visit: "not connected|one input, first",
+    broken_body: "needs a step",
+    strange_block: "'Z', which does not exist",
+    unvisited_block: "'B' is never visited",
+    no_rounds: "'AB' has 0 rounds",
+    foreign_body: "'AB' belongs to another model",
+    foreign_spec: "'AB' belongs to another model",
+}
+
+
+@pytest.mark.parametrize("breaker", BROKEN, ids=lambda breaker: breaker.__name__)
+def test_a_sabotaged_pass_is_named(breaker: Breaker) -> None:
+    with pytest.raises(GraphError, match=BROKEN[breaker]) as caught:
+        run_passes(graph_of("AB"), [*PASSES, Pass(breaker)])
+    assert caught.value.code == "broken-graph"
+    assert f"after '{breaker.__name__}'" in caught.value.message
+
+
+def test_a_rule_of_an_earlier_pass_still_holds() -> None:
+    with pytest.raises(GraphError, match="after 'same_names': 2 loops are called 'AB'"):
+        run_passes(graph_of("ABAB"), [*PASSES, Pass(same_names)])
+
+
+def test_a_pass_that_drops_a_visit_is_named() -> None:
+    with pytest.raises(GraphError, match="after 'forgetful': the schedule of visits has changed"):
+        run_passes(graph_of("ABAB"), [*PASSES, Pass(forgetful)])
+
+
+def test_a_rule_does_not_hold_before_its_pass() -> None:
+    graph = run_passes(graph_of("ABAB"), [Pass(same_names), *PASSES])
+    assert [loop.name for loop in graph.loops()] == ["AB_1", "AB_2"]
+
+
+def test_loops_left_over_are_refused() -> None:
+    with pytest.raises(GraphError, match="after 'unroll': the loop 'A' is still there"):
+        verify(graph_of("A^2B"), after="unroll", rules=(has_no_loops,))
+
+
+@given(signatures(max_visits=30))
+def test_what_is_built_is_legal(text: str) -> None:
+    graph = graph_of(text)
+    assert [list(rule(graph)) for rule in (*ALWAYS, loop_names_are_unique)] == [[]] * 5

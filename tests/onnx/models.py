@@ -1,0 +1,73 @@
+"""What the tests of the ONNX backend share: models with lively weights, and walks over a graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from rinsc.backends.torch import to_torch
+from rinsc.graph import Rounds
+from rinsc.spec import ModelSpec, model_spec
+
+TOLERANCE = 1e-4  # fp32 in two runtimes
+
+
+def small_spec(signature: str = "(A^3)B", **changes: Any) -> ModelSpec:
+    """Two blocks of two layers at dimensions that no swap leaves unchanged; ``changes`` win."""
+    spec = model_spec(
+        signature,
+        layers=4,
+        width=24,
+        heads=4,
+        kv_heads=2,
+        mlp_width=37,
+        vocab_size=53,
+        context=19,
+    )
+    return dataclasses.replace(spec, **changes)
+
+
+def lively_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
+    """A module whose every weight, norms and biases too, moves the logits."""
+    torch.manual_seed(seed)
+    model = to_torch(spec).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def random_ids(spec: ModelSpec, batch: int, seq: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, spec.vocab_size, (batch, seq))
+
+
+def torch_logits(
+    model: nn.Module, input_ids: npt.NDArray[np.int64], rounds: Rounds = None
+) -> npt.NDArray[np.float32]:
+    with torch.no_grad():
+        logits: npt.NDArray[np.float32] = model(torch.from_numpy(input_ids), rounds).numpy()
+    return logits
+
+
+def unique_bytes(model: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def all_graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """The graph and the bodies of its loops, outer before inner."""
+    yield graph
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from all_graphs(attribute.as_graph())
+
+
+def all_nodes(graph: ir.Graph) -> list[ir.Node]:
+    return [node for each in all_graphs(graph) for node in each]

@@ -1,0 +1,148 @@
+"""Specs: what is accepted, what is refused, and that every mistake is named at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from rinsc.errors import RinscError, SignatureError, SpecError
+from rinsc.presets import PRESETS
+from rinsc.resources import zoo_dir
+from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from tests.specs import specs
+
+
+@given(spec=specs())
+def test_toml_reads_back_to_an_equal_spec(spec: ModelSpec, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("spec") / "spec.toml"
+    path.write_text(spec_to_toml(spec))
+    assert model_spec(path) == spec
+
+
+def test_three_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text('signature = "(A^3)B"\npreset = "tiny"\nheads = 3\nwitdh = 64\ncontext = "x"\n')
+    with pytest.raises(SpecError) as caught:
+        model_spec(path)
+    assert str(caught.value).splitlines() == [
+        "error[unknown-key]: 'witdh' is not a key of a spec",
+        f"  at {path}: witdh",
+        "  hint: did you mean 'width'?",
+        "error[bad-type]: 'context' must be a whole number, not 'x'",
+        f"  at {path}: context",
+        "  hint: change 'context'",
+        "error[does-not-divide]: heads = 3 does not divide width = 64",
+        f"  at {path}: heads",
+        "  hint: heads that divide it: 1, 2, 4",
+        "error[does-not-divide]: kv_heads = 2 does not divide heads = 3",
+        f"  at {path}: kv_heads",
+        "  hint: kv_heads that divide it: 1, 3",
+    ]
+
+
+def test_a_mistake_in_the_signature_is_reported_with_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text('signature = "(A^3B"\npreset = "tini"\ncolour = 1\n')
+    with pytest.raises(SpecError) as caught:
+        model_spec(path)
+    codes = [problem.code for problem in caught.value.problems]
+    assert codes == ["unknown-preset", "unbalanced-parenthesis", "unknown-key"]
+
+
+def test_a_signature_alone_is_a_signature_error() -> None:
+    with pytest.raises(SignatureError):
+        model_spec("A^0", preset="tiny")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"width": 0}, "bad-value"),
+        ({"width": True}, "bad-type"),
+        ({"width": 64.0}, "bad-type"),
+        ({"width": 1 << 40}, "bad-value"),
+        ({"kind": "lama"}, "unknown-kind"),
+        ({"tied_embedding": 1}, "bad-type"),
+        ({"norm_eps": 0.0}, "bad-value"),
+        ({"norm_eps": float("nan")}, "bad-value"),
+        ({"rope_theta": float("inf")}, "bad-value"),
+        ({"heads": 5}, "does-not-divide"),
+        ({"heads": 8, "kv_heads": 3}, "does-not-divide"),
+        ({"layers": 11}, "layers-do-not-split"),
+        ({"preset": "huge"}, "unknown-preset"),
+    ],
+)
+def test_impossible_values_are_refused(change: dict[str, Any], code: str) -> None:
+    with pytest.raises(RinscError) as caught:
+        model_spec("(A^3)B", **{"preset": "tiny", **change})
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+def test_replacing_a_field_is_checked_too() -> None:
+    with pytest.raises(SpecError):
+        dataclasses.replace(model_spec("AB", preset="tiny"), heads=7)
+
+
+def test_missing_dimensions_are_all_named() -> None:
+    with pytest.raises(SpecError) as caught:
+        model_spec("AB", width=64)
+    messages = " ".join(problem.message for problem in caught.value.problems)
+    for key in ("layers", "heads", "mlp_width", "vocab_size", "context"):
+        assert f"'{key}' is not given" in messages
+    assert "'width'" not in messages
+
+
+def test_an_option_that_is_not_lowered_yet_is_refused() -> None:
+    with pytest.raises(SignatureError) as caught:
+        model_spec("A^3{skip=0.5}B", preset="tiny")
+    assert caught.value.code == "not-supported-yet"
+
+
+def test_a_default_option_is_the_same_as_none() -> None:
+    plain, explicit = (model_spec(text, preset="tiny") for text in ("A^3B", "A^3{kv=own}B"))
+    assert plain.parts == explicit.parts
+
+
+def test_a_free_exponent_is_bound_in_python_and_in_toml(tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text('signature = "A^rB"\npreset = "tiny"\nbind = { r = 3 }\n')
+    assert model_spec(path) == model_spec("A^3B", preset="tiny")
+    assert model_spec("A^rB", preset="tiny", bind={"r": 3}) == model_spec("A^3B", preset="tiny")
+    assert model_spec(path, bind={"r": 2}).text == "A^2B"
+    with pytest.raises(SignatureError, match="unbound-exponent"):
+        model_spec("A^rB", preset="tiny")
+
+
+def test_sizes_stand_for_the_layer_count() -> None:
+    assert model_spec("A[5]B[2]", preset="tiny").layers == 7
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_sound(preset: str) -> None:
+    assert model_spec("(A^3)B", preset=preset).width == PRESETS[preset]["width"]
+
+
+def test_zoo_files_are_specs() -> None:
+    files = sorted(zoo_dir().glob("*.toml"))
+    assert files
+    for path in files:
+        assert model_spec(path).layers > 0
+
+
+@pytest.mark.parametrize("text", ["width = ", "\x00", "bind = 3\nsignature='A'\npreset='tiny'"])
+def test_files_that_are_no_spec(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        model_spec(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="spec-not-readable"):
+        model_spec(tmp_path / "nothing.toml")

@@ -1,0 +1,125 @@
+"""Equal fingerprints are the same model, different ones are not: shown by running the models."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given
+from torch import nn
+
+from rinsc.backends.torch import to_torch
+from rinsc.errors import SpecError
+from rinsc.fingerprints import fingerprint
+from rinsc.graph import build_graph
+from rinsc.spec import ModelSpec, model_spec
+from rinsc.syntax import canonical, parse
+from tests.specs import specs
+
+
+def executed_layers(spec: ModelSpec) -> list[int]:
+    """Physical layers in order of execution, numbered by first use."""
+    graph = build_graph(spec)
+    numbers: dict[tuple[str, int], int] = {}
+    word = [
+        (visit.block, layer)
+        for visit in graph.visits()
+        for layer in range(graph.blocks[visit.block].layers)
+    ]
+    return [numbers.setdefault(place, len(numbers)) for place in word]
+
+
+def share_weights(source: nn.Module, target: nn.Module) -> None:
+    """Layer by layer in order of first use, whatever the blocks are called."""
+    state, names = source.state_dict(), list(target.state_dict())
+    target.load_state_dict(dict(zip(names, state.values(), strict=True)))
+
+
+def outputs_equal(left: ModelSpec, right: ModelSpec) -> bool:
+    torch.manual_seed(7)
+    first, second = to_torch(left), to_torch(right)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        share_weights(first, second)
+        input_ids = torch.arange(9)[None] % left.vocab_size
+        return torch.equal(first(input_ids), second(input_ids))
+
+
+@given(left=specs(), right=specs())
+def test_fingerprints_are_equal_exactly_when_the_models_are(
+    left: ModelSpec, right: ModelSpec
+) -> None:
+    layers = left.layers * right.layers
+    pair = []
+    for spec in (left, right):
+        try:
+            pair.append(dataclasses.replace(left, signature=spec.signature, layers=layers))
+        except SpecError as error:
+            assume(error.code not in ("layers-do-not-split", "layers-mismatch"))
+            raise
+    same = executed_layers(pair[0]) == executed_layers(pair[1])
+    assert (fingerprint(pair[0]) == fingerprint(pair[1])) == same
+    if layers <= 24:
+        assert outputs_equal(*pair) == same
+
+
+@given(spec=specs())
+def test_the_canonical_spelling_is_the_same_model(spec: ModelSpec) -> None:
+    twin = dataclasses.replace(spec, signature=parse(canonical(spec.signature)))
+    assert fingerprint(twin) == fingerprint(spec)
+    assert outputs_equal(spec, twin)
+
+
+SAME = [
+    ("ABAB", "A^2"),
+    ("AB", "A"),
+    ("AAAB", "(A^3)B"),
+    ("A[2]B[4]A[2]B", "A^2"),
+    ("(A^2)^2", "A^4"),
+]
+OTHER = [("AAB", "ABB"), ("A^2B", "A^3B"), ("A[2]B[4]A", "ABA"), ("AAB@2", "AAB")]
+
+
+@pytest.mark.parametrize(("left", "right"), SAME)
+def test_two_spellings_of_one_model(left: str, right: str) -> None:
+    pair = [model_spec(text, preset="tiny", layers=6, context=32) for text in (left, right)]
+    assert fingerprint(pair[0]) == fingerprint(pair[1])
+    assert outputs_equal(*pair)
+
+
+@pytest.mark.parametrize(("left", "right"), OTHER)
+def test_two_models(left: str, right: str) -> None:
+    layers = 8 if "@" in left else 6
+    pair = [model_spec(text, preset="tiny", layers=layers) for text in (left, right)]
+    assert fingerprint(pair[0]) != fingerprint(pair[1])
+    assert not outputs_equal(*pair)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 128},
+        {"heads": 2, "kv_heads": 2},
+        {"kv_heads": 4},
+        {"mlp_width": 175},
+        {"vocab_size": 511},
+        {"context": 127},
+        {"kind": "gpt"},
+        {"tied_embedding": False},
+        {"norm_eps": 1e-6},
+        {"rope_theta": 9999.0},
+        {"layers": 24},
+    ],
+)
+def test_every_dimension_counts(change: dict[str, Any]) -> None:
+    spec = model_spec("A^2B", preset="tiny")
+    assert fingerprint(model_spec("A^2B", preset="tiny", **change)) != fingerprint(spec)
+
+
+def test_a_key_that_changes_nothing_does_not_count() -> None:
+    left = model_spec("A^2B", preset="tiny", kind="gpt")
+    right = model_spec("A^2B", preset="tiny", kind="gpt", rope_theta=5.0)
+    assert fingerprint(left) == fingerprint(right)

@@ -1,0 +1,31 @@
+"""`import rinsc` offers what it says, whatever has been imported before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import rinsc
+
+
+def test_every_public_name_resolves() -> None:
+    for name in rinsc.__all__:
+        assert getattr(rinsc, name) is not None
+
+
+def test_no_submodule_hides_a_function() -> None:
+    script = """
+import rinsc, rinsc.verification, rinsc.fingerprints, rinsc.spec, rinsc.graph, rinsc.cost
+import rinsc.backends.onnx, rinsc.backends.torch
+for name in rinsc.__all__:
+    if name not in ("__version__",):
+        assert callable(getattr(rinsc, name)), name
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'to_tensorflow'"):
+        _ = rinsc.to_tensorflow

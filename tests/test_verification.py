@@ -1,0 +1,68 @@
+"""`verify` passes for what is right, and fails for what has been broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import rinsc.verification
+from rinsc.backends.onnx import to_onnx
+from rinsc.backends.torch import to_torch
+from rinsc.graph import BlockGraph, unroll
+from rinsc.ops import Attention
+from rinsc.spec import model_spec
+from rinsc.verification import VerifyRow, small_copy, verify
+
+
+def failures(rows: list[VerifyRow]) -> set[str]:
+    return {row.measure for row in rows if not row.passed}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt"])
+@pytest.mark.parametrize("text", ["AB", "(A^3)B", "((A^2)B)^2C", "AAB@2"])
+def test_every_form_agrees(text: str, kind: str) -> None:
+    rows = verify(model_spec(text, preset="tiny", kind=kind))
+    assert failures(rows) == set()
+    assert {row.measure for row in rows} == {
+        "logits",
+        "forward FLOPs",
+        "training FLOPs",
+        "parameters",
+    }
+
+
+def test_wrong_costs_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Attention, "matmul_flops", lambda self, *sizes, causal: 0)
+    rows = verify(model_spec("A^2B", preset="tiny"))
+    assert failures(rows) == {"forward FLOPs", "training FLOPs"}
+
+
+def test_a_wrong_schedule_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_round_more(graph: BlockGraph, rounds: Any = None) -> BlockGraph:
+        return unroll(graph, 2 if rounds is None else rounds + 1)
+
+    monkeypatch.setattr(rinsc.verification, "unroll", one_round_more)
+    assert "logits" in failures(verify(model_spec("A^3B", preset="tiny")))
+
+
+def test_wrong_weights_in_the_exported_model_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_another_model(model: Any, **options: Any) -> Any:
+        return to_onnx(to_torch(model.spec), **options)
+
+    monkeypatch.setattr(rinsc.verification, "to_onnx", of_another_model)
+    rows = verify(model_spec("A^2B", preset="tiny"))
+    assert failures(rows) == {"logits"}
+    assert all("ONNX" in row.right for row in rows if not row.passed)
+
+
+def test_not_a_number_never_passes() -> None:
+    assert not VerifyRow("a", "b", "logits", float("nan"), 1.0).passed
+
+
+def test_the_small_copy_keeps_what_matters() -> None:
+    spec = model_spec("((A^2)B)^2C", preset="300m")
+    small = small_copy(spec)
+    assert small.parts == spec.parts
+    assert small.heads // small.kv_heads == spec.heads // spec.kv_heads
+    assert small.width <= 64

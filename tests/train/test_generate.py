@@ -1,0 +1,54 @@
+"""Text from a model, against picking tokens by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rinsc.errors import UsageError
+from rinsc.sampling import Sampling
+from rinsc.spec import ModelSpec
+from rinsc.train.generate import generate_ids, generate_text
+from rinsc.train.tokenizer import BytePairTokenizer
+
+
+@pytest.mark.parametrize("rounds", [None, 1, 4])
+def test_greedy_generation_takes_the_largest_logit(
+    model: nn.Module, spec: ModelSpec, rounds: int | None
+) -> None:
+    ids = [3, 14, 15]
+    found = generate_ids(model, ids, 40, context=spec.context, sampling=Sampling(), rounds=rounds)
+    for _ in range(40):
+        logits = model(torch.tensor([ids[-spec.context :]]), rounds=rounds)
+        ids = [*ids, int(logits[0, -1].argmax())]
+    assert found == ids[3:]
+
+
+def test_the_seed_decides_and_the_mode_is_kept(model: nn.Module, spec: ModelSpec) -> None:
+    model.train()
+    first, again, other = (
+        generate_ids(
+            model,
+            [1],
+            20,
+            context=spec.context,
+            sampling=Sampling(temperature=1.0, top_k=50, seed=seed),
+        )
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert model.training
+
+
+def test_text_goes_in_and_comes_out(
+    model: nn.Module, spec: ModelSpec, tokenizer: BytePairTokenizer
+) -> None:
+    text = generate_text(
+        model, tokenizer, "To be, or", 10, context=spec.context, sampling=Sampling()
+    )
+    ids = tokenizer.encode("To be, or").tolist()
+    expected = generate_ids(model, ids, 10, context=spec.context, sampling=Sampling())
+    assert text == tokenizer.decode(expected)
+    with pytest.raises(UsageError):
+        generate_text(model, tokenizer, "", 10, context=spec.context, sampling=Sampling())

@@ -1,0 +1,54 @@
+"""Starting in a folder: a run that is there already is never lost by accident."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rinsc.errors import OutputError
+from rinsc.spec import ModelSpec, model_spec
+from rinsc.train.config import TrainConfig, config_from_toml
+from rinsc.train.run_folder import RunFolder, open_run_folder, write_inputs, write_result
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path, spec: ModelSpec, config: TrainConfig) -> RunFolder:
+    folder = open_run_folder(tmp_path / "runs" / "one")
+    write_inputs(folder, spec, config, {"corpus": "plays"})
+    (folder.path / "notes.txt").write_text("mine")
+    return folder
+
+
+def test_the_inputs_read_back(unfinished: RunFolder, spec: ModelSpec, config: TrainConfig) -> None:
+    assert model_spec(unfinished.model_spec) == spec
+    assert config_from_toml(unfinished.config.read_text()) == config
+    assert json.loads(unfinished.data_record.read_text()) == {"corpus": "plays"}
+    assert {"rinsc", "python", "torch"} <= json.loads(unfinished.environment.read_text()).keys()
+
+
+def test_an_unfinished_run_is_resumed_or_removed_only_when_asked(unfinished: RunFolder) -> None:
+    with pytest.raises(OutputError, match="an unfinished run"):
+        open_run_folder(unfinished.path)
+    assert open_run_folder(unfinished.path, resume=True).config.exists()
+    assert not open_run_folder(unfinished.path, overwrite=True).config.exists()
+    assert (unfinished.path / "notes.txt").read_text() == "mine"
+
+
+def test_a_finished_run_is_only_overwritten_when_asked(unfinished: RunFolder) -> None:
+    write_result(unfinished, {"steps": 7})
+    for resume in (False, True):
+        with pytest.raises(OutputError, match="a finished run"):
+            open_run_folder(unfinished.path, resume=resume)
+    assert unfinished.result.exists()
+    open_run_folder(unfinished.path, overwrite=True)
+    assert not unfinished.result.exists()
+
+
+def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        open_run_folder(tmp_path / "file")
+    with pytest.raises(OutputError):
+        open_run_folder(tmp_path / "file" / "below")
