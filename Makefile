@@ -44,4 +44,4 @@ bench: setup ## run the benchmarks; on an idle machine
 
 clean: ## remove caches and build outputs; keep .venv and runs
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find rinsc tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find rinsc tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,6 +36,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     0 is success, 1 a mistake in the model or a failed check, 2 a mistake in the command.
     """
     _never_fail_to_encode()
+    # Threads that wait by spinning take the cores from whoever else uses the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status = _run(sys.argv[1:] if tokens is None else tokens)
         sys.stdout.flush()

@@ -27,6 +27,7 @@ from rinsc.train.data import load_corpus
 from rinsc.train.evaluate import quality_against_rounds
 from rinsc.train.generate import generate_ids
 from rinsc.train.metrics import read_metrics
+from rinsc.train.precision import fast_precision
 from rinsc.train.progress import TrainingProgress
 from rinsc.train.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.verification import LOGIT_LIMIT, dial_gaps
@@ -51,10 +52,9 @@ class DemoSettings:
     mlp_width: int = 352
     vocab_size: int = 1024
     context: int = 256
-    batch_sequences: int = 16
-    baseline_tokens: int = 4_000_000
-    learning_rate: float = 2e-3
-    precision: str = "bf16"
+    batch_sequences: int = 8
+    baseline_tokens: int = 2_600_000
+    learning_rate: float = 3e-3
     seed: int = 0
 
     def spec(self, signature: str) -> ModelSpec:
@@ -153,7 +153,7 @@ def _train(
         batch_sequences=settings.batch_sequences,
         sequence_length=settings.context,
         learning_rate=settings.learning_rate,
-        precision=settings.precision,
+        precision=fast_precision("cpu"),
         seed=settings.seed,
     )
     write_atomically(folder / "model.toml", spec_to_toml(variant))

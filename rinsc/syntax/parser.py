@@ -6,7 +6,9 @@ from functools import cache
 from typing import TypeAlias
 
 from lark import Lark, Token, Tree
+from lark.common import LexerConf
 from lark.exceptions import UnexpectedInput, UnexpectedToken
+from lark.lexer import BasicLexer
 
 from rinsc.errors import SignatureError, Span
 from rinsc.resources import grammar_text
@@ -39,13 +41,23 @@ def parse(text: str) -> Signature:
     return sig
 
 
+class _QuickLexer(BasicLexer):
+    """Skips lark's search for colliding terminals: a test does it, a user need not wait for it."""
+
+    __future_interface__ = 2
+
+    def __init__(self, conf: LexerConf) -> None:
+        conf.skip_validation = True
+        super().__init__(conf)
+
+
 @cache
 def _lark() -> Lark:
     return Lark(
         grammar_text(),
         start="signature",
         parser="lalr",
-        lexer="basic",
+        lexer=_QuickLexer,
         propagate_positions=True,
         maybe_placeholders=False,
     )

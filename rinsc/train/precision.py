@@ -12,8 +12,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def fast_precision(device: torch.device) -> str:
+def fast_precision(device: torch.device | str) -> str:
     """``bf16`` where the device multiplies it in hardware, else ``fp32``, which is faster there."""
+    device = torch.device(device)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu":

@@ -31,7 +31,8 @@ class Layer(nn.Module):
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.o(h.transpose(1, 2).reshape(batch, seq, width))
         h = self.norm2(x)
-        return x + self.w2(F.silu(self.w1(h)) * self.w3(h))
+        x = x + self.w2(F.silu(self.w1(h)) * self.w3(h))
+        return x
 
 
 def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

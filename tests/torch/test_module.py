@@ -141,6 +141,23 @@ def test_a_traceback_shows_the_emitted_line() -> None:
     assert any("self.embedding(input_ids)" in line for line in shown)
 
 
+def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
+    model = to_torch(model_spec("A^2B", preset="tiny"))
+    for name in ("first", "second"):
+        save_weights(model, tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_weights_of_other_origin_load_where_they_fit(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model: Any = to_torch(model_spec("A^2B", preset="tiny"))
+    other: Any = to_torch(model_spec("A^2B", preset="tiny"))
+    save_file(model.state_dict(), tmp_path / "weights")
+    load_weights(other, tmp_path / "weights")
+    assert torch.equal(other.embedding.weight, model.embedding.weight)
+
+
 def test_one_tensor_per_storage() -> None:
     state = to_torch(model_spec("A^3B", preset="tiny")).state_dict()
     assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)

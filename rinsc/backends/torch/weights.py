@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,16 +17,18 @@ from rinsc.files import write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.spec import spec_to_toml
 
+METADATA_KEY = "rinsc"  # one key, so that equal weights make equal files
+
 
 def save_weights(model: CompiledModule, path: str | Path) -> None:
     """Write a module made by `to_torch`; an old file survives a failed write."""
-    metadata = {
-        "rinsc": __version__,
+    facts = {
+        "version": __version__,
         "fingerprint": fingerprint(model.spec),
         "spec": spec_to_toml(model.spec),
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(Path(path), save(tensors, metadata=metadata))
+    write_atomically(Path(path), save(tensors, metadata={METADATA_KEY: json.dumps(facts)}))
 
 
 def load_weights(model: CompiledModule, path: str | Path) -> None:
@@ -36,7 +40,7 @@ def load_weights(model: CompiledModule, path: str | Path) -> None:
     path = Path(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         reason = "the file is damaged or cut short" if path.is_file() else "there is no such file"
@@ -48,19 +52,27 @@ def load_weights(model: CompiledModule, path: str | Path) -> None:
                 hint="copy or write the file again",
             )
         ) from None
-    _require_same_model(model, metadata, tensors, path)
+    _require_same_model(model, facts.get("fingerprint"), tensors, path)
     model.load_state_dict(tensors)
 
 
+def _facts(text: str) -> dict[str, Any]:
+    """What `save_weights` wrote about the file; nothing for a file of other origin."""
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def _require_same_model(
-    model: CompiledModule, metadata: dict[str, str], tensors: dict[str, torch.Tensor], path: Path
+    model: CompiledModule, written: object, tensors: dict[str, torch.Tensor], path: Path
 ) -> None:
     """Fingerprints where the file has one; names and shapes in any case."""
     expected = fingerprint(model.spec)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    written = metadata.get("fingerprint", expected)
-    if written == expected and own == found:
+    if written in (expected, None) and own == found:
         return
     difference = sorted(own.keys() ^ found.keys()) or [
         name for name in own if own[name] != found[name]

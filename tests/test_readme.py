@@ -1,0 +1,94 @@
+"""The README is true: its commands run, its examples print what it says, its paths exist."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rinsc.cli import main
+from rinsc.cost import block_params
+from rinsc.graph import build_graph
+from rinsc.graph.draw import FORMATS
+from rinsc.spec import model_spec
+from rinsc.syntax import canonical, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def sessions() -> list[tuple[str, str]]:
+    """Each command of the console blocks, and what stands below it."""
+    text = "\n".join(blocks("console"))
+    return [
+        (command, output)
+        for command, output in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n?)*)", text, re.MULTILINE)
+    ]
+
+
+def test_every_command_runs_and_prints_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = sessions()
+    assert len(found) >= 8
+    for command, shown in found:
+        program, *arguments = shlex.split(command)
+        assert program == "rinsc"
+        assert main(arguments) == 0, command
+        printed = capsys.readouterr().out
+        if shown.strip():
+            assert printed.strip() == shown.strip()
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(example, "README.md", "exec"), {})
+    lines = output.getvalue().splitlines()
+    assert lines[1].endswith("True")
+    assert lines[2] == "(1, 8, 512)"
+    assert (tmp_path / "model.onnx").exists()
+
+
+def test_every_path_exists() -> None:
+    named = re.findall(r"\]\(((?!https?:)[^)#]+)\)", README)
+    named += [
+        path
+        for cell in re.findall(r"^\| (`[^|]+`) \|", README, re.MULTILINE)
+        for path in re.findall(r"`(rinsc/[^`]+|grammar/[^`]+|zoo/|tests/)`", cell)
+    ]
+    assert len(named) > 15
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_notation_table_is_the_notation() -> None:
+    table = README.split("## The notation")[1].split("\n\n")[1]
+    cells = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+    assert len(cells) >= 7
+    for cell in cells:
+        spellings = [parse(text) for text in re.findall(r"`([^`]+)`", cell)]
+        assert len({canonical(tree) for tree in spellings}) == 1
+
+
+def test_the_picture_is_what_rinsc_draws() -> None:
+    graph = build_graph(model_spec("(A^3)B", preset="small"))
+    drawn = FORMATS[".svg"](graph, block_params(graph))
+    assert (ROOT / "docs" / "a3b.svg").read_text(encoding="utf-8") == drawn
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_the_two_commands_are_targets(target: str) -> None:
+    assert f"make {target}" in README
+    assert re.search(rf"^{target}: setup", (ROOT / "Makefile").read_text(), re.MULTILINE)
