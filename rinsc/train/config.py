@@ -23,7 +23,7 @@ class TrainConfig:
 
     ``rounds`` None trains with the rounds that the signature writes. ``precision`` bf16 runs the
     matrix products under autocast and keeps weights and optimizer in fp32. Evaluations during
-    training look at ``eval_windows`` windows of held-out text, the last one at all of it.
+    training look at ``eval_windows`` windows of held-out text, the result at all of it.
     """
 
     steps: int = 1000

@@ -45,7 +45,7 @@ def draw_training(curves: Sequence[Curve], path: Path) -> tuple[Path, ...]:
     is not installed.
     """
     curves = [line for line in curves if line.training_flops]
-    figure, axes = _canvas("Held-out text against training compute", "training FLOPs")
+    figure, axes = _canvas("Held-out text (a sample) against training compute", "training FLOPs")
     for index, line in enumerate(curves):
         _line(axes, index, line.training_flops, line.bits_per_byte)
     _compute_axis(axes)

@@ -131,7 +131,6 @@ class _Trainer:
         self._held_out = cut_windows(corpus.held_out, length)
         self._token_bytes = corpus.token_bytes
         self._flops_per_token = training_flops_per_token(spec, length, rounds=config.rounds)
-        self._final_bits_per_byte: float | None = None
         self._step_seconds: deque[float] = deque(maxlen=RATE_STEPS)
         self._identity = {
             "model": spec_to_toml(spec),
@@ -178,11 +177,8 @@ class _Trainer:
         return float(loss_nats)
 
     def _evaluate_if_due(self, step: int) -> float | None:
-        """A sample of the held-out text now and then, all of it after the last step."""
-        if step == self.config.steps:
-            self._final_bits_per_byte = self._bits_per_byte(None)
-            return self._final_bits_per_byte
-        if step % self.config.eval_every == 0:
+        """A sample of the held-out text now and then, always the same, and after the last step."""
+        if step == self.config.steps or step % self.config.eval_every == 0:
             return self._bits_per_byte(self.config.eval_windows)
         return None
 
@@ -195,14 +191,13 @@ class _Trainer:
 
     def result(self) -> TrainResult:
         steps, tokens = self.config.steps, self.config.tokens
-        final = self._final_bits_per_byte
         return TrainResult(
             steps=steps,
             tokens=tokens,
             epochs=self._batches.epochs(steps),
             training_flops=tokens * self._flops_per_token,
             loss_nats=self.position.loss_nats,
-            bits_per_byte=self._bits_per_byte(None) if final is None else final,
+            bits_per_byte=self._bits_per_byte(None),
             seconds=self.position.seconds,
         )
 
