@@ -216,12 +216,27 @@ class Activation(Op):
 class Add(Op):
     """Sum of two inputs; the second may lack leading dimensions."""
 
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return _same_trailing(*shapes)
+
 
 @dataclass(frozen=True)
 class Mul(Op):
-    """Product of two inputs, element by element."""
+    """Product of two inputs, element by element; the second may lack leading dimensions."""
 
     saves_inputs: ClassVar[bool] = True
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return _same_trailing(*shapes)
+
+
+def _same_trailing(left: Shape, right: Shape) -> Shape:
+    """The first shape, once the second is known to end it."""
+    if left[len(left) - len(right) :] != right:
+        message = f"shapes {left} and {right} cannot be combined element by element"
+        hint = "the second must equal the last dimensions of the first"
+        raise GraphError(Problem("shapes-differ", message, hint=hint))
+    return left
 
 
 def _static(dim: Dim) -> int:

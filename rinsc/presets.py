@@ -19,7 +19,6 @@ PRESETS: Mapping[str, Mapping[str, int | bool]] = {
         "layers": 8,
         "width": 512,
         "heads": 8,
-        "kv_heads": 8,
         "mlp_width": 1408,
         "vocab_size": 8192,
         "context": 1024,

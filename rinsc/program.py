@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from keyword import iskeyword
 
+from rinsc.errors import GraphError, Problem
 from rinsc.ops import Op, Param, Shape
 
 
@@ -60,10 +62,28 @@ class Builder:
     _part: str = ""
 
     def __call__(self, op: Op, *inputs: Value, name: str = "") -> Value:
-        """Add an operation and return its result. Operations with parameters need a ``name``."""
-        output = self.value(op.output_shape(*(value.shape for value in inputs)))
+        """Add an operation and return its result.
+
+        Operations with parameters need a ``name`` of their own. Raises `GraphError` for a bad name
+        and for shapes that do not fit.
+        """
+        shapes = [value.shape for value in inputs]
+        output = self.value(op.output_shape(*shapes))
+        self._check_name(name, type(op).__name__, owns=bool(op.params(*shapes)))
         self._nodes.append(Node(op, inputs, output, name, self._part))
         return output
+
+    def _check_name(self, name: str, operation: str, *, owns: bool) -> None:
+        """Names become attributes of emitted modules and names of weights."""
+        if not name and not owns:
+            return
+        hint = "give each operation with parameters a name of its own, such as 'query'"
+        if not name.isidentifier() or iskeyword(name):
+            message = f"{operation} needs a name that is an identifier, not '{name}'"
+            raise GraphError(Problem("bad-operation-name", message, hint=hint))
+        if name in (node.name for node in self._nodes):
+            message = f"two operations are called '{name}'"
+            raise GraphError(Problem("bad-operation-name", message, hint=hint))
 
     def value(self, shape: Shape) -> Value:
         self._values += 1

@@ -15,6 +15,7 @@ from rinsc.cost import block_params
 from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS
 from rinsc.spec import model_spec
+from rinsc.spec.model import KEYS
 from rinsc.syntax import canonical, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +60,15 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert lines[1].endswith("True")
     assert lines[2] == "(1, 8, 512)"
     assert (tmp_path / "model.onnx").exists()
+
+
+def test_the_toml_example_is_a_spec(tmp_path: Path) -> None:
+    (example,) = blocks("toml")
+    path = tmp_path / "example.toml"
+    path.write_text(example)
+    spec = model_spec(path)
+    assert (spec.text, spec.width, spec.heads) == ("A^3B", 640, 10)
+    assert set(KEYS) <= set(re.findall(r"\w+", example)) | {"kv_heads"}
 
 
 def test_every_path_exists() -> None:

@@ -10,6 +10,7 @@ import rinsc.verification
 from rinsc.backends.onnx import to_onnx
 from rinsc.backends.torch import to_torch
 from rinsc.graph import BlockGraph, unroll
+from rinsc.kinds import KINDS
 from rinsc.ops import Attention
 from rinsc.spec import model_spec
 from rinsc.verification import VerifyRow, small_copy, verify
@@ -19,7 +20,7 @@ def failures(rows: list[VerifyRow]) -> set[str]:
     return {row.measure for row in rows if not row.passed}
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("text", ["AB", "(A^3)B", "((A^2)B)^2C", "AAB@2"])
 def test_every_form_agrees(text: str, kind: str) -> None:
     rows = verify(model_spec(text, preset="tiny", kind=kind))

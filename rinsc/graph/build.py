@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rinsc.graph.fold_runs import fold_runs
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
 from rinsc.graph.number_loops import number_loops
-from rinsc.graph.verify import Rule, loop_names_are_unique, runs_the_same_visits, verify
+from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verify
 from rinsc.spec import ModelSpec
 from rinsc.syntax import substitute
 from rinsc.syntax.tree import BlockRef, Node, Repeat
@@ -16,14 +16,19 @@ from rinsc.syntax.tree import BlockRef, Node, Repeat
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite of the graph, and the rules that hold from then on."""
+    """A rewrite of the graph, and the rules that hold from then on.
+
+    None may change what is executed at the rounds written; one that ``adds_dials`` may make new
+    loops, the others leave what is executed at any rounds alone.
+    """
 
     run: Callable[[BlockGraph], BlockGraph]
     establishes: tuple[Rule, ...] = ()
+    adds_dials: bool = False
 
 
 PASSES: tuple[Pass, ...] = (
-    Pass(fold_runs),
+    Pass(fold_runs, adds_dials=True),
     Pass(number_loops, (loop_names_are_unique,)),
 )
 
@@ -38,10 +43,10 @@ def build_graph(spec: ModelSpec) -> BlockGraph:
 
 
 def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:
-    """Run passes in order, with the verifier after each; none may change what is executed."""
-    unchanged = runs_the_same_visits(graph)
+    """Run passes in order, with the verifier after each."""
     rules: tuple[Rule, ...] = ()
     for each in passes:
+        unchanged = keeps_the_schedule(graph, at_any_rounds=not each.adds_dials)
         graph = each.run(graph)
         rules += each.establishes
         verify(graph, after=each.run.__name__, rules=(*rules, unchanged))

@@ -49,18 +49,26 @@ class Block:
     kind: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockGraph:
     """A chain of nodes from input to output.
 
     ``digraph`` has integer nodes, each with the attribute ``node`` (a `GraphNode`); edges carry the
     state, shaped (batch, seq, width). ``blocks`` are in order of first use. A loop's body is a
-    graph of its own over the same blocks.
+    graph of its own over the same blocks. Graphs are equal when spec and steps are.
     """
 
     spec: ModelSpec
     blocks: Mapping[str, Block]
     digraph: nx.DiGraph[int]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BlockGraph):
+            return NotImplemented
+        return self.spec == other.spec and list(self.steps()) == list(other.steps())
+
+    def __hash__(self) -> int:
+        return hash((self.spec, tuple(self.steps())))
 
     def with_steps(self, steps: Iterable[Visit | Loop]) -> BlockGraph:
         """The same model's graph with other steps between its input and its output."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TypeAlias
 
 import networkx as nx
 
 from rinsc.errors import GraphError, Problem
 from rinsc.graph.nodes import BlockGraph, Input, Loop, Output, Visit
+
+MAX_COMPARED = 4096  # visits of two schedules, when a pass is held to the one before it
 
 Rule: TypeAlias = Callable[[BlockGraph], Iterator[str]]
 
@@ -86,15 +89,35 @@ def has_no_loops(graph: BlockGraph) -> Iterator[str]:
         yield f"the loop '{loop.name}' is still there"
 
 
-def runs_the_same_visits(before: BlockGraph) -> Rule:
-    """Holds for every pass: at the rounds written, the schedule stays what it was."""
-    schedule = list(before.visits())
+def keeps_the_schedule(before: BlockGraph, *, at_any_rounds: bool) -> Rule:
+    """Holds for every pass: the visits stay what they were, at the rounds written.
+
+    ``at_any_rounds`` compares them at one and at two rounds of every loop as well.
+    """
+    asked = (None, 1, 2) if at_any_rounds else (None,)
+    schedules = {rounds: _visits_at(before, rounds) for rounds in asked}
 
     def rule(graph: BlockGraph) -> Iterator[str]:
-        if list(graph.visits()) != schedule:
-            yield "the schedule of visits has changed"
+        for rounds, schedule in schedules.items():
+            if _visits_at(graph, rounds) != schedule:
+                at = "the rounds written" if rounds is None else f"{rounds} rounds of every loop"
+                yield f"the schedule of visits has changed, at {at}"
 
     return rule
+
+
+def _visits_at(graph: BlockGraph, rounds: int | None) -> list[str]:
+    """The first blocks visited with every loop at ``rounds``: nested loops can make many."""
+    return list(islice(_blocks_at(graph, rounds), MAX_COMPARED))
+
+
+def _blocks_at(graph: BlockGraph, rounds: int | None) -> Iterator[str]:
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            yield step.block
+        else:
+            for _ in range(step.rounds if rounds is None else rounds):
+                yield from _blocks_at(step.body, rounds)
 
 
 ALWAYS: tuple[Rule, ...] = (

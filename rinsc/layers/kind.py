@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TypeAlias
 
+from rinsc.errors import GraphError, Problem
 from rinsc.kinds import KINDS
 from rinsc.ops import Shape
 from rinsc.program import Builder, Program, Value, trace
@@ -50,7 +51,10 @@ def layer_kind(name: str) -> LayerKind:
 
 @lru_cache(maxsize=64)
 def trace_programs(spec: ModelSpec) -> Programs:
-    """The programs of a spec, traced from its layer kind."""
+    """The programs of a spec, traced from its layer kind.
+
+    Raises `GraphError` for a kind whose operations do not fit each other.
+    """
     kind = layer_kind(spec.kind)
 
     def embed(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
@@ -67,8 +71,14 @@ def trace_programs(spec: ModelSpec) -> Programs:
     def head(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
         return {"logits": kind.head(b, given["x"], spec)}
 
+    layer_program = trace(shapes, layer)
+    if layer_program.outputs["x"].shape != shapes["x"]:
+        found = layer_program.outputs["x"].shape
+        message = f"a layer of kind '{spec.kind}' turns {shapes['x']} into {found}"
+        hint = "a layer must give the state back in the shape it came"
+        raise GraphError(Problem("layer-changes-shape", message, hint=hint))
     return Programs(
         embed=embed_program,
-        layer={spec.kind: trace(shapes, layer)},
+        layer={spec.kind: layer_program},
         head=trace({"x": shapes["x"]}, head),
     )

@@ -12,6 +12,7 @@ from hypothesis import given
 from rinsc.backends.torch import to_torch
 from rinsc.cost import executed_layers, executed_params, memory, stored_params, visits_of_blocks
 from rinsc.graph import build_graph, unroll
+from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec
 from tests.specs import specs
 
@@ -36,7 +37,7 @@ def test_weights_gradients_and_optimizer_state_are_what_torch_holds() -> None:
     assert report.optimizer_bytes == sum(moments)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("text", ["AB", "(A^3)B"])
 def test_activations_are_estimated_within_a_tenth(text: str, kind: str) -> None:
     """Against every distinct storage that autograd keeps, parameters and tables aside."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from rinsc.errors import GraphError
 from rinsc.graph import BlockGraph, Input, Loop, Output, Visit
 from rinsc.graph.build import PASSES, Pass, run_passes
+from rinsc.graph.number_loops import number_loops
 from rinsc.graph.verify import ALWAYS, has_no_loops, loop_names_are_unique, verify
 from tests.graph.graphs import graph_of, spec_of
 from tests.strategies import signatures
@@ -127,7 +128,7 @@ def test_a_sabotaged_pass_is_named(breaker: Breaker) -> None:
 
 def test_a_rule_of_an_earlier_pass_still_holds() -> None:
     with pytest.raises(GraphError, match="after 'same_names': 2 loops are called 'AB'"):
-        run_passes(graph_of("ABAB"), [*PASSES, Pass(same_names)])
+        run_passes(graph_of("ABAB"), [*PASSES, Pass(same_names, adds_dials=True)])
 
 
 def test_a_pass_that_drops_a_visit_is_named() -> None:
@@ -135,8 +136,19 @@ def test_a_pass_that_drops_a_visit_is_named() -> None:
         run_passes(graph_of("ABAB"), [*PASSES, Pass(forgetful)])
 
 
+def writes_loops_out(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps(graph.visits())
+
+
+def test_a_pass_that_drops_a_dial_is_named() -> None:
+    with pytest.raises(GraphError, match=r"after 'writes_loops_out': .* at 1 rounds of every loop"):
+        run_passes(graph_of("A^3B"), [*PASSES, Pass(writes_loops_out)])
+    run_passes(graph_of("A^3B"), [*PASSES, Pass(writes_loops_out, adds_dials=True)])
+
+
 def test_a_rule_does_not_hold_before_its_pass() -> None:
-    graph = run_passes(graph_of("ABAB"), [Pass(same_names), *PASSES])
+    numbered = Pass(number_loops, (loop_names_are_unique,))
+    graph = run_passes(graph_of("ABAB"), [Pass(same_names, adds_dials=True), numbered])
     assert [loop.name for loop in graph.loops()] == ["AB_1", "AB_2"]
 
 

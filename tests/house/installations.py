@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import Distribution, distribution
@@ -42,7 +43,8 @@ def environment(folder: Path, wheel: Path) -> Path:
 
 def run(*command: str, cwd: Path | None = None) -> str:
     """What ``command`` prints; fails the test with its diagnostics when it fails."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout
 

@@ -14,6 +14,7 @@ from rinsc.backends.onnx import RoundsForm, Session, graph_to_onnx, to_onnx
 from rinsc.backends.onnx.builder import OpBuilder
 from rinsc.backends.onnx.ops import ONNX_OPS, Site
 from rinsc.graph import build_graph, count_visits, unroll
+from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec
 from tests.onnx.models import TOLERANCE, lively_model, random_ids, small_spec, torch_logits
 from tests.specs import specs
@@ -52,7 +53,7 @@ def test_every_form_equals_torch(
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
 def test_nested_repeats_take_rounds_by_name(kind: str) -> None:
     spec = small_spec("((A^2)B)^2(A^3)B", kind=kind, tied_embedding=True)
     model = lively_model(spec)

@@ -18,6 +18,7 @@ from rinsc.backends.torch import to_torch
 from rinsc.errors import CheckpointError, GraphError, LoweringError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
+from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec
 from tests.onnx.models import all_graphs, all_nodes, lively_model, small_spec, unique_bytes
 from tests.specs import specs
@@ -70,7 +71,7 @@ def test_names_say_where_a_node_stands(form: RoundsForm) -> None:
 
 
 def test_only_standard_operators_of_the_stated_version() -> None:
-    for kind in ("llama", "gpt"):
+    for kind in sorted(KINDS):
         exported = to_onnx(lively_model(small_spec(kind=kind)), "dynamic").ir
         assert exported.graph.opset_imports == {"": 23}
         assert exported.ir_version == 10
@@ -94,7 +95,7 @@ def test_a_tied_table_is_stored_as_it_is_and_never_turned() -> None:
     assert sorted(readers) == ["Gather", "Gemm"]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_file_is_hardly_larger_than_its_weights(

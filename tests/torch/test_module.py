@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rinsc.backends.torch import emit_source, load_weights, save_weights, to_torch
 from rinsc.errors import LoweringError
 from rinsc.graph import BlockGraph, Loop, build_graph, unroll
+from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec
 from tests.specs import specs
 
@@ -102,7 +103,7 @@ def test_a_sequence_beyond_the_context_is_refused() -> None:
         to_torch(model_spec("AB", preset="tiny"))(torch.zeros(1, 129, dtype=torch.long))
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("text", ["AB", "A^3B", "((A^2)B)^2C", "AAB@2", "ABA"])
 def test_the_source_is_formatted_and_clean(text: str, kind: str, tmp_path: Path) -> None:
     spec = model_spec(text, preset="tiny", kind=kind, kv_heads=4, tied_embedding=kind == "gpt")

@@ -12,6 +12,8 @@ from rinsc.graph import BlockGraph, Visit, count_visits
 from rinsc.layers import Programs, layer_kind, trace_programs
 from rinsc.program import Node, Program
 
+WIDEST = 92  # columns of a statement in a method, so that a file keeps to 100
+
 _HEADER = '''"""{title}"""
 
 from __future__ import annotations
@@ -78,14 +80,17 @@ def _header(graph: BlockGraph, rounds: dict[str, int]) -> str:
 
 
 def _helpers(programs: Programs) -> list[str]:
-    every = (programs.embed, *programs.layer.values(), programs.head)
     called = {
         name
-        for program in every
+        for program in _every(programs)
         for node in program.nodes
         for name in TORCH_OPS[type(node.op)].helpers
     }
     return [name for name in HELPERS if name in called]
+
+
+def _every(programs: Programs) -> tuple[Program, ...]:
+    return (programs.embed, *programs.layer.values(), programs.head)
 
 
 def _class_name(kind: str) -> str:
@@ -146,32 +151,44 @@ def _model_class(graph: BlockGraph, programs: Programs) -> str:
 
 
 def _reset_lines(graph: BlockGraph, programs: Programs) -> list[str]:
-    """Matrices start normal; those that write into the residual stream smaller with depth."""
-    residual = sorted(
-        {
-            f"{param.name}"
-            for program in programs.layer.values()
-            for param in program.params
-            if param.init == "residual"
-        }
-    )
+    """Every parameter as its operation wants it; residual ones smaller with the depth executed."""
+    params = [param for program in _every(programs) for param in program.params]
     depth = sum(graph.blocks[visit.block].layers for visit in graph.visits())
     std = layer_kind(graph.spec.kind).init_std
-    names = ", ".join(f'"{name}"' for name in residual)
+
+    def names(init: str) -> list[str]:
+        return list(dict.fromkeys(param.name for param in params if param.init == init))
+
+    cases = [
+        ("residual", f"nn.init.normal_(parameter, std={std!r} / math.sqrt(2 * {depth}))"),
+        ("ones", "nn.init.ones_(parameter)"),
+        ("zeros", "nn.init.zeros_(parameter)"),
+    ]
+    held = [(init, line) for init, line in cases if names(init)]
+    lines = [line for init, _ in held for line in _set_lines(init, names(init))]
+    lines += ["for path, parameter in self.named_parameters():"]
+    lines += ['    name = ".".join(path.split(".")[-2:])']
+    for index, (init, line) in enumerate(held):
+        lines += [f"    {'el' if index else ''}if name in {init}:", f"        {line}"]
+    lines += ["    else:", f"        nn.init.normal_(parameter, std={std!r})"]
     return [
         "@torch.no_grad()",
         "def reset_parameters(self) -> None:",
-        f'    """Normal matrices; residual ones scaled for the {depth} layers executed."""',
-        f"    residual_std = {std!r} / math.sqrt(2 * {depth})",
-        "    for name, parameter in self.named_parameters():",
-        "        if parameter.ndim == 2:",
-        f"            residual = name.endswith(({names}))",
-        f"            nn.init.normal_(parameter, std=residual_std if residual else {std!r})",
-        '        elif name.endswith("bias"):',
-        "            nn.init.zeros_(parameter)",
-        "        else:",
-        "            nn.init.ones_(parameter)",
+        f'    """Normal weights; residual ones scaled for the {depth} layers executed."""',
+        *_indented(lines),
     ]
+
+
+def _set_lines(variable: str, names: list[str]) -> list[str]:
+    """A set of names on one line, or one name a line where that is too long."""
+    line = f"{variable} = {{{', '.join(_quoted(names))}}}"
+    if len(line) <= WIDEST:
+        return [line]
+    return [f"{variable} = {{", *(f"    {name}," for name in _quoted(names)), "}"]
+
+
+def _quoted(names: Iterable[str]) -> list[str]:
+    return [f'"{name}"' for name in names]
 
 
 def _forward_lines(graph: BlockGraph, programs: Programs) -> list[str]:

@@ -17,16 +17,16 @@ class TorchOp:
     ``call`` gives the expression from the arguments' expressions; ``module`` the line that makes
     what the operation owns, in ``__init__``; ``result`` the name a result takes when it needs a
     variable ("" = that of the first argument); ``helpers`` the functions of `helpers` it calls.
-    An expression that ``is_sum`` is put in parentheses where an operation ``binds`` its arguments
-    more tightly than a sum.
+    A ``loose`` expression (a sum, a product) is put in parentheses where a ``tight`` operation
+    takes it for an argument.
     """
 
     call: Callable[[Node, list[str]], str]
     module: Callable[[Node], str] | None = None
     result: str = ""
     helpers: tuple[str, ...] = ()
-    is_sum: bool = False
-    binds: bool = False
+    loose: bool = False
+    tight: bool = False
 
 
 def _own(node: Node, args: list[str]) -> str:
@@ -100,11 +100,11 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ),
     ops.RMSNorm: TorchOp(_own, _norm("RMSNorm"), result="h"),
     ops.LayerNorm: TorchOp(_own, _norm("LayerNorm"), result="h"),
-    ops.SplitHeads: TorchOp(_split_heads, binds=True),
-    ops.MergeHeads: TorchOp(lambda node, args: f"{args[0]}.transpose(1, 2).flatten(2)", binds=True),
+    ops.SplitHeads: TorchOp(_split_heads, tight=True),
+    ops.MergeHeads: TorchOp(lambda node, args: f"{args[0]}.transpose(1, 2).flatten(2)", tight=True),
     ops.Rope: TorchOp(lambda node, args: f"rotate({', '.join(args)})", helpers=("rotate",)),
     ops.Attention: TorchOp(_attention, result="mixed"),
     ops.Activation: TorchOp(_activation),
-    ops.Add: TorchOp(lambda node, args: " + ".join(args), is_sum=True, binds=True),
-    ops.Mul: TorchOp(lambda node, args: " * ".join(args), result="h", is_sum=True, binds=True),
+    ops.Add: TorchOp(lambda node, args: " + ".join(args), loose=True, tight=True),
+    ops.Mul: TorchOp(lambda node, args: " * ".join(args), result="h", loose=True, tight=True),
 }

@@ -22,7 +22,7 @@ class _Writer:
     hint: dict[Value, str] = field(default_factory=dict)
     pending: dict[Value, str] = field(default_factory=dict)
     names: dict[str, Value] = field(default_factory=dict)
-    sums: set[Value] = field(default_factory=set)
+    loose: set[Value] = field(default_factory=set)
 
     def bind(self, value: Value, name: str) -> None:
         self.text[value] = self.hint[value] = name
@@ -49,17 +49,17 @@ class _Writer:
         result = torch_op.result or self.hint[node.inputs[0]]
         self.hint[node.output] = node.name if isinstance(node.op, Linear) else result
         self.text[node.output] = self.pending[node.output] = expression
-        if torch_op.is_sum:
-            self.sums.add(node.output)
+        if torch_op.loose:
+            self.loose.add(node.output)
         if self.uses[node.output] != 1:
             self.assign(node.output)
 
     def _call(self, node: Node) -> str:
         torch_op = TORCH_OPS[type(node.op)]
         args = [self.text[value] for value in node.inputs]
-        if torch_op.binds:
+        if torch_op.tight:
             args = [
-                f"({text})" if value in self.sums and value in self.pending else text
+                f"({text})" if value in self.loose and value in self.pending else text
                 for value, text in zip(node.inputs, args, strict=True)
             ]
         return torch_op.call(node, args)
