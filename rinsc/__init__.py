@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rinsc.__about__ import __version__
 from rinsc.errors import RinscError
+from rinsc.extras import require
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import to_onnx
@@ -40,6 +41,13 @@ _HOMES = {
     "verify": "rinsc.verification",
 }
 
+# What must be installed besides the base, by the module that needs it.
+_NEEDS = {
+    "rinsc.backends.onnx": ("onnx", "onnx_ir"),
+    "rinsc.backends.torch": ("torch", "safetensors"),
+    "rinsc.verification": ("torch", "safetensors", "onnx", "onnx_ir", "onnxruntime"),
+}
+
 __all__ = [
     "FlopConvention",
     "ModelSpec",
@@ -64,4 +72,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'rinsc' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    home = _HOMES[name]
+    if home in _NEEDS:
+        require(*_NEEDS[home])
+    return getattr(import_module(home), name)

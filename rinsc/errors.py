@@ -101,14 +101,18 @@ class UsageError(RinscError):
 
 
 def render(problem: Problem) -> str:
-    """The plain text of a problem: head, place or caret line, hint. No colour."""
-    lines = [f"error[{problem.code}]: {problem.message}"]
+    """The plain text of a problem: head, place or caret line, hint. No colour.
+
+    Words of a user stand in it, so what is unprintable (line breaks, codes of terminals) is not
+    passed on.
+    """
+    lines = [f"error[{problem.code}]: {_printable(problem.message)}"]
     if problem.place is not None:
-        lines.append(f"  at {problem.place}")
+        lines.append(f"  at {_printable(problem.place)}")
     if problem.source is not None and problem.span is not None:
         lines.extend(_caret_lines(problem.source, problem.span))
     if problem.hint is not None:
-        lines.append(f"  hint: {problem.hint}")
+        lines.append(f"  hint: {_printable(problem.hint)}")
     return "\n".join(lines)
 
 
@@ -122,9 +126,13 @@ def _caret_lines(source: str, span: Span) -> list[str]:
     line_end = len(source) if line_end < 0 else line_end
     first = max(line_start, min(span.start - _WINDOW // 2, line_end - _WINDOW))
     text = source[first : min(line_end, first + _WINDOW)]
-    shown = "".join(char if char.isprintable() else "�" for char in text)
     width = max(1, min(span.end, first + len(text)) - span.start)
-    return [f"  {shown}", f"  {' ' * (span.start - first)}{'^' * width}"]
+    return [f"  {_printable(text)}", f"  {' ' * (span.start - first)}{'^' * width}"]
+
+
+def _printable(text: str) -> str:
+    """The text with one replacement character for each that cannot be shown."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rinsc.errors import OutputError, Problem
 
@@ -23,24 +25,52 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The file at the yielded name exists and is empty, so a place that cannot be written is found
     before the body does its work. It keeps the suffix of ``path``. Whatever the body raises, it is
-    removed and the old ``path`` survives. An OSError of the body or of the renaming becomes an
-    OutputError.
+    removed and the old ``path`` survives. A link stays a link: what it points to is written. An
+    old file's permissions are kept. What is no regular file (a folder, a device, a pipe) is never
+    replaced. An OSError of the body or of the renaming becomes an OutputError.
     """
-    target = Path(path)
-    part = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(4)}.part{target.suffix}")
+    named, part = Path(path), None
     try:
-        if target.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        part.touch(exist_ok=False)
+        old_mode = _mode_of_old(named)
+        target = Path(os.path.realpath(named))
+        part = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(4)}.part{target.suffix}")
+        # What replaces a private file is private from its first byte.
+        part.touch(0o666 if old_mode is None else 0o600, exist_ok=False)
         yield part
+        if old_mode is not None:
+            part.chmod(old_mode)
         _flush_to_disk(part)
         part.replace(target)
         _flush_to_disk(target.parent)
     except OSError as error:
-        raise cannot_write(target, error) from error
+        raise cannot_write(named, error) from error
     finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        if part is not None:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises OutputError where `atomic_path` would; the place is left as it was."""
+    with suppress(_NothingToWriteError), atomic_path(path):
+        raise _NothingToWriteError
+
+
+class _NothingToWriteError(Exception):
+    """Ends the writing of a file before it takes its name."""
+
+
+def _mode_of_old(path: Path) -> int | None:
+    """Permissions of the file at ``path``, None where there is none; OSError for anything else."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(None, "it is a folder")
+    if not stat.S_ISREG(mode):
+        raise OSError(None, "it is not a regular file")
+    return stat.S_IMODE(mode)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -51,6 +81,17 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raises OutputError where `make_folder` could make none to write to; nothing is changed."""
+    folder = Path(path)
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
@@ -70,6 +111,8 @@ def _hint(path: Path) -> str:
     try:
         if path.is_dir():
             return "name a file, not a folder"
+        if path.exists() and not path.is_file():
+            return "name a regular file; devices and pipes are not written to"
         if not path.parent.exists():
             return f"create the folder {path.parent} first"
         if not path.parent.is_dir():

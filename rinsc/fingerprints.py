@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 
+from rinsc.digests import short_digest
 from rinsc.layers import trace_programs
+from rinsc.program import Program
 from rinsc.spec import ModelSpec
+from rinsc.spec.model import require_spec
 from rinsc.syntax import identity
-
-LENGTH = 16  # hexadecimal digits: 64 bits
 
 
 def fingerprint(spec: ModelSpec) -> str:
     """Hash of the schedule of physical layers up to renaming, and of the traced operations.
 
     Operations carry every dimension that they depend on, so that a key which changes nothing (a
-    rotary base where positions are learned) changes no fingerprint.
+    rotary base where positions are learned) changes no fingerprint; nor do the names of parts.
+    Raises `SpecError` for anything but a spec.
     """
+    spec = require_spec(spec)
+    programs = trace_programs(spec)
+    texts = [_program_text(program) for program in (programs.embed, programs.head)]
+    texts += [f"{kind}: {_program_text(program)}" for kind, program in programs.layer.items()]
     schedule = identity(spec.signature, spec.layers)
-    text = repr((schedule, spec.context, trace_programs(spec)))
-    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+    return short_digest("\n".join([repr(schedule), f"context {spec.context}", *texts]))
+
+
+def _program_text(program: Program) -> str:
+    """Operations with their settings and wiring, values numbered in order."""
+    numbers = {value: index for index, value in enumerate(program.inputs.values())}
+    lines = [f"inputs {[value.shape for value in program.inputs.values()]}"]
+    for node in program.nodes:
+        wires = [numbers[value] for value in node.inputs]
+        numbers[node.output] = len(numbers)
+        settings = {f.name: getattr(node.op, f.name) for f in dataclasses.fields(node.op)}
+        lines.append(f"{type(node.op).__name__} {settings} {wires}")
+    lines.append(f"outputs {[numbers[value] for value in program.outputs.values()]}")
+    return "; ".join(lines)

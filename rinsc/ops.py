@@ -183,8 +183,6 @@ class MergeHeads(Op):
 class Rope(Op):
     """Rotate the halves of each head by its position; inputs: x, cosines, sines."""
 
-    saves_inputs: ClassVar[bool] = False
-
 
 @dataclass(frozen=True)
 class Attention(Op):

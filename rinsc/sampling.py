@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Logits = npt.NDArray[np.floating]
 
 
+MAX_SEED = (1 << 63) - 1  # what every library that draws numbers takes
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen.
@@ -34,11 +37,14 @@ class Sampling:
     def __post_init__(self) -> None:
         problems = []
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            problems.append(_problem("temperature", "must be a finite number of at least 0"))
+            rule = "must be a finite number of at least 0"
+            problems.append(_problem("temperature", rule, "0 takes the likeliest token"))
         if self.top_k is not None and self.top_k < 1:
-            problems.append(_problem("top_k", "must be at least 1"))
-        if self.seed < 0:
-            problems.append(_problem("seed", "must be at least 0"))
+            problems.append(_problem("top_k", "must be at least 1", "leave it out for all"))
+        if not 0 <= self.seed <= MAX_SEED:
+            problems.append(
+                _problem("seed", "must be from 0 to 2**63 - 1", "give a smaller number")
+            )
         if problems:
             raise UsageError(*problems)
 
@@ -81,9 +87,9 @@ def continue_tokens(
     import numpy as np
 
     if not prompt:
-        raise UsageError(_problem("prompt", "is empty", hint="give at least one character"))
+        raise UsageError(_problem("prompt", "is empty", "give at least one character"))
     if new_tokens < 0:
-        raise UsageError(_problem("new tokens", "must be at least 0"))
+        raise UsageError(_problem("new tokens", "must be at least 0", "say how many to add"))
     rng = np.random.default_rng(sampling.seed)
     ids = list(prompt)
     for _ in range(new_tokens):
@@ -92,5 +98,5 @@ def continue_tokens(
     return ids[len(prompt) :]
 
 
-def _problem(name: str, message: str, hint: str | None = None) -> Problem:
+def _problem(name: str, message: str, hint: str) -> Problem:
     return Problem(code="bad-sampling", message=f"{name} {message}", hint=hint)

@@ -14,6 +14,7 @@ from rinsc.backends.torch import to_torch
 from rinsc.errors import SpecError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
+from rinsc.layers import trace_programs
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import canonical, parse
 from tests.specs import specs
@@ -117,6 +118,19 @@ def test_two_models(left: str, right: str) -> None:
 def test_every_dimension_counts(change: dict[str, Any]) -> None:
     spec = model_spec("A^2B", preset="tiny")
     assert fingerprint(model_spec("A^2B", preset="tiny", **change)) != fingerprint(spec)
+
+
+def test_a_whole_number_is_the_same_as_a_real_one() -> None:
+    real = fingerprint(model_spec("AB", preset="tiny", rope_theta=10000.0))
+    trace_programs.cache_clear()
+    assert fingerprint(model_spec("AB", preset="tiny", rope_theta=10000)) == real
+
+
+def test_text_has_no_fingerprint_but_a_signature_has_a_spelling() -> None:
+    text: Any = "AAB"
+    with pytest.raises(SpecError, match="not-a-spec"):
+        fingerprint(text)
+    assert canonical("AAB") == "A^2B"
 
 
 def test_a_key_that_changes_nothing_does_not_count() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 import rinsc.verification
 from rinsc.backends.onnx import to_onnx
 from rinsc.backends.torch import to_torch
+from rinsc.errors import LoweringError, SpecError
 from rinsc.graph import BlockGraph, unroll
 from rinsc.kinds import KINDS
 from rinsc.ops import Attention
@@ -61,9 +63,36 @@ def test_not_a_number_never_passes() -> None:
     assert not VerifyRow("a", "b", "logits", float("nan"), 1.0).passed
 
 
+def test_a_schedule_too_long_to_compare_is_refused_at_once() -> None:
+    with pytest.raises(LoweringError, match="too-long-to-verify"):
+        verify(model_spec("A^300", preset="tiny"))
+
+
+def test_rounds_that_would_take_too_long_are_left_out() -> None:
+    nested = "((((((A[1]^2B[1])^2C[1])^2D[1])^2E[1])^1F[1])^1G[1])^1"
+    rows = verify(model_spec(nested, preset="tiny"))
+    assert failures(rows) == set()
+    assert "torch, 4 rounds" not in {row.left for row in rows}
+
+
+def test_the_callers_random_numbers_are_left_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    verify(model_spec("AB", preset="tiny"))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_text_is_no_spec() -> None:
+    text: Any = "(A^3)B"
+    with pytest.raises(SpecError, match="not-a-spec"):
+        verify(text)
+
+
 def test_the_small_copy_keeps_what_matters() -> None:
     spec = model_spec("((A^2)B)^2C", preset="300m")
     small = small_copy(spec)
-    assert small.parts == spec.parts
+    assert small.text == spec.text
+    assert list(small.parts.values()) == [2, 2, 2]
     assert small.heads // small.kv_heads == spec.heads // spec.kv_heads
     assert small.width <= 64

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from rinsc.__about__ import __version__
 from rinsc.cli.diagnostics import print_error
-from rinsc.errors import Problem, RinscError, UsageError
+from rinsc.errors import OutputError, Problem, RinscError, UsageError
 
 # Imported only when called: name, where the function is, what `rinsc --help` says about it.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -33,7 +33,8 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line, by default the process's own; returns the exit status.
 
-    0 is success, 1 a mistake in the model or a failed check, 2 a mistake in the command.
+    0 is success, 1 a mistake in the model (its text, its dimensions, its files) or a failed check,
+    2 a mistake in the command or the value of another option.
     """
     _never_fail_to_encode()
     # Threads that wait by spinning take the cores from whoever else uses the machine.
@@ -50,6 +51,10 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_stdout()
         return BROKEN_PIPE
+    except OSError as error:
+        print_error(_system_error(error))
+        _discard_stdout()
+        return OutputError.exit_status
     return status
 
 
@@ -75,6 +80,14 @@ def app() -> App:
     for place, (name, where, summary) in enumerate(COMMANDS):
         commands.command(where, name=name, help=summary, sort_key=place)
     return commands
+
+
+def _system_error(error: OSError) -> OutputError:
+    """What the operating system refuses where no command expects it: above all, standard output."""
+    place = "standard output" if error.filename is None else str(error.filename)
+    message = f"the system refuses: {(error.strerror or type(error).__name__).lower()}"
+    hint = "check the place, its permissions and the free space"
+    return OutputError(Problem("system-error", message, place=place, hint=hint))
 
 
 def _never_fail_to_encode() -> None:

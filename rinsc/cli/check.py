@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json as json_text
+from collections.abc import Mapping
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
-from rinsc.cli.values import bindings
+from rinsc.cli.runs import is_run
+from rinsc.cli.words import short_list
 from rinsc.errors import Problem, UsageError
+
+MAX_NAMES = 16  # of blocks, on one line
 
 
 def check(
@@ -26,13 +31,14 @@ def check(
     Parameters
     ----------
     models
-        Signatures such as '(A^3)B', or TOML files.
+        Signatures such as '(A^3)B', TOML files or run folders.
     json
         Print one JSON object a line.
     """
     if not models:
         raise UsageError(Problem("usage", "no model is given", hint="rinsc check '(A^3)B'"))
-    found = [_describe(model, options) for model in models]
+    exponents = share_bindings(options.set_, models)
+    found = [_describe(*pair, options) for pair in zip(models, exponents, strict=True)]
     if json:
         for facts in found:
             print(json_text.dumps(facts, ensure_ascii=False))
@@ -40,7 +46,7 @@ def check(
     print("\n\n".join(_text(facts) for facts in found))
 
 
-def _describe(model: str, options: ModelOptions) -> dict[str, object]:
+def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -> dict[str, object]:
     """What there is to say about one model, as plain data."""
     from rinsc.syntax import (
         bind,
@@ -52,14 +58,14 @@ def _describe(model: str, options: ModelOptions) -> dict[str, object]:
         to_text,
     )
 
-    if options.are_given or model.endswith(".toml"):
+    if options.are_given or model.endswith(".toml") or is_run(model):
         from rinsc.fingerprints import fingerprint
 
-        spec = options.spec(model)
+        spec = options.spec(model, exponents)
         signature, identity = spec.signature, fingerprint(spec)
         sizes: dict[str, int] | None = dict(spec.parts)
     else:
-        signature = bind(parse(model), bindings(options.set_))
+        signature = bind(parse(model), exponents)
         require_lowered(signature)
         identity, sizes = schedule_fingerprint(signature), None
     visits = [ref.letter for ref in expand(signature)]
@@ -84,12 +90,7 @@ def _text(facts: dict[str, object]) -> str:
         ("signature", facts["signature"]),
         ("canonical", facts["canonical"]),
         ("fingerprint", f"{facts['fingerprint']}{of}"),
-        ("blocks", f"{len(blocks)}: {_shortened(names)}"),
+        ("blocks", f"{len(blocks)}: {short_list(names, MAX_NAMES)}"),
         ("visits", facts["visits"]),
     )
     return "\n".join(f"{name:<12} {value}" for name, value in rows)
-
-
-def _shortened(names: list[str], most: int = 16) -> str:
-    more = len(names) - most
-    return " ".join(names[:most]) + (f" … and {more} more" if more > 0 else "")

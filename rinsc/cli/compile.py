@@ -11,10 +11,11 @@ from cyclopts import Parameter
 from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.numbers import rounded_bytes
-from rinsc.cli.runs import is_run, open_run, run_spec
-from rinsc.cli.values import parse_rounds
-from rinsc.errors import Problem, UsageError
+from rinsc.cli.runs import is_run, open_run
+from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
+from rinsc.errors import CheckpointError, Problem, UsageError
 from rinsc.extras import require
+from rinsc.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import RoundsForm
@@ -29,9 +30,9 @@ def compile_(
     to: Literal["torch", "onnx"],
     output: Annotated[Path, Parameter(name=("--output", "-o"))],
     options: ModelOptions = NO_OPTIONS,
-    rounds: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
+    rounds: RoundsOption = (),
     weights: Path | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write a model as PyTorch source or as an ONNX file.
 
@@ -50,12 +51,11 @@ def compile_(
         Of fresh weights.
     """
     folder = open_run(model) if is_run(model) else None
-    if folder is not None and options != NO_OPTIONS:
-        hint = "leave the dimensions out"
-        raise UsageError(Problem("usage", "a run folder has dimensions of its own", hint=hint))
-    spec = options.spec(model) if folder is None else run_spec(folder)
+    spec = options.spec(model)
     dynamic = rounds == ("dynamic",)
     asked = None if dynamic else parse_rounds(rounds)
+    _check_rounds(spec, asked)
+    check_writable(output)
     if weights is None and folder is not None:
         weights = folder.weights
     if to == "torch":
@@ -69,10 +69,36 @@ def compile_(
     print(f"wrote {output} ({rounded_bytes(output.stat().st_size)})", file=sys.stderr)
 
 
+def _check_rounds(spec: ModelSpec, rounds: Rounds) -> None:
+    from rinsc.graph import build_graph, resolve_rounds
+
+    graph = build_graph(spec)
+    with option_values():
+        resolve_rounds(graph, rounds)
+
+
+def _check_weights(path: Path) -> None:
+    """Raises CheckpointError for a file that is missing or cut short; reads its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        reason = "the file is damaged or cut short" if path.is_file() else "there is no such file"
+        raise CheckpointError(
+            Problem(
+                "weights-not-readable",
+                f"cannot read the weights: {reason} ({str(error).splitlines()[0]:.120})",
+                place=str(path),
+                hint="name a safetensors file, such as the model.safetensors of a run",
+            )
+        ) from None
+
+
 def _write_source(spec: ModelSpec, output: Path, rounds: Rounds) -> None:
     require("torch")
     from rinsc.backends.torch import emit_source
-    from rinsc.files import write_atomically
     from rinsc.graph import build_graph, unroll
 
     graph = build_graph(spec)
@@ -83,6 +109,8 @@ def _write_onnx(
     spec: ModelSpec, output: Path, rounds: RoundsForm, weights: Path | None, seed: int
 ) -> None:
     require("torch", "safetensors", "onnx_ir")
+    if weights is not None:
+        _check_weights(weights)
     import torch
 
     from rinsc.backends.onnx import to_onnx

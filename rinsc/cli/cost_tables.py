@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from rinsc.cli.numbers import exact, ratio, rounded_bytes, rounded_count, rounded_flops, share
 from rinsc.cli.tables import print_line, print_table
+from rinsc.cli.words import short_text
 from rinsc.cost import ComputeMatch, CostReport
+from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec
 
 MAX_ROWS = 24
 
 
-def print_report(report: CostReport, spec: ModelSpec, batch: int) -> None:
+def print_report(report: CostReport, spec: ModelSpec) -> None:
     """Header, totals, memory, FLOPs by part and by block, and the convention they follow."""
     print_line(report.signature, style="bold")
     print_line(_dimensions(spec))
+    if report.rounds != resolve_rounds(build_graph(spec), None):
+        asked = ", ".join(f"{name}={count}" for name, count in report.rounds.items())
+        print_line(f"rounds {asked}")
     print_line()
     print_table(("totals", "", "exact"), _totals(report))
     print_line()
-    print_table((f"memory, {report.memory.precision}", "", "exact bytes"), _memory(report, batch))
+    print_table((f"memory, {report.memory.precision}", "", "exact bytes"), _memory(report))
     print_line()
     forward = f"forward, {report.seq} tokens"
     print_table(("part", "share", forward, "exact FLOPs"), _split(report, report.forward.by_part))
@@ -62,7 +67,7 @@ def print_comparison(baseline: CostReport, variant: CostReport) -> None:
             rounded_bytes,
         ),
         (
-            "activations (estimate)",
+            _activations(variant),
             baseline.memory.activation_bytes,
             variant.memory.activation_bytes,
             rounded_bytes,
@@ -129,17 +134,20 @@ def _totals(report: CostReport) -> list[tuple[str, str, str]]:
     ]
 
 
-def _memory(report: CostReport, batch: int) -> list[tuple[str, str, str]]:
+def _memory(report: CostReport) -> list[tuple[str, str, str]]:
     memory = report.memory
-    activations = f"activations (estimate), {batch} x {report.seq} tokens"
     rows = (
         ("weights", memory.weight_bytes),
         ("gradients", memory.gradient_bytes),
         ("optimizer (AdamW)", memory.optimizer_bytes),
-        (activations, memory.activation_bytes),
+        (_activations(report), memory.activation_bytes),
         ("key-value cache, per token", memory.kv_bytes_per_token),
     )
     return [(name, rounded_bytes(number), exact(number)) for name, number in rows]
+
+
+def _activations(report: CostReport) -> str:
+    return f"activations (estimate), {report.batch} x {report.seq} tokens"
 
 
 def _split(report: CostReport, flops: dict[str, int]) -> list[tuple[str, str, str, str]]:
@@ -155,6 +163,6 @@ def _split(report: CostReport, flops: dict[str, int]) -> list[tuple[str, str, st
     ]
 
 
-def _name(signature: str, most: int = 18) -> str:
+def _name(signature: str) -> str:
     """A signature short enough to head a column."""
-    return signature if len(signature) <= most else signature[: most - 1] + "…"
+    return short_text(signature, 18)

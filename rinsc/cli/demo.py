@@ -15,7 +15,7 @@ QUICK_TOKENS = 1 << 16
 
 def demo(
     *,
-    output: Annotated[Path, Parameter(name=("--out", "-o"))] = Path("runs/demo"),
+    output: Annotated[Path, Parameter(name=("--output", "-o", "--out"))] = Path("runs/demo"),
     quick: bool = False,
 ) -> None:
     """Train (A^3)B and AB at equal FLOPs, export to ONNX and compare.

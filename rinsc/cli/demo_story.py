@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.cli.cost import plan_data
 from rinsc.cli.cost_tables import print_comparison, print_plan, print_report
 from rinsc.cli.numbers import exact, rounded_flops
 from rinsc.cli.tables import print_line, print_table
@@ -110,7 +109,7 @@ def _costs(
     print_line()
     reports = [cost_report(spec, batch=settings.batch_sequences) for spec in (baseline, variant)]
     for report, spec in zip(reports, (baseline, variant), strict=True):
-        print_report(report, spec, settings.batch_sequences)
+        print_report(report, spec)
         print_line()
     print_comparison(*reports)
     plan = match_compute(
@@ -120,7 +119,7 @@ def _costs(
     data = {
         "baseline": reports[0].as_dict(),
         "variant": reports[1].as_dict(),
-        "plan": plan_data(plan),
+        "plan": plan.as_dict(),
     }
     write_atomically(folder / "costs.json", json.dumps(data, indent=2) + "\n")
     return plan
@@ -180,7 +179,8 @@ def _export(side: Contender, corpus: TokenizedCorpus, folder: Path) -> Session:
     for rounds, gap in gaps.items():
         if not gap <= LOGIT_LIMIT:
             message = f"ONNX Runtime and PyTorch differ by {gap:.1e} at {rounds} rounds"
-            raise LoweringError(Problem("runtimes-differ", message, place=str(path)))
+            hint = "compare the forms of the model: rinsc verify"
+            raise LoweringError(Problem("runtimes-differ", message, place=str(path), hint=hint))
     weights, file = side.folder.weights.stat().st_size, path.stat().st_size
     print_line(f"{path}: {exact(file)} bytes, weights alone {exact(weights)}")
     print_line()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from rinsc.errors import RinscError
 
 
 def print_error(error: RinscError) -> None:
     """The error's text; on a terminal with colour, elsewhere exactly ``str(error)``."""
-    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
-        _print_coloured(str(error))
-    else:
-        print(error, file=sys.stderr)
+    with suppress(OSError):  # nobody can be told that nobody can be told
+        if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+            _print_coloured(str(error))
+        else:
+            print(error, file=sys.stderr)
 
 
 def note(text: str) -> None:

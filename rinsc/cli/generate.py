@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rinsc.cli.runs import open_run, run_model, run_spec
+from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
+    from rinsc.graph import Rounds
     from rinsc.sampling import Sampling
     from rinsc.train.tokenizer import BytePairTokenizer
 
@@ -25,11 +27,11 @@ def generate(
     /,
     *,
     prompt: str,
-    rounds: int | None = None,
+    rounds: RoundsOption = (),
     max_new_tokens: int = 100,
     temperature: float = 0.0,
     top_k: int | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     tokenizer: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -40,7 +42,7 @@ def generate(
     prompt
         The text to continue.
     rounds
-        Rounds of every repeat; those written if not given.
+        Rounds of every repeat, as 3, or of one, as A=2; those written if not given.
     max_new_tokens
         How many tokens to add.
     temperature
@@ -60,11 +62,14 @@ def generate(
     if not prompt:
         raise UsageError(Problem("usage", "--prompt is empty", hint="give some text"))
     if max_new_tokens < 0:
-        raise UsageError(Problem("usage", "--max-new-tokens must be at least 0"))
+        message = "--max-new-tokens must be at least 0"
+        raise UsageError(Problem("usage", message, hint="say how many to add"))
+    _require_text(prompt)
+    asked = parse_rounds(rounds)
     is_onnx = model.endswith(".onnx")
     require("numpy", "tokenizers")
     make = _onnx_runtime if is_onnx else _pytorch
-    words, proceed = make(model, tokenizer, max_new_tokens, sampling, rounds)
+    words, proceed = make(model, tokenizer, max_new_tokens, sampling, asked)
     text = words.decode(proceed(words.encode(prompt).tolist()))
     if json:
         print(json_text.dumps({"prompt": prompt, "text": text}, ensure_ascii=False))
@@ -72,8 +77,17 @@ def generate(
         print(prompt + text)
 
 
+def _require_text(prompt: str) -> None:
+    """A shell may hand over bytes that are no text."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        hint = "write the prompt in UTF-8"
+        raise UsageError(Problem("usage", "--prompt is not text", hint=hint)) from None
+
+
 def _pytorch(
-    model: str, tokenizer: Path | None, new_tokens: int, sampling: Sampling, rounds: int | None
+    model: str, tokenizer: Path | None, new_tokens: int, sampling: Sampling, rounds: Rounds
 ) -> tuple[BytePairTokenizer, Continue]:
     """The tokenizer and the continuation of a run folder."""
     require("torch", "safetensors")
@@ -82,7 +96,8 @@ def _pytorch(
 
     folder = open_run(model)
     spec = run_spec(folder)
-    resolve_rounds(build_graph(spec), rounds)
+    with option_values():
+        resolve_rounds(build_graph(spec), rounds)
     words = _tokenizer(tokenizer or folder.tokenizer, spec.vocab_size)
     module = run_model(folder)
     return words, lambda ids: generate_ids(
@@ -91,13 +106,16 @@ def _pytorch(
 
 
 def _onnx_runtime(
-    model: str, tokenizer: Path | None, new_tokens: int, sampling: Sampling, rounds: int | None
+    model: str, tokenizer: Path | None, new_tokens: int, sampling: Sampling, rounds: Rounds
 ) -> tuple[BytePairTokenizer, Continue]:
     """The tokenizer and the continuation of an ONNX file."""
     require("onnxruntime")
     from rinsc.backends.onnx import Session
+    from rinsc.graph import resolve_rounds
 
     session = Session(Path(model))
+    with option_values():
+        resolve_rounds(session.graph, rounds)
     beside = Path(model).parent / "tokenizer.json"
     words = _tokenizer(tokenizer or beside, session.spec.vocab_size)
     return words, lambda ids: session.generate(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Group, Parameter
 
-from rinsc.cli.values import Count, bindings
+from rinsc.cli.exponents import share_bindings
+from rinsc.cli.runs import find_run, is_run, run_spec
+from rinsc.cli.values import Count
+from rinsc.errors import Problem, RinscError, UsageError
 from rinsc.kinds import KINDS
 from rinsc.presets import PRESETS
 
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "tiny"
 
 ModelArgument: TypeAlias = Annotated[
-    str, Parameter(name="MODEL", help="A signature such as '(A^3)B', or a TOML file.")
+    str, Parameter(name="MODEL", help="A signature such as '(A^3)B', a TOML file or a run folder.")
 ]
 
 
@@ -77,28 +81,40 @@ class ModelOptions:
         """Whether any of them says how large the model is."""
         return self.preset is not None or any(v is not None for v in self.dimensions.values())
 
-    def spec(self, model: str) -> ModelSpec:
-        """The spec of a signature or TOML file under these options."""
+    def spec(self, model: str, exponents: Mapping[str, int] | None = None) -> ModelSpec:
+        """The spec of a signature, TOML file or run folder under these options.
+
+        ``exponents`` are the model's share of `share_bindings`, where a command has several models.
+        """
         from rinsc.spec import model_spec
 
+        if exponents is None:
+            (exponents,) = share_bindings(self.set_, [model])
+        if is_run(model):
+            if self.are_given:
+                hint = "leave the dimensions out"
+                message = "a run folder has dimensions of its own"
+                raise UsageError(Problem("usage", message, place=model, hint=hint))
+            return run_spec(find_run(model))
         preset = self.preset
         if preset is None and not model.endswith(".toml"):
             preset = DEFAULT_PRESET
-        return model_spec(model, preset=preset, bind=bindings(self.set_), **self.dimensions)
+        return model_spec(model, preset=preset, bind=exponents, **self.dimensions)
 
 
-def spec_like(spec: ModelSpec, model: str) -> ModelSpec:
-    """Another signature at the dimensions of ``spec``; a TOML file stands for itself.
+def spec_like(spec: ModelSpec, model: str, exponents: Mapping[str, int]) -> ModelSpec:
+    """Another signature at the dimensions of ``spec``; a file or run folder stands for itself.
 
     A signature in which every letter has a size brings its own number of layers.
     """
-    from rinsc.errors import RinscError
     from rinsc.spec import model_spec
     from rinsc.syntax import bind, parse, part_sizes
 
     if model.endswith(".toml"):
-        return model_spec(model)
-    signature = bind(parse(model), {})
+        return model_spec(model, bind=exponents)
+    if is_run(model):
+        return run_spec(find_run(model))
+    signature = bind(parse(model), exponents)
     try:
         layers = sum(part_sizes(signature, None).values())
     except RinscError:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rinsc.errors import CheckpointError, Problem
+from rinsc.errors import CheckpointError, Problem, RinscError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,12 +16,27 @@ if TYPE_CHECKING:
 
 
 def is_run(model: str) -> bool:
-    """Whether the text names a folder rather than a signature or a file."""
-    return os.path.isdir(model) or (os.sep in model and not os.path.splitext(model)[1])
+    """Whether the text names a folder rather than a signature or a file.
+
+    What is a signature stays one, whatever folders there are; ``./A`` is the folder.
+    """
+    if os.path.isdir(model):
+        return os.sep in model or not _is_signature(model)
+    return os.sep in model and not os.path.splitext(model)[1]
 
 
-def open_run(text: str) -> RunFolder:
-    """The folder of a finished run; raises CheckpointError."""
+def _is_signature(text: str) -> bool:
+    from rinsc.syntax import parse
+
+    try:
+        parse(text)
+    except RinscError:
+        return False
+    return True
+
+
+def find_run(text: str) -> RunFolder:
+    """The folder of a run, finished or not; raises CheckpointError."""
     from rinsc.train.run_folder import RunFolder
 
     folder = RunFolder(Path(text))
@@ -29,6 +44,12 @@ def open_run(text: str) -> RunFolder:
         message = "this is not the folder of a training run"
         hint = "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
         raise CheckpointError(Problem("not-a-run", message, place=text, hint=hint))
+    return folder
+
+
+def open_run(text: str) -> RunFolder:
+    """The folder of a finished run; raises CheckpointError."""
+    folder = find_run(text)
     if not folder.weights.is_file():
         message = "this run has not been finished; it has no weights yet"
         hint = "finish it with rinsc train --resume"

@@ -12,18 +12,20 @@ from cyclopts import Parameter
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.numbers import exact
-from rinsc.cli.values import Count
+from rinsc.cli.values import Count, RoundsOption, Seed, option_values, parse_rounds
+from rinsc.cost.memory import Precision
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
     import torch
 
+    from rinsc.graph import Rounds
     from rinsc.spec import ModelSpec
-    from rinsc.train.batches import TokenizedCorpus
     from rinsc.train.data import Corpus
     from rinsc.train.loop import TrainResult
     from rinsc.train.run_folder import RunFolder
+    from rinsc.train.tokenizer import BytePairTokenizer
 
 DEFAULT_STEPS = 1000
 
@@ -41,10 +43,11 @@ def train(
     batch: Count = 16,
     seq: Count | None = None,
     lr: float = 2e-3,
-    rounds: int | None = None,
-    seed: int = 0,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    rounds: RoundsOption = (),
+    seed: Seed = 0,
+    precision: Precision = "fp32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    compile: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     json: bool = False,
@@ -70,13 +73,15 @@ def train(
     lr
         Highest learning rate.
     rounds
-        Rounds of every repeat while training; those written if not given.
+        Rounds while training, of every repeat, as 3, or of one, as A=2; those written if not given.
     seed
         Of the weights and the order of the text.
     precision
         Of matrix products.
     device
         Where to train; auto takes a GPU where there is one.
+    compile
+        Compile each block with torch.compile; needs a C++ compiler.
     resume
         Go on from the folder's checkpoint.
     overwrite
@@ -84,39 +89,50 @@ def train(
     json
         Print the result as JSON.
     """
+    if resume and overwrite:
+        hint = "keep the one that you mean"
+        message = "--resume goes on with a run, --overwrite removes it"
+        raise UsageError(Problem("usage", message, hint=hint))
     spec = options.spec(model)
     seq = spec.context if seq is None else seq
-    steps = _steps(spec, steps, tokens, flops, batch, seq, rounds)
+    asked = parse_rounds(rounds)
+    with option_values():
+        steps = _steps(spec, steps, tokens, flops, batch, seq, asked)
     require("torch", "safetensors", "numpy", "tokenizers")
     import torch
 
     from rinsc.backends.torch import to_torch
     from rinsc.train import loop
+    from rinsc.train.batches import tokenize
     from rinsc.train.config import TrainConfig
     from rinsc.train.data import load_corpus
     from rinsc.train.progress import TrainingProgress
-    from rinsc.train.run_folder import open_run_folder
+    from rinsc.train.run_folder import check_run_folder, open_run_folder
 
-    config = TrainConfig(
-        steps=steps,
-        batch_sequences=batch,
-        sequence_length=seq,
-        learning_rate=lr,
-        seed=seed,
-        precision=precision,
-        rounds=rounds,
-        warmup_steps=min(50, steps // 10),
-    )
-    if seq > spec.context:
-        message = f"--seq {seq} is beyond the context of {spec.context}"
-        raise UsageError(Problem("usage", message, hint=f"shorten it, or give --context {seq}"))
+    with option_values():
+        config = TrainConfig(
+            steps=steps,
+            batch_sequences=batch,
+            sequence_length=seq,
+            learning_rate=lr,
+            seed=seed,
+            precision=precision,
+            rounds=asked,
+            warmup_steps=min(50, steps // 10),
+            compile=compile,
+        )
     place = _device(device)
+    folder = check_run_folder(output, resume=resume, overwrite=overwrite)
     corpus = load_corpus(data)
     torch.manual_seed(seed)
     module = to_torch(spec, device=place)
-    folder = open_run_folder(output, resume=resume, overwrite=overwrite)
     print(f"rinsc train: {spec.text}, {exact(steps)} steps on {data}", file=sys.stderr)
-    text = _tokenized(corpus, spec, folder, resume=resume)
+    tokenizer = _tokenizer(corpus, spec, folder, resume=resume)
+    text = tokenize(corpus, tokenizer)
+    loop.check_fits(spec, text, config)
+    # From here on an old run may go: the new one can start.
+    open_run_folder(output, resume=resume, overwrite=overwrite)
+    tokenizer.save(folder.tokenizer)
     with TrainingProgress(spec.text) as progress:
         result = loop.train(module, spec, text, config, folder, observer=progress, resume=resume)
     _print_result(result, folder, json=json)
@@ -129,22 +145,19 @@ def _steps(
     flops: int | None,
     batch: int,
     seq: int,
-    rounds: int | None,
+    rounds: Rounds,
 ) -> int:
-    """Steps from whichever of the three budgets is given, once rounds and batch are sound."""
+    """Steps from whichever of the three budgets is given, once the rounds and a step are sound."""
     from rinsc.cost import training_flops
-    from rinsc.graph import build_graph, resolve_rounds
 
-    resolve_rounds(build_graph(spec), rounds)
+    of_a_step = training_flops(spec, seq, batch=batch, rounds=rounds)
     if sum(budget is not None for budget in (steps, tokens, flops)) > 1:
         message = "more than one of --steps, --tokens and --flops is given"
         raise UsageError(Problem("usage", message, hint="keep one of them"))
-    if batch < 1 or seq < 1:
-        raise UsageError(Problem("usage", "--batch and --seq must be at least 1"))
     if tokens is not None:
         return _at_least_one(tokens, batch * seq, "tokens")
     if flops is not None:
-        return _at_least_one(flops, training_flops(spec, seq, batch=batch, rounds=rounds), "flops")
+        return _at_least_one(flops, of_a_step, "flops")
     return DEFAULT_STEPS if steps is None else steps
 
 
@@ -167,19 +180,16 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
 
-def _tokenized(
+def _tokenizer(
     corpus: Corpus, spec: ModelSpec, folder: RunFolder, *, resume: bool
-) -> TokenizedCorpus:
-    """The text as tokens; the tokenizer is learned once and kept with the run."""
-    from rinsc.train.batches import tokenize
+) -> BytePairTokenizer:
+    """The tokenizer of the run that goes on, else one learned from the text."""
     from rinsc.train.tokenizer import load_tokenizer, train_tokenizer
 
     if resume and folder.tokenizer.exists():
-        return tokenize(corpus, load_tokenizer(folder.tokenizer))
+        return load_tokenizer(folder.tokenizer)
     texts = (document.text for document in corpus.train)
-    tokenizer = train_tokenizer(texts, spec.vocab_size)
-    tokenizer.save(folder.tokenizer)
-    return tokenize(corpus, tokenizer)
+    return train_tokenizer(texts, spec.vocab_size)
 
 
 def _print_result(result: TrainResult, folder: RunFolder, *, json: bool) -> None:

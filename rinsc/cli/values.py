@@ -1,15 +1,17 @@
-"""Values written on the command line: counts with units, rounds, exponents."""
+"""Values written on the command line: counts with units, seeds, rounds, exponents."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import Problem, RinscError, UsageError
+from rinsc.sampling import MAX_SEED
 
 _UNITS = {"": 0, "k": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18, "Z": 21}
 _COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kMGBTPEZ]?)")
@@ -35,6 +37,32 @@ def _convert(_: type[Any], tokens: Sequence[Token]) -> int:
 
 # Parameters and FLOPs are long numbers: units are welcome.
 Count = Annotated[int, Parameter(converter=_convert, n_tokens=1)]
+
+
+def whole_seed(text: str) -> int:
+    """A number from 0 to `MAX_SEED`; raises ValueError for anything else."""
+    if not re.fullmatch(r"\d{1,19}", text) or int(text) > MAX_SEED:
+        raise ValueError(f"a seed is a whole number from 0 to {MAX_SEED}")
+    return int(text)
+
+
+def _convert_seed(_: type[Any], tokens: Sequence[Token]) -> int:
+    return whole_seed(tokens[0].value)
+
+
+Seed = Annotated[int, Parameter(converter=_convert_seed, n_tokens=1)]
+
+# What parse_rounds reads.
+RoundsOption = Annotated[tuple[str, ...], Parameter(show_default=False)]
+
+
+@contextmanager
+def option_values() -> Iterator[None]:
+    """Whatever is wrong inside comes of an option's value: a mistake in the command."""
+    try:
+        yield
+    except RinscError as error:
+        raise UsageError(*error.problems) from None
 
 
 def bindings(pairs: Sequence[str]) -> dict[str, int]:

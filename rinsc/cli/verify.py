@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
+from rinsc.cli.values import Seed
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def verify(
     /,
     *,
     options: ModelOptions = NO_OPTIONS,
-    seed: int = 0,
+    seed: Seed = 0,
     json: bool = False,
 ) -> int:
     """Compile a small copy of a model in every form and print what equals what, by how much.

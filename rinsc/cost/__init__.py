@@ -11,7 +11,6 @@ from rinsc.cost.match import ComputeMatch, match_compute
 from rinsc.cost.memory import MemoryReport, memory
 from rinsc.cost.params import (
     block_params,
-    executed_layers,
     executed_params,
     stored_params,
     visits_of_blocks,
@@ -27,7 +26,6 @@ __all__ = [
     "MemoryReport",
     "block_params",
     "cost_report",
-    "executed_layers",
     "executed_params",
     "forward_flops",
     "match_compute",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
+from rinsc.errors import Problem, SpecError
 from rinsc.ops import Causal
 
 
@@ -13,12 +15,18 @@ class FlopConvention:
 
     The default is what PyTorch's ``FlopCounterMode`` counts: every pair of positions although
     half of them are masked, the head included, the backward pass twice the forward one, nothing
-    for recomputation.
+    for recomputation. Raises `SpecError` for another ``causal``.
     """
 
     causal: Causal = "full"
     head: bool = True
     recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.causal not in get_args(Causal):
+            message = f"causal is {self.causal!r:.40}; it must be one of {get_args(Causal)}"
+            hint = "'full' counts every pair of positions, 'half' those that are not masked"
+            raise SpecError(Problem("bad-convention", message, place="causal", hint=hint))
 
     @property
     def backward_factor(self) -> int:

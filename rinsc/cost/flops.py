@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from rinsc.cost.checks import require_counts, require_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.params import visits_of_blocks
 from rinsc.graph import BlockGraph, Rounds, build_graph
@@ -75,8 +76,13 @@ def training_flops(
     rounds: Rounds = None,
     convention: FlopConvention = PYTORCH,
 ) -> int:
-    """FLOPs of one training step over ``batch`` sequences of ``seq`` tokens."""
+    """FLOPs of one training step over ``batch`` sequences of ``seq`` tokens.
+
+    Raises `SpecError` for counts that are not positive and for a ``seq`` beyond the context.
+    """
     graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
+    require_sequence(graph.spec, seq)
+    require_counts(batch=batch)
     forward = forward_flops(graph, seq, batch=batch, rounds=rounds, convention=convention)
     return forward.total * convention.training_factor
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from rinsc.cost.checks import require_counts, require_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.flops import training_flops
 from rinsc.errors import Problem, SpecError
 from rinsc.spec import ModelSpec
+from rinsc.spec.model import require_spec
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,17 @@ class ComputeMatch:
     def remainder_flops(self) -> int:
         return self.baseline_flops - self.variant_flops
 
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON, products included."""
+        return {
+            **asdict(self),
+            "baseline_tokens": self.baseline_tokens,
+            "baseline_flops": self.baseline_flops,
+            "variant_tokens": self.variant_tokens,
+            "variant_flops": self.variant_flops,
+            "remainder_flops": self.remainder_flops,
+        }
+
 
 def match_compute(
     baseline: ModelSpec,
@@ -57,12 +70,16 @@ def match_compute(
     """Steps of both runs, when the baseline trains on ``tokens`` in steps of ``batch_tokens``.
 
     Sequences are ``seq`` tokens long, by default the baseline's context. Tokens beyond a whole
-    step are dropped. Raises `SpecError` when a step or the whole budget is too small.
+    step are dropped. Raises `SpecError` for counts that are not positive, a ``seq`` beyond a
+    context, a step that is not whole sequences, and a budget that pays for no step.
     """
-    seq = baseline.context if seq is None else seq
-    if seq < 1 or batch_tokens < seq or batch_tokens % seq:
+    seq = require_spec(baseline).context if seq is None else seq
+    for spec in (baseline, variant):
+        require_sequence(require_spec(spec), seq)
+    require_counts(tokens=tokens, batch_tokens=batch_tokens)
+    if batch_tokens % seq:
         message = f"{batch_tokens} tokens a step are not whole sequences of {seq}"
-        hint = f"use a multiple of {seq}, such as {8 * max(seq, 1)}"
+        hint = f"use a multiple of {seq}, such as {8 * seq}"
         raise SpecError(Problem("bad-batch", message, hint=hint))
     batch = batch_tokens // seq
     baseline_step = training_flops(baseline, seq, batch=batch, convention=convention)

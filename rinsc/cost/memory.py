@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rinsc.cost.params import stored_params, visits_of_blocks
+from rinsc.errors import Problem, SpecError, did_you_mean
 from rinsc.graph import BlockGraph, Rounds
 from rinsc.layers import trace_programs
 from rinsc.ops import Attention, at_sizes
@@ -47,7 +48,7 @@ def memory(
     Weights are stored in ``precision``, and so are the cache and the activations.
     """
     params = stored_params(graph)
-    width = BYTES[precision]
+    width = _element_bytes(precision)
     return MemoryReport(
         precision=precision,
         weight_bytes=params * width,
@@ -56,6 +57,14 @@ def memory(
         kv_bytes_per_token=_over_executed_layers(graph, rounds, kv_elements_per_token) * width,
         activation_bytes=_activation_elements(graph, batch, seq, rounds) * width,
     )
+
+
+def _element_bytes(precision: Precision) -> int:
+    if precision in BYTES:
+        return BYTES[precision]
+    message = f"'{precision}' is not a precision"
+    hint = did_you_mean(str(precision), BYTES)
+    raise SpecError(Problem("unknown-precision", message, place="precision", hint=hint))
 
 
 def kv_elements_per_token(program: Program) -> int:

@@ -5,30 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from rinsc.graph import BlockGraph, Rounds, resolve_rounds
-from rinsc.graph.nodes import Visit
 from rinsc.layers import trace_programs
 
 
 def visits_of_blocks(graph: BlockGraph, rounds: Rounds = None) -> Counter[str]:
-    """How often each block is visited, without writing the visits out."""
-    counts = resolve_rounds(graph, rounds)
-    totals: Counter[str] = Counter()
-
-    def walk(part: BlockGraph, times: int) -> None:
-        for step in part.steps():
-            if isinstance(step, Visit):
-                totals[step.block] += times
-            else:
-                walk(step.body, times * counts[step.name])
-
-    walk(graph, 1)
-    return totals
-
-
-def executed_layers(graph: BlockGraph, rounds: Rounds = None) -> int:
-    """Layers run in one forward pass, every visit counted."""
-    visits = visits_of_blocks(graph, rounds)
-    return sum(times * graph.blocks[name].layers for name, times in visits.items())
+    """How often each block is visited; raises `GraphError` for rounds that do not fit."""
+    return graph.visit_counts(resolve_rounds(graph, rounds))
 
 
 def block_params(graph: BlockGraph) -> dict[str, int]:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from rinsc.cost.checks import require_counts, require_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.flops import FlopSplit, forward_flops
 from rinsc.cost.memory import MemoryReport, Precision, memory
-from rinsc.cost.params import block_params, executed_layers, executed_params, stored_params
-from rinsc.graph import BlockGraph, Rounds, build_graph
+from rinsc.cost.params import block_params, executed_params, stored_params
+from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """Everything `rinsc cost` prints; FLOPs are of one sequence of ``seq`` tokens, forward."""
+    """Everything `rinsc cost` prints; FLOPs are of one sequence of ``seq`` tokens, forward.
+
+    ``rounds`` by repeat are those counted; activations are of ``batch`` sequences.
+    """
 
     signature: str
     convention: FlopConvention
+    rounds: dict[str, int]
     seq: int
+    batch: int
     stored_params: int
     executed_params: int
     params_by_block: dict[str, int]
@@ -64,18 +70,26 @@ def cost_report(
     convention: FlopConvention = PYTORCH,
     precision: Precision = "fp32",
 ) -> CostReport:
-    """The report of a spec at ``seq`` tokens (its context by default); memory for ``batch``."""
+    """The report of a spec at ``seq`` tokens (its context by default); memory for ``batch``.
+
+    Raises `SpecError` for counts that are not positive and for a ``seq`` beyond the context, and
+    `GraphError` for rounds that the model cannot run.
+    """
     graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
     seq = graph.spec.context if seq is None else seq
+    require_sequence(graph.spec, seq)
+    require_counts(batch=batch)
     return CostReport(
         signature=graph.spec.text,
         convention=convention,
+        rounds=resolve_rounds(graph, rounds),
         seq=seq,
+        batch=batch,
         stored_params=stored_params(graph),
         executed_params=executed_params(graph, rounds),
         params_by_block=block_params(graph),
-        stored_layers=sum(block.layers for block in graph.blocks.values()),
-        executed_layers=executed_layers(graph, rounds),
+        stored_layers=graph.stored_layers,
+        executed_layers=graph.executed_layers(resolve_rounds(graph, rounds)),
         forward=forward_flops(graph, seq, rounds=rounds, convention=convention),
         memory=memory(graph, seq, batch=batch, rounds=rounds, precision=precision),
     )

@@ -3,7 +3,7 @@
 from rinsc.graph.build import build_graph
 from rinsc.graph.nodes import Block, BlockGraph, Input, Loop, Output, Visit
 from rinsc.graph.rounds import Rounds, resolve_rounds
-from rinsc.graph.unroll import count_visits, unroll
+from rinsc.graph.unroll import unroll
 
 __all__ = [
     "Block",
@@ -14,7 +14,6 @@ __all__ = [
     "Rounds",
     "Visit",
     "build_graph",
-    "count_visits",
     "resolve_rounds",
     "unroll",
 ]

@@ -10,6 +10,7 @@ from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
 from rinsc.graph.number_loops import number_loops
 from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verify
 from rinsc.spec import ModelSpec
+from rinsc.spec.model import require_spec
 from rinsc.syntax import substitute
 from rinsc.syntax.tree import BlockRef, Node, Repeat
 
@@ -34,7 +35,8 @@ PASSES: tuple[Pass, ...] = (
 
 
 def build_graph(spec: ModelSpec) -> BlockGraph:
-    """The verified block graph of a spec, after all passes."""
+    """The verified block graph of a spec, after all passes. Raises `SpecError` without one."""
+    spec = require_spec(spec)
     blocks = {name: Block(name, layers, spec.kind) for name, layers in spec.parts.items()}
     empty = BlockGraph(spec, blocks, chain(()))
     graph = empty.with_steps(_steps(empty, substitute(spec.signature).body))

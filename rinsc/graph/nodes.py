@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -91,6 +92,31 @@ class BlockGraph:
             if isinstance(step, Loop):
                 yield step
                 yield from step.body.loops()
+
+    @property
+    def stored_layers(self) -> int:
+        """Physical layers of all blocks."""
+        return sum(block.layers for block in self.blocks.values())
+
+    def visit_counts(self, rounds: Mapping[str, int] | int | None = None) -> Counter[str]:
+        """How often each block is visited, without writing the visits out.
+
+        ``rounds`` by loop, one number for all of them, or those written.
+        """
+        totals: Counter[str] = Counter()
+        for step in self.steps():
+            if isinstance(step, Visit):
+                totals[step.block] += 1
+                continue
+            times = rounds[step.name] if isinstance(rounds, Mapping) else rounds
+            for name, count in step.body.visit_counts(rounds).items():
+                totals[name] += count * (step.rounds if times is None else times)
+        return totals
+
+    def executed_layers(self, rounds: Mapping[str, int] | int | None = None) -> int:
+        """Layers run by one forward pass, every visit counted."""
+        visits = self.visit_counts(rounds)
+        return sum(count * self.blocks[name].layers for name, count in visits.items())
 
     def visits(self) -> Iterator[Visit]:
         """Every execution of a block at the rounds written, in order."""

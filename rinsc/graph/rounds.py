@@ -7,21 +7,33 @@ from typing import TypeAlias
 
 from rinsc.errors import GraphError, Problem, did_you_mean
 from rinsc.graph.nodes import BlockGraph
+from rinsc.spec.checks import shown
 
 Rounds: TypeAlias = int | Mapping[str, int] | None
 
-MAX_ROUNDS = 1024
+MAX_ROUNDS = 1024  # of one repeat
+MAX_RUN_VISITS = 1 << 16  # of all blocks: what nested repeats multiply to
 
 
 def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
     """Rounds of every repeat by its name; repeats that ``rounds`` leaves out run as written.
 
-    One number sets every repeat. Raises `GraphError` for an unknown repeat, and for rounds that
-    are not whole numbers from 1 to `MAX_ROUNDS`.
+    One number sets every repeat. Raises `GraphError` for an unknown repeat, for rounds that are
+    not whole numbers from 1 to `MAX_ROUNDS`, and for more than `MAX_RUN_VISITS` visits in all.
     """
     written = {loop.name: loop.rounds for loop in graph.loops()}
     if rounds is None:
         return written
+    asked = _asked_rounds(written, rounds)
+    visits = sum(graph.visit_counts(asked).values())
+    if visits > MAX_RUN_VISITS:
+        message = f"these rounds visit blocks {visits:.2e} times; at most {MAX_RUN_VISITS} are run"
+        raise GraphError(Problem("too-many-visits", message, hint="ask for fewer rounds"))
+    return asked
+
+
+def _asked_rounds(written: Mapping[str, int], rounds: int | Mapping[str, int]) -> dict[str, int]:
+    """Each repeat's rounds, each of them possible alone."""
     if not isinstance(rounds, Mapping):
         _require_count(rounds, "")
         if not written and rounds != 1:
@@ -37,9 +49,7 @@ def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
 def _require_count(count: object, of: str) -> None:
     if type(count) is int and 1 <= count <= MAX_ROUNDS:
         return
-    # Python refuses to print integers of thousands of digits.
-    shown = "out of range" if isinstance(count, int) and abs(count) > 10**9 else f"{count!r:.40}"
-    message = f"rounds{of} are {shown}; they must be whole and from 1 to {MAX_ROUNDS}"
+    message = f"rounds{of} are {shown(count)}; they must be whole and from 1 to {MAX_ROUNDS}"
     hint = f"give a whole number from 1 to {MAX_ROUNDS}"
     raise GraphError(Problem("bad-rounds", message, hint=hint))
 

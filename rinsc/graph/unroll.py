@@ -19,24 +19,13 @@ def unroll(graph: BlockGraph, rounds: Rounds = None) -> BlockGraph:
     `MAX_UNROLLED_VISITS` visits, before any of them is made.
     """
     counts = resolve_rounds(graph, rounds)
-    total = count_visits(graph, counts)
+    total = sum(graph.visit_counts(counts).values())
     if total > MAX_UNROLLED_VISITS:
         message = f"{total} visits are too many to write out; the limit is {MAX_UNROLLED_VISITS}"
         raise GraphError(Problem("too-many-visits", message, hint="ask for fewer rounds"))
     flat = graph.with_steps(_visits(graph, counts))
     verify(flat, after="unroll", rules=(has_no_loops,))
     return flat
-
-
-def count_visits(graph: BlockGraph, counts: Mapping[str, int]) -> int:
-    """Visits at the given rounds of each repeat, without making them."""
-    total = 0
-    for step in graph.steps():
-        if isinstance(step, Visit):
-            total += 1
-        else:
-            total += counts[step.name] * count_visits(step.body, counts)
-    return total
 
 
 def _visits(graph: BlockGraph, counts: Mapping[str, int]) -> Iterator[Visit]:

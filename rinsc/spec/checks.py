@@ -9,8 +9,10 @@ from typing import Any
 from rinsc.errors import Problem, RinscError, did_you_mean
 from rinsc.kinds import KINDS
 from rinsc.syntax import part_sizes, require_lowered
+from rinsc.syntax.expand import require_bound
 
 MAX_DIMENSION = 1 << 24  # no published model comes near; keeps a typing slip from allocating
+MAX_REAL = 1e12
 
 
 def at_key(place: str | None, key: str) -> str:
@@ -23,19 +25,27 @@ def value_problem(key: str, wanted: Any, value: object, place: str | None) -> Pr
     fits = type(value) is wanted or (wanted is float and type(value) is int)
     if not fits:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        message = f"'{key}' must be {words.get(wanted, 'a signature')}, not {value!r:.40}"
+        message = f"'{key}' must be {words.get(wanted, 'a signature')}, not {shown(value)}"
         return Problem("bad-type", message, place=at_key(place, key), hint=f"change '{key}'")
     if wanted is int and not 1 <= value <= MAX_DIMENSION:  # type: ignore[operator]
-        message = f"'{key}' is {value}; it must be from 1 to {MAX_DIMENSION}"
+        message = f"'{key}' is {shown(value)}; it must be from 1 to {MAX_DIMENSION}"
         return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
-    if wanted is float and not 0 < value < float("inf"):  # type: ignore[operator]
-        message = f"'{key}' is {value}; it must be above 0 and finite"
+    if wanted is float and not 0 < value <= MAX_REAL:  # type: ignore[operator]
+        message = f"'{key}' is {shown(value)}; it must be above 0 and at most {MAX_REAL:.0e}"
         return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
     if key == "kind" and value not in KINDS:
         message = f"'{value}' is not a layer kind"
         hint = did_you_mean(str(value), KINDS)
         return Problem("unknown-kind", message, place=at_key(place, key), hint=hint)
     return None
+
+
+def shown(value: object) -> str:
+    """The value, shortened; Python refuses to write whole numbers of thousands of digits."""
+    try:
+        return f"{value!r:.40}"
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def combination_problems(sound: Mapping[str, Any], place: str | None) -> list[Problem]:
@@ -55,6 +65,7 @@ def combination_problems(sound: Mapping[str, Any], place: str | None) -> list[Pr
             )
     if "signature" in sound and "layers" in sound:
         try:
+            require_bound(sound["signature"])
             require_lowered(sound["signature"])
             part_sizes(sound["signature"], sound["layers"])
         except RinscError as error:

@@ -41,6 +41,9 @@ class ModelSpec:
         problems = spec_problems(field_values(self), place=None)
         if problems:
             raise SpecError(*problems)
+        for key, kind in KEYS.items():
+            if kind is float:  # a whole number is welcome, and means the same
+                object.__setattr__(self, key, float(getattr(self, key)))
 
     @property
     def text(self) -> str:
@@ -61,6 +64,15 @@ KEYS: Mapping[str, Any] = get_type_hints(ModelSpec)  # every key of a spec, and 
 REQUIRED = tuple(
     field.name for field in dataclasses.fields(ModelSpec) if field.default is dataclasses.MISSING
 )
+
+
+def require_spec(spec: object) -> ModelSpec:
+    """The spec itself; raises `SpecError` for text and everything else."""
+    if isinstance(spec, ModelSpec):
+        return spec
+    message = f"this needs a model spec, not {type(spec).__name__}"
+    hint = "make one: rinsc.model_spec('(A^3)B', preset='tiny')"
+    raise SpecError(Problem("not-a-spec", message, hint=hint))
 
 
 def field_values(spec: ModelSpec) -> dict[str, object]:

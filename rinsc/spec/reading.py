@@ -15,6 +15,8 @@ from rinsc.syntax import bind as bind_exponents
 from rinsc.syntax import parse, part_sizes, require_lowered, to_text
 from rinsc.syntax.tree import Signature
 
+MAX_FILE_BYTES = 1 << 16
+
 
 def model_spec(
     model: str | Path | Signature,
@@ -54,21 +56,23 @@ def spec_to_toml(spec: ModelSpec) -> str:
 
 
 def _read_toml(path: Path) -> dict[str, object]:
+    hint = "give the path of a TOML file, or a signature such as '(A^3)B'"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(
-            Problem(
-                "spec-not-readable",
-                f"cannot read the spec: {error.strerror}",
-                place=str(path),
-                hint="give the path of a TOML file, or a signature such as '(A^3)B'",
-            )
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(
-            Problem("spec-not-toml", f"not a TOML file: {error}", place=str(path))
-        ) from None
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        problem = Problem("spec-not-readable", f"cannot read the spec: {reason}", hint=hint)
+        raise SpecError(dataclasses.replace(problem, place=str(path))) from None
+    if len(content) > MAX_FILE_BYTES:
+        message = f"a spec has at most {MAX_FILE_BYTES} bytes"
+        raise SpecError(Problem("spec-not-toml", message, place=str(path), hint=hint))
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "it nests too deep" if isinstance(error, RecursionError) else f"{error}"
+        message = f"not a TOML file: {reason:.200}"
+        raise SpecError(Problem("spec-not-toml", message, place=str(path), hint=hint)) from None
 
 
 def _assemble(

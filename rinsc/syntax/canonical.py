@@ -18,14 +18,18 @@ _Atom: TypeAlias = BlockRef | Repeat
 _NOWHERE = Span(0, 0)
 
 
-def canonical(sig: Signature) -> str:
+def canonical(sig: Signature | str) -> str:
     """The canonical spelling: a function of the word of visits, its options and the degree.
 
     The word is folded into powers again, letters are renamed in order of first use, a size stands
     at the first mention, defaults are dropped and options sorted. Repeats with options of their
     own or a free exponent are kept as repeats. Raises SignatureError (``too-many-visits``,
-    ``too-deep``).
+    ``too-deep``), and for a text that is no signature.
     """
+    if isinstance(sig, str):
+        from rinsc.syntax.parser import parse  # here, since it takes its time to load
+
+        sig = parse(sig)
     check_limits(sig)
     sizes = {ref.letter: ref.size for ref in mentions(sig.body) if ref.size is not None}
     body = Sequence(tuple(_fold(_word(sig.body))), _NOWHERE)

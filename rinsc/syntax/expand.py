@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rinsc.errors import Problem, SignatureError, Span
 from rinsc.syntax.degree import degree_span, substitute
-from rinsc.syntax.limits import MAX_NESTING, MAX_TEXT, MAX_VISITS
+from rinsc.syntax.limits import MAX_LOOP_DEPTH, MAX_NESTING, MAX_TEXT, MAX_VISITS
 from rinsc.syntax.printer import to_text
 from rinsc.syntax.problems import signature_error
 from rinsc.syntax.tree import BlockRef, Node, Repeat, Sequence, Signature
@@ -36,6 +36,14 @@ def check_limits(sig: Signature) -> None:
         raise _too_many_visits(pattern_visits, sig, _first_too_large(sig.body).span)
     if pattern_visits**sig.degree > MAX_VISITS:
         raise _too_many_visits(pattern_visits**sig.degree, sig, degree_span(sig))
+    if _loop_depth(sig.body) * sig.degree > MAX_LOOP_DEPTH:
+        raise signature_error(
+            "too-deep",
+            f"repeats lie more than {MAX_LOOP_DEPTH} deep inside one another",
+            sig.source,
+            degree_span(sig) if sig.degree > 1 else sig.body.span,
+            "multiply nested powers out, or lower the degree",
+        )
     if (_nesting(sig.body) + 1) * sig.degree - 1 > MAX_NESTING:
         raise signature_error(
             "too-deep",
@@ -44,6 +52,17 @@ def check_limits(sig: Signature) -> None:
             degree_span(sig),
             "drop needless parentheses, or lower the degree",
         )
+
+
+def _loop_depth(node: Node) -> int:
+    """How many repeats lie inside one another."""
+    match node:
+        case BlockRef():
+            return 0
+        case Sequence(items):
+            return max(map(_loop_depth, items), default=0)
+        case Repeat(body):
+            return 1 + _loop_depth(body)
 
 
 def require_bound(sig: Signature) -> None:

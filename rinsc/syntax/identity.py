@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TypeAlias
 
+from rinsc.digests import short_digest
 from rinsc.syntax.canonical import is_kept
 from rinsc.syntax.degree import parts_per_letter, substitute
 from rinsc.syntax.expand import check_limits, flatten, require_bound
@@ -79,11 +79,11 @@ def identity(sig: Signature, layers: int | None = None) -> Identity:
 
 
 def schedule_fingerprint(sig: Signature, layers: int | None = None) -> str:
-    """16 hexadecimal digits of the SHA-256 of `identity`, which see for the errors."""
+    """A short digest of `identity`, which see for the errors."""
     same = identity(sig, layers)
     sizes = " ".join(f"{size.constant}+{size.per_layer}L" for size in same.sizes)
     text = f"{_word_text(same.word)}|{sizes}"
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+    return short_digest(text)
 
 
 def _part_forms(sig: Signature, layers: int | None) -> dict[str, LinearForm]:

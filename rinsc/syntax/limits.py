@@ -6,6 +6,7 @@ from typing import Final
 
 MAX_TEXT: Final = 4096  # characters
 MAX_NESTING: Final = 64  # parentheses deep, after degree substitution
+MAX_LOOP_DEPTH: Final = 16  # repeats inside repeats, after degree substitution
 MAX_VISITS: Final = 1024  # visits of blocks in the flat word, after degree substitution
 MAX_DEGREE: Final = 8
 MAX_DIGITS: Final = 4  # of a power or a size

@@ -31,7 +31,7 @@ def whole_number(
     if len(digits.lstrip("0")) > MAX_DIGITS:
         code = "power-too-large" if what == "power" else f"bad-{what}"
         message = f"a {what} has at most {MAX_DIGITS} digits"
-        raise signature_error(code, message, source, span)
+        raise signature_error(code, message, source, span, hint)
     return int(digits)
 
 
@@ -43,7 +43,8 @@ def option_number(text: str, span: Span, source: str) -> int | float:
     value = float(text)
     if len(text) > MAX_NUMBER_TEXT or not math.isfinite(value):
         message = f"{shown(text)} is too long or too large a number"
-        raise signature_error("bad-option-value", message, source, span)
+        hint = f"write at most {MAX_NUMBER_TEXT} characters, as in skip=0.5"
+        raise signature_error("bad-option-value", message, source, span, hint)
     if value.is_integer() and abs(value) <= _EXACT:
         return int(value)
     return value

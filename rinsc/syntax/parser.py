@@ -128,7 +128,8 @@ class _Builder:
         value = whole_number("degree", _first(trees[0]), span, self.source)
         if value > MAX_DEGREE:
             message = f"a degree is at most {MAX_DEGREE}"
-            raise signature_error("bad-degree", message, self.source, span)
+            hint = "lower the degree, or write it out"
+            raise signature_error("bad-degree", message, self.source, span, hint)
         return value
 
     def options(self, tree: _Tree) -> tuple[Option, ...]:
@@ -148,7 +149,8 @@ class _Builder:
     def name(self, token: Token) -> str:
         if len(token) > MAX_NAME:
             message = f"a name has at most {MAX_NAME} characters"
-            raise signature_error("name-too-long", message, self.source, _token_span(token))
+            span = _token_span(token)
+            raise signature_error("name-too-long", message, self.source, span, "shorten it")
         return str(token)
 
     def scalar(self, token: Token) -> Scalar:

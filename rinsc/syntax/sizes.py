@@ -20,7 +20,9 @@ def part_sizes(sig: Signature, layers: int | None) -> dict[str, int]:
     """
     sizes = letter_sizes(sig)
     if layers is not None and layers < 1:
-        raise _stack_error(sig, "bad-layers", "a model has at least 1 layer", None)
+        raise _stack_error(
+            sig, "bad-layers", "a model has at least 1 layer", "give a larger number"
+        )
     parts = parts_per_letter(sig)
     written = parts * sum(size for size in sizes.values() if size is not None)
     unsized = sum(size is None for size in sizes.values())
@@ -30,6 +32,12 @@ def part_sizes(sig: Signature, layers: int | None) -> dict[str, int]:
         for letter, size in sizes.items()
         for name in part_names(letter, list(sizes), sig.degree)
     }
+
+
+def stack_of(sig: Signature, each: int) -> int:
+    """Layers of the whole stack when each part without a written size has ``each``."""
+    parts = parts_per_letter(sig)
+    return parts * sum(each if size is None else size for size in letter_sizes(sig).values())
 
 
 def letter_sizes(sig: Signature) -> dict[str, int | None]:
@@ -93,7 +101,7 @@ def _does_not_split(
     return _stack_error(sig, "layers-do-not-split", message, f"{counts} would work")
 
 
-def _stack_error(sig: Signature, code: str, message: str, hint: str | None) -> SignatureError:
+def _stack_error(sig: Signature, code: str, message: str, hint: str) -> SignatureError:
     return SignatureError(Problem(code, message, source=sig.source, span=sig.body.span, hint=hint))
 
 

@@ -10,6 +10,7 @@ from rinsc.syntax.limits import MAX_NESTING, MAX_TEXT
 from rinsc.syntax.problems import shown, signature_error
 
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
+_PARTNERS = {**_CLOSERS, **{opener: closer for closer, opener in _CLOSERS.items()}}
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]")
 _INSIDE_POWER = re.compile(r"\^\s*(\{[^{}]*)?\Z")
 
@@ -22,7 +23,8 @@ def check_brackets(text: str) -> None:
     """
     if len(text) > MAX_TEXT:
         message = f"{len(text)} characters; a signature has at most {MAX_TEXT}"
-        raise signature_error("text-too-long", message, text, Span(MAX_TEXT, MAX_TEXT + 1))
+        span, hint = Span(MAX_TEXT, MAX_TEXT + 1), "write repetitions as powers: A^3"
+        raise signature_error("text-too-long", message, text, span, hint)
     if not text.strip():
         hint = "write blocks as upper-case letters: (A^3)B"
         raise SignatureError(Problem("empty-signature", "the signature is empty", text, hint=hint))
@@ -32,7 +34,8 @@ def check_brackets(text: str) -> None:
         if char in "([{":
             if char == "(" and not in_braces and len(opened) >= MAX_NESTING:
                 message = f"parentheses are more than {MAX_NESTING} deep"
-                raise signature_error("too-deep", message, text, Span(place, place + 1))
+                span, hint = Span(place, place + 1), "drop needless parentheses"
+                raise signature_error("too-deep", message, text, span, hint)
             opened.append((char, place))
             in_braces += char == "{"
         elif char in _CLOSERS:
@@ -48,7 +51,8 @@ def check_brackets(text: str) -> None:
 
 def _unbalanced(text: str, char: str, place: int, what: str) -> SignatureError:
     code = "unbalanced-parenthesis" if char in "()" else "unbalanced-bracket"
-    return signature_error(code, f"'{char}' {what}", text, Span(place, place + 1))
+    hint = f"add the '{_PARTNERS[char]}' that belongs to it, or remove it"
+    return signature_error(code, f"'{char}' {what}", text, Span(place, place + 1), hint)
 
 
 def unexpected(text: str, span: Span) -> SignatureError:

@@ -120,7 +120,7 @@ def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise _error("no-checkpoint", "there is no checkpoint here", path)
+        raise _error("no-checkpoint", "there is no checkpoint here", path, "train one first")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -128,7 +128,8 @@ def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     except (SafetensorError, OSError) as error:
         raise _damaged(path) from error
     if metadata.get("format") != FORMAT:
-        raise _error("not-a-checkpoint", "this file is not a training checkpoint", path)
+        hint = "name the checkpoint.safetensors of a run; its weights alone cannot be resumed"
+        raise _error("not-a-checkpoint", "this file is not a training checkpoint", path, hint)
     if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
         raise _damaged(path)
     return tensors, json.loads(metadata["state"])
@@ -151,7 +152,8 @@ def _check_same_tensors(found: Tensors, wanted: Tensors, path: Path) -> None:
     """The identity already agrees; this catches a model built otherwise from the same spec."""
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
-        raise _error("foreign-checkpoint", "this checkpoint is of another model", path)
+        hint = "resume with the model of that run, or choose another run folder"
+        raise _error("foreign-checkpoint", "this checkpoint is of another model", path, hint)
 
 
 def _damaged(path: Path) -> CheckpointError:
@@ -163,5 +165,5 @@ def _damaged(path: Path) -> CheckpointError:
     )
 
 
-def _error(code: str, message: str, path: Path, hint: str | None = None) -> CheckpointError:
+def _error(code: str, message: str, path: Path, hint: str) -> CheckpointError:
     return CheckpointError(Problem(code=code, message=message, place=str(path), hint=hint))

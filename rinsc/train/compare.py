@@ -15,8 +15,8 @@ from rinsc.cost import ComputeMatch
 from rinsc.spec import ModelSpec
 from rinsc.train.batches import TokenizedCorpus
 from rinsc.train.config import TrainConfig
-from rinsc.train.loop import Observer, TrainResult, train
-from rinsc.train.run_folder import RunFolder, open_run_folder
+from rinsc.train.loop import Observer, TrainResult, check_fits, train
+from rinsc.train.run_folder import RunFolder, check_run_folder, open_run_folder
 from rinsc.train.tokenizer import BytePairTokenizer
 
 EVALUATIONS = 12  # points on a loss curve
@@ -47,19 +47,24 @@ def train_pair(
 ) -> tuple[Contender, Contender]:
     """Train both for the steps of the plan, each in a folder of its own below ``folder``.
 
-    All other settings are those of ``config``, the same seed and learning rate included.
+    All other settings are those of ``config``, the same seed and learning rate included. Old runs
+    in these folders are removed, once it is known that both new ones can start.
     """
+    plans = (
+        ("baseline", baseline, _for_steps(config, plan.baseline_steps)),
+        ("variant", variant, _for_steps(config, plan.variant_steps)),
+    )
+    for name, spec, settings in plans:
+        check_fits(spec, corpus, settings)
+        check_run_folder(folder / name, overwrite=True)
     sides = []
-    for name, spec, steps in (
-        ("baseline", baseline, plan.baseline_steps),
-        ("variant", variant, plan.variant_steps),
-    ):
+    for name, spec, settings in plans:
         run = open_run_folder(folder / name, overwrite=True)
         tokenizer.save(run.tokenizer)
         torch.manual_seed(config.seed)
         model = to_torch(spec)
         with progress(spec.text) as observer:
-            result = train(model, spec, corpus, _for_steps(config, steps), run, observer=observer)
+            result = train(model, spec, corpus, settings, run, observer=observer)
         sides.append(Contender(spec, run, model, result))
     return sides[0], sides[1]
 

@@ -7,22 +7,25 @@ import json
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
+from rinsc.cost.memory import Precision
 from rinsc.errors import Problem, SpecError, did_you_mean
+from rinsc.graph import Rounds
+from rinsc.sampling import MAX_SEED
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = get_args(Precision)
 MAX_BATCH_TOKENS = 1 << 24  # keeps a typing slip from filling the memory
-MAX_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run; raises SpecError naming every bad value.
 
-    ``rounds`` None trains with the rounds that the signature writes. ``precision`` bf16 runs the
-    matrix products under autocast and keeps weights and optimizer in fp32. Evaluations during
+    ``rounds`` is one number for every repeat, numbers by name, or None for those that the signature
+    writes. ``precision`` bf16 runs the matrix products under autocast and keeps weights and
+    optimizer in fp32. ``compile`` compiles each block with torch.compile. Evaluations during
     training look at ``eval_windows`` windows of held-out text, the result at all of it.
     """
 
@@ -36,17 +39,22 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     seed: int = 0
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     log_every: int = 10
     eval_every: int = 100
     eval_windows: int = 64
     checkpoint_every: int = 200
-    rounds: int | None = None
+    rounds: Rounds = None
     compile: bool = False
 
     def __post_init__(self) -> None:
         problems = [
-            Problem(code="bad-config", message=f"'{key}' {rule}, not {getattr(self, key)!r}")
+            Problem(
+                code="bad-config",
+                message=f"'{key}' {rule}, not {getattr(self, key)!r}",
+                place=key,
+                hint=_default_hint(key),
+            )
             for key, rule in _broken_rules(self)
         ]
         if problems:
@@ -65,8 +73,15 @@ class TrainConfig:
 def config_to_toml(config: TrainConfig) -> str:
     """The settings as TOML, in the order of the fields; None is left out."""
     values = dataclasses.asdict(config).items()
-    # These scalars and lists are written alike in JSON and in TOML.
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values if value is not None)
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in values if value is not None)
+
+
+def _toml(value: object) -> str:
+    """A value in TOML; scalars, lists and the keys of tables are written there as in JSON."""
+    if isinstance(value, Mapping):
+        pairs = (f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {', '.join(pairs)} }}"
+    return json.dumps(value)
 
 
 def config_from_toml(text: str, place: str | None = None) -> TrainConfig:
@@ -74,7 +89,8 @@ def config_from_toml(text: str, place: str | None = None) -> TrainConfig:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(Problem(code="bad-toml", message=str(error), place=place)) from error
+        hint = "write lines such as: steps = 1000"
+        raise SpecError(Problem("bad-toml", str(error), place=place, hint=hint)) from error
     return config_from_mapping(values, place)
 
 
@@ -85,7 +101,7 @@ def config_from_mapping(values: Mapping[str, Any], place: str | None = None) -> 
         Problem(
             code="unknown-key",
             message=f"'{key}' is not a training setting",
-            place=place,
+            place=_at(place, key),
             hint=did_you_mean(key, known),
         )
         for key in values
@@ -97,11 +113,21 @@ def config_from_mapping(values: Mapping[str, Any], place: str | None = None) -> 
     try:
         config = TrainConfig(**given)
     except SpecError as error:
-        placed = [dataclasses.replace(problem, place=place) for problem in error.problems]
+        placed = [replace(problem, place=_at(place, problem.place)) for problem in error.problems]
         raise SpecError(*unknown, *placed) from error
     if unknown:
         raise SpecError(*unknown)
     return config
+
+
+def _at(place: str | None, key: str | None) -> str | None:
+    """Where a setting stands: in a file, or among the arguments."""
+    return key if place is None else f"{place}: {key}"
+
+
+def _default_hint(key: str) -> str:
+    default = getattr(TrainConfig, key)
+    return "leave it out for the rounds written" if default is None else f"such as {default}"
 
 
 _COUNTS = ("steps", "batch_sequences", "sequence_length", "log_every", "eval_every")
@@ -113,8 +139,8 @@ def _broken_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
     for key in (*_COUNTS, *_MORE_COUNTS):
         if not _is_int(getattr(config, key), 1):
             yield key, "must be a whole number of at least 1"
-    if config.rounds is not None and not _is_int(config.rounds, 1):
-        yield "rounds", "must be a whole number of at least 1"
+    if not _are_rounds(config.rounds):
+        yield "rounds", "must be a whole number of at least 1, or such numbers by repeat"
     if not _is_int(config.warmup_steps, 0):
         yield "warmup_steps", "must be a whole number of at least 0"
     if not _is_int(config.seed, 0) or config.seed > MAX_SEED:
@@ -141,6 +167,12 @@ def _broken_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
 
 def _is_int(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _are_rounds(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_int(count, 1) for name, count in value.items())
+    return value is None or _is_int(value, 1)
 
 
 def _is_number(value: object) -> bool:

@@ -55,11 +55,11 @@ def load_corpus(name: str) -> Corpus:
     kind, _, path = name.partition(":")
     if kind != "text" or not path:
         raise _error(
-            "unknown-corpus", f"'{name}' is not a corpus", hint="use 'plays' or 'text:PATH'"
+            "unknown-corpus", f"'{name}' is not a corpus", None, hint="use 'plays' or 'text:PATH'"
         )
     place = Path(path).expanduser()
     if not place.exists():
-        raise _error("no-such-path", "no file or folder of this name", str(place))
+        raise _error("no-such-path", "no file or folder of this name", str(place), "check the path")
     if place.is_dir():
         return split(name, _read_folder(place))
     return split(name, [_read(place, place.name)])
@@ -138,10 +138,13 @@ def _read_folder(folder: Path) -> list[Document]:
         )
         total = sum(path.stat().st_size for path in paths)
     except OSError as error:
-        raise _error("cannot-read", f"cannot read: {error.strerror}", str(folder)) from error
+        raise _cannot_read(folder, error) from error
     if not paths:
         raise _error(
-            "no-text-files", f"no {' or '.join(SUFFIXES)} files in this folder", str(folder)
+            "no-text-files",
+            f"no {' or '.join(SUFFIXES)} files in this folder",
+            str(folder),
+            hint="name a folder that holds some, or a file",
         )
     _check_size(total, folder)
     return [_read(path, path.relative_to(folder).as_posix()) for path in paths]
@@ -149,12 +152,13 @@ def _read_folder(folder: Path) -> list[Document]:
 
 def _read(path: Path, name: str) -> Document:
     if not path.is_file():
-        raise _error("not-a-file", "this is not a regular file", str(path))
+        hint = "copy the text into a file"
+        raise _error("not-a-file", "this is not a regular file", str(path), hint)
     try:
         _check_size(path.stat().st_size, path)
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise _error("cannot-read", f"cannot read: {error.strerror}", str(path)) from error
+        raise _cannot_read(path, error) from error
     except UnicodeDecodeError as error:
         raise _error(
             "not-utf8",
@@ -187,9 +191,15 @@ def _part(documents: tuple[Document, ...]) -> dict[str, object]:
 def _sha256(texts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for text in texts:
-        digest.update(text.encode("utf-8"))
+        # Names of files may hold bytes that are no text.
+        digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _error(code: str, message: str, place: str | None = None, hint: str | None = None) -> DataError:
+def _cannot_read(path: Path, error: OSError) -> DataError:
+    hint = "check the permissions, or choose another place"
+    return _error("cannot-read", f"cannot read: {error.strerror}", str(path), hint)
+
+
+def _error(code: str, message: str, place: str | None, hint: str) -> DataError:
     return DataError(Problem(code=code, message=message, place=place, hint=hint))

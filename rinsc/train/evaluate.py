@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from rinsc.cost.memory import Precision
+from rinsc.graph import Rounds
 from rinsc.train.precision import autocast
 from rinsc.train.tokenizer import TokenIds
 
@@ -20,19 +22,14 @@ EVALUATION_BATCH = 16  # sequences at once
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Summed loss over the targets, and the targets counted in tokens and in bytes of text."""
+    """Summed loss over the targets, and the bytes of text that they stand for."""
 
     nats: float
-    token_count: int
     byte_count: int
 
     @property
     def bits_per_byte(self) -> float:
         return self.nats / math.log(2) / self.byte_count
-
-    @property
-    def nats_per_token(self) -> float:
-        return self.nats / self.token_count
 
 
 def evaluate(
@@ -40,8 +37,8 @@ def evaluate(
     windows: TokenIds,
     token_bytes: npt.NDArray[np.int64],
     *,
-    rounds: int | None = None,
-    precision: str = "fp32",
+    rounds: Rounds = None,
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Loss of ``model`` on ``windows``, shape ``(windows, seq + 1)``.
 
@@ -55,7 +52,7 @@ def evaluate(
             batch = windows[start : start + EVALUATION_BATCH].astype(np.int64)
             nats += token_loss(model, torch.from_numpy(batch).to(device), rounds, "sum").item()
     targets = windows[:, 1:]
-    return Evaluation(nats, targets.size, int(token_bytes[targets].sum()))
+    return Evaluation(nats, int(token_bytes[targets].sum()))
 
 
 def bits_per_byte(
@@ -63,8 +60,8 @@ def bits_per_byte(
     windows: TokenIds,
     token_bytes: npt.NDArray[np.int64],
     *,
-    rounds: int | None = None,
-    precision: str = "fp32",
+    rounds: Rounds = None,
+    precision: Precision = "fp32",
 ) -> float:
     """`evaluate`, as the one number: nats / ln 2 / bytes of text that the targets cover."""
     return evaluate(model, windows, token_bytes, rounds=rounds, precision=precision).bits_per_byte
@@ -81,7 +78,7 @@ def quality_against_rounds(
 
 
 def token_loss(
-    model: nn.Module, batch: torch.Tensor, rounds: int | None, reduction: str
+    model: nn.Module, batch: torch.Tensor, rounds: Rounds, reduction: str
 ) -> torch.Tensor:
     """Cross-entropy in nats, in fp32, of ``batch`` ``(batch, seq + 1)``: a scalar tensor."""
     logits = model(batch[:, :-1], rounds=rounds)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from rinsc.graph import Rounds
 from rinsc.sampling import Sampling, continue_tokens
-
-if TYPE_CHECKING:
-    from rinsc.train.tokenizer import BytePairTokenizer
 
 
 def generate_ids(
@@ -23,7 +20,7 @@ def generate_ids(
     *,
     context: int,
     sampling: Sampling,
-    rounds: int | None = None,
+    rounds: Rounds = None,
 ) -> list[int]:
     """The ``new_tokens`` ids after ``prompt``; the model sees the last ``context`` ids of it.
 
@@ -45,20 +42,3 @@ def generate_ids(
             return continue_tokens(next_logits, prompt, new_tokens, context, sampling)
     finally:
         model.train(was_training)
-
-
-def generate_text(
-    model: nn.Module,
-    tokenizer: BytePairTokenizer,
-    prompt: str,
-    new_tokens: int,
-    *,
-    context: int,
-    sampling: Sampling,
-    rounds: int | None = None,
-) -> str:
-    """The text that follows ``prompt``, as `generate_ids` chooses it."""
-    ids = tokenizer.encode(prompt).tolist()
-    return tokenizer.decode(
-        generate_ids(model, ids, new_tokens, context=context, sampling=sampling, rounds=rounds)
-    )

@@ -19,6 +19,7 @@ from rinsc.backends.torch.weights import save_weights
 from rinsc.cost import training_flops_per_token
 from rinsc.errors import Problem, RinscError, SpecError
 from rinsc.files import write_atomically
+from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.train.batches import TokenizedCorpus, TrainingBatches, cut_windows, evenly_spaced
 from rinsc.train.checkpoint import Position, load_checkpoint, save_checkpoint
@@ -26,7 +27,7 @@ from rinsc.train.config import TrainConfig, config_to_toml
 from rinsc.train.evaluate import bits_per_byte, token_loss
 from rinsc.train.metrics import Metrics, MetricsLog, drop_metrics_after
 from rinsc.train.precision import autocast
-from rinsc.train.run_folder import RunFolder, write_inputs, write_result
+from rinsc.train.run_folder import RunFolder, require_same_settings, write_inputs, write_result
 from rinsc.train.schedule import learning_rate
 
 RATE_STEPS = 20  # tokens per second are of so many last steps
@@ -69,10 +70,13 @@ def train(
 
     With ``resume`` the run goes on from the folder's checkpoint, where there is one, to the very
     weights that an unbroken run on the CPU ends with. Raises SpecError or DataError where model,
-    text and settings do not fit each other, CheckpointError for a checkpoint that cannot be used,
+    text and settings do not fit each other, CheckpointError for other settings than those that the
+    run was begun with and for a checkpoint that cannot be used,
     and RinscError, with the last good weights kept in ``model``, where the loss stops being finite.
     """
     check_fits(spec, corpus, config)
+    if resume:
+        require_same_settings(folder, config)
     torch.manual_seed(config.seed)
     if config.compile:
         compile_blocks(model)
@@ -102,7 +106,11 @@ def train(
 
 
 def check_fits(spec: ModelSpec, corpus: TokenizedCorpus, config: TrainConfig) -> None:
-    """Raises SpecError where the text or the settings do not fit the model."""
+    """Everything that can be wrong before the first step.
+
+    Raises SpecError where text or settings do not fit the model, GraphError for rounds that it
+    cannot run, and DataError where the text does not fill one sequence.
+    """
     problems = []
     if corpus.vocab_size != spec.vocab_size:
         message = f"the text has {corpus.vocab_size} tokens, the model {spec.vocab_size}"
@@ -112,6 +120,9 @@ def check_fits(spec: ModelSpec, corpus: TokenizedCorpus, config: TrainConfig) ->
         problems.append(Problem("beyond-context", message, hint="shorten it, or raise context"))
     if problems:
         raise SpecError(*problems)
+    resolve_rounds(build_graph(spec), config.rounds)
+    for tokens in (corpus.train, corpus.held_out):
+        cut_windows(tokens, config.sequence_length)
 
 
 class _Trainer:

@@ -81,4 +81,5 @@ def drop_metrics_after(path: Path, step: int) -> None:
 
 
 def _bad(path: Path, message: str) -> DataError:
-    return DataError(Problem(code="bad-metrics", message=message, place=str(path)))
+    hint = "name the metrics.jsonl of a run"
+    return DataError(Problem(code="bad-metrics", message=message, place=str(path), hint=hint))

@@ -6,13 +6,15 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from rinsc.cost.memory import Precision
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     """Matrix products in bf16 where ``precision`` says so; weights stay as they are."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def fast_precision(device: torch.device | str) -> str:
+def fast_precision(device: torch.device | str) -> Precision:
     """``bf16`` where the device multiplies it in hardware, else ``fp32``, which is faster there."""
     device = torch.device(device)
     if device.type == "cuda":

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rinsc.__about__ import __version__
-from rinsc.errors import OutputError, Problem
-from rinsc.files import cannot_write, make_folder, write_atomically
+from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.files import cannot_write, check_folder, make_folder, write_atomically
 from rinsc.spec import ModelSpec, spec_to_toml
-from rinsc.train.config import TrainConfig, config_to_toml
+from rinsc.train.config import TrainConfig, config_from_toml, config_to_toml
 
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 
@@ -73,14 +73,25 @@ def open_run_folder(path: Path, *, resume: bool = False, overwrite: bool = False
 
     A run that is already there is resumed (``resume``), removed (``overwrite``) or left alone with
     an OutputError; a finished one is only removed. Files of other names are never touched.
+    Removing is for when nothing can go wrong any more; `check_run_folder` tells before what would
+    be refused.
     """
-    folder = RunFolder(path)
+    folder = check_run_folder(path, resume=resume, overwrite=overwrite)
     make_folder(path)
     if overwrite and not resume:
         _remove(folder)
-    elif folder.result.exists():
+    return folder
+
+
+def check_run_folder(path: Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    """The folder that `open_run_folder` would open; raises its errors and changes nothing."""
+    folder = RunFolder(path)
+    check_folder(path)
+    if overwrite and not resume:
+        return folder
+    if folder.result.exists():
         raise _occupied(path, "a finished run", "choose another folder, or ask to overwrite it")
-    elif not resume and any(file.exists() for file in folder.files):
+    if not resume and any(file.exists() for file in folder.files):
         raise _occupied(
             path, "an unfinished run", "resume it, overwrite it or choose another folder"
         )
@@ -95,6 +106,34 @@ def write_inputs(
     write_atomically(folder.config, config_to_toml(config))
     write_atomically(folder.data_record, _json(data_record))
     write_atomically(folder.environment, _json(environment()))
+
+
+def require_same_settings(folder: RunFolder, config: TrainConfig) -> None:
+    """Raises CheckpointError, one problem a setting, where the run was begun with others.
+
+    A folder in which nothing was begun takes any settings.
+    """
+    path = folder.config
+    if not path.exists():
+        return
+    try:
+        begun = config_from_toml(path.read_text(encoding="utf-8"), place=str(path))
+    except (OSError, UnicodeDecodeError):
+        message = "cannot read the settings that the run was begun with"
+        hint = "restore the file, or begin again with another folder"
+        raise CheckpointError(Problem("cannot-read", message, place=str(path), hint=hint)) from None
+    problems = [
+        Problem(
+            code="other-settings",
+            message=f"'{key}' is {getattr(config, key)!r}; the run was begun with {old!r}",
+            place=f"{path}: {key}",
+            hint="resume with the settings of that run, or choose another run folder",
+        )
+        for key, old in vars(begun).items()
+        if getattr(config, key) != old
+    ]
+    if problems:
+        raise CheckpointError(*problems)
 
 
 def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:

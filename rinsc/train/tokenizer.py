@@ -88,13 +88,13 @@ def load_tokenizer(path: Path) -> BytePairTokenizer:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise _error("cannot-read", "cannot read the tokenizer", place=str(path)) from error
+        raise _not_readable("cannot-read", "cannot read the tokenizer", path) from error
     try:
         backend = library.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception for a bad file
-        raise _error("bad-tokenizer", "not a tokenizer file", place=str(path)) from error
+        raise _not_readable("bad-tokenizer", "not a tokenizer file", path) from error
     if not isinstance(backend.decoder, library.decoders.ByteLevel):
-        raise _error("bad-tokenizer", "not a byte-level tokenizer", place=str(path))
+        raise _not_readable("bad-tokenizer", "not a byte-level tokenizer", path)
     return BytePairTokenizer(backend)
 
 
@@ -114,7 +114,8 @@ def encode_exactly(tokenizer: BytePairTokenizer, texts: Iterable[str]) -> TokenI
     for text in texts:
         ids = tokenizer.encode(text)
         if tokenizer.decode(ids) != text:
-            raise _error("lossy-tokenizer", "the text changes when it is encoded and decoded")
+            message = "the text changes when it is encoded and decoded"
+            raise _error("lossy-tokenizer", message, hint="train the tokenizer with rinsc")
         parts.append(ids)
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16)
 
@@ -141,5 +142,9 @@ def _library() -> Any:
     return tokenizers
 
 
-def _error(code: str, message: str, place: str | None = None, hint: str | None = None) -> DataError:
+def _not_readable(code: str, message: str, path: Path) -> DataError:
+    return _error(code, message, place=str(path), hint="name the tokenizer.json of a run")
+
+
+def _error(code: str, message: str, *, hint: str, place: str | None = None) -> DataError:
     return DataError(Problem(code=code, message=message, place=place, hint=hint))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,12 +48,25 @@ def test_equal_models_train_equally_long() -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "batch_tokens", "code"),
-    [(10**6, 100, "bad-batch"), (10**6, 0, "bad-batch"), (10, 1024, "budget-too-small")],
+    [
+        (10**6, 100, "bad-batch"),
+        (10**6, 0, "bad-count"),
+        (-1, 1024, "bad-count"),
+        (1e6, 1024, "bad-count"),
+        (10, 1024, "budget-too-small"),
+    ],
 )
 def test_budgets_that_pay_for_nothing_are_refused(
-    tokens: int, batch_tokens: int, code: str
+    tokens: Any, batch_tokens: int, code: str
 ) -> None:
     spec = model_spec("AB", preset="tiny")
     with pytest.raises(SpecError) as caught:
         match_compute(spec, spec, tokens=tokens, batch_tokens=batch_tokens)
     assert caught.value.code == code
+
+
+def test_the_sequence_must_fit_both_models() -> None:
+    long, short = model_spec("AB", preset="tiny"), model_spec("A^2B", preset="tiny", context=64)
+    with pytest.raises(SpecError, match="beyond-context"):
+        match_compute(long, short, tokens=10**6, batch_tokens=1024)
+    assert match_compute(long, short, tokens=10**6, batch_tokens=1024, seq=64).variant_steps > 0

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 
 from rinsc.backends.torch import to_torch
-from rinsc.cost import executed_layers, executed_params, memory, stored_params, visits_of_blocks
+from rinsc.cost import executed_params, memory, stored_params, visits_of_blocks
 from rinsc.graph import build_graph, unroll
 from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec
@@ -78,5 +78,5 @@ def test_executed_counts_are_those_of_the_unrolled_graph(spec: ModelSpec) -> Non
     flat = unroll(graph)
     word = [step.block for step in flat.visits()]
     assert visits_of_blocks(graph) == {name: word.count(name) for name in graph.blocks}
-    assert executed_layers(graph) == sum(graph.blocks[name].layers for name in word)
+    assert graph.executed_layers() == sum(graph.blocks[name].layers for name in word)
     assert executed_params(graph) >= stored_params(graph)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import GraphError
-from rinsc.graph import count_visits, resolve_rounds, unroll
+from rinsc.graph import resolve_rounds, unroll
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.graph.unroll import MAX_UNROLLED_VISITS
 from tests.graph.graphs import expand_text, graph_of, schedule, text_at
@@ -25,13 +25,13 @@ def test_unroll_is_the_text_with_other_exponents(text: str, data: st.DataObject)
         if data.draw(st.booleans())
     }
     rounds = {**{loop.name: loop.rounds for loop in graph.loops()}, **asked}
-    if count_visits(graph, rounds) > 500:
+    if sum(graph.visit_counts(rounds).values()) > 500:
         return
     flat = unroll(graph, asked)
     assert schedule(flat) == expand_text(text_at(graph, rounds))
     assert not list(flat.loops())
     assert flat.blocks == graph.blocks
-    assert count_visits(graph, rounds) == len(schedule(flat))
+    assert sum(graph.visit_counts(rounds).values()) == len(schedule(flat))
 
 
 def test_one_round_more_is_seen() -> None:
@@ -100,7 +100,14 @@ def test_rounds_for_a_model_without_repeats(rounds: Any) -> None:
 
 
 def test_too_many_visits_are_refused_before_they_are_made() -> None:
-    graph = graph_of("((((A^2)B)^2C)^2D)^2")
     with pytest.raises(GraphError, match=f"the limit is {MAX_UNROLLED_VISITS}") as caught:
-        unroll(graph, MAX_ROUNDS)
+        unroll(graph_of("(A^2B)^2"), 100)
     assert caught.value.code == "too-many-visits"
+
+
+def test_rounds_that_multiply_to_too_much_are_refused() -> None:
+    graph = graph_of("((((A^2)B)^2C)^2D)^2")
+    with pytest.raises(GraphError, match="at most 65536 are run") as caught:
+        resolve_rounds(graph, MAX_ROUNDS)
+    assert caught.value.code == "too-many-visits"
+    assert resolve_rounds(graph, 8) == {"ABCD": 8, "ABC": 8, "AB": 8, "A": 8}

@@ -12,6 +12,7 @@ ORDER = (
     "__about__",
     "errors",
     "files",
+    "digests",
     "resources",
     "extras",
     "syntax",

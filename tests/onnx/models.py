@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from rinsc.backends.torch import to_torch
+from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.graph import Rounds
 from rinsc.spec import ModelSpec, model_spec
 
@@ -34,7 +34,7 @@ def small_spec(signature: str = "(A^3)B", **changes: Any) -> ModelSpec:
     return dataclasses.replace(spec, **changes)
 
 
-def lively_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
+def lively_model(spec: ModelSpec, seed: int = 0) -> CompiledModule:
     """A module whose every weight, norms and biases too, moves the logits."""
     torch.manual_seed(seed)
     model = to_torch(spec).eval()

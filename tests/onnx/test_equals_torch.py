@@ -13,7 +13,7 @@ from rinsc import ops
 from rinsc.backends.onnx import RoundsForm, Session, graph_to_onnx, to_onnx
 from rinsc.backends.onnx.builder import OpBuilder
 from rinsc.backends.onnx.ops import ONNX_OPS, Site
-from rinsc.graph import build_graph, count_visits, unroll
+from rinsc.graph import build_graph, unroll
 from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec
 from tests.onnx.models import TOLERANCE, lively_model, random_ids, small_spec, torch_logits
@@ -34,7 +34,7 @@ def drawn_rounds(draw: st.DrawFn, spec: ModelSpec) -> dict[str, int] | int | Non
     asked = (
         dict.fromkeys(written, chosen) if isinstance(chosen, int) else {**written, **(chosen or {})}
     )
-    return chosen if count_visits(graph, asked) <= MAX_VISITS else 1
+    return chosen if sum(graph.visit_counts(asked).values()) <= MAX_VISITS else 1
 
 
 @given(data=st.data(), spec=specs(), seed=st.integers(0, 99), batch=st.integers(1, 3))

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from rinsc.errors import RinscError, SignatureError, SpecError
 from rinsc.presets import PRESETS
 from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.syntax import parse
 from tests.specs import specs
 
 
@@ -132,6 +134,40 @@ def test_zoo_files_are_specs() -> None:
     assert files
     for path in files:
         assert model_spec(path).layers > 0
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_file_ends_in_an_error_of_ours(tmp_path_factory: Any, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("spec") / "spec.toml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError):
+        model_spec(path)
+
+
+HOSTILE = [
+    "x=" + "[" * 20_000,
+    "layers=" + "9" * 5000,
+    "layers=0x" + "f" * 8000,
+    "signature='A'\npreset='tiny'\nrope_theta=1" + "0" * 400,
+    "#" * 100_000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_files_end_in_an_error_of_ours(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(text)
+    with pytest.raises(SpecError):
+        model_spec(path)
+
+
+def test_hostile_arguments_end_in_an_error_of_ours() -> None:
+    with pytest.raises(SpecError):
+        model_spec("AB", preset="tiny", layers=10**5000)
+    with pytest.raises(SpecError):
+        model_spec("a\0.toml")
+    with pytest.raises(SpecError):
+        ModelSpec(parse("A^rB"), 4, 16, 2, 2, 8, 16, 16)
 
 
 @pytest.mark.parametrize("text", ["width = ", "\x00", "bind = 3\nsignature='A'\npreset='tiny'"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rinsc.errors import RinscError, SignatureError
 from rinsc.syntax import MAX_NESTING, MAX_TEXT, canonical, parse, to_text, visit_count
+from rinsc.syntax.limits import MAX_LOOP_DEPTH
 from tests.strategies import signatures
 
 _HERE = Path(__file__).parent
@@ -124,9 +125,12 @@ def test_floods(text: str, code: str) -> None:
 def test_the_limits_themselves_are_allowed() -> None:
     parse("A^1024")
     parse("A" + " " * (MAX_TEXT - 1))
-    deep = parse("(" * MAX_NESTING + "A" + "^1{grad=1})" * MAX_NESTING)
-    assert parse(to_text(deep)) == deep
-    assert canonical(parse(canonical(deep))) == canonical(deep)
+    for deep in (
+        parse("(" * MAX_NESTING + "A" + ")" * MAX_NESTING),
+        parse("(" * MAX_LOOP_DEPTH + "A" + "^1{grad=1})" * MAX_LOOP_DEPTH),
+    ):
+        assert parse(to_text(deep)) == deep
+        assert canonical(parse(canonical(deep))) == canonical(deep)
     parse("A" + "1" * 31)
 
 

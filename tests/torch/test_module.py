@@ -14,19 +14,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.backends.torch import emit_source, load_weights, save_weights, to_torch
-from rinsc.errors import LoweringError
+from rinsc.errors import LoweringError, SpecError
 from rinsc.graph import BlockGraph, Loop, build_graph, unroll
 from rinsc.kinds import KINDS
+from rinsc.layers import LayerKind, llama, trace_programs, weight_shapes
+from rinsc.ops import Linear, RMSNorm
+from rinsc.program import Builder, Value
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.syntax import parse
+from rinsc.syntax.limits import MAX_LOOP_DEPTH
+from rinsc.syntax.sizes import stack_of
+from tests.onnx.models import lively_model
 from tests.specs import specs
 
 
-def plain_loop(model: Any, graph: BlockGraph, x: torch.Tensor, rounds: int | None) -> torch.Tensor:
+def plain_loop(model: Any, graph: BlockGraph, x: torch.Tensor, rounds: Any) -> torch.Tensor:
     """The schedule, interpreted node by node."""
     sides = [model.cos[: x.shape[1]], model.sin[: x.shape[1]]] if hasattr(model, "cos") else []
     for step in graph.steps():
         if isinstance(step, Loop):
-            for _ in range(step.rounds if rounds is None else rounds):
+            for _ in range(step.rounds if rounds is None else rounds[step.name]):
                 x = plain_loop(model, step.body, x, rounds)
         else:
             for layer in model.get_submodule(step.block).children():
@@ -34,7 +41,7 @@ def plain_loop(model: Any, graph: BlockGraph, x: torch.Tensor, rounds: int | Non
     return x
 
 
-def expected_logits(model: Any, input_ids: torch.Tensor, rounds: int | None) -> Any:
+def expected_logits(model: Any, input_ids: torch.Tensor, rounds: Any) -> Any:
     x = model.embedding(input_ids)
     if hasattr(model, "positions"):
         x = x + model.positions.weight[: input_ids.shape[1]]
@@ -44,10 +51,10 @@ def expected_logits(model: Any, input_ids: torch.Tensor, rounds: int | None) -> 
 
 @given(spec=specs(), seed=st.integers(0, 99), data=st.data())
 def test_the_module_equals_a_plain_loop(spec: ModelSpec, seed: int, data: st.DataObject) -> None:
-    torch.manual_seed(seed)
-    model = to_torch(spec)
-    looped = any(model.graph.loops())
-    rounds = data.draw(st.sampled_from([None, 1, 2, 3])) if looped else None
+    model = lively_model(spec, seed)
+    names = [loop.name for loop in model.graph.loops()]
+    chosen = st.fixed_dictionaries({name: st.integers(1, 3) for name in names})
+    rounds = data.draw(st.one_of(st.none(), chosen)) if names else None
     seq = data.draw(st.integers(1, spec.context))
     input_ids = torch.randint(spec.vocab_size, (2, seq))
     with torch.no_grad():
@@ -71,10 +78,8 @@ def test_rolled_and_unrolled_give_equal_gradients(spec: ModelSpec) -> None:
 
 def test_a_block_visited_too_often_is_seen() -> None:
     spec = model_spec("A^3B", preset="tiny")
-    model = to_torch(spec)
+    model = lively_model(spec)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
         input_ids = torch.arange(9)[None]
         assert (model(input_ids, 4) - expected_logits(model, input_ids, None)).abs().max() > 1e-3
 
@@ -87,7 +92,9 @@ def test_rounds_by_name_reach_their_repeat() -> None:
     torch.testing.assert_close(model(input_ids, {"B": 3}), flat(input_ids))
 
 
-@pytest.mark.parametrize("rounds", [0, -1, {"C": 2}, {"A": 0}])
+@pytest.mark.parametrize(
+    "rounds", [0, -1, {"C": 2}, {"A": 0}, 10**30, 1025, True, 2.5, "3", {"A": 2.0}]
+)
 def test_rounds_that_do_not_fit_are_refused(rounds: object) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         to_torch(model_spec("A^2B", preset="tiny"))(torch.zeros(1, 2, dtype=torch.long), rounds)
@@ -103,10 +110,14 @@ def test_a_sequence_beyond_the_context_is_refused() -> None:
         to_torch(model_spec("AB", preset="tiny"))(torch.zeros(1, 129, dtype=torch.long))
 
 
+LONG = "A^2B^2C^2D^2E^2F^2" * 2 + "GHIJKLMNOP" * 6  # many repeats, a long name
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("text", ["AB", "A^3B", "((A^2)B)^2C", "AAB@2", "ABA"])
+@pytest.mark.parametrize("text", ["AB", "A^3B", "((A^2)B)^2C", "AAB@2", "ABA", LONG])
 def test_the_source_is_formatted_and_clean(text: str, kind: str, tmp_path: Path) -> None:
-    spec = model_spec(text, preset="tiny", kind=kind, kv_heads=4, tied_embedding=kind == "gpt")
+    layers = stack_of(parse(text), each=2)
+    spec = model_spec(text, preset="tiny", kind=kind, layers=layers, tied_embedding=kind == "gpt")
     path = tmp_path / "model.py"
     path.write_text(emit_source(build_graph(spec)))
     ruff = [sys.executable, "-m", "ruff"]
@@ -114,6 +125,45 @@ def test_the_source_is_formatted_and_clean(text: str, kind: str, tmp_path: Path)
     subprocess.run([*ruff, "format", "--check", *options], check=True)
     rules = "E,F,I,N,UP,B,SIM,RET,C4,PIE"
     subprocess.run([*ruff, "check", "--select", rules, "--ignore", "N812", *options], check=True)
+
+
+@given(spec=specs())
+def test_weights_are_called_and_shaped_as_the_layers_say(spec: ModelSpec) -> None:
+    held = {name: tuple(t.shape) for name, t in to_torch(spec, device="meta").state_dict().items()}
+    assert held == weight_shapes(build_graph(spec))
+
+
+def test_the_deepest_nesting_runs() -> None:
+    text = "A[1]"
+    for _ in range(MAX_LOOP_DEPTH):
+        text = f"({text})^1"
+    model = to_torch(model_spec(text, preset="tiny"))
+    assert model(torch.arange(4)[None], 1).shape == (1, 4, 512)
+
+
+def test_an_operation_may_not_take_a_name_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    def layer(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
+        return b(RMSNorm(1e-5), x, name="train")
+
+    def head(b: Builder, x: Value, spec: ModelSpec) -> Value:
+        return b(Linear(spec.vocab_size), x, name="embedding")
+
+    for kind in (
+        LayerKind(llama.embed, layer, llama.head),
+        LayerKind(llama.embed, llama.layer, head),
+    ):
+        monkeypatch.setattr(llama, "KIND", kind)
+        trace_programs.cache_clear()
+        with pytest.raises(LoweringError, match="name-taken"):
+            to_torch(model_spec("AB", preset="tiny"))
+    monkeypatch.undo()
+    trace_programs.cache_clear()
+
+
+def test_text_is_no_spec() -> None:
+    text: Any = "(A^3)B"
+    with pytest.raises(SpecError, match="not-a-spec"):
+        to_torch(text)
 
 
 def test_the_file_runs_alone_and_loads_the_same_weights(tmp_path: Path) -> None:

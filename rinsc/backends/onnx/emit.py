@@ -12,10 +12,10 @@ import onnx_ir as ir
 from rinsc.backends.onnx.builder import BOOL, FLOAT, INT64, OpBuilder, make_value, shape_of
 from rinsc.backends.onnx.guards import guarded
 from rinsc.backends.onnx.ops import ONNX_OPS, Site
-from rinsc.backends.onnx.weights import Weights, layer_prefixes
+from rinsc.backends.onnx.weights import Weights
 from rinsc.graph import Block, BlockGraph, Loop, Visit
 from rinsc.graph.rounds import MAX_ROUNDS
-from rinsc.layers import trace_programs
+from rinsc.layers import layer_prefixes, trace_programs
 from rinsc.program import Node, Program, Value
 
 OPSET = 23

@@ -25,10 +25,11 @@ IR_VERSION = 10
 class Module(HasStateDict, Protocol):
     """What `rinsc.backends.torch.to_torch` returns, as far as it matters here."""
 
-    graph: BlockGraph
+    @property
+    def graph(self) -> BlockGraph: ...
 
 
-def to_onnx(model: Any, rounds: RoundsForm = None) -> OnnxModel:
+def to_onnx(model: Module, rounds: RoundsForm = None) -> OnnxModel:
     """The ONNX model of a module that `to_torch` made, with its weights as they are now.
 
     ``rounds`` None, a number or a mapping by repeat writes that many rounds out; ``"dynamic"``
@@ -36,7 +37,12 @@ def to_onnx(model: Any, rounds: RoundsForm = None) -> OnnxModel:
     ``input_ids`` (batch, seq), output ``logits`` (batch, seq, vocab_size). Raises `GraphError`
     for rounds that the model cannot run, `CheckpointError` for weights of another model.
     """
-    return graph_to_onnx(model.graph, model, rounds)
+    graph = getattr(model, "graph", None)
+    if not isinstance(graph, BlockGraph):
+        message = f"this needs a module made by to_torch, not {type(model).__name__}"
+        hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
+        raise LoweringError(Problem("not-a-module", message, hint=hint))
+    return graph_to_onnx(graph, model, rounds)
 
 
 def graph_to_onnx(

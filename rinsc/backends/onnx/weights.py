@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rinsc.errors import CheckpointError, Problem
 from rinsc.graph import BlockGraph
-from rinsc.layers import trace_programs
+from rinsc.layers import weight_shapes
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 
@@ -27,7 +27,7 @@ def weights_of(graph: BlockGraph, source: HasStateDict | Mapping[str, Any]) -> W
     Raises `CheckpointError` for weights that are missing, left over or of another shape.
     """
     named = source if isinstance(source, Mapping) else source.state_dict()
-    needed = needed_shapes(graph)
+    needed = weight_shapes(graph)
     problems = [_problem(f"the weight '{name}' is missing") for name in needed if name not in named]
     problems += [
         _problem(f"the weight '{name}' is not one of this model")
@@ -50,22 +50,6 @@ def weights_of(graph: BlockGraph, source: HasStateDict | Mapping[str, Any]) -> W
     if problems:
         raise CheckpointError(*problems)
     return weights
-
-
-def needed_shapes(graph: BlockGraph) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight of a model, by the name that it has in every file."""
-    programs = trace_programs(graph.spec)
-    shapes = {param.name: param.shape for param in programs.embed.params}
-    for block in graph.blocks.values():
-        for prefix in layer_prefixes(block.name, block.layers):
-            for param in programs.layer[block.kind].params:
-                shapes[f"{prefix}.{param.name}"] = param.shape
-    return shapes | {param.name: param.shape for param in programs.head.params}
-
-
-def layer_prefixes(block: str, layers: int) -> Iterable[str]:
-    """``A.0``, ``A.1``, …: where the weights of a block's layers stand."""
-    return (f"{block}.{index}" for index in range(layers))
 
 
 def _as_array(tensor: Any) -> npt.NDArray[np.float32]:

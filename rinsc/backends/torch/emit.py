@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from textwrap import indent
+
+from torch import nn
 
 from rinsc.backends.torch.helpers import HELPERS
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import shape_text, statements, with_shape
-from rinsc.graph import BlockGraph, Visit, count_visits
+from rinsc.errors import LoweringError, Problem
+from rinsc.graph import BlockGraph, Visit
+from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.layers import Programs, layer_kind, trace_programs
 from rinsc.program import Node, Program
 
+LONGEST_TITLE = 40  # characters of a signature in the first line of a file
 WIDEST = 92  # columns of a statement in a method, so that a file keeps to 100
 
 _HEADER = '''"""{title}"""
@@ -38,7 +44,9 @@ class Block(nn.ModuleList):
 '''
 
 _ROUNDS = '''Rounds: TypeAlias = int | Mapping[str, int] | None
-ROUNDS = {rounds}  # of each repeat, as written
+# Of each repeat, as written, and at most.
+ROUNDS = {rounds}
+MAX_ROUNDS = {most}
 
 
 def resolve_rounds(rounds: Rounds) -> Mapping[str, int]:
@@ -46,7 +54,8 @@ def resolve_rounds(rounds: Rounds) -> Mapping[str, int]:
     if rounds is None:
         return ROUNDS
     asked = {{**ROUNDS, **rounds}} if isinstance(rounds, Mapping) else dict.fromkeys(ROUNDS, rounds)
-    if asked.keys() != ROUNDS.keys() or min(asked.values()) < 1:
+    whole = all(type(count) is int and 1 <= count <= MAX_ROUNDS for count in asked.values())
+    if asked.keys() != ROUNDS.keys() or not whole:
         raise ValueError(f"rounds {{rounds!r}} do not fit the repeats {{list(ROUNDS)}}")
     return asked
 '''
@@ -55,11 +64,11 @@ def resolve_rounds(rounds: Rounds) -> Mapping[str, int]:
 def emit_source(graph: BlockGraph) -> str:
     """One file that imports torch alone and defines `Model`, for a graph rolled or unrolled."""
     programs = trace_programs(graph.spec)
+    _check_names(graph, programs)
     rounds = {loop.name: loop.rounds for loop in graph.loops()}
     chunks = [_header(graph, rounds)]
     if rounds:
-        text = "{" + ", ".join(f'"{name}": {count}' for name, count in rounds.items()) + "}"
-        chunks.append(_ROUNDS.format(rounds=text))
+        chunks.append(_ROUNDS.format(rounds=_rounds_text(rounds), most=MAX_ROUNDS))
     chunks += [HELPERS[name] for name in _helpers(programs)]
     for kind, program in programs.layer.items():
         chunks += [_layer_class(kind, program), _block_class(kind, program)]
@@ -67,16 +76,35 @@ def emit_source(graph: BlockGraph) -> str:
     return "\n".join(chunks)
 
 
+def _check_names(graph: BlockGraph, programs: Programs) -> None:
+    """Blocks and operations become attributes of modules: each needs a name that is still free."""
+    frame = [node.name for program in (programs.embed, programs.head) for node in program.nodes]
+    layers = [node.name for program in programs.layer.values() for node in program.nodes]
+    top = Counter([*graph.blocks, *filter(None, frame)])
+    taken = [name for name, count in top.items() if count > 1]
+    taken += [name for name in (*top, *filter(None, layers)) if hasattr(nn.Module, name)]
+    if taken:
+        message = f"two parts of the module would be called '{taken[0]}'"
+        hint = "rename the operation in its layer kind"
+        raise LoweringError(Problem("name-taken", message, hint=hint))
+
+
 def _header(graph: BlockGraph, rounds: dict[str, int]) -> str:
-    spec = graph.spec
-    written = count_visits(graph, rounds)
-    title = f"{spec.text}: {len(graph.blocks)} blocks, {written} visits at the rounds written."
+    blocks, visits = len(graph.blocks), sum(graph.visit_counts().values())
+    text = graph.spec.text
+    name = text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
+    counted = f"{blocks} block{'s' * (blocks > 1)}, {visits} visit{'s' * (visits > 1)}"
+    title = f"{name}: {counted} at the rounds written."
     stdlib = "import math\n"
     if rounds:
         stdlib += "from collections.abc import Mapping\nfrom typing import TypeAlias\n"
-    if len(graph.blocks) == 1:
-        title = title.replace("1 blocks", "1 block")
     return _HEADER.format(title=title, stdlib=stdlib)
+
+
+def _rounds_text(rounds: dict[str, int]) -> str:
+    items = [f'"{name}": {count}' for name, count in rounds.items()]
+    line = f"{{{', '.join(items)}}}"
+    return line if len(line) <= WIDEST else "{\n" + "".join(f"    {i},\n" for i in items) + "}"
 
 
 def _helpers(programs: Programs) -> list[str]:
@@ -153,14 +181,14 @@ def _model_class(graph: BlockGraph, programs: Programs) -> str:
 def _reset_lines(graph: BlockGraph, programs: Programs) -> list[str]:
     """Every parameter as its operation wants it; residual ones smaller with the depth executed."""
     params = [param for program in _every(programs) for param in program.params]
-    depth = sum(graph.blocks[visit.block].layers for visit in graph.visits())
+    writes = _residual_writes(graph, programs)
     std = layer_kind(graph.spec.kind).init_std
 
     def names(init: str) -> list[str]:
         return list(dict.fromkeys(param.name for param in params if param.init == init))
 
     cases = [
-        ("residual", f"nn.init.normal_(parameter, std={std!r} / math.sqrt(2 * {depth}))"),
+        ("residual", f"nn.init.normal_(parameter, std={std!r} / math.sqrt({writes}))"),
         ("ones", "nn.init.ones_(parameter)"),
         ("zeros", "nn.init.zeros_(parameter)"),
     ]
@@ -174,9 +202,21 @@ def _reset_lines(graph: BlockGraph, programs: Programs) -> list[str]:
     return [
         "@torch.no_grad()",
         "def reset_parameters(self) -> None:",
-        f'    """Normal weights; residual ones scaled for the {depth} layers executed."""',
+        f'    """Normal weights; residual ones scaled for {writes} additions to the state."""',
         *_indented(lines),
     ]
+
+
+def _residual_writes(graph: BlockGraph, programs: Programs) -> int:
+    """How often a forward pass adds to the state: they share the variance of the sum."""
+    per_layer = {
+        kind: sum(param.init == "residual" for param in program.params)
+        for kind, program in programs.layer.items()
+    }
+    return sum(
+        visits * graph.blocks[name].layers * per_layer[graph.blocks[name].kind]
+        for name, visits in graph.visit_counts().items()
+    )
 
 
 def _set_lines(variable: str, names: list[str]) -> list[str]:
@@ -210,7 +250,7 @@ def _forward_lines(graph: BlockGraph, programs: Programs) -> list[str]:
                 f'{context}")',
                 *_rounds_lines(looped),
                 *lines,
-                *_step_lines(graph, arguments, looped),
+                *_step_lines(graph, arguments),
                 *head,
                 *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
             ]
@@ -227,13 +267,13 @@ def _rounds_lines(looped: bool) -> list[str]:
     ]
 
 
-def _step_lines(graph: BlockGraph, arguments: str, looped: bool) -> Iterator[str]:
+def _step_lines(graph: BlockGraph, arguments: str) -> Iterator[str]:
     for step in graph.steps():
         if isinstance(step, Visit):
             yield f"x = self.{step.block}({arguments})"
         else:
             yield f'for _ in range(counts["{step.name}"]):'
-            yield from _indented(_step_lines(step.body, arguments, looped))
+            yield from _indented(_step_lines(step.body, arguments))
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rinsc.graph.draw.words import executed_layers, first_layers, stored_layers
+from rinsc.graph.draw.words import first_layers
 from rinsc.graph.nodes import BlockGraph, Visit
 
 FORMAT = "rinsc-graph"
@@ -41,8 +41,8 @@ def to_json(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
         "steps": _steps(graph),
         "totals": {
             "parameters": sum(param_counts[name] for name in graph.blocks),
-            "layers_stored": stored_layers(graph),
-            "layers_executed": executed_layers(graph),
+            "layers_stored": graph.stored_layers,
+            "layers_executed": graph.executed_layers(),
             "visits": sum(1 for _ in graph.visits()),
         },
     }

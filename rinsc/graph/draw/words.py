@@ -48,19 +48,10 @@ def first_layers(graph: BlockGraph) -> dict[str, int]:
     return starts
 
 
-def stored_layers(graph: BlockGraph) -> int:
-    return sum(block.layers for block in graph.blocks.values())
-
-
-def executed_layers(graph: BlockGraph) -> int:
-    """Layers run by one forward pass at the rounds written."""
-    return sum(graph.blocks[visit.block].layers for visit in graph.visits())
-
-
 def caption(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
     """Totals in one line; parameters are those of the blocks, without embedding and head."""
     params = sum(param_counts[name] for name in graph.blocks)
     return (
-        f"{params_text(params)} in blocks · {layers_text(stored_layers(graph))} stored"
-        f" · {executed_layers(graph)} executed"
+        f"{params_text(params)} in blocks · {layers_text(graph.stored_layers)} stored"
+        f" · {graph.executed_layers()} executed"
     )
