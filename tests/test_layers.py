@@ -28,7 +28,7 @@ def test_every_operation_is_lowered_by_every_backend() -> None:
 def test_kinds_trace_and_name_their_parts(kind: str) -> None:
     programs = trace_programs(model_spec("AB", preset="tiny", kind=kind))
     assert isinstance(layer_kind(kind), LayerKind)
-    for program in (programs.embed, *programs.layer.values(), programs.head):
+    for program in programs.every:
         assert all(node.part for node in program.nodes)
         names = [param.name for param in program.params]
         assert len(set(names)) == len(names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +57,8 @@ def _free_names(model: str) -> set[str] | None:
 
 
 def _signature_of_file(path: str) -> str:
+    import tomllib
+
     text = tomllib.loads(Path(path).read_text(encoding="utf-8"))["signature"]
     if not isinstance(text, str):
         raise TypeError

@@ -42,6 +42,10 @@ class Programs:
     layer: Mapping[str, Program]  # by kind
     head: Program
 
+    @property
+    def every(self) -> tuple[Program, ...]:
+        return (self.embed, *self.layer.values(), self.head)
+
 
 def layer_kind(name: str) -> LayerKind:
     """The kind that `rinsc.kinds` lists under ``name``."""

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from rinsc.backends.onnx import RoundsForm, Session, to_onnx
-from rinsc.backends.torch import to_torch
+from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.spec import ModelSpec, model_spec
 from tests.bench.timing import interleaved, table
 
@@ -33,7 +32,7 @@ def make_spec(width: int = 256) -> ModelSpec:
     )
 
 
-def make_model(width: int = 256) -> nn.Module:
+def make_model(width: int = 256) -> CompiledModule:
     torch.manual_seed(0)
     return to_torch(make_spec(width))
 

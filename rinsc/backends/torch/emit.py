@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from textwrap import indent
 
 from torch import nn
 
 from rinsc.backends.torch.helpers import HELPERS
+from rinsc.backends.torch.initialise import WIDEST, reset_lines
 from rinsc.backends.torch.ops import TORCH_OPS
-from rinsc.backends.torch.statements import shape_text, statements, with_shape
+from rinsc.backends.torch.statements import indented, shape_text, statements, with_shape
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Visit
 from rinsc.graph.rounds import MAX_ROUNDS
-from rinsc.layers import Programs, layer_kind, trace_programs
+from rinsc.layers import Programs, trace_programs
 from rinsc.program import Node, Program
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file
-WIDEST = 92  # columns of a statement in a method, so that a file keeps to 100
 
 _HEADER = '''"""{title}"""
 
@@ -110,15 +109,11 @@ def _rounds_text(rounds: dict[str, int]) -> str:
 def _helpers(programs: Programs) -> list[str]:
     called = {
         name
-        for program in _every(programs)
+        for program in programs.every
         for node in program.nodes
         for name in TORCH_OPS[type(node.op)].helpers
     }
     return [name for name in HELPERS if name in called]
-
-
-def _every(programs: Programs) -> tuple[Program, ...]:
-    return (programs.embed, *programs.layer.values(), programs.head)
 
 
 def _class_name(kind: str) -> str:
@@ -140,12 +135,12 @@ def _layer_class(kind: str, program: Program) -> str:
         '"""One layer: state to state."""',
         "",
         "def __init__(self) -> None:",
-        *_indented(["super().__init__()", *_own_lines(program.nodes)]),
+        *indented(["super().__init__()", *_own_lines(program.nodes)]),
         "",
         f"def forward({_parameters(program)}) -> torch.Tensor:",
-        *_indented([f"# {docs}", *lines, f"return {results['x']}"]),
+        *indented([f"# {docs}", *lines, f"return {results['x']}"]),
     ]
-    return f"\nclass {_class_name(kind)}(nn.Module):\n" + "\n".join(_indented(body)) + "\n"
+    return f"\nclass {_class_name(kind)}(nn.Module):\n" + "\n".join(indented(body)) + "\n"
 
 
 def _block_class(kind: str, program: Program) -> str:
@@ -169,66 +164,13 @@ def _model_class(graph: BlockGraph, programs: Programs) -> str:
         f'{graph.spec.vocab_size})."""',
         "",
         "def __init__(self) -> None:",
-        *_indented(init),
+        *indented(init),
         "",
-        *_reset_lines(graph, programs),
+        *reset_lines(graph, programs),
         "",
         *_forward_lines(graph, programs),
     ]
-    return "\nclass Model(nn.Module):\n" + "\n".join(_indented(body)) + "\n"
-
-
-def _reset_lines(graph: BlockGraph, programs: Programs) -> list[str]:
-    """Every parameter as its operation wants it; residual ones smaller with the depth executed."""
-    params = [param for program in _every(programs) for param in program.params]
-    writes = _residual_writes(graph, programs)
-    std = layer_kind(graph.spec.kind).init_std
-
-    def names(init: str) -> list[str]:
-        return list(dict.fromkeys(param.name for param in params if param.init == init))
-
-    cases = [
-        ("residual", f"nn.init.normal_(parameter, std={std!r} / math.sqrt({writes}))"),
-        ("ones", "nn.init.ones_(parameter)"),
-        ("zeros", "nn.init.zeros_(parameter)"),
-    ]
-    held = [(init, line) for init, line in cases if names(init)]
-    lines = [line for init, _ in held for line in _set_lines(init, names(init))]
-    lines += ["for path, parameter in self.named_parameters():"]
-    lines += ['    name = ".".join(path.split(".")[-2:])']
-    for index, (init, line) in enumerate(held):
-        lines += [f"    {'el' if index else ''}if name in {init}:", f"        {line}"]
-    lines += ["    else:", f"        nn.init.normal_(parameter, std={std!r})"]
-    return [
-        "@torch.no_grad()",
-        "def reset_parameters(self) -> None:",
-        f'    """Normal weights; residual ones scaled for {writes} additions to the state."""',
-        *_indented(lines),
-    ]
-
-
-def _residual_writes(graph: BlockGraph, programs: Programs) -> int:
-    """How often a forward pass adds to the state: they share the variance of the sum."""
-    per_layer = {
-        kind: sum(param.init == "residual" for param in program.params)
-        for kind, program in programs.layer.items()
-    }
-    return sum(
-        visits * graph.blocks[name].layers * per_layer[graph.blocks[name].kind]
-        for name, visits in graph.visit_counts().items()
-    )
-
-
-def _set_lines(variable: str, names: list[str]) -> list[str]:
-    """A set of names on one line, or one name a line where that is too long."""
-    line = f"{variable} = {{{', '.join(_quoted(names))}}}"
-    if len(line) <= WIDEST:
-        return [line]
-    return [f"{variable} = {{", *(f"    {name}," for name in _quoted(names)), "}"]
-
-
-def _quoted(names: Iterable[str]) -> list[str]:
-    return [f'"{name}"' for name in names]
+    return "\nclass Model(nn.Module):\n" + "\n".join(indented(body)) + "\n"
 
 
 def _forward_lines(graph: BlockGraph, programs: Programs) -> list[str]:
@@ -243,7 +185,7 @@ def _forward_lines(graph: BlockGraph, programs: Programs) -> list[str]:
     context = graph.spec.context
     return [
         f"def forward(self, input_ids: torch.Tensor, rounds: {kind} = None) -> torch.Tensor:",
-        *_indented(
+        *indented(
             [
                 f"if input_ids.shape[1] > {context}:",
                 f'    raise ValueError(f"{{input_ids.shape[1]}} tokens exceed the context of '
@@ -273,8 +215,4 @@ def _step_lines(graph: BlockGraph, arguments: str) -> Iterator[str]:
             yield f"x = self.{step.block}({arguments})"
         else:
             yield f'for _ in range(counts["{step.name}"]):'
-            yield from _indented(_step_lines(step.body, arguments))
-
-
-def _indented(lines: Iterable[str]) -> list[str]:
-    return [indent(line, "    ") for line in lines]
+            yield from indented(_step_lines(step.body, arguments))

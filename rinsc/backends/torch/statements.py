@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from textwrap import indent
 
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.ops import Linear
@@ -89,3 +91,8 @@ def with_shape(line: str, value: Value) -> list[str]:
 def shape_text(value: Value) -> str:
     """``(batch, seq, 256)``."""
     return f"({', '.join(map(str, value.shape))})"
+
+
+def indented(lines: Iterable[str]) -> list[str]:
+    """The lines, one level deeper."""
+    return [indent(line, "    ") for line in lines]
