@@ -53,7 +53,7 @@ class DemoSettings:
     context: int = 256
     batch_sequences: int = 8
     baseline_tokens: int = 2_600_000
-    learning_rate: float = 3e-3
+    learning_rate: float = TrainConfig.learning_rate  # the default, tuned for neither side
     seed: int = 0
 
     def spec(self, signature: str) -> ModelSpec:

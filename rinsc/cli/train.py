@@ -104,6 +104,7 @@ def train(
     from rinsc.backends.torch import to_torch
     from rinsc.train import loop
     from rinsc.train.batches import tokenize
+    from rinsc.train.compiler import require_compiler
     from rinsc.train.config import TrainConfig
     from rinsc.train.data import load_corpus
     from rinsc.train.progress import TrainingProgress
@@ -122,6 +123,8 @@ def train(
             compile=compile,
         )
     place = _device(device)
+    if compile:
+        require_compiler(place)
     folder = check_run_folder(output, resume=resume, overwrite=overwrite)
     corpus = load_corpus(data)
     torch.manual_seed(seed)

@@ -30,7 +30,8 @@ def check_limits(sig: Signature) -> None:
     """
     if len(to_text(sig)) > MAX_TEXT:
         message = f"written out, the signature has more than {MAX_TEXT} characters"
-        raise signature_error("text-too-long", message, sig.source, sig.body.span)
+        hint = "write fewer options or groups"
+        raise signature_error("text-too-long", message, sig.source, sig.body.span, hint)
     pattern_visits = _count(sig.body)
     if pattern_visits > MAX_VISITS:
         raise _too_many_visits(pattern_visits, sig, _first_too_large(sig.body).span)

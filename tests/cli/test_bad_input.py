@@ -96,29 +96,46 @@ def test_three_mistakes_in_a_file_are_reported_together(tmp_path: Path) -> None:
         (["check", "A^rB", "--set", "r=3", "--set", "r=4"], "usage", 2),
         (["check", "A^rB", "--set", "r=0"], "bad-power", 1),
         (["check", "AB", "--set", "q=1"], "unknown-exponent", 1),
-        (["cost", "A^2", "--rounds", "0"], "bad-rounds", 1),
-        (["cost", "A^2", "--rounds", "C=1"], "unknown-repeat", 1),
+        (["cost", "A^2", "--rounds", "0"], "bad-rounds", 2),
+        (["cost", "A^2", "--rounds", "C=1"], "unknown-repeat", 2),
         (["cost", "A^2", "--rounds", "A"], "usage", 2),
-        (["cost", "AB", "--rounds", "2"], "unknown-repeat", 1),
-        (["cost", "AB", "--seq", "0"], "usage", 2),
-        (["cost", "AB", "--seq", "500"], "usage", 2),
+        (["cost", "AB", "--rounds", "2"], "unknown-repeat", 2),
+        (["cost", "AB", "--seq", "0"], "bad-count", 2),
+        (["cost", "AB", "--seq", "500"], "beyond-context", 2),
         (["cost", "AB", "--baseline", "A^"], "bad-power", 1),
-        (["cost", "AB", "--baseline", "A", "--tokens", "5"], "budget-too-small", 1),
+        (["cost", "AB", "--baseline", "A", "--tokens", "5"], "budget-too-small", 2),
+        (["cost", "AB", "--baseline", "A", "--batch-tokens", "100"], "bad-batch", 2),
         (["cost", "A^2", "--baseline", "A", "--rounds", "3"], "usage", 2),
+        (["cost", "AB", "--set", "q=1"], "unknown-exponent", 1),
+        (["check", "A^rB", "AB", "--set", "r=2", "--set", "q=1"], "unknown-exponent", 1),
+        (["check", "A^rB", "AB", "--set", "q=1"], "unknown-exponent", 1),
+        (["check", "A^rB", "A^sB", "--set", "r=2"], "unbound-exponent", 1),
+        (["verify", "AB", "--seed", "9" * 23], "usage", 2),
+        (["verify", "AB", "--seed", str(2**63)], "usage", 2),
+        (["compile", "AB", "--to", "onnx", "-o", "x.onnx", "--seed", "9" * 23], "usage", 2),
+        (["compile", "AB", "--to", "onnx", "-o", "x.onnx", "--seed=-1"], "usage", 2),
         (["show", "AB", "-o", "x.png"], "unknown-format", 2),
         (["compile", "AB", "--to", "torch", "-o", "x.py", "--weights", "w"], "usage", 2),
-        (["compile", "AB", "--to", "torch", "-o", "x.py", "--rounds", "2"], "unknown-repeat", 1),
-        (["compile", "A^2", "--to", "onnx", "-o", "x.onnx", "--rounds", "0"], "bad-rounds", 1),
+        (["compile", "AB", "--to", "torch", "-o", "x.py", "--rounds", "2"], "unknown-repeat", 2),
+        (["compile", "A^2", "--to", "onnx", "-o", "x.onnx", "--rounds", "0"], "bad-rounds", 2),
         (["compile", "AB", "--to", "onnx", "-o", "x.onnx", "--weights", "w"], None, 1),
         (["compile", "runs/none", "--to", "onnx", "-o", "x.onnx"], "not-a-run", 1),
         (["train", "AB", "--data", "nope", "-o", "r"], "unknown-corpus", 1),
         (["train", "AB", "--data", "text:nope", "-o", "r"], "no-such-path", 1),
-        (["train", "AB", "--data", "plays", "-o", "r", "--steps", "0"], "bad-config", 1),
-        (["train", "AB", "--data", "plays", "-o", "r", "--lr", "nan"], "bad-config", 1),
-        (["train", "AB", "--data", "plays", "-o", "r", "--rounds", "2"], "unknown-repeat", 1),
-        (["train", "AB", "--data", "plays", "-o", "r", "--seq", "999"], "usage", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--steps", "0"], "bad-config", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--lr", "nan"], "bad-config", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--rounds", "2"], "unknown-repeat", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--seq", "999"], "beyond-context", 2),
         (["train", "AB", "--data", "plays", "-o", "r", "--tokens", "5"], "budget-too-small", 2),
         (["train", "AB", "--data", "plays", "-o", "r", "--steps=1", "--tokens=1"], "usage", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--lr=-1"], "bad-config", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--seed=-1"], "usage", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--batch", "0"], "bad-count", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--rounds", "A=x"], "usage", 2),
+        (["train", "AB", "--data", "plays", "-o", "r", "--resume", "--overwrite"], "usage", 2),
+        (["generate", "nope", "--prompt", "\udcff"], "usage", 2),
+        (["generate", "nope", "--prompt", "x", "--rounds", "A"], "usage", 2),
+        (["generate", "nope", "--prompt", "x", "--seed", "9" * 23], "usage", 2),
         (["generate", "nope", "--prompt", "x"], "not-a-run", 1),
         (["generate", "nope.onnx", "--prompt", "x"], "no-such-file", 1),
         (["generate", "nope", "--prompt", ""], "usage", 2),
@@ -176,6 +193,59 @@ class TestUnwritableOutput:
         assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-o", "no/x.onnx"],
+        ["-o", "/dev/null"],
+        ["-o", "x.onnx", "--weights", "none.safetensors"],
+        ["-o", "x.onnx", "--weights", "short.safetensors"],
+        ["-o", "x.onnx", "--rounds", "C=2"],
+    ],
+    ids=["folder", "device", "no weights", "weights cut short", "rounds"],
+)
+def test_a_file_that_will_fail_is_told_before_the_model_is_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Path, args: list[str]
+) -> None:
+    def too_early(*_: object, **__: object) -> None:
+        raise AssertionError("the model was built")
+
+    whole = RunFolder(run).weights.read_bytes()
+    (tmp_path / "short.safetensors").write_bytes(whole[: len(whole) // 2])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rinsc.backends.torch.to_torch", too_early)
+    status, out, err = run_cli("compile", SIGNATURE, *TINY, "--to", "onnx", *args)
+    assert (status, out) == (2 if "--rounds" in args else 1, "")
+    assert err.startswith("error[")
+    assert "Traceback" not in err
+    with pytest.raises(AssertionError):
+        run_cli("compile", SIGNATURE, *TINY, "--to", "onnx", "-o", "x.onnx")
+
+
+def test_standard_output_that_is_full_is_an_error() -> None:
+    for args in (["check", "A"], ["cost", "A"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "rinsc", *args],
+                cwd=ROOT,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=120,
+            )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error[system-error]: ")
+        assert "no space left" in done.stderr
+        assert len(done.stderr.splitlines()) == 3
+
+
+def test_codes_of_terminals_are_not_passed_on(tmp_path: Path) -> None:
+    status, _, err = run_cli("cost", f"{tmp_path}/\x1b[31mred\n.toml")
+    assert status == 1
+    assert "\x1b" not in err
+    assert len(err.splitlines()) == 3
+
+
 def test_weights_cut_short_or_of_another_model(run: Path, tmp_path: Path) -> None:
     target, weights = tmp_path / "model.onnx", tmp_path / "weights.safetensors"
     whole = RunFolder(run).weights.read_bytes()
@@ -202,9 +272,11 @@ def test_a_damaged_onnx_file(onnx_file: Path, tmp_path: Path) -> None:
 
 def test_no_rounds_at_all(run: Path, onnx_file: Path) -> None:
     for model in (run, onnx_file):
-        status, out, err = run_cli("generate", str(model), "--prompt", "On", "--rounds", "0")
-        assert (status, out) == (1, "")
-        assert err.startswith("error[bad-rounds]: ")
+        for rounds, code in (("0", "bad-rounds"), ("C=1", "unknown-repeat")):
+            args = ("--prompt", "On", "--rounds", rounds)
+            status, out, err = run_cli("generate", str(model), *args)
+            assert (status, out) == (2, "")
+            assert err.startswith(f"error[{code}]: ")
 
 
 def test_a_tokenizer_that_is_missing_or_of_another_model(onnx_file: Path, tmp_path: Path) -> None:

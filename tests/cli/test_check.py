@@ -51,6 +51,29 @@ def test_free_exponents_are_bound() -> None:
     assert found["signature"] == "A^3B^2"
 
 
+def test_each_model_is_given_the_exponents_that_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text('signature = "A^sB"\npreset = "tiny"\nbind = { s = 7 }\n')
+    found = facts("A^rB", "AB", "A^r(AB)^s", str(path), "--set", "r=3", "--set", "s=2")
+    assert [each["signature"] for each in found] == ["A^3B", "AB", "A^3(AB)^2", "A^2B"]
+
+
+def test_names_that_no_model_has_are_reported_together() -> None:
+    status, out, err = run_cli(
+        "check", "A^rB", "AB", "--set", "p=1", "--set", "r=2", "--set", "q=1"
+    )
+    assert (status, out) == (1, "")
+    assert err.count("error[unknown-exponent]") == 2
+    assert "'p'" in err
+    assert "'q'" in err
+    assert "free exponents here: r" in err
+
+
+def test_a_run_folder_is_a_model(run: Path) -> None:
+    (found,) = facts(str(run))
+    assert found["fingerprint"] == fingerprint(model_spec(run / "model.toml"))
+
+
 def test_a_file_is_a_model(tmp_path: Path) -> None:
     path = tmp_path / "model.toml"
     path.write_text('signature = "A^rB"\npreset = "tiny"\nbind = { r = 2 }\n')

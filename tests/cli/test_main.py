@@ -43,6 +43,16 @@ def test_each_command_is_one_file_of_its_name(name: str, where: str) -> None:
     assert callable(getattr(import_module(module), function))
 
 
+@pytest.mark.parametrize("option", ["--output", "-o", "--out"])
+def test_the_demo_takes_its_folder_as_the_others_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str
+) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr("rinsc.cli.demo_story.run_demo", lambda folder, _: seen.append(folder))
+    assert run_cli("demo", option, str(tmp_path)).status == 0
+    assert seen == [tmp_path]
+
+
 def test_version() -> None:
     assert run_cli("--version") == (0, f"{__version__}\n", "")
 

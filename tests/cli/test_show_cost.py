@@ -91,6 +91,38 @@ def test_a_baseline_may_be_a_file_or_have_sizes(tmp_path: Path) -> None:
         assert data["baseline"]["stored_layers"] == 4
 
 
+def test_the_baseline_has_exponents_of_its_own() -> None:
+    args = ("--baseline", "A^sB", "--set", "r=3", "--set", "s=2", "--json")
+    data = json.loads(run_cli("cost", "A^rB", *args).out)
+    assert data["signature"] == "A^3B"
+    assert data["baseline"]["signature"] == "A^2B"
+
+
+def test_rounds_are_named_where_they_are_not_those_written() -> None:
+    assert "rounds A=5\n" in run_cli("cost", "(A^3)B", "--rounds", "5").out
+    for args in ([], ["--rounds", "3"]):
+        assert "rounds A" not in run_cli("cost", "(A^3)B", *args).out
+    assert json.loads(run_cli("cost", "(A^3)B", "--json", "--rounds", "5").out)["rounds"] == {
+        "A": 5
+    }
+
+
+def test_the_batch_is_named_where_activations_are() -> None:
+    out = run_cli("cost", "(A^3)B", "--baseline", "AB", "--batch", "5", "--seq", "32").out
+    assert out.count("activations (estimate), 5 x 32 tokens") == 2
+
+
+def test_a_run_folder_is_a_model(run: Path) -> None:
+    spec = model_spec(run / "model.toml")
+    data = json.loads(run_cli("cost", str(run), "--baseline", str(run), "--json").out)
+    assert data["stored_params"] == cost_report(spec).stored_params
+    assert data["baseline"]["stored_params"] == data["stored_params"]
+    assert spec.text in run_cli("show", str(run)).out
+    status, _, err = run_cli("cost", str(run), "--width", "32")
+    assert status == 2
+    assert "has dimensions of its own" in err
+
+
 @pytest.mark.parametrize(
     ("written", "tokens"), [("3e6", 3_000_000), ("2.5M", 2_500_000), ("4_096_000", 4_096_000)]
 )

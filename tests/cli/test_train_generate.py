@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,82 @@ def test_a_run_is_not_overwritten_unasked(corpus: str, run: Path) -> None:
     assert (status, out) == (1, "")
     assert "error[run-exists]" in err
     assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--data", "text:none"), ("--vocab-size", "4096"), ("--layers", "3"), ("--heads", "5")],
+    ids=["no text", "text too small for the vocabulary", "layers", "heads"],
+)
+def test_the_old_run_stays_until_the_new_one_can_start(
+    corpus: str, run: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    args = ["train", SIGNATURE, *TINY, "--data", corpus, "-o", str(folder), "--overwrite"]
+    args += ["--steps", "2", "--batch", "2", "--device", "cpu"]
+    mistaken = list(args)
+    mistaken[args.index(option) + 1] = value
+    status, out, err = run_cli(*mistaken)
+    assert (status, out) == (1, ""), err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert run_cli(*args).status == 0
+    assert (folder / "result.json").read_bytes() != before[folder / "result.json"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_early(*_: object, **__: object) -> None:
+        raise AssertionError("the corpus was read")
+
+    monkeypatch.setattr("rinsc.train.data.load_corpus", too_early)
+    (tmp_path / "file").touch()
+    status, out, err = train(corpus, tmp_path / "file" / "run", "--steps", "2")
+    assert (status, out) == (1, "")
+    assert err.startswith("error[cannot-write]: ")
+
+
+def test_rounds_are_trained_and_generated_by_name(corpus: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    status, out, err = train(corpus, folder, "--steps", "2", "--rounds", "A=3", "--json")
+    assert status == 0, err
+    flops = training_flops(model_spec(folder / "model.toml"), 16, batch=2, rounds={"A": 3})
+    assert json.loads(out)["training_flops"] == 2 * flops
+    assert 'rounds = { "A" = 3 }' in (folder / "train.toml").read_text()
+    args = ("generate", str(folder), "--prompt", "On", "--max-new-tokens", "4", "--rounds")
+    assert run_cli(*args, "A=2") == run_cli(*args, "2")
+
+
+def test_blocks_are_compiled_when_asked(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    asked: list[object] = []
+    monkeypatch.setattr("rinsc.train.loop.compile_blocks", compiled.append)
+    monkeypatch.setattr("rinsc.train.compiler.require_compiler", asked.append)
+    assert train(corpus, tmp_path / "plain", "--steps", "1").status == 0
+    assert compiled == asked == []
+    assert train(corpus, tmp_path / "compiled", "--steps", "1", "--compile").status == 0
+    assert len(compiled) == len(asked) == 1
+
+
+def test_resuming_with_other_settings_names_them(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rinsc.train.loop.write_result", stopped)
+        assert train(corpus, folder, "--steps", "3").status == 130
+    status, _, err = train(corpus, folder, "--steps", "3", "--lr", "0.5", "--resume")
+    assert status == 1
+    assert "'learning_rate' is 0.5; the run was begun with 0.002" in err
+    assert err.count("error[other-settings]") == 1
 
 
 def test_a_stopped_run_is_resumed(

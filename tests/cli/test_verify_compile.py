@@ -13,7 +13,7 @@ import torch
 
 from rinsc.backends.onnx import Session
 from rinsc.backends.torch import load_weights, to_torch
-from rinsc.spec import model_spec
+from rinsc.spec import ModelSpec, model_spec
 from rinsc.train.run_folder import RunFolder
 from rinsc.verification import VerifyRow
 from tests.cli.command_line import run_cli
@@ -99,6 +99,29 @@ def test_weights_come_from_a_file(run: Path, tmp_path: Path, onnx_file: Path) ->
     assert status == 0, err
     assert "note:" not in err
     assert path.read_bytes() == onnx_file.read_bytes()
+
+
+def test_a_signature_is_not_a_folder_of_that_name(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("A").symlink_to(run)
+    assert run_cli("compile", "A", *TINY, "--to", "torch", "-o", "a.py").status == 0
+    assert run_cli("compile", "./A", "--to", "torch", "-o", "run.py").status == 0
+    assert "A^2B" not in Path("a.py").read_text()
+    assert "A^2B" in Path("run.py").read_text()
+
+
+def test_a_run_folder_is_verified(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ModelSpec] = []
+
+    def verified(spec: ModelSpec, **_: object) -> list[VerifyRow]:
+        seen.append(spec)
+        return []
+
+    monkeypatch.setattr("rinsc.verification.verify", verified)
+    assert run_cli("verify", str(run)).status == 0
+    assert seen == [model_spec(run / "model.toml")]
 
 
 def test_fresh_weights_are_pointed_out(tmp_path: Path) -> None:

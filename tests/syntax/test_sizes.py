@@ -102,7 +102,7 @@ def test_layers_may_be_left_out_when_every_letter_is_sized(text: str) -> None:
             "the number of layers is not set",
             "set layers, or give every letter a size",
         ),
-        ("A", 0, "bad-layers", "a model has at least 1 layer", None),
+        ("A", 0, "bad-layers", "a model has at least 1 layer", "give a larger number"),
     ],
 )
 def test_errors(text: str, layers: int | None, code: str, message: str, hint: str | None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rinsc.errors import OutputError
-from rinsc.files import atomic_path, make_folder, write_atomically
+from rinsc.files import atomic_path, check_folder, check_writable, make_folder, write_atomically
 
 
 def test_text_and_bytes_are_written(tmp_path: Path) -> None:
@@ -80,3 +82,61 @@ def test_a_name_too_long_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         write_atomically(tmp_path / ("n" * 1000), "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "there" / "target.txt", tmp_path / "link.txt"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for text in ("first", "second"):  # it dangles at first
+        write_atomically(link, text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o640, 0o755])
+def test_the_permissions_of_an_old_file_are_kept(tmp_path: Path, mode: int) -> None:
+    target = tmp_path / "file"
+    target.touch()
+    target.chmod(mode)
+    write_atomically(target, "new")
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+    with atomic_path(target) as part:  # nor is the half-written file open to others
+        assert stat.S_IMODE(part.stat().st_mode) & ~mode == 0
+
+
+@pytest.mark.parametrize("write", [check_writable, lambda path: write_atomically(path, "x")])
+def test_pipes_and_devices_are_not_replaced(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for place in (pipe, link, Path("/dev/null")):
+        with pytest.raises(OutputError, match="not a regular file"):
+            write(place)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink()
+
+
+def test_asking_whether_a_place_can_be_written_leaves_it_as_it_is(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    check_writable(target)
+    assert list(tmp_path.iterdir()) == []
+    target.write_text("old")
+    check_writable(target)
+    assert target.read_text() == "old"
+    for place in (tmp_path, tmp_path / "no" / "file"):
+        with pytest.raises(OutputError):
+            check_writable(place)
+
+
+def test_asking_whether_a_folder_can_be_made_leaves_none(tmp_path: Path) -> None:
+    check_folder(tmp_path)
+    check_folder(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError):
+            check_folder(place)

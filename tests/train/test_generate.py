@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from rinsc.errors import UsageError
+from rinsc.graph import Rounds
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
-from rinsc.train.generate import generate_ids, generate_text
-from rinsc.train.tokenizer import BytePairTokenizer
+from rinsc.train.generate import generate_ids
 
 
-@pytest.mark.parametrize("rounds", [None, 1, 4])
+@pytest.mark.parametrize("rounds", [None, 1, 4, {"A": 2}])
 def test_greedy_generation_takes_the_largest_logit(
-    model: nn.Module, spec: ModelSpec, rounds: int | None
+    model: nn.Module, spec: ModelSpec, rounds: Rounds
 ) -> None:
     ids = [3, 14, 15]
     found = generate_ids(model, ids, 40, context=spec.context, sampling=Sampling(), rounds=rounds)
@@ -41,14 +41,6 @@ def test_the_seed_decides_and_the_mode_is_kept(model: nn.Module, spec: ModelSpec
     assert model.training
 
 
-def test_text_goes_in_and_comes_out(
-    model: nn.Module, spec: ModelSpec, tokenizer: BytePairTokenizer
-) -> None:
-    text = generate_text(
-        model, tokenizer, "To be, or", 10, context=spec.context, sampling=Sampling()
-    )
-    ids = tokenizer.encode("To be, or").tolist()
-    expected = generate_ids(model, ids, 10, context=spec.context, sampling=Sampling())
-    assert text == tokenizer.decode(expected)
+def test_an_empty_prompt_is_refused(model: nn.Module, spec: ModelSpec) -> None:
     with pytest.raises(UsageError):
-        generate_text(model, tokenizer, "", 10, context=spec.context, sampling=Sampling())
+        generate_ids(model, [], 10, context=spec.context, sampling=Sampling())

@@ -13,6 +13,7 @@ from torch import nn
 from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.backends.torch.weights import load_weights
 from rinsc.cost import training_flops
+from rinsc.cost.memory import Precision
 from rinsc.errors import DataError, RinscError, SpecError
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
@@ -167,7 +168,7 @@ def test_other_rounds_are_trained_and_counted(
     tokens: TokenizedCorpus,
     config: TrainConfig,
     folder: RunFolder,
-    precision: str,
+    precision: Precision,
 ) -> None:
     shallow = dataclasses.replace(config, rounds=1, precision=precision)
     result = train(model, spec, tokens, shallow, folder)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from rinsc.errors import OutputError
+from rinsc.errors import CheckpointError, OutputError
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.train.config import TrainConfig, config_from_toml
-from rinsc.train.run_folder import RunFolder, open_run_folder, write_inputs, write_result
+from rinsc.train.run_folder import (
+    RunFolder,
+    check_run_folder,
+    open_run_folder,
+    require_same_settings,
+    write_inputs,
+    write_result,
+)
 
 
 @pytest.fixture
@@ -46,9 +54,37 @@ def test_a_finished_run_is_only_overwritten_when_asked(unfinished: RunFolder) ->
     assert not unfinished.result.exists()
 
 
+def test_asking_first_changes_nothing(unfinished: RunFolder, tmp_path: Path) -> None:
+    before = sorted(unfinished.path.iterdir())
+    check_run_folder(unfinished.path, overwrite=True)
+    check_run_folder(unfinished.path, resume=True)
+    with pytest.raises(OutputError, match="an unfinished run"):
+        check_run_folder(unfinished.path)
+    assert sorted(unfinished.path.iterdir()) == before
+    check_run_folder(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_goes_on_only_with_its_own_settings(
+    unfinished: RunFolder, config: TrainConfig, tmp_path: Path
+) -> None:
+    require_same_settings(unfinished, config)
+    require_same_settings(RunFolder(tmp_path / "new"), config)
+    other = dataclasses.replace(config, seed=9, rounds={"A": 2})
+    with pytest.raises(CheckpointError) as caught:
+        require_same_settings(unfinished, other)
+    places = [f"{unfinished.config}: {key}" for key in ("seed", "rounds")]
+    assert [problem.place for problem in caught.value.problems] == places
+    unfinished.config.write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match="cannot read"):
+        require_same_settings(unfinished, config)
+
+
 def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         open_run_folder(tmp_path / "file")
     with pytest.raises(OutputError):
         open_run_folder(tmp_path / "file" / "below")
+    with pytest.raises(OutputError):
+        check_run_folder(tmp_path / "file" / "below")

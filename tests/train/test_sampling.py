@@ -65,6 +65,9 @@ def test_every_bad_setting_is_named_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         Sampling(temperature=float("nan"), top_k=0, seed=-1)
     assert len(caught.value.problems) == 3
+    assert all(problem.hint for problem in caught.value.problems)
+    with pytest.raises(UsageError):
+        Sampling(seed=2**63)
 
 
 def test_an_empty_prompt_is_refused() -> None:

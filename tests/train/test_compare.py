@@ -1,0 +1,45 @@
+"""A pair of runs: old ones are kept until both new ones can start."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from rinsc.cost import match_compute
+from rinsc.errors import RinscError
+from rinsc.spec import ModelSpec
+from rinsc.syntax import parse
+from rinsc.train.batches import TokenizedCorpus
+from rinsc.train.compare import train_pair
+from rinsc.train.config import TrainConfig
+from rinsc.train.loop import Observer
+from rinsc.train.tokenizer import BytePairTokenizer
+from tests.train.test_loop import Recorder
+
+
+def quiet(_: str) -> AbstractContextManager[Observer]:
+    return nullcontext(Recorder())
+
+
+def test_old_runs_go_only_when_both_new_ones_can_start(
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    tokenizer: BytePairTokenizer,
+    config: TrainConfig,
+    tmp_path: Path,
+) -> None:
+    baseline = dataclasses.replace(spec, signature=parse("AB"))
+    plan = match_compute(baseline, spec, tokens=23 * 3 * 4, batch_tokens=23 * 3, seq=23)
+    old = [tmp_path / side / "result.json" for side in ("baseline", "variant")]
+    for path in old:
+        path.parent.mkdir()
+        path.write_text("old")
+    unfit = dataclasses.replace(spec, vocab_size=512)
+    with pytest.raises(RinscError):
+        train_pair(baseline, unfit, plan, tokens, tokenizer, config, tmp_path, quiet)
+    assert [path.read_text() for path in old] == ["old", "old"]
+    train_pair(baseline, spec, plan, tokens, tokenizer, config, tmp_path, quiet)
+    assert "old" not in [path.read_text() for path in old]
