@@ -52,7 +52,7 @@ class DemoSettings:
     vocab_size: int = 1024
     context: int = 256
     batch_sequences: int = 8
-    baseline_tokens: int = 2_600_000
+    baseline_tokens: int = 1_600_000
     learning_rate: float = TrainConfig.learning_rate  # the default, tuned for neither side
     seed: int = 0
 
