@@ -13,7 +13,7 @@ from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.runs import is_run, open_run
 from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
-from rinsc.errors import CheckpointError, Problem, UsageError
+from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
 from rinsc.files import check_writable, write_atomically
 
@@ -77,25 +77,6 @@ def _check_rounds(spec: ModelSpec, rounds: Rounds) -> None:
         resolve_rounds(graph, rounds)
 
 
-def _check_weights(path: Path) -> None:
-    """Raises CheckpointError for a file that is missing or cut short; reads its header alone."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except (OSError, SafetensorError) as error:
-        reason = "the file is damaged or cut short" if path.is_file() else "there is no such file"
-        raise CheckpointError(
-            Problem(
-                "weights-not-readable",
-                f"cannot read the weights: {reason} ({str(error).splitlines()[0]:.120})",
-                place=str(path),
-                hint="name a safetensors file, such as the model.safetensors of a run",
-            )
-        ) from None
-
-
 def _write_source(spec: ModelSpec, output: Path, rounds: Rounds) -> None:
     require("torch")
     from rinsc.backends.torch import emit_source
@@ -109,12 +90,15 @@ def _write_onnx(
     spec: ModelSpec, output: Path, rounds: RoundsForm, weights: Path | None, seed: int
 ) -> None:
     require("torch", "safetensors", "onnx_ir")
-    if weights is not None:
-        _check_weights(weights)
     import torch
 
     from rinsc.backends.onnx import to_onnx
     from rinsc.backends.torch import load_weights, to_torch
+    from rinsc.backends.torch.weights import open_weights
+
+    if weights is not None:
+        with open_weights(weights):
+            pass  # a file that cannot be read is told before the model is built
 
     torch.manual_seed(seed)
     module = to_torch(spec)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +40,25 @@ def load_weights(model: CompiledModule, path: str | Path) -> None:
     short, or holds another model's weights.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        reason = "the file is damaged or cut short" if path.is_file() else "there is no such file"
-        raise CheckpointError(
-            Problem(
-                "weights-not-readable",
-                f"cannot read the weights: {reason} ({str(error).splitlines()[0]:.120})",
-                place=str(path),
-                hint="copy or write the file again",
-            )
-        ) from None
+    with open_weights(path) as file:
+        facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _require_same_model(model, facts.get("fingerprint"), tensors, path)
     model.load_state_dict(tensors)
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[Any]:
+    """A safetensors file, its header read and checked; raises `CheckpointError`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        reason = "the file is damaged or cut short" if path.is_file() else "there is no such file"
+        message = f"cannot read the weights: {reason} ({str(error).splitlines()[0]:.120})"
+        hint = "name a safetensors file that is whole, such as the model.safetensors of a run"
+        problem = Problem("weights-not-readable", message, place=str(path), hint=hint)
+        raise CheckpointError(problem) from None
 
 
 def _facts(text: str) -> dict[str, Any]:
