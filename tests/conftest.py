@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, settings
 
 # Read by torch when a test imports it; workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings.register_profile(
     "ci",
