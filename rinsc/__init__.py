@@ -41,11 +41,10 @@ _HOMES = {
     "verify": "rinsc.verification",
 }
 
-# What must be installed besides the base, by the module that needs it.
+# What must be installed besides the base; `rinsc.backends.onnx` says so for its own names.
 _NEEDS = {
-    "rinsc.backends.onnx": ("onnx", "onnx_ir"),
     "rinsc.backends.torch": ("torch", "safetensors"),
-    "rinsc.verification": ("torch", "safetensors", "onnx", "onnx_ir", "onnxruntime"),
+    "rinsc.verification": ("torch", "safetensors"),
 }
 
 __all__ = [

@@ -29,3 +29,20 @@ for name in rinsc.__all__:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'to_tensorflow'"):
         _ = rinsc.to_tensorflow
+
+
+@pytest.mark.parametrize("missing", ["torch", "safetensors", "onnx_ir", "onnxruntime"])
+def test_a_missing_library_is_named_with_its_extra(missing: str) -> None:
+    script = f"""
+import sys
+sys.modules["{missing}"] = None
+import rinsc
+try:
+    rinsc.verify(rinsc.model_spec("A^2B", preset="tiny"))
+except rinsc.RinscError as error:
+    assert error.code == "missing-extra" and "{missing}" in error.message, error
+    assert "pip install 'rinsc[" in error.hint
+else:
+    raise AssertionError("nothing was raised")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

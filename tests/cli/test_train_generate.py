@@ -114,10 +114,8 @@ def test_blocks_are_compiled_when_asked(
     assert len(compiled) == len(asked) == 1
 
 
-def test_resuming_with_other_settings_names_them(
-    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "run"
+def stop_at_the_end(corpus: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train three steps and interrupt the run before it is marked as finished."""
 
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
@@ -125,6 +123,13 @@ def test_resuming_with_other_settings_names_them(
     with monkeypatch.context() as patch:
         patch.setattr("rinsc.train.loop.write_result", stopped)
         assert train(corpus, folder, "--steps", "3").status == 130
+
+
+def test_resuming_with_other_settings_names_them(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    stop_at_the_end(corpus, folder, monkeypatch)
     status, _, err = train(corpus, folder, "--steps", "3", "--lr", "0.5", "--resume")
     assert status == 1
     assert "'learning_rate' is 0.5; the run was begun with 0.002" in err
@@ -135,13 +140,7 @@ def test_a_stopped_run_is_resumed(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("rinsc.train.loop.write_result", stopped)
-        assert train(corpus, folder, "--steps", "3").status == 130
+    stop_at_the_end(corpus, folder, monkeypatch)
     assert train(corpus, folder, "--steps", "3").status == 1
     status, out, err = train(corpus, folder, "--steps", "3", "--resume", "--json")
     assert status == 0, err
