@@ -12,6 +12,7 @@ from rinsc.errors import GraphError
 from rinsc.kinds import KINDS
 from rinsc.layers import LayerKind, layer_kind, trace_programs
 from rinsc.layers.llama import embed, head
+from rinsc.layers.rotary import rotary_sides
 from rinsc.ops import Add, Linear, Op, RMSNorm
 from rinsc.program import Builder, Value
 from rinsc.spec import ModelSpec, model_spec
@@ -72,7 +73,7 @@ def shapes_differ(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec
 def test_a_broken_kind_is_refused_while_it_is_traced(
     layer: LayerFunction, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rinsc.layers.llama.KIND", LayerKind(embed, layer, head))
+    monkeypatch.setattr("rinsc.layers.llama.KIND", LayerKind(embed, layer, head, rotary_sides))
     trace_programs.cache_clear()
     try:
         with pytest.raises(GraphError) as caught:

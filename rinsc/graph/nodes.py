@@ -10,6 +10,9 @@ from typing import TypeAlias
 import networkx as nx
 
 from rinsc.spec import ModelSpec
+from rinsc.syntax.settings import RepeatOptions, Tie
+
+PLAIN = RepeatOptions()
 
 
 @dataclass(frozen=True)
@@ -24,18 +27,30 @@ class Output:
 
 @dataclass(frozen=True)
 class Visit:
-    """One execution of a block; the block, not the visit, owns the parameters."""
+    """One execution of a block; the block, not the visit, owns the parameters.
+
+    Each layer runs ``each`` times in place; ``reverse`` runs the layers from last to first.
+    """
 
     block: str
+    each: int = 1
+    reverse: bool = False
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A body run ``rounds`` times; ``name`` is what the depth dial calls it."""
+    """A body run ``rounds`` times; ``name`` is what the depth dial calls it.
+
+    A loop that is ``fixed`` runs the rounds that it has and is no dial: what unrolling leaves of
+    a loop whose rounds do more than run their body.
+    """
 
     name: str
     body: BlockGraph
     rounds: int
+    options: RepeatOptions = PLAIN
+    adapters: int = 0  # adapters that it has, one for each round or each number of rounds
+    fixed: bool = False
 
 
 GraphNode: TypeAlias = Input | Output | Visit | Loop
@@ -43,11 +58,15 @@ GraphNode: TypeAlias = Input | Output | Visit | Loop
 
 @dataclass(frozen=True)
 class Block:
-    """A block's share of the stack: ``layers`` physical layers of one kind."""
+    """A block's share of the stack: ``layers`` physical layers of one kind.
+
+    With ``tie`` its layers share that part of their weights.
+    """
 
     name: str
     layers: int
     kind: str
+    tie: Tie | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,10 +19,10 @@ from rinsc.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 
-def embed(b: Builder, input_ids: Value, spec: ModelSpec) -> tuple[Value, Sides]:
+def embed(b: Builder, input_ids: Value, spec: ModelSpec) -> Value:
     with b.part("embedding"):
         x = b(Embedding(spec.vocab_size, spec.width), input_ids, name="embedding")
-        return b(Add(), x, b(Positions(spec.context, spec.width), input_ids, name="positions")), {}
+        return b(Add(), x, b(Positions(spec.context, spec.width), input_ids, name="positions"))
 
 
 def layer(b: Builder, x: Value, sides: Sides, spec: ModelSpec) -> Value:

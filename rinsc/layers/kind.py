@@ -1,4 +1,4 @@
-"""What a layer kind is, and the three programs of a model that are traced from it."""
+"""What a layer kind is, and the programs of a model that are traced from its kinds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from rinsc.errors import GraphError, Problem
 from rinsc.kinds import KINDS
@@ -14,37 +14,66 @@ from rinsc.ops import Shape
 from rinsc.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
 
-Sides: TypeAlias = dict[str, Value]  # made once from the token ids and given to every layer
+Sides: TypeAlias = dict[str, Value]  # made once from the input and given to every layer
+Dtype: TypeAlias = Literal["int64", "float32"]
+BlockFunction: TypeAlias = Callable[[Builder, Value, Sides, ModelSpec], Value]
 
-STATE: Shape = ("batch", "seq")
+
+def no_sides(b: Builder, given: Value, x: Value, spec: ModelSpec) -> Sides:
+    """For layers that need nothing but the state."""
+    return {}
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Three short functions over the primitive operations.
+    """Short functions over the primitive operations.
 
-    ``embed`` turns token ids (batch, seq) into the state (batch, seq, width) and the side values
-    that every layer is given; ``layer`` maps state to state; ``head`` maps the last state to
-    logits (batch, seq, vocab_size). Matrices start normal with deviation ``init_std``.
+    ``embed`` turns the input, token ids (batch, seq) or patches (batch, seq, patch_width), into
+    the state (batch, seq, width); ``sides`` makes from input and state the values that every layer
+    is given; ``layer`` maps state to state; ``head`` maps the last state to logits. ``enter`` and
+    ``leave``, where a kind has them, run at the start and at the end of each visit of a block and
+    own their weights once a block. A kind that is not ``causal`` lets a position see later ones.
+    Matrices start normal with deviation ``init_std``.
     """
 
-    embed: Callable[[Builder, Value, ModelSpec], tuple[Value, Sides]]
-    layer: Callable[[Builder, Value, Sides, ModelSpec], Value]
+    embed: Callable[[Builder, Value, ModelSpec], Value]
+    layer: BlockFunction
     head: Callable[[Builder, Value, ModelSpec], Value]
+    sides: Callable[[Builder, Value, Value, ModelSpec], Sides] = no_sides
+    enter: BlockFunction | None = None
+    leave: BlockFunction | None = None
+    takes: Literal["tokens", "patches"] = "tokens"
+    causal: bool = True
     init_std: float = 0.02
 
 
 @dataclass(frozen=True)
-class Programs:
-    """A model's programs: everything that costs and backends need to know of its layers."""
+class ModelInput:
+    """The one input of a model beside its dials."""
 
+    name: str
+    shape: Shape
+    dtype: Dtype
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A model's programs: everything that costs and backends need to know of its layers.
+
+    ``layer``, ``enter`` and ``leave`` are by kind, for the kinds that some block has.
+    """
+
+    input: ModelInput
     embed: Program
-    layer: Mapping[str, Program]  # by kind
+    layer: Mapping[str, Program]
+    enter: Mapping[str, Program]
+    leave: Mapping[str, Program]
     head: Program
 
     @property
     def every(self) -> tuple[Program, ...]:
-        return (self.embed, *self.layer.values(), self.head)
+        blocks = (*self.enter.values(), *self.layer.values(), *self.leave.values())
+        return (self.embed, *blocks, self.head)
 
 
 def layer_kind(name: str) -> LayerKind:
@@ -53,36 +82,69 @@ def layer_kind(name: str) -> LayerKind:
     return kind
 
 
+def model_input(spec: ModelSpec) -> ModelInput:
+    """What a model of this spec is given."""
+    return ModelInput("input_ids", ("batch", "seq"), "int64")
+
+
 @lru_cache(maxsize=64)
 def trace_programs(spec: ModelSpec) -> Programs:
-    """The programs of a spec, traced from its layer kind.
+    """The programs of a spec, traced from its layer kind and from those of its blocks.
 
     Raises `GraphError` for a kind whose operations do not fit each other.
     """
-    kind = layer_kind(spec.kind)
-
-    def embed(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
-        state, sides = kind.embed(b, given["input_ids"], spec)
-        return {"x": state, **sides}
-
-    embed_program = trace({"input_ids": STATE}, embed)
-    shapes = {name: value.shape for name, value in embed_program.outputs.items()}
-
-    def layer(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
-        sides = {name: value for name, value in given.items() if name != "x"}
-        return {"x": kind.layer(b, given["x"], sides, spec)}
+    names = list(dict.fromkeys(spec.block_kinds.values()))
+    kinds = {name: layer_kind(name) for name in names}
+    embed = _trace_embed(spec, list(kinds.values()))
+    shapes = {name: value.shape for name, value in embed.outputs.items()}
 
     def head(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
-        return {"logits": kind.head(b, given["x"], spec)}
+        return {"logits": layer_kind(spec.kind).head(b, given["x"], spec)}
 
-    layer_program = trace(shapes, layer)
-    if layer_program.outputs["x"].shape != shapes["x"]:
-        found = layer_program.outputs["x"].shape
-        message = f"a layer of kind '{spec.kind}' turns {shapes['x']} into {found}"
-        hint = "a layer must give the state back in the shape it came"
-        raise GraphError(Problem("layer-changes-shape", message, hint=hint))
+    def traced(functions: Mapping[str, BlockFunction | None]) -> dict[str, Program]:
+        return {
+            name: _trace_state(function, spec, shapes, name)
+            for name, function in functions.items()
+            if function is not None
+        }
+
     return Programs(
-        embed=embed_program,
-        layer={spec.kind: layer_program},
+        input=model_input(spec),
+        embed=embed,
+        layer=traced({name: kind.layer for name, kind in kinds.items()}),
+        enter=traced({name: kind.enter for name, kind in kinds.items()}),
+        leave=traced({name: kind.leave for name, kind in kinds.items()}),
         head=trace({"x": shapes["x"]}, head),
     )
+
+
+def _trace_embed(spec: ModelSpec, kinds: list[LayerKind]) -> Program:
+    """The model's own kind makes the state, each kind of a block the side values it needs."""
+    given = model_input(spec)
+    makers = list(dict.fromkeys(kind.sides for kind in kinds))
+
+    def embed(b: Builder, values: dict[str, Value]) -> dict[str, Value]:
+        made = {"x": layer_kind(spec.kind).embed(b, values[given.name], spec)}
+        for maker in makers:
+            made |= maker(b, values[given.name], made["x"], spec)
+        return made
+
+    return trace({given.name: given.shape}, embed)
+
+
+def _trace_state(
+    function: BlockFunction, spec: ModelSpec, shapes: dict[str, Shape], kind: str
+) -> Program:
+    """A program from state and side values to state."""
+
+    def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
+        sides = {name: value for name, value in given.items() if name != "x"}
+        return {"x": function(b, given["x"], sides, spec)}
+
+    program = trace(shapes, run)
+    if program.outputs["x"].shape != shapes["x"]:
+        found = program.outputs["x"].shape
+        message = f"a layer of kind '{kind}' turns {shapes['x']} into {found}"
+        hint = "a layer must give the state back in the shape it came"
+        raise GraphError(Problem("layer-changes-shape", message, hint=hint))
+    return program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rinsc.layers.kind import LayerKind, Sides
+from rinsc.layers.rotary import rotary_sides
 from rinsc.layers.vocabulary import logits
 from rinsc.ops import (
     Activation,
@@ -14,20 +15,15 @@ from rinsc.ops import (
     Mul,
     RMSNorm,
     Rope,
-    RotaryTable,
     SplitHeads,
 )
 from rinsc.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 
-def embed(b: Builder, input_ids: Value, spec: ModelSpec) -> tuple[Value, Sides]:
+def embed(b: Builder, input_ids: Value, spec: ModelSpec) -> Value:
     with b.part("embedding"):
-        x = b(Embedding(spec.vocab_size, spec.width), input_ids, name="embedding")
-        angles = (spec.rope_theta, spec.head_dim, spec.context)
-        cos = b(RotaryTable("cos", *angles), input_ids, name="cos")
-        sin = b(RotaryTable("sin", *angles), input_ids, name="sin")
-    return x, {"cos": cos, "sin": sin}
+        return b(Embedding(spec.vocab_size, spec.width), input_ids, name="embedding")
 
 
 def layer(b: Builder, x: Value, sides: Sides, spec: ModelSpec) -> Value:
@@ -55,4 +51,4 @@ def head(b: Builder, x: Value, spec: ModelSpec) -> Value:
         return logits(b, b(RMSNorm(spec.norm_eps), x, name="final_norm"), spec)
 
 
-KIND = LayerKind(embed, layer, head)
+KIND = LayerKind(embed, layer, head, rotary_sides)

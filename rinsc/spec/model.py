@@ -12,6 +12,8 @@ from rinsc.errors import Problem, SpecError, did_you_mean
 from rinsc.presets import PRESETS
 from rinsc.spec.checks import at_key, combination_problems, value_problem
 from rinsc.syntax import part_sizes, to_text
+from rinsc.syntax.parts import part_options
+from rinsc.syntax.settings import BlockOptions
 from rinsc.syntax.tree import Signature
 
 
@@ -58,6 +60,16 @@ class ModelSpec:
     def parts(self) -> Mapping[str, int]:
         """Layers of each block, in order of first use."""
         return part_sizes(self.signature, self.layers)
+
+    @cached_property
+    def block_options(self) -> Mapping[str, BlockOptions]:
+        """What is said of each block, in order of first use."""
+        return part_options(self.signature)
+
+    @cached_property
+    def block_kinds(self) -> Mapping[str, str]:
+        """The layer kind of each block: its own, else the model's."""
+        return {name: own.kind or self.kind for name, own in self.block_options.items()}
 
 
 KEYS: Mapping[str, Any] = get_type_hints(ModelSpec)  # every key of a spec, and its type

@@ -149,8 +149,8 @@ def test_an_operation_may_not_take_a_name_of_the_module(monkeypatch: pytest.Monk
         return b(Linear(spec.vocab_size), x, name="embedding")
 
     for kind in (
-        LayerKind(llama.embed, layer, llama.head),
-        LayerKind(llama.embed, llama.layer, head),
+        LayerKind(llama.embed, layer, llama.head, llama.rotary_sides),
+        LayerKind(llama.embed, llama.layer, head, llama.rotary_sides),
     ):
         monkeypatch.setattr(llama, "KIND", kind)
         trace_programs.cache_clear()
