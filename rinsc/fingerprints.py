@@ -22,9 +22,11 @@ def fingerprint(spec: ModelSpec) -> str:
     spec = require_spec(spec)
     programs = trace_programs(spec)
     texts = [_program_text(program) for program in (programs.embed, programs.head)]
-    texts += [f"{kind}: {_program_text(program)}" for kind, program in programs.layer.items()]
-    schedule = identity(spec.signature, spec.layers)
-    return short_digest("\n".join([repr(schedule), f"context {spec.context}", *texts]))
+    for place in (programs.enter, programs.layer, programs.leave):
+        texts += [f"{kind}: {_program_text(program)}" for kind, program in place.items()]
+    framed = [*programs.enter, *programs.leave]
+    schedule = identity(spec.signature, spec.layers, spec.kind, framed)
+    return short_digest("\n".join([schedule.text, f"context {spec.context}", *texts]))
 
 
 def _program_text(program: Program) -> str:

@@ -1,10 +1,69 @@
-"""The layer kinds that a spec may name, and where each is described. One line a kind."""
+"""The layer kinds that a spec may name, and where each is described. One line a kind.
+
+Other packages add kinds of their own by an entry point of the group "rinsc.kinds".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+GROUP = "rinsc.kinds"
 
 KINDS: Mapping[str, str] = {
     "llama": "rinsc.layers.llama",
     "gpt": "rinsc.layers.gpt",
+    "transformer": "rinsc.layers.transformer",
+    "albert": "rinsc.layers.albert",
+    "vit": "rinsc.layers.vit",
+    "huginn": "rinsc.layers.huginn",
+    "huginn_coda": "rinsc.layers.huginn:CODA",
+    "ouro": "rinsc.layers.ouro",
+    "hrm": "rinsc.layers.hrm",
+    "hrm_high": "rinsc.layers.hrm:HIGH",
 }
+
+
+@dataclass(frozen=True)
+class KindPlace:
+    """Where a kind is found: ``attribute`` of ``module``, which ``package`` brings."""
+
+    module: str
+    attribute: str
+    package: str
+
+
+def is_kind(name: object) -> bool:
+    """Whether a layer kind has this name, here or in another package that is installed."""
+    return name in KINDS or (isinstance(name, str) and name in registered())
+
+
+def kind_names() -> tuple[str, ...]:
+    """Every name of a layer kind: those of rinsc, then those of other packages."""
+    return (*KINDS, *(name for name in sorted(registered()) if name not in KINDS))
+
+
+def kind_place(name: str) -> KindPlace:
+    """Where the kind is found; a kind of rinsc wins over one of the same name."""
+    if name in KINDS:
+        return _place(KINDS[name], "rinsc")
+    return registered()[name]
+
+
+@lru_cache(maxsize=1)
+def registered() -> Mapping[str, KindPlace]:
+    """Kinds of other packages; of two with one name the package first in the alphabet wins."""
+    from importlib.metadata import entry_points  # slow to load, and seldom needed
+
+    found = [
+        (point.name, _place(point.value, point.dist.name if point.dist else "unknown"))
+        for point in entry_points(group=GROUP)
+    ]
+    return dict(sorted(found, key=lambda item: item[1].package, reverse=True))
+
+
+def _place(value: str, package: str) -> KindPlace:
+    """``package.module``, which has ``KIND``, or ``package.module:NAME``."""
+    module, _, attribute = value.partition(":")
+    return KindPlace(module.strip(), attribute.strip() or "KIND", package)

@@ -1,27 +1,39 @@
-"""Random small model specs: any signature, both layer kinds, odd sizes that show a swap."""
+"""Random small model specs: any signature, every layer kind, odd sizes that show a swap."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import strategies as st
 
-from rinsc.errors import RinscError
 from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.syntax import parse, part_sizes
+from rinsc.syntax import parse
+from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.tree import Signature
 from tests.strategies import signatures
 
 
 @st.composite
-def specs(draw: st.DrawFn, *, max_visits: int = 10) -> ModelSpec:
-    """A spec of any signature that the notation can write, nested, sized and with degree."""
-    tree = parse(draw(signatures(max_visits=max_visits)))
+def specs(
+    draw: st.DrawFn,
+    *,
+    max_visits: int = 10,
+    options: bool = False,
+    kinds: Iterable[str] = tuple(KINDS),
+) -> ModelSpec:
+    """A spec of any signature that the notation can write, nested, sized and with degree.
+
+    Its layers need not divide evenly, and it has one of the ``kinds``. ``options`` draws options
+    of blocks and repeats too.
+    """
+    tree = parse(draw(signatures(max_visits=max_visits, options=options)))
     kv_heads = draw(st.integers(1, 3))
     heads = kv_heads * draw(st.integers(1, 2))
     return model_spec(
         tree,
-        layers=fitting_layers(tree),
-        kind=draw(st.sampled_from(sorted(KINDS))),
+        layers=fitting_layers(tree, more=draw(st.integers(0, 2))),
+        kind=draw(st.sampled_from(sorted(kinds))),
         heads=heads,
         kv_heads=kv_heads,
         width=heads * draw(st.sampled_from([2, 4, 6])),
@@ -29,15 +41,15 @@ def specs(draw: st.DrawFn, *, max_visits: int = 10) -> ModelSpec:
         vocab_size=draw(st.sampled_from([13, 17, 19])),
         context=draw(st.integers(16, 23)),
         tied_embedding=draw(st.booleans()),
+        embedding_width=draw(st.sampled_from([3, 5])),
+        patch_width=draw(st.sampled_from([3, 7])),
     )
 
 
-def fitting_layers(tree: Signature) -> int:
-    """The smallest number of layers that the signature's blocks divide."""
-    for layers in range(1, 200):
-        try:
-            part_sizes(tree, layers)
-        except RinscError:
-            continue
-        return layers
-    raise AssertionError(f"no number of layers fits {tree.source}")
+def fitting_layers(tree: Signature, more: int = 0) -> int:
+    """The smallest number of layers that suffices for the signature's blocks, and ``more``.
+
+    Where every letter is sized it is what the sizes add up to.
+    """
+    least = stack_of(tree, each=1)
+    return least + more if None in letter_sizes(tree).values() else least

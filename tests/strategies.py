@@ -10,21 +10,9 @@ from hypothesis import strategies as st
 
 _Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
 
-_BLOCK_OPTIONS = ("each=1", "each=2", "reverse", "tie=attention", "kind=llama")
-_REPEAT_OPTIONS = (
-    "skip=0",
-    "skip=0.25",
-    "sample=uniform(1, 4)",
-    "sample=choice(1,2,4)",
-    "sample=poisson_lognormal(32, 0.5)",
-    "adapter=lora(8)",
-    "adapter_by=round",
-    "inject=concat",
-    "init=noise",
-    "init=carry",
-    "grad=8",
-    "kv=first",
-)
+_SAMPLERS = {"uniform(1, 4)": 4, "choice(1,2,4)": 4, "poisson_lognormal(1.5, 0.2)": 4}
+_FROM_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_ADAPTERS = ("linear", "lora(2)", "scale", "embed", "gate")
 
 
 @st.composite
@@ -35,11 +23,13 @@ def signatures(
     sizes: bool = True,
     degrees: bool = True,
     options: bool = False,
+    block_options: bool = False,
 ) -> str:
     """The text of a valid signature without free exponents, in any spelling.
 
     It has at most ``max_visits`` visits, degree included. ``sizes`` puts sizes on some letters,
-    ``degrees`` draws degrees up to 3, ``options`` adds options of blocks (at degree 1) and repeats.
+    ``degrees`` draws degrees up to 3, ``options`` adds options of blocks and repeats, and
+    ``block_options`` those of blocks alone; ``each=2`` is one visit for the bound.
     """
     degree = draw(st.sampled_from((1, 1, 1, 2, 3))) if degrees else 1
     budget = 1
@@ -49,12 +39,14 @@ def signatures(
     if sizes and draw(st.booleans()):
         text = _sized(draw, text, degree)
     if options:
-        text = _with_options(draw, text, block_options=degree == 1)
+        text = _with_repeat_options(draw, text, one_sampler=degree > 1)
+    if options or block_options:
+        text = _with_block_options(draw, text)
     return f"{text}@{degree}" if degree > 1 or draw(st.integers(0, 9)) == 0 else text
 
 
 def layers_that_split(text: str, rounds: int = 1) -> int:
-    """A number of layers that splits evenly for ``text``; more of them for larger ``rounds``."""
+    """A number of layers of which the letters without a size have ``rounds`` in each part."""
     sizes = letter_sizes(text)
     parts: int = len(sizes) ** (degree_of(text) - 1)
     unsized = sum(size is None for size in sizes.values())
@@ -102,34 +94,78 @@ def _sized(draw: _Draw, text: str, degree: int) -> str:
     names = list(letter_sizes(text))
     for name in names:
         if draw(st.booleans()):
-            size = draw(st.integers(1, 3)) * len(names) ** (degree - 1)
+            parts = len(names) ** (degree - 1)
+            size = draw(st.integers(parts, 3 * parts))
             places = [m.end() for m in re.finditer(f"{name}(?![0-9])", text)]
             place = draw(st.sampled_from(places))
             text = f"{text[:place]}[{size}]{text[place:]}"
     return text
 
 
-def _with_options(draw: _Draw, text: str, block_options: bool) -> str:
-    """``text`` with options after some blocks and powers."""
-    blocks = _BLOCK_OPTIONS if block_options else _BLOCK_OPTIONS[:1]
-
-    def block(match: re.Match[str]) -> str:
-        return match[0] + _braces(draw, blocks)
+def _with_repeat_options(draw: _Draw, text: str, one_sampler: bool) -> str:
+    """``text`` with options after some powers; few samplers, as nested ones multiply."""
+    sampled: list[str] = []
 
     def power(match: re.Match[str]) -> str:
-        return match[0] + _braces(draw, _REPEAT_OPTIONS)
+        count = int(match[0].strip("^{} ").translate(_FROM_SUPERSCRIPTS))
+        samplers = () if one_sampler and sampled else tuple(_SAMPLERS)
+        options = _repeat_options(draw, count, samplers)
+        sampled.extend(option for option in options if option.startswith("sample"))
+        return match[0] + _braces(draw, options)
 
-    text = re.sub(r"[A-Z][0-9]*(\[[0-9]+\])?", block, text)
     return re.sub(r"\^ ?[0-9]+|\^\{[0-9]+\}|[¹²³⁴]", power, text)
 
 
-def _braces(draw: _Draw, options: tuple[str, ...]) -> str:
-    chosen = draw(st.lists(st.sampled_from(options), max_size=2, unique_by=_option_name))
-    if not chosen or draw(st.booleans()):
+def _repeat_options(draw: _Draw, count: int, samplers: tuple[str, ...]) -> list[str]:
+    """Options that a repeat of ``count`` rounds can have together, none of them in half of all."""
+    if draw(st.booleans()):
+        return []
+    inject = draw(st.sampled_from((None, "add", "gate", "concat")))
+    starts = ("carry", "zero", "noise", "learned") if inject else ("carry",)
+    adapter = draw(st.sampled_from((None, *_ADAPTERS)))
+    law, most = draw(_laws(samplers))
+    last = range(1, count + 1) if inject else [count] if count >= most else []
+    options = {
+        "inject": inject,
+        "init": draw(st.sampled_from((None, *starts))),
+        "adapter": adapter,
+        "adapter_by": draw(st.sampled_from((None, "round", "count") if adapter else (None,))),
+        "grad": draw(st.sampled_from((None, *last))),
+        "kv": draw(st.sampled_from((None, "own", "first", "last"))),
+    }
+    written = [f"{name}={value}" for name, value in options.items() if value is not None]
+    return [*law, *written]
+
+
+@st.composite
+def _laws(draw: _Draw, samplers: tuple[str, ...]) -> tuple[list[str], int]:
+    """Options that say how rounds are drawn, and the most that a sampler among them draws."""
+    law: str = draw(st.sampled_from(("", "skip=0", "skip=0.25", *samplers)))
+    if law in _SAMPLERS:
+        return [f"sample={law}"], _SAMPLERS[law]
+    return [law] if law else [], 0
+
+
+def _with_block_options(draw: _Draw, text: str) -> str:
+    """``text`` with options of visits at some mentions, and of blocks at any of theirs."""
+    said: dict[str, list[str]] = {}
+
+    def mention(match: re.Match[str]) -> str:
+        if match[1] not in said:
+            own = st.sampled_from(("tie=attention", "tie=mlp", "kind=llama", "kind=gpt"))
+            said[match[1]] = draw(
+                st.lists(own, max_size=2, unique_by=lambda o: o.partition("=")[0])
+            )
+        visit = st.sampled_from(("each=1", "each=2", "reverse"))
+        chosen = draw(st.lists(visit, max_size=2, unique_by=lambda o: o.partition("=")[0]))
+        chosen += [option for option in said[match[1]] if draw(st.booleans())]
+        return match[0] + ("" if draw(st.booleans()) else _braces(draw, chosen))
+
+    return re.sub(r"([A-Z][0-9]*)(?:\[[0-9]+\])?", mention, text)
+
+
+def _braces(draw: _Draw, options: list[str]) -> str:
+    if not options:
         return ""
     comma: str = draw(st.sampled_from((",", ", ")))
-    return "{" + comma.join(chosen) + "}"
-
-
-def _option_name(option: str) -> str:
-    return option.partition("=")[0]
+    return "{" + comma.join(draw(st.permutations(options))) + "}"

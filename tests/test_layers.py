@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from rinsc import kinds
+from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.onnx.ops import ONNX_OPS
+from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.ops import TORCH_OPS
+from rinsc.cost import forward_flops, stored_params
 from rinsc.errors import GraphError
+from rinsc.graph import build_graph
 from rinsc.kinds import KINDS
 from rinsc.layers import LayerKind, layer_kind, trace_programs
 from rinsc.layers.llama import embed, head
@@ -33,6 +43,65 @@ def test_kinds_trace_and_name_their_parts(kind: str) -> None:
         assert all(node.part for node in program.nodes)
         names = [param.name for param in program.params]
         assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_costs_of_kinds_are_those_that_pytorch_counts(kind: str) -> None:
+    sizes: dict[str, Any] = {
+        "width": 48,
+        "heads": 6,
+        "kv_heads": 3,
+        "mlp_width": 35,
+        "vocab_size": 29,
+    }
+    spec = model_spec("(A^2)B", layers=4, context=16, kind=kind, patch_width=21, **sizes)
+    model, graph = to_torch(spec, device="meta"), build_graph(spec)
+    tokens = layer_kind(kind).takes == "tokens"
+    given = torch.zeros((2, 11) if tokens else (2, 11, 21), device="meta")
+    with FlopCounterMode(display=False) as counter:
+        logits = model(given.long() if tokens else given)
+    assert logits.shape == ((2, 11, 29) if tokens else (2, 29))
+    assert forward_flops(graph, 11, batch=2).total == counter.get_total_flops()
+    assert stored_params(graph) == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_kinds_say_truly_whether_later_positions_are_seen(kind: str) -> None:
+    sizes: dict[str, Any] = {
+        "width": 16,
+        "heads": 2,
+        "mlp_width": 9,
+        "vocab_size": 13,
+        "context": 8,
+    }
+    spec = model_spec("AB", layers=2, kind=kind, patch_width=5, **sizes)
+    if layer_kind(kind).takes == "patches":
+        assert not layer_kind(kind).causal
+        return
+    torch.manual_seed(0)
+    model = to_torch(spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        one, other = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 5]])
+        change = (model(one) - model(other))[:, :3].abs().max()
+    assert (change == 0) == layer_kind(kind).causal
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt", "vit"])
+def test_blocks_of_every_kind_stand_together(kind: str) -> None:
+    sizes: dict[str, Any] = {"width": 24, "heads": 4, "kv_heads": 2, "mlp_width": 13}
+    word = "A{kind=hrm_high}(B{kind=ouro}C{kind=gpt})^2D{kind=albert}E{kind=huginn}F{kind=vit}G"
+    spec = model_spec(word, layers=7, vocab_size=29, context=16, kind=kind, patch_width=21, **sizes)
+    torch.manual_seed(0)
+    model = to_torch(spec).eval()
+    given = torch.randn(2, 11, 21) if kind == "vit" else torch.randint(29, (2, 11))
+    session = Session(to_onnx(model, rounds="dynamic"), threads=1)
+    for rounds in (1, 2, 3):
+        with torch.no_grad():
+            expected = model(given, rounds=rounds)
+        found = torch.from_numpy(session.logits(given.numpy(), rounds=rounds))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def two_of_a_name(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
@@ -87,3 +156,65 @@ def test_a_broken_kind_is_refused_while_it_is_traced(
 def test_an_odd_head_width_is_refused_before_anything_is_built() -> None:
     with pytest.raises(GraphError, match="odd-head-width"):
         trace_programs(model_spec("AB", preset="tiny", width=60, heads=4))
+
+
+Register = Callable[[str, str], None]
+
+
+@pytest.fixture
+def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
+    """Installs a package ``stranger`` with one entry point, and a module of that source."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(entry_point: str, source: str) -> None:
+        metadata = tmp_path / "stranger-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[rinsc.kinds]\n{entry_point}\n")
+        (tmp_path / "strange_layers.py").write_text(source)
+        forget()
+
+    def forget() -> None:
+        kinds.registered.cache_clear()
+        sys.modules.pop("strange_layers", None)
+
+    yield install
+    forget()
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "source", "reason"),
+    [
+        ("strange = absent_module", "", "absent_module"),
+        ("strange = strange_layers", "", "has no attribute 'KIND'"),
+        ("strange = strange_layers:OTHER", "KIND = 1", "has no attribute 'OTHER'"),
+        ("strange = strange_layers", "KIND = 1", "'KIND' is not a LayerKind"),
+        ("strange = strange_layers", "1 / 0", "ZeroDivisionError"),
+        ("strange = strange_layers", "def", "SyntaxError"),
+        ("strange-er = strange_layers", "KIND = 1", "must be an identifier"),
+    ],
+)
+def test_a_broken_registration_is_one_error_that_names_the_package(
+    register: Register, entry_point: str, source: str, reason: str
+) -> None:
+    register(entry_point, source)
+    name = entry_point.split(" =")[0]
+    spec = model_spec("AB", preset="tiny", kind=name)
+    with pytest.raises(GraphError) as caught:
+        trace_programs(spec)
+    assert caught.value.code == "broken-kind"
+    assert reason in caught.value.message
+    assert "'stranger'" in str(caught.value.hint)
+
+
+def test_a_registered_kind_of_another_attribute_is_found(register: Register) -> None:
+    register("strange = strange_layers:OTHER", "from rinsc.layers.gpt import KIND as OTHER")
+    assert layer_kind("strange") is layer_kind("gpt")
+    assert kinds.is_kind("strange")
+    assert kinds.kind_names()[-1] == "strange"
+
+
+def test_a_kind_of_rinsc_cannot_be_replaced(register: Register) -> None:
+    register("llama = strange_layers", "KIND = 1")
+    assert isinstance(layer_kind("llama"), LayerKind)
+    assert kinds.kind_names() == tuple(KINDS)

@@ -19,6 +19,8 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("check", "rinsc.cli.check:check", "Canonical spelling and fingerprint of models."),
     ("show", "rinsc.cli.show:show", "Draw a model: tree and schedule, SVG, Mermaid, DOT, JSON."),
     ("cost", "rinsc.cli.cost:cost", "Parameters, FLOPs and bytes; training that costs the same."),
+    ("diff", "rinsc.cli.diff:diff", "How two models differ, or that they are the same model."),
+    ("zoo", "rinsc.cli.zoo:zoo", "Published architectures, and variants by the thousand."),
     ("verify", "rinsc.cli.verify:verify", "Compile a small copy in every form and compare them."),
     ("compile", "rinsc.cli.compile:compile_", "Write a model as PyTorch source or as ONNX."),
     ("train", "rinsc.cli.train:train", "Train a model on text."),

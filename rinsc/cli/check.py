@@ -53,7 +53,6 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         canonical,
         expand,
         parse,
-        require_lowered,
         schedule_fingerprint,
         to_text,
     )
@@ -66,7 +65,6 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         sizes: dict[str, int] | None = dict(spec.parts)
     else:
         signature = bind(parse(model), exponents)
-        require_lowered(signature)
         identity, sizes = schedule_fingerprint(signature), None
     visits = [ref.letter for ref in expand(signature)]
     return {

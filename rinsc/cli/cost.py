@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as json_text
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from rinsc.cli.diagnostics import note
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
 from rinsc.cli.values import Count, RoundsOption, option_values, parse_rounds
@@ -14,8 +15,12 @@ from rinsc.cost.memory import Precision
 from rinsc.errors import Problem, UsageError
 from rinsc.ops import Causal
 
+if TYPE_CHECKING:
+    from rinsc.cost import CostReport
+
 DEFAULT_TOKENS = 1_000_000_000
 DEFAULT_BATCH = 16
+LIGHT_SHARE = 0.01  # of the parameters: what arXiv 2502.07503 takes for a light adapter
 
 
 def cost(
@@ -51,7 +56,8 @@ def cost(
     batch
         Sequences in a training step.
     rounds
-        Rounds of every repeat, as 3, or of one, as A=2.
+        Rounds of every repeat, as 3, or of one, as A=2; if not given, those written, and for
+        training what is expected of those drawn.
     causal
         Count every pair of positions, or only those that are not masked.
     head
@@ -79,6 +85,7 @@ def cost(
             spec, seq=seq, batch=batch, rounds=asked, convention=convention, precision=precision
         )
     data: dict[str, Any] = report.as_dict()
+    _warn_of_adapters(report)
     other = plan = None
     if baseline is not None:
         other_spec = spec_like(spec, baseline, exponents[1])
@@ -104,3 +111,10 @@ def cost(
     if other is not None and plan is not None:
         print_comparison(other, report)
         print_plan(other.signature, report.signature, plan)
+
+
+def _warn_of_adapters(report: CostReport) -> None:
+    """Adapters are meant to be light: told on standard error where they are not."""
+    if report.adapter_share > LIGHT_SHARE:
+        share = f"{100 * report.adapter_share:.1f} %"
+        note(f"adapters hold {share} of the parameters of {report.signature}, more than 1 %")

@@ -19,6 +19,8 @@ def print_report(report: CostReport, spec: ModelSpec) -> None:
     if report.rounds != resolve_rounds(build_graph(spec), None):
         asked = ", ".join(f"{name}={count}" for name, count in report.rounds.items())
         print_line(f"rounds {asked}")
+    if report.drawn_repeats:
+        print_line(f"expected rounds in training {_expected(report)}")
     print_line()
     print_table(("totals", "", "exact"), _totals(report))
     print_line()
@@ -27,17 +29,7 @@ def print_report(report: CostReport, spec: ModelSpec) -> None:
     forward = f"forward, {report.seq} tokens"
     print_table(("part", "share", forward, "exact FLOPs"), _split(report, report.forward.by_part))
     print_line()
-    print_table(
-        ("block", "parameters", "share", forward, "exact FLOPs"),
-        [
-            (
-                name,
-                exact(report.params_by_block[name]) if name in report.params_by_block else "",
-                *rest,
-            )
-            for name, *rest in _split(report, report.forward.by_block)
-        ],
-    )
+    print_table(("block", "parameters", "share", forward, "exact FLOPs"), _blocks(report))
     print_line()
     print_line(f"FLOPs counted: {report.convention.name}", style="dim")
 
@@ -55,7 +47,7 @@ def print_comparison(baseline: CostReport, variant: CostReport) -> None:
             rounded_flops,
         ),
         (
-            "training FLOPs per token",
+            _training("training FLOPs per token", baseline, variant),
             baseline.training_flops_per_token,
             variant.training_flops_per_token,
             rounded_flops,
@@ -92,7 +84,11 @@ def print_plan(baseline: str, variant: str, plan: ComputeMatch) -> None:
                 exact(plan.baseline_steps),
                 exact(plan.variant_steps),
             ),
-            ("FLOPs a step", exact(plan.baseline_step_flops), exact(plan.variant_step_flops)),
+            (
+                "FLOPs a step, expected" if plan.in_expectation else "FLOPs a step",
+                exact(plan.baseline_step_flops),
+                exact(plan.variant_step_flops),
+            ),
             ("FLOPs in all", exact(plan.baseline_flops), exact(plan.variant_flops)),
         ],
     )
@@ -122,15 +118,17 @@ def _totals(report: CostReport) -> list[tuple[str, str, str]]:
     def count(name: str, number: int) -> tuple[str, str, str]:
         return name, rounded_count(number), exact(number)
 
+    adapters = [count(f"parameters, adapters ({_adapter_share(report)})", report.adapter_params)]
     return [
         count("parameters, stored", report.stored_params),
+        *(adapters if report.adapter_params else []),
         count("parameters, executed", report.executed_params),
         ("layers, stored", "", exact(report.stored_layers)),
         ("layers, executed", "", exact(report.executed_layers)),
         flops("forward, per token", report.forward_flops_per_token),
-        flops("training, per token", report.training_flops_per_token),
+        flops(_training("training, per token", report), report.training_flops_per_token),
         flops(f"forward, {report.seq} tokens", report.forward_flops),
-        flops(f"training, {report.seq} tokens", report.training_flops),
+        flops(_training(f"training, {report.seq} tokens", report), report.training_flops),
     ]
 
 
@@ -148,6 +146,37 @@ def _memory(report: CostReport) -> list[tuple[str, str, str]]:
 
 def _activations(report: CostReport) -> str:
     return f"activations (estimate), {report.batch} x {report.seq} tokens"
+
+
+def _training(name: str, *reports: CostReport) -> str:
+    """The name of a figure of training, which may be an expectation."""
+    return f"{name}, expected" if any(report.drawn_repeats for report in reports) else name
+
+
+def _expected(report: CostReport) -> str:
+    """``A=2.5``, of the repeats that training draws."""
+    return ", ".join(f"{name}={report.expected_rounds[name]:.6g}" for name in report.drawn_repeats)
+
+
+def _adapter_share(report: CostReport) -> str:
+    return f"{100 * report.adapter_share:.2f} %"
+
+
+def _blocks(report: CostReport) -> list[tuple[str, ...]]:
+    """What each block and each repeat owns and costs; what costs nothing may still own weights."""
+    params = report.params_by_block
+    rows: list[tuple[str, ...]] = [
+        (name, exact(params[name]) if name in params else "", *rest)
+        for name, *rest in _split(report, report.forward.by_block)
+    ]
+    free = [name for name in params if not report.forward.by_block.get(name) and params[name]]
+    for name in free[:MAX_ROWS]:
+        rows.append((name, exact(params[name]), "-", "0 FLOP", "0"))
+    rest = free[MAX_ROWS:]
+    if rest:
+        owned = sum(params[name] for name in rest)
+        rows.append((f"… {len(rest)} more", exact(owned), "-", "0 FLOP", "0"))
+    return rows
 
 
 def _split(report: CostReport, flops: dict[str, int]) -> list[tuple[str, str, str, str]]:

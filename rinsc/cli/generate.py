@@ -112,8 +112,10 @@ def _onnx_runtime(
     require("onnxruntime")
     from rinsc.backends.onnx import Session
     from rinsc.graph import resolve_rounds
+    from rinsc.layers import require_language_model
 
     session = Session(Path(model))
+    require_language_model(session.spec)
     with option_values():
         resolve_rounds(session.graph, rounds)
     beside = Path(model).parent / "tokenizer.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Group, Parameter
@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.runs import find_run, is_run, run_spec
 from rinsc.cli.values import Count
-from rinsc.errors import Problem, RinscError, UsageError
+from rinsc.errors import Problem, UsageError
 from rinsc.kinds import KINDS
 from rinsc.presets import PRESETS
 
@@ -70,10 +70,19 @@ class ModelOptions:
     rope_theta: float | None = None
     """Base of the rotary positions."""
 
+    embedding_width: Count | None = None
+    """Width of a factorised embedding (kind albert)."""
+
+    patch_width: Count | None = None
+    """Numbers in a patch (kind vit)."""
+
+    strict: bool = False
+    """Refuse layers that do not divide evenly over the blocks."""
+
     @property
     def dimensions(self) -> dict[str, int | float | bool | str | None]:
         values = asdict(self)
-        del values["preset"], values["set_"]
+        del values["preset"], values["set_"], values["strict"]
         return values
 
     @property
@@ -99,7 +108,9 @@ class ModelOptions:
         preset = self.preset
         if preset is None and not model.endswith(".toml"):
             preset = DEFAULT_PRESET
-        return model_spec(model, preset=preset, bind=exponents, **self.dimensions)
+        return model_spec(
+            model, preset=preset, bind=exponents, strict=self.strict, **self.dimensions
+        )
 
 
 def spec_like(spec: ModelSpec, model: str, exponents: Mapping[str, int]) -> ModelSpec:
@@ -107,19 +118,14 @@ def spec_like(spec: ModelSpec, model: str, exponents: Mapping[str, int]) -> Mode
 
     A signature in which every letter has a size brings its own number of layers.
     """
-    from rinsc.spec import model_spec
-    from rinsc.syntax import bind, parse, part_sizes
+    from rinsc.spec import model_spec, with_signature
+    from rinsc.syntax import bind, parse
 
     if model.endswith(".toml"):
         return model_spec(model, bind=exponents)
     if is_run(model):
         return run_spec(find_run(model))
-    signature = bind(parse(model), exponents)
-    try:
-        layers = sum(part_sizes(signature, None).values())
-    except RinscError:
-        layers = spec.layers
-    return replace(spec, signature=signature, layers=layers)
+    return with_signature(spec, bind(parse(model), exponents))
 
 
 NO_OPTIONS = ModelOptions()

@@ -37,6 +37,7 @@ def show(
     from rinsc.files import write_atomically
     from rinsc.graph import build_graph
     from rinsc.graph.draw import FORMATS, schedule_lines, to_json, tree_lines
+    from rinsc.syntax.sizes import uneven_split
 
     for path in output:
         if path.suffix not in FORMATS:
@@ -53,4 +54,6 @@ def show(
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_WIDTH
         lines = [*tree_lines(graph, counts), "", *schedule_lines(graph, width)]
+        uneven = uneven_split(graph.spec.signature, graph.spec.layers)
+        lines += [] if uneven is None else ["", f"uneven: {uneven}"]
         print("\n".join(lines))

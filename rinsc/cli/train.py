@@ -73,7 +73,8 @@ def train(
     lr
         Highest learning rate.
     rounds
-        Rounds while training, of every repeat, as 3, or of one, as A=2; those written if not given.
+        Rounds while training, of every repeat, as 3, or of one, as A=2; those written or drawn if
+        not given.
     seed
         Of the weights and the order of the text.
     precision
@@ -93,7 +94,11 @@ def train(
         hint = "keep the one that you mean"
         message = "--resume goes on with a run, --overwrite removes it"
         raise UsageError(Problem("usage", message, hint=hint))
+    from rinsc.layers.language import require_language_model
+
     spec = options.spec(model)
+    with option_values():
+        require_language_model(spec)
     seq = spec.context if seq is None else seq
     asked = parse_rounds(rounds)
     with option_values():
@@ -107,6 +112,7 @@ def train(
     from rinsc.train.compiler import require_compiler
     from rinsc.train.config import TrainConfig
     from rinsc.train.data import load_corpus
+    from rinsc.train.fits import check_fits
     from rinsc.train.progress import TrainingProgress
     from rinsc.train.run_folder import check_run_folder, open_run_folder
 
@@ -132,7 +138,7 @@ def train(
     print(f"rinsc train: {spec.text}, {exact(steps)} steps on {data}", file=sys.stderr)
     tokenizer = _tokenizer(corpus, spec, folder, resume=resume)
     text = tokenize(corpus, tokenizer)
-    loop.check_fits(spec, text, config)
+    check_fits(spec, text, config)
     # From here on an old run may go: the new one can start.
     open_run_folder(output, resume=resume, overwrite=overwrite)
     tokenizer.save(folder.tokenizer)

@@ -1,6 +1,7 @@
 """Exact costs: parameters, FLOPs, memory, and compute matching."""
 
 from rinsc.cost.convention import PYTORCH, FlopConvention
+from rinsc.cost.counts import RunCounts, expected_run_counts, run_counts
 from rinsc.cost.flops import (
     FlopSplit,
     forward_flops,
@@ -10,12 +11,14 @@ from rinsc.cost.flops import (
 from rinsc.cost.match import ComputeMatch, match_compute
 from rinsc.cost.memory import MemoryReport, memory
 from rinsc.cost.params import (
+    adapter_params,
     block_params,
     executed_params,
+    repeat_params,
     stored_params,
     visits_of_blocks,
 )
-from rinsc.cost.report import CostReport, cost_report
+from rinsc.cost.report import CostReport, cost_report, expected_rounds
 
 __all__ = [
     "PYTORCH",
@@ -24,12 +27,18 @@ __all__ = [
     "FlopConvention",
     "FlopSplit",
     "MemoryReport",
+    "RunCounts",
+    "adapter_params",
     "block_params",
     "cost_report",
     "executed_params",
+    "expected_rounds",
+    "expected_run_counts",
     "forward_flops",
     "match_compute",
     "memory",
+    "repeat_params",
+    "run_counts",
     "stored_params",
     "training_flops",
     "training_flops_per_token",

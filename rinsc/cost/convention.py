@@ -34,9 +34,17 @@ class FlopConvention:
         return 2
 
     @property
+    def gradient_factor(self) -> int:
+        """What training adds over forward FLOPs of what runs with gradients.
+
+        Recomputation runs the forward pass once more.
+        """
+        return self.backward_factor + (1 if self.recompute else 0)
+
+    @property
     def training_factor(self) -> int:
-        """Training over forward FLOPs; recomputation runs the forward pass once more."""
-        return 1 + self.backward_factor + (1 if self.recompute else 0)
+        """Training over forward FLOPs of what runs with gradients."""
+        return 1 + self.gradient_factor
 
     @property
     def name(self) -> str:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from rinsc.cost.checks import require_counts, require_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
-from rinsc.cost.params import visits_of_blocks
-from rinsc.graph import BlockGraph, Rounds, build_graph
+from rinsc.cost.counts import Number, RunCounts, expected_run_counts, run_counts
+from rinsc.cost.runs import ProgramRuns, program_runs
+from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.layers import trace_programs
 from rinsc.ops import at_sizes
-from rinsc.program import Program
+from rinsc.program import Program, Value
 from rinsc.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class FlopSplit:
-    """Forward FLOPs of one batch, by part of the layers and by block; both sum to ``total``."""
+    """Forward FLOPs of one batch, by part of the layers and by block; both sum to ``total``.
+
+    What a repeat does between its rounds stands under ``repeat`` and its name.
+    """
 
     by_part: dict[str, int]
     by_block: dict[str, int]
@@ -47,24 +52,14 @@ def forward_flops(
     rounds: Rounds = None,
     convention: FlopConvention = PYTORCH,
 ) -> FlopSplit:
-    """Forward FLOPs of ``batch`` sequences of ``seq`` tokens."""
-    programs = trace_programs(graph.spec)
+    """Forward FLOPs of ``batch`` sequences of ``seq`` tokens, at the rounds written or asked."""
+    counts = run_counts(graph, resolve_rounds(graph, rounds))
     by_part: Counter[str] = Counter()
     by_block: Counter[str] = Counter()
-    layer_flops = {
-        kind: program_flops(program, batch, seq, convention)
-        for kind, program in programs.layer.items()
-    }
-    for name, times in visits_of_blocks(graph, rounds).items():
-        block = graph.blocks[name]
-        for part, flops in layer_flops[block.kind].items():
-            by_part[part] += times * block.layers * flops
-            by_block[name] += times * block.layers * flops
-    frames = [programs.embed, programs.head] if convention.head else [programs.embed]
-    for program in frames:
-        flops_by_part = program_flops(program, batch, seq, convention)
-        by_part.update(flops_by_part)
-        by_block["embedding and head"] += sum(flops_by_part.values())
+    for each in _counted(graph, counts, convention):
+        for part, flops in program_flops(each.program, batch, seq, convention).items():
+            by_part[part] += int(each.runs) * flops
+            by_block[each.owner] += int(each.runs) * flops
     return FlopSplit(dict(by_part), dict(by_block))
 
 
@@ -78,13 +73,18 @@ def training_flops(
 ) -> int:
     """FLOPs of one training step over ``batch`` sequences of ``seq`` tokens.
 
-    Raises `SpecError` for counts that are not positive and for a ``seq`` beyond the context.
+    Repeats that ``rounds`` does not set run as training runs them: as written, or in expectation
+    where training draws their rounds. An expectation that is no whole number is rounded. Raises
+    `SpecError` for counts that are not positive and for a ``seq`` beyond the context.
+
+    Gradients are taken to reach what stands before a repeat with ``grad``, through its rounds or
+    through its injection.
     """
     graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
     require_sequence(graph.spec, seq)
     require_counts(batch=batch)
-    forward = forward_flops(graph, seq, batch=batch, rounds=rounds, convention=convention)
-    return forward.total * convention.training_factor
+    counts = expected_run_counts(graph, set_rounds(graph, rounds))
+    return round(flops_of_a_step(graph, counts, batch, seq, convention))
 
 
 def training_flops_per_token(
@@ -94,5 +94,55 @@ def training_flops_per_token(
     rounds: Rounds = None,
     convention: FlopConvention = PYTORCH,
 ) -> int:
-    """Training FLOPs of a sequence over its tokens; exact, since every term has the factor seq."""
-    return training_flops(spec, seq, rounds=rounds, convention=convention) // seq
+    """Training FLOPs of a sequence over its tokens; every term has the factor seq.
+
+    Exact where no rounds are drawn, else rounded.
+    """
+    flops = training_flops(spec, seq, rounds=rounds, convention=convention)
+    return (2 * flops + seq) // (2 * seq)
+
+
+def set_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
+    """The rounds of the repeats that are set; raises `GraphError` for rounds that do not fit."""
+    every = resolve_rounds(graph, rounds)
+    if rounds is None:
+        return {}
+    return {name: every[name] for name in rounds} if isinstance(rounds, Mapping) else every
+
+
+def flops_of_a_step(
+    graph: BlockGraph, counts: RunCounts, batch: int, seq: int, convention: FlopConvention
+) -> Number:
+    """Forward FLOPs of everything that runs, and backward FLOPs of what runs with gradients."""
+    total: Number = 0
+    for each in _counted(graph, counts, convention):
+        flops = program_flops(each.program, batch, seq, convention).total()
+        total += flops * (each.runs + convention.gradient_factor * each.with_grad)
+    return total - _input_gradient_flops(graph, batch, seq, convention)
+
+
+def _counted(
+    graph: BlockGraph, counts: RunCounts, convention: FlopConvention
+) -> Iterator[ProgramRuns]:
+    """The programs that the convention counts."""
+    every = program_runs(graph, counts)
+    return every if convention.head else (each for each in every if not each.is_head)
+
+
+def _input_gradient_flops(
+    graph: BlockGraph, batch: int, seq: int, convention: FlopConvention
+) -> int:
+    """What the gradient of the model's own input would cost, which nobody needs.
+
+    That is one product for each one in the embedding that no trained tensor has gone into.
+    """
+    embed = trace_programs(graph.spec).embed
+    learned: set[Value] = set()
+    untouched = []
+    for node in embed.nodes:
+        if learned.isdisjoint(node.inputs):
+            untouched.append(node)
+        if node.params or not learned.isdisjoint(node.inputs):
+            learned.add(node.output)
+    given = replace(embed, nodes=tuple(untouched))
+    return program_flops(given, batch, seq, convention).total()

@@ -8,6 +8,8 @@ from rinsc.cost.checks import require_counts, require_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.flops import training_flops
 from rinsc.errors import Problem, SpecError
+from rinsc.graph import build_graph
+from rinsc.graph.law import drawn_loops
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
 
@@ -16,7 +18,8 @@ from rinsc.spec.model import require_spec
 class ComputeMatch:
     """Two runs of equal training FLOPs: the variant falls short by ``remainder_flops``.
 
-    The remainder is less than one step of the variant.
+    The remainder is less than one step of the variant. The FLOPs of a step are expectations where
+    training draws rounds; ``in_expectation`` says whether they do.
     """
 
     convention: str
@@ -25,6 +28,7 @@ class ComputeMatch:
     baseline_step_flops: int
     variant_steps: int
     variant_step_flops: int
+    in_expectation: bool = False
 
     @property
     def baseline_tokens(self) -> int:
@@ -96,4 +100,5 @@ def match_compute(
         baseline_step_flops=baseline_step,
         variant_steps=variant_steps,
         variant_step_flops=variant_step,
+        in_expectation=any(any(drawn_loops(build_graph(spec))) for spec in (baseline, variant)),
     )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from rinsc.cost.params import stored_params, visits_of_blocks
+from rinsc.cost.counts import RunCounts, run_counts
+from rinsc.cost.params import stored_params
+from rinsc.cost.runs import program_runs
 from rinsc.errors import Problem, SpecError, did_you_mean
-from rinsc.graph import BlockGraph, Rounds
+from rinsc.graph import BlockGraph, Rounds, resolve_rounds
 from rinsc.layers import trace_programs
-from rinsc.ops import Attention, at_sizes
-from rinsc.program import Program, Value
+from rinsc.ops import Activation, Attention, at_sizes
+from rinsc.program import Node, Program, Value
 
 Precision = Literal["fp32", "bf16"]
 BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 MASTER_BYTES = 4  # gradients and optimizer state stay in fp32
+FROM_RESULT = ("relu", "sigmoid", "tanh")  # functions whose derivative needs their result alone
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class MemoryReport:
     """Bytes of one training step, and of the cache that generation keeps.
 
     ``activation_bytes`` is an estimate: what the backward pass needs of each operation's inputs
-    and outputs, each tensor once, without checkpointing and without the allocator's slack.
+    and outputs, each tensor once, without checkpointing and without the allocator's slack. Rounds
+    without gradients keep nothing.
     """
 
     precision: Precision
@@ -45,17 +49,19 @@ def memory(
 ) -> MemoryReport:
     """The bytes of a model that trains with AdamW on ``batch`` sequences of ``seq`` tokens.
 
-    Weights are stored in ``precision``, and so are the cache and the activations.
+    Weights are stored in ``precision``, and so are the cache and the activations. Rounds are those
+    written, where none are asked, also where training draws them.
     """
     params = stored_params(graph)
+    counts = run_counts(graph, resolve_rounds(graph, rounds))
     width = _element_bytes(precision)
     return MemoryReport(
         precision=precision,
         weight_bytes=params * width,
         gradient_bytes=params * MASTER_BYTES,
         optimizer_bytes=params * 2 * MASTER_BYTES,  # AdamW: two moments
-        kv_bytes_per_token=_over_executed_layers(graph, rounds, kv_elements_per_token) * width,
-        activation_bytes=_activation_elements(graph, batch, seq, rounds) * width,
+        kv_bytes_per_token=_kv_elements(graph, counts) * width,
+        activation_bytes=_activation_elements(graph, counts, batch, seq) * width,
     )
 
 
@@ -77,34 +83,45 @@ def kv_elements_per_token(program: Program) -> int:
     return kept
 
 
-def _over_executed_layers(
-    graph: BlockGraph, rounds: Rounds, count: Callable[[Program], int]
-) -> int:
-    """Sum of ``count`` over every layer of every visit."""
+def _kv_elements(graph: BlockGraph, counts: RunCounts) -> int:
+    """Those of every slot: one a layer run, or one for all rounds of a repeat that shares it."""
     layer = trace_programs(graph.spec).layer
-    total = 0
-    for name, times in visits_of_blocks(graph, rounds).items():
-        block = graph.blocks[name]
-        total += times * block.layers * count(layer[block.kind])
-    return total
+    return sum(
+        int(counts.blocks[name].cache_slots)
+        * block.layers
+        * kv_elements_per_token(layer[block.kind])
+        for name, block in graph.blocks.items()
+    )
 
 
 def saved_elements(program: Program, batch: int, seq: int) -> int:
-    """Elements that one run of the program keeps for its backward pass, each tensor once."""
-    kept: set[Value] = set()
-    for node in program.nodes:
-        if node.op.saves_inputs:
-            kept.update(node.inputs)
-        if node.op.saves_output:
-            kept.add(node.output)
+    """Elements that one run of the program keeps for its backward pass, each tensor once.
+
+    What has a fixed shape is a weight, or a view of one, and is kept anyway.
+    """
+    kept = {value for node in program.nodes for value in _kept(node)}
     sizes = (("batch", batch), ("seq", seq))
-    return sum(math.prod(at_sizes(value.shape, sizes)) for value in kept)
+    return sum(
+        math.prod(at_sizes(value.shape, sizes))
+        for value in kept
+        if any(isinstance(dim, str) for dim in value.shape)
+    )
 
 
-def _activation_elements(graph: BlockGraph, batch: int, seq: int, rounds: Rounds) -> int:
-    programs = trace_programs(graph.spec)
-    logits = programs.head.outputs["logits"]
+def _kept(node: Node) -> Iterator[Value]:
+    if isinstance(node.op, Activation) and node.op.function in FROM_RESULT:
+        yield node.output
+        return
+    if node.op.saves_inputs:
+        yield from node.inputs
+    if node.op.saves_output:
+        yield node.output
+
+
+def _activation_elements(graph: BlockGraph, counts: RunCounts, batch: int, seq: int) -> int:
+    logits = trace_programs(graph.spec).head.outputs["logits"]
     loss = math.prod(at_sizes(logits.shape, (("batch", batch), ("seq", seq))))
-    frame = sum(saved_elements(p, batch, seq) for p in (programs.embed, programs.head))
-    layers = _over_executed_layers(graph, rounds, lambda p: saved_elements(p, batch, seq))
-    return layers + frame + loss
+    return loss + sum(
+        int(each.with_grad) * saved_elements(each.program, batch, seq)
+        for each in program_runs(graph, counts)
+    )

@@ -1,24 +1,51 @@
-"""Parameters: stored once, executed as often as their block is visited."""
+"""Parameters: stored once, executed as often as what owns them runs."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from rinsc.graph import BlockGraph, Rounds, resolve_rounds
-from rinsc.layers import trace_programs
+from rinsc.cost.counts import run_counts
+from rinsc.cost.runs import repeat_row
+from rinsc.graph import Block, BlockGraph, Loop, Rounds, resolve_rounds
+from rinsc.layers import Programs, trace_loop, trace_programs
+from rinsc.program import Program
+
+ADAPTER = "adapter"  # the part of a repeat's programs
 
 
 def visits_of_blocks(graph: BlockGraph, rounds: Rounds = None) -> Counter[str]:
     """How often each block is visited; raises `GraphError` for rounds that do not fit."""
-    return graph.visit_counts(resolve_rounds(graph, rounds))
+    counts = run_counts(graph, resolve_rounds(graph, rounds))
+    return Counter({name: int(runs.visits) for name, runs in counts.blocks.items()})
 
 
 def block_params(graph: BlockGraph) -> dict[str, int]:
-    """Parameters of each block, stored once."""
-    layer = trace_programs(graph.spec).layer
+    """Parameters of each block, stored once; those that its layers share are counted once."""
+    programs = trace_programs(graph.spec)
     return {
-        block.name: block.layers * layer[block.kind].param_count for block in graph.blocks.values()
+        block.name: block.layers * (_layer_params(programs, block) - _tied_params(programs, block))
+        + _tied_params(programs, block)
+        + _visit_params(programs, block)
+        for block in graph.blocks.values()
     }
+
+
+def repeat_params(graph: BlockGraph) -> dict[str, int]:
+    """Parameters of each repeat's own, by its name in reports; repeats without any are left out."""
+    counts = {
+        repeat_row(loop.name): sum(p.param_count for p in trace_loop(graph.spec, loop).every)
+        for loop in graph.loops()
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def adapter_params(graph: BlockGraph) -> int:
+    """Parameters of the adapters of all repeats."""
+    return sum(
+        _params_of_part(program, ADAPTER)
+        for loop in _loops(graph)
+        for program in trace_loop(graph.spec, loop).every
+    )
 
 
 def frame_params(graph: BlockGraph) -> int:
@@ -29,11 +56,58 @@ def frame_params(graph: BlockGraph) -> int:
 
 def stored_params(graph: BlockGraph) -> int:
     """Parameters in memory and on disk."""
-    return frame_params(graph) + sum(block_params(graph).values())
+    return (
+        frame_params(graph) + sum(block_params(graph).values()) + sum(repeat_params(graph).values())
+    )
 
 
 def executed_params(graph: BlockGraph, rounds: Rounds = None) -> int:
-    """Parameters with each block's counted once a visit: those of the unshared model."""
-    per_block = block_params(graph)
-    visits = visits_of_blocks(graph, rounds)
-    return frame_params(graph) + sum(visits[name] * count for name, count in per_block.items())
+    """Parameters counted as often as they run: those of the model that shares nothing.
+
+    A round runs one of its repeat's adapters.
+    """
+    programs = trace_programs(graph.spec)
+    counts = run_counts(graph, resolve_rounds(graph, rounds))
+    total = frame_params(graph)
+    for name, block in graph.blocks.items():
+        runs = counts.blocks[name]
+        total += int(runs.layer_runs) * _layer_params(programs, block)
+        total += int(runs.visits) * _visit_params(programs, block)
+    for loop in _loops(graph):
+        around, trips = trace_loop(graph.spec, loop), counts.loops[loop.name]
+        if around.start is not None:
+            total += int(trips.entries) * around.start.param_count
+        for program in (around.before, around.after):
+            if program is not None:
+                total += int(trips.rounds) * _params_of_a_round(program, loop)
+    return total
+
+
+def _loops(graph: BlockGraph) -> list[Loop]:
+    """Each loop once: unrolling writes those inside others several times."""
+    return list({loop.name: loop for loop in graph.loops()}.values())
+
+
+def _layer_params(programs: Programs, block: Block) -> int:
+    return programs.layer[block.kind].param_count
+
+
+def _tied_params(programs: Programs, block: Block) -> int:
+    return 0 if block.tie is None else _params_of_part(programs.layer[block.kind], block.tie)
+
+
+def _visit_params(programs: Programs, block: Block) -> int:
+    """Parameters of what runs once a visit."""
+    ends = (programs.enter.get(block.kind), programs.leave.get(block.kind))
+    return sum(program.param_count for program in ends if program is not None)
+
+
+def _params_of_part(program: Program, part: str) -> int:
+    return sum(p.count for node in program.nodes if node.part == part for p in node.params)
+
+
+def _params_of_a_round(program: Program, loop: Loop) -> int:
+    """Injection whole, and one adapter."""
+    adapters = _params_of_part(program, ADAPTER)
+    one = adapters // loop.adapters if adapters else 0
+    return program.param_count - adapters + one

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from rinsc.cost.checks import require_counts, require_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
-from rinsc.cost.flops import FlopSplit, forward_flops
+from rinsc.cost.counts import exactly, in_expectation, run_counts
+from rinsc.cost.flops import FlopSplit, forward_flops, set_rounds, training_flops
 from rinsc.cost.memory import MemoryReport, Precision, memory
-from rinsc.cost.params import block_params, executed_params, stored_params
+from rinsc.cost.params import (
+    adapter_params,
+    block_params,
+    executed_params,
+    repeat_params,
+    stored_params,
+)
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
+from rinsc.graph.law import drawn_loops
 from rinsc.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """Everything `rinsc cost` prints; FLOPs are of one sequence of ``seq`` tokens, forward.
+    """Everything `rinsc cost` prints; FLOPs are of one sequence of ``seq`` tokens.
 
-    ``rounds`` by repeat are those counted; activations are of ``batch`` sequences.
+    ``rounds`` by repeat are those of the forward pass, of the cache and of the activations, which
+    are of ``batch`` sequences. ``training_flops`` is of a step at ``expected_rounds``, an
+    expectation over the rounds of ``drawn_repeats``, rounded to a whole number.
     """
 
     signature: str
     convention: FlopConvention
     rounds: dict[str, int]
+    expected_rounds: dict[str, int | float]
+    drawn_repeats: tuple[str, ...]
     seq: int
     batch: int
     stored_params: int
+    adapter_params: int
     executed_params: int
     params_by_block: dict[str, int]
     stored_layers: int
     executed_layers: int
     forward: FlopSplit
+    training_flops: int
     memory: MemoryReport
 
     @property
@@ -38,8 +53,9 @@ class CostReport:
         return self.forward.total
 
     @property
-    def training_flops(self) -> int:
-        return self.forward.total * self.convention.training_factor
+    def adapter_share(self) -> float:
+        """Parameters of adapters over all stored ones."""
+        return self.adapter_params / self.stored_params
 
     @property
     def forward_flops_per_token(self) -> int:
@@ -47,13 +63,15 @@ class CostReport:
 
     @property
     def training_flops_per_token(self) -> int:
-        return self.training_flops // self.seq
+        """Exact where no rounds are drawn, else rounded."""
+        return (2 * self.training_flops + self.seq) // (2 * self.seq)
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON, sums included."""
         return {
             **asdict(self),
             "convention": self.convention.name,
+            "adapter_share": self.adapter_share,
             "forward_flops": self.forward_flops,
             "training_flops": self.training_flops,
             "forward_flops_per_token": self.forward_flops_per_token,
@@ -79,17 +97,35 @@ def cost_report(
     seq = graph.spec.context if seq is None else seq
     require_sequence(graph.spec, seq)
     require_counts(batch=batch)
+    counts = run_counts(graph, resolve_rounds(graph, rounds))
+    given = set_rounds(graph, rounds)
     return CostReport(
         signature=graph.spec.text,
         convention=convention,
         rounds=resolve_rounds(graph, rounds),
+        expected_rounds=expected_rounds(graph, given),
+        drawn_repeats=tuple(loop.name for loop in drawn_loops(graph) if loop.name not in given),
         seq=seq,
         batch=batch,
         stored_params=stored_params(graph),
+        adapter_params=adapter_params(graph),
         executed_params=executed_params(graph, rounds),
-        params_by_block=block_params(graph),
+        params_by_block=block_params(graph) | repeat_params(graph),
         stored_layers=graph.stored_layers,
-        executed_layers=graph.executed_layers(resolve_rounds(graph, rounds)),
+        executed_layers=int(counts.layer_runs),
         forward=forward_flops(graph, seq, rounds=rounds, convention=convention),
+        training_flops=training_flops(graph, seq, rounds=rounds, convention=convention),
         memory=memory(graph, seq, batch=batch, rounds=rounds, precision=precision),
     )
+
+
+def expected_rounds(
+    graph: BlockGraph, rounds: Mapping[str, int] | None = None
+) -> dict[str, int | float]:
+    """Expected rounds of each repeat in training, where only those of ``rounds`` are set."""
+    given = rounds or {}
+    means = {}
+    for loop in graph.dials():
+        known = exactly(loop, given) if loop.name in given else in_expectation(loop)
+        means[loop.name] = known.rounds
+    return {name: int(mean) if mean == int(mean) else float(mean) for name, mean in means.items()}

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rinsc.graph.fold_runs import fold_runs
+from rinsc.graph.law import rounds_law
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
 from rinsc.graph.number_loops import number_loops
 from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verify
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
 from rinsc.syntax import substitute
+from rinsc.syntax.settings import RepeatOptions, repeat_options, visit_options
 from rinsc.syntax.tree import BlockRef, Node, Repeat
 
 
@@ -37,7 +39,10 @@ PASSES: tuple[Pass, ...] = (
 def build_graph(spec: ModelSpec) -> BlockGraph:
     """The verified block graph of a spec, after all passes. Raises `SpecError` without one."""
     spec = require_spec(spec)
-    blocks = {name: Block(name, layers, spec.kind) for name, layers in spec.parts.items()}
+    blocks = {
+        name: Block(name, layers, spec.block_kinds[name], spec.block_options[name].tie)
+        for name, layers in spec.parts.items()
+    }
     empty = BlockGraph(spec, blocks, chain(()))
     graph = empty.with_steps(_steps(empty, substitute(spec.signature).body))
     verify(graph, after="build")
@@ -58,11 +63,20 @@ def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:
 def _steps(empty: BlockGraph, node: Node) -> list[Visit | Loop]:
     """The steps that a node of the tree stands for."""
     if isinstance(node, BlockRef):
-        return [Visit(node.letter)]
+        own = visit_options(node.options)
+        return [Visit(node.letter, own.each, own.reverse)]
     if isinstance(node, Repeat):
         if not isinstance(node.count, int):
             raise TypeError(f"exponent '{node.count}' is not bound")  # a spec's signature is bound
         body = empty.with_steps(_steps(empty, node.body))
         name = "".join(dict.fromkeys(visit.block for visit in body.visits()))
-        return [Loop(name, body, node.count)]
+        options = repeat_options(node.options)
+        return [Loop(name, body, node.count, options, _adapters(options, node.count))]
     return [step for item in node.items for step in _steps(empty, item)]
+
+
+def _adapters(options: RepeatOptions, rounds: int) -> int:
+    """One for each round that is written or, where that is bounded, can be drawn."""
+    if options.adapter is None:
+        return 0
+    return max(rounds, rounds_law(options, rounds).largest or rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
 from rinsc.graph.nodes import BlockGraph, Loop, Visit
@@ -13,7 +14,7 @@ def fold_runs(graph: BlockGraph) -> BlockGraph:
     for step, group in groupby(graph.steps()):
         run = list(group)
         if isinstance(step, Loop):
-            steps += [Loop(loop.name, fold_runs(loop.body), loop.rounds) for loop in _loops(run)]
+            steps += [replace(loop, body=fold_runs(loop.body)) for loop in _loops(run)]
         elif len(run) == 1:
             steps.append(step)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import networkx as nx
@@ -52,6 +53,12 @@ class Loop:
     adapters: int = 0  # adapters that it has, one for each round or each number of rounds
     fixed: bool = False
 
+    def rounds_of(self, rounds: Mapping[str, int] | int | None) -> int:
+        """Its rounds among those of every loop, one number for all, or those written."""
+        if self.fixed or rounds is None:
+            return self.rounds
+        return rounds[self.name] if isinstance(rounds, Mapping) else rounds
+
 
 GraphNode: TypeAlias = Input | Output | Visit | Loop
 
@@ -94,16 +101,14 @@ class BlockGraph:
         """The same model's graph with other steps between its input and its output."""
         return BlockGraph(self.spec, self.blocks, chain(steps))
 
-    def nodes(self) -> Iterator[GraphNode]:
+    @cached_property
+    def nodes(self) -> tuple[GraphNode, ...]:
         """The nodes in order of execution, input first and output last."""
-        for key in nx.topological_sort(self.digraph):
-            yield self.digraph.nodes[key]["node"]
+        return tuple(self.digraph.nodes[key]["node"] for key in nx.topological_sort(self.digraph))
 
     def steps(self) -> Iterator[Visit | Loop]:
         """The visits and loops in order of execution."""
-        for node in self.nodes():
-            if isinstance(node, Visit | Loop):
-                yield node
+        return (node for node in self.nodes if isinstance(node, Visit | Loop))
 
     def loops(self) -> Iterator[Loop]:
         """Every loop, outer before inner."""
@@ -112,24 +117,28 @@ class BlockGraph:
                 yield step
                 yield from step.body.loops()
 
+    def dials(self) -> Iterator[Loop]:
+        """The loops whose rounds can be asked for."""
+        return (loop for loop in self.loops() if not loop.fixed)
+
     @property
     def stored_layers(self) -> int:
         """Physical layers of all blocks."""
         return sum(block.layers for block in self.blocks.values())
 
     def visit_counts(self, rounds: Mapping[str, int] | int | None = None) -> Counter[str]:
-        """How often each block is visited, without writing the visits out.
+        """How often the layers of each block run, without writing the visits out.
 
         ``rounds`` by loop, one number for all of them, or those written.
         """
         totals: Counter[str] = Counter()
         for step in self.steps():
             if isinstance(step, Visit):
-                totals[step.block] += 1
+                totals[step.block] += step.each
                 continue
-            times = rounds[step.name] if isinstance(rounds, Mapping) else rounds
+            times = step.rounds_of(rounds)
             for name, count in step.body.visit_counts(rounds).items():
-                totals[name] += count * (step.rounds if times is None else times)
+                totals[name] += count * times
         return totals
 
     def executed_layers(self, rounds: Mapping[str, int] | int | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from rinsc.graph.nodes import BlockGraph, Loop, Visit
 
@@ -20,6 +21,6 @@ def _number(graph: BlockGraph, totals: Counter[str], seen: Counter[str]) -> Bloc
             seen[step.name] += 1
             alone = totals[step.name] == 1
             name = step.name if alone else f"{step.name}_{seen[step.name]}"
-            step = Loop(name, _number(step.body, totals, seen), step.rounds)
+            step = replace(step, name=name, body=_number(step.body, totals, seen))
         steps.append(step)
     return graph.with_steps(steps)

@@ -16,12 +16,12 @@ MAX_RUN_VISITS = 1 << 16  # of all blocks: what nested repeats multiply to
 
 
 def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
-    """Rounds of every repeat by its name; repeats that ``rounds`` leaves out run as written.
+    """Rounds of every dial by its name; repeats that ``rounds`` leaves out run as written.
 
-    One number sets every repeat. Raises `GraphError` for an unknown repeat, for rounds that are
-    not whole numbers from 1 to `MAX_ROUNDS`, and for more than `MAX_RUN_VISITS` visits in all.
+    One number sets every dial. Raises `GraphError` for an unknown repeat, for rounds that are not
+    whole numbers from 1 to `MAX_ROUNDS`, and for more than `MAX_RUN_VISITS` visits in all.
     """
-    written = {loop.name: loop.rounds for loop in graph.loops()}
+    written = {loop.name: loop.rounds for loop in graph.dials()}
     if rounds is None:
         return written
     asked = _asked_rounds(written, rounds)

@@ -10,7 +10,8 @@ from typing import TypeAlias
 import networkx as nx
 
 from rinsc.errors import GraphError, Problem
-from rinsc.graph.nodes import BlockGraph, Input, Loop, Output, Visit
+from rinsc.graph.nodes import PLAIN, BlockGraph, Input, Loop, Output, Visit
+from rinsc.syntax.settings import RepeatOptions
 
 MAX_COMPARED = 4096  # visits of two schedules, when a pass is held to the one before it
 
@@ -39,7 +40,7 @@ def is_a_chain(graph: BlockGraph) -> Iterator[str]:
     if not nx.is_directed_acyclic_graph(digraph):
         yield "the graph has a cycle"
         return
-    nodes = list(graph.nodes())
+    nodes = graph.nodes
     ends = [node for node in nodes if isinstance(node, Input | Output)]
     if len(ends) != 2 or not isinstance(nodes[0], Input) or not isinstance(nodes[-1], Output):
         yield "a graph needs one input, first, and one output, last"
@@ -83,10 +84,10 @@ def loop_names_are_unique(graph: BlockGraph) -> Iterator[str]:
             yield f"{count} loops are called '{name}'"
 
 
-def has_no_loops(graph: BlockGraph) -> Iterator[str]:
+def has_no_dials(graph: BlockGraph) -> Iterator[str]:
     """Holds once a graph is unrolled."""
-    for loop in graph.loops():
-        yield f"the loop '{loop.name}' is still there"
+    for loop in graph.dials():
+        yield f"the rounds of '{loop.name}' can still be set"
 
 
 def keeps_the_schedule(before: BlockGraph, *, at_any_rounds: bool) -> Rule:
@@ -95,29 +96,32 @@ def keeps_the_schedule(before: BlockGraph, *, at_any_rounds: bool) -> Rule:
     ``at_any_rounds`` compares them at one and at two rounds of every loop as well.
     """
     asked = (None, 1, 2) if at_any_rounds else (None,)
-    schedules = {rounds: _visits_at(before, rounds) for rounds in asked}
+    schedules = {rounds: _steps_at(before, rounds) for rounds in asked}
 
     def rule(graph: BlockGraph) -> Iterator[str]:
         for rounds, schedule in schedules.items():
-            if _visits_at(graph, rounds) != schedule:
+            if _steps_at(graph, rounds) != schedule:
                 at = "the rounds written" if rounds is None else f"{rounds} rounds of every loop"
                 yield f"the schedule of visits has changed, at {at}"
 
     return rule
 
 
-def _visits_at(graph: BlockGraph, rounds: int | None) -> list[str]:
-    """The first blocks visited with every loop at ``rounds``: nested loops can make many."""
-    return list(islice(_blocks_at(graph, rounds), MAX_COMPARED))
+def _steps_at(graph: BlockGraph, rounds: int | None) -> list[Visit | RepeatOptions]:
+    """The first steps run with every loop at ``rounds``: nested loops can make many."""
+    return list(islice(_run(graph, rounds), MAX_COMPARED))
 
 
-def _blocks_at(graph: BlockGraph, rounds: int | None) -> Iterator[str]:
+def _run(graph: BlockGraph, rounds: int | None) -> Iterator[Visit | RepeatOptions]:
+    """Visits in order, and the options of a loop in front of each of its rounds."""
     for step in graph.steps():
         if isinstance(step, Visit):
-            yield step.block
-        else:
-            for _ in range(step.rounds if rounds is None else rounds):
-                yield from _blocks_at(step.body, rounds)
+            yield step
+            continue
+        for _ in range(step.rounds_of(rounds)):
+            if step.options != PLAIN:
+                yield step.options
+            yield from _run(step.body, rounds)
 
 
 ALWAYS: tuple[Rule, ...] = (

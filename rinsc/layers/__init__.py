@@ -1,13 +1,30 @@
 """Layer kinds: short compositions of primitive operations."""
 
-from rinsc.layers.kind import LayerKind, Programs, layer_kind, trace_programs
-from rinsc.layers.weights import layer_prefixes, weight_shapes
+from rinsc.layers.kind import (
+    LayerKind,
+    ModelInput,
+    Programs,
+    layer_kind,
+    model_input,
+    trace_programs,
+)
+from rinsc.layers.language import require_language_model
+from rinsc.layers.loops import LoopPrograms, loop_prefix, trace_loop
+from rinsc.layers.weights import BlockWeights, block_weights, weight_shapes, weights
 
 __all__ = [
+    "BlockWeights",
     "LayerKind",
+    "LoopPrograms",
+    "ModelInput",
     "Programs",
+    "block_weights",
     "layer_kind",
-    "layer_prefixes",
+    "loop_prefix",
+    "model_input",
+    "require_language_model",
+    "trace_loop",
     "trace_programs",
     "weight_shapes",
+    "weights",
 ]

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Literal, TypeAlias
 
 from rinsc.errors import GraphError, Problem
-from rinsc.kinds import KINDS
+from rinsc.kinds import KindPlace, kind_place
 from rinsc.ops import Shape
 from rinsc.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
@@ -32,7 +32,8 @@ class LayerKind:
     the state (batch, seq, width); ``sides`` makes from input and state the values that every layer
     is given; ``layer`` maps state to state; ``head`` maps the last state to logits. ``enter`` and
     ``leave``, where a kind has them, run at the start and at the end of each visit of a block and
-    own their weights once a block. A kind that is not ``causal`` lets a position see later ones.
+    own their weights once a block. A kind that ``sees_embedding`` has the first state of all as the
+    side value ``embedded``. A kind that is not ``causal`` lets a position see later ones.
     Matrices start normal with deviation ``init_std``.
     """
 
@@ -43,6 +44,7 @@ class LayerKind:
     enter: BlockFunction | None = None
     leave: BlockFunction | None = None
     takes: Literal["tokens", "patches"] = "tokens"
+    sees_embedding: bool = False
     causal: bool = True
     init_std: float = 0.02
 
@@ -77,13 +79,35 @@ class Programs:
 
 
 def layer_kind(name: str) -> LayerKind:
-    """The kind that `rinsc.kinds` lists under ``name``."""
-    kind: LayerKind = import_module(KINDS[name]).KIND
+    """The kind that `rinsc.kinds` or another package lists under ``name``.
+
+    Raises `GraphError` for a kind of another package that cannot be used.
+    """
+    place = kind_place(name)
+    if place.package == "rinsc":
+        own: LayerKind = getattr(import_module(place.module), place.attribute)
+        return own
+    if not name.isidentifier():
+        raise _broken_kind(name, place, "its name must be an identifier")
+    try:
+        kind = getattr(import_module(place.module), place.attribute)
+    except Exception as error:  # whatever the code of a stranger raises
+        raise _broken_kind(name, place, f"{type(error).__name__}: {error}") from None
+    if not isinstance(kind, LayerKind):
+        raise _broken_kind(name, place, f"'{place.attribute}' is not a LayerKind")
     return kind
+
+
+def _broken_kind(name: str, place: KindPlace, reason: str) -> GraphError:
+    message = f"the layer kind '{name}' cannot be loaded from '{place.module}': {reason:.200}"
+    hint = f"mend or uninstall the package '{place.package}', which registers it"
+    return GraphError(Problem("broken-kind", message, hint=hint))
 
 
 def model_input(spec: ModelSpec) -> ModelInput:
     """What a model of this spec is given."""
+    if layer_kind(spec.kind).takes == "patches":
+        return ModelInput("patches", ("batch", "seq", spec.patch_width), "float32")
     return ModelInput("input_ids", ("batch", "seq"), "int64")
 
 
@@ -127,6 +151,8 @@ def _trace_embed(spec: ModelSpec, kinds: list[LayerKind]) -> Program:
         made = {"x": layer_kind(spec.kind).embed(b, values[given.name], spec)}
         for maker in makers:
             made |= maker(b, values[given.name], made["x"], spec)
+        if any(kind.sees_embedding for kind in kinds):
+            made["embedded"] = made["x"]
         return made
 
     return trace({given.name: given.shape}, embed)

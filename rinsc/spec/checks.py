@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rinsc.errors import Problem, RinscError, did_you_mean
-from rinsc.kinds import KINDS
-from rinsc.syntax import part_sizes, require_lowered
+from rinsc.kinds import is_kind, kind_names
+from rinsc.syntax import part_sizes
+from rinsc.syntax.contradictions import check_contradictions
 from rinsc.syntax.expand import require_bound
+from rinsc.syntax.tree import Call, Option, Signature, mentions, repeats
 
 MAX_DIMENSION = 1 << 24  # no published model comes near; keeps a typing slip from allocating
 MAX_REAL = 1e12
@@ -33,9 +35,9 @@ def value_problem(key: str, wanted: Any, value: object, place: str | None) -> Pr
     if wanted is float and not 0 < value <= MAX_REAL:  # type: ignore[operator]
         message = f"'{key}' is {shown(value)}; it must be above 0 and at most {MAX_REAL:.0e}"
         return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
-    if key == "kind" and value not in KINDS:
+    if key == "kind" and not is_kind(value):
         message = f"'{value}' is not a layer kind"
-        hint = did_you_mean(str(value), KINDS)
+        hint = did_you_mean(str(value), kind_names())
         return Problem("unknown-kind", message, place=at_key(place, key), hint=hint)
     return None
 
@@ -48,8 +50,13 @@ def shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
-def combination_problems(sound: Mapping[str, Any], place: str | None) -> list[Problem]:
-    """Values that are right alone and impossible together."""
+def combination_problems(
+    sound: Mapping[str, Any], place: str | None, strict: bool = False
+) -> list[Problem]:
+    """Values that are right alone and impossible together.
+
+    ``strict`` counts layers that do not divide evenly as impossible.
+    """
     problems = []
     for small, large in (("heads", "width"), ("kv_heads", "heads")):
         if small in sound and large in sound and sound[large] % sound[small]:
@@ -66,9 +73,33 @@ def combination_problems(sound: Mapping[str, Any], place: str | None) -> list[Pr
     if "signature" in sound and "layers" in sound:
         try:
             require_bound(sound["signature"])
-            require_lowered(sound["signature"])
-            part_sizes(sound["signature"], sound["layers"])
+            check_contradictions(sound["signature"])
+            part_sizes(sound["signature"], sound["layers"], strict=strict)
         except RinscError as error:
             where = None if place is None else at_key(place, "layers")
             problems += [dataclasses.replace(problem, place=where) for problem in error.problems]
+    if "signature" in sound:
+        where = None if place is None else at_key(place, "signature")
+        problems += _option_problems(sound["signature"], sound.get("width"), where)
     return problems
+
+
+def _option_problems(sig: Signature, width: int | None, place: str | None) -> Iterator[Problem]:
+    """Options of the signature that are wrong for what the spec says."""
+
+    def problem(code: str, option: Option, message: str, hint: str) -> Problem:
+        return Problem(code, message, sig.source, option.span, place, hint)
+
+    for repeat in repeats(sig.body):
+        for option in repeat.options:
+            match option.value:
+                case Call("lora", (int(rank),)) if width is not None and rank > width:
+                    message = f"rank {rank} is above the width of the model, {width}"
+                    hint = f"write at most lora({width})"
+                    yield problem("rank-above-width", option, message, hint)
+    for ref in mentions(sig.body):
+        for option in ref.options:
+            if option.name == "kind" and not is_kind(option.value):
+                message = f"'{option.value}' is not a layer kind"
+                hint = did_you_mean(str(option.value), kind_names())
+                yield problem("unknown-kind", option, message, hint)

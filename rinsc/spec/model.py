@@ -22,8 +22,9 @@ class ModelSpec:
     """A variant: a signature with every exponent bound, and its dimensions.
 
     ``layers`` counts the physical layers of the whole stack; ``mlp_width`` is the inner width of
-    the feed-forward part; ``context`` is the longest sequence in tokens. Raises `SpecError` with
-    every mistake at once.
+    the feed-forward part; ``context`` is the longest sequence in tokens. ``embedding_width`` is for
+    kinds that factorise their embedding, ``patch_width`` for those that take patches. Raises
+    `SpecError` with every mistake at once.
     """
 
     signature: Signature
@@ -38,6 +39,8 @@ class ModelSpec:
     tied_embedding: bool = False
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
+    embedding_width: int = 128
+    patch_width: int = 768
 
     def __post_init__(self) -> None:
         problems = spec_problems(field_values(self), place=None)
@@ -93,11 +96,16 @@ def field_values(spec: ModelSpec) -> dict[str, object]:
 
 
 def spec_problems(
-    values: Mapping[str, object], place: str | None, *, missing_and_known: Container[str] = ()
+    values: Mapping[str, object],
+    place: str | None,
+    *,
+    missing_and_known: Container[str] = (),
+    strict: bool = False,
 ) -> list[Problem]:
     """Every mistake in the values: unknown keys, missing ones, bad types, impossible pairs.
 
-    Keys in ``missing_and_known`` are missing for a reason that is reported elsewhere.
+    Keys in ``missing_and_known`` are missing for a reason that is reported elsewhere; ``strict``
+    refuses layers that do not divide evenly.
     """
     problems = [
         Problem(
@@ -124,4 +132,4 @@ def spec_problems(
             sound[key] = values[key]
         else:
             problems.append(problem)
-    return problems + combination_problems(sound, place)
+    return problems + combination_problems(sound, place, strict)

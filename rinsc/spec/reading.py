@@ -12,10 +12,12 @@ from rinsc.presets import PRESETS
 from rinsc.spec.checks import at_key
 from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
 from rinsc.syntax import bind as bind_exponents
-from rinsc.syntax import parse, part_sizes, require_lowered, to_text
+from rinsc.syntax import parse, part_sizes, to_text
+from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.tree import Signature
 
 MAX_FILE_BYTES = 1 << 16
+ZOO_TABLES = ("source", "expect")  # of a file in the zoo: where a model is from, what is claimed
 
 
 def model_spec(
@@ -23,20 +25,32 @@ def model_spec(
     *,
     preset: str | None = None,
     bind: Mapping[str, int] | None = None,
+    strict: bool = False,
     **dimensions: int | float | bool | str | None,
 ) -> ModelSpec:
     """The spec of a signature or of a TOML file; dimensions given here win over file and preset.
 
-    A string that ends in ``.toml`` names a file. A dimension of None counts as not given. Raises
-    `SignatureError` for a signature alone that is wrong, else `SpecError` with every mistake.
+    A string that ends in ``.toml`` names a file; its tables ``[source]`` and ``[expect]`` are the
+    zoo's, and are left alone. A dimension of None counts as not given. ``strict``
+    refuses layers that do not divide evenly over the blocks, instead of giving the earlier ones
+    more. Raises `SignatureError` for a signature alone that is wrong, else `SpecError` with every
+    mistake.
     """
     given = {key: value for key, value in dimensions.items() if value is not None}
     if isinstance(model, Path) or (isinstance(model, str) and model.endswith(".toml")):
         path = Path(model)
-        values = _read_toml(path)
+        values = {k: value for k, value in read_toml(path).items() if k not in ZOO_TABLES}
         chosen = {"preset": preset} if preset is not None else {}
-        return _assemble({**values, **chosen, **given}, bind or {}, place=str(path))
-    return _assemble({"signature": model, "preset": preset, **given}, bind or {}, place=None)
+        return _assemble({**values, **chosen, **given}, bind or {}, str(path), strict)
+    return _assemble({"signature": model, "preset": preset, **given}, bind or {}, None, strict)
+
+
+def with_signature(spec: ModelSpec, signature: str | Signature) -> ModelSpec:
+    """Another signature at the dimensions of ``spec``; sizes on all its letters give the layers."""
+    tree = parse(signature) if isinstance(signature, str) else signature
+    sizes = letter_sizes(tree).values()
+    layers = spec.layers if None in sizes else stack_of(tree, each=0)
+    return dataclasses.replace(spec, signature=tree, layers=layers)
 
 
 def spec_to_toml(spec: ModelSpec) -> str:
@@ -55,7 +69,8 @@ def spec_to_toml(spec: ModelSpec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read_toml(path: Path) -> dict[str, object]:
+def read_toml(path: Path) -> dict[str, object]:
+    """The keys of a TOML file; raises `SpecError` for a file that is none, or cannot be read."""
     hint = "give the path of a TOML file, or a signature such as '(A^3)B'"
     try:
         with path.open("rb") as file:
@@ -76,7 +91,7 @@ def _read_toml(path: Path) -> dict[str, object]:
 
 
 def _assemble(
-    values: Mapping[str, object], binding: Mapping[str, int], place: str | None
+    values: Mapping[str, object], binding: Mapping[str, int], place: str | None, strict: bool
 ) -> ModelSpec:
     """Preset, binding and given values to one spec; every mistake is collected first."""
     problems: list[Problem] = []
@@ -94,7 +109,7 @@ def _assemble(
             merged |= {"signature": signature, **_sizes_as_layers(signature, own)}
     if "heads" in merged:
         merged.setdefault("kv_heads", merged["heads"])
-    problems += spec_problems(merged, place, missing_and_known=explained)
+    problems += spec_problems(merged, place, missing_and_known=explained, strict=strict)
     if problems:
         only_text = all(problem.span is not None for problem in problems) and place is None
         raise SignatureError(*problems) if only_text else SpecError(*problems)
@@ -141,7 +156,6 @@ def _signature(
         return None
     try:
         tree = bind_exponents(parse(value) if isinstance(value, str) else value, binding)
-        require_lowered(tree)
     except RinscError as error:
         where = None if place is None else at_key(place, "signature")
         problems += [dataclasses.replace(problem, place=where) for problem in error.problems]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rinsc.syntax.atoms import Identity
 from rinsc.syntax.bind import bind
 from rinsc.syntax.canonical import canonical
 from rinsc.syntax.degree import substitute
 from rinsc.syntax.expand import check_limits, expand, free_exponents, visit_count
-from rinsc.syntax.identity import Identity, identity, schedule_fingerprint
+from rinsc.syntax.identity import identity, schedule_fingerprint
 from rinsc.syntax.limits import MAX_DEGREE, MAX_NESTING, MAX_TEXT, MAX_VISITS
-from rinsc.syntax.options import require_lowered
 from rinsc.syntax.printer import to_text
-from rinsc.syntax.sizes import part_sizes
+from rinsc.syntax.sizes import part_sizes, uneven_split
 from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Sequence, Signature
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ __all__ = [
     "identity",
     "parse",
     "part_sizes",
-    "require_lowered",
     "schedule_fingerprint",
     "substitute",
     "to_text",
+    "uneven_split",
     "visit_count",
 ]
 

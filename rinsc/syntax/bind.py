@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rinsc.errors import Problem, SignatureError
+from rinsc.syntax.contradictions import check_contradictions
 from rinsc.syntax.expand import check_limits, free_exponents, require_bound
 from rinsc.syntax.limits import MAX_DIGITS
 from rinsc.syntax.problems import signature_error
@@ -17,7 +18,8 @@ def bind(sig: Signature, values: Mapping[str, int]) -> Signature:
 
     Raises SignatureError for an exponent without a value (``unbound-exponent``), a value without
     an exponent (``unknown-exponent``), a value that is no power (``bad-power``,
-    ``power-too-large``), and when the result is over the limits.
+    ``power-too-large``), for options that do not fit the values (``contradicting-options``), and
+    when the result is over the limits.
     """
     free = free_exponents(sig)
     for name in values:
@@ -28,6 +30,7 @@ def bind(sig: Signature, values: Mapping[str, int]) -> Signature:
             _check_value(name, values[name], replace(sig.body, span=span), sig.source)
     bound = replace(sig, body=_bind_items(sig.body, values))
     require_bound(bound)
+    check_contradictions(bound)
     check_limits(bound)
     return bound
 

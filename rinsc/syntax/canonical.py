@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from typing import TypeAlias
 
 from rinsc.errors import Span
-from rinsc.syntax.degree import mentions
 from rinsc.syntax.expand import check_limits, flatten
-from rinsc.syntax.options import effective
+from rinsc.syntax.letters import letter_options
+from rinsc.syntax.options import OF_A_BLOCK, effective, effective_of
+from rinsc.syntax.owners import numbered_owners
 from rinsc.syntax.printer import to_text
-from rinsc.syntax.tree import BlockRef, Node, Repeat, Sequence, Signature
+from rinsc.syntax.tree import BlockRef, Node, Option, Repeat, Sequence, Signature, mentions
 
 _Atom: TypeAlias = BlockRef | Repeat
 
@@ -21,40 +23,52 @@ _NOWHERE = Span(0, 0)
 def canonical(sig: Signature | str) -> str:
     """The canonical spelling: a function of the word of visits, its options and the degree.
 
-    The word is folded into powers again, letters are renamed in order of first use, a size stands
-    at the first mention, defaults are dropped and options sorted. Repeats with options of their
-    own or a free exponent are kept as repeats. Raises SignatureError (``too-many-visits``,
-    ``too-deep``), and for a text that is no signature.
+    The word is folded into powers again, letters are renamed in order of first use, what is said
+    of a block (its size, ``tie``, ``kind``) stands at its first mention, defaults are dropped and
+    options sorted. Repeats with options of their own or a free exponent are kept as repeats; two
+    that own weights are not one that is written twice. With such a repeat and a degree, every
+    mention of a block stands for weights of its own, so that powers stay as they are written.
+    Raises SignatureError (``too-many-visits``, ``too-deep``, ``conflicting-options``), and for a
+    text that is no signature.
     """
     if isinstance(sig, str):
         from rinsc.syntax.parser import parse  # here, since it takes its time to load
 
         sig = parse(sig)
     check_limits(sig)
-    sizes = {ref.letter: ref.size for ref in mentions(sig.body) if ref.size is not None}
-    body = Sequence(tuple(_fold(_word(sig.body))), _NOWHERE)
-    return to_text(replace(sig, body=_rename(body, sizes)))
+    tree = numbered_owners(sig.body)
+    as_written = sig.degree > 1 and tree is not sig.body
+    body = Sequence(tuple(_folded(tree, as_written)), _NOWHERE)
+    return to_text(replace(sig, body=_Names(sig).sequence(body)))
 
 
-def _word(node: Node) -> list[_Atom]:
+def _folded(node: Node, as_written: bool) -> list[_Atom]:
+    """The items of a tree's canonical form; ``as_written`` keeps its powers."""
+    if as_written:
+        return _word(node, lambda repeat: repeat.count != 1 or is_kept(repeat), as_written)
+    return _fold(_word(node, is_kept, as_written))
+
+
+def _word(node: Node, keep: Callable[[Repeat], bool], as_written: bool) -> list[_Atom]:
     """The flat word of a tree, each kept repeat with its body in canonical form."""
-    word = flatten(node, keep=is_kept)
+    word = flatten(node, keep)
     # A repeat inside a repeat comes as one object many times; its body is worked out once.
-    atoms = {id(item): _atom(item) for item in {id(item): item for item in word}.values()}
+    distinct = {id(item): item for item in word}
+    atoms = {key: _atom(item, as_written) for key, item in distinct.items()}
     return [atoms[id(item)] for item in word]
 
 
 def is_kept(repeat: Repeat) -> bool:
     """Whether a repeat says more than its unfolded visits: it has options, or is still free."""
-    return isinstance(repeat.count, str) or bool(effective(repeat.options))
+    return isinstance(repeat.count, str) or bool(repeat.options and effective_of(repeat))
 
 
-def _atom(item: _Atom) -> _Atom:
-    options = effective(item.options)
+def _atom(item: _Atom, as_written: bool) -> _Atom:
     if isinstance(item, BlockRef):
-        return BlockRef(item.letter, None, options, _NOWHERE)
-    body = _body(_fold(_word(item.body)))
-    return Repeat(body, item.count, options, _NOWHERE)
+        visit = tuple(o for o in effective(item.options) if o.name not in OF_A_BLOCK)
+        return BlockRef(item.letter, None, visit, _NOWHERE)
+    body = _body(_folded(item.body, as_written))
+    return Repeat(body, item.count, effective_of(item), _NOWHERE, item.owner)
 
 
 def _body(items: Items[_Atom]) -> BlockRef | Sequence:
@@ -110,22 +124,36 @@ def _z_function(keys: list[int]) -> list[int]:
     return z
 
 
-def _rename(body: Sequence, sizes: dict[str, int]) -> Sequence:
-    """The same tree with letters A, B, ... in order of first use, sized at their first mention."""
-    names: dict[str, str] = {}
+class _Names:
+    """Letters in order of first use, each with what is said of it at its first mention."""
 
-    def renamed(node: _Atom | Sequence) -> Node:
+    def __init__(self, sig: Signature) -> None:
+        self.names: dict[str, str] = {}
+        self.sizes = {ref.letter: ref.size for ref in mentions(sig.body) if ref.size is not None}
+        self.options = {
+            name: tuple(
+                Option(key, value, _NOWHERE)
+                for key, value in (("tie", said.tie), ("kind", said.kind))
+                if value is not None
+            )
+            for name, said in letter_options(sig).items()
+        }
+
+    def sequence(self, sequence: Sequence) -> Sequence:
+        return replace(sequence, items=tuple(self.node(item) for item in sequence.items))
+
+    def node(self, node: Node) -> Node:
         if isinstance(node, Sequence):
-            return replace(node, items=tuple(renamed(item) for item in node.items))
+            return self.sequence(node)
         if isinstance(node, Repeat):
-            inner = renamed(node.body)
+            inner = self.node(node.body)
             assert isinstance(inner, BlockRef | Sequence)
             return replace(node, body=inner)
-        size = None if node.letter in names else sizes.get(node.letter)
-        name = names.setdefault(node.letter, letter_name(len(names)))
-        return replace(node, letter=name, size=size)
-
-    return Sequence(tuple(renamed(item) for item in body.items), _NOWHERE)
+        if node.letter in self.names:
+            return replace(node, letter=self.names[node.letter])
+        name = self.names[node.letter] = letter_name(len(self.names))
+        options = effective(node.options + self.options[node.letter])
+        return BlockRef(name, self.sizes.get(node.letter), options, _NOWHERE)
 
 
 def letter_name(index: int) -> str:

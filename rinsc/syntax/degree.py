@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rinsc.errors import Span
-from rinsc.syntax.options import effective
-from rinsc.syntax.problems import plural, signature_error
-from rinsc.syntax.tree import BlockRef, Node, Repeat, Sequence, Signature
+from rinsc.syntax.letters import letter_options
+from rinsc.syntax.settings import BlockOptions, VisitOptions, visit_options
+from rinsc.syntax.tree import BlockRef, Node, Option, Repeat, Sequence, Signature, mentions
 
 
 def substitute(sig: Signature) -> Signature:
@@ -16,46 +15,74 @@ def substitute(sig: Signature) -> Signature:
 
     A part is named by its path, lower case after the first: ``AAB@2`` is
     ``(AaAaAb)(AaAaAb)(BaBaBb)``. u letters and n visits become u^d parts and n^d visits, so the
-    limits are to be checked first. Raises SignatureError (``layers-do-not-split``) where a sized
-    letter does not split over its parts, and (``not-supported-yet``) for options of blocks.
+    limits are to be checked first.
+
+    Options of a block go to its parts: ``each`` multiplies along the path; ``reverse`` runs the
+    group backwards; ``tie`` and ``kind`` are those of the innermost letter that has one. Parts
+    have no sizes written, which are a matter of `part_sizes`. Raises SignatureError
+    (``conflicting-options``).
     """
     if sig.degree == 1:
         return sig
-    items = tuple(_inside(item, sig, sig.degree, path="", size=None) for item in sig.body.items)
+    pattern = _Pattern(sig.body, letter_options(sig))
+    items = _items(sig.body, pattern, _Place("", VisitOptions(), BlockOptions()), sig.degree)
     return replace(sig, body=replace(sig.body, items=items), degree=1)
 
 
-def _inside(node: Node, sig: Signature, degree: int, path: str, size: int | None) -> Node:
-    """``node`` of the pattern over the parts of block ``path``, with ``degree`` levels to go."""
+@dataclass(frozen=True)
+class _Pattern:
+    body: Sequence
+    letters: dict[str, BlockOptions]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One visit of a block that the pattern is written into: its name, and what it passes on."""
+
+    path: str
+    visit: VisitOptions
+    block: BlockOptions
+
+    def inside(self, ref: BlockRef, own: BlockOptions) -> _Place:
+        """The place of one mention of the pattern, inside this one."""
+        visit = visit_options(ref.options)
+        return _Place(
+            part_name(self.path, ref.letter),
+            VisitOptions(self.visit.each * visit.each, self.visit.reverse != visit.reverse),
+            BlockOptions(own.tie or self.block.tie, own.kind or self.block.kind),
+        )
+
+
+def _items(sequence: Sequence, pattern: _Pattern, place: _Place, degree: int) -> tuple[Node, ...]:
+    items = reversed(sequence.items) if place.visit.reverse else sequence.items
+    return tuple(_node(item, pattern, place, degree) for item in items)
+
+
+def _node(node: Node, pattern: _Pattern, place: _Place, degree: int) -> Node:
+    """``node`` of the pattern over the parts of ``place``, with ``degree`` levels to go."""
     match node:
-        case Sequence(items):
-            return replace(
-                node, items=tuple(_inside(item, sig, degree, path, size) for item in items)
-            )
+        case Sequence():
+            return replace(node, items=_items(node, pattern, place, degree))
         case Repeat(body):
-            inner = _inside(body, sig, degree, path, size)
+            inner = _node(body, pattern, place, degree)
             assert isinstance(inner, BlockRef | Sequence)
             return replace(node, body=inner)
-        case BlockRef():
-            return _block(node, sig, degree, path, size)
+        case BlockRef(letter):
+            part = place.inside(node, pattern.letters[letter])
+            if degree == 1:
+                return BlockRef(part.path, None, _options(part, node.span), node.span)
+            return Sequence(_items(pattern.body, pattern, part, degree - 1), node.span)
 
 
-def _block(ref: BlockRef, sig: Signature, degree: int, path: str, size: int | None) -> Node:
-    options = effective(ref.options)
-    if options:
-        raise signature_error(
-            "not-supported-yet",
-            "options of a block together with a degree cannot be compiled yet",
-            sig.source,
-            options[0].span,
-            "remove the option, or write the degree out",
-        )
-    size = part_size(ref, sig) if path == "" else size
-    name = part_name(path, ref.letter)
-    if degree == 1:
-        return BlockRef(name, size, (), ref.span)
-    items = tuple(_inside(item, sig, degree - 1, name, size) for item in sig.body.items)
-    return Sequence(items, ref.span)
+def _options(part: _Place, span: Span) -> tuple[Option, ...]:
+    """What a part's place says, as options."""
+    values = {
+        "each": part.visit.each if part.visit.each > 1 else None,
+        "kind": part.block.kind,
+        "reverse": part.visit.reverse or None,
+        "tie": part.block.tie,
+    }
+    return tuple(Option(name, value, span) for name, value in values.items() if value is not None)
 
 
 def part_name(path: str, letter: str) -> str:
@@ -68,39 +95,6 @@ def parts_per_letter(sig: Signature) -> int:
     distinct = len({ref.letter for ref in mentions(sig.body)})
     parts: int = distinct ** (sig.degree - 1)
     return parts
-
-
-def part_size(ref: BlockRef, sig: Signature) -> int | None:
-    """Layers of each part of a sized letter; None where no size is written.
-
-    Raises SignatureError (``layers-do-not-split``) when they do not split evenly.
-    """
-    if ref.size is None:
-        return None
-    parts = parts_per_letter(sig)
-    if ref.size % parts:
-        above = (ref.size // parts + 1) * parts
-        raise signature_error(
-            "layers-do-not-split",
-            f"cannot split the {plural(ref.size, 'layer')} of {ref.letter} evenly over its "
-            f"{parts} parts at degree {sig.degree}",
-            sig.source,
-            ref.span,
-            f"write a multiple of {parts}: {ref.letter}[{above}]",
-        )
-    return ref.size // parts
-
-
-def mentions(node: Node) -> Iterator[BlockRef]:
-    """Every mention of a block, in the order of the text."""
-    match node:
-        case BlockRef():
-            yield node
-        case Repeat(body):
-            yield from mentions(body)
-        case Sequence(items):
-            for item in items:
-                yield from mentions(item)
 
 
 def degree_span(sig: Signature) -> Span:

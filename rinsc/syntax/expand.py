@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import TypeAlias
 
 from rinsc.errors import Problem, SignatureError, Span
 from rinsc.syntax.degree import degree_span, substitute
-from rinsc.syntax.limits import MAX_LOOP_DEPTH, MAX_NESTING, MAX_TEXT, MAX_VISITS
+from rinsc.syntax.limits import (
+    MAX_DRAWN_VISITS,
+    MAX_LOOP_DEPTH,
+    MAX_NESTING,
+    MAX_TEXT,
+    MAX_VISITS,
+)
 from rinsc.syntax.printer import to_text
 from rinsc.syntax.problems import signature_error
-from rinsc.syntax.tree import BlockRef, Node, Repeat, Sequence, Signature
+from rinsc.syntax.samplers import largest_draw
+from rinsc.syntax.settings import repeat_options, visit_options
+from rinsc.syntax.tree import BlockRef, Node, Repeat, Sequence, Signature, repeats
+
+_Rounds: TypeAlias = Callable[[Repeat], int]
 
 
 def visit_count(sig: Signature) -> int:
-    """How many blocks are visited, degree included; arithmetic only, nothing is expanded.
+    """How many blocks are visited, degree included; a visit with ``each=n`` counts as n.
 
-    Raises SignatureError (``unbound-exponent``) while an exponent is free.
+    Arithmetic only, nothing is expanded. Raises SignatureError (``unbound-exponent``) while an
+    exponent is free.
     """
     require_bound(sig)
-    count: int = _count(sig.body) ** sig.degree
+    count: int = _count(sig.body, _rounds_written) ** sig.degree
     return count
 
 
 def check_limits(sig: Signature) -> None:
     """Raises SignatureError for what is too large to compile.
 
-    ``too-many-visits``, ``too-deep`` and ``text-too-long`` (as printed). A free exponent counts
-    as 1.
+    ``too-many-visits`` (at the rounds written, or at the most that training can draw),
+    ``too-deep`` and ``text-too-long`` (as printed). A free exponent counts as 1.
     """
     if len(to_text(sig)) > MAX_TEXT:
         message = f"written out, the signature has more than {MAX_TEXT} characters"
         hint = "write fewer options or groups"
         raise signature_error("text-too-long", message, sig.source, sig.body.span, hint)
-    pattern_visits = _count(sig.body)
-    if pattern_visits > MAX_VISITS:
-        raise _too_many_visits(pattern_visits, sig, _first_too_large(sig.body).span)
-    if pattern_visits**sig.degree > MAX_VISITS:
-        raise _too_many_visits(pattern_visits**sig.degree, sig, degree_span(sig))
+    _check_visits(sig, _rounds_written, MAX_VISITS, "")
+    _check_visits(sig, most_rounds, MAX_DRAWN_VISITS, " at the most rounds that can be drawn")
     if _loop_depth(sig.body) * sig.degree > MAX_LOOP_DEPTH:
         raise signature_error(
             "too-deep",
@@ -53,6 +62,25 @@ def check_limits(sig: Signature) -> None:
             degree_span(sig),
             "drop needless parentheses, or lower the degree",
         )
+
+
+def _check_visits(sig: Signature, rounds: _Rounds, most: int, when: str) -> None:
+    visits = _count(sig.body, rounds)
+    if visits > most:
+        span = _first_too_large(sig.body, rounds, most).span
+    elif visits**sig.degree > most:
+        span = degree_span(sig)
+    else:
+        return
+    count = visits**sig.degree
+    number = str(count) if count < 10**9 else "more than a billion"
+    raise signature_error(
+        "too-many-visits",
+        f"{number} visits of blocks{when}; at most {most} are possible",
+        sig.source,
+        span,
+        "lower the powers or the degree" if not when else "draw fewer rounds, or lower the powers",
+    )
 
 
 def _loop_depth(node: Node) -> int:
@@ -91,16 +119,6 @@ def free_exponents(sig: Signature) -> dict[str, Span]:
     return found
 
 
-def repeats(node: Node) -> Iterator[Repeat]:
-    """Every repeat of a tree, outer before inner."""
-    if isinstance(node, Repeat):
-        yield node
-        yield from repeats(node.body)
-    elif isinstance(node, Sequence):
-        for item in node.items:
-            yield from repeats(item)
-
-
 def expand(sig: Signature) -> tuple[BlockRef, ...]:
     """The flat word of visits, in order, after degree substitution.
 
@@ -125,15 +143,28 @@ def flatten(node: Node, keep: Callable[[Repeat], bool]) -> list[BlockRef | Repea
             return [node]
 
 
-def _count(node: Node) -> int:
+def _rounds_written(repeat: Repeat) -> int:
+    return repeat.count if isinstance(repeat.count, int) else 1
+
+
+def most_rounds(repeat: Repeat) -> int:
+    """The most rounds of a repeat: those written or, where it is more, its largest draw."""
+    written = _rounds_written(repeat)
+    if not repeat.options:
+        return written
+    sample = repeat_options(repeat.options).sample
+    return written if sample is None else max(written, largest_draw(sample))
+
+
+def _count(node: Node, rounds: _Rounds) -> int:
     """Visits below ``node``, with free exponents as 1."""
     match node:
         case BlockRef():
-            return 1
+            return visit_options(node.options).each if node.options else 1
         case Sequence(items):
-            return sum(_count(item) for item in items)
-        case Repeat(body, count):
-            return _count(body) * (count if isinstance(count, int) else 1)
+            return sum([_count(item, rounds) for item in items])
+        case Repeat(body):
+            return _count(body, rounds) * rounds(node)
 
 
 def _nesting(sequence: Sequence) -> int:
@@ -142,7 +173,7 @@ def _nesting(sequence: Sequence) -> int:
     return max((1 + _nesting(body) for body in bodies if isinstance(body, Sequence)), default=0)
 
 
-def _first_too_large(node: Node) -> Node:
+def _first_too_large(node: Node, rounds: _Rounds, most: int) -> Node:
     """The innermost node that has too many visits by itself."""
     children: tuple[Node, ...] = ()
     if isinstance(node, Sequence):
@@ -150,17 +181,6 @@ def _first_too_large(node: Node) -> Node:
     elif isinstance(node, Repeat):
         children = (node.body,)
     for child in children:
-        if _count(child) > MAX_VISITS:
-            return _first_too_large(child)
+        if _count(child, rounds) > most:
+            return _first_too_large(child, rounds, most)
     return node
-
-
-def _too_many_visits(count: int, sig: Signature, span: Span) -> SignatureError:
-    number = str(count) if count < 10**9 else "more than a billion"
-    return signature_error(
-        "too-many-visits",
-        f"{number} visits of blocks; at most {MAX_VISITS} are possible",
-        sig.source,
-        span,
-        "lower the powers or the degree",
-    )

@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 
 from rinsc.errors import SignatureError, Span, did_you_mean
 from rinsc.syntax.problems import shown, signature_error
-from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Scalar, Sequence, Signature
+from rinsc.syntax.samplers import is_sampler, sampler_fault
+from rinsc.syntax.tree import Call, Option, Repeat, Scalar
 
 Place: TypeAlias = Literal["block", "repeat"]
 Value: TypeAlias = Scalar | Call | bool
@@ -24,7 +25,6 @@ class OptionRule:
     form: str
     check: Check
     default: Value | None = None
-    lowered: bool = False
 
 
 def _is_count(value: Value) -> bool:
@@ -47,17 +47,6 @@ def _one_of(*names: str) -> Check:
     return lambda value: isinstance(value, str) and value in names
 
 
-def _is_sampler(value: Value) -> bool:
-    match value:
-        case Call("uniform", (int(low), int(high))):
-            return 1 <= low <= high
-        case Call("choice", counts):
-            return all(_is_count(count) for count in counts)
-        case Call("poisson_lognormal", (int() | float() as mean, int() | float() as sigma)):
-            return mean > 0 and sigma >= 0
-    return False
-
-
 def _is_adapter(value: Value) -> bool:
     match value:
         case Call("lora", (int(rank),)):
@@ -75,7 +64,7 @@ RULES: tuple[OptionRule, ...] = (
         "sample",
         "repeat",
         "sample=uniform(lo, hi), choice(n, ...) or poisson_lognormal(mean, sigma)",
-        _is_sampler,
+        is_sampler,
     ),
     OptionRule(
         "adapter", "repeat", "adapter=linear, lora(rank), scale, embed or gate", _is_adapter
@@ -100,6 +89,8 @@ RULES: tuple[OptionRule, ...] = (
         "kv", "repeat", "kv=own, first or last", _one_of("own", "first", "last"), default="own"
     ),
 )
+
+OF_A_BLOCK = ("kind", "tie")  # options that hold for the block wherever it is visited
 
 _BY_NAME = {rule.name: rule for rule in RULES}
 
@@ -141,6 +132,11 @@ def _option_error(
         message = f"{name} does not take this value"
         hint = f"write {rule.form}"
         return signature_error("bad-option-value", message, source, option.span, hint)
+    if option.name == "sample" and isinstance(option.value, Call):
+        fault = sampler_fault(option.value)
+        if fault is not None:
+            message, hint = fault
+            return signature_error("bad-option-value", message, source, option.span, hint)
     return None
 
 
@@ -152,39 +148,12 @@ def is_default(option: Option) -> bool:
 
 def effective(options: tuple[Option, ...]) -> tuple[Option, ...]:
     """The options that are not at their default, sorted by name."""
+    if not options:
+        return ()
     return tuple(sorted((o for o in options if not is_default(o)), key=lambda o: o.name))
 
 
-def require_lowered(sig: Signature) -> None:
-    """Raises SignatureError (``not-supported-yet``) at the first option that cannot be compiled.
-
-    An option at its default changes nothing and passes.
-    """
-    option = _first_not_lowered(sig.body)
-    if option is not None:
-        raise signature_error(
-            "not-supported-yet",
-            f"{shown(option.name)} is part of the notation, but cannot be compiled yet",
-            sig.source,
-            option.span,
-            "remove the option, or leave it at its default",
-        )
-
-
-def _first_not_lowered(node: Node) -> Option | None:
-    match node:
-        case Sequence(items):
-            found = (_first_not_lowered(item) for item in items)
-            return next((option for option in found if option is not None), None)
-        case Repeat(body):
-            inner = _first_not_lowered(body)
-            return inner if inner is not None else _not_lowered(node.options)
-        case BlockRef():
-            return _not_lowered(node.options)
-
-
-def _not_lowered(options: tuple[Option, ...]) -> Option | None:
-    for option in options:
-        if not is_default(option) and not _BY_NAME[option.name].lowered:
-            return option
-    return None
+def effective_of(repeat: Repeat) -> tuple[Option, ...]:
+    """The options of a repeat that change what it runs; a single round is never skipped."""
+    options = effective(repeat.options)
+    return tuple(o for o in options if o.name != "skip") if repeat.count == 1 else options

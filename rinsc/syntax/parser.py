@@ -12,7 +12,9 @@ from lark.lexer import BasicLexer
 
 from rinsc.errors import SignatureError, Span
 from rinsc.resources import grammar_text
+from rinsc.syntax.contradictions import check_contradictions
 from rinsc.syntax.expand import check_limits
+from rinsc.syntax.letters import letter_options
 from rinsc.syntax.limits import MAX_DEGREE, MAX_NAME
 from rinsc.syntax.numerals import option_number, whole_number
 from rinsc.syntax.options import check_options
@@ -28,7 +30,8 @@ def parse(text: str) -> Signature:
     """The tree of a signature.
 
     Raises SignatureError for every text that is not a signature within the limits; the error
-    points at the place. Free exponents and options that cannot be compiled yet are accepted.
+    points at the place. Free exponents are accepted; options that contradict once they are bound
+    are found by `bind`.
     """
     check_brackets(text)
     try:
@@ -37,6 +40,8 @@ def parse(text: str) -> Signature:
         raise _reworded(text, error) from None
     sig = _Builder(text).signature(tree)
     letter_sizes(sig)
+    letter_options(sig)
+    check_contradictions(sig)
     check_limits(sig)
     return sig
 

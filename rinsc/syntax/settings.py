@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from rinsc.syntax.options import effective
+from rinsc.syntax.printer import options_text
 from rinsc.syntax.tree import Call, Option
 
 AdapterKind: TypeAlias = Literal["linear", "lora", "scale", "embed", "gate"]
@@ -30,7 +31,8 @@ class RepeatOptions:
     """How the rounds of a repeat run, beyond their number.
 
     ``skip`` and ``sample`` say how rounds are drawn in training; ``grad`` how many last rounds
-    are back-propagated through (None: all); ``cache`` which cache slot a round uses.
+    are back-propagated through (None: all); ``cache`` which cache slot a round uses; ``text`` is
+    all of them as they are written.
     """
 
     skip: float = 0.0
@@ -40,6 +42,7 @@ class RepeatOptions:
     start: Start = "carry"
     grad: int | None = None
     cache: CacheSlot = "own"
+    text: str = ""
 
     @property
     def is_drawn(self) -> bool:
@@ -50,6 +53,11 @@ class RepeatOptions:
     def has_programs(self) -> bool:
         """Whether a round does more than run its body."""
         return self.adapter is not None or self.inject is not None or self.start != "carry"
+
+    @property
+    def keeps_its_loop(self) -> bool:
+        """Whether its rounds, written out, are more than visits one after the other."""
+        return self.has_programs or self.grad is not None
 
     @property
     def owns_weights(self) -> bool:
@@ -79,7 +87,8 @@ class BlockOptions:
 
 def repeat_options(options: tuple[Option, ...]) -> RepeatOptions:
     """The options of a repeat, which `check_options` has accepted."""
-    values = {option.name: option.value for option in effective(options)}
+    kept = effective(options)
+    values = {option.name: option.value for option in kept}
     sample = values.get("sample")
     return RepeatOptions(
         skip=float(cast(float, values.get("skip", 0.0))),
@@ -89,6 +98,7 @@ def repeat_options(options: tuple[Option, ...]) -> RepeatOptions:
         start=cast(Start, values.get("init", "carry")),
         grad=cast("int | None", values.get("grad")),
         cache=cast(CacheSlot, values.get("kv", "own")),
+        text=options_text(kept).strip("{}"),
     )
 
 

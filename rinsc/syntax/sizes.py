@@ -2,115 +2,210 @@
 
 from __future__ import annotations
 
-from itertools import product
+import re
+from dataclasses import dataclass
 
-from rinsc.errors import Problem, SignatureError
-from rinsc.syntax.degree import mentions, part_name, part_size, parts_per_letter
+from rinsc.errors import Problem, SignatureError, Span
+from rinsc.syntax.degree import parts_per_letter, substitute
 from rinsc.syntax.problems import plural, signature_error
-from rinsc.syntax.tree import BlockRef, Signature
+from rinsc.syntax.tree import BlockRef, Signature, mentions
+
+MAX_SHOWN = 12  # parts that the words for an uneven split name
 
 
-def part_sizes(sig: Signature, layers: int | None) -> dict[str, int]:
+@dataclass(frozen=True)
+class Split:
+    """Layers over parts: those of a sized letter, or (``letter`` is None) the rest of the stack.
+
+    What does not divide is spread so that sizes differ by at most one, earlier parts first.
+    """
+
+    layers: int
+    parts: tuple[str, ...]
+    letter: str | None
+
+    @property
+    def is_even(self) -> bool:
+        return self.layers % len(self.parts) == 0
+
+    def sizes(self) -> dict[str, int]:
+        share, more = divmod(self.layers, len(self.parts))
+        return {name: share + (place < more) for place, name in enumerate(self.parts)}
+
+
+def part_sizes(sig: Signature, layers: int | None, *, strict: bool = False) -> dict[str, int]:
     """Layers of each part, in order of first use, at degree 1.
 
     ``layers`` is the whole stack's depth; it may be None only when every letter is sized. What the
-    sizes leave over is split evenly over the letters without one, and a letter's layers evenly
-    over its parts. Raises SignatureError: ``conflicting-sizes``, ``layers-do-not-split``,
+    sizes leave over is spread over the parts of the letters without one, and a sized letter's
+    layers over its own parts; ``strict`` refuses what does not divide. Raises SignatureError:
+    ``conflicting-sizes``, ``layers-do-not-split`` (also for fewer layers than parts),
     ``layers-mismatch``, ``layers-missing``, ``bad-layers``.
     """
-    sizes = letter_sizes(sig)
-    if layers is not None and layers < 1:
-        raise _stack_error(
-            sig, "bad-layers", "a model has at least 1 layer", "give a larger number"
-        )
-    parts = parts_per_letter(sig)
-    written = parts * sum(size for size in sizes.values() if size is not None)
-    unsized = sum(size is None for size in sizes.values())
-    share = _share(sig, layers, written, unsized, parts)
-    return {
-        name: share if size is None else size
-        for letter, size in sizes.items()
-        for name in part_names(letter, list(sizes), sig.degree)
-    }
+    splits = _splits(sig, layers)
+    if strict:
+        for split in splits:
+            if not split.is_even:
+                raise _not_even(sig, split, layers or 0)
+    sizes: dict[str, int] = {}
+    for split in splits:
+        sizes |= split.sizes()
+    if len(splits) > 1:
+        return {name: sizes[name] for names in letter_parts(sig).values() for name in names}
+    return sizes
+
+
+def uneven_split(sig: Signature, layers: int | None) -> str | None:
+    """Words for layers that do not divide: "10 layers over 4 blocks: A 3, B 3, C 2, D 2".
+
+    None where all divide. Raises what `part_sizes` raises.
+    """
+    noun = "block" if sig.degree == 1 else "part"
+    words = []
+    for split in _splits(sig, layers):
+        if split.is_even:
+            continue
+        sizes = [f"{name} {size}" for name, size in split.sizes().items()]
+        if len(sizes) > MAX_SHOWN:
+            sizes = [*sizes[: MAX_SHOWN - 1], "..."]
+        of = "" if split.letter is None else f" of {split.letter}"
+        over = f"{plural(split.layers, 'layer')}{of} over {plural(len(split.parts), noun)}"
+        words.append(f"{over}: {', '.join(sizes)}")
+    return "; ".join(words) or None
 
 
 def stack_of(sig: Signature, each: int) -> int:
     """Layers of the whole stack when each part without a written size has ``each``."""
     parts = parts_per_letter(sig)
-    return parts * sum(each if size is None else size for size in letter_sizes(sig).values())
+    return sum(each * parts if size is None else size for size in letter_sizes(sig).values())
 
 
 def letter_sizes(sig: Signature) -> dict[str, int | None]:
-    """Layers of each part of a letter, None where none are written, in order of first use.
+    """Layers of each letter, None where none are written, in order of first mention.
 
-    Raises SignatureError: ``conflicting-sizes``, ``layers-do-not-split``.
+    Raises SignatureError: ``conflicting-sizes``, ``layers-do-not-split`` for a letter that has
+    fewer layers than parts.
     """
     sizes: dict[str, int | None] = {}
     first: dict[str, BlockRef] = {}
     for ref in mentions(sig.body):
-        size = part_size(ref, sig)
-        sizes.setdefault(ref.letter, None)
-        if size is None:
+        known = sizes.setdefault(ref.letter, ref.size)
+        if ref.size is None:
             continue
-        if sizes[ref.letter] not in (None, size):
+        if known not in (None, ref.size):
             raise signature_error(
                 "conflicting-sizes",
-                f"{ref.letter} has {plural(first[ref.letter].size or 0, 'layer')} "
+                f"{ref.letter} has {plural(known or 0, 'layer')} "
                 f"at its first size and {ref.size} here",
                 sig.source,
                 ref.span,
                 "write the size of a letter once",
             )
-        sizes[ref.letter] = size
+        sizes[ref.letter] = ref.size
         first.setdefault(ref.letter, ref)
+    if first and sig.degree > 1:
+        _check_letters(sig, first)
     return sizes
 
 
-def _share(sig: Signature, layers: int | None, written: int, unsized: int, parts: int) -> int:
-    """Layers of each part of an unsized letter; 0 when every letter is sized."""
-    if unsized == 0:
-        if layers is not None and layers != written:
-            message = f"the sizes add up to {plural(written, 'layer')}, not to {layers}"
-            raise _stack_error(
-                sig, "layers-mismatch", message, f"set layers to {written}, or change the sizes"
+def _check_letters(sig: Signature, sized: dict[str, BlockRef]) -> None:
+    """No sized letter may have fewer layers than parts."""
+    parts = parts_per_letter(sig)
+    for letter, ref in sized.items():
+        if ref.size is not None and ref.size < parts:
+            message = f"{letter} has {plural(ref.size, 'layer')} for its {parts} parts "
+            raise signature_error(
+                "layers-do-not-split",
+                f"{message}at degree {sig.degree}",
+                sig.source,
+                ref.span,
+                f"write at least {letter}[{parts}], or lower the degree",
             )
-        return 0
+
+
+def letter_parts(sig: Signature) -> dict[str, tuple[str, ...]]:
+    """The parts of each letter, in order of first use."""
+    if sig.degree == 1:
+        return {ref.letter: (ref.letter,) for ref in mentions(sig.body)}
+    found: dict[str, list[str]] = {}
+    for part in dict.fromkeys(ref.letter for ref in mentions(substitute(sig).body)):
+        letter = re.match("[A-Z][0-9]*", part)  # what follows it in the path is lower case
+        assert letter is not None
+        found.setdefault(letter[0], []).append(part)
+    return {letter: tuple(parts) for letter, parts in found.items()}
+
+
+def splits_of_letters(sig: Signature) -> tuple[list[Split], tuple[str, ...]]:
+    """The split of each sized letter, and the parts of all the others."""
+    sizes, splits = letter_sizes(sig), []
+    unsized: list[str] = []
+    for letter, parts in letter_parts(sig).items():
+        size = sizes[letter]
+        if size is None:
+            unsized += parts
+        else:
+            splits.append(Split(size, parts, letter))
+    return splits, tuple(unsized)
+
+
+def _splits(sig: Signature, layers: int | None) -> list[Split]:
+    """How the whole stack is split."""
+    if layers is not None and layers < 1:
+        message, hint = "a model has at least 1 layer", "give a larger number"
+        raise _stack_error(sig, "bad-layers", message, hint)
+    splits, unsized = splits_of_letters(sig)
+    written = sum(split.layers for split in splits)
+    if not unsized:
+        if layers not in (None, written):
+            message = f"the sizes add up to {plural(written, 'layer')}, not to {layers}"
+            hint = f"set layers to {written}, or change the sizes"
+            raise _stack_error(sig, "layers-mismatch", message, hint)
+        return splits
     if layers is None:
         hint = "set layers, or give every letter a size"
         raise _stack_error(sig, "layers-missing", "the number of layers is not set", hint)
-    share, rest = divmod(layers - written, unsized * parts)
-    if share < 1 or rest:
-        raise _does_not_split(sig, layers, written, unsized, parts)
-    return share
+    if layers - written < len(unsized):
+        raise _too_few(sig, layers, written, len(unsized))
+    return [*splits, Split(layers - written, unsized, None)]
 
 
-def _does_not_split(
-    sig: Signature, layers: int, written: int, unsized: int, parts: int
-) -> SignatureError:
-    step = unsized * parts
-    below = written + step * max(1, (layers - written) // step)
-    counts = f"{below} layers" if below > layers else f"{below} or {below + step} layers"
-    over = plural(step, "block" if parts == 1 else "part")
-    if layers <= written:
-        message = f"the sizes leave no layers of {layers} for the letters without one"
-    elif written:
-        message = f"the sizes leave {layers - written} of {layers} layers, "
+def _too_few(sig: Signature, layers: int, written: int, parts: int) -> SignatureError:
+    over = plural(parts, "block" if sig.degree == 1 else "part")
+    if written:
+        left = max(0, layers - written)
+        message = f"the sizes leave {left} of {plural(layers, 'layer')}, too few for {over}"
+    else:
+        message = f"{plural(layers, 'layer')} cannot be split over {over}"
+    enough = plural(written + parts, "layer")
+    return _stack_error(sig, "layers-do-not-split", message, f"{enough} or more would work")
+
+
+def _not_even(sig: Signature, split: Split, layers: int) -> SignatureError:
+    """The error for a split that is to divide and does not."""
+    parts = len(split.parts)
+    if split.letter is not None:
+        above = (split.layers // parts + 1) * parts
+        return _stack_error(
+            sig,
+            "layers-do-not-split",
+            f"cannot split the {plural(split.layers, 'layer')} of {split.letter} evenly over its "
+            f"{parts} parts at degree {sig.degree}",
+            f"write a multiple of {parts}: {split.letter}[{above}]",
+            next(r.span for r in mentions(sig.body) if r.letter == split.letter and r.size),
+        )
+    over = plural(parts, "block" if sig.degree == 1 else "part")
+    below = layers - split.layers % parts
+    if split.layers < layers:
+        message = f"the sizes leave {split.layers} of {layers} layers, "
         message += f"which cannot be split evenly over {over}"
     else:
         message = f"cannot split {plural(layers, 'layer')} evenly over {over}"
-    return _stack_error(sig, "layers-do-not-split", message, f"{counts} would work")
+    hint = f"{below} or {below + parts} layers would work"
+    return _stack_error(sig, "layers-do-not-split", message, hint)
 
 
-def _stack_error(sig: Signature, code: str, message: str, hint: str) -> SignatureError:
-    return SignatureError(Problem(code, message, source=sig.source, span=sig.body.span, hint=hint))
-
-
-def part_names(letter: str, letters: list[str], degree: int) -> list[str]:
-    """The parts of ``letter`` in order of first use; ``letters`` are the signature's."""
-    names = []
-    for path in product(letters, repeat=degree - 1):
-        name = letter
-        for inner in path:
-            name = part_name(name, inner)
-        names.append(name)
-    return names
+def _stack_error(
+    sig: Signature, code: str, message: str, hint: str, span: Span | None = None
+) -> SignatureError:
+    at = sig.body.span if span is None else span
+    return SignatureError(Problem(code, message, source=sig.source, span=at, hint=hint))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -39,12 +40,16 @@ class BlockRef:
 
 @dataclass(frozen=True)
 class Repeat:
-    """A body applied ``count`` times with shared weights; ``count`` is a name while it is free."""
+    """A body applied ``count`` times with shared weights; ``count`` is a name while it is free.
+
+    ``owner`` tells apart the repeats that own weights, where `numbered_owners` has set it.
+    """
 
     body: BlockRef | Sequence
     count: int | str
     options: tuple[Option, ...]
     span: Span = field(compare=False)
+    owner: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,3 +70,25 @@ class Signature:
     body: Sequence
     degree: int
     source: str = field(compare=False)
+
+
+def mentions(node: Node) -> Iterator[BlockRef]:
+    """Every mention of a block, in the order of the text."""
+    match node:
+        case BlockRef():
+            yield node
+        case Repeat(body):
+            yield from mentions(body)
+        case Sequence(items):
+            for item in items:
+                yield from mentions(item)
+
+
+def repeats(node: Node) -> Iterator[Repeat]:
+    """Every repeat of a tree, outer before inner."""
+    if isinstance(node, Repeat):
+        yield node
+        yield from repeats(node.body)
+    elif isinstance(node, Sequence):
+        for item in node.items:
+            yield from repeats(item)

@@ -15,7 +15,8 @@ from rinsc.cost import ComputeMatch
 from rinsc.spec import ModelSpec
 from rinsc.train.batches import TokenizedCorpus
 from rinsc.train.config import TrainConfig
-from rinsc.train.loop import Observer, TrainResult, check_fits, train
+from rinsc.train.fits import check_fits
+from rinsc.train.loop import Observer, TrainResult, train
 from rinsc.train.run_folder import RunFolder, check_run_folder, open_run_folder
 from rinsc.train.tokenizer import BytePairTokenizer
 

@@ -23,10 +23,11 @@ MAX_BATCH_TOKENS = 1 << 24  # keeps a typing slip from filling the memory
 class TrainConfig:
     """Settings of one training run; raises SpecError naming every bad value.
 
-    ``rounds`` is one number for every repeat, numbers by name, or None for those that the signature
-    writes. ``precision`` bf16 runs the matrix products under autocast and keeps weights and
-    optimizer in fp32. ``compile`` compiles each block with torch.compile. Evaluations during
-    training look at ``eval_windows`` windows of held-out text, the result at all of it.
+    ``rounds`` is one number for every repeat, numbers by name, or None; repeats that it does not
+    set run what the signature says, which may be drawn for each step. ``precision`` bf16 runs the
+    matrix products under autocast and keeps weights and optimizer in fp32. ``compile`` compiles
+    each block with torch.compile. Evaluations during training look at ``eval_windows`` windows of
+    held-out text, the result at all of it.
     """
 
     steps: int = 1000
@@ -127,7 +128,7 @@ def _at(place: str | None, key: str | None) -> str | None:
 
 def _default_hint(key: str) -> str:
     default = getattr(TrainConfig, key)
-    return "leave it out for the rounds written" if default is None else f"such as {default}"
+    return "leave it out for what the signature says" if default is None else f"such as {default}"
 
 
 _COUNTS = ("steps", "batch_sequences", "sequence_length", "log_every", "eval_every")

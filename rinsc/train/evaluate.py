@@ -78,10 +78,13 @@ def quality_against_rounds(
 
 
 def token_loss(
-    model: nn.Module, batch: torch.Tensor, rounds: Rounds, reduction: str
+    model: nn.Module, batch: torch.Tensor, rounds: Rounds, reduction: str, **noise: int
 ) -> torch.Tensor:
-    """Cross-entropy in nats, in fp32, of ``batch`` ``(batch, seq + 1)``: a scalar tensor."""
-    logits = model(batch[:, :-1], rounds=rounds)
+    """Cross-entropy in nats, in fp32, of ``batch`` ``(batch, seq + 1)``: a scalar tensor.
+
+    ``noise_seed`` may be given to a model with a loop that starts from noise.
+    """
+    logits = model(batch[:, :-1], rounds=rounds, **noise)
     return nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), batch[:, 1:].flatten(), reduction=reduction
     )

@@ -16,16 +16,17 @@ from torch import nn
 from rinsc.backends.torch import CompiledModule
 from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.weights import save_weights
-from rinsc.cost import training_flops_per_token
-from rinsc.errors import Problem, RinscError, SpecError
+from rinsc.errors import Problem, RinscError
 from rinsc.files import write_atomically
-from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.train.batches import TokenizedCorpus, TrainingBatches, cut_windows, evenly_spaced
 from rinsc.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from rinsc.train.config import TrainConfig, config_to_toml
+from rinsc.train.depth import Depths
 from rinsc.train.evaluate import bits_per_byte, token_loss
+from rinsc.train.fits import check_fits
 from rinsc.train.metrics import Metrics, MetricsLog, drop_metrics_after
+from rinsc.train.optimizer import build_optimizer
 from rinsc.train.precision import autocast
 from rinsc.train.run_folder import RunFolder, require_same_settings, write_inputs, write_result
 from rinsc.train.schedule import learning_rate
@@ -105,31 +106,11 @@ def train(
     return result
 
 
-def check_fits(spec: ModelSpec, corpus: TokenizedCorpus, config: TrainConfig) -> None:
-    """Everything that can be wrong before the first step.
-
-    Raises SpecError where text or settings do not fit the model, GraphError for rounds that it
-    cannot run, and DataError where the text does not fill one sequence.
-    """
-    problems = []
-    if corpus.vocab_size != spec.vocab_size:
-        message = f"the text has {corpus.vocab_size} tokens, the model {spec.vocab_size}"
-        problems.append(Problem("vocabulary-mismatch", message, hint="make vocab_size the same"))
-    if config.sequence_length > spec.context:
-        message = f"sequence_length {config.sequence_length} is beyond the context {spec.context}"
-        problems.append(Problem("beyond-context", message, hint="shorten it, or raise context"))
-    if problems:
-        raise SpecError(*problems)
-    resolve_rounds(build_graph(spec), config.rounds)
-    for tokens in (corpus.train, corpus.held_out):
-        cut_windows(tokens, config.sequence_length)
-
-
 class _Trainer:
     """A run in memory: model, optimizer and position, and what moves them one step on."""
 
     def __init__(
-        self, model: nn.Module, spec: ModelSpec, corpus: TokenizedCorpus, config: TrainConfig
+        self, model: CompiledModule, spec: ModelSpec, corpus: TokenizedCorpus, config: TrainConfig
     ) -> None:
         length = config.sequence_length
         train_windows = cut_windows(corpus.train, length)
@@ -141,7 +122,8 @@ class _Trainer:
         self._batches = TrainingBatches(train_windows, config.batch_sequences, config.seed)
         self._held_out = cut_windows(corpus.held_out, length)
         self._token_bytes = corpus.token_bytes
-        self._flops_per_token = training_flops_per_token(spec, length, rounds=config.rounds)
+        self._depths = Depths(spec, config)
+        self._training_flops = 0
         self._step_seconds: deque[float] = deque(maxlen=RATE_STEPS)
         self._identity = {
             "model": spec_to_toml(spec),
@@ -155,6 +137,7 @@ class _Trainer:
         start = time.perf_counter()
         loss = self._update(step, rate)
         self._step_seconds.append(time.perf_counter() - start)
+        self._training_flops += self._depths.flops(step)
         seconds = self.position.seconds + self._step_seconds[-1]
         self.position = Position(step + 1, seconds, loss)
         tokens = (step + 1) * self.config.batch_tokens
@@ -162,12 +145,13 @@ class _Trainer:
         return Metrics(
             step=step + 1,
             tokens=tokens,
-            training_flops=tokens * self._flops_per_token,
+            training_flops=self._training_flops,
             loss_nats=loss,
             learning_rate=rate,
             tokens_per_second=recent / sum(self._step_seconds),
             seconds=seconds,
             bits_per_byte=self._evaluate_if_due(step + 1),
+            rounds=self._depths.drawn_rounds(step),
         )
 
     def _update(self, step: int, rate: float) -> float:
@@ -175,7 +159,9 @@ class _Trainer:
         batch = torch.from_numpy(self._batches.batch(step)).to(self._device)
         self.model.train()
         with autocast(self._device, self.config.precision):
-            loss = token_loss(self.model, batch, self.config.rounds, "mean")
+            loss = token_loss(
+                self.model, batch, self._depths.rounds(step), "mean", **self._noise(step)
+            )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -186,6 +172,10 @@ class _Trainer:
             group["lr"] = rate
         self._optimizer.step()
         return float(loss_nats)
+
+    def _noise(self, step: int) -> dict[str, int]:
+        """Another noise each step for loops that start from one."""
+        return {"noise_seed": self._depths.noise_seed(step)} if self.model.takes_noise_seed else {}
 
     def _evaluate_if_due(self, step: int) -> float | None:
         """A sample of the held-out text now and then, always the same, and after the last step."""
@@ -206,7 +196,7 @@ class _Trainer:
             steps=steps,
             tokens=tokens,
             epochs=self._batches.epochs(steps),
-            training_flops=tokens * self._flops_per_token,
+            training_flops=self._training_flops,
             loss_nats=self.position.loss_nats,
             bits_per_byte=self._bits_per_byte(None),
             seconds=self.position.seconds,
@@ -219,19 +209,9 @@ class _Trainer:
     def load(self, folder: RunFolder) -> None:
         path = folder.checkpoint
         self.position = load_checkpoint(path, self.model, self._optimizer, self._identity)
+        self._training_flops = self._depths.flops_until(self.position.step)
         if folder.metrics.exists():
             drop_metrics_after(folder.metrics, self.position.step)
-
-
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices alone, not on norms, biases and other vectors."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def _diverged(step: int, loss_nats: float, grad_norm: float) -> RinscError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,7 +19,7 @@ class Metrics:
 
     ``loss_nats`` is the mean over the tokens of that step's batch; ``bits_per_byte`` is of
     held-out text, where it was evaluated; ``seconds`` and ``tokens_per_second`` are of training
-    alone, evaluation excluded.
+    alone, evaluation excluded; ``rounds`` are those of that step by repeat, where they are drawn.
     """
 
     step: int
@@ -29,6 +30,7 @@ class Metrics:
     tokens_per_second: float
     seconds: float
     bits_per_byte: float | None = None
+    rounds: Mapping[str, int] | None = None
 
     def to_json(self) -> str:
         values = dataclasses.asdict(self)

@@ -57,7 +57,7 @@ def test_a_run_is_not_overwritten_unasked(corpus: str, run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--data", "text:none"), ("--vocab-size", "4096"), ("--layers", "3"), ("--heads", "5")],
+    [("--data", "text:none"), ("--vocab-size", "4096"), ("--layers", "1"), ("--heads", "5")],
     ids=["no text", "text too small for the vocabulary", "layers", "heads"],
 )
 def test_the_old_run_stays_until_the_new_one_can_start(

@@ -5,43 +5,96 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from rinsc.backends.torch import to_torch
 from rinsc.cost import FlopConvention, cost_report, forward_flops, training_flops
-from rinsc.graph import build_graph
+from rinsc.cost.counts import LoopRounds
+from rinsc.graph import build_graph, resolve_rounds
 from rinsc.ops import Linear
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
+from tests.cost.models import counted_flops, graph_of, optioned_specs, rounds_for, small_spec
 from tests.specs import specs
-
-
-def counted(spec: ModelSpec, batch: int, seq: int, *, backward: bool) -> int:
-    """FLOPs that PyTorch sees; on the meta device attention is counted in full."""
-    model = to_torch(spec, device="meta")
-    input_ids = torch.zeros(batch, seq, dtype=torch.long, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        logits = model(input_ids)
-        if backward:
-            logits.sum().backward()
-    return int(counter.get_total_flops())
 
 
 @given(spec=specs(), batch=st.integers(1, 3), seq=st.integers(1, 13))
 def test_flops_equal_the_counter(spec: ModelSpec, batch: int, seq: int) -> None:
     graph = build_graph(spec)
     forward = forward_flops(graph, seq, batch=batch).total
-    assert forward == counted(spec, batch, seq, backward=False)
-    assert training_flops(graph, seq, batch=batch) == counted(spec, batch, seq, backward=True)
+    assert forward == counted_flops(spec, batch, seq, backward=False)
+    written = resolve_rounds(graph, None)
+    exact = training_flops(graph, seq, batch=batch, rounds=written)
+    assert exact == counted_flops(spec, batch, seq, backward=True)
+
+
+@given(spec=optioned_specs(), seq=st.integers(1, 9), data=st.data())
+def test_flops_with_options_equal_the_counter(
+    spec: ModelSpec, seq: int, data: st.DataObject
+) -> None:
+    graph = build_graph(spec)
+    rounds = data.draw(rounds_for(graph))
+    forward = forward_flops(graph, seq, batch=2, rounds=rounds).total
+    assert forward == counted_flops(spec, 2, seq, backward=False, rounds=rounds)
+    exact = training_flops(graph, seq, batch=2, rounds=rounds)
+    assert exact == counted_flops(spec, 2, seq, backward=True, rounds=rounds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A^5{inject=add, grad=2}B",
+        "A[2]{each=2} A{reverse} B{tie=mlp}",
+        "A^3{adapter=lora(2)}B^2{adapter=linear, adapter_by=count}",
+        "P R^6{inject=concat, init=noise, grad=2} C",
+        "((A^4{inject=gate, grad=3})B)^3{inject=add, init=learned, grad=2}C",
+    ],
+)
+@pytest.mark.parametrize("rounds", [None, 1, 4])
+def test_what_runs_without_gradients_is_not_back_propagated(text: str, rounds: int | None) -> None:
+    spec = small_spec(text)
+    if rounds and not any(build_graph(spec).dials()):
+        return
+    exact = training_flops(spec, 7, rounds=rounds)
+    assert exact == counted_flops(spec, 1, 7, backward=True, rounds=rounds)
+    if "grad" in text and rounds is None:
+        assert exact < 3 * forward_flops(build_graph(spec), 7).total
+
+
+def test_gradients_through_all_rounds_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = small_spec("A^5{inject=add, grad=2}B")
+    monkeypatch.setattr(
+        "rinsc.cost.counts.exactly", lambda loop, rounds: LoopRounds(loop.rounds, loop.rounds)
+    )
+    exact = training_flops(spec, 7, rounds=5)
+    assert exact != counted_flops(spec, 1, 7, backward=True)
+
+
+def test_what_repeats_do_between_rounds_has_rows_of_its_own() -> None:
+    graph = graph_of("(AB)^3{inject=concat, adapter=lora(2)}C")
+    split = forward_flops(graph, 7)
+    width = graph.spec.width
+    inject, adapter = 3 * 2 * 7 * width * 2 * width, 3 * 2 * 7 * 2 * 2 * width
+    assert (split.by_part["inject"], split.by_part["adapter"]) == (inject, adapter)
+    assert split.by_block["repeat AB"] == inject + adapter
+    assert sum(split.by_part.values()) == sum(split.by_block.values()) == split.total
+
+
+def test_recomputation_repeats_what_runs_with_gradients() -> None:
+    graph = graph_of("A^5{inject=add, grad=2}B")
+    plain, again = (
+        training_flops(graph, 7, convention=FlopConvention(recompute=recompute))
+        for recompute in (False, True)
+    )
+    with_grad = forward_flops(graph, 7, rounds=2).total
+    assert again - plain == with_grad
 
 
 def test_the_counter_would_see_a_wrong_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = model_spec("A^2B", preset="tiny")
     monkeypatch.setattr(Linear, "matmul_flops", lambda self, *sizes, causal: 2)
-    assert forward_flops(build_graph(spec), 8).total != counted(spec, 1, 8, backward=False)
+    assert forward_flops(build_graph(spec), 8).total != counted_flops(spec, 1, 8, backward=False)
 
 
 def test_both_splits_sum_to_the_total() -> None:

@@ -70,3 +70,15 @@ def test_the_sequence_must_fit_both_models() -> None:
     with pytest.raises(SpecError, match="beyond-context"):
         match_compute(long, short, tokens=10**6, batch_tokens=1024)
     assert match_compute(long, short, tokens=10**6, batch_tokens=1024, seq=64).variant_steps > 0
+
+
+def test_a_drawn_variant_trains_for_what_its_steps_cost_in_expectation() -> None:
+    baseline = model_spec("AB", preset="tiny", layers=2)
+    drawn = model_spec("A^3{skip=0.5}B", preset="tiny", layers=2)
+    fixed = model_spec("A^2B", preset="tiny", layers=2)
+    plan, same = (
+        match_compute(baseline, spec, tokens=10**7, batch_tokens=4096) for spec in (drawn, fixed)
+    )
+    assert plan.in_expectation
+    assert not same.in_expectation
+    assert plan.as_dict() == {**same.as_dict(), "in_expectation": True}

@@ -13,7 +13,10 @@ from rinsc.backends.torch import to_torch
 from rinsc.cost import executed_params, memory, stored_params, visits_of_blocks
 from rinsc.graph import build_graph, unroll
 from rinsc.kinds import KINDS
+from rinsc.layers import trace_programs
+from rinsc.ops import RMSNorm
 from rinsc.spec import ModelSpec, model_spec
+from tests.cost.models import graph_of, input_of, small_spec
 from tests.specs import specs
 
 
@@ -37,12 +40,8 @@ def test_weights_gradients_and_optimizer_state_are_what_torch_holds() -> None:
     assert report.optimizer_bytes == sum(moments)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("text", ["AB", "(A^3)B"])
-def test_activations_are_estimated_within_a_tenth(text: str, kind: str) -> None:
-    """Against every distinct storage that autograd keeps, parameters and tables aside."""
-    spec = model_spec(text, preset="tiny", kind=kind)
-    batch, seq = 4, 64
+def held_bytes(spec: ModelSpec, batch: int, seq: int) -> int:
+    """Every distinct storage that autograd keeps for a step, parameters and tables aside."""
     model = to_torch(spec)
     held: dict[int, int] = {}
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
@@ -53,12 +52,47 @@ def test_activations_are_estimated_within_a_tenth(text: str, kind: str) -> None:
             held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    input_ids = torch.zeros(batch, seq, dtype=torch.long)
+    given = input_of(spec, batch, seq)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = F.cross_entropy(model(input_ids).flatten(0, 1), input_ids.flatten())
-    estimate = memory(build_graph(spec), seq, batch=batch).activation_bytes
+        logits = model(given).flatten(0, -2)
+        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
     assert loss.requires_grad
-    assert estimate == pytest.approx(sum(held.values()), rel=0.10)
+    return sum(held.values())
+
+
+def tolerance(spec: ModelSpec) -> float:
+    """Without a fused kernel PyTorch keeps what an RMSNorm has normalised; some kinds have many."""
+    layer = trace_programs(spec).layer[spec.kind]
+    return 0.20 if sum(isinstance(node.op, RMSNorm) for node in layer.nodes) > 2 else 0.10
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("text", ["AB", "(A^3)B"])
+def test_activations_are_about_what_autograd_keeps(text: str, kind: str) -> None:
+    spec = model_spec(text, preset="tiny", kind=kind)
+    estimate = memory(build_graph(spec), 64, batch=4).activation_bytes
+    assert estimate == pytest.approx(held_bytes(spec, 4, 64), rel=tolerance(spec))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A^6{inject=add, grad=2}B",
+        "A^4{inject=concat, init=zero, grad=3}B",
+        "A^3{adapter=lora(4)}B",
+        "A^3{adapter=gate, inject=gate}B",
+    ],
+)
+def test_activations_of_repeats_with_options(text: str) -> None:
+    spec = model_spec(text, preset="tiny", kind="gpt")
+    estimate = memory(build_graph(spec), 64, batch=4).activation_bytes
+    assert estimate == pytest.approx(held_bytes(spec, 4, 64), rel=0.12)
+
+
+def test_rounds_without_gradients_keep_nothing() -> None:
+    cut, short = graph_of("A^9{inject=add, grad=2}B"), graph_of("A^2B")
+    assert memory(cut, 8).activation_bytes == memory(short, 8).activation_bytes
+    assert memory(graph_of("A^9B"), 8).activation_bytes > memory(cut, 8).activation_bytes
 
 
 def test_the_cache_holds_keys_and_values_of_every_visit() -> None:
@@ -70,6 +104,24 @@ def test_the_cache_holds_keys_and_values_of_every_visit() -> None:
     assert (
         memory(graph, 8, rounds=1).kv_bytes_per_token == 12 * 2 * spec.kv_heads * spec.head_dim * 4
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "slots"),
+    [
+        ("A^5B", 5 + 1),
+        ("A^5{kv=first}B", 1 + 1),
+        ("A^5{kv=last}B", 1 + 1),
+        ("((A^5{kv=last})B)^3", 3 + 3),
+        ("((A^5)B)^3{kv=first}", 5 + 1),
+        ("((A^5{kv=first})B)^3{kv=first}", 1 + 1),
+        ("A{each=2} A{reverse} B", 3 + 1),
+    ],
+)
+def test_the_cache_has_a_slot_for_each_run_that_does_not_share_one(text: str, slots: int) -> None:
+    spec = small_spec(text)
+    one = 2 * spec.kv_heads * spec.head_dim * 4
+    assert memory(build_graph(spec), 8).kv_bytes_per_token == slots * one
 
 
 @given(spec=specs())

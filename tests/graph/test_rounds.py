@@ -99,6 +99,15 @@ def test_rounds_for_a_model_without_repeats(rounds: Any) -> None:
     assert "A^3B" in str(caught.value.hint)
 
 
+def test_a_loop_whose_rounds_are_fixed_is_no_dial() -> None:
+    graph = unroll(graph_of("(A^3{adapter=scale})^2B^4{grad=4}"), {"A_2": 5})
+    assert {loop.rounds for loop in graph.loops()} == {5, 4}
+    assert resolve_rounds(graph, None) == resolve_rounds(graph, 1) == {}
+    for rounds in (2, {"A_2": 5}):
+        with pytest.raises(GraphError, match="has no repeat"):
+            resolve_rounds(graph, rounds)
+
+
 def test_too_many_visits_are_refused_before_they_are_made() -> None:
     with pytest.raises(GraphError, match=f"the limit is {MAX_UNROLLED_VISITS}") as caught:
         unroll(graph_of("(A^2B)^2"), 100)

@@ -14,7 +14,7 @@ from rinsc.errors import GraphError
 from rinsc.graph import BlockGraph, Input, Loop, Output, Visit
 from rinsc.graph.build import PASSES, Pass, run_passes
 from rinsc.graph.number_loops import number_loops
-from rinsc.graph.verify import ALWAYS, has_no_loops, loop_names_are_unique, verify
+from rinsc.graph.verify import ALWAYS, has_no_dials, loop_names_are_unique, verify
 from tests.graph.graphs import graph_of, spec_of
 from tests.strategies import signatures
 
@@ -153,8 +153,8 @@ def test_a_rule_does_not_hold_before_its_pass() -> None:
 
 
 def test_loops_left_over_are_refused() -> None:
-    with pytest.raises(GraphError, match="after 'unroll': the loop 'A' is still there"):
-        verify(graph_of("A^2B"), after="unroll", rules=(has_no_loops,))
+    with pytest.raises(GraphError, match="after 'unroll': the rounds of 'A' can still be set"):
+        verify(graph_of("A^2B"), after="unroll", rules=(has_no_dials,))
 
 
 @given(signatures(max_visits=30))

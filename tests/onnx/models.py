@@ -14,6 +14,7 @@ from torch import nn
 
 from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.graph import Rounds
+from rinsc.layers import model_input
 from rinsc.spec import ModelSpec, model_spec
 
 TOLERANCE = 1e-4  # fp32 in two runtimes
@@ -40,7 +41,7 @@ def lively_model(spec: ModelSpec, seed: int = 0) -> CompiledModule:
     model = to_torch(spec).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 
@@ -48,11 +49,19 @@ def random_ids(spec: ModelSpec, batch: int, seq: int, seed: int = 0) -> npt.NDAr
     return np.random.default_rng(seed).integers(0, spec.vocab_size, (batch, seq))
 
 
+def random_given(spec: ModelSpec, batch: int, seq: int, seed: int = 0) -> npt.NDArray[Any]:
+    """Token ids, or patches where the model takes those."""
+    if model_input(spec).dtype == "int64":
+        return random_ids(spec, batch, seq, seed)
+    shape = (batch, seq, spec.patch_width)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
 def torch_logits(
-    model: nn.Module, input_ids: npt.NDArray[np.int64], rounds: Rounds = None
+    model: nn.Module, given: npt.NDArray[Any], rounds: Rounds = None
 ) -> npt.NDArray[np.float32]:
     with torch.no_grad():
-        logits: npt.NDArray[np.float32] = model(torch.from_numpy(input_ids), rounds).numpy()
+        logits: npt.NDArray[np.float32] = model(torch.from_numpy(given), rounds).numpy()
     return logits
 
 

@@ -16,7 +16,14 @@ from rinsc.backends.onnx.ops import ONNX_OPS, Site
 from rinsc.graph import build_graph, unroll
 from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec
-from tests.onnx.models import TOLERANCE, lively_model, random_ids, small_spec, torch_logits
+from tests.onnx.models import (
+    TOLERANCE,
+    lively_model,
+    random_given,
+    random_ids,
+    small_spec,
+    torch_logits,
+)
 from tests.specs import specs
 
 MAX_VISITS = 30  # at the rounds drawn; unrolled graphs take time to load
@@ -26,7 +33,7 @@ MAX_VISITS = 30  # at the rounds drawn; unrolled graphs take time to load
 def drawn_rounds(draw: st.DrawFn, spec: ModelSpec) -> dict[str, int] | int | None:
     """Rounds for some of the repeats, one number for all of them, or none."""
     graph = build_graph(spec)
-    written = {loop.name: loop.rounds for loop in graph.loops()}
+    written = {loop.name: loop.rounds for loop in graph.dials()}
     if not written:
         return draw(st.sampled_from([None, 1]))
     few = st.integers(1, 4)
@@ -37,19 +44,19 @@ def drawn_rounds(draw: st.DrawFn, spec: ModelSpec) -> dict[str, int] | int | Non
     return chosen if sum(graph.visit_counts(asked).values()) <= MAX_VISITS else 1
 
 
-@given(data=st.data(), spec=specs(), seed=st.integers(0, 99), batch=st.integers(1, 3))
+@given(data=st.data(), spec=specs(options=True), seed=st.integers(0, 99), batch=st.integers(1, 3))
 def test_every_form_equals_torch(
     data: st.DataObject, spec: ModelSpec, seed: int, batch: int
 ) -> None:
     model = lively_model(spec, seed)
     rounds = data.draw(drawn_rounds(spec), label="rounds")
-    input_ids = random_ids(spec, batch, data.draw(st.integers(1, spec.context), label="seq"), seed)
-    expected = torch_logits(model, input_ids, rounds)
+    numbers = random_given(spec, batch, data.draw(st.integers(1, spec.context), label="seq"), seed)
+    expected = torch_logits(model, numbers, rounds)
     forms: tuple[RoundsForm, ...] = ("dynamic", rounds)
     for form in forms:
         exported = to_onnx(model, form)
         exported.check()
-        found = Session(exported, threads=1).logits(input_ids, rounds)
+        found = Session(exported, threads=1).logits(numbers, rounds)
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
@@ -58,11 +65,11 @@ def test_nested_repeats_take_rounds_by_name(kind: str) -> None:
     spec = small_spec("((A^2)B)^2(A^3)B", kind=kind, tied_embedding=True)
     model = lively_model(spec)
     session = Session(to_onnx(model, "dynamic"), threads=1)
-    input_ids = random_ids(spec, 2, 11)
+    numbers = random_given(spec, 2, 11)
     for rounds in (None, 1, 3, {"AB": 3}, {"A_1": 1, "A_2": 4}, {"AB": 1, "A_1": 5, "A_2": 2}):
         np.testing.assert_allclose(
-            session.logits(input_ids, rounds),
-            torch_logits(model, input_ids, rounds),
+            session.logits(numbers, rounds),
+            torch_logits(model, numbers, rounds),
             rtol=0,
             atol=TOLERANCE,
         )

@@ -31,7 +31,7 @@ def weight_initializers(graph: ir.Graph) -> list[str]:
     return [name for name in names if not name.startswith("constants/")]
 
 
-@given(spec=specs())
+@given(spec=specs(options=True))
 def test_every_weight_is_stored_once(spec: ModelSpec) -> None:
     model = lively_model(spec)
     for form in FORMS:
@@ -46,7 +46,7 @@ def test_every_weight_is_stored_once(spec: ModelSpec) -> None:
         assert read >= set(graph.initializers)
 
 
-@given(spec=specs())
+@given(spec=specs(options=True))
 def test_names_are_unique_and_every_value_has_type_and_shape(spec: ModelSpec) -> None:
     model = lively_model(spec)
     for form in FORMS:

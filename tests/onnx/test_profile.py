@@ -14,7 +14,7 @@ from rinsc.backends.onnx.ops import ONNX_OPS, Site
 from rinsc.cost import forward_flops
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec
-from tests.onnx.models import lively_model, random_ids, small_spec
+from tests.onnx.models import lively_model, random_given, random_ids, small_spec
 from tests.specs import specs
 
 
@@ -25,10 +25,10 @@ def test_executed_flops_equal_the_cost_model(spec: ModelSpec, batch: int, seq: i
     graph = build_graph(spec)
     rounds = 2 if any(graph.loops()) else None
     expected = forward_flops(graph, seq, batch=batch, rounds=rounds).total
-    input_ids = random_ids(spec, batch, seq)
+    numbers = random_given(spec, batch, seq)
     forms: tuple[RoundsForm, ...] = ("dynamic", rounds)
     for form in forms:
-        assert counted_flops(to_onnx(model, form), input_ids, rounds) == expected
+        assert counted_flops(to_onnx(model, form), numbers, rounds) == expected
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 5])

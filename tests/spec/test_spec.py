@@ -74,7 +74,8 @@ def test_a_signature_alone_is_a_signature_error() -> None:
         ({"rope_theta": float("inf")}, "bad-value"),
         ({"heads": 5}, "does-not-divide"),
         ({"heads": 8, "kv_heads": 3}, "does-not-divide"),
-        ({"layers": 11}, "layers-do-not-split"),
+        ({"layers": 1}, "layers-do-not-split"),
+        ({"layers": 11, "strict": True}, "layers-do-not-split"),
         ({"preset": "huge"}, "unknown-preset"),
     ],
 )
@@ -99,10 +100,51 @@ def test_missing_dimensions_are_all_named() -> None:
     assert "'width'" not in messages
 
 
-def test_an_option_that_is_not_lowered_yet_is_refused() -> None:
+def test_layers_that_do_not_divide_are_spread() -> None:
+    assert model_spec("(A^3)BC", preset="tiny", layers=11).parts == {"A": 4, "B": 4, "C": 3}
+    assert model_spec("(A^3)BC", preset="tiny", layers=12, strict=True).parts["A"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "shows"),
+    [
+        (
+            "A^2{adapter=lora(65)}B",
+            "error[rank-above-width]: rank 65 is above the width of the model, 64\n"
+            "  A^2{adapter=lora(65)}B\n      ^^^^^^^^^^^^^^^^\n  hint: write at most lora(64)",
+        ),
+        (
+            "AB{kind=gpd}",
+            "error[unknown-kind]: 'gpd' is not a layer kind\n"
+            "  AB{kind=gpd}\n     ^^^^^^^^\n  hint: did you mean 'gpt'?",
+        ),
+        (
+            "AB^3{grad=2}",
+            "error[contradicting-options]: with grad=2, what comes before the loop would get no "
+            "gradient\n  AB^3{grad=2}\n       ^^^^^^\n"
+            "  hint: add inject=add, gate or concat, or remove 'grad'",
+        ),
+    ],
+)
+def test_options_that_cannot_be_are_refused_with_their_place(text: str, shows: str) -> None:
     with pytest.raises(SignatureError) as caught:
-        model_spec("A^3{skip=0.5}B", preset="tiny")
-    assert caught.value.code == "not-supported-yet"
+        model_spec(text, preset="tiny", width=64)
+    assert str(caught.value) == shows
+
+
+def test_options_in_a_file_are_refused_with_the_other_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text('signature = "A^2{adapter=lora(99)}"\npreset = "tiny"\nheads = 3\n')
+    with pytest.raises(SpecError) as caught:
+        model_spec(path)
+    codes = [problem.code for problem in caught.value.problems]
+    assert codes == ["does-not-divide", "does-not-divide", "rank-above-width"]
+
+
+def test_each_block_has_a_kind_and_says_what_it_ties() -> None:
+    spec = model_spec("A{kind=gpt}BA{tie=mlp}", preset="tiny", layers=6)
+    assert spec.block_kinds == {"A": "gpt", "B": "llama"}
+    assert [own.tie for own in spec.block_options.values()] == ["mlp", None]
 
 
 def test_a_default_option_is_the_same_as_none() -> None:

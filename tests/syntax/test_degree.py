@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from rinsc.errors import SignatureError
 from rinsc.syntax import expand, parse, part_sizes, substitute, to_text, visit_count
+from rinsc.syntax.parts import part_options
 from tests.strategies import signatures
+from tests.syntax import oracle
 
 
 @settings(max_examples=100)
@@ -46,7 +48,44 @@ def test_parts_are_in_order_of_first_use(text: str) -> None:
     assert list(part_sizes(sig, 1000 * len(used))) == used
 
 
-def test_options_of_a_block_wait_for_a_version_that_defines_them() -> None:
+@pytest.mark.parametrize(
+    ("text", "written_out"),
+    [
+        ("A{each=2}B{each=3}@2", "(Aa{each=4}Ab{each=6})(Ba{each=6}Bb{each=9})"),
+        ("AB{reverse}@2", "(AaAb{reverse})(BbBa{reverse})"),
+        (
+            "A^2{kv=first}BA{reverse}@2",
+            "(Aa^2{kv=first}AbAa{reverse})^2{kv=first}"
+            "(Ba^2{kv=first}BbBa{reverse})(AaAb{reverse}Aa{reverse}^2{kv=first})",
+        ),
+        (
+            "(AB)^2C{reverse}@2",
+            "(((AaAb)^2Ac{reverse})((BaBb)^2Bc{reverse}))^2(Cc(Cb{reverse}Ca{reverse})^2)",
+        ),
+        ("A{tie=mlp}B@2", "(Aa{tie=mlp}Ab{tie=mlp})(Ba{tie=mlp}Bb)"),
+        (
+            "BA{kind=gpt}A@2",
+            "(BbBa{kind=gpt}Ba{kind=gpt})(Ab{kind=gpt}Aa{kind=gpt}Aa{kind=gpt})"
+            "(Ab{kind=gpt}Aa{kind=gpt}Aa{kind=gpt})",
+        ),
+    ],
+)
+def test_options_of_a_block_go_to_its_parts(text: str, written_out: str) -> None:
+    assert to_text(substitute(parse(text))).replace(" ", "") == written_out
+
+
+@settings(max_examples=200)
+@given(signatures(max_visits=40, block_options=True))
+def test_each_part_has_the_options_of_the_innermost_letter(text: str) -> None:
+    expected = {
+        visit.part: tuple(oracle.said(text, visit.path, name) for name in ("tie", "kind"))
+        for visit in oracle.visits(text)
+    }
+    found = part_options(parse(text))
+    assert {part: (said.tie, said.kind) for part, said in found.items()} == expected
+
+
+def test_kind_and_tie_are_said_once_for_a_letter() -> None:
     with pytest.raises(SignatureError) as caught:
-        substitute(parse("A{reverse}B@2"))
-    assert caught.value.code == "not-supported-yet"
+        parse("A{kind=gpt}(BA{kind=llama})^2")
+    assert caught.value.code == "conflicting-options"

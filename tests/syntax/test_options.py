@@ -1,4 +1,4 @@
-"""The closed list of options, and which of them can be compiled."""
+"""The closed list of options, what they may be together, and what they can draw."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rinsc.errors import SignatureError
-from rinsc.syntax import parse, require_lowered
+from rinsc.errors import SignatureError, Span
+from rinsc.syntax import bind, parse
+from rinsc.syntax.expand import most_rounds
 from rinsc.syntax.options import RULES
+from rinsc.syntax.samplers import largest_draw
+from rinsc.syntax.settings import repeat_options
+from rinsc.syntax.tree import repeats
 
 
 def _sample_texts() -> list[str]:
@@ -27,26 +31,44 @@ def test_each_default_is_a_value_that_its_own_check_accepts() -> None:
     assert all(rule.check(rule.default) for rule in RULES if rule.default is not None)
 
 
+_DRAWS = [
+    ("uniform(1, 4)", 4),
+    ("choice(2, 7, 1)", 7),
+    ("poisson_lognormal(32, 0)", 32),
+    ("poisson_lognormal(32, 0.5)", 345),
+    ("poisson_lognormal(1, 0.5)", 1),
+]
+
+
+@pytest.mark.parametrize(("sampler", "most"), _DRAWS)
+def test_the_most_rounds_that_are_drawn(sampler: str, most: int) -> None:
+    (repeat,) = repeats(parse(f"A^2{{sample={sampler}}}").body)
+    sample = repeat_options(repeat.options).sample
+    assert sample is not None
+    assert largest_draw(sample) == most
+    assert most_rounds(repeat) == max(2, most)
+
+
 @pytest.mark.parametrize(
-    ("text", "option"),
+    "text",
     [
-        ("A^3{skip=0.5}B", "skip=0.5"),
-        ("AB{each=1, reverse}", "reverse"),
-        ("(A{each=1}^2{kv=own}B)^2{grad=3, kv=first}", "grad=3"),
-        ("(A^2{inject=add}B{each=2})^2", "inject=add"),
+        "A^3{init=carry, skip=0, sample=uniform(1, 4), adapter_by=round, kv=own}",
+        "A^3{grad=3}",
+        "A^3{inject=add, grad=1, init=learned}",
+        "A^r{grad=5}",
+        "A^3{sample=poisson_lognormal(1, 9)}",
+        "A^3{sample=uniform(1024, 1024)}",
     ],
 )
-def test_the_first_option_that_cannot_be_compiled_is_named(text: str, option: str) -> None:
-    with pytest.raises(SignatureError) as caught:
-        require_lowered(parse(text))
-    span = caught.value.span
-    assert caught.value.code == "not-supported-yet"
-    assert span is not None
-    assert text[span.start : span.end] == option
+def test_defaults_and_bounds_contradict_nothing(text: str) -> None:
+    parse(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["A^3B", "A{each=1}^3{skip=0, init=carry, kv=own, adapter_by=round}", "A^rB@2"]
-)
-def test_defaults_can_be_compiled(text: str) -> None:
-    require_lowered(parse(text))
+def test_gradients_are_checked_once_the_exponent_is_bound() -> None:
+    free = parse("A^r{grad=5}B")
+    assert bind(free, {"r": 5})
+    for rounds in (4, 6):
+        with pytest.raises(SignatureError) as caught:
+            bind(free, {"r": rounds})
+        assert caught.value.code == "contradicting-options"
+        assert caught.value.span == Span(4, 10)

@@ -20,8 +20,9 @@ from rinsc.train import loop
 from rinsc.train.batches import TokenizedCorpus
 from rinsc.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from rinsc.train.config import TrainConfig
-from rinsc.train.loop import TrainResult, build_optimizer, train
+from rinsc.train.loop import TrainResult, train
 from rinsc.train.metrics import Metrics, read_metrics
+from rinsc.train.optimizer import build_optimizer
 from rinsc.train.run_folder import RunFolder, open_run_folder
 
 IDENTITY = {"model": "AB", "configuration": "steps = 3"}

@@ -20,8 +20,9 @@ from rinsc.syntax import parse
 from rinsc.train.batches import TokenizedCorpus, TrainingBatches, cut_windows, evenly_spaced
 from rinsc.train.config import TrainConfig
 from rinsc.train.evaluate import bits_per_byte
-from rinsc.train.loop import TrainResult, build_optimizer, train
+from rinsc.train.loop import TrainResult, train
 from rinsc.train.metrics import Metrics, read_metrics
+from rinsc.train.optimizer import build_optimizer
 from rinsc.train.run_folder import RunFolder, open_run_folder
 from rinsc.train.schedule import learning_rate
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx_ir as ir
 
@@ -13,34 +14,43 @@ from rinsc.backends.onnx.builder import BOOL, FLOAT, INT64, OpBuilder, make_valu
 from rinsc.backends.onnx.guards import guarded
 from rinsc.backends.onnx.ops import ONNX_OPS, Site
 from rinsc.backends.onnx.weights import Weights
-from rinsc.graph import Block, BlockGraph, Loop, Visit
+from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.graph.rounds import MAX_ROUNDS
-from rinsc.layers import layer_prefixes, trace_programs
+from rinsc.layers import (
+    BlockWeights,
+    Programs,
+    block_weights,
+    loop_prefix,
+    trace_loop,
+    trace_programs,
+)
 from rinsc.program import Node, Program, Value
 
 OPSET = 23
-TOKENS = ("batch", "seq")
+DTYPES = {"int64": INT64, "float32": FLOAT}
 
 
 def emit_graph(graph: BlockGraph, weights: Weights) -> ir.Graph:
     """The ONNX graph of a block graph; each of its loops becomes a ``Loop``.
 
-    Inputs: ``input_ids`` (batch, seq) and, for every loop, ``rounds_<name>``, a number; all
-    int64. Output: ``logits`` (batch, seq, vocab_size). Every weight is stored once.
+    Inputs: ``input_ids`` (batch, seq), int64, or what else the layer kind takes; for every loop
+    that is a dial ``rounds_<name>``, a number, int64. Output: ``logits`` (batch, seq, vocab_size).
+    Every weight is stored once.
     """
     op = OpBuilder(weights)
-    input_ids = make_value("input_ids", TOKENS, INT64)
-    inputs = {loop.name: make_value(f"rounds_{loop.name}", (), INT64) for loop in graph.loops()}
     programs = trace_programs(graph.spec)
+    takes = programs.input
+    given = make_value(takes.name, takes.shape, DTYPES[takes.dtype])
+    inputs = {loop.name: make_value(f"rounds_{loop.name}", (), INT64) for loop in graph.dials()}
     rounds = {name: _checked_rounds(op, value) for name, value in inputs.items()}
-    given = {"input_ids": _checked_ids(op, input_ids, graph.spec.context)}
-    made = emit_program(op, programs.embed, given)
-    walk = _Walk(op, programs.layer, _sites(graph), rounds, made)
+    checked = {takes.name: _checked_length(op, given, graph.spec.context)}
+    made = emit_program(op, programs.embed, checked)
+    walk = _Walk(op, graph, programs, _sites(graph), rounds, made)
     x = walk.steps(graph, made["x"])
     logits = emit_program(op, programs.head, {"x": x})["logits"]
     logits.name = "logits"
     return ir.Graph(
-        [input_ids, *inputs.values()],
+        [given, *inputs.values()],
         [logits],
         nodes=op.nodes,
         initializers=list(op.initializers.values()),
@@ -50,16 +60,19 @@ def emit_graph(graph: BlockGraph, weights: Weights) -> ir.Graph:
 
 
 def emit_program(
-    op: OpBuilder, program: Program, given: Mapping[str, ir.Value], prefix: str = ""
+    op: OpBuilder,
+    program: Program,
+    given: Mapping[str, ir.Value],
+    prefix: Callable[[Node], str] = lambda node: "",
 ) -> dict[str, ir.Value]:
-    """The program's outputs; ``prefix`` is where its weights stand, such as ``A.0.``."""
+    """The program's outputs; ``prefix`` says where an operation's weights stand: ``A.0.``."""
     values = {value: given[name] for name, value in program.inputs.items()}
     labels: dict[Value, str] = {}
     for node in program.nodes:
         label = _label(node, labels)
         with op.scope(node.part), op.scope(label):
             inputs = [values[value] for value in node.inputs]
-            values[node.output] = ONNX_OPS[type(node.op)](op, Site(node, prefix), inputs)
+            values[node.output] = ONNX_OPS[type(node.op)](op, Site(node, prefix(node)), inputs)
     return {name: values[value] for name, value in program.outputs.items()}
 
 
@@ -68,7 +81,8 @@ class _Walk:
     """The steps of a graph, one after the other, with what all of them share."""
 
     op: OpBuilder
-    layer_programs: Mapping[str, Program]
+    model: BlockGraph
+    programs: Programs
     sites: Counter[str]
     rounds: Mapping[str, ir.Value]
     sides: Mapping[str, ir.Value]
@@ -77,32 +91,92 @@ class _Walk:
     def steps(self, graph: BlockGraph, x: ir.Value) -> ir.Value:
         for step in graph.steps():
             if isinstance(step, Visit):
-                x = self.visit(graph.blocks[step.block], x)
+                x = self.visit(step, x)
+            elif step.fixed:
+                x = self.rounds_written_out(step, x)
             else:
                 x = self.loop(step, x)
         return x
 
-    def visit(self, block: Block, x: ir.Value) -> ir.Value:
+    def visit(self, visit: Visit, x: ir.Value) -> ir.Value:
         """A block's layers in order; its visits are told apart where there are several."""
         self.visits += 1
-        with self.op.scope(f"visit_{self.visits}" if self.sites[block.name] > 1 else ""):
-            for prefix in layer_prefixes(block.name, block.layers):
-                with self.op.scope(prefix):
-                    program = self.layer_programs[block.kind]
-                    made = emit_program(self.op, program, {**self.sides, "x": x}, f"{prefix}.")
-                x = made["x"]
-        return x
+        own = block_weights(self.model, visit.block)
+        kind, layers = own.block.kind, range(own.block.layers)
+        with self.op.scope(f"visit_{self.visits}" if self.sites[visit.block] > 1 else ""):
+            x = self.end(self.programs.enter.get(kind), visit.block, x)
+            for index in reversed(layers) if visit.reverse else layers:
+                for time in range(visit.each):
+                    x = self.layer(own, index, f"time_{time + 1}" if visit.each > 1 else "", x)
+            return self.end(self.programs.leave.get(kind), visit.block, x)
 
-    def loop(self, loop: Loop, x: ir.Value) -> ir.Value:
-        """One ``Loop``; its body reads weights and side values from the graph around it."""
+    def layer(self, own: BlockWeights, index: int, time: str, x: ir.Value) -> ir.Value:
+        program = self.programs.layer[own.block.kind]
+        with self.op.scope(time), self.op.scope(own.layer(index).removesuffix(".")):
+            given = {**self.sides, "x": x}
+            return emit_program(self.op, program, given, partial(own.prefix, index))["x"]
+
+    def end(self, program: Program | None, block: str, x: ir.Value) -> ir.Value:
+        """What a kind does where a visit starts or ends."""
+        if program is None:
+            return x
+        with self.op.scope(block):
+            given = {**self.sides, "x": x}
+            return emit_program(self.op, program, given, lambda node: f"{block}.")["x"]
+
+    def loop_program(
+        self, program: Program | None, loop: Loop, **given: ir.Value
+    ) -> ir.Value | None:
+        """The state that one of a loop's programs makes; None without one."""
+        if program is None:
+            return None
+        inputs = {name: given[name] for name in program.inputs}
+        return emit_program(self.op, program, inputs, lambda node: loop_prefix(loop.name))["x"]
+
+    def round(self, loop: Loop, entry: ir.Value, index: ir.Value | None, x: ir.Value) -> ir.Value:
+        """One trip of a loop; ``index`` chooses the adapter, where there is one."""
+        programs = trace_loop(self.model.spec, loop)
+        known = {"entry": entry} if index is None else {"entry": entry, "index": index}
+        given = self.loop_program(programs.before, loop, x=x, **known)
+        given = x if given is None else given
+        y = self.steps(loop.body, given)
+        after = self.loop_program(programs.after, loop, x=given, y=y, **known)
+        return y if after is None else after
+
+    def start(self, loop: Loop, entry: ir.Value) -> ir.Value:
+        """The state before the first round; noise is that of the seed 0."""
+        program = trace_loop(self.model.spec, loop).start
+        seed = {"seed": self.op.scalar(0)} if loop.options.start == "noise" else {}
+        made = self.loop_program(program, loop, entry=entry, **seed)
+        return entry if made is None else made
+
+    def rounds_written_out(self, loop: Loop, entry: ir.Value) -> ir.Value:
+        """Every round of a loop whose rounds are fixed."""
+        adapter = loop.options.adapter
         with self.op.scope(f"loop_{loop.name}"):
+            x = self.start(loop, entry)
+            for number in range(loop.rounds):
+                index = loop.rounds - 1 if adapter and adapter.by == "count" else number
+                with self.op.scope(f"round_{number + 1}"):
+                    x = self.round(loop, entry, self.op.scalar(index) if adapter else None, x)
+            return x
+
+    def loop(self, loop: Loop, entry: ir.Value) -> ir.Value:
+        """One ``Loop``; its body reads weights and side values from the graph around it."""
+        adapter = loop.options.adapter
+        with self.op.scope(f"loop_{loop.name}"):
+            x = self.start(loop, entry)
+            last = None
+            if adapter and adapter.by == "count":
+                last = self.op.Sub(self.rounds[loop.name], self.op.scalar(1))
             shape = shape_of(x)
             trip = make_value(self.op.scoped("round"), (), INT64)
             go_on = make_value(self.op.scoped("go_on"), (), BOOL)
             state = make_value(self.op.scoped("x"), shape, FLOAT)
             with self.op.body() as nodes:
                 still = self.op.Identity(go_on, name=self.op.scoped("still"))
-                result = self.steps(loop.body, state)
+                index = (trip if last is None else last) if adapter else None
+                result = self.round(loop, entry, index, state)
             body = ir.Graph(
                 [trip, go_on, state], [still, result], nodes=nodes, name=self.op.scoped("body")
             )
@@ -125,10 +199,10 @@ def _checked_rounds(op: OpBuilder, rounds: ir.Value) -> ir.Value:
         return guarded(op, rounds, rounds, MAX_ROUNDS, complaint)
 
 
-def _checked_ids(op: OpBuilder, input_ids: ir.Value, context: int) -> ir.Value:
+def _checked_length(op: OpBuilder, given: ir.Value, context: int) -> ir.Value:
     with op.scope("checks"), op.scope("seq"):
-        seq = op.Shape(input_ids, start=1, end=2, shape=(1,))
-        return guarded(op, input_ids, seq, context, f"seq must be from 1 to {context}")
+        seq = op.Shape(given, start=1, end=2, shape=(1,), dtype=INT64)
+        return guarded(op, given, seq, context, f"seq must be from 1 to {context}")
 
 
 def _label(node: Node, labels: dict[Value, str]) -> str:

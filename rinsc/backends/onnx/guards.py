@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from rinsc.backends.onnx.builder import OpBuilder, shape_of
+from rinsc.backends.onnx.builder import INT64, OpBuilder, shape_of
 
 
 def guarded(
     op: OpBuilder, value: ir.Value, number: ir.Value, limit: int, complaint: str
 ) -> ir.Value:
-    """``value`` (int64), once ``number`` (one int64) is known to be from 1 to ``limit``."""
+    """``value``, once ``number`` (one int64) is known to be from 1 to ``limit``."""
     nearest = op.Clip(number, op.scalar(1), op.scalar(limit))
     distance = op.Abs(op.Sub(number, nearest))  # not negative: index -1 would be legal
     one = op.Gather(op.ints(1), distance, axis=0, shape=shape_of(number), name=complaint)
+    if value.dtype != INT64:
+        one = op.Cast(one, to=value.dtype, dtype=value.dtype)
     return op.Mul(value, one)

@@ -11,6 +11,8 @@ import onnx_ir as ir
 
 from rinsc import ops
 from rinsc.backends.onnx.builder import FLOAT, INT64, OpBuilder
+from rinsc.backends.onnx.noise import noise_like
+from rinsc.ops.base import static
 from rinsc.program import Node
 
 
@@ -43,7 +45,7 @@ def _embedding(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 def _positions(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     table = op.weight(at.weight_name("weight"))
-    seq = op.Shape(inputs[0], start=1, end=2, shape=(1,))
+    seq = op.Shape(inputs[0], start=1, end=2, shape=(1,), dtype=INT64)
     return op.Slice(table, op.ints(0), seq, op.ints(0), shape=at.shape)
 
 
@@ -56,8 +58,8 @@ def _rotary_table(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     angles = op.shared(key, lambda: _rotary_angles(op, at, inputs[0]))
     table = op.Cos(angles) if at.op.function == "cos" else op.Sin(angles)
     half = at.op.head_dim // 2
-    ids_shape = op.Shape(inputs[0], shape=(2,))
-    shape = op.Concat(ids_shape, op.ints(half), axis=0, shape=(3,))
+    leading = op.Shape(inputs[0], start=0, end=2, shape=(2,), dtype=INT64)
+    shape = op.Concat(leading, op.ints(half), axis=0, shape=(3,))
     return op.Expand(table, shape, shape=("batch", "seq", half))
 
 
@@ -66,7 +68,8 @@ def _rotary_angles(op: OpBuilder, at: Site, input_ids: ir.Value) -> ir.Value:
     head_dim = at.op.head_dim
     powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = (np.float64(at.op.theta) ** -powers.astype(np.float64)).astype(np.float32)
-    seq = op.Squeeze(op.Shape(input_ids, start=1, end=2, shape=(1,)), shape=())
+    length = op.Shape(input_ids, start=1, end=2, shape=(1,), dtype=INT64)
+    seq = op.Squeeze(length, shape=())
     positions = op.Range(op.scalar(0), seq, op.scalar(1), shape=("seq",), dtype=INT64)
     column = op.Unsqueeze(op.Cast(positions, to=FLOAT, dtype=FLOAT), op.ints(1), shape=("seq", 1))
     name = f"rotary_frequencies/{head_dim}_{at.op.theta}"
@@ -90,9 +93,31 @@ def _tied_linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     return op.Reshape(product, shape, shape=at.shape)
 
 
+def _project(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    out_features, in_features = at.node.inputs[1].shape
+    turned = op.Transpose(inputs[1], perm=[1, 0], shape=(in_features, out_features))
+    return op.MatMul(inputs[0], turned, shape=at.shape)
+
+
+def _row(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    table = op.weight(at.weight_name("weight"))
+    index = op.Min(inputs[0], op.scalar(at.op.rows - 1))
+    return op.Gather(table, index, axis=0, shape=at.shape)
+
+
+def _vector(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.weight(at.weight_name("weight"))
+
+
 def _rms_norm(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     weight = op.weight(at.weight_name("weight"))
     return op.RMSNormalization(inputs[0], weight, axis=-1, epsilon=at.op.eps)
+
+
+def _unit_rms_norm(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    width = static(at.shape[-1])
+    ones = op.constant(f"ones/{width}", np.ones(width, np.float32))
+    return op.RMSNormalization(inputs[0], ones, axis=-1, epsilon=at.op.eps)
 
 
 def _layer_norm(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -119,13 +144,23 @@ def _rope(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 
 def _attention(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    return op.Attention(*inputs, is_causal=1)
+    return op.Attention(*inputs, is_causal=int(at.op.causal))
 
 
 def _activation(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    if at.op.function == "gelu_tanh":
-        return op.Gelu(inputs[0], approximate="tanh")
-    return op.Mul(inputs[0], op.Sigmoid(inputs[0]))
+    match at.op.function:
+        case "silu":
+            return op.Mul(inputs[0], op.Sigmoid(inputs[0]))
+        case "gelu_tanh":
+            return op.Gelu(inputs[0], approximate="tanh")
+        case "gelu":
+            return op.Gelu(inputs[0], approximate="none")
+        case "relu":
+            return op.Relu(inputs[0])
+        case "sigmoid":
+            return op.Sigmoid(inputs[0])
+        case _:
+            return op.Tanh(inputs[0])
 
 
 def _add(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -134,6 +169,44 @@ def _add(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 def _mul(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     return op.Mul(*inputs, shape=at.shape)
+
+
+def _sub(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.Sub(*inputs, shape=at.shape)
+
+
+def _scale(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    factor = op.constant(f"factor/{at.op.factor!r}", np.array(at.op.factor, np.float32))
+    return op.Mul(inputs[0], factor)
+
+
+def _weigh(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.Mul(inputs[0], op.weight(at.weight_name("weight")))
+
+
+def _zeros_like(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    zero = op.constant("zero", np.array(0, np.float32))
+    return op.Expand(zero, op.Shape(inputs[0], shape=(len(at.shape),), dtype=INT64), shape=at.shape)
+
+
+def _noise(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return noise_like(op, *inputs)
+
+
+def _concat(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.Concat(*inputs, axis=-1, shape=at.shape)
+
+
+def _shift(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    padded = op.Pad(
+        inputs[0], op.ints(0, at.op.steps, 0, 0, 0, 0), shape=("batch", "padded", at.shape[-1])
+    )
+    seq = op.Shape(inputs[0], start=1, end=2, shape=(1,), dtype=INT64)
+    return op.Slice(padded, op.ints(0), seq, op.ints(1), shape=at.shape)
+
+
+def _mean_pool(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.ReduceMean(inputs[0], op.ints(1), keepdims=0, shape=at.shape)
 
 
 ONNX_OPS: dict[type[ops.Op], Lowering] = {
@@ -149,6 +222,18 @@ ONNX_OPS: dict[type[ops.Op], Lowering] = {
     ops.Rope: _rope,
     ops.Attention: _attention,
     ops.Activation: _activation,
+    ops.Project: _project,
+    ops.Row: _row,
+    ops.Vector: _vector,
+    ops.UnitRMSNorm: _unit_rms_norm,
     ops.Add: _add,
+    ops.Sub: _sub,
     ops.Mul: _mul,
+    ops.Scale: _scale,
+    ops.Weigh: _weigh,
+    ops.ZerosLike: _zeros_like,
+    ops.Noise: _noise,
+    ops.Concat: _concat,
+    ops.Shift: _shift,
+    ops.MeanPool: _mean_pool,
 }

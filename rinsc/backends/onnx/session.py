@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.backends.onnx.inputs import checked_input
 from rinsc.errors import (
     CheckpointError,
     LoweringError,
@@ -20,6 +21,7 @@ from rinsc.errors import (
 )
 from rinsc.extras import require
 from rinsc.graph import Rounds, build_graph, resolve_rounds
+from rinsc.layers import model_input, require_language_model
 from rinsc.sampling import Sampling, continue_tokens
 from rinsc.spec import ModelSpec, model_spec
 
@@ -60,17 +62,18 @@ class Session:
         self.spec, self.rounds = _read_metadata(metadata, self._place)
         self.graph = build_graph(self.spec)
         names = [given.name for given in self._session.get_inputs()]
-        self._dials = {name.removeprefix("rounds_") for name in names if name != "input_ids"}
+        self._input = model_input(self.spec)
+        self._dials = {name.removeprefix("rounds_") for name in names if name != self._input.name}
         self._last: tuple[Rounds, dict[str, npt.NDArray[np.int64]]] | None = None
 
     def logits(self, input_ids: npt.ArrayLike, rounds: Rounds = None) -> npt.NDArray[np.float32]:
-        """Token ids (batch, seq) to logits (batch, seq, vocab_size).
+        """Token ids (batch, seq), or what else the model takes, to logits.
 
         Raises `GraphError` for rounds that no model of this signature runs, `LoweringError` for
-        rounds that this file was not exported for, and `RinscError` for token ids that are out of
-        range or more than the context.
+        rounds that this file was not exported for, and `RinscError` for an input of another shape,
+        for token ids that are out of range, and for more of them than the context.
         """
-        feed = {"input_ids": self._checked(input_ids), **self._dial_inputs(rounds)}
+        feed = {self._input.name: self._checked(input_ids), **self._dial_inputs(rounds)}
         result: npt.NDArray[np.float32]
         (result,) = self._session.run(None, feed)
         return result
@@ -85,7 +88,11 @@ class Session:
         seed: int = 0,
         rounds: Rounds = None,
     ) -> list[int]:
-        """The ``max_new_tokens`` ids that follow ``prompt``; every step runs the whole sequence."""
+        """The ``max_new_tokens`` ids that follow ``prompt``; every step runs the whole sequence.
+
+        Raises `SpecError` for a model that does not predict the next token.
+        """
+        require_language_model(self.spec)
 
         def next_logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
             last: npt.NDArray[np.float32] = self.logits([list(ids)], rounds)[0, -1]
@@ -119,22 +126,15 @@ class Session:
             raise LoweringError(Problem("fixed-rounds", message, place=self._place, hint=hint))
         return {name: asked[name] for name in self._dials}
 
-    def _checked(self, input_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        try:
-            ids = np.asarray(input_ids)
-        except ValueError:
-            ids = np.empty(0)
-        if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
-            message = f"token ids must be whole numbers, (batch, seq), not {ids.dtype} {ids.shape}"
-            raise RinscError(Problem("bad-input", message, hint="give rows of equal length"))
-        if ids.shape[1] > self.spec.context:
-            message = f"{ids.shape[1]} tokens exceed the context of {self.spec.context}"
-            raise RinscError(Problem("context-exceeded", message, hint="give the last tokens only"))
-        if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
-            message = f"token ids go from {ids.min()} to {ids.max()}"
-            hint = f"they must be from 0 to {self.spec.vocab_size - 1}"
-            raise RinscError(Problem("bad-input", message, hint=hint))
-        return ids.astype(np.int64)
+    def _checked(self, given: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The input as an array that the model can run; raises `RinscError`."""
+        array = checked_input(given, self._input, self.spec)
+        if array.shape[1] > self.spec.context:
+            message = f"{array.shape[1]} positions exceed the context of {self.spec.context}"
+            raise RinscError(
+                Problem("context-exceeded", message, hint="give the last of them only")
+            )
+        return array
 
 
 def _same(left: Rounds, right: Rounds) -> bool:

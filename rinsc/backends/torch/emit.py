@@ -1,23 +1,32 @@
-"""Block graph to the source of a PyTorch module: one class a layer kind, one `Model`."""
+"""Block graph to the source of a PyTorch module: classes of layers and blocks, one `Model`."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 
 from torch import nn
 
+from rinsc.backends.torch.blocks import BlockClass, block_classes, class_sources, own_lines
 from rinsc.backends.torch.helpers import HELPERS
 from rinsc.backends.torch.initialise import WIDEST, reset_lines
 from rinsc.backends.torch.ops import TORCH_OPS
-from rinsc.backends.torch.statements import indented, shape_text, statements, with_shape
+from rinsc.backends.torch.statements import (
+    definition,
+    indented,
+    shape_text,
+    statements,
+    with_shape,
+)
+from rinsc.backends.torch.steps import StepWriter, loop_modules, loop_programs, takes_noise_seed
 from rinsc.errors import LoweringError, Problem
-from rinsc.graph import BlockGraph, Visit
+from rinsc.graph import BlockGraph
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.layers import Programs, trace_programs
-from rinsc.program import Node, Program
+from rinsc.layers.weights import LAYERS, TIED
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file
+TAKES = {"input_ids": "tokens", "patches": "patches"}
 
 _HEADER = '''"""{title}"""
 
@@ -27,19 +36,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
-'''
-
-_BLOCK = '''
-class Block(nn.ModuleList):
-    """Layers run one after the other; every visit uses the same weights."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__({layer}() for _ in range(layers))
-
-    def forward({parameters}) -> torch.Tensor:
-        for layer in self:
-            x = layer({arguments})
-        return x
 '''
 
 _ROUNDS = '''Rounds: TypeAlias = int | Mapping[str, int] | None
@@ -64,14 +60,14 @@ def emit_source(graph: BlockGraph) -> str:
     """One file that imports torch alone and defines `Model`, for a graph rolled or unrolled."""
     programs = trace_programs(graph.spec)
     _check_names(graph, programs)
-    rounds = {loop.name: loop.rounds for loop in graph.loops()}
+    rounds = {loop.name: loop.rounds for loop in graph.dials()}
+    classes = block_classes(graph, programs)
     chunks = [_header(graph, rounds)]
     if rounds:
         chunks.append(_ROUNDS.format(rounds=_rounds_text(rounds), most=MAX_ROUNDS))
-    chunks += [HELPERS[name] for name in _helpers(programs)]
-    for kind, program in programs.layer.items():
-        chunks += [_layer_class(kind, program), _block_class(kind, program)]
-    chunks.append(_model_class(graph, programs))
+    chunks += [HELPERS[name] for name in _helpers(graph, programs)]
+    chunks += class_sources(classes.values())
+    chunks.append(_model_class(graph, programs, classes))
     return "\n".join(chunks)
 
 
@@ -79,9 +75,13 @@ def _check_names(graph: BlockGraph, programs: Programs) -> None:
     """Blocks and operations become attributes of modules: each needs a name that is still free."""
     frame = [node.name for program in (programs.embed, programs.head) for node in program.nodes]
     layers = [node.name for program in programs.layer.values() for node in program.nodes]
+    framed = (*programs.enter.values(), *programs.leave.values())
+    ends = [node.name for program in framed for node in program.nodes]
     top = Counter([*graph.blocks, *filter(None, frame)])
     taken = [name for name, count in top.items() if count > 1]
     taken += [name for name in (*top, *filter(None, layers)) if hasattr(nn.Module, name)]
+    taken += [name for name in ends if name in (LAYERS, TIED) or hasattr(nn.Module, name)]
+    taken += [name for name in layers if name == TIED]
     if taken:
         message = f"two parts of the module would be called '{taken[0]}'"
         hint = "rename the operation in its layer kind"
@@ -89,7 +89,7 @@ def _check_names(graph: BlockGraph, programs: Programs) -> None:
 
 
 def _header(graph: BlockGraph, rounds: dict[str, int]) -> str:
-    blocks, visits = len(graph.blocks), sum(graph.visit_counts().values())
+    blocks, visits = len(graph.blocks), sum(1 for _ in graph.visits())
     text = graph.spec.text
     name = text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
     counted = f"{blocks} block{'s' * (blocks > 1)}, {visits} visit{'s' * (visits > 1)}"
@@ -106,93 +106,65 @@ def _rounds_text(rounds: dict[str, int]) -> str:
     return line if len(line) <= WIDEST else "{\n" + "".join(f"    {i},\n" for i in items) + "}"
 
 
-def _helpers(programs: Programs) -> list[str]:
+def _helpers(graph: BlockGraph, programs: Programs) -> list[str]:
     called = {
         name
-        for program in programs.every
+        for program in (*programs.every, *loop_programs(graph))
         for node in program.nodes
         for name in TORCH_OPS[type(node.op)].helpers
     }
+    if any(loop.options.grad is not None for loop in graph.loops()):
+        called.add("gradients")
     return [name for name in HELPERS if name in called]
 
 
-def _class_name(kind: str) -> str:
-    return f"{kind.title().replace('_', '')}Layer"
-
-
-def _own_lines(nodes: Iterable[Node]) -> Iterator[str]:
-    """The lines of ``__init__`` that make what the operations own."""
-    for node in nodes:
-        module = TORCH_OPS[type(node.op)].module
-        if module is not None:
-            yield module(node)
-
-
-def _layer_class(kind: str, program: Program) -> str:
-    lines, results = statements(program, {name: name for name in program.inputs})
-    docs = ", ".join(f"{name} {shape_text(value)}" for name, value in program.inputs.items())
-    body = [
-        '"""One layer: state to state."""',
-        "",
-        "def __init__(self) -> None:",
-        *indented(["super().__init__()", *_own_lines(program.nodes)]),
-        "",
-        f"def forward({_parameters(program)}) -> torch.Tensor:",
-        *indented([f"# {docs}", *lines, f"return {results['x']}"]),
+def _model_class(graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]) -> str:
+    init = ["super().__init__()", *own_lines(programs.embed.nodes)]
+    init += [
+        f"self.{block.name} = {classes[block.name].name}Block({block.layers})"
+        for block in graph.blocks.values()
     ]
-    return f"\nclass {_class_name(kind)}(nn.Module):\n" + "\n".join(indented(body)) + "\n"
-
-
-def _block_class(kind: str, program: Program) -> str:
-    return _BLOCK.format(
-        layer=_class_name(kind),
-        parameters=_parameters(program),
-        arguments=", ".join(program.inputs),
-    )
-
-
-def _parameters(program: Program) -> str:
-    return ", ".join(("self", *(f"{name}: torch.Tensor" for name in program.inputs)))
-
-
-def _model_class(graph: BlockGraph, programs: Programs) -> str:
-    init = ["super().__init__()", *_own_lines(programs.embed.nodes)]
-    init += [f"self.{block.name} = Block({block.layers})" for block in graph.blocks.values()]
-    init += [*_own_lines(programs.head.nodes), "self.reset_parameters()"]
+    init += [*loop_modules(graph), *own_lines(programs.head.nodes), "self.reset_parameters()"]
+    given, result = programs.input, programs.head.outputs["logits"]
+    words = {"input_ids": "Token ids", "patches": "Patches"}[given.name]
     body = [
-        f'"""Token ids (batch, seq ≤ {graph.spec.context}) to logits (batch, seq, '
-        f'{graph.spec.vocab_size})."""',
+        f'"""{words} (batch, seq ≤ {graph.spec.context}) to logits {shape_text(result)}."""',
         "",
         "def __init__(self) -> None:",
         *indented(init),
         "",
         *reset_lines(graph, programs),
         "",
-        *_forward_lines(graph, programs),
+        *_forward_lines(graph, programs, classes),
     ]
     return "\nclass Model(nn.Module):\n" + "\n".join(indented(body)) + "\n"
 
 
-def _forward_lines(graph: BlockGraph, programs: Programs) -> list[str]:
-    looped = any(graph.loops())
-    kind = "Rounds" if looped else "int | None"
-    lines, made = statements(programs.embed, {"input_ids": "input_ids"})
+def _forward_lines(
+    graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]
+) -> list[str]:
+    looped = any(graph.dials())
+    given = programs.input.name
+    parameters = [f"{given}: torch.Tensor"]
+    parameters.append(f"rounds: {'Rounds' if looped else 'int | None'} = None")
+    parameters += ["noise_seed: int = 0"] if takes_noise_seed(graph) else []
+    lines, made = statements(programs.embed, {given: given})
     outputs = programs.embed.outputs
     for name, text in made.items():
         lines += with_shape(f"{name} = {text}", outputs[name]) if name != text else []
-    arguments = ", ".join(outputs)
+    sides = tuple(name for name in outputs if name != "x")
     head, results = statements(programs.head, {"x": "x"})
     context = graph.spec.context
     return [
-        f"def forward(self, input_ids: torch.Tensor, rounds: {kind} = None) -> torch.Tensor:",
+        *definition("forward", parameters, "torch.Tensor"),
         *indented(
             [
-                f"if input_ids.shape[1] > {context}:",
-                f'    raise ValueError(f"{{input_ids.shape[1]}} tokens exceed the context of '
-                f'{context}")',
+                f"if {given}.shape[1] > {context}:",
+                f'    raise ValueError(f"{{{given}.shape[1]}} '
+                f'{TAKES[given]} exceed the context of {context}")',
                 *_rounds_lines(looped),
                 *lines,
-                *_step_lines(graph, arguments),
+                *StepWriter(graph, classes, sides).lines(graph),
                 *head,
                 *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
             ]
@@ -207,12 +179,3 @@ def _rounds_lines(looped: bool) -> list[str]:
         "if rounds not in (None, 1):",
         '    raise ValueError(f"rounds {rounds!r} were asked of a model without a repeat")',
     ]
-
-
-def _step_lines(graph: BlockGraph, arguments: str) -> Iterator[str]:
-    for step in graph.steps():
-        if isinstance(step, Visit):
-            yield f"x = self.{step.block}({arguments})"
-        else:
-            yield f'for _ in range(counts["{step.name}"]):'
-            yield from indented(_step_lines(step.body, arguments))

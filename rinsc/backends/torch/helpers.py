@@ -15,4 +15,45 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     left, right = x.chunk(2, dim=-1)
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
 ''',
+    "gradients": '''
+def gradients(wanted: bool) -> torch.set_grad_enabled:
+    """A context in which gradients are kept only where they are wanted, here and around."""
+    return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
+''',
+    "Weight": '''
+class Weight(nn.Module):
+    """A trained tensor, read where it is used."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+''',
+    "shift": '''
+def shift(x: torch.Tensor, steps: int) -> torch.Tensor:
+    """Each position of (batch, seq, width) gets what stood some steps before; zeros first."""
+    return F.pad(x, (0, 0, steps, 0))[:, : x.shape[1]]
+''',
+    "noise_like": '''
+PRIME = 2**31 - 1
+
+
+def mixed(number: torch.Tensor) -> torch.Tensor:
+    """Numbers below `PRIME` in another order, in which neighbours have little in common."""
+    number = (number * 48271 + 12345) % PRIME
+    square = number * number % PRIME
+    return square * square % PRIME * number % PRIME
+
+
+def noise_like(x: torch.Tensor, seed: int) -> torch.Tensor:
+    """Normal numbers, each a function of the seed and of its place in x (batch, seq, width)."""
+    batch, seq, width = (torch.arange(size, device=x.device) for size in x.shape)
+    start = seed % PRIME * 742938285 % PRIME
+    rows = mixed(start + batch[:, None] * 1000003 + seq * 10007)
+    places = rows[..., None] + width
+    first, second = mixed(mixed(places)), mixed(mixed(places + 2**30))
+    # Of 31 bits the upper 24, which float32 holds; the logarithm is never that of 0.
+    radius = torch.sqrt(-2 * torch.log((first // 128 + 1).float() / 2**24))
+    angle = (second // 128).float() * (math.tau / 2**24)
+    return (radius * torch.cos(angle)).to(x.dtype)
+''',
 }

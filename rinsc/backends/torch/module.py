@@ -11,6 +11,7 @@ from torch import nn
 
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.memory import require_memory
+from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.graph import BlockGraph, build_graph
 from rinsc.spec import ModelSpec
 
@@ -23,13 +24,15 @@ class CompiledModule(nn.Module):
     source: ClassVar[str]
     spec: ClassVar[ModelSpec]
     graph: ClassVar[BlockGraph]
+    takes_noise_seed: ClassVar[bool]
 
 
 def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu") -> CompiledModule:
     """The module of a spec, or of a graph rolled or unrolled, freshly initialised.
 
     ``module(input_ids, rounds=None)`` maps token ids (batch, seq) to logits (batch, seq,
-    vocab_size). ``module.source`` is the Python that runs, ``module.spec`` and ``module.graph``
+    vocab_size); where a repeat starts from noise, ``noise_seed=0`` chooses it.
+    ``module.source`` is the Python that runs, ``module.spec`` and ``module.graph``
     what it came from. On the device ``meta`` nothing is allocated. Raises `LoweringError` for a
     model that memory cannot hold.
     """
@@ -37,7 +40,12 @@ def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu"
     if torch.device(device).type == "cpu":
         require_memory(graph)
     source = emit_source(graph)
-    origin = {"source": source, "spec": graph.spec, "graph": graph}
+    origin = {
+        "source": source,
+        "spec": graph.spec,
+        "graph": graph,
+        "takes_noise_seed": takes_noise_seed(graph),
+    }
     emitted = load_source(source)["Model"]
     model_class = type("Model", (emitted, CompiledModule), origin)
     with torch.device(device):

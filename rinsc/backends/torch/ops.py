@@ -69,17 +69,53 @@ def _split_heads(node: Node, args: list[str]) -> str:
 
 
 def _attention(node: Node, args: list[str]) -> str:
+    op: Any = node.op
     grouped = node.inputs[0].shape[1] != node.inputs[1].shape[1]
-    options = "is_causal=True, enable_gqa=True" if grouped else "is_causal=True"
-    return f"F.scaled_dot_product_attention({', '.join(args)}, {options})"
+    options = ["is_causal=True"] * op.causal + ["enable_gqa=True"] * grouped
+    return f"F.scaled_dot_product_attention({', '.join([*args, *options])})"
 
 
-_ACTIVATIONS = {"silu": "F.silu({})", "gelu_tanh": 'F.gelu({}, approximate="tanh")'}
+_ACTIVATIONS = {
+    "silu": "F.silu({})",
+    "gelu_tanh": 'F.gelu({}, approximate="tanh")',
+    "gelu": "F.gelu({})",
+    "relu": "F.relu({})",
+    "sigmoid": "torch.sigmoid({})",
+    "tanh": "torch.tanh({})",
+}
 
 
 def _activation(node: Node, args: list[str]) -> str:
     op: Any = node.op
     return _ACTIVATIONS[op.function].format(args[0])
+
+
+def _weight(node: Node) -> str:
+    """A tensor that is read where it is used.
+
+    PyTorch's counters fail at a module that gives back a part of a parameter without gradients.
+    """
+    return f"self.{node.name} = Weight({', '.join(map(str, node.params[0].shape))})"
+
+
+def _row(node: Node, args: list[str]) -> str:
+    op: Any = node.op
+    return f"self.{node.name}.weight[min({args[0]}, {op.rows - 1})]"
+
+
+def _unit_rms_norm(node: Node, args: list[str]) -> str:
+    op: Any = node.op
+    return f"F.rms_norm({args[0]}, ({node.output.shape[-1]},), eps={op.eps!r})"
+
+
+def _scale(node: Node, args: list[str]) -> str:
+    op: Any = node.op
+    return f"{op.factor!r} * {args[0]}"
+
+
+def _shift(node: Node, args: list[str]) -> str:
+    op: Any = node.op
+    return f"shift({args[0]}, {op.steps})"
 
 
 TORCH_OPS: dict[type[ops.Op], TorchOp] = {
@@ -98,7 +134,13 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
         lambda node, args: f"F.linear({args[0]}, self.{node.op.owner}.weight)",  # type: ignore[attr-defined]
         result="logits",
     ),
+    ops.Project: TorchOp(lambda node, args: f"F.linear({', '.join(args)})", result="h"),
+    ops.Row: TorchOp(_row, _weight, result="row", helpers=("Weight",)),
+    ops.Vector: TorchOp(
+        lambda node, args: f"self.{node.name}.weight", _weight, "vector", helpers=("Weight",)
+    ),
     ops.RMSNorm: TorchOp(_own, _norm("RMSNorm"), result="h"),
+    ops.UnitRMSNorm: TorchOp(_unit_rms_norm, result="h"),
     ops.LayerNorm: TorchOp(_own, _norm("LayerNorm"), result="h"),
     ops.SplitHeads: TorchOp(_split_heads, tight=True),
     ops.MergeHeads: TorchOp(lambda node, args: f"{args[0]}.transpose(1, 2).flatten(2)", tight=True),
@@ -106,5 +148,21 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ops.Attention: TorchOp(_attention, result="mixed"),
     ops.Activation: TorchOp(_activation),
     ops.Add: TorchOp(lambda node, args: " + ".join(args), loose=True, tight=True),
+    ops.Sub: TorchOp(lambda node, args: " - ".join(args), loose=True, tight=True),
     ops.Mul: TorchOp(lambda node, args: " * ".join(args), result="h", loose=True, tight=True),
+    ops.Scale: TorchOp(_scale, loose=True, tight=True),
+    ops.Weigh: TorchOp(
+        lambda node, args: f"{args[0]} * self.{node.name}.weight",
+        _weight,
+        helpers=("Weight",),
+        loose=True,
+        tight=True,
+    ),
+    ops.ZerosLike: TorchOp(lambda node, args: f"torch.zeros_like({args[0]})"),
+    ops.Noise: TorchOp(
+        lambda node, args: f"noise_like({', '.join(args)})", result="noise", helpers=("noise_like",)
+    ),
+    ops.Concat: TorchOp(lambda node, args: f"torch.cat(({', '.join(args)}), dim=-1)", result="h"),
+    ops.Shift: TorchOp(_shift, helpers=("shift",)),
+    ops.MeanPool: TorchOp(lambda node, args: f"{args[0]}.mean(1)", result="h", tight=True),
 }

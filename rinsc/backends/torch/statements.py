@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from rinsc.ops import Linear
 from rinsc.program import Node, Program, Value
 
 LINE = 84  # longer statements are cut in two, and comments go above them
+WIDEST = 96  # columns of a line in a class, so that a file keeps to 100
+INDENT = "    "
 
 
 @dataclass
@@ -24,6 +27,7 @@ class _Writer:
     hint: dict[Value, str] = field(default_factory=dict)
     pending: dict[Value, str] = field(default_factory=dict)
     names: dict[str, Value] = field(default_factory=dict)
+    reserved: frozenset[str] = frozenset()  # variables that hold something else
     loose: set[Value] = field(default_factory=set)
 
     def bind(self, value: Value, name: str) -> None:
@@ -34,10 +38,17 @@ class _Writer:
         """Give a pending expression a variable; a name is free once its value is used up."""
         expression = self.pending.pop(value)
         name, number = self.hint[value], 2
-        while name in self.names and self.uses[self.names[name]] > 0:
+        while self._is_taken(name):
             name, number = f"{self.hint[value]}_{number}", number + 1
         self.lines += with_shape(f"{name} = {expression}", value)
         self.bind(value, name)
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether something that is still to be read stands in the variable."""
+        if name in self.reserved or (name in self.names and self.uses[self.names[name]] > 0):
+            return True
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        return any(word.search(expression) for expression in self.pending.values())
 
     def write(self, node: Node) -> None:
         torch_op = TORCH_OPS[type(node.op)]
@@ -49,7 +60,8 @@ class _Writer:
             self.uses[value] -= 1
             self.pending.pop(value, None)
         result = torch_op.result or self.hint[node.inputs[0]]
-        self.hint[node.output] = node.name if isinstance(node.op, Linear) else result
+        own = node.name.rpartition(".")[2] if isinstance(node.op, Linear) else ""
+        self.hint[node.output] = own or result
         self.text[node.output] = self.pending[node.output] = expression
         if torch_op.loose:
             self.loose.add(node.output)
@@ -67,19 +79,32 @@ class _Writer:
         return torch_op.call(node, args)
 
 
-def statements(program: Program, names: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+def statements(
+    program: Program, names: dict[str, str], reserved: Iterable[str] = ()
+) -> tuple[list[str], dict[str, str]]:
     """Lines that run the program, and the expression of each of its outputs.
 
-    ``names`` gives the variables that hold the program's inputs.
+    ``names`` gives the variables that hold the program's inputs; ``reserved`` are not touched.
     """
     uses = Counter(value for node in program.nodes for value in node.inputs)
     uses.update(program.outputs.values())
-    writer = _Writer(uses)
+    writer = _Writer(uses, reserved=frozenset(reserved))
     for name, value in program.inputs.items():
         writer.bind(value, names[name])
     for node in program.nodes:
         writer.write(node)
     return writer.lines, {name: writer.text[value] for name, value in program.outputs.items()}
+
+
+def definition(name: str, parameters: Iterable[str], result: str) -> list[str]:
+    """The first lines of a method, which are cut where they are too long."""
+    given = ["self", *parameters]
+    line = f"def {name}({', '.join(given)}) -> {result}:"
+    if len(line) <= WIDEST:
+        return [line]
+    if len(", ".join(given)) <= WIDEST - len(INDENT):
+        return [f"def {name}(", INDENT + ", ".join(given), f") -> {result}:"]
+    return [f"def {name}(", *(f"{INDENT}{each}," for each in given), f") -> {result}:"]
 
 
 def with_shape(line: str, value: Value) -> list[str]:
@@ -95,4 +120,4 @@ def shape_text(value: Value) -> str:
 
 def indented(lines: Iterable[str]) -> list[str]:
     """The lines, one level deeper."""
-    return [indent(line, "    ") for line in lines]
+    return [indent(line, INDENT) for line in lines]

@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 from rinsc.graph.draw.layout import Box, Style
 from rinsc.graph.draw.palette import PAPER, Colour
 from rinsc.graph.draw.shapes import LINE, MUTED, fit, rect, text
-from rinsc.graph.draw.words import layers_text, params_text
-from rinsc.graph.nodes import Block
+from rinsc.graph.draw.words import (
+    block_text,
+    layers_text,
+    params_text,
+    times_text,
+    visit_text,
+)
+from rinsc.graph.nodes import BlockGraph, Visit
 
 
-def visit_box(
-    box: Box, style: Style, block: Block, colour: Colour, param_count: int
-) -> Iterator[str]:
+@dataclass(frozen=True)
+class Facts:
+    """What is said in a box and when it is pointed at."""
+
+    name: str
+    mark: str
+    lines: tuple[str, ...]
+    hover: str
+
+
+def facts_of(graph: BlockGraph, visit: Visit, param_count: int, *, shared: bool) -> Facts:
+    block = graph.blocks[visit.block]
+    weights = "shared" if shared else params_text(param_count)
+    special = ", ".join(filter(None, (block_text(block, graph.spec), visit_text(visit))))
+    hover = f"block {block.name}: {layers_text(block.layers)}, {param_count:,} parameters"
+    return Facts(
+        block.name,
+        ("←" if visit.reverse else "") + (times_text(visit.each) if visit.each > 1 else ""),
+        (layers_text(block.layers), weights, *filter(None, (special,))),
+        f"{hover}, {special}" if special else hover,
+    )
+
+
+def visit_box(box: Box, style: Style, facts: Facts, colour: Colour) -> Iterator[str]:
     """One visit; a dashed inner line marks weights that an earlier box shows already."""
     top, height = box.y - style.box_height / 2, style.box_height
-    hover = f"block {block.name}: {layers_text(block.layers)}, {param_count:,} parameters"
-    yield f'<g class="visit" data-block={quoteattr(block.name)}><title>{escape(hover)}</title>'
+    yield f'<g class="visit" data-block={quoteattr(facts.name)}>'
+    yield f"<title>{escape(facts.hover)}</title>"
     yield rect(box.x, top, box.width, height, 14, colour.fill)
     if box.shared:
         inner = (box.x + 4, top + 4, box.width - 8, height - 8, 10)
         yield rect(*inner, "none", colour.text, dashed=True)
     if style.detailed:
-        yield from _details(box, block, colour, param_count)
+        yield from _details(box, facts, colour)
     else:
-        name, size = fit(block.name, box.width - 12, 25, 9, bold=True)
+        name, size = fit(facts.name + facts.mark, box.width - 12, 25, 9, bold=True)
         yield text(name, _middle(box), box.y + 0.36 * size, size, colour.text, bold=True)
     yield "</g>"
 
@@ -36,14 +64,14 @@ def elided_box(box: Box) -> Iterator[str]:
     yield text(box.text, _middle(box), box.y + 5, 14, MUTED)
 
 
-def _details(box: Box, block: Block, colour: Colour, param_count: int) -> Iterator[str]:
+def _details(box: Box, facts: Facts, colour: Colour) -> Iterator[str]:
     room = box.width - 12
-    name, size = fit(block.name, room, 38, 12, bold=True)
-    yield text(name, _middle(box), box.y - 6, size, colour.text, bold=True)
-    weights = "shared" if box.shared else params_text(param_count)
-    for words, below in ((layers_text(block.layers), 20), (weights, 39)):
+    lift = 12 * (len(facts.lines) - 2)  # three lines need more room than two
+    name, size = fit(facts.name + facts.mark, room, 38 - lift, 12, bold=True)
+    yield text(name, _middle(box), box.y - 6 - lift, size, colour.text, bold=True)
+    for index, words in enumerate(facts.lines):
         shown, size = fit(words, room, 12.5, 8)
-        yield text(shown, _middle(box), box.y + below, size, colour.text)
+        yield text(shown, _middle(box), box.y + 20 - lift + 18 * index, size, colour.text)
 
 
 def _middle(box: Box) -> float:

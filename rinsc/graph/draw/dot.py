@@ -38,8 +38,7 @@ def _items(
     for item in items:
         if not isinstance(item, FlowNode):
             yield f"{indent}subgraph cluster_{item.key} {{"
-            label = _quote(f"{item.name} {times_text(item.rounds)}")
-            yield f"{indent}  label={label}; style=rounded;"
+            yield f"{indent}  label={_quote(item.title)}; style=rounded;"
             yield from _items(item.items, colours, indent + "  ")
             yield f"{indent}}}"
         elif item.block is None:

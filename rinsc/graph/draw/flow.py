@@ -8,7 +8,7 @@ from itertools import count, pairwise
 from typing import TypeAlias
 
 from rinsc.graph.draw.shorten import Elided, shorten
-from rinsc.graph.draw.words import layers_text, params_text
+from rinsc.graph.draw.words import block_text, layers_text, params_text, times_text, visit_text
 from rinsc.graph.nodes import BlockGraph, Visit
 
 
@@ -28,7 +28,12 @@ class FlowLoop:
     key: str
     name: str
     rounds: int
+    options: str
     items: tuple[FlowItem, ...]
+
+    @property
+    def title(self) -> str:
+        return " ".join(filter(None, (self.name, times_text(self.rounds), self.options)))
 
 
 FlowItem: TypeAlias = FlowNode | FlowLoop
@@ -73,19 +78,21 @@ def _items(
     for step in shorten(graph):
         number = next(numbers)
         if isinstance(step, Visit):
-            lines = _lines(graph, step.block, param_counts, shared=step.block in seen)
+            lines = _lines(graph, step, param_counts, shared=step.block in seen)
             items.append(FlowNode(f"visit{number}", step.block, lines))
             seen.add(step.block)
         elif isinstance(step, Elided):
             items.append(FlowNode(f"more{number}", None, (f"… {step.steps} more steps …",)))
         else:
             body = _items(step.body, param_counts, numbers, seen)
-            items.append(FlowLoop(f"loop{number}", step.name, step.rounds, body))
+            items.append(FlowLoop(f"loop{number}", step.name, step.rounds, step.options.text, body))
     return tuple(items)
 
 
 def _lines(
-    graph: BlockGraph, name: str, param_counts: Mapping[str, int], *, shared: bool
+    graph: BlockGraph, visit: Visit, param_counts: Mapping[str, int], *, shared: bool
 ) -> tuple[str, ...]:
-    layers = layers_text(graph.blocks[name].layers)
-    return (name, layers, "shared" if shared else params_text(param_counts[name]))
+    block = graph.blocks[visit.block]
+    own = "shared" if shared else params_text(param_counts[block.name])
+    rest = (block_text(block, graph.spec), visit_text(visit))
+    return (block.name, layers_text(block.layers), own, *filter(None, rest))

@@ -18,9 +18,11 @@ def to_json(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
 
     Keys: ``format`` and ``version`` of this layout; ``signature``; ``blocks``, in order of first
     use, each with ``name``, ``kind``, ``layers``, ``first_layer`` (counted from 0) and
-    ``parameters``; ``steps``, in order of execution, each ``{"type": "visit", "block"}`` or
-    ``{"type": "loop", "name", "rounds", "steps"}``; ``totals`` with ``parameters`` (of the
-    blocks), ``layers_stored``, ``layers_executed`` and ``visits`` at the rounds written.
+    ``parameters``, and ``tie`` where it has one; ``steps``, in order of execution, each ``{"type":
+    "visit", "block"}``, with ``each`` and ``reverse`` where they are used, or ``{"type": "loop",
+    "name", "rounds", "steps"}``, with ``options`` as written where it has some; ``totals`` with
+    ``parameters`` (of the blocks), ``layers_stored``, ``layers_executed`` and ``visits`` at the
+    rounds written.
     """
     starts = first_layers(graph)
     blocks = [
@@ -30,6 +32,7 @@ def to_json(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
             "layers": block.layers,
             "first_layer": starts[block.name],
             "parameters": param_counts[block.name],
+            **({"tie": block.tie} if block.tie else {}),
         }
         for block in graph.blocks.values()
     ]
@@ -53,8 +56,15 @@ def _steps(graph: BlockGraph) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     for step in graph.steps():
         if isinstance(step, Visit):
-            steps.append({"type": "visit", "block": step.block})
+            steps.append({"type": "visit", "block": step.block, **_visit_options(step)})
         else:
             body = _steps(step.body)
-            steps.append({"type": "loop", "name": step.name, "rounds": step.rounds, "steps": body})
+            loop = {"type": "loop", "name": step.name, "rounds": step.rounds}
+            options = {"options": step.options.text} if step.options.text else {}
+            steps.append({**loop, **options, "steps": body})
     return steps
+
+
+def _visit_options(visit: Visit) -> dict[str, Any]:
+    each = {"each": visit.each} if visit.each > 1 else {}
+    return {**each, "reverse": True} if visit.reverse else each

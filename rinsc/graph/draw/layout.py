@@ -37,14 +37,18 @@ COMPACT = Style(False, 54, 54, 22)
 
 @dataclass(frozen=True)
 class Box:
-    """A visit, or a mark for steps that are not drawn (``block`` is None); ``x`` is its left."""
+    """A visit, or a mark for steps that are not drawn (``visit`` is None); ``x`` is its left."""
 
     x: float
     y: float
     width: float
-    block: str | None
+    visit: Visit | None
     shared: bool = False
     text: str = ""
+
+    @property
+    def block(self) -> str | None:
+        return None if self.visit is None else self.visit.block
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Arc:
     top: float
     name: str
     rounds: int
+    options: str
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _place(step: Shown, x: float, y: float, layout: Layout, seen: set[str]) -> f
         return _place_loop(step, x, y, layout, seen)
     width = _box_width(step, style)
     if isinstance(step, Visit):
-        layout.boxes.append(Box(x, y, width, step.block, step.block in seen))
+        layout.boxes.append(Box(x, y, width, step, step.block in seen))
         seen.add(step.block)
     else:
         layout.boxes.append(Box(x, y, width, None, text=f"+{step.steps}"))
@@ -175,5 +180,5 @@ def _place_loop(loop: Loop, x: float, y: float, layout: Layout, seen: set[str]) 
         inner = _place(step, inner, y, layout, seen) + style.gap
     right = inner - style.gap + FOOT
     top = y - style.box_height / 2 - ARC_STEP * _arc_levels(loop) + ARC_STEP / 2
-    layout.arcs.append(Arc(x, right, y, top, loop.name, loop.rounds))
+    layout.arcs.append(Arc(x, right, y, top, loop.name, loop.rounds, loop.options.text))
     return right

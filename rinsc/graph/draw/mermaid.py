@@ -41,8 +41,7 @@ def to_mermaid(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
 def _items(items: tuple[FlowItem, ...], classes: Mapping[str, str], indent: str) -> Iterator[str]:
     for item in items:
         if not isinstance(item, FlowNode):
-            label = f"{_escape(item.name)} {times_text(item.rounds)}"
-            yield f'{indent}subgraph {item.key}["{label}"]'
+            yield f'{indent}subgraph {item.key}["{_escape(item.title)}"]'
             yield from _items(item.items, classes, indent + "  ")
             yield f"{indent}end"
         else:

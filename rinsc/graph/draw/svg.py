@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from xml.sax.saxutils import escape, quoteattr
 
-from rinsc.graph.draw.boxes import elided_box, visit_box
+from rinsc.graph.draw.boxes import elided_box, facts_of, visit_box
 from rinsc.graph.draw.layout import END_HEIGHT, END_WIDTH, ROW_GAP, Arc, Layout, Row, arrange
 from rinsc.graph.draw.legend import legend, legend_height
 from rinsc.graph.draw.palette import INK, PAPER, block_colours
@@ -17,6 +17,7 @@ from rinsc.graph.nodes import BlockGraph
 MARGIN = 32
 HEAD_HEIGHT = 88  # title and caption
 MIN_WIDTH = 560  # room for the caption
+MIN_OPTIONS_ROOM = 30  # beside the count of an arc; the rest is told when pointed at
 
 
 def to_svg(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
@@ -57,11 +58,12 @@ def _group(x: float, y: float, lines: Iterable[str]) -> str:
 def _boxes(layout: Layout, graph: BlockGraph, param_counts: Mapping[str, int]) -> Iterator[str]:
     colours = block_colours(graph)
     for box in layout.boxes:
-        if box.block is None:
+        if box.visit is None:
             yield from elided_box(box)
         else:
-            block, params = graph.blocks[box.block], param_counts[box.block]
-            yield from visit_box(box, layout.style, block, colours[box.block], params)
+            name = box.visit.block
+            facts = facts_of(graph, box.visit, param_counts[name], shared=box.shared)
+            yield from visit_box(box, layout.style, facts, colours[name])
 
 
 def _head(graph: BlockGraph, param_counts: Mapping[str, int], width: float) -> Iterator[str]:
@@ -104,7 +106,9 @@ def _end(label: str, x: float, y: float) -> Iterator[str]:
 
 def _arcs(layout: Layout) -> Iterator[str]:
     for arc in layout.arcs:
-        yield f'<g class="loop"><title>repeat {escape(arc.name)}: {arc.rounds} rounds</title>'
+        title = f"repeat {arc.name}: {arc.rounds} rounds"
+        title += f", {arc.options}" if arc.options else ""
+        yield f'<g class="loop"><title>{escape(title)}</title>'
         yield from _arc(arc)
         yield "</g>"
 
@@ -124,3 +128,7 @@ def _arc(arc: Arc) -> Iterator[str]:
     pill = 16 + 12 * len(label)
     yield rect(middle - pill / 2, arc.top - 13, pill, 26, 13, PAPER, INK)
     yield text(label, middle, arc.top + 6, 17, INK, bold=True)
+    room = arc.right - middle - pill / 2 - 24
+    if arc.options and room > MIN_OPTIONS_ROOM:
+        words, size = fit(arc.options, room, 12, 8)
+        yield text(words, middle + pill / 2 + 8, arc.top - 4, size, MUTED, anchor="start")

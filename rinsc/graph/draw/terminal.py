@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from itertools import islice
 
 from rinsc.graph.draw.shorten import Elided, shorten
-from rinsc.graph.draw.words import cut, first_layers, layers_text, params_text, times_text
+from rinsc.graph.draw.words import (
+    block_text,
+    cut,
+    first_layers,
+    layers_text,
+    params_text,
+    times_text,
+    visit_text,
+)
 from rinsc.graph.nodes import BlockGraph, Visit
 
 MAX_SCHEDULE_VISITS = 64
@@ -24,8 +32,11 @@ def schedule_lines(graph: BlockGraph, width: int = 80) -> list[str]:
     Folded to ``width`` columns; all but the first `MAX_SCHEDULE_VISITS` are only counted.
     """
     starts = first_layers(graph)
-    names = [visit.block for visit in islice(graph.visits(), MAX_SCHEDULE_VISITS)]
-    columns = [(name, _layer_range(starts[name], graph.blocks[name].layers)) for name in names]
+    visits = list(islice(graph.visits(), MAX_SCHEDULE_VISITS))
+    columns = [
+        (visit.block, _layer_range(visit, starts[visit.block], graph.blocks[visit.block].layers))
+        for visit in visits
+    ]
     lines: list[str] = []
     room = max(width - len(_HEADS[0]), 1)
     while columns:
@@ -35,7 +46,7 @@ def schedule_lines(graph: BlockGraph, width: int = 80) -> list[str]:
             lines.append((head + "  ".join(cells)).rstrip())
         columns = columns[fitting:]
         lines += [""] if columns else []
-    left_out = sum(1 for _ in graph.visits()) - len(names)
+    left_out = sum(1 for _ in graph.visits()) - len(visits)
     return [*lines, f"… and {left_out} more visits"] if left_out else lines
 
 
@@ -47,13 +58,16 @@ def _branches(graph: BlockGraph, param_counts: Mapping[str, int], seen: set[str]
         branch, trunk = ("└─ ", "   ") if last else ("├─ ", "│  ")
         if isinstance(step, Visit):
             own = "shared" if step.block in seen else params_text(param_counts[step.block])
-            layers = layers_text(graph.blocks[step.block].layers)
-            lines.append(f"{branch}{step.block}  {layers}, {own}")
+            block = graph.blocks[step.block]
+            special = (block_text(block, graph.spec), visit_text(step))
+            facts = ", ".join(filter(None, (layers_text(block.layers), own, *special)))
+            lines.append(f"{branch}{step.block}  {facts}")
             seen.add(step.block)
         elif isinstance(step, Elided):
             lines.append(f"{branch}… {step.steps} more steps")
         else:
-            lines.append(f"{branch}{times_text(step.rounds)}  repeat {step.name}")
+            options = f"  {{{step.options.text}}}" if step.options.text else ""
+            lines.append(f"{branch}{times_text(step.rounds)}  repeat {step.name}{options}")
             lines += [trunk + line for line in _branches(step.body, param_counts, seen)]
     return lines
 
@@ -68,5 +82,7 @@ def _fitting(columns: list[tuple[str, str]], room: int) -> int:
     return len(columns)
 
 
-def _layer_range(first: int, layers: int) -> str:
-    return str(first) if layers == 1 else f"{first}-{first + layers - 1}"
+def _layer_range(visit: Visit, first: int, layers: int) -> str:
+    ends = [first, first + layers - 1][: min(layers, 2)]
+    text = "-".join(map(str, reversed(ends) if visit.reverse else ends))
+    return f"{text} each {times_text(visit.each)}" if visit.each > 1 else text

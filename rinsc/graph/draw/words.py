@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rinsc.graph.nodes import BlockGraph
+from rinsc.graph.nodes import Block, BlockGraph, Visit
+from rinsc.spec import ModelSpec
 
 _UNITS = ("", " k", " M", " B", " T")
 
@@ -27,6 +28,18 @@ def layers_text(count: int) -> str:
 def times_text(rounds: int) -> str:
     """The count of a loop, as arcs, edges and frames bear it."""
     return f"\N{MULTIPLICATION SIGN}{rounds}"
+
+
+def visit_text(visit: Visit) -> str:
+    """How a visit runs its layers; nothing for the usual way."""
+    each = f"each {times_text(visit.each)}" if visit.each > 1 else ""
+    return ", ".join(filter(None, (each, "reversed" if visit.reverse else "")))
+
+
+def block_text(block: Block, spec: ModelSpec) -> str:
+    """What is special about a block among those of its model; mostly nothing."""
+    kind = block.kind if block.kind != spec.kind else ""
+    return ", ".join(filter(None, (kind, f"{block.tie} tied" if block.tie else "")))
 
 
 def params_text(count: int) -> str:

@@ -1,0 +1,204 @@
+"""The classes of layers and blocks in an emitted module: one pair for each kind and tie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from rinsc.backends.torch.ops import TORCH_OPS
+from rinsc.backends.torch.statements import definition, indented, shape_text, statements
+from rinsc.graph import BlockGraph, Loop, Visit
+from rinsc.layers import BlockWeights, Programs, block_weights
+from rinsc.layers.weights import LAYERS, TIED
+from rinsc.program import Node, Program
+
+
+@dataclass(frozen=True)
+class BlockClass:
+    """What blocks of one class share; ``in_place`` and ``backwards`` are ways of visiting them."""
+
+    weights: BlockWeights  # of one of its blocks
+    programs: Programs
+    in_place: bool
+    backwards: bool
+
+    @property
+    def name(self) -> str:
+        """``Llama``, ``LlamaTiedMlp``."""
+        block = self.weights.block
+        words = block.kind.title().replace("_", "")
+        return words if block.tie is None else f"{words}Tied{block.tie.title()}"
+
+    @property
+    def layer(self) -> Program:
+        return self.programs.layer[self.weights.block.kind]
+
+    @property
+    def enter(self) -> Program | None:
+        return self.programs.enter.get(self.weights.block.kind)
+
+    @property
+    def leave(self) -> Program | None:
+        return self.programs.leave.get(self.weights.block.kind)
+
+    @property
+    def sides(self) -> list[str]:
+        """Side values that its layers use, in the order in which the model makes them."""
+        used = {
+            value
+            for program in (self.enter, self.layer, self.leave)
+            if program is not None
+            for name, given in program.inputs.items()
+            for value in (name,)
+            if name != "x" and any(given in node.inputs for node in program.nodes)
+        }
+        return [name for name in self.layer.inputs if name in used]
+
+
+def block_classes(graph: BlockGraph, programs: Programs) -> dict[str, BlockClass]:
+    """The class of each block by the block's name."""
+    visits = list(_visits(graph))
+    classes: dict[str, BlockClass] = {}
+    for name, block in graph.blocks.items():
+        alike = {
+            other.name
+            for other in graph.blocks.values()
+            if (other.kind, other.tie) == (block.kind, block.tie)
+        }
+        ways = [visit for visit in visits if visit.block in alike]
+        classes[name] = BlockClass(
+            block_weights(graph, name),
+            programs,
+            any(visit.each > 1 for visit in ways),
+            any(visit.reverse for visit in ways),
+        )
+    return classes
+
+
+def class_sources(classes: Iterable[BlockClass]) -> list[str]:
+    """Source of each distinct class, with the classes of its layers before it."""
+    chunks = []
+    for each in {each.name: each for each in classes}.values():
+        if any(each.weights.is_tied(node) for node in each.layer.nodes):
+            chunks.append(_tied_class(each))
+        chunks += [_layer_class(each), _block_class(each)]
+    return chunks
+
+
+def own_lines(nodes: Iterable[Node]) -> Iterator[str]:
+    """The lines of ``__init__`` that make what the operations own."""
+    for node in nodes:
+        module = TORCH_OPS[type(node.op)].module
+        if module is not None:
+            yield module(node)
+
+
+def visit_text(visit: Visit, arguments: str) -> str:
+    """The call that visits a block."""
+    each = f", each={visit.each}" if visit.each > 1 else ""
+    reverse = ", reverse=True" if visit.reverse else ""
+    return f"x = self.{visit.block}({arguments}{each}{reverse})"
+
+
+def _visits(graph: BlockGraph) -> Iterator[Visit]:
+    """Every visit that is written down, a loop's body once."""
+    for step in graph.steps():
+        if isinstance(step, Loop):
+            yield from _visits(step.body)
+        else:
+            yield step
+
+
+def _tied_class(each: BlockClass) -> str:
+    """The part that all layers of a block share."""
+    nodes = [node for node in each.layer.nodes if each.weights.is_tied(node)]
+    lines = [
+        f'"""The {each.weights.block.tie} that all layers of a block share."""',
+        "",
+        "def __init__(self) -> None:",
+        *indented(["super().__init__()", *own_lines(nodes)]),
+    ]
+    return f"\nclass {each.name}Part(nn.Module):\n" + "\n".join(indented(lines)) + "\n"
+
+
+def _layer_class(each: BlockClass) -> str:
+    tied = each.weights.block.tie is not None
+    program = _with_owner(each.layer, each.weights) if tied else each.layer
+    lines, results = statements(program, {name: name for name in program.inputs})
+    given = ["x", *each.sides]
+    shapes = ", ".join(f"{name} {shape_text(program.inputs[name])}" for name in given)
+    parameters = [f"{name}: torch.Tensor" for name in given]
+    if tied:
+        parameters.append(f"{TIED}: {each.name}Part")
+    own = [node for node in each.layer.nodes if not each.weights.is_tied(node)]
+    text = "\n".join([*lines, f"return {results['x']}"])
+    body = [
+        '"""One layer: state to state."""',
+        "",
+        "def __init__(self) -> None:",
+        *indented(["super().__init__()", *own_lines(own)]),
+        "",
+        *definition("forward", parameters, "torch.Tensor"),
+        *indented([f"# {shapes}", *text.replace(f"self.{TIED}.", f"{TIED}.").splitlines()]),
+    ]
+    return f"\nclass {each.name}Layer(nn.Module):\n" + "\n".join(indented(body)) + "\n"
+
+
+def _with_owner(program: Program, weights: BlockWeights) -> Program:
+    """The program with its tied operations called ``tied.query``, as its layers find them."""
+    nodes = tuple(
+        replace(node, name=f"{TIED}.{node.name}") if node.name and weights.is_tied(node) else node
+        for node in program.nodes
+    )
+    return replace(program, nodes=nodes)
+
+
+def _block_class(each: BlockClass) -> str:
+    framed = each.weights.framed
+    parameters = [f"{name}: torch.Tensor" for name in ("x", *each.sides)]
+    parameters += ["each: int = 1"] if each.in_place else []
+    parameters += ["reverse: bool = False"] if each.backwards else []
+    made = f"{each.name}Layer() for _ in range(layers)"
+    init = _framed_init(each, made) if framed else [f"super().__init__({made})"]
+    body = [
+        '"""Layers run one after the other; every visit uses the same weights."""',
+        "",
+        "def __init__(self, layers: int) -> None:",
+        *indented(init),
+        "",
+        *definition("forward", parameters, "torch.Tensor"),
+        *indented(_block_forward(each)),
+    ]
+    base = "nn.Module" if framed else "nn.ModuleList"
+    return f"\nclass {each.name}Block({base}):\n" + "\n".join(indented(body)) + "\n"
+
+
+def _framed_init(each: BlockClass, made: str) -> list[str]:
+    lines = ["super().__init__()", *own_lines(each.enter.nodes if each.enter else ())]
+    if each.weights.block.tie is not None:
+        lines.append(f"self.{TIED} = {each.name}Part()")
+    lines.append(f"self.{LAYERS} = nn.ModuleList({made})")
+    return [*lines, *own_lines(each.leave.nodes if each.leave else ())]
+
+
+def _block_forward(each: BlockClass) -> list[str]:
+    layers = f"self.{LAYERS}" if each.weights.framed else "self"
+    order = f"reversed({layers}) if reverse else {layers}" if each.backwards else layers
+    tied = [f"self.{TIED}"] if each.weights.block.tie is not None else []
+    run = [f"x = layer({', '.join(['x', *each.sides, *tied])})"]
+    if each.in_place:
+        run = ["for _ in range(each):", *indented(run)]
+    return [
+        *_end_lines(each.enter, "x = "),
+        f"for layer in {order}:",
+        *indented(run),
+        *_end_lines(each.leave, "return "),
+    ]
+
+
+def _end_lines(program: Program | None, last: str) -> list[str]:
+    """Statements for the start or the end of a visit; ``last`` is what is done with the state."""
+    if program is None:
+        return ["return x"] if last == "return " else []
+    lines, results = statements(program, {name: name for name in program.inputs})
+    return [*lines, f"{last}{results['x']}"]

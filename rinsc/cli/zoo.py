@@ -1,0 +1,216 @@
+"""``rinsc zoo``: published architectures, every variant of short words, families of variants."""
+
+from __future__ import annotations
+
+import json as json_text
+import math
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from rinsc.cli.diagnostics import note
+from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
+from rinsc.cli.tables import PIPED_WIDTH
+from rinsc.cli.values import Count, option_values
+
+if TYPE_CHECKING:
+    from rinsc.spec import ModelSpec
+    from rinsc.sweep.costed import Costed
+    from rinsc.sweep.families import Member
+    from rinsc.sweep.zoo import ZooEntry
+
+
+def list_(*, json: bool = False) -> None:
+    """Print every published architecture with its figures and its source.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object an entry.
+    """
+    from rinsc.sweep.claims import figures
+    from rinsc.sweep.zoo import zoo_entries
+
+    rows = [(entry, figures(entry)) for entry in zoo_entries()]
+    if json:
+        for entry, found in rows:
+            print(_json({"name": entry.name, **asdict(found), "source": asdict(entry.source)}))
+        return
+    from rinsc.cli.zoo_tables import print_entries
+
+    print_entries(rows)
+
+
+def show(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) -> None:
+    """Print an architecture: its source, its claims beside our figures, its drawing.
+
+    Parameters
+    ----------
+    json
+        Print JSON.
+    """
+    from rinsc.sweep.claims import claims, figures
+    from rinsc.sweep.zoo import zoo_entry
+
+    with option_values():
+        entry = zoo_entry(name)
+    found = figures(entry)
+    beside = list(claims(entry, found))
+    if json:
+        source, expect = asdict(entry.source), asdict(entry.expect)
+        holds = {claim.name: claim.holds for claim in beside}
+        data = {"name": entry.name, **asdict(found), "source": source, "expect": expect}
+        print(_json({**data, "holds": holds}))
+        return
+    from rinsc.cli.zoo_tables import print_entry
+
+    print_entry(entry, found, beside, _drawing(entry))
+
+
+def enumerate_(
+    *,
+    letters: Count,
+    length: Count,
+    degree: Count = 1,
+    min_parameters: Count = 0,
+    max_parameters: Count | None = None,
+    min_cost_ratio: float = 0.0,
+    max_cost_ratio: float = math.inf,
+    min_layers_executed: Count = 0,
+    max_layers_executed: Count | None = None,
+    limit: Count | None = None,
+    options: ModelOptions = NO_OPTIONS,
+    json: bool = False,
+) -> None:
+    """Print every distinct model of short words: a signature a line, at a terminal with its costs.
+
+    No two of them are the same model. The cost ratio is that of training FLOPs per token against
+    the same blocks visited once each.
+
+    Parameters
+    ----------
+    letters
+        At most so many blocks.
+    length
+        At most so many visits, before the degree is applied.
+    degree
+        Every degree up to this one.
+    min_parameters
+        Leave out what has fewer parameters.
+    max_parameters
+        Leave out what has more parameters.
+    min_cost_ratio
+        Leave out what costs less.
+    max_cost_ratio
+        Leave out what costs more.
+    min_layers_executed
+        Leave out what runs fewer layers.
+    max_layers_executed
+        Leave out what runs more layers.
+    limit
+        Stop after so many.
+    json
+        Print one JSON object a variant.
+    """
+    from rinsc.sweep.enumerate import Limits, variants
+
+    base = options.spec("A")
+    with option_values():
+        wanted = Limits(
+            min_parameters=min_parameters,
+            max_parameters=math.inf if max_parameters is None else max_parameters,
+            min_layers_executed=min_layers_executed,
+            max_layers_executed=math.inf if max_layers_executed is None else max_layers_executed,
+            min_cost_ratio=min_cost_ratio,
+            max_cost_ratio=max_cost_ratio,
+        )
+        found = variants(base, letters, length, degree, wanted)
+    _print_variants(((variant.costed(), "") for variant in islice(found, limit)), json=json)
+
+
+def family(
+    name: Annotated[str, Parameter(name="NAME")],
+    /,
+    *,
+    options: ModelOptions = NO_OPTIONS,
+    json: bool = False,
+) -> None:
+    """Print a family of variants: a signature a line, at a terminal with its costs.
+
+    ``rins`` holds the forms of recursion round RINS: early, in the middle, late and total.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object a variant.
+    """
+    from rinsc.sweep.families import family as members_of
+
+    with option_values():
+        members = members_of(name)
+    _print_variants(list(_costed(members, options.spec("A"))), json=json)
+
+
+def _costed(members: Iterable[Member], base: ModelSpec) -> Iterator[tuple[Costed, str]]:
+    """Each member with its costs; at few layers two of them may be the same model."""
+    from rinsc.fingerprints import fingerprint
+    from rinsc.spec import with_signature
+    from rinsc.sweep.costed import costed
+
+    known: dict[str, str] = {}
+    for member in members:
+        key = fingerprint(with_signature(base, member.signature))
+        if key in known:
+            same = f"{member.signature} is the same model as {known[key]}"
+            note(f"at {base.layers} layers {same}, and left out")
+        else:
+            known[key] = member.signature
+            yield costed(base, member.signature), member.idea
+
+
+def _print_variants(rows: Iterable[tuple[Costed, str]], *, json: bool) -> None:
+    """Each row at once, so that what takes long can be read while it is made."""
+    if json:
+        for row, idea in rows:
+            print(_json({**asdict(row), **({"idea": idea} if idea else {})}))
+    elif not sys.stdout.isatty():
+        for row, _ in rows:
+            print(row.signature)
+    else:
+        from rinsc.cli.zoo_tables import VARIANT_HEADS, variant_row
+
+        print(VARIANT_HEADS)
+        for row, idea in rows:
+            print(variant_row(row, idea))
+
+
+def _drawing(entry: ZooEntry) -> Iterator[str]:
+    """What ``rinsc show`` prints of the model."""
+    from rinsc.cost import block_params
+    from rinsc.graph import build_graph
+    from rinsc.graph.draw import schedule_lines, tree_lines
+
+    graph = build_graph(entry.spec)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_WIDTH
+    yield from tree_lines(graph, block_params(graph))
+    yield ""
+    yield from schedule_lines(graph, width)
+
+
+def _json(data: object) -> str:
+    return json_text.dumps(data, ensure_ascii=False)
+
+
+zoo = App(name="zoo", help="Published architectures, and variants by the thousand.")
+for name, command in (
+    ("list", list_),
+    ("show", show),
+    ("enumerate", enumerate_),
+    ("family", family),
+):
+    zoo.command(command, name=name)

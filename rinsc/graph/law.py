@@ -1,0 +1,240 @@
+"""How the rounds of a repeat are drawn in training: laws, their expectations, the draws."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from random import Random
+from typing import cast
+
+from rinsc.graph.nodes import BlockGraph, Loop
+from rinsc.graph.rounds import MAX_ROUNDS
+from rinsc.syntax.settings import RepeatOptions
+
+QUADRATURE_STEP = 1 / 64  # deviations; see `PoissonLognormal.mean_upto`
+QUADRATURE_END = 9  # deviations; what lies beyond has a probability below 1e-18
+
+
+class RoundsLaw(ABC):
+    """A law of the number of rounds, which is from 1 to `MAX_ROUNDS`."""
+
+    @property
+    @abstractmethod
+    def pmf(self) -> Mapping[int, Fraction] | None:
+        """The probability of each number of rounds; None where there is no largest one."""
+
+    @abstractmethod
+    def draw(self, generator: Random) -> int:
+        """One number of rounds. It depends on ``generator.random()`` alone."""
+
+    @property
+    def largest(self) -> int | None:
+        """The most rounds that can be drawn; None where there is no such number."""
+        return None if self.pmf is None else max(self.pmf)
+
+    @property
+    def mean(self) -> Fraction:
+        """The expected number of rounds."""
+        return self.mean_upto(MAX_ROUNDS)
+
+    def mean_upto(self, most: int) -> Fraction:
+        """The expectation of min(rounds, ``most``)."""
+        pmf = cast(Mapping[int, Fraction], self.pmf)
+        return sum((min(rounds, most) * p for rounds, p in pmf.items()), Fraction(0))
+
+
+@dataclass(frozen=True)
+class Fixed(RoundsLaw):
+    """Always the same rounds."""
+
+    rounds: int
+
+    @property
+    def pmf(self) -> Mapping[int, Fraction]:
+        return {self.rounds: Fraction(1)}
+
+    def draw(self, generator: Random) -> int:
+        return self.rounds
+
+
+@dataclass(frozen=True)
+class Skipped(RoundsLaw):
+    """Each round after the first is skipped with probability ``skip``.
+
+    That is 1 + Binomial(rounds − 1, 1 − skip), the stochastic recursion of arXiv 2502.07503.
+    """
+
+    rounds: int
+    skip: float
+
+    @property
+    def pmf(self) -> Mapping[int, Fraction]:
+        trials, skip = self.rounds - 1, _written(self.skip)
+        return {
+            1 + kept: math.comb(trials, kept) * (1 - skip) ** kept * skip ** (trials - kept)
+            for kept in range(self.rounds)
+        }
+
+    @property
+    def mean(self) -> Fraction:
+        return 1 + (self.rounds - 1) * (1 - _written(self.skip))
+
+    def draw(self, generator: Random) -> int:
+        return 1 + sum(generator.random() >= self.skip for _ in range(self.rounds - 1))
+
+
+@dataclass(frozen=True)
+class Choice(RoundsLaw):
+    """One of ``counts``, each as likely; one that is written twice is twice as likely."""
+
+    counts: tuple[int, ...]
+
+    @property
+    def pmf(self) -> Mapping[int, Fraction]:
+        times = Counter(min(count, MAX_ROUNDS) for count in self.counts)
+        return {rounds: Fraction(n, len(self.counts)) for rounds, n in times.items()}
+
+    def draw(self, generator: Random) -> int:
+        return min(self.counts[int(generator.random() * len(self.counts))], MAX_ROUNDS)
+
+
+@dataclass(frozen=True)
+class Uniform(RoundsLaw):
+    """Each number from ``low`` to ``high``, both included, as likely."""
+
+    low: int
+    high: int
+
+    @property
+    def pmf(self) -> Mapping[int, Fraction]:
+        top = min(self.high, MAX_ROUNDS)
+        weights = dict.fromkeys(range(min(self.low, top), top + 1), 1)
+        weights[top] += self.high - top  # all that is cut
+        whole = sum(weights.values())
+        return {rounds: Fraction(weight, whole) for rounds, weight in weights.items()}
+
+    def draw(self, generator: Random) -> int:
+        drawn = self.low + int(generator.random() * (self.high - self.low + 1))
+        return min(drawn, MAX_ROUNDS)
+
+
+@dataclass(frozen=True)
+class PoissonLognormal(RoundsLaw):
+    """1 + Poisson(exp(Normal(log(mean − 1) − sigma² / 2, sigma))), whose expectation is ``mean``.
+
+    arXiv 2502.05171, section 3.3, whose r̄ is mean − 1. Draws beyond `MAX_ROUNDS` are cut to it;
+    the expectation is that before cutting.
+    """
+
+    given_mean: float
+    sigma: float
+
+    @property
+    def pmf(self) -> None:
+        return None
+
+    @property
+    def mean(self) -> Fraction:
+        return _written(self.given_mean)
+
+    def mean_upto(self, most: int) -> Fraction:
+        """The expectation of min(rounds, ``most``), to within 1e-9.
+
+        By the trapezoidal rule over the normal variable, from −9 to 9 deviations in steps of 1/64:
+        on a smooth integrand that fades out at both ends its error falls exponentially with the
+        step.
+        """
+        return Fraction(_poisson_lognormal_mean_upto(self.given_mean, self.sigma, most))
+
+    def draw(self, generator: Random) -> int:
+        rate = self.rate(_normal(generator))
+        return 1 + _poisson(generator, rate, MAX_ROUNDS - 1)
+
+    def rate(self, deviations: float) -> float:
+        """The Poisson rate at so many deviations of the normal variable from its mean."""
+        if self.given_mean <= 1:
+            return 0.0
+        log_rate = math.log(self.given_mean - 1) - self.sigma**2 / 2 + self.sigma * deviations
+        return math.exp(min(log_rate, 2 * math.log(MAX_ROUNDS)))  # cut to MAX_ROUNDS in any case
+
+
+def rounds_law(options: RepeatOptions, rounds: int) -> RoundsLaw:
+    """The law of a repeat with these options whose written exponent is ``rounds``."""
+    if options.skip:
+        return Skipped(rounds, options.skip)
+    if options.sample is None:
+        return Fixed(rounds)
+    args = options.sample.args
+    if options.sample.name == "poisson_lognormal":
+        return PoissonLognormal(*cast(tuple[float, float], args))
+    counts = cast(tuple[int, ...], args)
+    return Uniform(*counts) if options.sample.name == "uniform" else Choice(counts)
+
+
+def loop_law(loop: Loop) -> RoundsLaw:
+    """The law of a loop's rounds in training; one that is fixed runs the rounds that it has."""
+    return Fixed(loop.rounds) if loop.fixed else rounds_law(loop.options, loop.rounds)
+
+
+def drawn_loops(graph: BlockGraph) -> Iterator[Loop]:
+    """The loops whose rounds training draws."""
+    return (loop for loop in graph.dials() if loop.options.is_drawn)
+
+
+def draw_rounds(graph: BlockGraph, seed: int, step: int) -> dict[str, int]:
+    """Rounds of every repeat in a training step: drawn where its options say so, else as written.
+
+    A function of ``seed`` and ``step`` alone, so that every rank draws the same, and so does a run
+    that is resumed.
+    """
+    generator = Random(f"rounds of step {step} with seed {seed}")
+    return {loop.name: loop_law(loop).draw(generator) for loop in graph.dials()}
+
+
+def _written(number: float) -> Fraction:
+    """A number as it was written: 0.1 is one tenth."""
+    return Fraction(repr(number))
+
+
+def _normal(generator: Random) -> float:
+    """A standard normal number, by Box and Muller's method (1958)."""
+    radius = math.sqrt(-2 * math.log(1 - generator.random()))
+    return radius * math.cos(2 * math.pi * generator.random())
+
+
+def _poisson(generator: Random, rate: float, most: int) -> int:
+    """The arrivals before time ``rate``, with exponential waits of mean 1; ``most`` at most."""
+    time, arrivals = 0.0, 0
+    while arrivals < most:
+        time -= math.log(1 - generator.random())
+        if time > rate:
+            break
+        arrivals += 1
+    return arrivals
+
+
+@lru_cache(maxsize=256)
+def _poisson_lognormal_mean_upto(mean: float, sigma: float, most: int) -> float:
+    law = PoissonLognormal(mean, sigma)
+    points = round(QUADRATURE_END / QUADRATURE_STEP)
+    density = math.sqrt(2 * math.pi)
+    return math.fsum(
+        QUADRATURE_STEP
+        * (math.exp(-(z**2) / 2) / density)
+        * (1 + _poisson_mean_upto(law.rate(z), most - 1))
+        for z in (QUADRATURE_STEP * index for index in range(-points, points + 1))
+    )
+
+
+def _poisson_mean_upto(rate: float, most: int) -> float:
+    """The expectation of min(N, ``most``), N being Poisson of this rate."""
+    if rate == 0:
+        return 0.0
+    log_rate = math.log(rate)
+    probabilities = (math.exp(n * log_rate - rate - math.lgamma(n + 1)) for n in range(most))
+    return most - math.fsum((most - n) * p for n, p in enumerate(probabilities))

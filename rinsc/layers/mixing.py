@@ -1,0 +1,53 @@
+"""The two halves of a layer, attention and feed-forward, in the forms that the kinds share."""
+
+from __future__ import annotations
+
+from rinsc.layers.kind import Sides
+from rinsc.ops import Activation, Attention, Linear, MergeHeads, Mul, Rope, SplitHeads
+from rinsc.ops.elements import Function
+from rinsc.program import Builder, Value
+from rinsc.spec import ModelSpec
+
+
+def attention(
+    b: Builder,
+    h: Value,
+    spec: ModelSpec,
+    *,
+    rotary: Sides | None = None,
+    bias: bool = False,
+    query_key_bias: bool = False,
+    causal: bool = True,
+    gated: bool = False,
+) -> Value:
+    """Multi-head attention with grouped keys and values: (batch, seq, width) to the same.
+
+    ``rotary`` holds the tables of `rotary_sides`, for queries and keys. ``gated`` weighs each
+    channel with the sigmoid of a linear map of ``h``, before the output projection.
+    """
+    kv_width = spec.kv_heads * spec.head_dim
+    pair_bias = bias or query_key_bias
+    query = b(SplitHeads(spec.heads), b(Linear(spec.width, pair_bias), h, name="query"))
+    key = b(SplitHeads(spec.kv_heads), b(Linear(kv_width, pair_bias), h, name="key"))
+    value = b(SplitHeads(spec.kv_heads), b(Linear(kv_width, bias), h, name="value"))
+    if rotary is not None:
+        query = b(Rope(), query, rotary["cos"], rotary["sin"])
+        key = b(Rope(), key, rotary["cos"], rotary["sin"])
+    mixed = b(MergeHeads(), b(Attention(causal), query, key, value))
+    if gated:
+        gate = b(Linear(spec.width), h, name="attention_gate")
+        mixed = b(Mul(), mixed, b(Activation("sigmoid"), gate))
+    return b(Linear(spec.width, bias, "residual"), mixed, name="output")
+
+
+def gated_mlp(b: Builder, h: Value, spec: ModelSpec) -> Value:
+    """down(silu(gate(h)) · up(h)) (SwiGLU, arXiv 2002.05202, equation 6)."""
+    gate = b(Activation("silu"), b(Linear(spec.mlp_width), h, name="gate"))
+    up = b(Linear(spec.mlp_width), h, name="up")
+    return b(Linear(spec.width, init="residual"), b(Mul(), gate, up), name="down")
+
+
+def mlp(b: Builder, h: Value, spec: ModelSpec, function: Function) -> Value:
+    """down(function(up(h))), with biases."""
+    up = b(Activation(function), b(Linear(spec.mlp_width, bias=True), h, name="up"))
+    return b(Linear(spec.width, bias=True, init="residual"), up, name="down")

@@ -1,0 +1,61 @@
+"""The closed set of primitive operations: for each its shape rule, its parameters and its FLOPs.
+
+Everything else (layers, costs, PyTorch, ONNX) is derived from these. A new operation is one class
+here and one function in each backend.
+"""
+
+from rinsc.ops.attention import Attention, MergeHeads, Rope, SplitHeads
+from rinsc.ops.base import Causal, Dim, Init, Op, Param, Shape, Sizes, at_sizes
+from rinsc.ops.elements import (
+    Activation,
+    Add,
+    Concat,
+    MeanPool,
+    Mul,
+    Noise,
+    Scale,
+    Shift,
+    Sub,
+    Weigh,
+    ZerosLike,
+)
+from rinsc.ops.matrices import Linear, Project, TiedLinear
+from rinsc.ops.norms import LayerNorm, RMSNorm, UnitRMSNorm
+from rinsc.ops.tables import Embedding, Positions, RotaryTable, Row, Vector
+
+__all__ = [
+    "Activation",
+    "Add",
+    "Attention",
+    "Causal",
+    "Concat",
+    "Dim",
+    "Embedding",
+    "Init",
+    "LayerNorm",
+    "Linear",
+    "MeanPool",
+    "MergeHeads",
+    "Mul",
+    "Noise",
+    "Op",
+    "Param",
+    "Positions",
+    "Project",
+    "RMSNorm",
+    "Rope",
+    "RotaryTable",
+    "Row",
+    "Scale",
+    "Shape",
+    "Shift",
+    "Sizes",
+    "SplitHeads",
+    "Sub",
+    "TiedLinear",
+    "UnitRMSNorm",
+    "Vector",
+    "Weigh",
+    "ZerosLike",
+    "at_sizes",
+]

@@ -1,0 +1,86 @@
+"""Operations that read a trained or a computed table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rinsc.errors import GraphError, Problem
+from rinsc.ops.base import Init, Op, Param, Shape, Sizes
+
+
+@dataclass(frozen=True)
+class Embedding(Op):
+    """Rows of a table by token id: (batch, seq) to (batch, seq, width). A lookup costs nothing."""
+
+    rows: int
+    width: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0], self.width)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.rows, self.width), "normal"),)
+
+
+@dataclass(frozen=True)
+class Positions(Op):
+    """A learned row for each position of an input (batch, seq, …): (seq, width)."""
+
+    context: int
+    width: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (shapes[0][1], self.width)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.context, self.width), "normal"),)
+
+
+@dataclass(frozen=True)
+class RotaryTable(Op):
+    """Cosines or sines of rotary angles: token ids (batch, seq) to (seq, head_dim / 2).
+
+    Angle of position p and pair i: p · theta^(−2i / head_dim) (RoFormer, arXiv 2104.09864, 3.2.2).
+    """
+
+    function: Literal["cos", "sin"]
+    theta: float
+    head_dim: int
+    context: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if self.head_dim % 2:
+            message = f"rotary positions need an even head width, not {self.head_dim}"
+            hint = "change 'heads' or 'width'"
+            raise GraphError(Problem("odd-head-width", message, place="heads", hint=hint))
+        return (shapes[0][1], self.head_dim // 2)
+
+
+@dataclass(frozen=True)
+class Row(Op):
+    """One of ``rows`` trained tensors by a number (); a number beyond the last takes the last."""
+
+    rows: int
+    shape: Sizes
+    init: Init
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.shape
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.rows, *self.shape), self.init),)
+
+
+@dataclass(frozen=True)
+class Vector(Op):
+    """A trained vector (width,), whatever the input."""
+
+    width: int
+    init: Init
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (self.width,)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.width,), self.init),)

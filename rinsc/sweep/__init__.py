@@ -1,0 +1,1 @@
+"""Many variants: the zoo of published ones, enumerations, families, and differences of two."""

@@ -1,0 +1,166 @@
+"""Every distinct model of short words, streamed with its costs; none of them is built."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from rinsc.errors import Problem, Span, SpecError
+from rinsc.spec import ModelSpec
+from rinsc.spec.checks import shown
+from rinsc.spec.model import require_spec
+from rinsc.sweep.costed import Costed
+from rinsc.sweep.sizing import Prices, prices
+from rinsc.sweep.words import Word, at_degree, atoms, even_split, words
+from rinsc.syntax import MAX_VISITS, BlockRef, Sequence, Signature, canonical, parse
+from rinsc.syntax.canonical import letter_name
+
+MAX_LETTERS = 8
+MAX_LENGTH = 16
+MAX_ENUMERATED_DEGREE = 3
+NOWHERE = Span(0, 0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A word of blocks at a degree, and its costs as in `Costed`."""
+
+    word: Word
+    degree: int
+    parameters: int
+    executed_layers: int
+    training_flops_per_token: int
+    cost_ratio: float
+
+    @cached_property
+    def signature(self) -> str:
+        """Its canonical spelling."""
+        letters = [letter_name(number) for number in self.word]
+        # Put together here: parsing would take most of the time of a long enumeration.
+        refs = tuple(BlockRef(letter, None, (), NOWHERE) for letter in letters)
+        return canonical(Signature(Sequence(refs, NOWHERE), self.degree, "".join(letters)))
+
+    def costed(self) -> Costed:
+        """Signature and costs alone."""
+        return Costed(
+            self.signature,
+            self.parameters,
+            self.executed_layers,
+            self.training_flops_per_token,
+            self.cost_ratio,
+        )
+
+    def spec(self, base: ModelSpec) -> ModelSpec:
+        """The variant at the dimensions of ``base``."""
+        return replace(base, signature=parse(self.signature))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which variants are wanted; every bound is included. Raises `SpecError` where none can be."""
+
+    min_parameters: int = 0
+    max_parameters: float = math.inf
+    min_layers_executed: int = 0
+    max_layers_executed: float = math.inf
+    min_cost_ratio: float = 0.0
+    max_cost_ratio: float = math.inf
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("parameters", "layers_executed", "cost_ratio"):
+            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if not least <= most:
+                message = f"no variant has {name.replace('_', ' ')} from {least} to {most}"
+                hint = f"raise the maximum of {name.replace('_', ' ')}, or lower its minimum"
+                problems.append(Problem("empty-range", message, place=name, hint=hint))
+        if problems:
+            raise SpecError(*problems)
+
+    def admit(self, variant: Variant) -> bool:
+        return (
+            self.min_parameters <= variant.parameters <= self.max_parameters
+            and self.min_layers_executed <= variant.executed_layers <= self.max_layers_executed
+            and self.min_cost_ratio <= variant.cost_ratio <= self.max_cost_ratio
+        )
+
+
+EVERYTHING = Limits()
+
+
+def variants(
+    base: ModelSpec, letters: int, length: int, degree: int = 1, limits: Limits = EVERYTHING
+) -> Iterator[Variant]:
+    """The distinct models of at most ``letters`` blocks, ``length`` visits and this degree.
+
+    They have the dimensions of ``base``, whose own signature plays no part; words that leave a
+    part without layers, and those of more than `MAX_VISITS` visits, are left out. Degrees come one
+    after the other, shorter words first; of spellings of one model the first. Raises `SpecError`
+    for bounds out of range.
+    """
+    _require_bounds(
+        letters=(letters, MAX_LETTERS),
+        length=(length, MAX_LENGTH),
+        degree=(degree, MAX_ENUMERATED_DEGREE),
+    )
+    return _variants(prices(require_spec(base)), letters, length, degree, limits)
+
+
+def _variants(
+    price: Prices, letters: int, length: int, degree: int, limits: Limits
+) -> Iterator[Variant]:
+    seen: set[bytes] = set()
+    for level in range(1, degree + 1):
+        for word in words(min(letters, price.layers), length):
+            if len(word) ** level > MAX_VISITS or (max(word) + 1) ** level > price.layers:
+                continue
+            flat = at_degree(word, level)
+            sizes = even_split(price.layers, max(flat) + 1)
+            same = atoms(flat, sizes)
+            is_itself = level == 1 and same == (word, sizes)
+            if is_itself or _is_new(same, price.layers, letters, length, seen):
+                variant = _variant(word, level, flat, sizes, price)
+                if limits.admit(variant):
+                    yield variant
+
+
+def _is_new(
+    same: tuple[Word, tuple[int, ...]], layers: int, letters: int, length: int, seen: set[bytes]
+) -> bool:
+    """Whether no variant before had these atoms.
+
+    A word that is its own atoms is met once, at degree 1, and before any other spelling of it: a
+    spelling has at least as many blocks and visits. So only the others need to be remembered.
+    """
+    word, sizes = same
+    if len(sizes) <= letters and len(word) <= length and sizes == even_split(layers, len(sizes)):
+        return False
+    key = hashlib.blake2b(repr(same).encode(), digest_size=12).digest()
+    if key in seen:
+        return False
+    seen.add(key)
+    return True
+
+
+def _variant(word: Word, degree: int, flat: Word, sizes: tuple[int, ...], price: Prices) -> Variant:
+    visits = Counter(flat)
+    executed = sum(times * sizes[number] for number, times in visits.items())
+    flops = price.training_flops_per_token(executed, len(flat))
+    once = price.training_flops_per_token(price.layers, len(sizes))
+    parameters = price.parameters(len(sizes))
+    return Variant(word, degree, parameters, executed, flops, flops / once)
+
+
+def _require_bounds(**bounds: tuple[int, int]) -> None:
+    problems = []
+    for name, (value, most) in bounds.items():
+        if type(value) is not int or not 1 <= value <= most:
+            message = f"{name} must be a whole number from 1 to {most}, not {shown(value)}"
+            hint = f"give {name} from 1 to {most}"
+            problems.append(Problem("bad-bounds", message, place=name, hint=hint))
+    if problems:
+        raise SpecError(*problems)

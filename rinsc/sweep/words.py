@@ -1,0 +1,84 @@
+"""Words of blocks as numbers: all of them, their degree, and the atoms that they are made of.
+
+A word is a tuple of block numbers in order of first use: the first is 0, and none is skipped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TypeAlias
+
+Word: TypeAlias = tuple[int, ...]
+
+
+def words(letters: int, length: int) -> Iterator[Word]:
+    """Every word of at most ``length`` visits of at most ``letters`` blocks, shorter ones first.
+
+    Numbers stand in order of first use (restricted growth), so no two are renamings of each other.
+    """
+    for visits in range(1, length + 1):
+        yield from _grown((), 0, letters, visits)
+
+
+def _grown(word: Word, used: int, letters: int, visits: int) -> Iterator[Word]:
+    if len(word) == visits:
+        yield word
+        return
+    for number in range(min(used + 1, letters)):
+        yield from _grown((*word, number), max(used, number + 1), letters, visits)
+
+
+def at_degree(word: Word, degree: int) -> Word:
+    """The word applied again inside each of its blocks, ``degree`` times in all.
+
+    Part x of block p is number p * u + x, which is again the order of first use.
+    """
+    blocks = max(word) + 1
+    flat = word
+    for _ in range(degree - 1):
+        flat = tuple(path * blocks + inner for path in flat for inner in word)
+    return flat
+
+
+def even_split(layers: int, parts: int) -> tuple[int, ...]:
+    """Layers of each part: as equal as possible, earlier parts first."""
+    share, rest = divmod(layers, parts)
+    return (share + 1,) * rest + (share,) * (parts - rest)
+
+
+def atoms(flat: Word, sizes: tuple[int, ...]) -> tuple[Word, tuple[int, ...]]:
+    """The same schedule of layers with as few blocks as possible: its word and their sizes.
+
+    Blocks that always follow one another in the same order cannot be told from one block of all
+    their layers. Two schedules are the same model exactly when word and sizes of atoms are equal.
+    """
+    links = _links(flat)
+    if not links:
+        return flat, sizes
+    inside = set(links.values())
+    heads = [number for number in range(len(sizes)) if number not in inside]
+    numbers = {head: index for index, head in enumerate(heads)}
+    word = tuple(numbers[number] for number in flat if number in numbers)
+    return word, tuple(_chain_size(head, links, sizes) for head in heads)
+
+
+def _links(flat: Word) -> dict[int, int]:
+    """X to Y where Y always follows X, and X always precedes Y."""
+    pairs = set(pairwise(flat))
+    followers = Counter(left for left, _ in pairs)
+    leaders = Counter(right for _, right in pairs)
+    return {
+        left: right
+        for left, right in pairs
+        if followers[left] == 1 and leaders[right] == 1 and left != flat[-1] and right != flat[0]
+    }
+
+
+def _chain_size(head: int, links: dict[int, int], sizes: tuple[int, ...]) -> int:
+    total = sizes[head]
+    while head in links:
+        head = links[head]
+        total += sizes[head]
+    return total

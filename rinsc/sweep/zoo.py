@@ -1,0 +1,160 @@
+"""The zoo: published architectures as model specs with their source and their claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from rinsc.errors import Problem, RinscError, SpecError, did_you_mean
+from rinsc.resources import zoo_dir
+from rinsc.spec import ModelSpec, model_spec, with_signature
+from rinsc.spec.checks import at_key, shown
+from rinsc.spec.reading import read_toml
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an architecture is published; ``note`` says where the entry differs, and what in it is
+    not the paper's. One of ``arxiv`` and ``url`` is given."""
+
+    title: str
+    year: int
+    arxiv: str | None = None
+    url: str | None = None
+    note: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """``arXiv 2502.07503``, else the address."""
+        return self.url or "" if self.arxiv is None else f"arXiv {self.arxiv}"
+
+    @property
+    def short_reference(self) -> str:
+        """The same, with the site alone of an address."""
+        return self.reference.removeprefix("https://").partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is claimed of an entry. Tolerances are relative, and 0 where nothing was rounded.
+
+    ``cost_ratio`` is training FLOPs per token, in expectation where rounds are drawn, against
+    ``baseline``, a signature at the same dimensions. ``max_adapter_share`` bounds the parameters of
+    adapters over all parameters.
+    """
+
+    parameters: int
+    parameters_tolerance: float = 0.0
+    executed_layers: int | None = None
+    baseline: str | None = None
+    cost_ratio: float | None = None
+    cost_ratio_tolerance: float = 0.0
+    max_adapter_share: float | None = None
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A published architecture: its spec, where it is from, what is claimed of it."""
+
+    name: str
+    source: Source
+    expect: Expectation
+    path: Path = field(repr=False)
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model at its published dimensions; raises `SpecError` for a file that is none."""
+        return model_spec(self.path)
+
+    @cached_property
+    def baseline(self) -> ModelSpec | None:
+        """What its cost is compared with."""
+        return (
+            None
+            if self.expect.baseline is None
+            else with_signature(self.spec, self.expect.baseline)
+        )
+
+
+def zoo_entries() -> list[ZooEntry]:
+    """Every entry, by name. Raises `SpecError` with every mistake of every file."""
+    entries: list[ZooEntry] = []
+    problems: list[Problem] = []
+    for path in sorted(zoo_dir().glob("*.toml"), key=lambda path: path.stem):
+        try:
+            entries.append(read_entry(path))
+        except RinscError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(*problems)
+    return entries
+
+
+def zoo_entry(name: str) -> ZooEntry:
+    """The entry of this name, the name of its file. Raises `SpecError` for another one."""
+    names = sorted(path.stem for path in zoo_dir().glob("*.toml"))
+    if name not in names:
+        message = f"'{name}' is not in the zoo"
+        raise SpecError(Problem("unknown-entry", message, hint=did_you_mean(name, names)))
+    return read_entry(zoo_dir() / f"{name}.toml")
+
+
+def read_entry(path: Path) -> ZooEntry:
+    """The entry of a file. Raises `SpecError` with every mistake of its source and its claims."""
+    tables = read_toml(path)
+    problems: list[Problem] = []
+    source = _table(Source, "source", tables, problems, path)
+    expect = _table(Expectation, "expect", tables, problems, path)
+    if source is not None and source.arxiv is None and source.url is None:
+        message = "the source has neither 'arxiv' nor 'url'"
+        place = at_key(str(path), "source")
+        problems.append(Problem("missing-key", message, place=place, hint="add 'arxiv'"))
+    if expect is not None and (expect.baseline is None) != (expect.cost_ratio is None):
+        message = "'baseline' and 'cost_ratio' belong together"
+        place = at_key(str(path), "expect")
+        problems.append(Problem("missing-key", message, place=place, hint="give both, or none"))
+    if problems or source is None or expect is None:
+        raise SpecError(*problems)
+    return ZooEntry(path.stem, source, expect, path)
+
+
+_Table = TypeVar("_Table", Source, Expectation)
+
+
+def _table(
+    kind: type[_Table], name: str, tables: Mapping[str, Any], problems: list[Problem], path: Path
+) -> _Table | None:
+    """One table as its dataclass; None where ``problems`` says why not."""
+    found, known = tables.get(name), {item.name: item for item in fields(kind)}
+    place = f"{path}: {name}"
+    if not isinstance(found, dict):
+        message = f"a zoo entry needs the table [{name}]"
+        hint = f"add [{name}] with {', '.join(known)}"
+        problems.append(Problem("missing-table", message, place=str(path), hint=hint))
+        return None
+    before = len(problems)
+    wanted = get_type_hints(kind)
+    for key, value in found.items():
+        if key not in known:
+            message = f"'{key}' is not a key of [{name}]"
+            hint = did_you_mean(key, known)
+            problems.append(Problem("unknown-key", message, place=place, hint=hint))
+        elif not _fits(value, wanted[key]):
+            message = f"'{key}' of [{name}] cannot be {shown(value)}"
+            problems.append(Problem("bad-value", message, place=place, hint=f"change '{key}'"))
+    for key, item in known.items():
+        if item.default is MISSING and key not in found:
+            message = f"[{name}] has no '{key}'"
+            problems.append(Problem("missing-key", message, place=place, hint=f"add '{key}'"))
+    return kind(**found) if len(problems) == before else None
+
+
+def _fits(value: object, wanted: Any) -> bool:
+    """Whether a value of a file is of the type of its field; numbers must not be below 0."""
+    kinds = get_args(wanted) or (wanted,)
+    if isinstance(value, bool) or (isinstance(value, int | float) and not value >= 0):
+        return False
+    return type(value) in kinds or (float in kinds and type(value) is int)

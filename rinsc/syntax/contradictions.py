@@ -1,0 +1,52 @@
+"""Options that are right alone and impossible together, or on the repeat that they stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rinsc.syntax.expand import most_rounds
+from rinsc.syntax.options import effective
+from rinsc.syntax.problems import plural, signature_error
+from rinsc.syntax.tree import Option, Repeat, Signature, repeats
+
+
+def check_contradictions(sig: Signature) -> None:
+    """Raises SignatureError (``contradicting-options``) for the first option that cannot stand.
+
+    An option at its default contradicts nothing; what depends on a free exponent is found once it
+    is bound.
+    """
+    for repeat in repeats(sig.body):
+        for option, message, hint in _contradictions(repeat):
+            raise signature_error("contradicting-options", message, sig.source, option.span, hint)
+
+
+def _contradictions(repeat: Repeat) -> Iterator[tuple[Option, str, str]]:
+    """Each option at fault, with a message and a hint."""
+    written = {option.name: option for option in effective(repeat.options)}
+    inject = "inject" in written
+    if (start := written.get("init")) and not inject:
+        message = f"a loop with init={start.value} would not see what comes before it"
+        yield start, message, "add inject=add, gate or concat, or remove 'init'"
+    if (skip := written.get("skip")) and (sample := written.get("sample")):
+        later = max(skip, sample, key=lambda option: option.span.start)
+        yield later, "'skip' and 'sample' both say how rounds are drawn", "keep one of the two"
+    if (by := written.get("adapter_by")) and "adapter" not in written:
+        message = "'adapter_by' says which adapter a round takes, and there is none"
+        yield by, message, "add adapter=linear, lora(rank), scale, embed or gate, or remove it"
+    if (grad := written.get("grad")) and isinstance(repeat.count, int):
+        yield from _gradient(grad, repeat, repeat.count, inject)
+
+
+def _gradient(
+    grad: Option, repeat: Repeat, count: int, inject: bool
+) -> Iterator[tuple[Option, str, str]]:
+    """What is wrong with ``grad`` on a repeat of ``count`` rounds."""
+    assert isinstance(grad.value, int)
+    if grad.value > count:
+        message = f"grad={grad.value} is more than the {plural(count, 'round')} of this repeat"
+        yield grad, message, f"write grad={count} or less, or remove it"
+    elif grad.value < (most := most_rounds(repeat)) and not inject:
+        message = f"with grad={grad.value}, what comes before the loop would get no gradient"
+        where = f" where {most} rounds are drawn" if most > count else ""
+        yield grad, message + where, "add inject=add, gate or concat, or remove 'grad'"

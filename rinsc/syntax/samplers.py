@@ -1,0 +1,66 @@
+"""The samplers of rounds as the notation bounds them; how they draw is not told here."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+from rinsc.syntax.limits import MAX_CHOICES, MAX_DRAWN_ROUNDS
+from rinsc.syntax.tree import Call
+
+_FAR = 5.0  # deviations: one draw in 3.5 million lies beyond
+
+
+def is_sampler(value: object) -> bool:
+    """Whether a value has the form of a sampler: its name and the types of its arguments."""
+    match value:
+        case Call("uniform", (int(), int())):
+            return True
+        case Call("choice", counts):
+            return all(isinstance(count, int) for count in counts)
+        case Call("poisson_lognormal", (int() | float(), int() | float())):
+            return True
+    return False
+
+
+def sampler_fault(call: Call) -> tuple[str, str] | None:
+    """What is wrong with a sampler, and a hint; None for a sound one.
+
+    Every draw must be a number of rounds from 1, and long ones so rare that they are never met.
+    """
+    if call.name != "poisson_lognormal" and min(cast(tuple[int, ...], call.args)) < 1:
+        return f"'{call.name}' could draw less than 1 round", "write numbers from 1"
+    match call:
+        case Call("poisson_lognormal", (int() | float() as mean, int() | float() as sigma)):
+            if mean < 1:
+                return "a mean of less than 1 round is not possible", "write a mean from 1"
+            if sigma < 0:
+                return "sigma is a deviation, from 0", "as in poisson_lognormal(32, 0.5)"
+        case Call("uniform", (int(low), int(high))) if low > high:
+            return "the first number is larger than the second", f"write uniform({high}, {low})"
+        case Call("choice", counts) if len(counts) > MAX_CHOICES:
+            message = f"'choice' takes at most {MAX_CHOICES} numbers, not {len(counts)}"
+            return message, "leave some out, or write uniform(lo, hi)"
+    if largest_draw(call) > MAX_DRAWN_ROUNDS:
+        message = f"'{call.name}' can draw more than {MAX_DRAWN_ROUNDS} rounds"
+        smaller = "a smaller mean or sigma" if call.name == "poisson_lognormal" else "less"
+        return message, f"write {smaller}: at most {MAX_DRAWN_ROUNDS} rounds are possible"
+    return None
+
+
+def largest_draw(call: Call) -> int:
+    """The most rounds that a sampler draws.
+
+    ``uniform`` and ``choice`` are bounded. ``poisson_lognormal`` is not: its rate at 5 deviations
+    stands for the most, which is mean · exp(5·sigma − sigma²/2), as the rate has the expectation
+    ``mean``. Beyond sigma = 5 that falls again, but only since the mean is then made by draws that
+    are never met, so it counts as 5 there.
+    """
+    if call.name != "poisson_lognormal":
+        return max(cast(tuple[int, ...], call.args))
+    mean, sigma = cast(tuple[float, float], call.args)
+    if mean == 1:
+        return 1
+    sigma = min(sigma, _FAR)
+    far = mean * math.exp(_FAR * sigma - sigma * sigma / 2)
+    return math.ceil(min(far, 2.0 * MAX_DRAWN_ROUNDS))

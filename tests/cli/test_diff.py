@@ -1,0 +1,77 @@
+"""``rinsc diff``: the same as in Python, and which of two models gives the dimensions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rinsc.resources import zoo_dir
+from rinsc.spec import model_spec
+from rinsc.sweep.diff import diff
+from tests.cli.command_line import run_cli
+
+
+def test_json_has_the_exact_numbers() -> None:
+    status, out, err = run_cli("diff", "A^2B", "AB^2", "--json")
+    assert (status, err) == (0, "")
+    specs = (model_spec(text, preset="tiny") for text in ("A^2B", "AB^2"))
+    assert json.loads(out) == json.loads(json.dumps(diff(*specs).as_dict()))
+
+
+def test_the_same_model_is_no_failure() -> None:
+    status, out, err = run_cli("diff", "ABAB", "A^2")
+    assert (status, err) == (0, "")
+    assert "are the same model at the rounds written" in out
+    assert "Their dials differ: ABAB has none and A^2 has A (2 rounds)." in out
+
+
+def test_figures_are_shown() -> None:
+    out = run_cli("diff", "A^3{skip=0.5}B", "A^3B").out
+    assert "different models" in out
+    assert "1-6 ×3, 7-12" in out
+    assert "A 2" in out
+    assert "skip=0.5" in out
+
+
+def test_one_model_with_dimensions_gives_them_to_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text('signature = "A^2B"\npreset = "tiny"\nwidth = 128\n', encoding="utf-8")
+    for pair in ((str(path), "A^2B"), ("A^2B", str(path))):
+        found = json.loads(run_cli("diff", *pair, "--json").out)
+        assert found["same_model"] is True
+        assert found["dimensions"] == {}
+    found = json.loads(run_cli("diff", "A^2B", str(path), "--width", "64", "--json").out)
+    assert found["dimensions"] == {"width": [64, 128]}
+
+
+def test_files_of_the_zoo_and_exponents() -> None:
+    files = [str(zoo_dir() / f"rins-a{r}b.toml") for r in (2, 3)]
+    found = json.loads(run_cli("diff", *files, "--json").out)
+    assert [found[side]["executed_layers"] for side in ("left", "right")] == [36, 48]
+    found = json.loads(run_cli("diff", "A^rB", "AAB", "--set", "r=2", "--json").out)
+    assert found["same_model"]
+
+
+def test_a_run_folder_is_a_model(run: Path) -> None:
+    found = json.loads(run_cli("diff", str(run), "A^2B", "--json").out)
+    assert found["same_model"]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["A("], "RIGHT requires an argument"),
+        (["A(", "A"], "error"),
+        (["A", "B)"], "error"),
+        (["A", "nowhere.toml"], "cannot read the spec"),
+        (["A", "A", "--layers", "0"], "layers"),
+    ],
+)
+def test_mistakes(args: list[str], says: str) -> None:
+    status, out, err = run_cli("diff", *args)
+    assert status in (1, 2)
+    assert out == ""
+    assert says in err
+    assert "hint:" in err

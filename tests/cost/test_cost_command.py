@@ -1,0 +1,55 @@
+"""``rinsc cost`` of repeats with options: expectations, adapters, and what it warns of."""
+
+from __future__ import annotations
+
+import json
+
+from rinsc.cost import cost_report
+from rinsc.spec import model_spec
+from tests.cli.command_line import run_cli
+
+
+def test_expected_rounds_are_printed_where_they_are_drawn() -> None:
+    out = run_cli("cost", "A^4{skip=0.3}B^2").out
+    assert "expected rounds in training A=3.1\n" in out
+    report = cost_report(model_spec("A^4{skip=0.3}B^2", preset="tiny"))
+    assert f"{report.training_flops:,}" in out
+    assert "training, per token, expected" in out
+    assert "expected" not in run_cli("cost", "A^4B^2").out
+    assert "expected" not in run_cli("cost", "A^4{skip=0.3}B^2", "--rounds", "4").out
+
+
+def test_comparison_and_plan_say_what_is_expected() -> None:
+    out = run_cli("cost", "A^3{skip=0.5}B", "--baseline", "AB").out
+    assert "training FLOPs per token, expected" in out
+    assert "FLOPs a step, expected" in out
+    fixed = run_cli("cost", "A^2B", "--baseline", "AB").out
+    plans = [text[text.index("steps of") :].splitlines()[0] for text in (out, fixed)]
+    assert plans[0].split()[-1] == plans[1].split()[-1]
+    plan = json.loads(run_cli("cost", "A^3{skip=0.5}B", "--baseline", "AB", "--json").out)["plan"]
+    assert plan["in_expectation"] is True
+
+
+def test_adapters_are_named_and_heavy_ones_warned_of() -> None:
+    status, out, err = run_cli("cost", "A^3{adapter=scale}B")
+    light = cost_report(model_spec("A^3{adapter=scale}B", preset="tiny"))
+    assert (status, err) == (0, "")
+    assert f"parameters, adapters ({100 * light.adapter_share:.2f} %)" in out
+    assert f"{light.adapter_params:,}" in out
+    assert "repeat A" in out
+    status, out, err = run_cli("cost", "A^3{adapter=linear}B", "--json")
+    heavy = json.loads(out)
+    assert status == 0
+    assert heavy["adapter_share"] > 0.01
+    assert err == (
+        f"note: adapters hold {100 * heavy['adapter_share']:.1f} % of the parameters of "
+        "A^3{adapter=linear}B, more than 1 %\n"
+    )
+
+
+def test_what_repeats_do_is_a_part_and_a_row() -> None:
+    out = run_cli("cost", "A^3{inject=concat, adapter=lora(2)}B").out
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    assert any(words[0] == "inject" for words in lines)
+    assert any(words[0] == "adapter" for words in lines)
+    assert any(words[:2] == ["repeat", "A"] for words in lines)

@@ -1,0 +1,166 @@
+"""Every claim of every entry, at its published size and without a single weight allocated."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rinsc.backends.torch import to_torch
+from rinsc.fingerprints import fingerprint
+from rinsc.graph import build_graph
+from rinsc.resources import zoo_dir
+from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.sweep.claims import claims, figures
+from rinsc.sweep.zoo import zoo_entries, zoo_entry
+from rinsc.syntax import canonical, parse
+
+NAMES = sorted(path.stem for path in zoo_dir().glob("*.toml"))
+
+# What the zoo was asked to hold.
+ASKED = {
+    *("rins-a2b", "rins-a3b", "rins-a4b", "rins-skip", "rins-skip-adapters"),
+    *(f"mobilellm-{size}-{way}" for size in ("125m", "350m") for way in ("immediate", "reverse")),
+    *(f"mobilellm-{size}-repeat-all-over" for size in ("125m", "350m")),
+    *("universal-transformer", "huginn", "relaxed-recursive-gemma", "ouro-1.4b", "ouro-2.6b"),
+    *("albert-base", "albert-base-shared-attention", "albert-base-shared-mlp"),
+    *(f"takase-kiyono-{way}" for way in ("sequence", "cycle", "cycle-rev")),
+    *(f"mor-{way}" for way in ("middle-cycle", "cycle", "sequence", "middle-sequence")),
+    *("etd", "retrofitted-recurrence", "hrm-text-l7h", "asura", "gpt2", "tinyllama"),
+}
+
+
+def test_the_zoo_holds_what_was_asked() -> None:
+    assert set(NAMES) >= ASKED
+    assert [entry.name for entry in zoo_entries()] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_claim_holds(name: str) -> None:
+    entry = zoo_entry(name)
+    found = figures(entry)
+    assert [claim for claim in claims(entry, found) if not claim.holds] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_module_holds_the_parameters_that_are_counted(name: str) -> None:
+    entry = zoo_entry(name)
+    model = to_torch(entry.spec, device="meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    held = sum(parameter.numel() for parameter in model.parameters())
+    assert held == figures(entry).parameters
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_spec_is_its_canonical_self(name: str) -> None:
+    spec = zoo_entry(name).spec
+    twin = replace(spec, signature=parse(canonical(spec.signature)))
+    assert fingerprint(twin) == fingerprint(spec)
+
+
+def test_no_two_entries_are_the_same_model() -> None:
+    prints = [fingerprint(entry.spec) for entry in zoo_entries()]
+    assert len(set(prints)) == len(prints)
+
+
+def test_executed_layers_are_those_of_the_schedule() -> None:
+    for entry in zoo_entries():
+        graph = build_graph(entry.spec)
+        ran = sum(graph.blocks[v.block].layers * v.each for v in graph.visits())
+        assert ran == entry.expect.executed_layers
+
+
+PLAIN = [
+    *("etd", "mobilellm-125m-reverse", "mobilellm-350m-immediate", "mor-cycle"),
+    *("rins-a2b", "rins-a3b", "rins-a4b", "tinyllama"),
+]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_ratios_and_parameters_follow_from_the_dimensions(name: str) -> None:
+    entry = zoo_entry(name)
+    spec, found = entry.spec, figures(entry)
+    matrices, layer = llama_layer(spec)
+    tables = spec.vocab_size * spec.width * (1 if spec.tied_embedding else 2)
+    assert found.parameters == spec.layers * layer + tables + spec.width
+    if entry.baseline is not None:
+        once = llama_flops(spec, matrices, entry.baseline.layers)
+        assert found.cost_ratio == pytest.approx(
+            llama_flops(spec, matrices, found.executed_layers) / once
+        )
+
+
+def llama_layer(spec: ModelSpec) -> tuple[int, int]:
+    """Weights in the matrices of Llama's layer, and with its norms."""
+    width, kv_width = spec.width, spec.kv_heads * spec.width // spec.heads
+    matrices = 2 * width * width + 2 * width * kv_width + 3 * width * spec.mlp_width
+    return matrices, matrices + 2 * width
+
+
+def llama_flops(spec: ModelSpec, matrices: int, layers: int) -> int:
+    """Forward FLOPs of a token: 2 a weight, scores and mixing over the context, the head."""
+    layer = 2 * matrices + 4 * spec.width * spec.context
+    return layers * layer + 2 * spec.vocab_size * spec.width
+
+
+def test_the_expected_cost_of_huginn_is_that_of_many_draws() -> None:
+    spec = zoo_entry("huginn").spec
+    draw = random.Random(0)
+    rounds = [
+        1 + poisson(math.exp(draw.gauss(math.log(31) - 0.125, 0.5)), draw) for _ in range(4000)
+    ]
+    width, context = spec.width, spec.context
+    layer = 2 * (4 * width**2 + 3 * width * spec.mlp_width) + 4 * width * context
+    mix, head = 4 * width**2, 2 * spec.vocab_size * width
+    steps = [
+        (4 + 4 * r) * layer
+        + r * mix
+        + head
+        + 2 * ((4 + 4 * min(r, 8)) * layer + min(r, 8) * mix + head)
+        for r in rounds
+    ]
+    drawn = sum(steps) / len(steps) / (3 * (8 * layer + head))
+    assert figures(zoo_entry("huginn")).cost_ratio == pytest.approx(drawn, rel=0.02)
+
+
+def poisson(rate: float, draw: random.Random) -> int:
+    arrivals, time = 0, draw.expovariate(1)
+    while time < rate:
+        arrivals, time = arrivals + 1, time + draw.expovariate(1)
+    return arrivals
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("parameters", 1), ("executed_layers", 7), ("cost_ratio", 3.0), ("max_adapter_share", 1e-6)],
+)
+def test_a_wrong_claim_is_seen(key: str, value: Any) -> None:
+    entry = zoo_entry("rins-skip-adapters")
+    wrong = replace(entry, expect=replace(entry.expect, **{key: value}))
+    assert [claim.holds for claim in claims(wrong, figures(wrong))].count(False) == 1
+
+
+def test_every_entry_says_where_it_is_from() -> None:
+    for entry in zoo_entries():
+        assert entry.source.reference
+        text = entry.path.read_text(encoding="utf-8")
+        assert text.startswith("# ")
+        for line in text.splitlines():
+            if line.startswith("parameters ="):
+                assert "#" in line, f"{entry.name}: where is the number of parameters from?"
+
+
+def test_an_entry_is_a_spec_file() -> None:
+    for entry in zoo_entries():
+        assert model_spec(str(entry.path)) == entry.spec
+
+
+def test_tables_of_the_zoo_do_not_reach_the_spec(tmp_path: Path) -> None:
+    entry = zoo_entry("huginn")
+    path = tmp_path / "copy.toml"
+    path.write_text(spec_to_toml(entry.spec), encoding="utf-8")
+    assert model_spec(path) == entry.spec
