@@ -55,28 +55,13 @@ def input_of(spec: ModelSpec, batch: int, seq: int, device: str = "cpu") -> torc
     return torch.zeros(shape, dtype=getattr(torch, given.dtype), device=device)
 
 
-class NoModules:
-    """In place of the counter's tracker of modules.
-
-    That one stops at a module that gives back a part of its weights where no gradients are kept.
-    """
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 def counted_flops(
     spec: ModelSpec, batch: int, seq: int, *, backward: bool, rounds: Rounds = None
 ) -> int:
     """FLOPs that PyTorch sees; on the meta device attention is counted in full."""
     model = to_torch(spec, device="meta")
     given = input_of(spec, batch, seq, "meta")
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = NoModules()  # type: ignore[assignment]
-    with counter:
+    with FlopCounterMode(display=False) as counter:
         logits = model(given, rounds=rounds or None)
         if backward:
             logits.sum().backward()

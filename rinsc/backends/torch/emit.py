@@ -17,6 +17,7 @@ from rinsc.backends.torch.statements import (
     shape_text,
     statements,
     with_shape,
+    within_width,
 )
 from rinsc.backends.torch.steps import StepWriter, loop_modules, loop_programs, takes_noise_seed
 from rinsc.errors import LoweringError, Problem
@@ -164,7 +165,7 @@ def _forward_lines(
                 f'{TAKES[given]} exceed the context of {context}")',
                 *_rounds_lines(looped),
                 *lines,
-                *StepWriter(graph, classes, sides).lines(graph),
+                *within_width(StepWriter(graph, classes, sides).lines(graph)),
                 *head,
                 *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
             ]

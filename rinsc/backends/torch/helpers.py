@@ -44,6 +44,7 @@ def mixed(number: torch.Tensor) -> torch.Tensor:
     return square * square % PRIME * number % PRIME
 
 
+@torch.compiler.disable  # torch.compile writes the arithmetic out once a use: minutes
 def noise_like(x: torch.Tensor, seed: int) -> torch.Tensor:
     """Normal numbers, each a function of the seed and of its place in x (batch, seq, width)."""
     batch, seq, width = (torch.arange(size, device=x.device) for size in x.shape)

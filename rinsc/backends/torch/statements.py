@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from textwrap import indent
 
@@ -111,6 +111,17 @@ def with_shape(line: str, value: Value) -> list[str]:
     """The line with its result's shape behind it, or above it where the line is long."""
     comment = f"# {shape_text(value)}"
     return [f"{line}  {comment}"] if len(line) + len(comment) < LINE else [comment, line]
+
+
+def within_width(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of a method's body; a shape goes above the line that loops have made too long."""
+    for line in lines:
+        statement, mark, shape = line.partition("  # ")
+        if mark and len(INDENT) + len(line) > WIDEST:
+            yield f"{line[: len(line) - len(line.lstrip())]}# {shape}"
+            yield statement
+        else:
+            yield line
 
 
 def shape_text(value: Value) -> str:
