@@ -15,9 +15,10 @@ from rinsc.spec.checks import shown
 from rinsc.spec.model import require_spec
 from rinsc.sweep.costed import Costed
 from rinsc.sweep.sizing import Prices, prices
-from rinsc.sweep.words import Word, at_degree, atoms, even_split, words
+from rinsc.sweep.words import Word, at_degree, atoms, words
 from rinsc.syntax import MAX_VISITS, BlockRef, Sequence, Signature, canonical, parse
 from rinsc.syntax.canonical import letter_name
+from rinsc.syntax.sizes import spread
 
 MAX_LETTERS = 8
 MAX_LENGTH = 16
@@ -119,8 +120,8 @@ def _variants(
             if len(word) ** level > MAX_VISITS or (max(word) + 1) ** level > price.layers:
                 continue
             flat = at_degree(word, level)
-            sizes = even_split(price.layers, max(flat) + 1)
-            same = atoms(flat, sizes)
+            sizes = spread(price.layers, max(flat) + 1)
+            same = (flat, sizes) if price.visits_matter else atoms(flat, sizes)
             is_itself = level == 1 and same == (word, sizes)
             if is_itself or _is_new(same, price.layers, letters, length, seen):
                 variant = _variant(word, level, flat, sizes, price)
@@ -137,7 +138,7 @@ def _is_new(
     spelling has at least as many blocks and visits. So only the others need to be remembered.
     """
     word, sizes = same
-    if len(sizes) <= letters and len(word) <= length and sizes == even_split(layers, len(sizes)):
+    if len(sizes) <= letters and len(word) <= length and sizes == spread(layers, len(sizes)):
         return False
     key = hashlib.blake2b(repr(same).encode(), digest_size=12).digest()
     if key in seen:

@@ -18,7 +18,8 @@ class Prices:
     """The cost of the whole stack visited once, as one block, and of what words add to it.
 
     FLOPs are of training on one sequence as long as the context. A kind may run and own more in
-    each visit of a block than its layers: that is ``visit_flops`` and ``block_parameters``.
+    each visit of a block than its layers: that is ``visit_flops`` and ``block_parameters``, and
+    then one block of the layers of two is another model (``visits_matter``).
     """
 
     layers: int
@@ -28,6 +29,7 @@ class Prices:
     stack_flops: int
     layer_flops: int
     visit_flops: int
+    visits_matter: bool
 
     def parameters(self, blocks: int) -> int:
         """Parameters of a model of this many blocks, which together have all the layers."""
@@ -59,4 +61,5 @@ def prices(spec: ModelSpec) -> Prices:
         stack_flops=training_flops(stack, spec.context),
         layer_flops=flops(programs.layer[kind]),
         visit_flops=sum(map(flops, ends)),
+        visits_matter=bool(ends),
     )

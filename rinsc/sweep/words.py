@@ -42,12 +42,6 @@ def at_degree(word: Word, degree: int) -> Word:
     return flat
 
 
-def even_split(layers: int, parts: int) -> tuple[int, ...]:
-    """Layers of each part: as equal as possible, earlier parts first."""
-    share, rest = divmod(layers, parts)
-    return (share + 1,) * rest + (share,) * (parts - rest)
-
-
 def atoms(flat: Word, sizes: tuple[int, ...]) -> tuple[Word, tuple[int, ...]]:
     """The same schedule of layers with as few blocks as possible: its word and their sizes.
 

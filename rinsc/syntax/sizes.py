@@ -29,8 +29,13 @@ class Split:
         return self.layers % len(self.parts) == 0
 
     def sizes(self) -> dict[str, int]:
-        share, more = divmod(self.layers, len(self.parts))
-        return {name: share + (place < more) for place, name in enumerate(self.parts)}
+        return dict(zip(self.parts, spread(self.layers, len(self.parts)), strict=True))
+
+
+def spread(layers: int, parts: int) -> tuple[int, ...]:
+    """Layers of each part: as equal as possible, earlier parts first."""
+    share, more = divmod(layers, parts)
+    return (share + 1,) * more + (share,) * (parts - more)
 
 
 def part_sizes(sig: Signature, layers: int | None, *, strict: bool = False) -> dict[str, int]:

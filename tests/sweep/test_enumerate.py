@@ -20,8 +20,9 @@ from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.sweep.costed import costed
 from rinsc.sweep.enumerate import Limits, variants
-from rinsc.sweep.words import Word, at_degree, atoms, even_split, words
+from rinsc.sweep.words import Word, at_degree, atoms, words
 from rinsc.syntax import identity, parse
+from rinsc.syntax.sizes import spread
 
 BASE = model_spec("A", preset="tiny")
 LAYERS = (4, 7, 12)  # some that divide, some that do not
@@ -54,7 +55,7 @@ def text(word: Word, degree: int) -> str:
 
 @given(small_words, small_words, st.sampled_from(LAYERS))
 def test_atoms_are_equal_exactly_when_the_layers_are(one: Word, other: Word, layers: int) -> None:
-    same = [atoms(word, even_split(layers, max(word) + 1)) for word in (one, other)]
+    same = [atoms(word, spread(layers, max(word) + 1)) for word in (one, other)]
     assert (same[0] == same[1]) == (schedule(one, 1, layers) == schedule(other, 1, layers))
 
 
@@ -73,7 +74,7 @@ def test_the_atoms_say_what_identity_says(word: Word, degree: int, layers: int) 
     if schedule(word, degree, layers) is None:
         return
     flat = at_degree(word, degree)
-    found, sizes = atoms(flat, even_split(layers, max(flat) + 1))
+    found, sizes = atoms(flat, spread(layers, max(flat) + 1))
     same = identity(parse(text(word, degree)), layers)
     assert [visit.atom for visit in same.word] == list(found)  # type: ignore[union-attr]
     assert [int(size.constant) for size in same.sizes] == list(sizes)
@@ -109,6 +110,19 @@ def test_no_two_have_the_same_fingerprint() -> None:
         base = replace(BASE, layers=layers)
         prints = [fingerprint(variant.spec(base)) for variant in variants(base, 3, 4, 3)]
         assert len(set(prints)) == len(prints) > 30
+
+
+@pytest.mark.parametrize("kind", ["llama", "ouro"])  # the second does more in a visit than layers
+def test_every_fingerprint_comes(kind: str) -> None:
+    base = replace(BASE, layers=5, kind=kind)
+    every = {
+        fingerprint(replace(base, signature=parse(f"{text}@{degree}")))
+        for length in range(1, 5)
+        for text in map("".join, itertools.product("AB", repeat=length))
+        for degree in (1, 2)
+    }
+    found = [fingerprint(variant.spec(base)) for variant in variants(base, 2, 4, 2)]
+    assert sorted(found) == sorted(every)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
