@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_text
-import math
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from rinsc.cli.diagnostics import note
+from rinsc.cli.filters import NO_FILTERS, Filters
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.tables import PIPED_WIDTH
 from rinsc.cli.values import Count, option_values
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rinsc.sweep.zoo import ZooEntry
 
 
-def list_(*, json: bool = False) -> None:
+def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
     """Print every published architecture with its figures and its source.
 
     Parameters
@@ -36,7 +36,9 @@ def list_(*, json: bool = False) -> None:
     from rinsc.sweep.claims import figures
     from rinsc.sweep.zoo import zoo_entries
 
+    limits = filters.limits
     rows = [(entry, figures(entry)) for entry in zoo_entries()]
+    rows = [(entry, found) for entry, found in rows if limits.admit(found)]
     if json:
         for entry, found in rows:
             print(_json({"name": entry.name, **asdict(found), "source": asdict(entry.source)}))
@@ -77,13 +79,8 @@ def enumerate_(
     letters: Count,
     length: Count,
     degree: Count = 1,
-    min_parameters: Count = 0,
-    max_parameters: Count | None = None,
-    min_cost_ratio: float = 0.0,
-    max_cost_ratio: float = math.inf,
-    min_layers_executed: Count = 0,
-    max_layers_executed: Count | None = None,
     limit: Count | None = None,
+    filters: Filters = NO_FILTERS,
     options: ModelOptions = NO_OPTIONS,
     json: bool = False,
 ) -> None:
@@ -100,36 +97,16 @@ def enumerate_(
         At most so many visits, before the degree is applied.
     degree
         Every degree up to this one.
-    min_parameters
-        Leave out what has fewer parameters.
-    max_parameters
-        Leave out what has more parameters.
-    min_cost_ratio
-        Leave out what costs less.
-    max_cost_ratio
-        Leave out what costs more.
-    min_layers_executed
-        Leave out what runs fewer layers.
-    max_layers_executed
-        Leave out what runs more layers.
     limit
         Stop after so many.
     json
         Print one JSON object a variant.
     """
-    from rinsc.sweep.enumerate import Limits, variants
+    from rinsc.sweep.enumerate import variants
 
     base = options.spec("A")
     with option_values():
-        wanted = Limits(
-            min_parameters=min_parameters,
-            max_parameters=math.inf if max_parameters is None else max_parameters,
-            min_layers_executed=min_layers_executed,
-            max_layers_executed=math.inf if max_layers_executed is None else max_layers_executed,
-            min_cost_ratio=min_cost_ratio,
-            max_cost_ratio=max_cost_ratio,
-        )
-        found = variants(base, letters, length, degree, wanted)
+        found = variants(base, letters, length, degree, filters.limits)
     _print_variants(((variant.costed(), "") for variant in islice(found, limit)), json=json)
 
 
@@ -137,6 +114,7 @@ def family(
     name: Annotated[str, Parameter(name="NAME")],
     /,
     *,
+    filters: Filters = NO_FILTERS,
     options: ModelOptions = NO_OPTIONS,
     json: bool = False,
 ) -> None:
@@ -153,7 +131,9 @@ def family(
 
     with option_values():
         members = members_of(name)
-    _print_variants(list(_costed(members, options.spec("A"))), json=json)
+    limits = filters.limits
+    rows = [row for row in _costed(members, options.spec("A")) if limits.admit(row[0])]
+    _print_variants(rows, json=json)
 
 
 def _costed(members: Iterable[Member], base: ModelSpec) -> Iterator[tuple[Costed, str]]:

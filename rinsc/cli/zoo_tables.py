@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 
 from rinsc.cli.numbers import exact, rounded_count
-from rinsc.cli.tables import print_line, print_table
+from rinsc.cli.tables import PIPED_WIDTH, print_line, print_table
 from rinsc.cli.words import short_text
 from rinsc.sweep.claims import Claim, Figures
 from rinsc.sweep.costed import Costed
@@ -50,7 +51,7 @@ def print_entry(
     print_line(figures.signature)
     print_line(f"{source.title} ({source.reference}, {source.year})")
     if source.note is not None:
-        print_line(f"note: {source.note}", style="dim")
+        print_line(fill(f"note: {source.note}", PIPED_WIDTH), style="dim")
     print_line()
     print_table(
         ("", "claimed", "within", "here", ""),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from rinsc.spec import ModelSpec
 from rinsc.spec.checks import shown
 from rinsc.spec.model import require_spec
 from rinsc.sweep.costed import Costed
+from rinsc.sweep.limits import EVERYTHING, Limits
 from rinsc.sweep.sizing import Prices, prices
 from rinsc.sweep.words import Word, at_degree, atoms, words
 from rinsc.syntax import MAX_VISITS, BlockRef, Sequence, Signature, canonical, parse
@@ -58,39 +58,6 @@ class Variant:
     def spec(self, base: ModelSpec) -> ModelSpec:
         """The variant at the dimensions of ``base``."""
         return replace(base, signature=parse(self.signature))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Which variants are wanted; every bound is included. Raises `SpecError` where none can be."""
-
-    min_parameters: int = 0
-    max_parameters: float = math.inf
-    min_layers_executed: int = 0
-    max_layers_executed: float = math.inf
-    min_cost_ratio: float = 0.0
-    max_cost_ratio: float = math.inf
-
-    def __post_init__(self) -> None:
-        problems = []
-        for name in ("parameters", "layers_executed", "cost_ratio"):
-            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            if not least <= most:
-                message = f"no variant has {name.replace('_', ' ')} from {least} to {most}"
-                hint = f"raise the maximum of {name.replace('_', ' ')}, or lower its minimum"
-                problems.append(Problem("empty-range", message, place=name, hint=hint))
-        if problems:
-            raise SpecError(*problems)
-
-    def admit(self, variant: Variant) -> bool:
-        return (
-            self.min_parameters <= variant.parameters <= self.max_parameters
-            and self.min_layers_executed <= variant.executed_layers <= self.max_layers_executed
-            and self.min_cost_ratio <= variant.cost_ratio <= self.max_cost_ratio
-        )
-
-
-EVERYTHING = Limits()
 
 
 def variants(

@@ -223,3 +223,15 @@ def test_list_is_quick_and_imports_no_backend(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "huginn" in done.stdout
+
+
+def test_entries_and_families_are_filtered_too() -> None:
+    _, every, _ = run_cli("zoo", "list", "--json")
+    _, large, _ = run_cli("zoo", "list", "--json", "--min-parameters", "1B")
+    wanted = [line for line in every.splitlines() if json.loads(line)["parameters"] >= 10**9]
+    assert large.splitlines() == wanted
+    _, cheap, _ = run_cli("zoo", "family", "rins", "--json", "--max-cost-ratio", "1.5")
+    _, members, _ = run_cli("zoo", "family", "rins", "--json")
+    kept = [line for line in members.splitlines() if json.loads(line)["cost_ratio"] <= 1.5]
+    assert cheap.splitlines() == kept
+    assert 0 < len(kept) < len(members.splitlines())

@@ -19,7 +19,8 @@ from rinsc.fingerprints import fingerprint
 from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.sweep.costed import costed
-from rinsc.sweep.enumerate import Limits, variants
+from rinsc.sweep.enumerate import variants
+from rinsc.sweep.limits import Limits
 from rinsc.sweep.words import Word, at_degree, atoms, words
 from rinsc.syntax import identity, parse
 from rinsc.syntax.sizes import spread

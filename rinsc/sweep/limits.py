@@ -1,0 +1,57 @@
+"""Which variants are wanted, by what they cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from rinsc.errors import Problem, SpecError
+
+
+class HasCosts(Protocol):
+    """A variant or an entry of the zoo, with its figures."""
+
+    @property
+    def parameters(self) -> int: ...
+
+    @property
+    def executed_layers(self) -> int: ...
+
+    @property
+    def cost_ratio(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which variants are wanted; every bound is included. Raises `SpecError` where none can be."""
+
+    min_parameters: int = 0
+    max_parameters: float = math.inf
+    min_layers_executed: int = 0
+    max_layers_executed: float = math.inf
+    min_cost_ratio: float = 0.0
+    max_cost_ratio: float = math.inf
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("parameters", "layers_executed", "cost_ratio"):
+            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if not least <= most:
+                message = f"no variant has {name.replace('_', ' ')} from {least} to {most}"
+                hint = f"raise the maximum of {name.replace('_', ' ')}, or lower its minimum"
+                problems.append(Problem("empty-range", message, place=name, hint=hint))
+        if problems:
+            raise SpecError(*problems)
+
+    def admit(self, model: HasCosts) -> bool:
+        """Whether a model is wanted; one without a baseline costs as much as its baseline."""
+        ratio = 1.0 if model.cost_ratio is None else model.cost_ratio
+        return (
+            self.min_parameters <= model.parameters <= self.max_parameters
+            and self.min_layers_executed <= model.executed_layers <= self.max_layers_executed
+            and self.min_cost_ratio <= ratio <= self.max_cost_ratio
+        )
+
+
+EVERYTHING = Limits()
