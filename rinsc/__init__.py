@@ -13,7 +13,7 @@ from rinsc.errors import RinscError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
-    from rinsc.backends.onnx import to_onnx
+    from rinsc.backends.onnx import Session, to_onnx
     from rinsc.backends.torch import load_weights, save_weights, to_torch
     from rinsc.cost import FlopConvention, cost_report, match_compute
     from rinsc.fingerprints import fingerprint
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "FlopConvention": "rinsc.cost",
     "ModelSpec": "rinsc.spec",
+    "Session": "rinsc.backends.onnx",
     "build_graph": "rinsc.graph",
     "canonical": "rinsc.syntax",
     "cost_report": "rinsc.cost",
@@ -51,6 +52,7 @@ __all__ = [
     "FlopConvention",
     "ModelSpec",
     "RinscError",
+    "Session",
     "__version__",
     "build_graph",
     "canonical",
@@ -66,6 +68,10 @@ __all__ = [
     "unroll",
     "verify",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -64,12 +64,12 @@ class Builder:
     def __call__(self, op: Op, *inputs: Value, name: str = "") -> Value:
         """Add an operation and return its result.
 
-        Operations with parameters need a ``name`` of their own. Raises `GraphError` for a bad name
-        and for shapes that do not fit.
+        Operations that own something, weights or a table, need a ``name`` of their own. Raises
+        `GraphError` for a bad name and for shapes that do not fit.
         """
         shapes = [value.shape for value in inputs]
         output = self.value(op.output_shape(*shapes))
-        self._check_name(name, type(op).__name__, owns=bool(op.params(*shapes)))
+        self._check_name(name, type(op).__name__, owns=op.owns_table or bool(op.params(*shapes)))
         self._nodes.append(Node(op, inputs, output, name, self._part))
         return output
 
@@ -77,7 +77,7 @@ class Builder:
         """Names become attributes of emitted modules and names of weights."""
         if not name and not owns:
             return
-        hint = "give each operation with parameters a name of its own, such as 'query'"
+        hint = "give each operation with weights or a table a name of its own, such as 'query'"
         if not name.isidentifier() or iskeyword(name):
             message = f"{operation} needs a name that is an identifier, not '{name}'"
             raise GraphError(Problem("bad-operation-name", message, hint=hint))

@@ -23,7 +23,17 @@ from rinsc.kinds import KINDS
 from rinsc.layers import LayerKind, layer_kind, trace_programs
 from rinsc.layers.llama import embed, head
 from rinsc.layers.rotary import rotary_sides
-from rinsc.ops import Add, Linear, Op, RMSNorm
+from rinsc.ops import (
+    Activation,
+    Add,
+    Attention,
+    Linear,
+    MergeHeads,
+    Op,
+    RMSNorm,
+    RotaryTable,
+    SplitHeads,
+)
 from rinsc.program import Builder, Value
 from rinsc.spec import ModelSpec, model_spec
 
@@ -128,9 +138,33 @@ def shapes_differ(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec
     return b(Add(), x, b(Linear(7), x, name="a"))
 
 
+def looks_ahead(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
+    x = b(SplitHeads(spec.heads), x)
+    return b(MergeHeads(), b(Attention(causal=False), x, x, x))
+
+
+def misspelt_start(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
+    start: Any = "normall"
+    return b(Linear(spec.width, init=start), x, name="a")
+
+
+def misspelt_function(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
+    function: Any = "silo"
+    return b(Activation(function), x)
+
+
+def nameless_table(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
+    b(RotaryTable("cos", 1e4, spec.head_dim, spec.context), x)
+    return x
+
+
 @pytest.mark.parametrize(
     ("layer", "code"),
     [
+        (looks_ahead, "not-causal"),
+        (misspelt_start, "bad-operation"),
+        (misspelt_function, "bad-operation"),
+        (nameless_table, "bad-operation-name"),
         (two_of_a_name, "bad-operation-name"),
         (no_name, "bad-operation-name"),
         (odd_name, "bad-operation-name"),
@@ -205,6 +239,37 @@ def test_a_broken_registration_is_one_error_that_names_the_package(
     assert caught.value.code == "broken-kind"
     assert reason in caught.value.message
     assert "'stranger'" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("sides['angles']", "KeyError: 'angles'"),
+        ("None", "a layer must return a value, not NoneType"),
+        ("x + x", "TypeError"),
+    ],
+)
+def test_code_that_fails_is_one_error_that_names_the_package(
+    register: Register, body: str, reason: str
+) -> None:
+    source = "from rinsc.layers import LayerKind\nfrom rinsc.layers.llama import embed, head\n"
+    source += f"KIND = LayerKind(embed, lambda b, x, sides, spec: {body}, head)\n"
+    register("strange = strange_layers", source)
+    with pytest.raises(GraphError) as caught:
+        trace_programs(model_spec("AB", preset="tiny", kind="strange"))
+    assert caught.value.code == "broken-kind"
+    assert reason in caught.value.message
+    assert "'stranger'" in str(caught.value.hint)
+
+
+def test_side_values_of_one_name_say_whose_they_are(register: Register) -> None:
+    source = "from dataclasses import replace\nfrom rinsc.layers.llama import KIND as LLAMA\n"
+    source += "from rinsc.layers.rotary import rotary_sides\n"
+    source += "KIND = replace(LLAMA, sides=lambda *given: rotary_sides(*given))\n"
+    register("strange = strange_layers", source)
+    with pytest.raises(GraphError) as caught:
+        trace_programs(model_spec("A{kind=strange}B", preset="tiny"))
+    assert "'strange'" in str(caught.value) or "'llama'" in str(caught.value)
 
 
 def test_a_registered_kind_of_another_attribute_is_found(register: Register) -> None:

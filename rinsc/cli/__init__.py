@@ -38,6 +38,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     0 is success, 1 a mistake in the model (its text, its dimensions, its files) or a failed check,
     2 a mistake in the command or the value of another option.
     """
+    _never_be_without_streams()
     _never_fail_to_encode()
     # A short spin: threads that wait longer take the cores from whoever else uses the machine (a
     # quarter of the speed beside one busy process), those that never spin are slow alone.
@@ -91,6 +92,13 @@ def _system_error(error: OSError) -> OutputError:
     message = f"the system refuses: {(error.strerror or type(error).__name__).lower()}"
     hint = "check the place, its permissions and the free space"
     return OutputError(Problem("system-error", message, place=place, hint=hint))
+
+
+def _never_be_without_streams() -> None:
+    """A shell can close them (``>&-``); what is written to them then goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _never_fail_to_encode() -> None:

@@ -115,6 +115,6 @@ def cost(
 
 def _warn_of_adapters(report: CostReport) -> None:
     """Adapters are meant to be light: told on standard error where they are not."""
-    if report.adapter_share > LIGHT_SHARE:
-        share = f"{100 * report.adapter_share:.1f} %"
+    if round(report.adapter_share, 4) > LIGHT_SHARE:  # the figure that is printed
+        share = f"{100 * report.adapter_share:.2f} %"
         note(f"adapters hold {share} of the parameters of {report.signature}, more than 1 %")

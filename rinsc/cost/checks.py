@@ -10,12 +10,13 @@ MAX_COUNT = 10**18  # tokens or sequences; no run comes near
 
 
 def require_counts(**counts: int) -> None:
-    """Raises `SpecError` for counts that are not whole numbers from 1 up."""
+    """Raises `SpecError` for counts that are not whole numbers from 1 to `MAX_COUNT`."""
     problems = []
     for name, count in counts.items():
         if type(count) is not int or not 1 <= count <= MAX_COUNT:
-            message = f"{name} must be a whole number of at least 1, not {shown(count)}"
-            hint = f"give {name} as a whole number"
+            limits = f"from 1 to {MAX_COUNT:.0e}".replace("e+", "e")
+            message = f"{name} must be a whole number {limits}, not {shown(count)}"
+            hint = f"give {name} as a whole number {limits}"
             problems.append(Problem("bad-count", message, place=name, hint=hint))
     if problems:
         raise SpecError(*problems)

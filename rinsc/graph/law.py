@@ -81,8 +81,15 @@ class Skipped(RoundsLaw):
         }
 
     @property
+    def largest(self) -> int:
+        return self.rounds
+
+    @property
     def mean(self) -> Fraction:
         return 1 + (self.rounds - 1) * (1 - _written(self.skip))
+
+    def mean_upto(self, most: int) -> Fraction:
+        return _skipped_mean_upto(self.rounds, self.skip, most)
 
     def draw(self, generator: Random) -> int:
         return 1 + sum(generator.random() >= self.skip for _ in range(self.rounds - 1))
@@ -216,6 +223,21 @@ def _poisson(generator: Random, rate: float, most: int) -> int:
             break
         arrivals += 1
     return arrivals
+
+
+@lru_cache(maxsize=256)
+def _skipped_mean_upto(rounds: int, skip: float, most: int) -> Fraction:
+    """The sum of min(1 + n, most) · comb(trials, n) · run^n · skip^(trials − n), by Horner's rule.
+
+    In whole numbers over one denominator: a sum of fractions would be reduced at every step.
+    """
+    trials, chance = rounds - 1, 1 - _written(skip)
+    run, skipped = chance.numerator, chance.denominator - chance.numerator
+    total, power = 0, 1
+    for kept in range(rounds):
+        total = total * skipped + min(1 + kept, most) * math.comb(trials, kept) * power
+        power *= run
+    return Fraction(total, chance.denominator**trials)
 
 
 @lru_cache(maxsize=256)

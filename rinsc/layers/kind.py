@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from typing import Literal, TypeAlias
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError, Problem, RinscError
 from rinsc.kinds import KindPlace, kind_place
-from rinsc.ops import Shape
+from rinsc.ops import Attention, Shape
 from rinsc.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
 
 Sides: TypeAlias = dict[str, Value]  # made once from the input and given to every layer
 Dtype: TypeAlias = Literal["int64", "float32"]
 BlockFunction: TypeAlias = Callable[[Builder, Value, Sides, ModelSpec], Value]
+SideFunction: TypeAlias = Callable[[Builder, Value, Value, ModelSpec], Sides]
 
 
 def no_sides(b: Builder, given: Value, x: Value, spec: ModelSpec) -> Sides:
@@ -40,7 +42,7 @@ class LayerKind:
     embed: Callable[[Builder, Value, ModelSpec], Value]
     layer: BlockFunction
     head: Callable[[Builder, Value, ModelSpec], Value]
-    sides: Callable[[Builder, Value, Value, ModelSpec], Sides] = no_sides
+    sides: SideFunction = no_sides
     enter: BlockFunction | None = None
     leave: BlockFunction | None = None
     takes: Literal["tokens", "patches"] = "tokens"
@@ -119,11 +121,12 @@ def trace_programs(spec: ModelSpec) -> Programs:
     """
     names = list(dict.fromkeys(spec.block_kinds.values()))
     kinds = {name: layer_kind(name) for name in names}
-    embed = _trace_embed(spec, list(kinds.values()))
+    embed = _trace_embed(spec, kinds)
     shapes = {name: value.shape for name, value in embed.outputs.items()}
 
     def head(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
-        return {"logits": layer_kind(spec.kind).head(b, given["x"], spec)}
+        with _code_of(spec.kind):
+            return {"logits": layer_kind(spec.kind).head(b, given["x"], spec)}
 
     def traced(functions: Mapping[str, BlockFunction | None]) -> dict[str, Program]:
         return {
@@ -132,7 +135,7 @@ def trace_programs(spec: ModelSpec) -> Programs:
             if function is not None
         }
 
-    return Programs(
+    programs = Programs(
         input=model_input(spec),
         embed=embed,
         layer=traced({name: kind.layer for name, kind in kinds.items()}),
@@ -140,22 +143,70 @@ def trace_programs(spec: ModelSpec) -> Programs:
         leave=traced({name: kind.leave for name, kind in kinds.items()}),
         head=trace({"x": shapes["x"]}, head),
     )
+    for name, kind in kinds.items():
+        _require_causal(name, kind, programs)
+    return programs
 
 
-def _trace_embed(spec: ModelSpec, kinds: list[LayerKind]) -> Program:
+def _require_causal(name: str, kind: LayerKind, programs: Programs) -> None:
+    """A kind that says it is causal must be: training on text depends on it."""
+    ends = (programs.enter.get(name), programs.leave.get(name))
+    nodes = [node for p in (programs.layer[name], *ends) if p is not None for node in p.nodes]
+    looks_ahead = any(isinstance(node.op, Attention) and not node.op.causal for node in nodes)
+    if kind.causal and looks_ahead:
+        message = f"the layer kind '{name}' has attention that sees later positions"
+        hint = "write causal=False in its LayerKind, or Attention() in its layer"
+        raise GraphError(Problem("not-causal", message, hint=hint))
+
+
+@contextmanager
+def _code_of(kind: str) -> Iterator[None]:
+    """What goes wrong in the code of a kind of another package, as an error that names it."""
+    try:
+        yield
+    except RinscError:
+        raise
+    except Exception as error:
+        place = kind_place(kind)
+        if place.package == "rinsc":
+            raise
+        raise _broken_kind(kind, place, f"{type(error).__name__}: {error}") from error
+
+
+def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
     """The model's own kind makes the state, each kind of a block the side values it needs."""
     given = model_input(spec)
-    makers = list(dict.fromkeys(kind.sides for kind in kinds))
+    makers: dict[SideFunction, list[str]] = {}
+    for name, kind in kinds.items():
+        makers.setdefault(kind.sides, []).append(name)
 
     def embed(b: Builder, values: dict[str, Value]) -> dict[str, Value]:
-        made = {"x": layer_kind(spec.kind).embed(b, values[given.name], spec)}
-        for maker in makers:
-            made |= maker(b, values[given.name], made["x"], spec)
-        if any(kind.sees_embedding for kind in kinds):
+        with _code_of(spec.kind):
+            made = {"x": layer_kind(spec.kind).embed(b, values[given.name], spec)}
+        for maker, names in makers.items():
+            with _code_of(names[0]), _named(names[0]):
+                sides = maker(b, values[given.name], made["x"], spec)
+                taken = sorted(sides.keys() & made.keys())
+                if taken:
+                    message = f"two layer kinds make a side value '{taken[0]}'"
+                    hint = "take the same function for both (rinsc.layers.rotary), or rename one"
+                    raise GraphError(Problem("side-taken", message, hint=hint))
+            made |= sides
+        if any(kind.sees_embedding for kind in kinds.values()):
             made["embedded"] = made["x"]
         return made
 
     return trace({given.name: given.shape}, embed)
+
+
+@contextmanager
+def _named(kind: str) -> Iterator[None]:
+    """Errors of the side values of a kind say whose they are."""
+    try:
+        yield
+    except GraphError as error:
+        named = [replace(p, place=p.place or f"sides of the kind '{kind}'") for p in error.problems]
+        raise GraphError(*named) from None
 
 
 def _trace_state(
@@ -165,7 +216,11 @@ def _trace_state(
 
     def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
         sides = {name: value for name, value in given.items() if name != "x"}
-        return {"x": function(b, given["x"], sides, spec)}
+        with _code_of(kind):
+            made = function(b, given["x"], sides, spec)
+            if not isinstance(made, Value):
+                raise TypeError(f"a layer must return a value, not {type(made).__name__}")
+            return {"x": made}
 
     program = trace(shapes, run)
     if program.outputs["x"].shape != shapes["x"]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+from rinsc.errors import GraphError, Problem, did_you_mean
 
 Dim: TypeAlias = int | str  # a name stands for a size known at run time: "batch", "seq"
 Shape: TypeAlias = tuple[Dim, ...]
@@ -26,6 +28,9 @@ class Param:
     shape: Sizes
     init: Init
 
+    def __post_init__(self) -> None:
+        require_one_of(self.init, get_args(Init), "a weight's start")
+
     @property
     def count(self) -> int:
         return math.prod(self.shape)
@@ -37,6 +42,7 @@ class Op:
 
     saves_inputs: ClassVar[bool] = False  # kept for the backward pass
     saves_output: ClassVar[bool] = False
+    owns_table: ClassVar[bool] = False  # a table that is not trained; the operation needs a name
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Shape of the result; by default that of the first input."""
@@ -49,6 +55,14 @@ class Op:
     def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
         """FLOPs of matrix products, 2 a multiply-add; all else counts as 0."""
         return 0
+
+
+def require_one_of(value: object, known: Sequence[str], what: str) -> None:
+    """Raises `GraphError` for a setting of an operation that is not one of those known."""
+    if value not in known:
+        message = f"{value!r:.40} is not {what}"
+        hint = did_you_mean(str(value), known)
+        raise GraphError(Problem("bad-operation", message, hint=hint))
 
 
 def static(dim: Dim) -> int:

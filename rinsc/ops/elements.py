@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 from rinsc.errors import GraphError, Problem
-from rinsc.ops.base import Op, Param, Shape, static
+from rinsc.ops.base import Op, Param, Shape, require_one_of, static
 
 Function: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu", "sigmoid", "tanh"]
 
@@ -18,6 +18,9 @@ class Activation(Op):
 
     saves_inputs: ClassVar[bool] = True
     function: Function
+
+    def __post_init__(self) -> None:
+        require_one_of(self.function, get_args(Function), "a function of elements")
 
 
 @dataclass(frozen=True)

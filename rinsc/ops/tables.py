@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rinsc.errors import GraphError, Problem
 from rinsc.ops.base import Init, Op, Param, Shape, Sizes
@@ -44,6 +44,7 @@ class RotaryTable(Op):
     Angle of position p and pair i: p · theta^(−2i / head_dim) (RoFormer, arXiv 2104.09864, 3.2.2).
     """
 
+    owns_table: ClassVar[bool] = True
     function: Literal["cos", "sin"]
     theta: float
     head_dim: int

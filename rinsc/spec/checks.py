@@ -15,6 +15,7 @@ from rinsc.syntax.tree import Call, Option, Signature, mentions, repeats
 
 MAX_DIMENSION = 1 << 24  # no published model comes near; keeps a typing slip from allocating
 MAX_REAL = 1e12
+MAX_SHOWN = 40  # characters of a value in a message
 
 
 def at_key(place: str | None, key: str) -> str:
@@ -43,11 +44,12 @@ def value_problem(key: str, wanted: Any, value: object, place: str | None) -> Pr
 
 
 def shown(value: object) -> str:
-    """The value, shortened; Python refuses to write whole numbers of thousands of digits."""
+    """The value, or its beginning; Python refuses to write whole numbers of thousands of digits."""
     try:
-        return f"{value!r:.40}"
+        text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def combination_problems(

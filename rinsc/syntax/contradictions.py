@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from rinsc.syntax.expand import most_rounds
+from rinsc.syntax.expand import fewest_rounds, most_rounds
 from rinsc.syntax.options import effective
 from rinsc.syntax.problems import plural, signature_error
 from rinsc.syntax.tree import Option, Repeat, Signature, repeats
@@ -36,6 +36,7 @@ def _contradictions(repeat: Repeat) -> Iterator[tuple[Option, str, str]]:
         yield by, message, "add adapter=linear, lora(rank), scale, embed or gate, or remove it"
     if (grad := written.get("grad")) and isinstance(repeat.count, int):
         yield from _gradient(grad, repeat, repeat.count, inject)
+        yield from _untrained(written, grad, fewest_rounds(repeat, repeat.count))
 
 
 def _gradient(
@@ -50,3 +51,21 @@ def _gradient(
         message = f"with grad={grad.value}, what comes before the loop would get no gradient"
         where = f" where {most} rounds are drawn" if most > count else ""
         yield grad, message + where, "add inject=add, gate or concat, or remove 'grad'"
+
+
+def _untrained(
+    written: Mapping[str, Option], grad: Option, fewest: int
+) -> Iterator[tuple[Option, str, str]]:
+    """Weights of the repeat that only rounds without gradients would use."""
+    assert isinstance(grad.value, int)
+    early = fewest - grad.value
+    if early < 1:
+        return
+    start, adapter = written.get("init"), written.get("adapter")
+    if start is not None and start.value == "learned":
+        message = f"with grad={grad.value}, the learned start would never be trained"
+        yield start, message, "write init=zero or init=noise, or remove 'grad'"
+    if adapter is not None and "adapter_by" not in written:
+        message = f"with grad={grad.value}, the adapters of the first {plural(early, 'round')} "
+        message += "would never be trained"
+        yield adapter, message, "add adapter_by=count, or remove 'grad'"

@@ -16,7 +16,7 @@ from rinsc.syntax.limits import (
 )
 from rinsc.syntax.printer import to_text
 from rinsc.syntax.problems import signature_error
-from rinsc.syntax.samplers import largest_draw
+from rinsc.syntax.samplers import largest_draw, smallest_draw
 from rinsc.syntax.settings import repeat_options, visit_options
 from rinsc.syntax.tree import BlockRef, Node, Repeat, Sequence, Signature, repeats
 
@@ -154,6 +154,14 @@ def most_rounds(repeat: Repeat) -> int:
         return written
     sample = repeat_options(repeat.options).sample
     return written if sample is None else max(written, largest_draw(sample))
+
+
+def fewest_rounds(repeat: Repeat, written: int) -> int:
+    """The fewest rounds that training runs a repeat of ``written`` rounds for."""
+    options = repeat_options(repeat.options)
+    if options.sample is not None:
+        return smallest_draw(options.sample)
+    return 1 if options.skip else written
 
 
 def _count(node: Node, rounds: _Rounds) -> int:

@@ -48,19 +48,24 @@ def sampler_fault(call: Call) -> tuple[str, str] | None:
     return None
 
 
+def smallest_draw(call: Call) -> int:
+    """The fewest rounds that a sampler draws."""
+    bounded = call.name != "poisson_lognormal"
+    return min(cast(tuple[int, ...], call.args)) if bounded else 1
+
+
 def largest_draw(call: Call) -> int:
     """The most rounds that a sampler draws.
 
-    ``uniform`` and ``choice`` are bounded. ``poisson_lognormal`` is not: its rate at 5 deviations
-    stands for the most, which is mean · exp(5·sigma − sigma²/2), as the rate has the expectation
-    ``mean``. Beyond sigma = 5 that falls again, but only since the mean is then made by draws that
-    are never met, so it counts as 5 there.
+    ``uniform`` and ``choice`` are bounded. ``poisson_lognormal`` is not: what stands for the most
+    is 5 deviations of the Poisson number, √rate each, above its rate at 5 deviations of the normal
+    one, (mean − 1) · exp(5·sigma − sigma²/2), as the rate has the expectation mean − 1. Beyond
+    sigma = 5 that falls again, but only since the mean is then made by draws that are never met,
+    so it counts as 5 there.
     """
     if call.name != "poisson_lognormal":
         return max(cast(tuple[int, ...], call.args))
     mean, sigma = cast(tuple[float, float], call.args)
-    if mean == 1:
-        return 1
     sigma = min(sigma, _FAR)
-    far = mean * math.exp(_FAR * sigma - sigma * sigma / 2)
-    return math.ceil(min(far, 2.0 * MAX_DRAWN_ROUNDS))
+    rate = (mean - 1) * math.exp(_FAR * sigma - sigma * sigma / 2)
+    return math.ceil(min(1 + rate + _FAR * math.sqrt(rate), 2.0 * MAX_DRAWN_ROUNDS))

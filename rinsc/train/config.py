@@ -14,9 +14,11 @@ from rinsc.cost.memory import Precision
 from rinsc.errors import Problem, SpecError, did_you_mean
 from rinsc.graph import Rounds
 from rinsc.sampling import MAX_SEED
+from rinsc.spec.checks import shown
 
 PRECISIONS = get_args(Precision)
 MAX_BATCH_TOKENS = 1 << 24  # keeps a typing slip from filling the memory
+MAX_STEPS = 10**9  # no run comes near
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class TrainConfig:
         problems = [
             Problem(
                 code="bad-config",
-                message=f"'{key}' {rule}, not {getattr(self, key)!r}",
+                message=f"'{key}' {rule}, not {shown(getattr(self, key))}",
                 place=key,
                 hint=_default_hint(key),
             )
@@ -140,6 +142,8 @@ def _broken_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
     for key in (*_COUNTS, *_MORE_COUNTS):
         if not _is_int(getattr(config, key), 1):
             yield key, "must be a whole number of at least 1"
+    if _is_int(config.steps, MAX_STEPS + 1):
+        yield "steps", f"must be at most {MAX_STEPS}"
     if not _are_rounds(config.rounds):
         yield "rounds", "must be a whole number of at least 1, or such numbers by repeat"
     if not _is_int(config.warmup_steps, 0):

@@ -19,6 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = [name for name, _, _ in COMMANDS]
 
 
+@pytest.mark.parametrize("command", ["check A", "zoo list", "cost AB", "show AB", "nonsense"])
+def test_a_closed_standard_output_is_no_traceback(command: str) -> None:
+    shell = f"exec {sys.executable} -m rinsc {command} >&-"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120)
+    assert done.returncode == (2 if command == "nonsense" else 0)
+    assert "Traceback" not in done.stderr
+
+
 def test_help_lists_every_command_in_order() -> None:
     status, out, err = run_cli("--help")
     assert (status, err) == (0, "")

@@ -42,7 +42,7 @@ def test_adapters_are_named_and_heavy_ones_warned_of() -> None:
     assert status == 0
     assert heavy["adapter_share"] > 0.01
     assert err == (
-        f"note: adapters hold {100 * heavy['adapter_share']:.1f} % of the parameters of "
+        f"note: adapters hold {100 * heavy['adapter_share']:.2f} % of the parameters of "
         "A^3{adapter=linear}B, more than 1 %\n"
     )
 

@@ -48,7 +48,7 @@ def test_flops_with_options_equal_the_counter(
         "A[2]{each=2} A{reverse} B{tie=mlp}",
         "A^3{adapter=lora(2)}B^2{adapter=linear, adapter_by=count}",
         "P R^6{inject=concat, init=noise, grad=2} C",
-        "((A^4{inject=gate, grad=3})B)^3{inject=add, init=learned, grad=2}C",
+        "((A^4{inject=gate, grad=3})B)^3{inject=add, init=noise, grad=2}C",
     ],
 )
 @pytest.mark.parametrize("rounds", [None, 1, 4])

@@ -54,7 +54,7 @@ def test_the_most_rounds_that_are_drawn(sampler: str, most: int) -> None:
     [
         "A^3{init=carry, skip=0, sample=uniform(1, 4), adapter_by=round, kv=own}",
         "A^3{grad=3}",
-        "A^3{inject=add, grad=1, init=learned}",
+        "A^3{inject=add, grad=1, init=zero}",
         "A^r{grad=5}",
         "A^3{sample=poisson_lognormal(1, 9)}",
         "A^3{sample=uniform(1024, 1024)}",

@@ -86,6 +86,9 @@ def repeat_options(draw: st.DrawFn) -> dict[str, Any]:
         options |= {"inject": inject, "init": draw(st.sampled_from(STARTS))}
         if draw(st.booleans()):
             options["grad"] = draw(st.integers(1, 3))
+        if options.get("grad", 3) < 3:  # what only early rounds use would never learn
+            options["init"] = "zero" if options["init"] == "learned" else options["init"]
+            options |= {"adapter_by": "count"} if adapter else {}
     return options
 
 
