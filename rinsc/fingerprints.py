@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 from rinsc.digests import short_digest
-from rinsc.layers import trace_programs
+from rinsc.layers import Programs, trace_programs
 from rinsc.program import Program
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
@@ -21,12 +22,18 @@ def fingerprint(spec: ModelSpec) -> str:
     """
     spec = require_spec(spec)
     programs = trace_programs(spec)
-    texts = [_program_text(program) for program in (programs.embed, programs.head)]
-    for place in (programs.enter, programs.layer, programs.leave):
-        texts += [f"{kind}: {_program_text(program)}" for kind, program in place.items()]
+    frame = [_program_text(program) for program in (programs.embed, programs.head)]
     framed = [*programs.enter, *programs.leave]
     schedule = identity(spec.signature, spec.layers, spec.kind, framed)
-    return short_digest("\n".join([schedule.text, f"context {spec.context}", *texts]))
+    # A block is what its layers do, whatever the kind is called and whichever is the model's own.
+    blocks = [replace(b, kind=_kind_digest(b.kind or spec.kind, programs)) for b in schedule.blocks]
+    text = replace(schedule, blocks=tuple(blocks)).text
+    return short_digest("\n".join([text, f"context {spec.context}", *frame]))
+
+
+def _kind_digest(kind: str, programs: Programs) -> str:
+    places = (programs.enter, programs.layer, programs.leave)
+    return short_digest("\n".join(_program_text(p[kind]) if kind in p else "" for p in places))
 
 
 def _program_text(program: Program) -> str:

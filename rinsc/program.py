@@ -67,6 +67,10 @@ class Builder:
         Operations that own something, weights or a table, need a ``name`` of their own. Raises
         `GraphError` for a bad name and for shapes that do not fit.
         """
+        if type(op).__module__.partition(".ops")[0] != "rinsc":
+            message = f"{type(op).__name__} is not an operation of rinsc"
+            hint = "operations are a closed set; compose those of rinsc.ops"
+            raise GraphError(Problem("unknown-operation", message, hint=hint))
         shapes = [value.shape for value in inputs]
         output = self.value(op.output_shape(*shapes))
         self._check_name(name, type(op).__name__, owns=op.owns_table or bool(op.params(*shapes)))

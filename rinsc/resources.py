@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rinsc.errors import Problem, RinscError
 
 _PACKAGE = Path(__file__).resolve().parent
+_ENTRY = re.compile(r"[a-z][a-z0-9.-]*")  # never a signature, whose letters are upper case
 
 
 def grammar_text() -> str:
@@ -17,6 +19,12 @@ def grammar_text() -> str:
 def zoo_dir() -> Path:
     """The folder that holds one TOML file per variant."""
     return _data_dir("zoo")
+
+
+def zoo_file(name: str) -> Path | None:
+    """The file of the zoo's entry of this name; None where there is none."""
+    path = zoo_dir() / f"{name}.toml"
+    return path if _ENTRY.fullmatch(name) and path.is_file() else None
 
 
 def _data_dir(name: str) -> Path:

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 _Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
 
-_SAMPLERS = {"uniform(1, 4)": 4, "choice(1,2,4)": 4, "poisson_lognormal(1.5, 0.2)": 9}
+_SAMPLERS = {
+    "uniform(1, 4)": 4,
+    "choice(1,2,4)": 4,
+    "choice(2, 1)": 2,
+    "poisson_lognormal(1.5, 0.2)": 9,
+    "poisson_lognormal(1, 0.5)": 1,
+}
+_OWNING = ("adapter=scale", "inject=gate", "init=learned, inject=add")
 _FROM_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _ADAPTERS = ("linear", "lora(2)", "scale", "embed", "gate")
 
@@ -29,18 +36,20 @@ def signatures(
 
     It has at most ``max_visits`` visits, degree included. ``sizes`` puts sizes on some letters,
     ``degrees`` draws degrees up to 3, ``options`` adds options of blocks and repeats, and
-    ``block_options`` those of blocks alone; ``each=2`` is one visit for the bound.
+    ``block_options`` those of blocks alone; ``each=2`` is one visit for the bound. One in three
+    with ``options`` has a repeat with weights of its own inside a plain repeat.
     """
-    degree = draw(st.sampled_from((1, 1, 1, 2, 3))) if degrees else 1
+    owned = options and max_visits >= _OWNED_VISITS and draw(st.integers(0, 2)) == 0
+    degree = draw(st.sampled_from((1, 1, 1, 2, 3))) if degrees and not owned else 1
     budget = 1
     while (budget + 1) ** degree <= max_visits:
         budget += 1
-    text, _ = _items(draw, budget, letters, depth=3)
+    text = _owned(draw, letters[:2]) if owned else _items(draw, budget, letters, depth=3)[0]
     if sizes and draw(st.booleans()):
         text = _sized(draw, text, degree)
-    if options:
+    if options and not owned:
         text = _with_repeat_options(draw, text, one_sampler=degree > 1)
-    if options or block_options:
+    if block_options or (options and not (owned and draw(st.booleans()))):
         text = _with_block_options(draw, text)
     return f"{text}@{degree}" if degree > 1 or draw(st.integers(0, 9)) == 0 else text
 
@@ -85,6 +94,19 @@ def _items(draw: _Draw, budget: int, letters: tuple[str, ...], depth: int) -> tu
     return text, used
 
 
+_OWNED_VISITS = 10
+
+
+def _owned(draw: _Draw, letters: tuple[str, ...]) -> str:
+    """A repeat with weights of its own in a plain one; what stands around them may be alike."""
+    before: str = draw(st.sampled_from(letters))
+    after: str = draw(st.sampled_from(("", *letters)))
+    first: str = draw(st.sampled_from(("", before)))
+    last: str = draw(st.sampled_from(("", after)))
+    owning = f"{draw(st.sampled_from(letters))}^2{{{draw(st.sampled_from(_OWNING))}}}"
+    return f"{first}({before}{owning}{after})^2{last}"
+
+
 def _power_spellings(count: int) -> tuple[str, ...]:
     return f"^{count}", f"^{{{count}}}", "⁰¹²³⁴⁵⁶⁷⁸⁹"[count], f"^ 0{count}"
 
@@ -121,7 +143,7 @@ def _repeat_options(draw: _Draw, count: int, samplers: tuple[str, ...]) -> list[
     if draw(st.booleans()):
         return []
     inject = draw(st.sampled_from((None, "add", "gate", "concat")))
-    starts = ("carry", "zero", "noise", "learned") if inject else ("carry",)
+    starts: tuple[str, ...] = ("carry", "zero", "noise", "learned") if inject else ("carry",)
     adapter = draw(st.sampled_from((None, *_ADAPTERS)))
     law, most = draw(_laws(samplers))
     last = range(1, count + 1) if inject else [count] if count >= most else []

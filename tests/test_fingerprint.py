@@ -75,6 +75,14 @@ def test_the_canonical_spelling_is_the_same_model(spec: ModelSpec) -> None:
     assert outputs_equal(spec, twin)
 
 
+@pytest.mark.parametrize(("own", "other"), [("hrm", "hrm_high"), ("huginn", "huginn_coda")])
+def test_which_of_two_kinds_is_the_models_own_does_not_matter(own: str, other: str) -> None:
+    left = model_spec(f"AB{{kind={other}}}", preset="tiny", kind=own)
+    right = model_spec(f"A{{kind={own}}}B", preset="tiny", kind=other)
+    assert fingerprint(left) == fingerprint(right)
+    assert fingerprint(left) != fingerprint(model_spec("AB", preset="tiny", kind=own))
+
+
 SAME = [
     ("ABAB", "A^2"),
     ("AB", "A"),

@@ -247,6 +247,7 @@ def test_a_broken_registration_is_one_error_that_names_the_package(
         ("sides['angles']", "KeyError: 'angles'"),
         ("None", "a layer must return a value, not NoneType"),
         ("x + x", "TypeError"),
+        ("1", "a layer must return a value, not int"),
     ],
 )
 def test_code_that_fails_is_one_error_that_names_the_package(
@@ -260,6 +261,38 @@ def test_code_that_fails_is_one_error_that_names_the_package(
     assert caught.value.code == "broken-kind"
     assert reason in caught.value.message
     assert "'stranger'" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ("head=lambda b, x, spec: x", "a head must give logits"),
+        ("embed=lambda b, ids, spec: None", "embed must return a value, not NoneType"),
+        ("sides=lambda b, ids, x, spec: {'x': x}", "a side value cannot be called 'x'"),
+        ("sides=lambda b, ids, x, spec: {'each': x}", "a side value cannot be called 'each'"),
+        ("sides=lambda b, ids, x, spec: None", "AttributeError"),
+        ("takes='images'", "takes must be one of tokens, patches"),
+        ("layer=None", "must be functions"),
+        ("init_std='x'", "init_std must be a number"),
+    ],
+)
+def test_a_kind_of_a_stranger_is_checked_as_a_whole(
+    register: Register, changes: str, reason: str
+) -> None:
+    source = "from dataclasses import replace\nfrom rinsc.layers.gpt import KIND as GPT\n"
+    register("strange = strange_layers", f"{source}KIND = replace(GPT, {changes})\n")
+    with pytest.raises(GraphError) as caught:
+        trace_programs(model_spec("AB", preset="tiny", kind="strange"))
+    assert caught.value.code == "broken-kind"
+    assert reason in caught.value.message
+
+
+def test_kinds_whose_classes_would_have_one_name(register: Register) -> None:
+    register("llama_tied_mlp = strange_layers", "from rinsc.layers.gpt import KIND")
+    model = to_torch(model_spec("A{tie=mlp}B{kind=llama_tied_mlp}", preset="tiny"))
+    assert model(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 512)
+    assert "class LlamaTiedMlpBlock(" in model.source
+    assert "class LlamaTiedMlp2Block(" in model.source
 
 
 def test_side_values_of_one_name_say_whose_they_are(register: Register) -> None:

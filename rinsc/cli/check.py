@@ -11,8 +11,9 @@ from cyclopts import Parameter
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.runs import is_run
-from rinsc.cli.words import short_list
+from rinsc.cli.values import model_text
 from rinsc.errors import Problem, UsageError
+from rinsc.sweep.listing import listed
 
 MAX_NAMES = 16  # of blocks, on one line
 
@@ -31,12 +32,13 @@ def check(
     Parameters
     ----------
     models
-        Signatures such as '(A^3)B', TOML files or run folders.
+        Signatures such as '(A^3)B', TOML files, names of the zoo or run folders.
     json
         Print one JSON object a line.
     """
     if not models:
         raise UsageError(Problem("usage", "no model is given", hint="rinsc check '(A^3)B'"))
+    models = tuple(map(model_text, models))
     exponents = share_bindings(options.set_, models)
     found = [_describe(*pair, options) for pair in zip(models, exponents, strict=True)]
     if json:
@@ -88,7 +90,7 @@ def _text(facts: dict[str, object]) -> str:
         ("signature", facts["signature"]),
         ("canonical", facts["canonical"]),
         ("fingerprint", f"{facts['fingerprint']}{of}"),
-        ("blocks", f"{len(blocks)}: {short_list(names, MAX_NAMES)}"),
+        ("blocks", f"{len(blocks)}: {listed(names, MAX_NAMES, between=' ')}"),
         ("visits", facts["visits"]),
     )
     return "\n".join(f"{name:<12} {value}" for name, value in rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from rinsc.cli.diagnostics import note
-from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
+from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.runs import is_run, open_run
 from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def compile_(
-    model: Annotated[str, Parameter(name="MODEL", help="A signature, TOML file or run folder.")],
+    model: ModelArgument,
     /,
     *,
     to: Literal["torch", "onnx"],

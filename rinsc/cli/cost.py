@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rinsc.cli.diagnostics import note
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
-from rinsc.cli.values import Count, RoundsOption, option_values, parse_rounds
+from rinsc.cli.values import Count, ModelText, RoundsOption, option_values, parse_rounds
 from rinsc.cost.memory import Precision
 from rinsc.errors import Problem, UsageError
 from rinsc.ops import Causal
@@ -28,7 +28,7 @@ def cost(
     /,
     *,
     options: ModelOptions = NO_OPTIONS,
-    baseline: str | None = None,
+    baseline: ModelText | None = None,
     tokens: Count = DEFAULT_TOKENS,
     batch_tokens: Count | None = None,
     seq: Count | None = None,
@@ -88,7 +88,7 @@ def cost(
     _warn_of_adapters(report)
     other = plan = None
     if baseline is not None:
-        other_spec = spec_like(spec, baseline, exponents[1])
+        other_spec = spec_like(spec, baseline, exponents[1], strict=options.strict)
         with option_values():
             other = cost_report(
                 other_spec, seq=seq, batch=batch, convention=convention, precision=precision

@@ -10,15 +10,18 @@ from cyclopts import Parameter
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions, spec_like
 from rinsc.cli.runs import is_run
+from rinsc.cli.values import ModelText
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
     from rinsc.sweep.diff import Difference
 
+HEAD_WIDTH = 18  # of a signature over a column
+
 
 def diff(
-    left: Annotated[str, Parameter(name="LEFT")],
-    right: Annotated[str, Parameter(name="RIGHT")],
+    left: Annotated[ModelText, Parameter(name="LEFT")],
+    right: Annotated[ModelText, Parameter(name="RIGHT")],
     /,
     *,
     options: ModelOptions = NO_OPTIONS,
@@ -26,8 +29,8 @@ def diff(
 ) -> None:
     """Say how two models differ, or that they are the same model.
 
-    Both are signatures such as '(A^3)B', TOML files or run folders. A signature beside a file or a
-    run folder takes the dimensions of that.
+    Both are signatures such as '(A^3)B', TOML files, names of the zoo or run folders. A signature
+    beside a file or a run folder takes the dimensions of that.
 
     Parameters
     ----------
@@ -46,11 +49,12 @@ def diff(
 def _specs(left: str, right: str, options: ModelOptions) -> tuple[ModelSpec, ModelSpec]:
     """Both specs; where one alone has dimensions of its own, the other has them too."""
     exponents = share_bindings(options.set_, [left, right])
+    strict = options.strict
     if _has_dimensions(right) and not _has_dimensions(left) and not options.are_given:
         spec = options.spec(right, exponents[1])
-        return spec_like(spec, left, exponents[0]), spec
+        return spec_like(spec, left, exponents[0], strict=strict), spec
     spec = options.spec(left, exponents[0])
-    return spec, spec_like(spec, right, exponents[1])
+    return spec, spec_like(spec, right, exponents[1], strict=strict)
 
 
 def _has_dimensions(model: str) -> bool:
@@ -63,20 +67,20 @@ def _print(found: Difference) -> None:
     from rinsc.cli.words import short_text
     from rinsc.cli.zoo_tables import rounds_text
     from rinsc.sweep.diff import MAX_LISTED
-    from rinsc.sweep.schedule import listed
+    from rinsc.sweep.listing import listed
 
     left, right = found.left, found.right
     for number, sentence in enumerate(found.words()):
         print_line(sentence, style="" if number else "bold")
-    heads = [short_text(side.signature, 30) for side in (left, right)]
+    heads = [short_text(side.signature, HEAD_WIDTH) for side in (left, right)]
     print_line()
     print_table(
         ("", *heads),
         [
-            ("fingerprint", left.fingerprint, right.fingerprint),
+            ("fingerprint (with dimensions)", left.fingerprint, right.fingerprint),
             ("blocks", *(listed(side.blocks, MAX_LISTED) for side in (left, right))),
             ("layers run", left.schedule, right.schedule),
-            ("dials", *(listed(side.dials, MAX_LISTED) for side in (left, right))),
+            ("dials", *(listed(side.dials, MAX_LISTED) or "-" for side in (left, right))),
             *((key, str(one), str(other)) for key, (one, other) in found.dimensions.items()),
         ],
         left=(0, 1, 2),

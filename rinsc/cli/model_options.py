@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.runs import find_run, is_run, run_spec
-from rinsc.cli.values import Count
+from rinsc.cli.values import Count, ModelText
 from rinsc.errors import Problem, UsageError
 from rinsc.kinds import KINDS
 from rinsc.presets import PRESETS
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "tiny"
 
 ModelArgument: TypeAlias = Annotated[
-    str, Parameter(name="MODEL", help="A signature such as '(A^3)B', a TOML file or a run folder.")
+    ModelText,
+    Parameter(
+        name="MODEL",
+        help="A signature such as '(A^3)B', a TOML file, the name of an entry of the zoo, or a run "
+        "folder, which stands for its spec.",
+    ),
 ]
 
 
@@ -113,19 +118,22 @@ class ModelOptions:
         )
 
 
-def spec_like(spec: ModelSpec, model: str, exponents: Mapping[str, int]) -> ModelSpec:
+def spec_like(
+    spec: ModelSpec, model: str, exponents: Mapping[str, int], *, strict: bool = False
+) -> ModelSpec:
     """Another signature at the dimensions of ``spec``; a file or run folder stands for itself.
 
-    A signature in which every letter has a size brings its own number of layers.
+    A signature in which every letter has a size brings its own number of layers. ``strict`` refuses
+    layers that do not divide evenly.
     """
     from rinsc.spec import model_spec, with_signature
     from rinsc.syntax import bind, parse
 
     if model.endswith(".toml"):
-        return model_spec(model, bind=exponents)
+        return model_spec(model, bind=exponents, strict=strict)
     if is_run(model):
         return run_spec(find_run(model))
-    return with_signature(spec, bind(parse(model), exponents))
+    return with_signature(spec, bind(parse(model), exponents), strict=strict)
 
 
 NO_OPTIONS = ModelOptions()

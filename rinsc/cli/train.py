@@ -107,6 +107,7 @@ def train(
     import torch
 
     from rinsc.backends.torch import to_torch
+    from rinsc.backends.torch.memory import allocation_errors
     from rinsc.train import loop
     from rinsc.train.batches import tokenize
     from rinsc.train.compiler import require_compiler
@@ -114,7 +115,7 @@ def train(
     from rinsc.train.data import load_corpus
     from rinsc.train.fits import check_fits
     from rinsc.train.progress import TrainingProgress
-    from rinsc.train.run_folder import check_run_folder, open_run_folder
+    from rinsc.train.run_folder import check_run_folder, open_run_folder, require_same_run
 
     with option_values():
         config = TrainConfig(
@@ -133,12 +134,15 @@ def train(
         require_compiler(place)
     folder = check_run_folder(output, resume=resume, overwrite=overwrite)
     corpus = load_corpus(data)
-    torch.manual_seed(seed)
-    module = to_torch(spec, device=place)
     print(f"rinsc train: {spec.text}, {exact(steps)} steps on {data}", file=sys.stderr)
     tokenizer = _tokenizer(corpus, spec, folder, resume=resume)
     text = tokenize(corpus, tokenizer)
-    check_fits(spec, text, config)
+    if resume:
+        require_same_run(folder, spec, config, text.record)
+    check_fits(spec, text, config, place)
+    torch.manual_seed(seed)
+    with allocation_errors():
+        module = to_torch(spec, device=place)
     # From here on an old run may go: the new one can start.
     open_run_folder(output, resume=resume, overwrite=overwrite)
     tokenizer.save(folder.tokenizer)
@@ -192,10 +196,10 @@ def _device(name: str) -> torch.device:
 def _tokenizer(
     corpus: Corpus, spec: ModelSpec, folder: RunFolder, *, resume: bool
 ) -> BytePairTokenizer:
-    """The tokenizer of the run that goes on, else one learned from the text."""
+    """The tokenizer of the run that goes on, once it was begun, else one learned from the text."""
     from rinsc.train.tokenizer import load_tokenizer, train_tokenizer
 
-    if resume and folder.tokenizer.exists():
+    if resume and folder.data_record.exists() and folder.tokenizer.exists():
         return load_tokenizer(folder.tokenizer)
     texts = (document.text for document in corpus.train)
     return train_tokenizer(texts, spec.vocab_size)

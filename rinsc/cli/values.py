@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter, Token
 
 from rinsc.errors import Problem, RinscError, UsageError
+from rinsc.resources import zoo_file
 from rinsc.sampling import MAX_SEED
 
 _UNITS = {"": 0, "k": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18, "Z": 21}
@@ -54,6 +55,20 @@ Seed = Annotated[int, Parameter(converter=_convert_seed, n_tokens=1)]
 
 # What parse_rounds reads.
 RoundsOption = Annotated[tuple[str, ...], Parameter(show_default=False)]
+
+
+def model_text(text: str) -> str:
+    """The text of a model, with the file in place of the name of an entry of the zoo."""
+    entry = zoo_file(text)
+    return text if entry is None else str(entry)
+
+
+def _convert_model(_: type[Any], tokens: Sequence[Token]) -> str:
+    return model_text(tokens[0].value)
+
+
+# A signature, a TOML file, a run folder, or the name of an entry of the zoo.
+ModelText = Annotated[str, Parameter(converter=_convert_model, n_tokens=1)]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from rinsc.cli.filters import NO_FILTERS, Filters
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.tables import PIPED_WIDTH
 from rinsc.cli.values import Count, option_values
+from rinsc.cli.words import short_text
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
     """Print every published architecture with its figures and its source.
+
+    The cost ratio is that of training FLOPs per token against the same blocks visited once each.
 
     Parameters
     ----------
@@ -49,7 +52,7 @@ def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
 
 
 def show(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) -> None:
-    """Print an architecture: its source, its claims beside our figures, its drawing.
+    """Print an architecture: its source, what is expected of it beside our figures, its drawing.
 
     Parameters
     ----------
@@ -65,9 +68,9 @@ def show(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False)
     beside = list(claims(entry, found))
     if json:
         source, expect = asdict(entry.source), asdict(entry.expect)
-        holds = {claim.name: claim.holds for claim in beside}
+        rows = [{**asdict(claim), "holds": claim.holds} for claim in beside]
         data = {"name": entry.name, **asdict(found), "source": source, "expect": expect}
-        print(_json({**data, "holds": holds}))
+        print(_json({**data, "claims": rows}))
         return
     from rinsc.cli.zoo_tables import print_entry
 
@@ -87,7 +90,8 @@ def enumerate_(
     """Print every distinct model of short words: a signature a line, at a terminal with its costs.
 
     No two of them are the same model. The cost ratio is that of training FLOPs per token against
-    the same blocks visited once each.
+    the same blocks visited once each. --strict leaves out words over whose blocks the layers do not
+    divide evenly.
 
     Parameters
     ----------
@@ -106,8 +110,11 @@ def enumerate_(
 
     base = options.spec("A")
     with option_values():
-        found = variants(base, letters, length, degree, filters.limits)
-    _print_variants(((variant.costed(), "") for variant in islice(found, limit)), json=json)
+        found = variants(base, letters, length, degree, filters.limits, strict=options.strict)
+    wanted = islice(found, None if limit is None else min(limit, sys.maxsize))
+    # Twice the length holds nearly every signature: a power or a parenthesis saves visits.
+    width = max(len("signature"), 2 * length)
+    _print_variants(((variant.costed(), "") for variant in wanted), width, json=json)
 
 
 def family(
@@ -132,11 +139,15 @@ def family(
     with option_values():
         members = members_of(name)
     limits = filters.limits
-    rows = [row for row in _costed(members, options.spec("A")) if limits.admit(row[0])]
-    _print_variants(rows, json=json)
+    base, strict = options.spec("A"), options.strict
+    rows = [row for row in _costed(members, base, strict=strict) if limits.admit(row[0])]
+    width = max(len(text) for text in ("signature", *(row.signature for row, _ in rows)))
+    _print_variants(rows, width, json=json)
 
 
-def _costed(members: Iterable[Member], base: ModelSpec) -> Iterator[tuple[Costed, str]]:
+def _costed(
+    members: Iterable[Member], base: ModelSpec, *, strict: bool
+) -> Iterator[tuple[Costed, str]]:
     """Each member with its costs; at few layers two of them may be the same model."""
     from rinsc.fingerprints import fingerprint
     from rinsc.spec import with_signature
@@ -144,17 +155,20 @@ def _costed(members: Iterable[Member], base: ModelSpec) -> Iterator[tuple[Costed
 
     known: dict[str, str] = {}
     for member in members:
-        key = fingerprint(with_signature(base, member.signature))
+        key = fingerprint(with_signature(base, member.signature, strict=strict))
         if key in known:
             same = f"{member.signature} is the same model as {known[key]}"
             note(f"at {base.layers} layers {same}, and left out")
         else:
             known[key] = member.signature
-            yield costed(base, member.signature), member.idea
+            yield costed(base, member.signature, strict=strict), member.idea
 
 
-def _print_variants(rows: Iterable[tuple[Costed, str]], *, json: bool) -> None:
-    """Each row at once, so that what takes long can be read while it is made."""
+def _print_variants(rows: Iterable[tuple[Costed, str]], width: int, *, json: bool) -> None:
+    """Each row at once, so that what takes long can be read while it is made.
+
+    ``width`` is that of the column of signatures.
+    """
     if json:
         for row, idea in rows:
             print(_json({**asdict(row), **({"idea": idea} if idea else {})}))
@@ -162,11 +176,12 @@ def _print_variants(rows: Iterable[tuple[Costed, str]], *, json: bool) -> None:
         for row, _ in rows:
             print(row.signature)
     else:
-        from rinsc.cli.zoo_tables import VARIANT_HEADS, variant_row
+        from rinsc.cli.zoo_tables import variant_heads, variant_row
 
-        print(VARIANT_HEADS)
+        columns = shutil.get_terminal_size().columns
+        print(variant_heads(width))
         for row, idea in rows:
-            print(variant_row(row, idea))
+            print(short_text(variant_row(row, idea, width), columns))
 
 
 def _drawing(entry: ZooEntry) -> Iterator[str]:

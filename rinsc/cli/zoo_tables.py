@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 
 from rinsc.cli.numbers import exact, rounded_count
-from rinsc.cli.tables import PIPED_WIDTH, print_line, print_table
+from rinsc.cli.tables import console, print_line, print_table
 from rinsc.cli.words import short_text
 from rinsc.sweep.claims import Claim, Figures
 from rinsc.sweep.costed import Costed
-from rinsc.sweep.schedule import listed
+from rinsc.sweep.listing import listed
 from rinsc.sweep.zoo import ZooEntry
 
-SIGNATURE_WIDTH = 18
 MAX_REPEATS = 4
-ROW = "{:<34} {:>10} {:>8} {:>8}"
+SIGNATURE_WIDTHS = (10, 30)  # in the list of entries, where there is little room and where much
+GAP = 2  # between two columns of a table
 
 
 def rounds_text(expected: Mapping[str, int | float]) -> str:
@@ -24,20 +24,25 @@ def rounds_text(expected: Mapping[str, int | float]) -> str:
 
 
 def print_entries(entries: Iterable[tuple[ZooEntry, Figures]]) -> None:
-    """A row an entry."""
+    """A row an entry; signatures get what the terminal's width leaves them."""
+    heads = ("name", "signature", "params", "ratio", "rounds", "arXiv")
+    rows = [
+        (
+            entry.name,
+            figures.signature,
+            rounded_count(figures.parameters),
+            f"{figures.cost_ratio:.3f}",
+            rounds_text(figures.expected_rounds),
+            entry.source.arxiv or "-",
+        )
+        for entry, figures in entries
+    ]
+    others = [max(map(len, column)) + GAP for column in zip(heads, *rows, strict=True)]
+    least, most = SIGNATURE_WIDTHS
+    room = min(max(console().width - sum(others) + others[1] - GAP, least), most)
     print_table(
-        ("name", "signature", "parameters", "cost ratio", "rounds", "source"),
-        [
-            (
-                entry.name,
-                short_text(figures.signature, SIGNATURE_WIDTH),
-                rounded_count(figures.parameters),
-                _ratio(figures.cost_ratio),
-                rounds_text(figures.expected_rounds),
-                entry.source.short_reference,
-            )
-            for entry, figures in entries
-        ],
+        heads,
+        [(name, short_text(signature, room), *rest) for name, signature, *rest in rows],
         left=(0, 1, 5),
     )
 
@@ -46,19 +51,21 @@ def print_entry(
     entry: ZooEntry, figures: Figures, claims: Sequence[Claim], drawing: Iterable[str]
 ) -> None:
     """What the entry is and where it is from, its claims beside our figures, its drawing."""
+    width = console().width
     source = entry.source
     print_line(entry.name, style="bold")
     print_line(figures.signature)
-    print_line(f"{source.title} ({source.reference}, {source.year})")
+    published = f"{source.title} ({source.reference}, {source.year})"
+    print_line(fill(published, width, break_long_words=False, break_on_hyphens=False))
     if source.note is not None:
-        print_line(fill(f"note: {source.note}", PIPED_WIDTH), style="dim")
+        print_line(fill(f"note: {source.note}", width), style="dim")
     print_line()
     print_table(
-        ("", "claimed", "within", "here", ""),
+        ("", "expected", "within", "here", ""),
         [
             (
                 claim.name,
-                _number(claim.claimed),
+                _number(claim.expected),
                 f"{100 * claim.tolerance:g} %" if claim.tolerance else "",
                 _number(claim.here),
                 "ok" if claim.holds else "!DIFFERS",
@@ -68,24 +75,27 @@ def print_entry(
         left=(0, 4),
     )
     print_line()
+    print_line(f"cost ratio                   {figures.cost_ratio:.3f} against {figures.baseline}")
     print_line(f"expected rounds in training  {rounds_text(figures.expected_rounds)}")
     print_line()
     for line in drawing:
         print_line(line)
 
 
-def variant_row(variant: Costed, idea: str) -> str:
-    """A row of a table that is printed while it is made, under `VARIANT_HEADS`."""
+def variant_row(variant: Costed, idea: str, width: int) -> str:
+    """A row of a table that is printed while it is made, under `variant_heads`."""
     figures = (rounded_count(variant.parameters), exact(variant.executed_layers))
-    row = ROW.format(variant.signature, *figures, f"{variant.cost_ratio:.3f}")
+    row = _row(variant.signature, *figures, f"{variant.cost_ratio:.3f}", width)
     return f"{row}  {idea}".rstrip()
 
 
-VARIANT_HEADS = ROW.format("signature", "parameters", "layers", "ratio")
+def variant_heads(width: int) -> str:
+    """The line of heads, with a first column of this width."""
+    return _row("signature", "parameters", "layers", "ratio", width)
 
 
-def _ratio(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.3f}"
+def _row(signature: str, parameters: str, layers: str, ratio: str, width: int) -> str:
+    return f"{signature:<{width}} {parameters:>10} {layers:>7} {ratio:>7}"
 
 
 def _number(value: int | float) -> str:

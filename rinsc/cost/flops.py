@@ -10,6 +10,7 @@ from rinsc.cost.checks import require_counts, require_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import Number, RunCounts, expected_run_counts, run_counts
 from rinsc.cost.runs import ProgramRuns, program_runs
+from rinsc.errors import GraphError, Problem
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.layers import trace_programs
 from rinsc.ops import at_sizes
@@ -75,10 +76,9 @@ def training_flops(
 
     Repeats that ``rounds`` does not set run as training runs them: as written, or in expectation
     where training draws their rounds. An expectation that is no whole number is rounded. Raises
-    `SpecError` for counts that are not positive and for a ``seq`` beyond the context.
-
-    Gradients are taken to reach what stands before a repeat with ``grad``, through its rounds or
-    through its injection.
+    `SpecError` for counts that are not positive and for a ``seq`` beyond the context, and
+    `GraphError` for rounds that the model cannot run, or at which a repeat with ``grad`` would
+    keep gradients from what stands before it.
     """
     graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
     require_sequence(graph.spec, seq)
@@ -103,11 +103,26 @@ def training_flops_per_token(
 
 
 def set_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
-    """The rounds of the repeats that are set; raises `GraphError` for rounds that do not fit."""
+    """The rounds of the repeats that training is told.
+
+    Raises `GraphError` for rounds that the model cannot run or train.
+    """
     every = resolve_rounds(graph, rounds)
+    _require_gradients(graph, every)
     if rounds is None:
         return {}
     return {name: every[name] for name in rounds} if isinstance(rounds, Mapping) else every
+
+
+def _require_gradients(graph: BlockGraph, rounds: Mapping[str, int]) -> None:
+    """Raises `GraphError` where a repeat cuts off what stands before it from its gradients."""
+    for loop in graph.loops():
+        grad, count = loop.options.grad, loop.rounds_of(rounds)
+        if grad is not None and loop.options.inject is None and count > grad:
+            message = f"at {count} rounds of '{loop.name}' and grad={grad}, what comes "
+            message += "before the repeat gets no gradient"
+            hint = f"train at {grad} rounds or less, or add inject=add, gate or concat"
+            raise GraphError(Problem("no-gradient", message, place="rounds", hint=hint))
 
 
 def flops_of_a_step(

@@ -13,13 +13,12 @@ from rinsc.cost.runs import program_runs
 from rinsc.errors import Problem, SpecError, did_you_mean
 from rinsc.graph import BlockGraph, Rounds, resolve_rounds
 from rinsc.layers import trace_programs
-from rinsc.ops import Activation, Attention, at_sizes
+from rinsc.ops import Attention, at_sizes
 from rinsc.program import Node, Program, Value
 
 Precision = Literal["fp32", "bf16"]
 BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 MASTER_BYTES = 4  # gradients and optimizer state stay in fp32
-FROM_RESULT = ("relu", "sigmoid", "tanh")  # functions whose derivative needs their result alone
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,6 @@ def saved_elements(program: Program, batch: int, seq: int) -> int:
 
 
 def _kept(node: Node) -> Iterator[Value]:
-    if isinstance(node.op, Activation) and node.op.function in FROM_RESULT:
-        yield node.output
-        return
     if node.op.saves_inputs:
         yield from node.inputs
     if node.op.saves_output:

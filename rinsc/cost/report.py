@@ -91,7 +91,7 @@ def cost_report(
     """The report of a spec at ``seq`` tokens (its context by default); memory for ``batch``.
 
     Raises `SpecError` for counts that are not positive and for a ``seq`` beyond the context, and
-    `GraphError` for rounds that the model cannot run.
+    `GraphError` for rounds that the model cannot run or train.
     """
     graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
     seq = graph.spec.context if seq is None else seq

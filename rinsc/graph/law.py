@@ -103,11 +103,11 @@ class Choice(RoundsLaw):
 
     @property
     def pmf(self) -> Mapping[int, Fraction]:
-        times = Counter(min(count, MAX_ROUNDS) for count in self.counts)
+        times = Counter(self.counts)
         return {rounds: Fraction(n, len(self.counts)) for rounds, n in times.items()}
 
     def draw(self, generator: Random) -> int:
-        return min(self.counts[int(generator.random() * len(self.counts))], MAX_ROUNDS)
+        return self.counts[int(generator.random() * len(self.counts))]
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,11 @@ class Uniform(RoundsLaw):
 
     @property
     def pmf(self) -> Mapping[int, Fraction]:
-        top = min(self.high, MAX_ROUNDS)
-        weights = dict.fromkeys(range(min(self.low, top), top + 1), 1)
-        weights[top] += self.high - top  # all that is cut
-        whole = sum(weights.values())
-        return {rounds: Fraction(weight, whole) for rounds, weight in weights.items()}
+        share = Fraction(1, self.high - self.low + 1)
+        return dict.fromkeys(range(self.low, self.high + 1), share)
 
     def draw(self, generator: Random) -> int:
-        drawn = self.low + int(generator.random() * (self.high - self.low + 1))
-        return min(drawn, MAX_ROUNDS)
+        return self.low + int(generator.random() * (self.high - self.low + 1))
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import TypeAlias
 from rinsc.errors import GraphError, Problem, did_you_mean
 from rinsc.graph.nodes import BlockGraph
 from rinsc.spec.checks import shown
+from rinsc.syntax.limits import MAX_ROUNDS as MAX_ROUNDS
 
 Rounds: TypeAlias = int | Mapping[str, int] | None
 
-MAX_ROUNDS = 1024  # of one repeat
 MAX_RUN_VISITS = 1 << 16  # of all blocks: what nested repeats multiply to
 
 

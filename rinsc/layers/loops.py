@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rinsc.graph import Loop
-from rinsc.layers.kind import trace_programs
+from rinsc.layers.tracing import trace_programs
 from rinsc.ops import (
     Add,
     Concat,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rinsc.errors import GraphError, Problem
 from rinsc.graph import Block, BlockGraph
-from rinsc.layers.kind import Programs, trace_programs
 from rinsc.layers.loops import loop_prefix, trace_loop
+from rinsc.layers.programs import Programs
+from rinsc.layers.tracing import trace_programs
 from rinsc.ops import Param, Sizes
 from rinsc.program import Node
 
@@ -46,14 +46,9 @@ class BlockWeights:
         return self.block.tie is not None and node.part == self.block.tie
 
     def params(self) -> Iterator[tuple[str, Param]]:
-        """Every weight with its name; raises `GraphError` where there is nothing to tie."""
+        """Every weight with its name."""
         block, programs = self.block, self.programs
         nodes = programs.layer[block.kind].nodes
-        if block.tie and not any(self.is_tied(node) and node.params for node in nodes):
-            message = f"'{block.name}' cannot tie '{block.tie}': layers of kind '{block.kind}' have"
-            message += " no such part with weights"
-            hint = f"take tie={block.tie} away, or choose another kind"
-            raise GraphError(Problem("nothing-to-tie", message, hint=hint))
         for program in (programs.enter.get(block.kind), programs.leave.get(block.kind)):
             for param in program.params if program else ():
                 yield f"{block.name}.{param.name}", param

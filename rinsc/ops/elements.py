@@ -16,11 +16,19 @@ class Activation(Op):
     """A function of each element. ``gelu`` is exact, ``gelu_tanh`` the tanh form of
     arXiv 1606.08415, section 2."""
 
-    saves_inputs: ClassVar[bool] = True
     function: Function
 
     def __post_init__(self) -> None:
         require_one_of(self.function, get_args(Function), "a function of elements")
+
+    @property
+    def saves_inputs(self) -> bool:  # type: ignore[override]  # differs between functions
+        return not self.saves_output
+
+    @property
+    def saves_output(self) -> bool:  # type: ignore[override]
+        """Of some functions the result alone gives the derivative: 1 − tanh² of tanh."""
+        return self.function in ("relu", "sigmoid", "tanh")
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,19 @@ def model_spec(
     return _assemble({"signature": model, "preset": preset, **given}, bind or {}, None, strict)
 
 
-def with_signature(spec: ModelSpec, signature: str | Signature) -> ModelSpec:
-    """Another signature at the dimensions of ``spec``; sizes on all its letters give the layers."""
+def with_signature(
+    spec: ModelSpec, signature: str | Signature, *, strict: bool = False
+) -> ModelSpec:
+    """Another signature at the dimensions of ``spec``; sizes on all its letters give the layers.
+
+    ``strict`` refuses layers that do not divide evenly over the blocks, with a `SignatureError`, as
+    a text that is no signature is refused; raises `SpecError` for what makes no spec.
+    """
     tree = parse(signature) if isinstance(signature, str) else signature
     sizes = letter_sizes(tree).values()
     layers = spec.layers if None in sizes else stack_of(tree, each=0)
+    if strict:
+        part_sizes(tree, layers, strict=True)
     return dataclasses.replace(spec, signature=tree, layers=layers)
 
 

@@ -24,12 +24,23 @@ class Costed:
     cost_ratio: float
 
 
-def costed(base: ModelSpec, signature: str) -> Costed:
-    """A signature at the dimensions of ``base``."""
-    spec = with_signature(base, signature)
+def visited_once(spec: ModelSpec) -> ModelSpec:
+    """The same blocks visited once each: what the cost of a variant is compared with."""
+    words = []
+    for index, (name, size) in enumerate(spec.parts.items()):
+        own = spec.block_options[name]
+        said = [f"tie={own.tie}"] if own.tie else []
+        said += [f"kind={own.kind}"] if own.kind else []
+        letter = name if spec.signature.degree == 1 else letter_name(index)
+        words.append(f"{letter}[{size}]" + (f"{{{', '.join(said)}}}" if said else ""))
+    return with_signature(spec, " ".join(words))
+
+
+def costed(base: ModelSpec, signature: str, *, strict: bool = False) -> Costed:
+    """A signature at the dimensions of ``base``; ``strict`` as in `with_signature`."""
+    spec = with_signature(base, signature, strict=strict)
     report = cost_report(spec)
-    parts = enumerate(spec.parts.values())
-    once = with_signature(base, " ".join(f"{letter_name(index)}[{size}]" for index, size in parts))
+    once = visited_once(spec)
     flops = report.training_flops_per_token
     return Costed(
         signature=report.signature,

@@ -10,7 +10,9 @@ from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Loop, build_graph
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import field_values, require_spec
-from rinsc.sweep.schedule import executed_layers, listed, schedule_text, turned_layers
+from rinsc.sweep.executed import Run, executed_runs, turned_layers
+from rinsc.sweep.listing import listed
+from rinsc.sweep.schedule import schedule_text
 from rinsc.syntax.problems import plural
 
 MAX_LISTED = 8  # stretches of a schedule, and dials
@@ -41,7 +43,8 @@ class Difference:
     ``same_model`` is whether they are the same model at the rounds written, ``same_dials`` whether
     their repeats, whatever they are called, turn them alike as well. ``dimensions`` has the keys of
     the specs that differ, with both values; ``shared_start`` is how many layers both run in the
-    same way from the first on.
+    same way from the first on, training apart, and None where other dimensions than the number of
+    layers differ.
     """
 
     left: Side
@@ -49,7 +52,7 @@ class Difference:
     same_model: bool
     same_dials: bool
     dimensions: Mapping[str, tuple[object, object]]
-    shared_start: int
+    shared_start: int | None
 
     def words(self) -> list[str]:
         """What there is to say, a sentence each."""
@@ -71,7 +74,9 @@ class Difference:
         """In what two different models differ."""
         found = [f"{key} is {left} and {right}." for key, (left, right) in self.dimensions.items()]
         left, right = self.left, self.right
-        if not self.shared_start == left.executed_layers == right.executed_layers:
+        if self.shared_start == 0:
+            found.append("They differ from the first layer on.")
+        elif self.shared_start is not None and self.shared_start < self._most_layers:
             found.append(f"They part ways after {plural(self.shared_start, 'layer')}.")
         elif not found:
             found.append("They run the same layers in the same order, with other options.")
@@ -80,6 +85,10 @@ class Difference:
         if left.training_flops_per_token == right.training_flops_per_token:
             found.append("They cost the same to train.")
         return found
+
+    @property
+    def _most_layers(self) -> int:
+        return max(self.left.executed_layers, self.right.executed_layers)
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -92,16 +101,17 @@ def diff(left: ModelSpec, right: ModelSpec) -> Difference:
     Raises `SpecError` for anything but specs, and `GraphError` for schedules that are too long.
     """
     graphs = [build_graph(require_spec(spec)) for spec in (left, right)]
-    layers = [executed_layers(graph) for graph in graphs]
-    one, other = (_side(*pair) for pair in zip(graphs, layers, strict=True))
+    runs = [executed_runs(graph) for graph in graphs]
+    one, other = (_side(graph) for graph in graphs)
     same_model = one.fingerprint == other.fingerprint
+    dimensions = _dimensions(left, right)
     return Difference(
         one,
         other,
         same_model=same_model,
         same_dials=same_model and _dials(graphs[0]) == _dials(graphs[1]),
-        dimensions=_dimensions(left, right),
-        shared_start=_shared_start(*layers),
+        dimensions=dimensions,
+        shared_start=_shared_start(*runs) if set(dimensions) <= {"layers"} else None,
     )
 
 
@@ -115,14 +125,14 @@ def _dimensions(left: ModelSpec, right: ModelSpec) -> dict[str, tuple[object, ob
     }
 
 
-def _side(graph: BlockGraph, layers: list[int]) -> Side:
+def _side(graph: BlockGraph) -> Side:
     report: CostReport = cost_report(graph)
     return Side(
         signature=report.signature,
         fingerprint=fingerprint(graph.spec),
         blocks=tuple(_block_text(graph, name) for name in graph.blocks),
         dials=tuple(_dial_text(loop) for loop in graph.dials()),
-        schedule=schedule_text(layers, MAX_LISTED),
+        schedule=schedule_text(graph, MAX_LISTED),
         parameters=report.stored_params,
         layers=report.stored_layers,
         executed_layers=report.executed_layers,
@@ -151,8 +161,9 @@ def _dials(graph: BlockGraph) -> list[tuple[object, ...]]:
     return [(loop.rounds, loop.options, layers) for loop, layers in turned_layers(graph)]
 
 
-def _shared_start(left: Sequence[int], right: Sequence[int]) -> int:
+def _shared_start(left: Sequence[Run], right: Sequence[Run]) -> int:
+    """How many layers run alike; the last item of each list is the end of the model."""
     for index, (one, other) in enumerate(zip(left, right, strict=False)):
         if one != other:
             return index
-    return min(len(left), len(right))
+    return min(len(left), len(right)) - 1

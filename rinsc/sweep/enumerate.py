@@ -14,9 +14,10 @@ from rinsc.spec.checks import shown
 from rinsc.spec.model import require_spec
 from rinsc.sweep.costed import Costed
 from rinsc.sweep.limits import EVERYTHING, Limits
+from rinsc.sweep.shapes import wanted_blocks
 from rinsc.sweep.sizing import Prices, prices
 from rinsc.sweep.words import Word, at_degree, atoms, words
-from rinsc.syntax import MAX_VISITS, BlockRef, Sequence, Signature, canonical, parse
+from rinsc.syntax import BlockRef, Sequence, Signature, canonical, parse
 from rinsc.syntax.canonical import letter_name
 from rinsc.syntax.sizes import spread
 
@@ -61,43 +62,55 @@ class Variant:
 
 
 def variants(
-    base: ModelSpec, letters: int, length: int, degree: int = 1, limits: Limits = EVERYTHING
+    base: ModelSpec,
+    letters: int,
+    length: int,
+    degree: int = 1,
+    limits: Limits = EVERYTHING,
+    *,
+    strict: bool = False,
 ) -> Iterator[Variant]:
     """The distinct models of at most ``letters`` blocks, ``length`` visits and this degree.
 
     They have the dimensions of ``base``, whose own signature plays no part; words that leave a
-    part without layers, and those of more than `MAX_VISITS` visits, are left out. Degrees come one
-    after the other, shorter words first; of spellings of one model the first. Raises `SpecError`
-    for bounds out of range.
+    part without layers, and those of more than `MAX_VISITS` visits, are left out, under ``strict``
+    also those over whose parts the layers do not divide evenly. Degrees come one after the other,
+    shorter words first; of spellings of one model the first. Raises `SpecError` for bounds out of
+    range.
     """
     _require_bounds(
         letters=(letters, MAX_LETTERS),
         length=(length, MAX_LENGTH),
         degree=(degree, MAX_ENUMERATED_DEGREE),
     )
-    return _variants(prices(require_spec(base)), letters, length, degree, limits)
+    return _variants(prices(require_spec(base)), letters, length, degree, limits, strict)
 
 
 def _variants(
-    price: Prices, letters: int, length: int, degree: int, limits: Limits
+    price: Prices, letters: int, length: int, degree: int, limits: Limits, strict: bool
 ) -> Iterator[Variant]:
     seen: set[bytes] = set()
     for level in range(1, degree + 1):
-        for word in words(min(letters, price.layers), length):
-            if len(word) ** level > MAX_VISITS or (max(word) + 1) ** level > price.layers:
-                continue
-            flat = at_degree(word, level)
-            sizes = spread(price.layers, max(flat) + 1)
-            same = (flat, sizes) if price.visits_matter else atoms(flat, sizes)
-            is_itself = level == 1 and same == (word, sizes)
-            if is_itself or _is_new(same, price.layers, letters, length, seen):
-                variant = _variant(word, level, flat, sizes, price)
-                if limits.admit(variant):
-                    yield variant
+        for visits in range(1, length + 1):
+            blocks = wanted_blocks(price, limits, letters, visits, level, strict=strict)
+            for word in words(visits, blocks):
+                flat = at_degree(word, level)
+                sizes = spread(price.layers, max(flat) + 1)
+                same = (flat, sizes) if price.visits_matter else atoms(flat, sizes)
+                is_itself = level == 1 and same == (word, sizes)
+                if is_itself or _is_new(same, price.layers, letters, length, strict, seen):
+                    variant = _variant(word, level, flat, sizes, price)
+                    if limits.admit(variant):
+                        yield variant
 
 
 def _is_new(
-    same: tuple[Word, tuple[int, ...]], layers: int, letters: int, length: int, seen: set[bytes]
+    same: tuple[Word, tuple[int, ...]],
+    layers: int,
+    letters: int,
+    length: int,
+    strict: bool,
+    seen: set[bytes],
 ) -> bool:
     """Whether no variant before had these atoms.
 
@@ -105,7 +118,9 @@ def _is_new(
     spelling has at least as many blocks and visits. So only the others need to be remembered.
     """
     word, sizes = same
-    if len(sizes) <= letters and len(word) <= length and sizes == spread(layers, len(sizes)):
+    fits = len(sizes) <= letters and len(word) <= length
+    is_left_out = strict and layers % len(sizes) != 0
+    if fits and not is_left_out and sizes == spread(layers, len(sizes)):
         return False
     key = hashlib.blake2b(repr(same).encode(), digest_size=12).digest()
     if key in seen:
@@ -117,10 +132,7 @@ def _is_new(
 def _variant(word: Word, degree: int, flat: Word, sizes: tuple[int, ...], price: Prices) -> Variant:
     visits = Counter(flat)
     executed = sum(times * sizes[number] for number, times in visits.items())
-    flops = price.training_flops_per_token(executed, len(flat))
-    once = price.training_flops_per_token(price.layers, len(sizes))
-    parameters = price.parameters(len(sizes))
-    return Variant(word, degree, parameters, executed, flops, flops / once)
+    return Variant(word, degree, *price.costs(len(sizes), len(flat), executed))
 
 
 def _require_bounds(**bounds: tuple[int, int]) -> None:

@@ -16,10 +16,10 @@ class Member:
     idea: str
 
 
-# The forms of recursion around A^rB that arXiv 2502.07503 compares: early, late, in the middle, of
-# the whole, and mixed; powers 2 to 4, degrees 1 to 3. The paper's own list of more than 55 is not
-# spelled out in its text, so that which forms stand here is a choice. ABAB, ABABAB and the like are
-# missing because they are A^2, A^3: blocks that always stand together are one block.
+# Forms of recursion around A^rB: early, late, in the middle, of the whole, and mixed; powers 2 to
+# 4, degrees 1 to 3. The choice is ours, made after the comparison of more than 55 variants in arXiv
+# 2502.07503, whose text does not spell its own list out. ABAB, ABABAB and the like are missing
+# because they are A^2, A^3: blocks that always stand together are one block.
 RINS: Mapping[str, str] = {
     "no recursion": "A",
     "early: the first half (RINS)": "A^2B A^3B A^4B",

@@ -19,7 +19,7 @@ class HasCosts(Protocol):
     def executed_layers(self) -> int: ...
 
     @property
-    def cost_ratio(self) -> float | None: ...
+    def cost_ratio(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,11 @@ class Limits:
             raise SpecError(*problems)
 
     def admit(self, model: HasCosts) -> bool:
-        """Whether a model is wanted; one without a baseline costs as much as its baseline."""
-        ratio = 1.0 if model.cost_ratio is None else model.cost_ratio
+        """Whether a model is wanted."""
         return (
             self.min_parameters <= model.parameters <= self.max_parameters
             and self.min_layers_executed <= model.executed_layers <= self.max_layers_executed
-            and self.min_cost_ratio <= ratio <= self.max_cost_ratio
+            and self.min_cost_ratio <= model.cost_ratio <= self.max_cost_ratio
         )
 
 

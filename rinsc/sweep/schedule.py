@@ -1,120 +1,107 @@
-"""The physical layers that a model runs, in order, and a short way to write them."""
+"""A short way to write which physical layers a model runs, from its visits and loops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby, pairwise
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 from typing import TypeAlias
 
-from rinsc.errors import GraphError, Problem
 from rinsc.graph import BlockGraph, Loop, Visit
+from rinsc.sweep.listing import listed
+from rinsc.sweep.words import always_follows
 
-MAX_EXECUTED = 1 << 15  # layers, written out one by one
-
-_Steps: TypeAlias = list["Visit | tuple[Loop, _Steps]"]
+_Piece: TypeAlias = tuple[str, int]  # a text, and how often it stands in a row
 
 
-def executed_layers(graph: BlockGraph) -> list[int]:
-    """The layers that run at the rounds written, in order, numbered from 1 by first use.
+@dataclass(frozen=True)
+class _Stretch:
+    """Layers in a row, each run ``each`` times in place; ``last`` is below ``first`` where they
+    fall. ``visit`` is the last visit that it stands for."""
 
-    Raises `GraphError` where they are more than `MAX_EXECUTED`.
+    first: int
+    last: int
+    each: int
+    visit: Visit
+
+    @property
+    def piece(self) -> _Piece:
+        if self.first == self.last:
+            return f"{self.first}", self.each
+        each = f" each ×{self.each}" if self.each > 1 else ""
+        return f"{self.first}-{self.last}{each}", 1
+
+
+def schedule_text(graph: BlockGraph, most: int) -> str:
+    """``0-5 ×3, 6-11``: the layers at the rounds written, counted from 0 as ``rinsc show`` does.
+
+    ``0-2 each ×2`` is 0 0 1 1 2 2, ``2-0`` is 2 1 0, and a loop of several stretches stands in
+    parentheses. At most ``most`` stretches are written, and half as many in each loop.
     """
-    return _executed(graph, _steps(graph), None)
+    return _listed(_Chart(graph).pieces(graph, most), most)
 
 
-def turned_layers(graph: BlockGraph) -> Iterator[tuple[Loop, list[int]]]:
-    """Each dial, and the layers that run when it stands one round lower, or higher where it has
-    but one. Raises as `executed_layers` does."""
-    written = {loop.name: loop.rounds for loop in graph.dials()}
-    steps = _steps(graph)
-    for loop in graph.dials():
-        turned = loop.rounds - 1 if loop.rounds > 1 else loop.rounds + 1
-        yield loop, _executed(graph, steps, {**written, loop.name: turned})
+class _Chart:
+    """Where each block ends, and which visits always follow one another."""
+
+    def __init__(self, graph: BlockGraph) -> None:
+        ends = accumulate(block.layers for block in graph.blocks.values())
+        self._last = dict(zip(graph.blocks, (end - 1 for end in ends), strict=True))
+        self._blocks = graph.blocks
+        self._followers = _followers(graph)
+
+    def pieces(self, graph: BlockGraph, most: int) -> list[_Piece]:
+        """What the graph or the body of a loop runs, equal pieces in a row as one."""
+        found: list[_Piece] = []
+        for step in self._joined(graph):
+            found += [step.piece] if isinstance(step, _Stretch) else self._loop(step, most // 2)
+        return [
+            (text, sum(times for _, times in same))
+            for text, same in groupby(found, key=lambda piece: piece[0])
+        ]
+
+    def _loop(self, loop: Loop, most: int) -> list[_Piece]:
+        body = self.pieces(loop.body, most)
+        if loop.rounds == 1:
+            return body
+        if len(body) == 1:
+            ((text, times),) = body
+            return [(text, times * loop.rounds)]
+        return [(f"({_listed(body, max(most, 1))})", loop.rounds)]
+
+    def _joined(self, graph: BlockGraph) -> list[_Stretch | Loop]:
+        """The steps, with visits that always follow one another as one stretch."""
+        found: list[_Stretch | Loop] = []
+        for step in graph.steps():
+            new = self._stretch(step) if isinstance(step, Visit) else step
+            last = found[-1] if found else None
+            if isinstance(last, _Stretch) and isinstance(new, _Stretch) and self._go_on(last, new):
+                found.pop()
+                new = replace(new, first=last.first)
+            found.append(new)
+        return found
+
+    def _stretch(self, visit: Visit) -> _Stretch:
+        last = self._last[visit.block]
+        first = last - self._blocks[visit.block].layers + 1
+        ends = (last, first) if visit.reverse else (first, last)
+        return _Stretch(*ends, visit.each, visit)
+
+    def _go_on(self, one: _Stretch, other: _Stretch) -> bool:
+        if self._followers.get(one.visit) != other.visit or one.each != other.each:
+            return False
+        step = other.first - one.last
+        slopes = (stretch.last - stretch.first for stretch in (one, other))
+        return abs(step) == 1 and all(slope * step >= 0 for slope in slopes)
 
 
-def _steps(graph: BlockGraph) -> _Steps:
-    """The steps of the graph and of the bodies in it, put in order once."""
-    return [(step, _steps(step.body)) if isinstance(step, Loop) else step for step in graph.steps()]
+def _followers(graph: BlockGraph) -> Mapping[Visit, Visit]:
+    """The visit that always follows one, where that always precedes it."""
+    numbers: dict[Visit, int] = {}
+    flat = tuple(numbers.setdefault(visit, len(numbers)) for visit in graph.visits())
+    visits = list(numbers)
+    return {visits[left]: visits[right] for left, right in always_follows(flat).items()}
 
 
-def _executed(graph: BlockGraph, steps: _Steps, rounds: Mapping[str, int] | None) -> list[int]:
-    count = graph.executed_layers(rounds)
-    if count > MAX_EXECUTED:
-        message = f"{count} layers run, too many to compare them one by one"
-        hint = f"compare models that run at most {MAX_EXECUTED} layers"
-        raise GraphError(Problem("too-many-layers", message, hint=hint))
-    numbers: dict[tuple[str, int], int] = {}
-    executed = []
-    for visit in _visits(steps, rounds):
-        layers = range(graph.blocks[visit.block].layers)
-        for layer in reversed(layers) if visit.reverse else layers:
-            number = numbers.setdefault((visit.block, layer), len(numbers) + 1)
-            executed += [number] * visit.each
-    return executed
-
-
-def _visits(steps: _Steps, rounds: Mapping[str, int] | None) -> Iterator[Visit]:
-    for step in steps:
-        if isinstance(step, Visit):
-            yield step
-            continue
-        loop, body = step
-        for _ in range(loop.rounds_of(rounds)):
-            yield from _visits(body, rounds)
-
-
-def schedule_text(executed: list[int], most: int) -> str:
-    """``1-6 ×3, 7-12``: layers in a row as one, what repeats at once as a power.
-
-    ``1-3 each ×2`` is 1 1 2 2 3 3, and ``3-1`` is 3 2 1. At most ``most`` segments are written.
-    """
-    segments = [(text, len(list(same))) for text, same in groupby(_segments(executed))]
-    texts = [text if times == 1 else f"{text} ×{times}" for text, times in segments]
-    return listed(texts, most)
-
-
-def listed(texts: Sequence[str], most: int) -> str:
-    """The texts with commas between them, the first ``most`` where there are more."""
-    more = len(texts) - most
-    return ", ".join(texts[:most]) + (f", … and {more} more" if more > 0 else "")
-
-
-def _segments(executed: list[int]) -> Iterator[str]:
-    """Stretches in which the layer rises, or falls, by one at each step."""
-    turns = _turns(executed)
-    start = 0
-    while start < len(executed):
-        each = 1
-        while executed[start : start + each + 1] == executed[start : start + 1] * (each + 1):
-            each += 1
-        end = _end_of_stretch(executed, start, each, turns)
-        first, last = executed[start], executed[end - 1]
-        if first == last:
-            yield from [f"{first}"] * each
-        else:
-            yield f"{first}-{last}" + (f" each ×{each}" if each > 1 else "")
-        start = end
-
-
-def _end_of_stretch(executed: list[int], start: int, each: int, turns: set[int]) -> int:
-    """Where the stretch ends whose layers run ``each`` times in place."""
-    end = start + each
-    slope = executed[end] - executed[start] if end < len(executed) else 0
-    while abs(slope) == 1 and executed[end - 1] not in turns:
-        following = executed[end : end + each]
-        if following != [executed[end - 1] + slope] * each:
-            break
-        after = executed[end + each : end + each + 2]
-        if after[:1] == following[:1] and after[1:] != [executed[end - 1]]:
-            break  # it runs more often than those before, and is no turn
-        end += each
-    return end
-
-
-def _turns(executed: list[int]) -> set[int]:
-    """Layers after which, or before whose successor, something far away stands elsewhere."""
-    turns = set()
-    for left, right in pairwise(executed):
-        if abs(right - left) > 1:
-            turns |= {left, right - 1}
-    return turns
+def _listed(pieces: list[_Piece], most: int) -> str:
+    return listed([text if times == 1 else f"{text} ×{times}" for text, times in pieces], most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from rinsc.cost import PYTORCH, stored_params, training_flops
 from rinsc.cost.flops import program_flops
@@ -11,6 +12,15 @@ from rinsc.layers import trace_programs
 from rinsc.program import Program
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
+
+
+class Costs(NamedTuple):
+    """What a variant costs, as in `rinsc.sweep.costed.Costed`."""
+
+    parameters: int
+    executed_layers: int
+    training_flops_per_token: int
+    cost_ratio: float
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,14 @@ class Prices:
     visit_flops: int
     visits_matter: bool
 
-    def parameters(self, blocks: int) -> int:
-        """Parameters of a model of this many blocks, which together have all the layers."""
-        return self.stack_parameters + (blocks - 1) * self.block_parameters
+    def costs(self, blocks: int, visits: int, executed_layers: int) -> Costs:
+        """The costs of a word of so many blocks, which together have all the layers."""
+        flops = self._flops_per_token(executed_layers, visits)
+        once = self._flops_per_token(self.layers, blocks)
+        parameters = self.stack_parameters + (blocks - 1) * self.block_parameters
+        return Costs(parameters, executed_layers, flops, flops / once)
 
-    def training_flops_per_token(self, executed_layers: int, visits: int) -> int:
+    def _flops_per_token(self, executed_layers: int, visits: int) -> int:
         """Training FLOPs of one token in a sequence as long as the context."""
         more_layers, more_visits = executed_layers - self.layers, visits - 1
         flops = self.stack_flops + more_layers * self.layer_flops + more_visits * self.visit_flops

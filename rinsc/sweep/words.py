@@ -6,28 +6,29 @@ A word is a tuple of block numbers in order of first use: the first is 0, and no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
 Word: TypeAlias = tuple[int, ...]
 
 
-def words(letters: int, length: int) -> Iterator[Word]:
-    """Every word of at most ``length`` visits of at most ``letters`` blocks, shorter ones first.
+def words(visits: int, blocks: Sequence[int]) -> Iterator[Word]:
+    """Every word of so many visits whose number of blocks is one of ``blocks``.
 
     Numbers stand in order of first use (restricted growth), so no two are renamings of each other.
     """
-    for visits in range(1, length + 1):
-        yield from _grown((), 0, letters, visits)
+    return _grown((), 0, visits, blocks)
 
 
-def _grown(word: Word, used: int, letters: int, visits: int) -> Iterator[Word]:
-    if len(word) == visits:
+def _grown(word: Word, used: int, left: int, blocks: Sequence[int]) -> Iterator[Word]:
+    if not any(used <= count <= used + left for count in blocks):
+        return  # whatever is added, it ends with another number of blocks
+    if not left:
         yield word
         return
-    for number in range(min(used + 1, letters)):
-        yield from _grown((*word, number), max(used, number + 1), letters, visits)
+    for number in range(used + 1):
+        yield from _grown((*word, number), max(used, number + 1), left - 1, blocks)
 
 
 def at_degree(word: Word, degree: int) -> Word:
@@ -48,7 +49,7 @@ def atoms(flat: Word, sizes: tuple[int, ...]) -> tuple[Word, tuple[int, ...]]:
     Blocks that always follow one another in the same order cannot be told from one block of all
     their layers. Two schedules are the same model exactly when word and sizes of atoms are equal.
     """
-    links = _links(flat)
+    links = always_follows(flat)
     if not links:
         return flat, sizes
     inside = set(links.values())
@@ -58,7 +59,7 @@ def atoms(flat: Word, sizes: tuple[int, ...]) -> tuple[Word, tuple[int, ...]]:
     return word, tuple(_chain_size(head, links, sizes) for head in heads)
 
 
-def _links(flat: Word) -> dict[int, int]:
+def always_follows(flat: Word) -> dict[int, int]:
     """X to Y where Y always follows X, and X always precedes Y."""
     pairs = set(pairwise(flat))
     followers = Counter(left for left, _ in pairs)

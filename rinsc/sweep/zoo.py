@@ -1,4 +1,4 @@
-"""The zoo: published architectures as model specs with their source and their claims."""
+"""The zoo: published architectures as model specs with their source and what they expect."""
 
 from __future__ import annotations
 
@@ -31,18 +31,15 @@ class Source:
         """``arXiv 2502.07503``, else the address."""
         return self.url or "" if self.arxiv is None else f"arXiv {self.arxiv}"
 
-    @property
-    def short_reference(self) -> str:
-        """The same, with the site alone of an address."""
-        return self.reference.removeprefix("https://").partition("/")[0]
-
 
 @dataclass(frozen=True)
 class Expectation:
-    """What is claimed of an entry. Tolerances are relative, and 0 where nothing was rounded.
+    """What an entry expects: published, or worked out from its dimensions. Tolerances are relative,
+    and 0 where nothing was rounded.
 
     ``cost_ratio`` is training FLOPs per token, in expectation where rounds are drawn, against
-    ``baseline``, a signature at the same dimensions. ``max_adapter_share`` bounds the parameters of
+    ``baseline``, a signature at the same dimensions: the same blocks visited once each, or another
+    model that the source compares with. ``max_adapter_share`` bounds the parameters of
     adapters over all parameters.
     """
 
@@ -57,7 +54,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """A published architecture: its spec, where it is from, what is claimed of it."""
+    """A published architecture: its spec, where it is from, what it expects."""
 
     name: str
     source: Source
@@ -71,7 +68,7 @@ class ZooEntry:
 
     @cached_property
     def baseline(self) -> ModelSpec | None:
-        """What its cost is compared with."""
+        """What its expected cost is compared with."""
         return (
             None
             if self.expect.baseline is None
@@ -94,7 +91,12 @@ def zoo_entries() -> list[ZooEntry]:
 
 
 def zoo_entry(name: str) -> ZooEntry:
-    """The entry of this name, the name of its file. Raises `SpecError` for another one."""
+    """The entry of this name, the name of its file, or of a TOML file with the same tables.
+
+    Raises `SpecError` for another name.
+    """
+    if name.endswith(".toml"):
+        return read_entry(Path(name))
     names = sorted(path.stem for path in zoo_dir().glob("*.toml"))
     if name not in names:
         message = f"'{name}' is not in the zoo"
@@ -103,7 +105,7 @@ def zoo_entry(name: str) -> ZooEntry:
 
 
 def read_entry(path: Path) -> ZooEntry:
-    """The entry of a file. Raises `SpecError` with every mistake of its source and its claims."""
+    """The entry of a file. Raises `SpecError` with every mistake of its two tables."""
     tables = read_toml(path)
     problems: list[Problem] = []
     source = _table(Source, "source", tables, problems, path)

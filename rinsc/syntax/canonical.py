@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Sequence as Items
 from dataclasses import replace
-from typing import TypeAlias
 
-from rinsc.errors import Span
 from rinsc.syntax.expand import check_limits, flatten
+from rinsc.syntax.folding import NOWHERE, Atom, body_of, fold
 from rinsc.syntax.letters import letter_options
 from rinsc.syntax.options import OF_A_BLOCK, effective, effective_of
 from rinsc.syntax.owners import numbered_owners
 from rinsc.syntax.printer import to_text
 from rinsc.syntax.tree import BlockRef, Node, Option, Repeat, Sequence, Signature, mentions
-
-_Atom: TypeAlias = BlockRef | Repeat
-
-_NOWHERE = Span(0, 0)
 
 
 def canonical(sig: Signature | str) -> str:
@@ -25,9 +19,10 @@ def canonical(sig: Signature | str) -> str:
 
     The word is folded into powers again, letters are renamed in order of first use, what is said
     of a block (its size, ``tie``, ``kind``) stands at its first mention, defaults are dropped and
-    options sorted. Repeats with options of their own or a free exponent are kept as repeats; two
-    that own weights are not one that is written twice. With such a repeat and a degree, every
-    mention of a block stands for weights of its own, so that powers stay as they are written.
+    options sorted. Repeats with options of their own or a free exponent are kept as repeats; one
+    that owns weights is written once where it was, and two are not one that is written twice. With
+    such a repeat and a degree, every mention of a block stands for weights of its own, so that
+    powers stay as they are written.
     Raises SignatureError (``too-many-visits``, ``too-deep``, ``conflicting-options``), and for a
     text that is no signature.
     """
@@ -38,18 +33,18 @@ def canonical(sig: Signature | str) -> str:
     check_limits(sig)
     tree = numbered_owners(sig.body)
     as_written = sig.degree > 1 and tree is not sig.body
-    body = Sequence(tuple(_folded(tree, as_written)), _NOWHERE)
+    body = Sequence(tuple(_folded(tree, as_written)), NOWHERE)
     return to_text(replace(sig, body=_Names(sig).sequence(body)))
 
 
-def _folded(node: Node, as_written: bool) -> list[_Atom]:
+def _folded(node: Node, as_written: bool) -> list[Atom]:
     """The items of a tree's canonical form; ``as_written`` keeps its powers."""
     if as_written:
         return _word(node, lambda repeat: repeat.count != 1 or is_kept(repeat), as_written)
-    return _fold(_word(node, is_kept, as_written))
+    return fold(_word(node, is_kept, as_written))
 
 
-def _word(node: Node, keep: Callable[[Repeat], bool], as_written: bool) -> list[_Atom]:
+def _word(node: Node, keep: Callable[[Repeat], bool], as_written: bool) -> list[Atom]:
     """The flat word of a tree, each kept repeat with its body in canonical form."""
     word = flatten(node, keep)
     # A repeat inside a repeat comes as one object many times; its body is worked out once.
@@ -63,65 +58,12 @@ def is_kept(repeat: Repeat) -> bool:
     return isinstance(repeat.count, str) or bool(repeat.options and effective_of(repeat))
 
 
-def _atom(item: _Atom, as_written: bool) -> _Atom:
+def _atom(item: Atom, as_written: bool) -> Atom:
     if isinstance(item, BlockRef):
         visit = tuple(o for o in effective(item.options) if o.name not in OF_A_BLOCK)
-        return BlockRef(item.letter, None, visit, _NOWHERE)
-    body = _body(_folded(item.body, as_written))
-    return Repeat(body, item.count, effective_of(item), _NOWHERE, item.owner)
-
-
-def _body(items: Items[_Atom]) -> BlockRef | Sequence:
-    """What a power is put on: one block, else a group."""
-    if len(items) == 1 and isinstance(items[0], BlockRef):
-        return items[0]
-    return Sequence(tuple(items), _NOWHERE)
-
-
-def _fold(word: Items[_Atom]) -> list[_Atom]:
-    """The word with its repetitions as powers.
-
-    From left to right, the repetition that saves most (period x (count - 1)) is folded, the
-    shortest period where two save the same; the period is folded in turn.
-    """
-    numbers: dict[_Atom, int] = {}
-    keys = [numbers.setdefault(atom, len(numbers)) for atom in word]
-    folded: list[_Atom] = []
-    start = 0
-    while start < len(word):
-        period, count = _best_repetition(keys[start:])
-        if count > 1:
-            body = _body(_fold(word[start : start + period]))
-            folded.append(Repeat(body, count, (), _NOWHERE))
-        else:
-            folded.append(word[start])
-        start += period * count
-    return folded
-
-
-def _best_repetition(keys: list[int]) -> tuple[int, int]:
-    """(period, count) of the repetition at the start that saves most; (1, 1) when there is none."""
-    best, best_saving = (1, 1), 0
-    for period, match in enumerate(_z_function(keys)):
-        # A match of m keys at distance p means that the first p + m keys have period p.
-        if period and match >= period and match // period * period > best_saving:
-            best, best_saving = (period, match // period + 1), match // period * period
-    return best
-
-
-def _z_function(keys: list[int]) -> list[int]:
-    """z[i] is how many keys from position i on equal those from the start on; z[0] is unused."""
-    length = len(keys)
-    z = [0] * length
-    left = right = 0
-    for i in range(1, length):
-        match = min(right - i, z[i - left]) if i < right else 0
-        while i + match < length and keys[match] == keys[i + match]:
-            match += 1
-        if i + match > right:
-            left, right = i, i + match
-        z[i] = match
-    return z
+        return BlockRef(item.letter, None, visit, NOWHERE)
+    body = body_of(_folded(item.body, as_written))
+    return Repeat(body, item.count, effective_of(item), NOWHERE, item.owner)
 
 
 class _Names:
@@ -132,7 +74,7 @@ class _Names:
         self.sizes = {ref.letter: ref.size for ref in mentions(sig.body) if ref.size is not None}
         self.options = {
             name: tuple(
-                Option(key, value, _NOWHERE)
+                Option(key, value, NOWHERE)
                 for key, value in (("tie", said.tie), ("kind", said.kind))
                 if value is not None
             )
@@ -153,7 +95,7 @@ class _Names:
             return replace(node, letter=self.names[node.letter])
         name = self.names[node.letter] = letter_name(len(self.names))
         options = effective(node.options + self.options[node.letter])
-        return BlockRef(name, self.sizes.get(node.letter), options, _NOWHERE)
+        return BlockRef(name, self.sizes.get(node.letter), options, NOWHERE)
 
 
 def letter_name(index: int) -> str:

@@ -55,7 +55,9 @@ def identity(
     so parts are joined into maximal such chains; a part that is visited with ``each`` or
     ``reverse`` is taken apart into its layers first, where its size is known. Two identities are
     equal exactly when the lists of physical layers visited, numbered by first use, are equal, and
-    the options of repeats. "Every stack" means every one whose layers divide evenly.
+    the options of repeats that change what is run (`effective_of`). Among these ``grad=k`` counts
+    even where no more than k rounds are written or drawn, as the depth dial can ask for more.
+    "Every stack" means every one whose layers divide evenly.
 
     ``default_kind`` is the layer kind of blocks without one of their own. Blocks of
     ``whole_kinds`` do something once a visit, beside their layers, and are never joined.

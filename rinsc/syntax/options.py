@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from rinsc.errors import SignatureError, Span, did_you_mean
 from rinsc.syntax.problems import shown, signature_error
-from rinsc.syntax.samplers import is_sampler, sampler_fault
+from rinsc.syntax.samplers import (
+    canonical_sampler,
+    is_sampler,
+    largest_bounded_draw,
+    sampler_fault,
+)
 from rinsc.syntax.tree import Call, Option, Repeat, Scalar
 
 Place: TypeAlias = Literal["block", "repeat"]
@@ -154,6 +159,25 @@ def effective(options: tuple[Option, ...]) -> tuple[Option, ...]:
 
 
 def effective_of(repeat: Repeat) -> tuple[Option, ...]:
-    """The options of a repeat that change what it runs; a single round is never skipped."""
-    options = effective(repeat.options)
-    return tuple(o for o in options if o.name != "skip") if repeat.count == 1 else options
+    """The options of a repeat that change what it runs, laws of its rounds in their one spelling.
+
+    At the rounds written and at those that training draws: a single round is never skipped and
+    shares its cache slot with no other; a single adapter needs no rule which one is taken; a
+    sampler that always draws the rounds written is none.
+    """
+    options = tuple(map(_one_spelling, effective(repeat.options)))
+    draws = [o.value for o in options if isinstance(o.value, Call) and o.name == "sample"]
+    one_adapter = repeat.count == 1 and all(largest_bounded_draw(call) == 1 for call in draws)
+    silent = {
+        "skip": repeat.count == 1,
+        "kv": repeat.count == 1,
+        "adapter_by": one_adapter,
+        "sample": draws == [Call("uniform", (repeat.count, repeat.count))],
+    }
+    return tuple(option for option in options if not silent.get(option.name, False))
+
+
+def _one_spelling(option: Option) -> Option:
+    if option.name == "sample" and isinstance(option.value, Call):
+        return replace(option, value=canonical_sampler(option.value))
+    return option

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import cast
 
-from rinsc.syntax.limits import MAX_CHOICES, MAX_DRAWN_ROUNDS
+from rinsc.syntax.limits import MAX_CHOICES, MAX_ROUNDS
 from rinsc.syntax.tree import Call
 
 _FAR = 5.0  # deviations: one draw in 3.5 million lies beyond
@@ -41,17 +42,42 @@ def sampler_fault(call: Call) -> tuple[str, str] | None:
         case Call("choice", counts) if len(counts) > MAX_CHOICES:
             message = f"'choice' takes at most {MAX_CHOICES} numbers, not {len(counts)}"
             return message, "leave some out, or write uniform(lo, hi)"
-    if largest_draw(call) > MAX_DRAWN_ROUNDS:
-        message = f"'{call.name}' can draw more than {MAX_DRAWN_ROUNDS} rounds"
+    if largest_draw(call) > MAX_ROUNDS:
+        message = f"'{call.name}' can draw more than {MAX_ROUNDS} rounds"
         smaller = "a smaller mean or sigma" if call.name == "poisson_lognormal" else "less"
-        return message, f"write {smaller}: at most {MAX_DRAWN_ROUNDS} rounds are possible"
+        return message, f"write {smaller}: at most {MAX_ROUNDS} rounds are possible"
     return None
+
+
+def canonical_sampler(call: Call) -> Call:
+    """The one spelling of a law: ``choice`` sorted, each number as seldom as its share allows.
+
+    One that takes every number from lo to hi once is ``uniform(lo, hi)``; so is one number alone.
+    ``poisson_lognormal`` of mean 1 always draws it.
+    """
+    match call:
+        case Call("poisson_lognormal", (mean, _)) if mean == 1:
+            return Call("uniform", (1, 1))
+        case Call("choice", counts):
+            times = Counter(cast(tuple[int, ...], counts))
+            share = math.gcd(*times.values())
+            numbers = tuple(n for n in sorted(times) for _ in range(times[n] // share))
+            low, high = numbers[0], numbers[-1]
+            if numbers == tuple(range(low, high + 1)):
+                return Call("uniform", (low, high))
+            return Call("choice", numbers)
+    return call
 
 
 def smallest_draw(call: Call) -> int:
     """The fewest rounds that a sampler draws."""
     bounded = call.name != "poisson_lognormal"
     return min(cast(tuple[int, ...], call.args)) if bounded else 1
+
+
+def largest_bounded_draw(call: Call) -> int:
+    """The most rounds of a sampler that has a bound; 1 for one without."""
+    return largest_draw(call) if call.name != "poisson_lognormal" else 1
 
 
 def largest_draw(call: Call) -> int:
@@ -68,4 +94,4 @@ def largest_draw(call: Call) -> int:
     mean, sigma = cast(tuple[float, float], call.args)
     sigma = min(sigma, _FAR)
     rate = (mean - 1) * math.exp(_FAR * sigma - sigma * sigma / 2)
-    return math.ceil(min(1 + rate + _FAR * math.sqrt(rate), 2.0 * MAX_DRAWN_ROUNDS))
+    return math.ceil(min(1 + rate + _FAR * math.sqrt(rate), 2.0 * MAX_ROUNDS))

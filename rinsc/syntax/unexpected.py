@@ -12,6 +12,8 @@ from rinsc.syntax.problems import shown, signature_error
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
 _PARTNERS = {**_CLOSERS, **{opener: closer for closer, opener in _CLOSERS.items()}}
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]")
+_CAPITAL = re.compile("[A-Z][A-Za-z0-9_]*")
+_NAME_BEFORE = re.compile(r"[a-z][a-z0-9_]*\Z")
 _INSIDE_POWER = re.compile(r"\^\s*(\{[^{}]*)?\Z")
 
 
@@ -62,7 +64,9 @@ def unexpected(text: str, span: Span) -> SignatureError:
     """
     token = text[span.start : span.end]
     before = text[: span.start].rstrip()
-    code, message, hint = _after_degree(before) or _in_brackets(before) or _item(token, before)
+    code, message, hint = (
+        _after_degree(before) or _in_brackets(before, text[span.start :]) or _item(token, before)
+    )
     if not token:
         # The end of the text is no place to point at: the mistake is in what stands before it.
         span = Span(len(before) - 1, len(before))
@@ -80,17 +84,28 @@ def _after_degree(before: str) -> _Words | None:
     return None
 
 
-def _in_brackets(before: str) -> _Words | None:
-    """The words for a place inside a power, a size or options."""
+def _in_brackets(before: str, rest: str) -> _Words | None:
+    """The words for a place inside a power, a size or options; ``rest`` begins there."""
     if _INSIDE_POWER.search(before):
         message = "a power is a whole number from 1, or a lower-case name"
         return "bad-power", message, "as in A^3 or A^r"
     if before.rfind("[") > before.rfind("]"):
         return "bad-size", "a size is one whole number of layers", "as in A[4]"
     if before.rfind("{") > before.rfind("}"):
-        message = "options are names with values, separated by commas"
-        return "bad-option", message, "as in A^3{skip=0.5, kv=first}"
+        return "bad-option", *_in_options(before, rest)
     return None
+
+
+def _in_options(before: str, rest: str) -> tuple[str, str]:
+    """The message and the hint for a place inside the braces of options."""
+    capital = _CAPITAL.match(rest)
+    if capital:
+        start = _NAME_BEFORE.search(before)
+        name = (start[0] if start else "") + capital[0]
+        return f"names in options are lower case, not {shown(name)}", f"write {shown(name.lower())}"
+    if rest.startswith("%"):
+        return "a share is not written with '%'", "write it as a fraction: skip=0.5"
+    return "options are names with values, separated by commas", "as in A^3{skip=0.5, kv=first}"
 
 
 def _item(token: str, before: str) -> _Words:
@@ -107,6 +122,9 @@ def _item(token: str, before: str) -> _Words:
     if token[0].isdigit() and token.isascii():
         message = f"the number {shown(token)} cannot stand here"
         return "unexpected-character", message, "write a power as A^3, a size as A[4]"
+    if token[0] == "*":
+        message = f"{shown(token)} is not expected here"
+        return "unexpected-character", message, "write a power with '^': A^3B"
     # Letters of other scripts can look just like ours, so their code point is shown.
     look_alike = len(token) == 1 and token.isprintable() and not token.isascii()
     code_point = f" (U+{ord(token):04X})" if look_alike else ""

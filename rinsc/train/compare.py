@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from rinsc.backends.torch import CompiledModule, to_torch
+from rinsc.backends.torch.memory import allocation_errors
 from rinsc.cost import ComputeMatch
 from rinsc.spec import ModelSpec
 from rinsc.train.batches import TokenizedCorpus
@@ -63,7 +64,8 @@ def train_pair(
         run = open_run_folder(folder / name, overwrite=True)
         tokenizer.save(run.tokenizer)
         torch.manual_seed(config.seed)
-        model = to_torch(spec)
+        with allocation_errors():
+            model = to_torch(spec)
         with progress(spec.text) as observer:
             result = train(model, spec, corpus, settings, run, observer=observer)
         sides.append(Contender(spec, run, model, result))

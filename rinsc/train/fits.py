@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import torch
 
-from rinsc.errors import GraphError, Problem, SpecError
-from rinsc.graph import BlockGraph, build_graph, resolve_rounds
+from rinsc.backends.torch.memory import require_training_memory
+from rinsc.cost.flops import set_rounds
+from rinsc.errors import Problem, SpecError
+from rinsc.graph import build_graph
 from rinsc.layers.language import require_language_model
 from rinsc.spec import ModelSpec
 from rinsc.train.batches import TokenizedCorpus, cut_windows
 from rinsc.train.config import TrainConfig
 
 
-def check_fits(spec: ModelSpec, corpus: TokenizedCorpus, config: TrainConfig) -> None:
-    """Everything that can be wrong before the first step.
+def check_fits(
+    spec: ModelSpec,
+    corpus: TokenizedCorpus,
+    config: TrainConfig,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Everything that can be wrong before the first step; nothing is allocated.
 
     Raises SpecError where the model is no language model and where text or settings do not fit it,
-    GraphError for rounds that it cannot run or train, and DataError where the text does not fill
-    one sequence.
+    GraphError for rounds that it cannot run or train, DataError where the text does not fill one
+    sequence, and LoweringError where the device has too little memory.
     """
     require_language_model(spec)
     problems = []
@@ -30,17 +37,14 @@ def check_fits(spec: ModelSpec, corpus: TokenizedCorpus, config: TrainConfig) ->
     if problems:
         raise SpecError(*problems)
     graph = build_graph(spec)
-    _require_gradients(graph, resolve_rounds(graph, config.rounds))
+    set_rounds(graph, config.rounds)
     for tokens in (corpus.train, corpus.held_out):
         cut_windows(tokens, config.sequence_length)
-
-
-def _require_gradients(graph: BlockGraph, rounds: Mapping[str, int]) -> None:
-    """Raises GraphError where a repeat cuts off what stands before it from its gradients."""
-    for loop in graph.dials():
-        grad = loop.options.grad
-        if grad is not None and loop.options.inject is None and rounds[loop.name] > grad:
-            message = f"at {rounds[loop.name]} rounds of '{loop.name}' and grad={grad}, what comes "
-            message += "before the repeat gets no gradient"
-            hint = f"train at {grad} rounds or less, or add inject=add, gate or concat"
-            raise GraphError(Problem("no-gradient", message, place="rounds", hint=hint))
+    require_training_memory(
+        graph,
+        config.sequence_length,
+        batch=config.batch_sequences,
+        rounds=config.rounds,
+        precision=config.precision,
+        device=device,
+    )

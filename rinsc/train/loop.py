@@ -15,6 +15,7 @@ from torch import nn
 
 from rinsc.backends.torch import CompiledModule
 from rinsc.backends.torch.compile import compile_blocks
+from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.weights import save_weights
 from rinsc.errors import Problem, RinscError
 from rinsc.files import write_atomically
@@ -28,7 +29,7 @@ from rinsc.train.fits import check_fits
 from rinsc.train.metrics import Metrics, MetricsLog, drop_metrics_after
 from rinsc.train.optimizer import build_optimizer
 from rinsc.train.precision import autocast
-from rinsc.train.run_folder import RunFolder, require_same_settings, write_inputs, write_result
+from rinsc.train.run_folder import RunFolder, require_same_run, write_inputs, write_result
 from rinsc.train.schedule import learning_rate
 
 RATE_STEPS = 20  # tokens per second are of so many last steps
@@ -57,6 +58,7 @@ class TrainResult:
     seconds: float
 
 
+@allocation_errors()
 def train(
     model: CompiledModule,
     spec: ModelSpec,
@@ -71,13 +73,14 @@ def train(
 
     With ``resume`` the run goes on from the folder's checkpoint, where there is one, to the very
     weights that an unbroken run on the CPU ends with. Raises SpecError or DataError where model,
-    text and settings do not fit each other, CheckpointError for other settings than those that the
-    run was begun with and for a checkpoint that cannot be used,
-    and RinscError, with the last good weights kept in ``model``, where the loss stops being finite.
+    text and settings do not fit each other, CheckpointError for another model, text or settings
+    than those that the run was begun with and for a checkpoint that cannot be used, LoweringError
+    where memory is too small, and RinscError, with the last good weights kept in ``model``, where
+    the loss stops being finite.
     """
-    check_fits(spec, corpus, config)
     if resume:
-        require_same_settings(folder, config)
+        require_same_run(folder, spec, config, corpus.record)
+    check_fits(spec, corpus, config, next(model.parameters()).device)
     torch.manual_seed(config.seed)
     if config.compile:
         compile_blocks(model)

@@ -108,20 +108,28 @@ def write_inputs(
     write_atomically(folder.environment, _json(environment()))
 
 
-def require_same_settings(folder: RunFolder, config: TrainConfig) -> None:
-    """Raises CheckpointError, one problem a setting, where the run was begun with others.
+def require_same_run(
+    folder: RunFolder, spec: ModelSpec, config: TrainConfig, data_record: Mapping[str, object]
+) -> None:
+    """Raises CheckpointError where the run was begun with another model, settings or text.
 
-    A folder in which nothing was begun takes any settings.
+    There is one problem for each setting. A folder in which nothing was begun takes anything.
     """
-    path = folder.config
-    if not path.exists():
+    model = _begun_with(folder.model_spec, "model")
+    if model is not None and model != spec_to_toml(spec):
+        raise _of_another("model", folder.model_spec)
+    _require_same_settings(folder.config, config)
+    begun, now = _begun_record(folder.data_record), json.loads(_json(data_record))
+    for key, what in (("corpus", "text"), ("tokenizer", "tokenizer")):
+        if begun is not None and begun.get(key) != now.get(key):
+            raise _of_another(what, folder.data_record)
+
+
+def _require_same_settings(path: Path, config: TrainConfig) -> None:
+    text = _begun_with(path, "settings")
+    if text is None:
         return
-    try:
-        begun = config_from_toml(path.read_text(encoding="utf-8"), place=str(path))
-    except (OSError, UnicodeDecodeError):
-        message = "cannot read the settings that the run was begun with"
-        hint = "restore the file, or begin again with another folder"
-        raise CheckpointError(Problem("cannot-read", message, place=str(path), hint=hint)) from None
+    begun = config_from_toml(text, place=str(path))
     problems = [
         Problem(
             code="other-settings",
@@ -134,6 +142,38 @@ def require_same_settings(folder: RunFolder, config: TrainConfig) -> None:
     ]
     if problems:
         raise CheckpointError(*problems)
+
+
+def _begun_record(path: Path) -> Mapping[str, object] | None:
+    """The record of the text that the run was begun with."""
+    text = _begun_with(path, "text")
+    try:
+        record = None if text is None else dict(json.loads(text))
+    except (TypeError, ValueError):
+        raise _cannot_read("text", path) from None
+    return record
+
+
+def _begun_with(path: Path, what: str) -> str | None:
+    """What a file of the run says; None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise _cannot_read(what, path) from None
+
+
+def _cannot_read(what: str, path: Path) -> CheckpointError:
+    message = f"cannot read the {what} that the run was begun with"
+    hint = "restore the file, or begin again with another folder"
+    return CheckpointError(Problem("cannot-read", message, place=str(path), hint=hint))
+
+
+def _of_another(what: str, path: Path) -> CheckpointError:
+    message = f"this run was begun with another {what}"
+    hint = f"resume with the {what} of that run, or choose another run folder"
+    return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
 
 
 def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:

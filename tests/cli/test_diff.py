@@ -11,6 +11,7 @@ from rinsc.resources import zoo_dir
 from rinsc.spec import model_spec
 from rinsc.sweep.diff import diff
 from tests.cli.command_line import run_cli
+from tests.cli.test_zoo import at_a_terminal
 
 
 def test_json_has_the_exact_numbers() -> None:
@@ -30,9 +31,46 @@ def test_the_same_model_is_no_failure() -> None:
 def test_figures_are_shown() -> None:
     out = run_cli("diff", "A^3{skip=0.5}B", "A^3B").out
     assert "different models" in out
-    assert "1-6 ×3, 7-12" in out
+    assert "0-5 ×3, 6-11" in out
     assert "A 2" in out
     assert "skip=0.5" in out
+
+
+def test_tables_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    files = [str(zoo_dir() / f"{name}.toml") for name in ("huginn", "hrm-text-l7h")]
+    lines = at_a_terminal("diff", *files).splitlines()
+    tables = lines[lines.index("") :]
+    assert max(len(line.rstrip()) for line in tables) <= 80
+
+
+def test_what_is_not_there_is_a_dash_and_the_fingerprint_is_named() -> None:
+    rows = {line.split("  ")[0]: line for line in run_cli("diff", "ABAB", "A^2").out.splitlines()}
+    assert rows["dials"].split()[1] == "-"
+    assert rows["expected rounds"].split()[2] == "-"
+    shown = rows["fingerprint (with dimensions)"].split()
+    assert shown[-1] == shown[-2]
+    assert f"{shown[-1]} (with dimensions)" in run_cli("check", "ABAB", "--preset", "tiny").out
+
+
+def test_layers_are_counted_as_show_counts_them() -> None:
+    shown = run_cli("show", "P[1]A[2]^3C[4]").out.splitlines()[-1].split()[1:]
+    out = run_cli("diff", "P[1]A[2]^3C[4]", "P[1]A[2]^2C[4]").out
+    assert shown == ["0", "1-2", "1-2", "1-2", "3-6"]
+    assert "0, 1-2 ×3, 3-6" in out
+    assert "0, 1-2 ×2, 3-6" in out
+
+
+def test_strict_holds_for_both_sides(tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text('signature = "ABCDE"\npreset = "tiny"\n', encoding="utf-8")
+    for pair in (("AB", "ABCDE"), ("ABCDE", "AB"), ("AB", str(path)), (str(path), "AB")):
+        status, out, err = run_cli("diff", *pair, "--strict")
+        assert (status, out) == (1, "")
+        assert "layers-do-not-split" in err
+        assert run_cli("diff", *pair).status == 0
+    path.write_text('signature = "AB"\npreset = "tiny"\n', encoding="utf-8")
+    assert run_cli("diff", "ABCDE", str(path), "--strict").status == 1
 
 
 def test_one_model_with_dimensions_gives_them_to_the_other(tmp_path: Path) -> None:

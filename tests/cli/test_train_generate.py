@@ -136,6 +136,88 @@ def test_resuming_with_other_settings_names_them(
     assert err.count("error[other-settings]") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "what"),
+    [("--width", "32", "model"), ("--vocab-size", "280", "model"), ("--data", "", "text")],
+)
+def test_a_run_stopped_before_its_checkpoint_is_not_resumed_as_another(
+    corpus: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    value: str,
+    what: str,
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("rinsc.train.loop._Trainer.step", interrupt)
+        assert train(corpus, folder, "--steps", "3").status == 130
+    (tmp_path / "other.txt").write_text(Path(corpus.removeprefix("text:")).read_text()[::-1])
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    args = ["train", SIGNATURE, *TINY, "--data", corpus, "-o", str(folder), "--resume"]
+    args += ["--steps", "3", "--batch", "2", "--device", "cpu", "--json"]
+    other = list(args)
+    other[args.index(option) + 1] = value or f"text:{tmp_path / 'other.txt'}"
+    status, out, err = run_cli(*other)
+    assert (status, out) == (1, "")
+    assert err.count("error[") == 1
+    assert f"error[foreign-checkpoint]: this run was begun with another {what}\n" in err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert json.loads(run_cli(*args).out)["steps"] == 3
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (("--vocab-size", "4096"), "vocabulary-mismatch"),
+        (("--width", str(1 << 20)), "does-not-fit"),
+    ],
+)
+def test_nothing_is_allocated_for_a_run_that_cannot_start(
+    corpus: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: tuple[str, str],
+    code: str,
+) -> None:
+    def too_early(*_: object, **__: object) -> None:
+        raise AssertionError("the model was made")
+
+    monkeypatch.setattr("rinsc.backends.torch.to_torch", too_early)
+    args = ["train", SIGNATURE, *TINY, "--data", corpus, "-o", str(tmp_path / "run")]
+    args[args.index(change[0]) + 1] = change[1]
+    status, out, err = run_cli(*args, "--steps", "1", "--batch", "2", "--device", "cpu")
+    assert (status, out) == (1, ""), err
+    assert f"error[{code}]: " in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_is_one_error(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def hungry(*_: object, **__: object) -> torch.Tensor:
+        return torch.empty(1 << 50)
+
+    monkeypatch.setattr("rinsc.backends.torch.to_torch", hungry)
+    status, out, err = train(corpus, tmp_path / "run", "--steps", "1")
+    assert (status, out) == (1, "")
+    assert err.count("error[does-not-fit]: memory is used up") == err.count("error[") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("budget", ["--steps", "--tokens", "--flops"])
+def test_more_steps_than_any_run_has_are_refused(corpus: str, tmp_path: Path, budget: str) -> None:
+    status, out, err = train(corpus, tmp_path / "run", budget, "1e30")
+    assert (status, out) == (2, "")
+    assert err.startswith("error[bad-config]: 'steps' must be at most 1000000000, not ")
+
+
 def test_a_stopped_run_is_resumed(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from rinsc.cost import cost_report
 from rinsc.spec import model_spec
 from tests.cli.command_line import run_cli
@@ -53,3 +55,20 @@ def test_what_repeats_do_is_a_part_and_a_row() -> None:
     assert any(words[0] == "inject" for words in lines)
     assert any(words[0] == "adapter" for words in lines)
     assert any(words[:2] == ["repeat", "A"] for words in lines)
+
+
+@pytest.mark.parametrize("share", [0.0099, 0.01, 0.01004, 0.01006, 0.0103, 0.5])
+def test_the_share_that_is_warned_of_reads_as_more_than_it_should_be(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rinsc.cost.report.CostReport.adapter_share", share)
+    err = run_cli("cost", "A^3{adapter=scale}B").err
+    assert bool(err) == (round(100 * share, 2) > 1)
+    if err:
+        assert float(err.removeprefix("note: adapters hold ").split(" %")[0]) > 1
+
+
+def test_rounds_that_cannot_be_trained_are_refused() -> None:
+    status, out, err = run_cli("cost", "PA^3{grad=3}C", "--rounds", "5")
+    assert (status, out) == (2, "")
+    assert err.startswith("error[no-gradient]: ")

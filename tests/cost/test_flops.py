@@ -9,9 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.backends.torch import to_torch
-from rinsc.cost import FlopConvention, cost_report, forward_flops, training_flops
+from rinsc.cost import (
+    PYTORCH,
+    FlopConvention,
+    cost_report,
+    forward_flops,
+    run_counts,
+    training_flops,
+)
 from rinsc.cost.counts import LoopRounds
-from rinsc.graph import build_graph, resolve_rounds
+from rinsc.cost.flops import flops_of_a_step
+from rinsc.errors import GraphError
+from rinsc.graph import build_graph, resolve_rounds, unroll
 from rinsc.ops import Linear
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
@@ -60,6 +69,24 @@ def test_what_runs_without_gradients_is_not_back_propagated(text: str, rounds: i
     assert exact == counted_flops(spec, 1, 7, backward=True, rounds=rounds)
     if "grad" in text and rounds is None:
         assert exact < 3 * forward_flops(build_graph(spec), 7).total
+
+
+def test_rounds_that_cut_gradients_off_have_no_training_flops() -> None:
+    """PyTorch counts less than the formula would: nothing before the repeat is trained."""
+    spec = small_spec("PA^3{grad=3}C")
+    graph = build_graph(spec)
+    for model, rounds in ((graph, 5), (graph, {"A": 4}), (unroll(graph, 5), None)):
+        for count in (training_flops, cost_report):
+            with pytest.raises(GraphError, match="no gradient") as caught:
+                count(model, seq=7, rounds=rounds)
+            assert caught.value.hint
+    counts = run_counts(graph, {"A": 5})
+    formula = flops_of_a_step(graph, counts, 1, 7, PYTORCH)
+    assert formula > counted_flops(spec, 1, 7, backward=True, rounds=5)
+    assert training_flops(graph, 7, rounds=3) == counted_flops(spec, 1, 7, backward=True)
+    injected = small_spec("PA^3{grad=3, inject=add}C")
+    exact = training_flops(injected, 7, rounds=5)
+    assert exact == counted_flops(injected, 1, 7, backward=True, rounds=5)
 
 
 def test_gradients_through_all_rounds_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

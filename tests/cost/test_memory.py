@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,10 +14,20 @@ from rinsc.cost import executed_params, memory, stored_params, visits_of_blocks
 from rinsc.graph import build_graph, unroll
 from rinsc.kinds import KINDS
 from rinsc.layers import trace_programs
-from rinsc.ops import RMSNorm
+from rinsc.ops import Activation, RMSNorm
+from rinsc.ops.elements import Function
 from rinsc.spec import ModelSpec, model_spec
 from tests.cost.models import graph_of, input_of, small_spec
 from tests.specs import specs
+
+TORCH_FUNCTIONS: dict[Function, Any] = {
+    "silu": F.silu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
 
 
 def test_weights_gradients_and_optimizer_state_are_what_torch_holds() -> None:
@@ -132,3 +142,21 @@ def test_executed_counts_are_those_of_the_unrolled_graph(spec: ModelSpec) -> Non
     assert visits_of_blocks(graph) == {name: word.count(name) for name in graph.blocks}
     assert graph.executed_layers() == sum(graph.blocks[name].layers for name in word)
     assert executed_params(graph) >= stored_params(graph)
+
+
+@pytest.mark.parametrize("function", get_args(Function))
+def test_activation_functions_keep_what_autograd_keeps(function: Function) -> None:
+    op = Activation(function)
+    model = torch.nn.Linear(3, 3)
+    given = model(torch.ones(2, 3))
+    kept: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = TORCH_FUNCTIONS[function](given)
+    assert op.saves_inputs == (given.data_ptr() in kept)
+    assert op.saves_output == (result.data_ptr() in kept)
+    assert op.saves_inputs != op.saves_output

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rinsc.cost import FlopConvention, cost_report
-from rinsc.errors import RinscError
+from rinsc.cost.checks import require_counts
+from rinsc.errors import RinscError, SpecError
 from rinsc.spec import model_spec
 
 
@@ -86,3 +87,18 @@ def test_the_report_says_which_rounds_it_counted() -> None:
     data = json.loads(json.dumps(report.as_dict()))
     assert (data["rounds"], data["batch"]) == ({"A": 5}, 2)
     assert report.executed_layers == cost_report(model_spec("A^5B", preset="tiny")).executed_layers
+
+
+def test_a_count_beyond_the_limit_names_it_and_shows_that_it_is_cut() -> None:
+    with pytest.raises(SpecError) as caught:
+        cost_report(model_spec("AB", preset="tiny"), seq=10**30)
+    assert caught.value.message == f"seq must be a whole number from 1 to 1e18, not {10**30}"
+    assert count_message(10**90).endswith("not " + "1".ljust(37, "0") + "...")
+    assert count_message(10**18 + 1).endswith(f"not {10**18 + 1}")
+    require_counts(tokens=10**18)
+
+
+def count_message(count: int) -> str:
+    with pytest.raises(SpecError) as caught:
+        require_counts(tokens=count)
+    return caught.value.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -27,6 +28,8 @@ from rinsc.graph.law import (
     loop_law,
 )
 from rinsc.graph.rounds import MAX_ROUNDS
+from rinsc.syntax.samplers import sampler_fault
+from rinsc.syntax.tree import Call
 from tests.graph.graphs import graph_of
 
 DRAWS = 20_000
@@ -131,10 +134,6 @@ def test_draws_are_cut_to_the_most_rounds_that_run() -> None:
     drawn = draws(PoissonLognormal(900, 0.8), count=200)
     assert max(drawn) == MAX_ROUNDS
     assert min(drawn) < MAX_ROUNDS
-    for law in (Uniform(1000, 5000), Uniform(2000, 10**17), Choice((3, 4000))):
-        assert law.pmf is not None
-        assert max(law.pmf) == MAX_ROUNDS
-        assert fits(draws(law), law.pmf)
 
 
 @pytest.mark.parametrize(
@@ -187,3 +186,37 @@ def test_steps_draw_independently() -> None:
     assert fits([10 * a + c for (a, c) in pairs.elements()], joint)
     following = [10 * left["A"] + right["A"] for left, right in itertools.pairwise(drawn)]
     assert fits(following, joint)
+
+
+def admitted_mean(sigma: float) -> int:
+    """The largest mean that the notation takes at this sigma."""
+    taken = [
+        mean
+        for mean in range(1, MAX_ROUNDS + 1)
+        if sampler_fault(Call("poisson_lognormal", (mean, sigma))) is None
+    ]
+    return max(taken)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.25, 0.5])
+def test_the_largest_mean_that_is_taken_is_the_expectation_after_cutting(sigma: float) -> None:
+    mean = admitted_mean(sigma)
+    law = PoissonLognormal(mean, sigma)
+    assert float(law.mean_upto(MAX_ROUNDS)) == pytest.approx(mean, rel=1e-6)
+    assert max(draws(law, count=1000)) < MAX_ROUNDS
+
+
+def test_a_mean_beside_the_most_rounds_would_be_cut() -> None:
+    assert sampler_fault(Call("poisson_lognormal", (1000, 0)))
+    assert float(PoissonLognormal(1000, 0.0).mean_upto(MAX_ROUNDS)) < 1000 - 0.1
+
+
+def test_long_repeats_have_their_expectation_at_once() -> None:
+    """With 16 digits in the probability, whose powers are whole numbers of thousands of digits."""
+    law = Skipped(1000, 0.1234567890123457)
+    start = time.perf_counter()
+    mean = law.mean_upto(999)
+    assert time.perf_counter() - start < 0.5
+    never = (1 - Fraction("0.1234567890123457")) ** 999  # all 1000 rounds
+    assert mean == law.mean - never
+    assert law.largest == 1000

@@ -46,6 +46,15 @@ def test_every_weight_is_stored_once(spec: ModelSpec) -> None:
         assert read >= set(graph.initializers)
 
 
+@pytest.mark.parametrize("text", ["A[2000]{each=32}", "A[100]^100", "A[9]^1000{inject=add}"])
+def test_files_without_end_are_refused_at_once(text: str) -> None:
+    spec = model_spec(text, preset="tiny", width=8, heads=1, kv_heads=1)
+    graph = build_graph(spec)
+    with pytest.raises(LoweringError) as caught:
+        graph_to_onnx(graph, {})
+    assert caught.value.code == "too-many-layers"
+
+
 @given(spec=specs(options=True))
 def test_names_are_unique_and_every_value_has_type_and_shape(spec: ModelSpec) -> None:
     model = lively_model(spec)

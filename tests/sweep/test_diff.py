@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from rinsc.cost import cost_report
 from rinsc.errors import GraphError, SpecError
 from rinsc.fingerprints import fingerprint
-from rinsc.graph import build_graph
+from rinsc.graph import BlockGraph, build_graph
+from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.sweep.diff import Difference, diff
-from rinsc.sweep.schedule import executed_layers, schedule_text
+from rinsc.sweep.schedule import schedule_text
+from rinsc.syntax import canonical, parse
 from tests.specs import specs
 
 
@@ -66,6 +69,7 @@ def test_it_says_what_fingerprints_and_reports_say(left: ModelSpec, right: Model
         assert side.training_flops_per_token == report.training_flops_per_token
         assert side.kv_bytes_per_token == report.memory.kv_bytes_per_token
         assert side.expected_rounds == report.expected_rounds
+    assert (found.shared_start is None) == bool(set(found.dimensions) - {"layers"})
     json.dumps(found.as_dict())
 
 
@@ -76,6 +80,13 @@ def test_a_model_is_itself(spec: ModelSpec) -> None:
     assert found.same_dials
     assert not found.dimensions
     assert found.shared_start == found.left.executed_layers
+
+
+@given(spec=specs(options=True))
+def test_another_spelling_runs_alike_to_the_end(spec: ModelSpec) -> None:
+    twin = replace(spec, signature=parse(canonical(spec.signature)))
+    found = diff(spec, twin)
+    assert found.shared_start == found.left.executed_layers == found.right.executed_layers
 
 
 def test_the_words_of_two_models() -> None:
@@ -94,60 +105,167 @@ def test_the_words_of_two_models() -> None:
     assert wide.dimensions == {"width": (64, 128)}
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "shared"),
+    [
+        ("AB", "A", 12),
+        ("A", "A^2", 12),
+        ("A^2B", "AB^2", 6),
+        ("A[4]BA[4]", "AB[4]A", 16),
+        ("A{reverse}", "A", 12),
+        ("AA{reverse}", "AA", 12),
+        ("A{each=2}", "A", 1),
+        ("AB", "A{kind=gpt}BA", 0),
+        ("AB", "AB{kind=gpt}", 6),
+        ("A", "A{tie=mlp}A", 0),
+        ("AB", "AB{tie=mlp}", 6),
+        ("A{tie=mlp}", "A{tie=attention}", 0),
+        ("A", "A^3{adapter=linear}", 0),
+        ("AB", "AB^2{adapter=scale}", 6),
+        ("A^2{adapter=lora(2)}", "A^2{adapter=lora(4)}", 0),
+        ("A^2{adapter=gate}", "A^2", 12),
+        ("A^3{adapter=scale}", "A^3{adapter=scale, adapter_by=count}", 0),
+        ("(A^2{adapter=scale})^2", "A^2{adapter=scale}A^2{adapter=scale}", 24),
+        ("A^2{inject=add}", "A^2", 0),
+        ("AB^2{inject=gate}", "AB^2{inject=add}", 6),
+        ("AA^2{inject=add}", "A^3", 12),
+        ("A^2{inject=add, init=zero}", "A^2{inject=add}", 0),
+        ("A^2{kv=first}", "A^2", 12),
+        ("A^2{kv=last}", "A^2", 0),
+        ("A^3{skip=0.5}", "A^3", 36),
+    ],
+)
+def test_how_long_two_models_run_alike(left: str, right: str, shared: int) -> None:
+    assert compare(left, right).shared_start == compare(right, left).shared_start == shared
+
+
+def test_blocks_that_do_more_than_their_layers_part_ways_between_them() -> None:
+    found = diff(at_tiny("AB", kind="ouro"), at_tiny("A", kind="ouro"))
+    assert not found.same_model
+    assert found.shared_start == 6
+
+
+def test_the_words_for_how_long_they_run_alike() -> None:
+    assert "They differ from the first layer on." in compare("A", "A{tie=mlp}A").words()
+    assert "They part ways after 1 layer." in compare("A{each=2}", "A").words()
+    files = (model_spec(zoo_dir() / f"{name}.toml") for name in ("gpt2", "tinyllama"))
+    words = " ".join(diff(*files).words())
+    assert "part ways" not in words
+    assert "first layer" not in words
+    assert "same layers" not in words
+
+
+words_of_blocks = st.text("ABC", min_size=1, max_size=6)
+
+
+def common_start(left: list[object], right: list[object]) -> int:
+    pairs = zip([*left, "end"], [*right, "end"], strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), len(left))
+
+
+def by_first_use(layers: list[int]) -> list[object]:
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(layer, len(numbers)) for layer in layers]
+
+
+@given(words_of_blocks, words_of_blocks)
+def test_plain_words_run_alike_as_long_as_their_layers_do(left: str, right: str) -> None:
+    layers = [by_first_use(layers_of(build_graph(at_tiny(word)))) for word in (left, right)]
+    assert compare(left, right).shared_start == common_start(*layers)
+
+
+def test_letters_instead_of_layers_are_caught() -> None:
+    pairs = st.tuples(words_of_blocks, words_of_blocks)
+    find(pairs, lambda p: compare(*p).shared_start != common_start(list(p[0]), list(p[1])))
+
+
 SCHEDULES = {
-    "A": "1-12",
-    "A^3B": "1-6 ×3, 7-12",
-    "AB^3": "1-6, 7-12 ×3",
-    "A{each=2}": "1-12 each ×2",
-    "AA{reverse}": "1-12, 12-1",
-    "A[1]^12": "1 ×12",
-    "(A^2B)^2": "1-6 ×2, 7-12, 1-6 ×2, 7-12",
+    "A": "0-11",
+    "A^3B": "0-5 ×3, 6-11",
+    "AB^3": "0-5, 6-11 ×3",
+    "ABAB": "0-11 ×2",
+    "A{each=2}": "0-11 each ×2",
+    "AA{reverse}": "0-11, 11-0",
+    "ABB{reverse}A{reverse}": "0-11, 11-0",
+    "A[1]^12": "0 ×12",
+    "P[1]A[2]^3C[4]": "0, 1-2 ×3, 3-6",
+    "A[1](B[1]C[1])^2A": "0, 1-2 ×2, 0",
+    "A^2A": "0-11 ×3",
+    "(A^2B)^2": "(0-5 ×2, 6-11) ×2",
+    "(AB)^2ABC": "0-7 ×3, 8-11",
 }
 
 
 @pytest.mark.parametrize(("signature", "schedule"), SCHEDULES.items())
 def test_schedules_are_short(signature: str, schedule: str) -> None:
-    layers = 1 if signature == "A[1]^12" else 12
+    layers = {"A[1]^12": 1, "P[1]A[2]^3C[4]": 7, "A[1](B[1]C[1])^2A": 3}.get(signature, 12)
     assert diff(*[at_tiny(signature, layers=layers)] * 2).left.schedule == schedule
+
+
+def layers_of(graph: BlockGraph) -> list[int]:
+    """The layers that run, numbered as blocks are first used and layers stand in them."""
+    starts, total = {}, 0
+    for name, block in graph.blocks.items():
+        starts[name], total = total, total + block.layers
+    layers = []
+    for visit in graph.visits():
+        own = range(graph.blocks[visit.block].layers)
+        for layer in reversed(own) if visit.reverse else own:
+            layers += [starts[visit.block] + layer] * visit.each
+    return layers
 
 
 def written_out(text: str) -> list[int]:
     """The layers that a schedule's text stands for."""
-    layers = []
-    for segment in text.split(", "):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?(?: each ×(\d+))?(?: ×(\d+))?", segment)
-        assert found is not None
-        first, last = int(found[1]), int(found[2] or found[1])
-        each, times = int(found[3] or 1), int(found[4] or 1)
-        step = 1 if last >= first else -1
-        once = [n for n in range(first, last + step, step) for _ in range(each)]
-        layers += once * times
+    layers: list[int] = []
+    while text:
+        if text.startswith("("):
+            end = closing(text)
+            once, text = written_out(text[1:end]), text[end + 1 :]
+        else:
+            found = re.match(r"(\d+)(?:-(\d+))?(?: each ×(\d+))?", text)
+            assert found is not None
+            first, last, each = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
+            step = 1 if last >= first else -1
+            once = [n for n in range(first, last + step, step) for _ in range(each)]
+            text = text[found.end() :]
+        times = re.match(r"(?: ×(\d+))?(?:, )?", text)
+        assert times is not None
+        layers += once * int(times[1] or 1)
+        text = text[times.end() :]
     return layers
 
 
-small = st.lists(st.integers(1, 5), min_size=1, max_size=14)
+def closing(text: str) -> int:
+    """Where the parenthesis closes that the text opens with."""
+    depth = 0
+    for index, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return index
+    raise AssertionError(text)
 
 
-@given(small)
-def test_a_schedule_can_be_read_back(layers: list[int]) -> None:
-    assert written_out(schedule_text(layers, most=100)) == layers
-
-
-@given(spec=specs())
-def test_the_schedule_of_a_model_can_be_read_back(spec: ModelSpec) -> None:
-    layers = executed_layers(build_graph(spec))
-    assert written_out(schedule_text(layers, most=1000)) == layers
+@given(spec=specs(options=True))
+def test_a_schedule_can_be_read_back(spec: ModelSpec) -> None:
+    graph = build_graph(spec)
+    assert written_out(schedule_text(graph, most=1 << 20)) == layers_of(graph)
 
 
 def test_a_schedule_that_drops_repetitions_is_caught() -> None:
-    def dropping(layers: list[int]) -> str:
-        return re.sub(r" ×\d+", "", schedule_text(layers, most=100))
+    def dropping(spec: ModelSpec) -> str:
+        return re.sub(r" ×\d+", "", schedule_text(build_graph(spec), most=1 << 20))
 
-    find(small, lambda layers: written_out(dropping(layers)) != layers)
+    find(specs(), lambda spec: written_out(dropping(spec)) != layers_of(build_graph(spec)))
 
 
 def test_a_long_schedule_is_cut() -> None:
-    assert schedule_text([1, 3, 1, 3, 1, 3], most=2) == "1, 3, … and 4 more"
+    graph = build_graph(at_tiny("ACBCACABC(ABCACBA)^2"))
+    assert schedule_text(graph, most=2) == "0-3, 4-7, … and 8 more"
+    nested = "A"
+    for letter in "BCDEFG":
+        nested = f"({nested}{letter}A{letter})^2"
+    assert len(schedule_text(build_graph(at_tiny(nested)), most=8)) < 300
 
 
 def test_a_schedule_beyond_bounds_is_refused_at_once() -> None:

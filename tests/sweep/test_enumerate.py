@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from rinsc.cost import cost_report
 from rinsc.errors import SpecError
 from rinsc.fingerprints import fingerprint
 from rinsc.kinds import KINDS
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.sweep.costed import costed
 from rinsc.sweep.enumerate import variants
 from rinsc.sweep.limits import Limits
@@ -87,9 +88,15 @@ def test_words_are_those_of_all_letters_up_to_renaming() -> None:
         for length in range(1, 6)
         for word in itertools.product(range(3), repeat=length)
     }
-    found = list(words(3, 5))
+    found = [word for visits in range(1, 6) for word in words(visits, (1, 2, 3))]
     assert len(found) == len(every)
     assert set(found) == every
+
+
+@given(st.integers(1, 6), st.sets(st.integers(1, 7), max_size=4))
+def test_words_have_the_numbers_of_blocks_that_are_asked_for(visits: int, blocks: set[int]) -> None:
+    every = words(visits, range(1, 7))
+    assert list(words(visits, sorted(blocks))) == [w for w in every if max(w) + 1 in blocks]
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -144,6 +151,23 @@ def test_the_cost_ratio_is_that_of_the_word_without_its_head() -> None:
         assert ratios[signature] == pytest.approx(ratio, rel=1e-3)
 
 
+@pytest.mark.parametrize("layers", [6, 7, 9, 12])
+def test_strict_leaves_out_what_does_not_divide(layers: int) -> None:
+    base = replace(BASE, layers=layers)
+    every = {
+        schedule(word, degree, layers)
+        for length in range(1, 8)
+        for word in words(length, range(1, 8))
+        for degree in (1, 2)
+        if layers % (max(word) + 1) ** degree == 0 and len(word) ** degree <= 16
+    }
+    found = [schedule(v.word, v.degree, layers) for v in variants(base, 7, 7, 2, strict=True)]
+    assert len(set(found)) == len(found)
+    assert every <= set(found)
+    for variant in variants(base, 7, 7, 2, strict=True):
+        with_signature(base, variant.signature, strict=True)
+
+
 def brute_force(base: ModelSpec, limits: Limits) -> Iterator[str]:
     for variant in variants(base, 3, 4, 2):
         figures = (variant.parameters, variant.executed_layers, variant.cost_ratio)
@@ -161,11 +185,40 @@ def brute_force(base: ModelSpec, limits: Limits) -> Iterator[str]:
         Limits(min_cost_ratio=1.2, max_cost_ratio=1.5),
         Limits(max_parameters=1000),
         Limits(min_parameters=1000, min_cost_ratio=2.0),
+        Limits(min_layers_executed=19, max_layers_executed=19),
+        Limits(min_layers_executed=19, max_cost_ratio=1.7),
     ],
 )
-def test_limits_leave_out_what_is_beyond_them(limits: Limits) -> None:
-    found = [variant.signature for variant in variants(BASE, 3, 4, 2, limits)]
-    assert found == list(brute_force(BASE, limits))
+@pytest.mark.parametrize(("layers", "kind"), [(12, "llama"), (7, "llama"), (10, "ouro")])
+def test_limits_leave_out_what_is_beyond_them(limits: Limits, layers: int, kind: str) -> None:
+    base = replace(BASE, layers=layers, kind=kind)
+    found = [variant.signature for variant in variants(base, 3, 4, 2, limits)]
+    assert found == list(brute_force(base, limits))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(max_parameters=10),
+        Limits(min_parameters=10**12),
+        Limits(max_layers_executed=BASE.layers - 1),
+        Limits(min_layers_executed=10**9),
+        Limits(min_cost_ratio=10**6),
+        Limits(max_cost_ratio=0.5),
+        Limits(max_layers_executed=BASE.layers, min_cost_ratio=1.5),
+    ],
+)
+def test_an_enumeration_that_yields_nothing_ends_at_once(limits: Limits) -> None:
+    start = time.process_time()
+    assert list(variants(BASE, 8, 16, 3, limits)) == []
+    assert time.process_time() - start < 1
+
+
+def test_only_words_that_can_be_wanted_are_made() -> None:
+    start = time.process_time()
+    cheapest = [variant.signature for variant in variants(BASE, 8, 16, 3, Limits(max_cost_ratio=1))]
+    assert cheapest == ["A"]
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

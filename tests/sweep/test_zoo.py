@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rinsc.errors import RinscError, SpecError
+from rinsc.errors import RinscError, SignatureError, SpecError
+from rinsc.fingerprints import fingerprint
 from rinsc.spec import model_spec, with_signature
+from rinsc.sweep.costed import costed, visited_once
 from rinsc.sweep.zoo import read_entry, zoo_entries, zoo_entry
 
 GOOD = """
@@ -123,3 +125,31 @@ def test_another_word_at_the_same_dimensions() -> None:
     assert with_signature(spec, "AB").layers == spec.layers
     assert with_signature(spec, "A[3]B[4]").layers == 7
     assert with_signature(spec, "AB").width == spec.width
+
+
+@pytest.mark.parametrize(
+    ("signature", "layers", "once"),
+    [
+        ("A[12]", 12, "A"),
+        ("A^3B", 12, "AB"),
+        ("P[1]R[2]^4{inject=add}C[1]", 4, "P[1]R[2]C[1]"),
+        ("A{each=2, tie=mlp}A{reverse}", 12, "A{tie=mlp}"),
+        ("A^2B{kind=gpt}", 12, "AB{kind=gpt}"),
+        ("A^2B@2", 12, "ABCD"),
+        ("AAB", 13, "AB"),
+    ],
+)
+def test_the_same_blocks_visited_once(signature: str, layers: int, once: str) -> None:
+    found = visited_once(model_spec(signature, preset="tiny", layers=layers))
+    assert fingerprint(found) == fingerprint(model_spec(once, preset="tiny", layers=layers))
+    sizes = model_spec(signature, preset="tiny", layers=layers).parts.values()
+    assert list(found.parts.values()) == list(sizes)
+
+
+def test_layers_that_do_not_divide_are_refused_on_request() -> None:
+    spec = model_spec("A", preset="tiny")
+    assert with_signature(spec, "ABCDE").layers == with_signature(spec, "AB", strict=True).layers
+    with pytest.raises(SignatureError, match="layers-do-not-split"):
+        with_signature(spec, "ABCDE", strict=True)
+    with pytest.raises(SignatureError, match="layers-do-not-split"):
+        costed(spec, "ABCDE", strict=True)

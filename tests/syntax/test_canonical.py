@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import find, given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from rinsc.syntax import canonical, parse, to_text
+from rinsc.syntax import canonical, parse, substitute, to_text
 from rinsc.syntax.canonical import letter_name
+from rinsc.syntax.letters import letter_options
+from rinsc.syntax.lines import KeptRepeat, Line, line_of
+from rinsc.syntax.owners import numbered_owners
 from tests.strategies import signatures
 from tests.syntax import oracle
 
@@ -103,6 +106,36 @@ def test_equal_spellings_have_equal_words(data: st.DataObject) -> None:
         ("XYY{tie=mlp}X{kind=gpt, reverse}", "A{kind=gpt}B{tie=mlp}^2A{reverse}"),
         ("(A^2{adapter=scale})^2", "(A^2{adapter=scale})^2"),
         ("A^2{adapter=scale}A^2{adapter=scale}", "A^2{adapter=scale}A^2{adapter=scale}"),
+        ("A^2 (A B^2{adapter=scale})^2", "A^2(AB^2{adapter=scale})^2"),
+        ("A(AB^2{adapter=scale})^2B", "A(AB^2{adapter=scale})^2B"),
+        ("A(B^2{adapter=scale}A)^2", "(AB^2{adapter=scale})^2A"),
+        ("(((A^2{adapter=scale})^2)^3)^1", "(A^2{adapter=scale})^6"),
+        ("(A(B^2{inject=gate})^2)^3", "(A(B^2{inject=gate})^2)^3"),
+        ("((B^2{inject=gate})^2{kv=first}A)^2A", "((A^2{inject=gate})^2{kv=first}B)^2B"),
+        (
+            "(A^2{inject=gate}B)^2(BA^2{adapter=embed})^2",
+            "(A^2{inject=gate}B)^2(BA^2{adapter=embed})^2",
+        ),
+        ("A^4{sample=choice(2,1,4)}", "A^4{sample=choice(1, 2, 4)}"),
+        ("A^4{sample=choice(2,1,3)}", "A^4{sample=uniform(1, 3)}"),
+        ("A^4{sample=choice(1,2,2)}", "A^4{sample=choice(1, 2, 2)}"),
+        ("A^4{sample=choice(2,1,2,1)}", "A^4{sample=uniform(1, 2)}"),
+        ("A^4{sample=choice(3)}", "A^4{sample=uniform(3, 3)}"),
+        ("A^3{sample=choice(3,3)}", "A^3"),
+        ("A^r{sample=uniform(3,3)}", "A^r{sample=uniform(3, 3)}"),
+        ("A^2{sample=poisson_lognormal(1.0, 0.5)}", "A^2{sample=uniform(1, 1)}"),
+        ("A^1{sample=poisson_lognormal(1, 0.5)}", "A"),
+        ("A^1{kv=first}", "A"),
+        ("A^1{adapter=scale, adapter_by=count}", "A^1{adapter=scale}"),
+        (
+            "A^1{adapter=scale, adapter_by=count, sample=uniform(1, 2)}",
+            "A^1{adapter=scale, adapter_by=count, sample=uniform(1, 2)}",
+        ),
+        (
+            "A^1{adapter=scale, adapter_by=count, sample=poisson_lognormal(2, 0)}",
+            "A^1{adapter=scale, sample=poisson_lognormal(2, 0)}",
+        ),
+        ("A^3{grad=3}", "A^3{grad=3}"),
         ("A^2{kv=last}A^2{kv=last}", "(A^2{kv=last})^2"),
         ("A^1{skip=0.5}A", "A^2"),
         ("A^2{adapter=scale}BB@2", "A^2{adapter=scale}BB@2"),
@@ -116,6 +149,60 @@ def test_equal_spellings_have_equal_words(data: st.DataObject) -> None:
 )
 def test_examples(text: str, expected: str) -> None:
     assert _canonical(text) == expected
+
+
+_WITH_OWNERS = signatures(max_visits=10, letters=("A", "B"), sizes=False, options=True)
+
+
+def _schedule(text: str) -> object:
+    """The visits and the repeats kept, which weights each of them owns, names by first use."""
+    tree = parse(text)
+    names: dict[str, int] = {}
+
+    def numbered(line: Line) -> list[object]:
+        return [
+            (step.options, step.rounds, step.owner, numbered(step.line))
+            if isinstance(step, KeptRepeat)
+            else (names.setdefault(step.part, len(names)), step.each, step.reverse)
+            for step in line
+        ]
+
+    word = numbered(line_of(numbered_owners(substitute(tree).body)))
+    said = letter_options(substitute(tree))
+    return word, [said[name] for name in names]
+
+
+def _runs_the_same(text: str, spell: Callable[[str], str]) -> bool:
+    return _schedule(spell(text)) == _schedule(text)
+
+
+@settings(max_examples=200)
+@given(_WITH_OWNERS)
+def test_the_spelling_runs_the_same_with_the_same_weights(text: str) -> None:
+    assert _runs_the_same(text, _canonical)
+
+
+def test_a_spelling_that_writes_an_owner_twice_is_caught() -> None:
+    def blind(text: str) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rinsc.syntax.folding._power_of_owner", lambda keys, owning: None)
+            return _canonical(text)
+
+    find(
+        _WITH_OWNERS,
+        lambda text: not _runs_the_same(text, blind),
+        settings=settings(max_examples=100, phases=[Phase.generate]),
+    )
+
+
+@settings(max_examples=200)
+@given(_WITH_OWNERS)
+def test_where_the_power_around_an_owner_begins_does_not_matter(text: str) -> None:
+    """The first item of a plain group that the same item follows goes round to its end."""
+    place = re.compile(r"\(([AB])([^()]*)\)(\^2)\1(?![\[{^])")
+    degree_one = "@" not in text and not re.search(r"[AB]\{[^}]*(kind|tie|reverse|each)", text)
+    if degree_one and place.search(text):
+        assert _canonical(place.sub(r"\1(\2\1)\3", text)) == _canonical(text)
 
 
 def test_names_after_z_have_digits() -> None:

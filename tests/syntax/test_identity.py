@@ -7,7 +7,7 @@ from functools import cache
 from itertools import product
 
 import pytest
-from hypothesis import find, given, settings
+from hypothesis import example, find, given, settings
 from hypothesis import strategies as st
 
 from rinsc.errors import SignatureError
@@ -148,6 +148,15 @@ def test_identities_blind_to_sizes_are_caught() -> None:
         ("A[4]{tie=mlp, reverse}A[4]", "A[4]{tie=mlp}A{reverse}"),
         ("A^1{skip=0.5}", "A"),
         ("AB{reverse}@2", "A"),
+        ("A(B^2{adapter=scale}A)^2", "(AB^2{adapter=scale})^2A"),
+        ("A^3{sample=choice(1, 2)}", "A^3{sample=choice(2, 1)}"),
+        ("A^3{sample=choice(1, 2)}", "A^3{sample=uniform(1, 2)}"),
+        ("A^3{sample=choice(3)}", "A^3"),
+        ("A^3{sample=choice(2)}", "A^3{sample=uniform(2, 2)}"),
+        ("A^1{sample=poisson_lognormal(1, 0.5)}", "A"),
+        ("A^3{sample=poisson_lognormal(1, 0.5)}", "A^3{sample=poisson_lognormal(1, 2)}"),
+        ("A^1{kv=first}", "A"),
+        ("A^1{adapter=scale, adapter_by=count}", "A^1{adapter=scale}"),
     ],
 )
 def test_the_same_model(first: str, second: str) -> None:
@@ -176,6 +185,11 @@ def test_the_same_model(first: str, second: str) -> None:
         ("A^2{adapter_by=count, adapter=scale}", "A^2{adapter=scale}"),
         ("A^3{inject=add, grad=2}", "A^3{inject=add}"),
         ("A^3{kv=first}", "A^3{kv=last}"),
+        ("A^2(AB^2{adapter=scale})^2", "A^3B^2{adapter=scale}AB^2{adapter=scale}"),
+        ("A^3{sample=choice(1, 2)}", "A^3{sample=choice(1, 2, 2)}"),
+        ("A^3{sample=choice(2)}", "A^3"),
+        ("A^3{sample=poisson_lognormal(1, 0.5)}", "A^3"),
+        ("A^3{grad=3}", "A^3"),
         ("A{each=2}B{each=3}", "A{each=2}"),
         ("A{kind=gpt}B", "A"),
         ("AB", "A[12]"),
@@ -189,6 +203,8 @@ def test_different_models(first: str, second: str) -> None:
 
 @settings(max_examples=100)
 @given(signatures(max_visits=30, options=True))
+@example("A^2 (A B^2{adapter=scale})^2")
+@example("A(AB^2{adapter=scale})^2B")
 def test_the_canonical_spelling_is_the_same_model(text: str) -> None:
     assert _same(canonical(parse(text)), text)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rinsc.backends.torch import CompiledModule, to_torch
-from rinsc.errors import GraphError
+from rinsc.errors import SignatureError
 from rinsc.spec import ModelSpec
 from tests.onnx.models import lively_model, small_spec
 
@@ -107,8 +107,11 @@ def test_a_part_that_a_kind_does_not_have(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("rinsc.layers.llama.KIND", kind)
     trace_programs.cache_clear()
     try:
-        with pytest.raises(GraphError) as caught:
+        with pytest.raises(SignatureError) as caught:
             to_torch(spec_without_parts())
     finally:
         trace_programs.cache_clear()
     assert caught.value.code == "nothing-to-tie"
+    span = caught.value.problems[0].span
+    assert span is not None
+    assert "A[2]{tie=mlp}B[2]"[span.start : span.end] == "tie=mlp"

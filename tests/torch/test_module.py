@@ -103,6 +103,12 @@ def test_rounds_that_do_not_fit_are_refused(rounds: object) -> None:
         to_torch(model_spec("A^2B", preset="tiny"))(torch.zeros(1, 2, dtype=torch.long), rounds)
 
 
+def test_nested_rounds_that_multiply_to_too_many_are_refused() -> None:
+    model = to_torch(model_spec("(((A^2)^2)^2B)^2", preset="tiny"))
+    with pytest.raises(ValueError, match="visits of blocks, more than 65536"):
+        model(torch.zeros(1, 2, dtype=torch.long), 1024)
+
+
 def test_rounds_without_a_repeat_are_refused() -> None:
     with pytest.raises(ValueError, match="without a repeat"):
         to_torch(model_spec("AB", preset="tiny"))(torch.zeros(1, 2, dtype=torch.long), 2)

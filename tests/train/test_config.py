@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import SpecError
-from rinsc.train.config import TrainConfig, config_from_mapping, config_from_toml, config_to_toml
+from rinsc.train.config import (
+    MAX_STEPS,
+    TrainConfig,
+    config_from_mapping,
+    config_from_toml,
+    config_to_toml,
+)
 from rinsc.train.schedule import learning_rate
 
 CONFIGS = st.builds(
@@ -91,3 +97,12 @@ def test_no_rate_is_ever_out_of_range(steps: int, warmup: int, share: float) -> 
     config = TrainConfig(steps=steps, warmup_steps=warmup, final_learning_rate_share=share)
     for step in range(steps):
         assert 0 <= learning_rate(config, step) <= config.learning_rate * (1 + 1e-12)
+
+
+def test_more_steps_than_any_run_has_are_refused() -> None:
+    assert TrainConfig(steps=MAX_STEPS).steps == MAX_STEPS
+    with pytest.raises(SpecError) as caught:
+        TrainConfig(steps=10**90)
+    assert caught.value.message == (
+        f"'steps' must be at most {MAX_STEPS}, not {'1'.ljust(37, '0')}..."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.backends.torch.weights import load_weights
 from rinsc.cost import training_flops
 from rinsc.cost.memory import Precision
-from rinsc.errors import DataError, RinscError, SpecError
+from rinsc.errors import CheckpointError, DataError, RinscError, SpecError
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.train.batches import TokenizedCorpus, TrainingBatches, cut_windows, evenly_spaced
@@ -23,7 +24,7 @@ from rinsc.train.evaluate import bits_per_byte
 from rinsc.train.loop import TrainResult, train
 from rinsc.train.metrics import Metrics, read_metrics
 from rinsc.train.optimizer import build_optimizer
-from rinsc.train.run_folder import RunFolder, open_run_folder
+from rinsc.train.run_folder import RunFolder, open_run_folder, write_inputs
 from rinsc.train.schedule import learning_rate
 
 
@@ -231,6 +232,32 @@ def test_a_fresh_start_forgets_the_metrics_of_a_run_without_checkpoint(
     folder.metrics.write_text('{"step": 1}\n{"st')
     train(model, spec, tokens, config, folder, resume=True)
     assert len(read_metrics(folder.metrics)) == 7
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [("model", {"signature": parse("AB")}), ("model", {"width": 56}), ("text", {}), ("text", None)],
+    ids=["signature", "width", "tokenizer", "corpus"],
+)
+def test_a_run_without_checkpoint_is_not_resumed_as_another(
+    model: CompiledModule,
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    config: TrainConfig,
+    folder: RunFolder,
+    what: str,
+    change: dict[str, Any] | None,
+) -> None:
+    write_inputs(folder, spec, config, tokens.record)
+    folder.metrics.write_text('{"step": 1}\n')
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    record = {**tokens.record, ("corpus" if change is None else "tokenizer"): "another"}
+    text = tokens if what == "model" else dataclasses.replace(tokens, record=record)
+    other = dataclasses.replace(spec, **(change or {}))
+    with pytest.raises(CheckpointError) as caught:
+        train(to_torch(other), other, text, config, folder, resume=True)
+    assert [problem.code for problem in caught.value.problems] == ["foreign-checkpoint"]
+    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
 
 
 def test_what_does_not_fit_is_found_before_anything_is_written(

@@ -5,26 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rinsc.errors import CheckpointError, OutputError
+from rinsc.errors import CheckpointError, OutputError, RinscError
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.syntax import parse
 from rinsc.train.config import TrainConfig, config_from_toml
 from rinsc.train.run_folder import (
     RunFolder,
     check_run_folder,
     open_run_folder,
-    require_same_settings,
+    require_same_run,
     write_inputs,
     write_result,
 )
+
+RECORD = {"corpus": "plays", "tokenizer": {"vocab_size": 307}}
 
 
 @pytest.fixture
 def unfinished(tmp_path: Path, spec: ModelSpec, config: TrainConfig) -> RunFolder:
     folder = open_run_folder(tmp_path / "runs" / "one")
-    write_inputs(folder, spec, config, {"corpus": "plays"})
+    write_inputs(folder, spec, config, RECORD)
     (folder.path / "notes.txt").write_text("mine")
     return folder
 
@@ -32,7 +36,7 @@ def unfinished(tmp_path: Path, spec: ModelSpec, config: TrainConfig) -> RunFolde
 def test_the_inputs_read_back(unfinished: RunFolder, spec: ModelSpec, config: TrainConfig) -> None:
     assert model_spec(unfinished.model_spec) == spec
     assert config_from_toml(unfinished.config.read_text()) == config
-    assert json.loads(unfinished.data_record.read_text()) == {"corpus": "plays"}
+    assert json.loads(unfinished.data_record.read_text()) == RECORD
     assert {"rinsc", "python", "torch"} <= json.loads(unfinished.environment.read_text()).keys()
 
 
@@ -66,18 +70,51 @@ def test_asking_first_changes_nothing(unfinished: RunFolder, tmp_path: Path) -> 
 
 
 def test_a_run_goes_on_only_with_its_own_settings(
-    unfinished: RunFolder, config: TrainConfig, tmp_path: Path
+    unfinished: RunFolder, spec: ModelSpec, config: TrainConfig, tmp_path: Path
 ) -> None:
-    require_same_settings(unfinished, config)
-    require_same_settings(RunFolder(tmp_path / "new"), config)
+    require_same_run(unfinished, spec, config, RECORD)
+    require_same_run(RunFolder(tmp_path / "new"), spec, config, RECORD)
     other = dataclasses.replace(config, seed=9, rounds={"A": 2})
     with pytest.raises(CheckpointError) as caught:
-        require_same_settings(unfinished, other)
+        require_same_run(unfinished, spec, other, RECORD)
     places = [f"{unfinished.config}: {key}" for key in ("seed", "rounds")]
     assert [problem.place for problem in caught.value.problems] == places
-    unfinished.config.write_bytes(b"\xff")
-    with pytest.raises(CheckpointError, match="cannot read"):
-        require_same_settings(unfinished, config)
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("model", {"spec": {"width": 56}}),
+        ("model", {"spec": {"signature": parse("AB")}}),
+        ("text", {"record": {"corpus": "novels"}}),
+        ("tokenizer", {"record": {"tokenizer": {"vocab_size": 512}}}),
+    ],
+)
+def test_a_run_goes_on_only_with_its_own_model_and_text(
+    unfinished: RunFolder, spec: ModelSpec, config: TrainConfig, what: str, change: dict[str, Any]
+) -> None:
+    other = dataclasses.replace(spec, **change.get("spec", {}))
+    with pytest.raises(CheckpointError) as caught:
+        require_same_run(unfinished, other, config, {**RECORD, **change.get("record", {})})
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.place) == (
+        "foreign-checkpoint",
+        str(unfinished.model_spec if what == "model" else unfinished.data_record),
+    )
+    assert f"another {what}" in problem.message
+    assert problem.hint
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"7"])
+@pytest.mark.parametrize("name", ["train.toml", "data.json"])
+def test_a_run_whose_inputs_are_damaged_does_not_go_on(
+    unfinished: RunFolder, spec: ModelSpec, config: TrainConfig, name: str, content: bytes
+) -> None:
+    (unfinished.path / name).write_bytes(content)
+    with pytest.raises(RinscError) as caught:
+        require_same_run(unfinished, spec, config, RECORD)
+    assert name in str(caught.value.problems[0].place)
+    assert caught.value.hint
 
 
 def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:

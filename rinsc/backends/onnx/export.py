@@ -14,12 +14,13 @@ from rinsc.backends.onnx.file import OnnxModel
 from rinsc.backends.onnx.weights import HasStateDict, weights_of
 from rinsc.errors import LoweringError, Problem
 from rinsc.fingerprints import fingerprint
-from rinsc.graph import BlockGraph, Rounds, resolve_rounds, unroll
+from rinsc.graph import BlockGraph, Rounds, Visit, resolve_rounds, unroll
 from rinsc.spec import spec_to_toml
 
 RoundsForm: TypeAlias = Rounds | Literal["dynamic"]
 
 IR_VERSION = 10
+MAX_LAYERS_WRITTEN_OUT = 8192  # of these a runtime takes minutes to load already
 
 
 class Module(HasStateDict, Protocol):
@@ -35,7 +36,8 @@ def to_onnx(model: Module, rounds: RoundsForm = None) -> OnnxModel:
     ``rounds`` None, a number or a mapping by repeat writes that many rounds out; ``"dynamic"``
     makes every repeat a loop whose rounds are an int64 input ``rounds_<repeat>``. Inputs
     ``input_ids`` (batch, seq), output ``logits`` (batch, seq, vocab_size). Raises `GraphError`
-    for rounds that the model cannot run, `CheckpointError` for weights of another model.
+    for rounds that the model cannot run, `CheckpointError` for weights of another model, and
+    `LoweringError` for more than `MAX_LAYERS_WRITTEN_OUT` layers in the file.
     """
     graph = getattr(model, "graph", None)
     if not isinstance(graph, BlockGraph):
@@ -54,6 +56,8 @@ def graph_to_onnx(
         form, lowered, counts = "dynamic", graph, resolve_rounds(graph, None)
     else:
         form, lowered, counts = "fixed", unroll(graph, rounds), resolve_rounds(graph, rounds)
+    identity = fingerprint(graph.spec)
+    _require_short(lowered)
     model = ir.Model(
         emit_graph(lowered, weights_of(graph, weights)),
         ir_version=IR_VERSION,
@@ -65,10 +69,30 @@ def graph_to_onnx(
             "rinsc.spec": spec_to_toml(graph.spec),
             "rinsc.form": form,
             "rinsc.rounds": json.dumps(counts),
-            "rinsc.fingerprint": fingerprint(graph.spec),
+            "rinsc.fingerprint": identity,
         },
     )
     return OnnxModel(model)
+
+
+def _require_short(graph: BlockGraph) -> None:
+    """Raises `LoweringError` for a graph that writes out too many layers to be of use."""
+    layers = _layers_written_out(graph)
+    if layers > MAX_LAYERS_WRITTEN_OUT:
+        message = f"{layers} layers would be written out; at most {MAX_LAYERS_WRITTEN_OUT} can be"
+        hint = "ask for fewer rounds, for rounds='dynamic', or write a power in place of 'each'"
+        raise LoweringError(Problem("too-many-layers", message, hint=hint))
+
+
+def _layers_written_out(graph: BlockGraph) -> int:
+    """Layers in the file: those of a repeat whose rounds are an input stand there once."""
+    total = 0
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            total += step.each * graph.blocks[step.block].layers
+        else:
+            total += _layers_written_out(step.body) * (step.rounds if step.fixed else 1)
+    return total
 
 
 def _require_known(form: str) -> None:

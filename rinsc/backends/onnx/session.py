@@ -171,7 +171,9 @@ def _read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, 
         rounds = {
             str(name): int(count) for name, count in json.loads(metadata["rinsc.rounds"]).items()
         }
-    except (KeyError, ValueError, TypeError, AttributeError, RinscError):
+    except (KeyError, ValueError, TypeError, AttributeError, RinscError) as error:
+        if isinstance(error, RinscError) and error.code == "unknown-kind":
+            raise  # exported where a package was installed that is not here
         message = "the model does not say which spec it was exported from"
         hint = "run models that rinsc exported, of this or an earlier version"
         raise CheckpointError(Problem("foreign-model", message, place=place, hint=hint)) from None

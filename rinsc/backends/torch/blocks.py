@@ -11,23 +11,18 @@ from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.layers import BlockWeights, Programs, block_weights
 from rinsc.layers.weights import LAYERS, TIED
 from rinsc.program import Node, Program
+from rinsc.syntax.settings import Tie
 
 
 @dataclass(frozen=True)
 class BlockClass:
     """What blocks of one class share; ``in_place`` and ``backwards`` are ways of visiting them."""
 
+    name: str
     weights: BlockWeights  # of one of its blocks
     programs: Programs
     in_place: bool
     backwards: bool
-
-    @property
-    def name(self) -> str:
-        """``Llama``, ``LlamaTiedMlp``."""
-        block = self.weights.block
-        words = block.kind.title().replace("_", "")
-        return words if block.tie is None else f"{words}Tied{block.tie.title()}"
 
     @property
     def layer(self) -> Program:
@@ -58,6 +53,7 @@ class BlockClass:
 def block_classes(graph: BlockGraph, programs: Programs) -> dict[str, BlockClass]:
     """The class of each block by the block's name."""
     visits = list(_visits(graph))
+    names = _class_names(graph)
     classes: dict[str, BlockClass] = {}
     for name, block in graph.blocks.items():
         alike = {
@@ -67,12 +63,25 @@ def block_classes(graph: BlockGraph, programs: Programs) -> dict[str, BlockClass
         }
         ways = [visit for visit in visits if visit.block in alike]
         classes[name] = BlockClass(
+            names[block.kind, block.tie],
             block_weights(graph, name),
             programs,
             any(visit.each > 1 for visit in ways),
             any(visit.reverse for visit in ways),
         )
     return classes
+
+
+def _class_names(graph: BlockGraph) -> dict[tuple[str, Tie | None], str]:
+    """``Llama``, ``LlamaTiedMlp``; names of kinds that come out the same are numbered."""
+    names: dict[tuple[str, Tie | None], str] = {}
+    for block in graph.blocks.values():
+        words = block.kind.title().replace("_", "")
+        name = words if block.tie is None else f"{words}Tied{block.tie.title()}"
+        if (block.kind, block.tie) not in names:
+            alike = sum(other.rstrip("0123456789") == name for other in names.values())
+            names[block.kind, block.tie] = f"{name}{alike + 1}" if alike else name
+    return names
 
 
 def class_sources(classes: Iterable[BlockClass]) -> list[str]:

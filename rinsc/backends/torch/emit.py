@@ -21,8 +21,8 @@ from rinsc.backends.torch.statements import (
 )
 from rinsc.backends.torch.steps import StepWriter, loop_modules, loop_programs, takes_noise_seed
 from rinsc.errors import LoweringError, Problem
-from rinsc.graph import BlockGraph
-from rinsc.graph.rounds import MAX_ROUNDS
+from rinsc.graph import BlockGraph, Visit
+from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.weights import LAYERS, TIED
 
@@ -52,9 +52,15 @@ def resolve_rounds(rounds: Rounds) -> Mapping[str, int]:
     asked = {{**ROUNDS, **rounds}} if isinstance(rounds, Mapping) else dict.fromkeys(ROUNDS, rounds)
     whole = all(type(count) is int and 1 <= count <= MAX_ROUNDS for count in asked.values())
     if asked.keys() != ROUNDS.keys() or not whole:
-        raise ValueError(f"rounds {{rounds!r}} do not fit the repeats {{list(ROUNDS)}}")
-    return asked
+        fit = f"do not fit the repeats {{list(ROUNDS)}}, from 1 to {{MAX_ROUNDS}} each"
+        raise ValueError(f"rounds {{rounds!r}} {{fit}}")
+{bound}    return asked
 '''
+
+_BOUND = """    visits = {visits}
+    if visits > {most}:
+        raise ValueError(f"rounds {{rounds!r}} make {{visits}} visits of blocks, more than {most}")
+"""
 
 
 def emit_source(graph: BlockGraph) -> str:
@@ -65,11 +71,31 @@ def emit_source(graph: BlockGraph) -> str:
     classes = block_classes(graph, programs)
     chunks = [_header(graph, rounds)]
     if rounds:
-        chunks.append(_ROUNDS.format(rounds=_rounds_text(rounds), most=MAX_ROUNDS))
+        text = _rounds_text(rounds)
+        chunks.append(_ROUNDS.format(rounds=text, most=MAX_ROUNDS, bound=_bound(graph)))
     chunks += [HELPERS[name] for name in _helpers(graph, programs)]
     chunks += class_sources(classes.values())
     chunks.append(_model_class(graph, programs, classes))
     return "\n".join(chunks)
+
+
+def _bound(graph: BlockGraph) -> str:
+    """The check of what nested repeats multiply to; rounds of one repeat are few enough."""
+    if not any(any(loop.body.dials()) for loop in graph.loops()):
+        return ""
+    return _BOUND.format(visits=_visits_text(graph), most=MAX_RUN_VISITS)
+
+
+def _visits_text(graph: BlockGraph) -> str:
+    """How many visits of blocks there are, as an expression of the rounds asked."""
+    fixed, terms = 0, []
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            fixed += step.each
+        else:
+            rounds = str(step.rounds) if step.fixed else f'asked["{step.name}"]'
+            terms.append(f"{rounds} * ({_visits_text(step.body)})")
+    return " + ".join([*terms, str(fixed)] if fixed else terms)
 
 
 def _check_names(graph: BlockGraph, programs: Programs) -> None:
