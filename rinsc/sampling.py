@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rinsc.errors import Problem, UsageError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Logits = npt.NDArray[np.floating]
 
+Cache = TypeVar("Cache")
 
 MAX_SEED = (1 << 63) - 1  # what every library that draws numbers takes
 
@@ -70,6 +71,28 @@ def sample_next(
     with np.errstate(over="ignore"):
         weights = np.exp((chosen - chosen.max()) / temperature)
     return int(rng.choice(candidates, p=weights / weights.sum()))
+
+
+@dataclass
+class CachedLogits(Generic[Cache]):
+    """The logits after a sequence, from a cache of the sequence without its last tokens.
+
+    ``step`` maps new ids and the cache of those before them (None at the start) to the logits
+    ``(vocab,)`` after them and the cache of all. A sequence that does not continue the last one,
+    such as a window that has moved on, is run from its start.
+    """
+
+    step: Callable[[Sequence[int], Cache | None], tuple[Logits, Cache]]
+    _seen: list[int] = field(default_factory=list)
+    _cache: Cache | None = None
+
+    def __call__(self, ids: Sequence[int]) -> Logits:
+        known = len(self._seen)
+        continues = 0 < known < len(ids) and list(ids[:known]) == self._seen
+        past = self._cache if continues else None
+        logits, self._cache = self.step(ids[known:] if continues else ids, past)
+        self._seen = list(ids)
+        return logits
 
 
 def continue_tokens(

@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rinsc import ops
 from rinsc.backends.onnx.builder import FLOAT, INT64, OpBuilder, make_value
-from rinsc.backends.onnx.ops import ONNX_OPS, Site
+from rinsc.backends.onnx.ops import ONNX_OPS
+from rinsc.backends.onnx.site import Site
 from rinsc.backends.torch.helpers import HELPERS
 from rinsc.backends.torch.module import load_source
 from rinsc.backends.torch.ops import TORCH_OPS

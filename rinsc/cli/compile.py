@@ -31,6 +31,7 @@ def compile_(
     output: Annotated[Path, Parameter(name=("--output", "-o"))],
     options: ModelOptions = NO_OPTIONS,
     rounds: RoundsOption = (),
+    cache: bool = False,
     weights: Path | None = None,
     seed: Seed = 0,
 ) -> None:
@@ -45,6 +46,8 @@ def compile_(
     rounds
         Write so many rounds out, as 3, or A=2 for one repeat; dynamic makes them a run-time input.
         If not given: run-time in PyTorch, as the signature writes them in ONNX.
+    cache
+        The form that continues sequences: it is given past keys and values, and gives them back.
     weights
         A safetensors file for ONNX; if not given, a run's own, else fresh ones.
     seed
@@ -63,9 +66,9 @@ def compile_(
             message = "PyTorch source holds no weights"
             hint = "leave --weights out; Model().load_state_dict takes them at run time"
             raise UsageError(Problem("usage", message, hint=hint))
-        _write_source(spec, output, asked)
+        _write_source(spec, output, asked, cache)
     else:
-        _write_onnx(spec, output, "dynamic" if dynamic else asked, weights, seed)
+        _write_onnx(spec, output, "dynamic" if dynamic else asked, cache, weights, seed)
     print(f"wrote {output} ({rounded_bytes(output.stat().st_size)})", file=sys.stderr)
 
 
@@ -77,17 +80,18 @@ def _check_rounds(spec: ModelSpec, rounds: Rounds) -> None:
         resolve_rounds(graph, rounds)
 
 
-def _write_source(spec: ModelSpec, output: Path, rounds: Rounds) -> None:
+def _write_source(spec: ModelSpec, output: Path, rounds: Rounds, cache: bool) -> None:
     require("torch")
     from rinsc.backends.torch import emit_source
     from rinsc.graph import build_graph, unroll
 
     graph = build_graph(spec)
-    write_atomically(output, emit_source(graph if rounds is None else unroll(graph, rounds)))
+    graph = graph if rounds is None else unroll(graph, rounds)
+    write_atomically(output, emit_source(graph, cached=cache))
 
 
 def _write_onnx(
-    spec: ModelSpec, output: Path, rounds: RoundsForm, weights: Path | None, seed: int
+    spec: ModelSpec, output: Path, rounds: RoundsForm, cache: bool, weights: Path | None, seed: int
 ) -> None:
     require("torch", "safetensors", "onnx_ir")
     import torch
@@ -104,6 +108,6 @@ def _write_onnx(
     module = to_torch(spec)
     if weights is not None:
         load_weights(module, weights)
-    to_onnx(module, rounds=rounds).save(output)
+    to_onnx(module, rounds, cache=cache).save(output)
     if weights is None:
         note("no weights were given; the model has fresh, untrained ones")

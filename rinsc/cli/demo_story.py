@@ -221,9 +221,7 @@ def _generate(
     """The same prompt, seed and rule in both runtimes, as text and token for token."""
     prompt = tokenizer.encode(PROMPT).tolist()
     sampling = Sampling(temperature=0.8, top_k=50, seed=settings.seed)
-    from_torch = generate_ids(
-        side.model, prompt, NEW_TOKENS, context=side.spec.context, sampling=sampling
-    )
+    from_torch = generate_ids(side.model, prompt, NEW_TOKENS, sampling=sampling)
     from_onnx = session.generate(
         prompt,
         NEW_TOKENS,

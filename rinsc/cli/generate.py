@@ -101,7 +101,7 @@ def _pytorch(
     words = _tokenizer(tokenizer or folder.tokenizer, spec.vocab_size)
     module = run_model(folder)
     return words, lambda ids: generate_ids(
-        module, ids, new_tokens, context=spec.context, sampling=sampling, rounds=rounds
+        module, ids, new_tokens, sampling=sampling, rounds=rounds
     )
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from rinsc.errors import CheckpointError, Problem, RinscError
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from rinsc.backends.torch import CompiledModule
     from rinsc.spec import ModelSpec
     from rinsc.train.run_folder import RunFolder
 
@@ -63,7 +62,7 @@ def run_spec(folder: RunFolder) -> ModelSpec:
     return model_spec(folder.model_spec)
 
 
-def run_model(folder: RunFolder) -> nn.Module:
+def run_model(folder: RunFolder) -> CompiledModule:
     """The trained module of a run."""
     from rinsc.backends.torch import load_weights, to_torch
 

@@ -49,39 +49,46 @@ def loop_prefix(name: str) -> str:
     return f"loop_{name}."
 
 
-def trace_loop(spec: ModelSpec, loop: Loop) -> LoopPrograms:
-    """The programs of a loop in a model of this spec."""
+def trace_loop(spec: ModelSpec, loop: Loop, *, cached: bool = False) -> LoopPrograms:
+    """The programs of a loop in a model of this spec.
+
+    In a pass that is ``cached``, and continues a sequence, noise is that of ``position_ids``.
+    """
     if not loop.options.has_programs:
         return LoopPrograms()
-    return _trace_loop(spec, loop.options, loop.adapters)
+    return _trace_loop(spec, loop.options, loop.adapters, cached)
 
 
 @lru_cache(maxsize=256)
-def _trace_loop(spec: ModelSpec, options: RepeatOptions, adapters: int) -> LoopPrograms:
+def _trace_loop(
+    spec: ModelSpec, options: RepeatOptions, adapters: int, cached: bool
+) -> LoopPrograms:
     state = trace_programs(spec).embed.outputs["x"].shape
     adapter = options.adapter
     return LoopPrograms(
-        start=_start(spec, options, state) if options.start != "carry" else None,
+        start=_start(spec, options, state, cached) if options.start != "carry" else None,
         before=_before(spec, options, adapters, state),
         after=_gate(spec, adapters, state) if adapter and adapter.kind == "gate" else None,
     )
 
 
-def _start(spec: ModelSpec, options: RepeatOptions, state: Shape) -> Program:
+def _start(spec: ModelSpec, options: RepeatOptions, state: Shape, cached: bool) -> Program:
     """The state before the first round."""
 
     def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
         entry = given["entry"]
         with b.part("init"):
             if options.start == "noise":
-                return {"x": b(Noise(), entry, given["seed"])}
+                return {"x": b(Noise(), entry, *list(given.values())[1:])}
             x = b(ZerosLike(), entry)
             if options.start == "learned":
                 x = b(Add(), x, b(Vector(spec.width, "normal"), entry, name="start"))
             return {"x": x}
 
-    seed: dict[str, Shape] = {"seed": ()} if options.start == "noise" else {}
-    return trace({"entry": state, **seed}, run)
+    more: dict[str, Shape] = {"seed": ()} if options.start == "noise" else {}
+    if more and cached:
+        more["position_ids"] = ("batch", "seq")
+    return trace({"entry": state, **more}, run)
 
 
 def _before(spec: ModelSpec, options: RepeatOptions, adapters: int, state: Shape) -> Program | None:

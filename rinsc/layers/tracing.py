@@ -25,7 +25,12 @@ from rinsc.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
 
 # Names in emitted modules that a side value must leave alone.
-RESERVED = ("x", "embedded", "each", "reverse", "rounds", "counts", "tied", "layer", "self")
+RESERVED = frozenset(
+    (
+        *("x", "embedded", "each", "reverse", "rounds", "counts", "tied", "layer", "self"),
+        *("past", "present", "slots", "size", "mask", "position_ids", "attention_mask"),
+    )
+)
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ here and one function in each backend.
 
 from rinsc.ops.attention import Attention, MergeHeads, Rope, SplitHeads
 from rinsc.ops.base import Causal, Dim, Init, Op, Param, Shape, Sizes, at_sizes
+from rinsc.ops.cache import Append, PositionIds, PositionRows, RotaryRows, VisibleKeys
 from rinsc.ops.elements import (
     Activation,
     Add,
@@ -26,6 +27,7 @@ from rinsc.ops.tables import Embedding, Positions, RotaryTable, Row, Vector
 __all__ = [
     "Activation",
     "Add",
+    "Append",
     "Attention",
     "Causal",
     "Concat",
@@ -40,10 +42,13 @@ __all__ = [
     "Noise",
     "Op",
     "Param",
+    "PositionIds",
+    "PositionRows",
     "Positions",
     "Project",
     "RMSNorm",
     "Rope",
+    "RotaryRows",
     "RotaryTable",
     "Row",
     "Scale",
@@ -55,6 +60,7 @@ __all__ = [
     "TiedLinear",
     "UnitRMSNorm",
     "Vector",
+    "VisibleKeys",
     "Weigh",
     "ZerosLike",
     "at_sizes",

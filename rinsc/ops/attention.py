@@ -37,6 +37,8 @@ class Rope(Op):
 class Attention(Op):
     """Softmax attention; inputs: query, key, value, each (batch, heads, seq, head_dim).
 
+    A fourth input (batch, 1, seq, total) says which keys each query sees, where there are more
+    keys than queries.
     Keys and values may have fewer heads, each shared by a group of query heads (grouped-query
     attention, arXiv 2305.13245). With ``causal`` a position sees itself and those before it; of
     such, ``full`` counts every pair of positions, ``half`` only the seq · (seq + 1) / 2 that the
@@ -50,5 +52,5 @@ class Attention(Op):
     def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
         batch, heads, seq, head_dim = sizes[0]
         masked = self.causal and causal == "half"
-        pairs = seq * (seq + 1) // 2 if masked else seq * seq
+        pairs = seq * (seq + 1) // 2 if masked else seq * sizes[1][2]
         return 4 * batch * heads * pairs * head_dim

@@ -83,7 +83,8 @@ class ZerosLike(Op):
 class Noise(Op):
     """Standard normal numbers in the shape of a state (batch, seq, width), from a seed ().
 
-    A number depends on the seed and on its own place alone: the same in every runtime, in a
+    A third input gives the positions (batch, seq) where they do not start at 0. A number depends
+    on the seed and on its own place alone: the same in every runtime, in a
     longer sequence and in a larger batch. Not differentiable.
     """
 

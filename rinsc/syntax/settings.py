@@ -57,7 +57,7 @@ class RepeatOptions:
     @property
     def keeps_its_loop(self) -> bool:
         """Whether its rounds, written out, are more than visits one after the other."""
-        return self.has_programs or self.grad is not None
+        return self.has_programs or self.grad is not None or self.cache != "own"
 
     @property
     def owns_weights(self) -> bool:

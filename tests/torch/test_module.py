@@ -17,7 +17,7 @@ from rinsc.backends.torch import emit_source, load_weights, save_weights, to_tor
 from rinsc.errors import LoweringError, SpecError
 from rinsc.graph import BlockGraph, Loop, build_graph, unroll
 from rinsc.kinds import KINDS
-from rinsc.layers import LayerKind, llama, trace_programs, weight_shapes
+from rinsc.layers import LayerKind, layer_kind, llama, trace_programs, weight_shapes
 from rinsc.layers.rotary import rotary_sides
 from rinsc.ops import Linear, RMSNorm
 from rinsc.program import Builder, Value
@@ -126,6 +126,7 @@ OPTIONS = [
     "A{tie=attention, each=2}(B^3{adapter=lora(3)}C{reverse})^2{inject=concat, init=noise, grad=1}",
     "A{tie=mlp}^3{adapter=gate, adapter_by=count}B{kind=gpt}",
     "P R^4{inject=gate, init=learned} C{kind=ouro, tie=attention, each=2, reverse}",
+    "A^3{kv=first}(BC^2{kv=last})^2",
 ]
 
 
@@ -137,8 +138,12 @@ OPTIONS = [
 def test_the_source_is_formatted_and_clean(text: str, kind: str, tmp_path: Path) -> None:
     layers = stack_of(parse(text), each=2)
     spec = model_spec(text, preset="tiny", kind=kind, layers=layers, tied_embedding=kind == "gpt")
-    path = tmp_path / "model.py"
-    path.write_text(emit_source(build_graph(spec)))
+    sources = [emit_source(build_graph(spec))]
+    if layer_kind(kind).causal:
+        sources.append(emit_source(build_graph(spec), cached=True))
+    path = tmp_path
+    for index, source in enumerate(sources):
+        (path / f"model_{index}.py").write_text(source)
     ruff = [sys.executable, "-m", "ruff"]
     options = ["--isolated", "--line-length", "100", str(path)]
     subprocess.run([*ruff, "format", "--check", *options], check=True)

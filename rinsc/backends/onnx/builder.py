@@ -7,7 +7,7 @@ constant, a type and a shape on every value, and the nesting of loop bodies.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -96,6 +96,22 @@ class OpBuilder:
             return output
 
         return emit
+
+    def many(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Mapping[str, Any],
+        shapes: Sequence[Shape],
+    ) -> Sequence[ir.Value]:
+        """Add a node with several results, float32 all of them."""
+        name = self._unique_name(op_type)
+        outputs = [
+            make_value(f"{name}/{index}", shape, FLOAT) for index, shape in enumerate(shapes)
+        ]
+        made = ir.node(op_type, inputs, attributes, outputs=outputs, name=name)
+        self._bodies[-1].append(made)
+        return outputs
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:

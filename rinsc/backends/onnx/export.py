@@ -30,7 +30,7 @@ class Module(HasStateDict, Protocol):
     def graph(self) -> BlockGraph: ...
 
 
-def to_onnx(model: Module, rounds: RoundsForm = None) -> OnnxModel:
+def to_onnx(model: Module, rounds: RoundsForm = None, *, cache: bool = False) -> OnnxModel:
     """The ONNX model of a module that `to_torch` made, with its weights as they are now.
 
     ``rounds`` None, a number or a mapping by repeat writes that many rounds out; ``"dynamic"``
@@ -44,11 +44,15 @@ def to_onnx(model: Module, rounds: RoundsForm = None) -> OnnxModel:
         message = f"this needs a module made by to_torch, not {type(model).__name__}"
         hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
         raise LoweringError(Problem("not-a-module", message, hint=hint))
-    return graph_to_onnx(graph, model, rounds)
+    return graph_to_onnx(graph, model, rounds, cache=cache)
 
 
 def graph_to_onnx(
-    graph: BlockGraph, weights: HasStateDict | Mapping[str, Any], rounds: RoundsForm = None
+    graph: BlockGraph,
+    weights: HasStateDict | Mapping[str, Any],
+    rounds: RoundsForm = None,
+    *,
+    cache: bool = False,
 ) -> OnnxModel:
     """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them)."""
     if isinstance(rounds, str):
@@ -59,7 +63,7 @@ def graph_to_onnx(
     identity = fingerprint(graph.spec)
     _require_short(lowered)
     model = ir.Model(
-        emit_graph(lowered, weights_of(graph, weights)),
+        emit_graph(lowered, weights_of(graph, weights), cached=cache),
         ir_version=IR_VERSION,
         producer_name="rinsc",
         producer_version=__version__,
@@ -69,6 +73,7 @@ def graph_to_onnx(
             "rinsc.spec": spec_to_toml(graph.spec),
             "rinsc.form": form,
             "rinsc.rounds": json.dumps(counts),
+            "rinsc.cache": json.dumps(cache),
             "rinsc.fingerprint": identity,
         },
     )

@@ -36,3 +36,14 @@ def checked_input(given: npt.ArrayLike, wanted: ModelInput, spec: ModelSpec) -> 
 
 
 _KINDS = {"int64": "iu", "float32": "iuf"}
+
+
+def checked_mask(given: npt.ArrayLike | None, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Which tokens count, (batch, past + seq); all where nothing is given. Raises `RinscError`."""
+    if given is None:
+        return np.ones(shape, np.int64)
+    array = np.asarray(given)
+    if array.shape != shape or not np.isin(array, (0, 1)).all():
+        message = f"attention_mask must be zeros and ones, {shape}, not {array.dtype} {array.shape}"
+        raise RinscError(Problem("bad-input", message, hint="give 1 for each token that counts"))
+    return array.astype(np.int64)

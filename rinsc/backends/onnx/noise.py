@@ -12,15 +12,20 @@ from rinsc.backends.onnx.builder import FLOAT, INT64, OpBuilder, shape_of
 PRIME = 2**31 - 1
 
 
-def noise_like(op: OpBuilder, x: ir.Value, seed: ir.Value) -> ir.Value:
-    """Normal numbers, each a function of ``seed`` () and of its place in x (batch, seq, width)."""
+def noise_like(
+    op: OpBuilder, x: ir.Value, seed: ir.Value, positions: ir.Value | None = None
+) -> ir.Value:
+    """Normal numbers, each a function of ``seed`` () and of its place in x (batch, seq, width).
+
+    ``positions`` (batch, seq) are those of x where they do not start at 0.
+    """
     batch, seq, width = shape_of(x)
     prime = op.scalar(PRIME)
     start = op.Mod(op.Mul(op.Mod(seed, prime), op.scalar(742938285)), prime)
     column = op.Mul(
         op.Unsqueeze(_places(op, x, 0), op.ints(1), shape=(batch, 1)), op.scalar(1000003)
     )
-    line = op.Mul(_places(op, x, 1), op.scalar(10007))
+    line = op.Mul(_places(op, x, 1) if positions is None else positions, op.scalar(10007))
     rows = _mixed(op, op.Add(op.Add(column, start), line, shape=(batch, seq)))
     rows = op.Unsqueeze(rows, op.ints(2), shape=(batch, seq, 1))
     places = op.Add(rows, _places(op, x, 2), shape=(batch, seq, width))

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from rinsc import ops
 from rinsc.backends.onnx.builder import FLOAT, INT64, OpBuilder
+from rinsc.backends.onnx.cache_ops import (
+    append,
+    position_ids,
+    position_rows,
+    rotary_rows,
+    visible_keys,
+)
 from rinsc.backends.onnx.noise import noise_like
+from rinsc.backends.onnx.site import Site, rotary_frequencies
 from rinsc.ops.base import static
-from rinsc.program import Node
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where an operation is lowered: its node, and where the weights of its layer stand."""
-
-    node: Node
-    prefix: str
-
-    @property
-    def op(self) -> Any:
-        return self.node.op
-
-    @property
-    def shape(self) -> ops.Shape:
-        return self.node.output.shape
-
-    def weight_name(self, name: str) -> str:
-        return f"{self.prefix}{self.node.name}.{name}"
-
 
 Lowering: TypeAlias = Callable[[OpBuilder, Site, list[ir.Value]], ir.Value]
 
@@ -65,15 +51,11 @@ def _rotary_table(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 def _rotary_angles(op: OpBuilder, at: Site, input_ids: ir.Value) -> ir.Value:
     """Position times frequency, (seq, head_dim / 2), in float32 as PyTorch has them."""
-    head_dim = at.op.head_dim
-    powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = (np.float64(at.op.theta) ** -powers.astype(np.float64)).astype(np.float32)
     length = op.Shape(input_ids, start=1, end=2, shape=(1,), dtype=INT64)
     seq = op.Squeeze(length, shape=())
     positions = op.Range(op.scalar(0), seq, op.scalar(1), shape=("seq",), dtype=INT64)
     column = op.Unsqueeze(op.Cast(positions, to=FLOAT, dtype=FLOAT), op.ints(1), shape=("seq", 1))
-    name = f"rotary_frequencies/{head_dim}_{at.op.theta}"
-    return op.Mul(column, op.constant(name, frequencies), shape=("seq", head_dim // 2))
+    return op.Mul(column, rotary_frequencies(op, at), shape=("seq", at.op.head_dim // 2))
 
 
 def _linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -219,6 +201,11 @@ ONNX_OPS: dict[type[ops.Op], Lowering] = {
     ops.LayerNorm: _layer_norm,
     ops.SplitHeads: _split_heads,
     ops.MergeHeads: _merge_heads,
+    ops.Append: append,
+    ops.PositionIds: position_ids,
+    ops.VisibleKeys: visible_keys,
+    ops.RotaryRows: rotary_rows,
+    ops.PositionRows: position_rows,
     ops.Rope: _rope,
     ops.Attention: _attention,
     ops.Activation: _activation,

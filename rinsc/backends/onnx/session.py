@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.inputs import checked_input
+from rinsc.backends.onnx.inputs import checked_input, checked_mask
+from rinsc.backends.onnx.past import CacheLayout, Past
 from rinsc.errors import (
     CheckpointError,
     LoweringError,
@@ -22,7 +23,7 @@ from rinsc.errors import (
 from rinsc.extras import require
 from rinsc.graph import Rounds, build_graph, resolve_rounds
 from rinsc.layers import model_input, require_language_model
-from rinsc.sampling import Sampling, continue_tokens
+from rinsc.sampling import CachedLogits, Sampling, continue_tokens
 from rinsc.spec import ModelSpec, model_spec
 
 if TYPE_CHECKING:
@@ -61,9 +62,12 @@ class Session:
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.spec, self.rounds = _read_metadata(metadata, self._place)
         self.graph = build_graph(self.spec)
-        names = [given.name for given in self._session.get_inputs()]
+        inputs = self._session.get_inputs()
         self._input = model_input(self.spec)
-        self._dials = {name.removeprefix("rounds_") for name in names if name != self._input.name}
+        self._layout = CacheLayout.of(inputs)
+        names = [given.name for given in inputs]
+        self.has_cache = "attention_mask" in names
+        self._dials = {name[7:] for name in names if name.startswith("rounds_")}
         self._last: tuple[Rounds, dict[str, npt.NDArray[np.int64]]] | None = None
 
     def logits(self, input_ids: npt.ArrayLike, rounds: Rounds = None) -> npt.NDArray[np.float32]:
@@ -73,10 +77,44 @@ class Session:
         rounds that this file was not exported for, and `RinscError` for an input of another shape,
         for token ids that are out of range, and for more of them than the context.
         """
+        if self.has_cache:
+            return self.step(input_ids, rounds=rounds)[0]
         feed = {self._input.name: self._checked(input_ids), **self._dial_inputs(rounds)}
         result: npt.NDArray[np.float32]
         (result,) = self._session.run(None, feed)
         return result
+
+    def step(
+        self,
+        input_ids: npt.ArrayLike,
+        past: Past | None = None,
+        *,
+        attention_mask: npt.ArrayLike | None = None,
+        rounds: Rounds = None,
+    ) -> tuple[npt.NDArray[np.float32], Past]:
+        """New token ids (batch, seq) behind a cache: their logits, and the cache with them.
+
+        ``attention_mask`` (batch, past + seq) is 0 for padding, on either side. Rounds are those
+        of the whole sequence. Raises `LoweringError` for a model without a cache and for rounds
+        other than those of the cache, and what `logits` raises.
+        """
+        if not self.has_cache:
+            message = "the model has no cache"
+            hint = "export it with cache=True (--cache)"
+            raise LoweringError(Problem("no-cache", message, place=self._place, hint=hint))
+        ids = self._checked(input_ids, 0 if past is None else past.length)
+        counts = {name: int(count) for name, count in self._dial_settings(rounds).items()}
+        past = self._layout.empty(len(ids), counts) if past is None else past
+        if (past.batch, past.rounds) != (len(ids), counts):
+            message = f"the cache is of {past.batch} sequences at rounds {dict(past.rounds)}, "
+            message += f"not of {len(ids)} at {counts}"
+            hint = "start the sequences again, or go on with the rounds that they began with"
+            raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
+        total = past.length + ids.shape[1]
+        mask = checked_mask(attention_mask, (len(ids), total))
+        arrays = {self._input.name: ids, "attention_mask": mask, **self._dial_inputs(rounds)}
+        made = self._layout.run(self._session, arrays, past)
+        return made[0].numpy(), self._layout.next(past, ids.shape[1], made[1:])
 
     def generate(
         self,
@@ -88,7 +126,9 @@ class Session:
         seed: int = 0,
         rounds: Rounds = None,
     ) -> list[int]:
-        """The ``max_new_tokens`` ids that follow ``prompt``; every step runs the whole sequence.
+        """The ``max_new_tokens`` ids that follow ``prompt``.
+
+        Without a cache in the model every step runs the whole sequence.
 
         Raises `SpecError` for a model that does not predict the next token.
         """
@@ -98,8 +138,13 @@ class Session:
             last: npt.NDArray[np.float32] = self.logits([list(ids)], rounds)[0, -1]
             return last
 
+        def step(ids: Sequence[int], past: Past | None) -> tuple[npt.NDArray[np.float32], Past]:
+            logits, present = self.step([list(ids)], past, rounds=rounds)
+            return logits[0, -1], present
+
+        source = CachedLogits(step) if self.has_cache else next_logits
         sampling = Sampling(temperature, top_k, seed)
-        return continue_tokens(next_logits, prompt, max_new_tokens, self.spec.context, sampling)
+        return continue_tokens(source, prompt, max_new_tokens, self.spec.context, sampling)
 
     def finish_profile(self) -> Path:
         """End profiling; the file with the profile of every run since the session was made."""
@@ -126,11 +171,13 @@ class Session:
             raise LoweringError(Problem("fixed-rounds", message, place=self._place, hint=hint))
         return {name: asked[name] for name in self._dials}
 
-    def _checked(self, given: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The input as an array that the model can run; raises `RinscError`."""
+    def _checked(self, given: npt.ArrayLike, before: int = 0) -> npt.NDArray[Any]:
+        """The input as an array that the model can run behind so many; raises `RinscError`."""
         array = checked_input(given, self._input, self.spec)
-        if array.shape[1] > self.spec.context:
-            message = f"{array.shape[1]} positions exceed the context of {self.spec.context}"
+        if before + array.shape[1] > self.spec.context:
+            message = (
+                f"{before + array.shape[1]} positions exceed the context of {self.spec.context}"
+            )
             raise RinscError(
                 Problem("context-exceeded", message, hint="give the last of them only")
             )

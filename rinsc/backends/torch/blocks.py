@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from textwrap import wrap
 
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import definition, indented, shape_text, statements
 from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.layers import BlockWeights, Programs, block_weights
+from rinsc.layers.cached import cache_inputs
 from rinsc.layers.weights import LAYERS, TIED
 from rinsc.program import Node, Program
 from rinsc.syntax.settings import Tie
+
+SLOTS = "Iterator[torch.Tensor]"
+SHAPES_WIDTH = 88  # columns of a comment with the shapes of a layer's inputs
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class BlockClass:
     programs: Programs
     in_place: bool
     backwards: bool
+    cached: bool = False
 
     @property
     def layer(self) -> Program:
@@ -47,10 +53,22 @@ class BlockClass:
             for value in (name,)
             if name != "x" and any(given in node.inputs for node in program.nodes)
         }
-        return [name for name in self.layer.inputs if name in used]
+        past = self.past
+        return [name for name in self.layer.inputs if name in used and name not in past]
+
+    @property
+    def layer_result(self) -> str:
+        return "tuple[torch.Tensor, ...]" if self.cached else "torch.Tensor"
+
+    @property
+    def past(self) -> list[str]:
+        """What a layer is given of a cache."""
+        return cache_inputs(self.layer)
 
 
-def block_classes(graph: BlockGraph, programs: Programs) -> dict[str, BlockClass]:
+def block_classes(
+    graph: BlockGraph, programs: Programs, *, cached: bool = False
+) -> dict[str, BlockClass]:
     """The class of each block by the block's name."""
     visits = list(_visits(graph))
     names = _class_names(graph)
@@ -68,6 +86,7 @@ def block_classes(graph: BlockGraph, programs: Programs) -> dict[str, BlockClass
             programs,
             any(visit.each > 1 for visit in ways),
             any(visit.reverse for visit in ways),
+            cached,
         )
     return classes
 
@@ -137,18 +156,26 @@ def _layer_class(each: BlockClass) -> str:
     given = ["x", *each.sides]
     shapes = ", ".join(f"{name} {shape_text(program.inputs[name])}" for name in given)
     parameters = [f"{name}: torch.Tensor" for name in given]
+    parameters += [f"{name}: torch.Tensor | None" for name in each.past]
     if tied:
         parameters.append(f"{TIED}: {each.name}Part")
     own = [node for node in each.layer.nodes if not each.weights.is_tied(node)]
-    text = "\n".join([*lines, f"return {results['x']}"])
+    returned = ", ".join(results.values())
+    alone = each.cached and len(results) == 1  # still a tuple, for those who unpack it
+    text = "\n".join([*lines, f"return ({returned},)" if alone else f"return {returned}"])
     body = [
         '"""One layer: state to state."""',
         "",
         "def __init__(self) -> None:",
         *indented(["super().__init__()", *own_lines(own)]),
         "",
-        *definition("forward", parameters, "torch.Tensor"),
-        *indented([f"# {shapes}", *text.replace(f"self.{TIED}.", f"{TIED}.").splitlines()]),
+        *definition("forward", parameters, each.layer_result),
+        *indented(
+            [
+                *(f"# {line}" for line in wrap(shapes, SHAPES_WIDTH)),
+                *text.replace(f"self.{TIED}.", f"{TIED}.").splitlines(),
+            ]
+        ),
     ]
     return f"\nclass {each.name}Layer(nn.Module):\n" + "\n".join(indented(body)) + "\n"
 
@@ -165,6 +192,7 @@ def _with_owner(program: Program, weights: BlockWeights) -> Program:
 def _block_class(each: BlockClass) -> str:
     framed = each.weights.framed
     parameters = [f"{name}: torch.Tensor" for name in ("x", *each.sides)]
+    parameters += [f"past: {SLOTS}", "present: list[torch.Tensor]"] if each.cached else []
     parameters += ["each: int = 1"] if each.in_place else []
     parameters += ["reverse: bool = False"] if each.backwards else []
     made = f"{each.name}Layer() for _ in range(layers)"
@@ -194,7 +222,10 @@ def _block_forward(each: BlockClass) -> list[str]:
     layers = f"self.{LAYERS}" if each.weights.framed else "self"
     order = f"reversed({layers}) if reverse else {layers}" if each.backwards else layers
     tied = [f"self.{TIED}"] if each.weights.block.tie is not None else []
-    run = [f"x = layer({', '.join(['x', *each.sides, *tied])})"]
+    slots = ["next(past, None)" for _ in each.past]
+    run = [f"x = layer({', '.join(['x', *each.sides, *slots, *tied])})"]
+    if each.cached:
+        run = [run[0].replace("x = ", "x, *made = ", 1), "present += made"]
     if each.in_place:
         run = ["for _ in range(each):", *indented(run)]
     return [

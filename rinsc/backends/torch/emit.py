@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from rinsc.backends.torch.blocks import BlockClass, block_classes, class_sources, own_lines
+from rinsc.backends.torch.cached import cached_forward, embed_lines, rounds_lines
 from rinsc.backends.torch.helpers import HELPERS
 from rinsc.backends.torch.initialise import WIDEST, reset_lines
 from rinsc.backends.torch.ops import TORCH_OPS
@@ -24,6 +25,7 @@ from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Visit
 from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
 from rinsc.layers import Programs, trace_programs
+from rinsc.layers.cached import cached_programs
 from rinsc.layers.weights import LAYERS, TIED
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file
@@ -63,19 +65,23 @@ _BOUND = """    visits = {visits}
 """
 
 
-def emit_source(graph: BlockGraph) -> str:
-    """One file that imports torch alone and defines `Model`, for a graph rolled or unrolled."""
-    programs = trace_programs(graph.spec)
+def emit_source(graph: BlockGraph, *, cached: bool = False) -> str:
+    """One file that imports torch alone and defines `Model`, for a graph rolled or unrolled.
+
+    A ``cached`` model has the same weights and continues sequences: see `cached_forward`.
+    """
+    programs = cached_programs(graph.spec) if cached else trace_programs(graph.spec)
     _check_names(graph, programs)
     rounds = {loop.name: loop.rounds for loop in graph.dials()}
-    classes = block_classes(graph, programs)
-    chunks = [_header(graph, rounds)]
+    classes = block_classes(graph, programs, cached=cached)
+    chunks = [_header(graph, rounds, cached)]
     if rounds:
         text = _rounds_text(rounds)
         chunks.append(_ROUNDS.format(rounds=text, most=MAX_ROUNDS, bound=_bound(graph)))
     chunks += [HELPERS[name] for name in _helpers(graph, programs)]
     chunks += class_sources(classes.values())
-    chunks.append(_model_class(graph, programs, classes))
+    forward = cached_forward if cached else _forward_lines
+    chunks.append(_model_class(graph, programs, classes, forward(graph, programs, classes)))
     return "\n".join(chunks)
 
 
@@ -115,15 +121,18 @@ def _check_names(graph: BlockGraph, programs: Programs) -> None:
         raise LoweringError(Problem("name-taken", message, hint=hint))
 
 
-def _header(graph: BlockGraph, rounds: dict[str, int]) -> str:
+def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool) -> str:
     blocks, visits = len(graph.blocks), sum(1 for _ in graph.visits())
     text = graph.spec.text
     name = text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
     counted = f"{blocks} block{'s' * (blocks > 1)}, {visits} visit{'s' * (visits > 1)}"
     title = f"{name}: {counted} at the rounds written."
     stdlib = "import math\n"
-    if rounds:
-        stdlib += "from collections.abc import Mapping\nfrom typing import TypeAlias\n"
+    abstract = ["Iterator"] * cached + ["Mapping"] * bool(rounds)
+    stdlib += f"from collections.abc import {', '.join(abstract)}\n" if abstract else ""
+    shares = cached and any(loop.options.cache != "own" for loop in graph.loops())
+    stdlib += "from itertools import islice\n" if shares else ""
+    stdlib += "from typing import TypeAlias\n" if rounds else ""
     return _HEADER.format(title=title, stdlib=stdlib)
 
 
@@ -145,7 +154,12 @@ def _helpers(graph: BlockGraph, programs: Programs) -> list[str]:
     return [name for name in HELPERS if name in called]
 
 
-def _model_class(graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]) -> str:
+def _model_class(
+    graph: BlockGraph,
+    programs: Programs,
+    classes: Mapping[str, BlockClass],
+    forward: list[str],
+) -> str:
     init = ["super().__init__()", *own_lines(programs.embed.nodes)]
     init += [
         f"self.{block.name} = {classes[block.name].name}Block({block.layers})"
@@ -162,7 +176,7 @@ def _model_class(graph: BlockGraph, programs: Programs, classes: Mapping[str, Bl
         "",
         *reset_lines(graph, programs),
         "",
-        *_forward_lines(graph, programs, classes),
+        *forward,
     ]
     return "\nclass Model(nn.Module):\n" + "\n".join(indented(body)) + "\n"
 
@@ -175,11 +189,7 @@ def _forward_lines(
     parameters = [f"{given}: torch.Tensor"]
     parameters.append(f"rounds: {'Rounds' if looped else 'int | None'} = None")
     parameters += ["noise_seed: int = 0"] if takes_noise_seed(graph) else []
-    lines, made = statements(programs.embed, {given: given})
-    outputs = programs.embed.outputs
-    for name, text in made.items():
-        lines += with_shape(f"{name} = {text}", outputs[name]) if name != text else []
-    sides = tuple(name for name in outputs if name != "x")
+    sides = tuple(name for name in programs.embed.outputs if name != "x")
     head, results = statements(programs.head, {"x": "x"})
     context = graph.spec.context
     return [
@@ -189,20 +199,11 @@ def _forward_lines(
                 f"if {given}.shape[1] > {context}:",
                 f'    raise ValueError(f"{{{given}.shape[1]}} '
                 f'{TAKES[given]} exceed the context of {context}")',
-                *_rounds_lines(looped),
-                *lines,
+                *rounds_lines(looped),
+                *embed_lines(programs.embed),
                 *within_width(StepWriter(graph, classes, sides).lines(graph)),
                 *head,
                 *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
             ]
         ),
-    ]
-
-
-def _rounds_lines(looped: bool) -> list[str]:
-    if looped:
-        return ["counts = resolve_rounds(rounds)"]
-    return [
-        "if rounds not in (None, 1):",
-        '    raise ValueError(f"rounds {rounds!r} were asked of a model without a repeat")',
     ]

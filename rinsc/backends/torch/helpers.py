@@ -33,6 +33,25 @@ def shift(x: torch.Tensor, steps: int) -> torch.Tensor:
     """Each position of (batch, seq, width) gets what stood some steps before; zeros first."""
     return F.pad(x, (0, 0, steps, 0))[:, : x.shape[1]]
 ''',
+    "append": '''
+def append(past: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+    """New keys or values (batch, heads, seq, head_dim) behind past ones, where there are some."""
+    return new if past is None else torch.cat((past, new), dim=2)
+''',
+    "positions_of": '''
+def positions_of(attention_mask: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """Position of each new token among those that count: (batch, seq)."""
+    counted = attention_mask.long().cumsum(1) - 1
+    return counted.clamp(min=0)[:, -input_ids.shape[1] :]
+''',
+    "visible_keys": '''
+def visible_keys(attention_mask: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """Which keys each new token sees: (batch, 1, seq, total); padding sees itself alone."""
+    seq, total = input_ids.shape[1], attention_mask.shape[1]
+    places = torch.arange(total, device=input_ids.device)
+    own = places[total - seq :, None]
+    return ((places <= own) & attention_mask.bool()[:, None, None, :]) | (places == own)
+''',
     "noise_like": '''
 PRIME = 2**31 - 1
 
@@ -45,9 +64,10 @@ def mixed(number: torch.Tensor) -> torch.Tensor:
 
 
 @torch.compiler.disable  # torch.compile writes the arithmetic out once a use: minutes
-def noise_like(x: torch.Tensor, seed: int) -> torch.Tensor:
+def noise_like(x: torch.Tensor, seed: int, positions: torch.Tensor | None = None) -> torch.Tensor:
     """Normal numbers, each a function of the seed and of its place in x (batch, seq, width)."""
     batch, seq, width = (torch.arange(size, device=x.device) for size in x.shape)
+    seq = seq if positions is None else positions
     start = seed % PRIME * 742938285 % PRIME
     rows = mixed(start + batch[:, None] * 1000003 + seq * 10007)
     places = rows[..., None] + width

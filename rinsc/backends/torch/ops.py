@@ -72,7 +72,16 @@ def _attention(node: Node, args: list[str]) -> str:
     op: Any = node.op
     grouped = node.inputs[0].shape[1] != node.inputs[1].shape[1]
     options = ["is_causal=True"] * op.causal + ["enable_gqa=True"] * grouped
-    return f"F.scaled_dot_product_attention({', '.join([*args, *options])})"
+    seen = [f"attn_mask={mask}" for mask in args[3:]]
+    return f"F.scaled_dot_product_attention({', '.join([*args[:3], *seen, *options])})"
+
+
+def _rope(node: Node, args: list[str]) -> str:
+    """Tables with a row for each sequence are the same for all its heads."""
+    tables = args[1:]
+    if len(node.inputs[1].shape) == 3:
+        tables = [f"{table}.unsqueeze(1)" for table in tables]
+    return f"rotate({', '.join([args[0], *tables])})"
 
 
 _ACTIVATIONS = {
@@ -144,7 +153,7 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ops.LayerNorm: TorchOp(_own, _norm("LayerNorm"), result="h"),
     ops.SplitHeads: TorchOp(_split_heads, tight=True),
     ops.MergeHeads: TorchOp(lambda node, args: f"{args[0]}.transpose(1, 2).flatten(2)", tight=True),
-    ops.Rope: TorchOp(lambda node, args: f"rotate({', '.join(args)})", helpers=("rotate",)),
+    ops.Rope: TorchOp(_rope, helpers=("rotate",)),
     ops.Attention: TorchOp(_attention, result="mixed"),
     ops.Activation: TorchOp(_activation),
     ops.Add: TorchOp(lambda node, args: " + ".join(args), loose=True, tight=True),
@@ -164,5 +173,23 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ),
     ops.Concat: TorchOp(lambda node, args: f"torch.cat(({', '.join(args)}), dim=-1)", result="h"),
     ops.Shift: TorchOp(_shift, helpers=("shift",)),
+    ops.Append: TorchOp(
+        lambda node, args: f"append({', '.join(args)})", result="seen", helpers=("append",)
+    ),
+    ops.PositionIds: TorchOp(
+        lambda node, args: f"positions_of({', '.join(args)})",
+        result="position_ids",
+        helpers=("positions_of",),
+    ),
+    ops.VisibleKeys: TorchOp(
+        lambda node, args: f"visible_keys({', '.join(args)})", helpers=("visible_keys",)
+    ),
+    ops.RotaryRows: TorchOp(
+        lambda node, args: f"self.{node.name}[{args[0]}]",
+        _rotary_table,
+        result="angles",
+        helpers=("rotary_angles",),
+    ),
+    ops.PositionRows: TorchOp(_own, _positions, "positions"),
     ops.MeanPool: TorchOp(lambda node, args: f"{args[0]}.mean(1)", result="h", tight=True),
 }

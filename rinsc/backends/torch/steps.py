@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from rinsc.backends.torch.blocks import BlockClass, own_lines, visit_text
 from rinsc.backends.torch.statements import indented, statements
@@ -35,6 +36,29 @@ def takes_noise_seed(graph: BlockGraph) -> bool:
     )
 
 
+Lines: TypeAlias = Iterator[str]
+
+
+def slot_count(graph: BlockGraph, classes: Mapping[str, BlockClass]) -> str:
+    """How many keys and values one pass of the graph caches, as an expression of ``counts``."""
+    return " + ".join(slot_terms(graph, classes))
+
+
+def slot_terms(graph: BlockGraph, classes: Mapping[str, BlockClass]) -> list[str]:
+    """The terms of `slot_count`: one for all visits outside of repeats, one for each repeat."""
+    fixed, terms = 0, []
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            layers = graph.blocks[step.block].layers * step.each
+            fixed += layers * len(classes[step.block].past)
+            continue
+        inner = slot_terms(step.body, classes)
+        slots = inner[0] if len(inner) == 1 else f"({' + '.join(inner)})"
+        rounds = str(step.rounds) if step.fixed else f'counts["{step.name}"]'
+        terms.append(slots if step.options.cache != "own" else f"{rounds} * {slots}")
+    return [str(fixed), *terms] if fixed or not terms else terms
+
+
 @dataclass(frozen=True)
 class StepWriter:
     """Writes the steps of one model; ``sides`` are the variables that its layers are given."""
@@ -42,28 +66,42 @@ class StepWriter:
     graph: BlockGraph
     classes: Mapping[str, BlockClass]
     sides: tuple[str, ...]
+    cached: bool = False
 
-    def lines(self, graph: BlockGraph) -> Iterator[str]:
+    def lines(self, graph: BlockGraph, past: str = "past", present: str = "present") -> Lines:
+        """Statements from ``x`` to ``x``; ``past`` and ``present`` hold the slots of a cache."""
         for step in graph.steps():
             if isinstance(step, Visit):
-                yield visit_text(step, ", ".join(["x", *self.classes[step.block].sides]))
+                slots = [past, present] if self.cached else []
+                sides = self.classes[step.block].sides
+                yield visit_text(step, ", ".join(["x", *sides, *slots]))
             else:
-                yield from self.loop(step)
+                yield from self.loop(step, past, present)
 
-    def loop(self, loop: Loop) -> Iterator[str]:
+    def loop(self, loop: Loop, past: str, present: str) -> Lines:
         name, options = loop.name.lower(), loop.options  # variables are lower case
         rounds = str(loop.rounds) if loop.fixed else f'counts["{loop.name}"]'
-        programs = trace_loop(self.graph.spec, loop)
+        programs = trace_loop(self.graph.spec, loop, cached=self.cached)
         if options.start != "carry" or options.inject is not None:
             yield f"entry_{name} = x"
-        given = {"entry": f"entry_{name}", "seed": "noise_seed"}
+        given = {"entry": f"entry_{name}", "seed": "noise_seed", "position_ids": "position_ids"}
         yield from self.program(programs.start, loop, given)
         by_count = options.adapter is not None and options.adapter.by == "count"
         given |= {"x": "x", "index": f"{rounds} - 1" if by_count else f"round_{name}"}
         body = [*self.program(programs.before, loop, given)]
         if programs.after is not None:
             body.append(f"given_{name} = x")
-        body += self.lines(loop.body)
+        shares = self.cached and options.cache != "own"
+        if shares:
+            slots = slot_count(loop.body, self.classes)
+            yield f"shared_{name} = list(islice({past}, {slots}))"
+            body += [f"past_{name}, made_{name} = iter(shared_{name}), []"]
+            body += self.lines(loop.body, f"past_{name}", f"made_{name}")
+            if options.cache == "first":
+                yield f"kept_{name}: list[torch.Tensor] = []"
+                body += [f"kept_{name} = kept_{name} or made_{name}"]
+        else:
+            body += self.lines(loop.body, past, present)
         body += self.program(programs.after, loop, {**given, "x": f"given_{name}", "y": "x"})
         if options.grad is not None:
             condition = f"round_{name} >= {rounds} - {options.grad}"
@@ -71,6 +109,9 @@ class StepWriter:
         counted = any(f"round_{name}" in line for line in body)
         yield f"for {f'round_{name}' if counted else '_'} in range({rounds}):"
         yield from indented(body)
+        if shares:
+            kept = f"kept_{name}" if options.cache == "first" else f"made_{name}"
+            yield f"{present} += {kept}"
 
     def program(self, program: Program | None, loop: Loop, given: dict[str, str]) -> list[str]:
         """Statements that leave the result of one of a loop's programs in ``x``."""

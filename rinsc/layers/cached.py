@@ -1,0 +1,153 @@
+"""The programs of a pass that continues a sequence, made from those of a whole one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from rinsc.errors import LoweringError, Problem
+from rinsc.layers.language import require_language_model
+from rinsc.layers.programs import Programs
+from rinsc.layers.tracing import trace_programs
+from rinsc.ops import (
+    Append,
+    Attention,
+    Op,
+    PositionIds,
+    PositionRows,
+    Positions,
+    RotaryRows,
+    RotaryTable,
+    Shape,
+    Shift,
+    VisibleKeys,
+)
+from rinsc.program import Node, Program, Value
+from rinsc.spec import ModelSpec
+
+VISIBLE, POSITIONS, MASK = "mask", "position_ids", "attention_mask"
+PAST = ("past_key", "past_value")
+PRESENT = ("present_key", "present_value")
+
+
+@lru_cache(maxsize=64)
+def cached_programs(spec: ModelSpec) -> Programs:
+    """The programs of `trace_programs`, for new tokens behind a cache.
+
+    ``embed`` is given ``attention_mask`` (batch, total) as well, 1 for every token that counts,
+    past ones included, and makes the side values ``position_ids`` and ``mask``; ``layer`` is
+    given past keys and values (batch, kv_heads, past, head_dim) for each of its attentions, and
+    gives all of them back, the new ones behind. Raises `SpecError` for a model that predicts no
+    next token, and `LoweringError` for a layer that looks back in another way than attention.
+    """
+    require_language_model(spec)
+    programs = trace_programs(spec)
+    embed = _cached_embed(programs.embed)
+    layers = {
+        kind: _cached_layer(_with_sides_of(program, embed), kind)
+        for kind, program in programs.layer.items()
+    }
+    return replace(programs, embed=embed, layer=layers)
+
+
+def cache_inputs(layer: Program) -> list[str]:
+    """The names of the past keys and values that a cached layer is given, in order."""
+    return [name for name in layer.inputs if name.startswith(PAST)]
+
+
+def cache_outputs(layer: Program) -> list[str]:
+    """The names of what it gives back for them."""
+    return [name for name in layer.outputs if name.startswith(PRESENT)]
+
+
+@dataclass
+class _Rewriter:
+    """A program on its way to the cached form: nodes so far, and new values."""
+
+    program: Program
+    nodes: list[Node] = field(default_factory=list)
+    made: int = 0
+
+    def value(self, shape: Shape) -> Value:
+        self.made += 1
+        return Value(_last_value(self.program) + self.made, shape)
+
+    def add(self, op: Op, *inputs: Value, like: Node | None = None) -> Value:
+        shape = op.output_shape(*(value.shape for value in inputs))
+        name, part = (like.name, like.part) if like else ("", "embedding")
+        output = like.output if like and like.output.shape == shape else self.value(shape)
+        self.nodes.append(Node(op, inputs, output, name, part))
+        return output
+
+
+def _cached_embed(embed: Program) -> Program:
+    """Tables are read at the positions of the new tokens."""
+    rewriter = _Rewriter(embed)
+    (ids,) = embed.inputs.values()
+    mask = rewriter.value(("batch", "total"))
+    positions = rewriter.add(PositionIds(), mask, ids)
+    visible = rewriter.add(VisibleKeys(), mask, ids)
+    now: dict[Value, Value] = {}
+    for node in embed.nodes:
+        inputs = [now.get(value, value) for value in node.inputs]
+        op = node.op
+        if isinstance(op, RotaryTable):
+            op, inputs = RotaryRows(op.function, op.theta, op.head_dim, op.context), [positions]
+        elif isinstance(op, Positions):
+            op, inputs = PositionRows(op.context, op.width), [positions]
+        now[node.output] = rewriter.add(op, *inputs, like=node)
+    outputs = {name: now.get(value, value) for name, value in embed.outputs.items()}
+    sides = {POSITIONS: positions, VISIBLE: visible}
+    return Program({**embed.inputs, MASK: mask}, tuple(rewriter.nodes), {**outputs, **sides})
+
+
+def _with_sides_of(program: Program, embed: Program) -> Program:
+    """The program, given the side values that ``embed`` makes: tables have a row a token now."""
+    rewriter = _Rewriter(program)
+    now: dict[Value, Value] = {}
+    inputs: dict[str, Value] = {}
+    for name, value in program.inputs.items():
+        shape = embed.outputs[name].shape
+        inputs[name] = value if shape == value.shape else rewriter.value(shape)
+        now[value] = inputs[name]
+    nodes = tuple(
+        replace(node, inputs=tuple(now.get(value, value) for value in node.inputs))
+        for node in program.nodes
+    )
+    return replace(program, inputs=inputs, nodes=nodes)
+
+
+def _cached_layer(layer: Program, kind: str) -> Program:
+    """Attention sees the past keys and values, then the new ones."""
+    rewriter = _Rewriter(layer)
+    visible = rewriter.value(("batch", 1, "seq", "total"))
+    past: dict[str, Value] = {}
+    present: dict[str, Value] = {}
+    for node in layer.nodes:
+        if isinstance(node.op, Shift):
+            message = f"layers of kind '{kind}' look back by a shift, which has no cache yet"
+            hint = "generate without a cache"
+            raise LoweringError(Problem("no-cache", message, hint=hint))
+        if not isinstance(node.op, Attention):
+            rewriter.nodes.append(node)
+            continue
+        query, *new = node.inputs
+        number = f"_{len(past) // 2}"
+        seen = []
+        for before, after, value in zip(PAST, PRESENT, new, strict=True):
+            batch, heads, _, head_dim = value.shape
+            past[before + number] = rewriter.value((batch, heads, "past", head_dim))
+            like = replace(node, name="")
+            output = rewriter.add(Append(), past[before + number], value)
+            rewriter.nodes[-1] = replace(rewriter.nodes[-1], part=like.part)
+            present[after + number] = output
+            seen.append(output)
+        attention = Attention(causal=False)
+        rewriter.nodes.append(replace(node, op=attention, inputs=(query, *seen, visible)))
+    inputs = {**layer.inputs, VISIBLE: visible, **past}
+    return Program(inputs, tuple(rewriter.nodes), {**layer.outputs, **present})
+
+
+def _last_value(program: Program) -> int:
+    values = [*program.inputs.values(), *(node.output for node in program.nodes)]
+    return max(value.index for value in values)

@@ -1,0 +1,128 @@
+"""Cached models in ONNX Runtime against PyTorch: every form, padding, rounds, and mistakes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rinsc.backends.onnx import Session, to_onnx
+from rinsc.backends.torch.continuation import cached_module
+from rinsc.errors import LoweringError, RinscError
+from rinsc.kinds import KINDS
+from rinsc.layers import layer_kind
+from rinsc.sampling import Sampling
+from rinsc.spec import ModelSpec
+from rinsc.train.generate import generate_ids
+from tests.onnx.models import lively_model, random_ids, small_spec, torch_logits
+from tests.specs import specs
+
+CAUSAL = [kind for kind in KINDS if layer_kind(kind).causal]
+CLOSE = 1e-4
+
+
+def stepped(
+    session: Session, input_ids: npt.NDArray[np.int64], first: int, rounds: int | None = None
+) -> npt.NDArray[np.float32]:
+    """Logits of all tokens: a prompt, then one by one."""
+    logits, past = session.step(input_ids[:, :first], rounds=rounds)
+    made = [logits]
+    for place in range(first, input_ids.shape[1]):
+        logits, past = session.step(input_ids[:, place : place + 1], past, rounds=rounds)
+        made.append(logits)
+    return np.concatenate(made, axis=1)
+
+
+@settings(max_examples=15)
+@given(spec=specs(options=True, kinds=CAUSAL, max_visits=6), first=st.integers(1, 6))
+def test_every_cached_form_equals_torch(spec: ModelSpec, first: int) -> None:
+    if any(not layer_kind(kind).causal for kind in spec.block_kinds.values()):
+        return
+    model = lively_model(spec)
+    cached = cached_module(model)
+    input_ids = random_ids(spec, 2, 9)
+    dialled = [None, 1, 2] if any(model.graph.dials()) else [None]
+    with torch.no_grad():
+        for rounds in dialled:
+            logits, past = cached(torch.from_numpy(input_ids[:, :first]), rounds=rounds)
+            expected = [logits]
+            for place in range(first, 9):
+                token = torch.from_numpy(input_ids[:, place : place + 1])
+                logits, past = cached(token, past, rounds=rounds)
+                expected.append(logits)
+            whole = torch.cat(expected, dim=1).numpy()
+            scale = 1 + np.abs(whole).max()
+            fixed = to_onnx(model, rounds, cache=True)
+            fixed.check()
+            found = stepped(Session(fixed, threads=1), input_ids, first)
+            assert np.abs(found - whole).max() <= CLOSE * scale
+            dial = to_onnx(model, "dynamic", cache=True)
+            dial.check()
+            found = stepped(Session(dial, threads=1), input_ids, first, rounds)
+            assert np.abs(found - whole).max() <= CLOSE * scale
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt"])
+def test_generation_is_that_of_pytorch_without_a_cache(kind: str) -> None:
+    spec = small_spec("(A^3)B", kind=kind, context=300)
+    model = lively_model(spec)
+    session = Session(to_onnx(model, "dynamic", cache=True), threads=1)
+    for rounds in (1, 2, 3, 4):
+        expected = generate_ids(model, [1, 2], 256, sampling=Sampling(), rounds=rounds, cache=False)
+        assert session.generate([1, 2], 256, rounds=rounds) == expected
+
+
+def test_generation_beyond_the_context_moves_a_window_on() -> None:
+    spec = small_spec("(A^2)B")
+    model = lively_model(spec)
+    expected = generate_ids(model, [1, 2], 40, sampling=Sampling(), cache=False)
+    assert Session(to_onnx(model, cache=True), threads=1).generate([1, 2], 40) == expected
+
+
+def test_a_padded_batch() -> None:
+    spec = small_spec("(A^2)B")
+    model = lively_model(spec)
+    session = Session(to_onnx(model, "dynamic", cache=True), threads=1)
+    input_ids = random_ids(spec, 1, 9)
+    expected = torch_logits(model, input_ids)
+    padded = np.concatenate([np.zeros((1, 3), np.int64), input_ids], axis=1)
+    mask = np.ones((1, 12), np.int64)
+    mask[:, :3] = 0
+    logits, past = session.step(padded[:, :8], attention_mask=mask[:, :8])
+    last, _ = session.step(padded[:, 8:], past, attention_mask=mask)
+    found = np.concatenate([logits, last], axis=1)[:, 3:]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+
+
+def test_the_names_are_those_that_runtimes_look_for() -> None:
+    graph = to_onnx(lively_model(small_spec("(A^2)B")), cache=True).ir.graph
+    inputs = [value.name for value in graph.inputs]
+    assert inputs[:4] == [
+        "input_ids",
+        "attention_mask",
+        "past_key_values.0.key",
+        "past_key_values.0.value",
+    ]
+    assert len(inputs) == 2 + 2 * 6
+    assert [value.name for value in graph.outputs][-1] == "present.5.value"
+
+
+def test_mistakes_with_a_cache() -> None:
+    spec = small_spec("(A^3)B")
+    model = lively_model(spec)
+    plain, session = Session(to_onnx(model)), Session(to_onnx(model, "dynamic", cache=True))
+    with pytest.raises(LoweringError, match="no-cache"):
+        plain.step([[1]])
+    _, past = session.step([[1, 2, 3]], rounds=2)
+    with pytest.raises(LoweringError, match="another-cache"):
+        session.step([[1]], past, rounds=3)
+    with pytest.raises(LoweringError, match="another-cache"):
+        session.step([[1], [2]], past, rounds=2)
+    with pytest.raises(RinscError, match="context-exceeded"):
+        session.step([[1] * 17], past, rounds=2)
+    for mask in ([[1]], [[1, 1, 1, 2]]):
+        with pytest.raises(RinscError, match="bad-input"):
+            session.step([[1]], past, rounds=2, attention_mask=mask)
