@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ def generate(
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: Seed = 0,
+    cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
     tokenizer: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -51,6 +53,9 @@ def generate(
         Draw from so many candidates.
     seed
         The same one draws the same text.
+    cache
+        Keep keys and values from token to token; a run folder can do without. Where rounds share
+        them (kv=first, kv=last) that is an approximation.
     tokenizer
         A tokenizer.json; if not given, the run's, or the one beside the ONNX file.
     json
@@ -68,7 +73,7 @@ def generate(
     asked = parse_rounds(rounds)
     is_onnx = model.endswith(".onnx")
     require("numpy", "tokenizers")
-    make = _onnx_runtime if is_onnx else _pytorch
+    make = _onnx_runtime if is_onnx else partial(_pytorch, cache=cache)
     words, proceed = make(model, tokenizer, max_new_tokens, sampling, asked)
     text = words.decode(proceed(words.encode(prompt).tolist()))
     if json:
@@ -87,7 +92,13 @@ def _require_text(prompt: str) -> None:
 
 
 def _pytorch(
-    model: str, tokenizer: Path | None, new_tokens: int, sampling: Sampling, rounds: Rounds
+    model: str,
+    tokenizer: Path | None,
+    new_tokens: int,
+    sampling: Sampling,
+    rounds: Rounds,
+    *,
+    cache: bool,
 ) -> tuple[BytePairTokenizer, Continue]:
     """The tokenizer and the continuation of a run folder."""
     require("torch", "safetensors")
@@ -101,7 +112,7 @@ def _pytorch(
     words = _tokenizer(tokenizer or folder.tokenizer, spec.vocab_size)
     module = run_model(folder)
     return words, lambda ids: generate_ids(
-        module, ids, new_tokens, sampling=sampling, rounds=rounds
+        module, ids, new_tokens, sampling=sampling, rounds=rounds, cache=cache
     )
 
 

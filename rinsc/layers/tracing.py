@@ -28,9 +28,10 @@ from rinsc.spec import ModelSpec
 RESERVED = frozenset(
     (
         *("x", "embedded", "each", "reverse", "rounds", "counts", "tied", "layer", "self"),
-        *("past", "present", "slots", "size", "mask", "position_ids", "attention_mask"),
+        *("past", "present", "made", "slots", "size", "mask", "position_ids", "attention_mask"),
     )
 )
+RESERVED_PREFIXES = ("past_", "present_", "made_", "kept_", "shared_", "entry_", "given_", "round_")
 
 
 @lru_cache(maxsize=64)
@@ -107,7 +108,8 @@ def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
                 sides = maker(b, values[given.name], made["x"], spec)
                 for side, value in sides.items():
                     _value(value, "sides, under each name,")
-                    if side in RESERVED or not side.isidentifier() or iskeyword(side):
+                    free = side not in RESERVED and not side.startswith(RESERVED_PREFIXES)
+                    if not free or not side.isidentifier() or iskeyword(side):
                         raise ValueError(f"a side value cannot be called {side!r}")
                 taken = sorted(sides.keys() & made.keys())
                 if taken:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,7 +19,14 @@ from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
 from rinsc.train.generate import generate_ids
-from tests.onnx.models import lively_model, random_ids, small_spec, torch_logits
+from tests.onnx.models import (
+    all_graphs,
+    all_nodes,
+    lively_model,
+    random_ids,
+    small_spec,
+    torch_logits,
+)
 from tests.specs import specs
 
 CAUSAL = [kind for kind in KINDS if layer_kind(kind).causal]
@@ -110,6 +119,24 @@ def test_the_names_are_those_that_runtimes_look_for() -> None:
     assert [value.name for value in graph.outputs][-1] == "present.5.value"
 
 
+@pytest.mark.parametrize("text", ["(A^2B)^3", "((A^2)^2{kv=last})^2"])
+def test_names_are_unique_in_all_graphs(text: str) -> None:
+    graph = to_onnx(lively_model(small_spec(text)), "dynamic", cache=True).ir.graph
+    values = [value.name for node in all_nodes(graph) for value in node.outputs]
+    values += [value.name for each in all_graphs(graph) for value in each.inputs]
+    assert len(set(values)) == len(values)
+
+
+def test_a_cache_belongs_to_its_session() -> None:
+    model = lively_model(small_spec("(A^3)B"))
+    two, three = (Session(to_onnx(model, rounds, cache=True)) for rounds in (2, 3))
+    _, past = two.step([[1, 2]])
+    nothing: Any = "a cache"
+    for other in (past, nothing):
+        with pytest.raises(LoweringError, match="another-cache"):
+            three.step([[3]], other)
+
+
 def test_mistakes_with_a_cache() -> None:
     spec = small_spec("(A^3)B")
     model = lively_model(spec)
@@ -123,6 +150,7 @@ def test_mistakes_with_a_cache() -> None:
         session.step([[1], [2]], past, rounds=2)
     with pytest.raises(RinscError, match="context-exceeded"):
         session.step([[1] * 17], past, rounds=2)
-    for mask in ([[1]], [[1, 1, 1, 2]]):
+    ragged: Any = [[1], [1, 2]]
+    for mask in ([[1]], [[1, 1, 1, 2]], ragged):
         with pytest.raises(RinscError, match="bad-input"):
             session.step([[1]], past, rounds=2, attention_mask=mask)

@@ -15,7 +15,9 @@ from rinsc.backends.torch.emit import emit_source
 from rinsc.errors import LoweringError, SpecError
 from rinsc.kinds import KINDS
 from rinsc.layers import layer_kind
+from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.train.generate import generate_ids
 from tests.onnx.models import lively_model, small_spec
 from tests.specs import specs
 
@@ -129,6 +131,32 @@ def test_the_parameters_are_the_very_same() -> None:
     ours, theirs = dict(model.named_parameters()), dict(cached.named_parameters())
     assert ours.keys() == theirs.keys()
     assert all(ours[name] is theirs[name] for name in ours)
+
+
+def test_the_modules_own_parameters_are_left_as_they_are_and_followed() -> None:
+    model = lively_model(small_spec("(A^3)B"))
+    model.requires_grad_(False)
+    cached = cached_module(model)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    model.double()
+    logits, _ = cached(torch.zeros(1, 4, dtype=torch.long))
+    assert logits.dtype == torch.float64
+
+
+def test_a_module_that_was_wrapped_has_no_cache_and_generates_without() -> None:
+    model = lively_model(small_spec("(A^2)B"))
+    expected = generate_ids(model, [1, 2], 9, sampling=Sampling(), cache=False)
+    torch.nn.utils.parametrizations.weight_norm(model.get_submodule("A.0.query"))
+    with pytest.raises(LoweringError, match="changed-module"):
+        cached_module(model)
+    assert generate_ids(model, [1, 2], 9, sampling=Sampling()) == expected
+
+
+def test_a_mask_of_the_new_tokens_alone_is_refused() -> None:
+    cached = cached_module(lively_model(small_spec("AB")))
+    _, past = cached(torch.zeros(2, 7, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"attention_mask \(2, 1\), not \(2, 8\)"):
+        cached(torch.zeros(2, 1, dtype=torch.long), past, torch.ones(2, 1))
 
 
 def test_a_cache_of_other_rounds_is_refused() -> None:

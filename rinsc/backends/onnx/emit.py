@@ -208,11 +208,13 @@ class _Walk:
             stacked: list[ir.Value] = []
             sliced: list[ir.Value] = []
 
+            own = op.scoped("past")
+
             def take(wanted: Shape) -> ir.Value:
                 if loop.options.cache != "own":
                     return slots.take(wanted)
                 stacked.append(slots.take((f"rounds_{loop.name}", *wanted)))
-                sliced.append(make_value(op.scoped(f"past_{len(sliced)}"), wanted, FLOAT))
+                sliced.append(make_value(f"{own}_{len(sliced)}", wanted, FLOAT))
                 return sliced[-1]
 
             inner = Slots(take)

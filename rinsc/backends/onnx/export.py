@@ -35,9 +35,13 @@ def to_onnx(model: Module, rounds: RoundsForm = None, *, cache: bool = False) ->
 
     ``rounds`` None, a number or a mapping by repeat writes that many rounds out; ``"dynamic"``
     makes every repeat a loop whose rounds are an int64 input ``rounds_<repeat>``. Inputs
-    ``input_ids`` (batch, seq), output ``logits`` (batch, seq, vocab_size). Raises `GraphError`
-    for rounds that the model cannot run, `CheckpointError` for weights of another model, and
-    `LoweringError` for more than `MAX_LAYERS_WRITTEN_OUT` layers in the file.
+    ``input_ids`` (batch, seq), output ``logits`` (batch, seq, vocab_size). With ``cache`` the model
+    continues sequences: ``attention_mask`` (batch, past + seq) and ``past_key_values.N.key`` and
+    ``.value`` (batch, kv_heads, past, head_dim) are inputs too, ``present.N.key`` and ``.value``
+    outputs. Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights
+    of another model, `SpecError` for a cache of a model that predicts no next token, and
+    `LoweringError` for a layer kind without a cache and for more than `MAX_LAYERS_WRITTEN_OUT`
+    layers in the file.
     """
     graph = getattr(model, "graph", None)
     if not isinstance(graph, BlockGraph):

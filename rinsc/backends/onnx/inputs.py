@@ -42,7 +42,10 @@ def checked_mask(given: npt.ArrayLike | None, shape: tuple[int, int]) -> npt.NDA
     """Which tokens count, (batch, past + seq); all where nothing is given. Raises `RinscError`."""
     if given is None:
         return np.ones(shape, np.int64)
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        array = np.empty(0)
     if array.shape != shape or not np.isin(array, (0, 1)).all():
         message = f"attention_mask must be zeros and ones, {shape}, not {array.dtype} {array.shape}"
         raise RinscError(Problem("bad-input", message, hint="give 1 for each token that counts"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ PAST, PRESENT = "past_key_values.", "present."
 class Past:
     """Keys and values of ``length`` positions of ``batch`` sequences, as the runtime holds them.
 
-    They belong to the rounds that they were made at.
+    They belong to the session, ``owner``, and to the rounds that they were made at.
     """
 
+    owner: object
     batch: int
     length: int
     rounds: Mapping[str, int]
@@ -38,7 +39,7 @@ class CacheLayout:
     def outputs(self) -> list[str]:
         return [PRESENT + name.removeprefix(PAST) for name in self.shapes]
 
-    def empty(self, batch: int, rounds: Mapping[str, int]) -> Past:
+    def empty(self, owner: object, batch: int, rounds: Mapping[str, int]) -> Past:
         """The cache of no position."""
         from onnxruntime import OrtValue
 
@@ -48,7 +49,7 @@ class CacheLayout:
         for name, shape in self.shapes.items():
             full = [sizes[dim] if isinstance(dim, str) else dim for dim in shape]
             values[name] = OrtValue.ortvalue_from_shape_and_type(full, np.float32)
-        return Past(batch, 0, rounds, values)
+        return Past(owner, batch, 0, rounds, values)
 
     def run(self, session: Any, arrays: Mapping[str, Any], past: Past) -> list[Any]:
         """Logits and what is present, as values of the runtime: a cache is never copied out."""
@@ -64,4 +65,4 @@ class CacheLayout:
     def next(self, before: Past, new: int, present: Sequence[Any]) -> Past:
         """The cache after ``new`` positions more."""
         values = dict(zip(self.shapes, present, strict=True))
-        return Past(before.batch, before.length + new, before.rounds, values)
+        return replace(before, length=before.length + new, values=values)

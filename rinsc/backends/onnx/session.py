@@ -102,9 +102,13 @@ class Session:
             message = "the model has no cache"
             hint = "export it with cache=True (--cache)"
             raise LoweringError(Problem("no-cache", message, place=self._place, hint=hint))
+        if past is not None and (not isinstance(past, Past) or past.owner is not self._layout):
+            hint = "give back what this session's last step gave, or nothing at the start"
+            message = "the cache was not made by this session"
+            raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
         ids = self._checked(input_ids, 0 if past is None else past.length)
         counts = {name: int(count) for name, count in self._dial_settings(rounds).items()}
-        past = self._layout.empty(len(ids), counts) if past is None else past
+        past = self._layout.empty(self._layout, len(ids), counts) if past is None else past
         if (past.batch, past.rounds) != (len(ids), counts):
             message = f"the cache is of {past.batch} sequences at rounds {dict(past.rounds)}, "
             message += f"not of {len(ids)} at {counts}"

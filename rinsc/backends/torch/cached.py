@@ -45,13 +45,15 @@ def cached_forward(
         *definition("forward", parameters, RESULT),
         *indented(
             [
+                "before = past[0].shape[2] if past else 0",
+                "shape = (input_ids.shape[0], before + input_ids.shape[1])",
                 "if attention_mask is None:",
-                "    before = past[0].shape[2] if past else 0",
-                "    shape = (input_ids.shape[0], before + input_ids.shape[1])",
                 "    attention_mask = input_ids.new_ones(shape)",
-                f"if attention_mask.shape[1] > {context}:",
-                f'    raise ValueError(f"{{attention_mask.shape[1]}} tokens exceed the context of '
-                f'{context}")',
+                "if attention_mask.shape != shape:",
+                "    found = tuple(attention_mask.shape)",
+                '    raise ValueError(f"attention_mask {found}, not {shape}")',
+                f"if shape[1] > {context}:",
+                f'    raise ValueError(f"{{shape[1]}} tokens exceed the context of {context}")',
                 *rounds_lines(looped),
                 *embed_lines(programs.embed),
                 *(f"size {'+' * bool(i)}= {term}" for i, term in enumerate(terms)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.module import CompiledModule, load_source
 from rinsc.backends.torch.steps import takes_noise_seed
+from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph
 from rinsc.spec import ModelSpec
 
@@ -30,21 +32,32 @@ def cached_module(model: CompiledModule) -> CachedModule:
     seq) and the cache of those before them to logits (batch, seq, vocab_size) and a cache, to be
     given back with the next tokens. ``attention_mask`` (batch, past + seq) is 0 for padding, on
     either side. The cache has keys and values (batch, kv_heads, past, head_dim) of every layer of
-    every visit, as ``kv=`` says: rounds cannot change within a sequence. Raises `SpecError` for a
-    model that predicts no next token, and `LoweringError` for a layer kind without a cache.
+    every visit, as ``kv=`` says: rounds cannot change within a sequence (of which the number of
+    slots is checked). Raises `SpecError` for a model that predicts no next token, and
+    `LoweringError` for a layer kind without a cache and for a module that has been wrapped.
     """
-    source = emit_source(model.graph, cached=True)
+    with torch.device("meta"):  # its own weights are never made
+        made = _cached_class(model.graph)()
+    if dict(model.named_parameters()).keys() != dict(made.named_parameters()).keys():
+        message = "the parameters of the module are not those that it was made with"
+        hint = "make the cached module before wrapping or changing it, or generate without a cache"
+        raise LoweringError(Problem("changed-module", message, hint=hint))
+    for name, module in made.named_modules():
+        # The very same tables, so that what is trained, frozen, moved or cast is so here as well.
+        module._parameters = model.get_submodule(name)._parameters
+        module._buffers = model.get_submodule(name)._buffers
+    return made.train(model.training)
+
+
+@lru_cache(maxsize=32)
+def _cached_class(graph: BlockGraph) -> type[CachedModule]:
+    """The emitted class, made once for a graph."""
+    source = emit_source(graph, cached=True)
     origin = {
         "source": source,
-        "spec": model.spec,
-        "graph": model.graph,
-        "takes_noise_seed": takes_noise_seed(model.graph),
+        "spec": graph.spec,
+        "graph": graph,
+        "takes_noise_seed": takes_noise_seed(graph),
     }
     emitted = load_source(source)["Model"]
-    with torch.device("meta"):  # its own weights are never made
-        made = cast(CachedModule, type("CachedModel", (emitted, CachedModule), origin)())
-    made.load_state_dict(model.state_dict(keep_vars=True), assign=True)
-    for name, buffer in model.named_buffers():
-        owner, _, leaf = name.rpartition(".")
-        made.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
-    return made.train(model.training)
+    return cast(type[CachedModule], type("CachedModel", (emitted, CachedModule), origin))
