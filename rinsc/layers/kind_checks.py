@@ -52,7 +52,7 @@ def _require_tied_parts(spec: ModelSpec, programs: Programs) -> None:
         if said.tie is None or any(node.part == said.tie and node.params for node in nodes):
             continue
         options = [option for ref in mentions(spec.signature.body) for option in ref.options]
-        option = next(option for option in options if option.value == said.tie)
+        option = next(o for o in options if (o.name, o.value) == ("tie", said.tie))
         message = f"layers of kind '{kind}' have no part '{said.tie}' with weights to share"
         hint = f"take tie={said.tie} away, or choose another kind"
         source = spec.signature.source
