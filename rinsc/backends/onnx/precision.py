@@ -1,0 +1,156 @@
+"""How exact an exported model is: a default, and blocks that are kept more exact than it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from rinsc.errors import Problem, UsageError, did_you_mean
+
+FloatType: TypeAlias = Literal["fp32", "fp16", "bf16"]
+
+FLOAT_TYPES: Mapping[str, FloatType] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+WEIGHT_ONLY_BITS: Mapping[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
+PRECISIONS = (*FLOAT_TYPES, "int8-dynamic", *WEIGHT_ONLY_BITS)
+BLOCK_SIZES = (32, 128)  # weights with a scale of their own; the first is the default
+KEPT_FORMATS = ("fp32", "fp16")
+
+_LETTER = re.compile("[A-Z][0-9]*")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What matrices are stored as, and what is computed with.
+
+    ``int8`` and ``int4`` store weights alone in few bits, ``block_size`` of them to a scale;
+    ``int8-dynamic`` also brings activations to 8 bits, with a scale found at run time. ``keep``
+    maps letters of blocks to the float format that their matrices stay in. Raises `UsageError`
+    for names that do not exist and for settings without a meaning.
+    """
+
+    name: str = "fp32"
+    block_size: int = BLOCK_SIZES[0]
+    keep: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", dict(self.keep))
+        if self.name not in PRECISIONS:
+            hint = did_you_mean(str(self.name).lower(), PRECISIONS)
+            message = f"'{self.name}' is not a precision"
+            raise UsageError(Problem("unknown-precision", message, hint=hint))
+        problems = [*_block_size_problems(self), *_keep_problems(self)]
+        if problems:
+            raise UsageError(*problems)
+
+    @property
+    def float_type(self) -> FloatType:
+        """The type of activations and caches, and of whatever is no matrix."""
+        return FLOAT_TYPES.get(self.name, "fp32")
+
+    @property
+    def text(self) -> str:
+        """The canonical spelling, which `parse_precision` reads: ``int4/128 fp16:A,B``."""
+        sized = self.name in WEIGHT_ONLY_BITS and self.block_size != BLOCK_SIZES[0]
+        words = [f"{self.name}/{self.block_size}" if sized else self.name]
+        for kept in KEPT_FORMATS:
+            letters = sorted(letter for letter, each in self.keep.items() if each == kept)
+            if letters:
+                words.append(f"{kept}:{','.join(letters)}")
+        return " ".join(words)
+
+    def matrix_format(self, block: str | None) -> str:
+        """What the matrices of a block are stored as; None stands for those outside of blocks."""
+        return self.name if block is None else self.keep.get(block, self.name)
+
+
+def parse_precision(
+    text: str, *, block_size: int | None = None, keep: Iterable[str] = ()
+) -> Precision:
+    """The precision that ``text`` names, with what further options say.
+
+    The text is a name, ``/32`` or ``/128`` behind it for the block size, and after spaces what
+    to keep: ``int4/128 fp16:A,B``. ``block_size`` and each of ``keep`` add to it. Raises
+    `UsageError`.
+    """
+    first, *kept = text.split() or [""]
+    name, slash, size = first.partition("/")
+    if slash and block_size is not None:
+        message = f"'{first}' and the block size {block_size} say the same thing twice"
+        raise _usage_error("block-size", message, "say the block size once")
+    if name in PRECISIONS and name not in WEIGHT_ONLY_BITS and (slash or block_size is not None):
+        raise UsageError(_no_blocks(name))
+    if slash:
+        sizes = {str(each): each for each in BLOCK_SIZES}
+        if name in PRECISIONS and size not in sizes:
+            raise UsageError(_unknown_block_size(size))
+        block_size = sizes.get(size)
+    return Precision(name, BLOCK_SIZES[0] if block_size is None else block_size, _kept(kept, keep))
+
+
+def check_blocks(precision: Precision, letters: Collection[str]) -> None:
+    """Raise `UsageError` where a kept block is none of the model's ``letters``."""
+    problems = [
+        Problem(
+            "unknown-block",
+            f"the model has no block '{letter}' to keep in {kept}",
+            hint=did_you_mean(letter, sorted(letters)),
+        )
+        for letter, kept in precision.keep.items()
+        if letter not in letters
+    ]
+    if problems:
+        raise UsageError(*problems)
+
+
+def _kept(words: Iterable[str], options: Iterable[str]) -> dict[str, str]:
+    """The format of each kept letter, from ``fp16:A,B`` once or more."""
+    kept: dict[str, str] = {}
+    for word in (*words, *options):
+        form, colon, letters = (part.strip() for part in word.partition(":"))
+        if not (form and colon and letters):
+            message = f"'{word}' does not say which block to keep in which precision"
+            raise _usage_error("keep", message, "write fp16:A, or fp16:A,B for two blocks")
+        for letter in map(str.strip, letters.split(",")):
+            if kept.setdefault(letter, form) != form:
+                message = f"block '{letter}' is kept in {kept[letter]} and in {form}"
+                raise _usage_error("keep", message, "name each block once")
+    return kept
+
+
+def _block_size_problems(precision: Precision) -> list[Problem]:
+    if precision.block_size not in BLOCK_SIZES:
+        return [_unknown_block_size(precision.block_size)]
+    if precision.name not in WEIGHT_ONLY_BITS and precision.block_size != BLOCK_SIZES[0]:
+        return [_no_blocks(precision.name)]
+    return []
+
+
+def _keep_problems(precision: Precision) -> list[Problem]:
+    if precision.keep and precision.name in FLOAT_TYPES:
+        message = f"'{precision.name}' is a precision of floats: no block needs to be kept from it"
+        return [Problem("keep", message, hint="keep blocks from int8-dynamic, int8 or int4")]
+    problems = []
+    for letter, kept in precision.keep.items():
+        if not _LETTER.fullmatch(letter):
+            message = f"'{letter}' is not the letter of a block"
+            problems.append(Problem("keep", message, hint="a letter is like A or B2"))
+        if kept not in KEPT_FORMATS:
+            message = f"block '{letter}' cannot be kept in '{kept}'"
+            problems.append(Problem("keep", message, hint=did_you_mean(kept, KEPT_FORMATS)))
+    return problems
+
+
+def _unknown_block_size(size: object) -> Problem:
+    known = " or ".join(map(str, BLOCK_SIZES))
+    return Problem("block-size", f"'{size}' is not a block size", hint=f"it is {known}")
+
+
+def _no_blocks(name: str) -> Problem:
+    message = f"a block size means nothing to '{name}'"
+    return Problem("block-size", message, hint=f"it goes with {' and '.join(WEIGHT_ONLY_BITS)}")
+
+
+def _usage_error(code: str, message: str, hint: str) -> UsageError:
+    return UsageError(Problem(code, message, hint=hint))

@@ -1,0 +1,168 @@
+"""The precision setting: what it reads, what it refuses, and what it says of a block."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rinsc.backends.onnx.precision import (
+    BLOCK_SIZES,
+    FLOAT_TYPES,
+    KEPT_FORMATS,
+    PRECISIONS,
+    WEIGHT_ONLY_BITS,
+    Precision,
+    check_blocks,
+    parse_precision,
+)
+from rinsc.errors import RinscError, UsageError
+
+LETTERS = st.from_regex("[A-Z][0-9]{0,2}", fullmatch=True)
+
+
+@st.composite
+def precisions(draw: st.DrawFn) -> Precision:
+    name = draw(st.sampled_from(PRECISIONS))
+    sizes = BLOCK_SIZES if name in WEIGHT_ONLY_BITS else BLOCK_SIZES[:1]
+    kept = st.dictionaries(LETTERS, st.sampled_from(KEPT_FORMATS), max_size=4)
+    keep = {} if name in FLOAT_TYPES else draw(kept)
+    return Precision(name, draw(st.sampled_from(sizes)), keep)
+
+
+@given(precisions())
+def test_the_text_reads_back(precision: Precision) -> None:
+    assert parse_precision(precision.text) == precision
+    assert hash(parse_precision(precision.text)) == hash(precision)
+    assert parse_precision(precision.text).text == precision.text
+
+
+def test_a_text_that_says_too_little_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Precision, "text", property(lambda precision: precision.name))
+    with pytest.raises(AssertionError):
+        test_the_text_reads_back()
+
+
+@given(precisions(), precisions())
+def test_equal_texts_are_equal_precisions(one: Precision, other: Precision) -> None:
+    assert (one.text == other.text) == (one == other)
+
+
+@given(st.text(max_size=40) | st.text("fpint8416:/,ABZ -dynamic", max_size=24))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        precision = parse_precision(text)
+    except RinscError as error:
+        problems = error.problems
+    else:
+        problems = ()
+        assert parse_precision(precision.text) == precision
+    assert all(problem.hint for problem in problems)
+
+
+@given(precisions(), st.none() | LETTERS)
+def test_a_block_is_stored_as_kept_else_as_the_rest(
+    precision: Precision, block: str | None
+) -> None:
+    kept = None if block is None else dict(precision.keep).get(block)
+    assert precision.matrix_format(block) == (kept or precision.name)
+    for letter, form in precision.keep.items():
+        assert precision.matrix_format(letter) == form
+
+
+@pytest.mark.parametrize(
+    ("text", "float_type"),
+    [
+        ("fp32", "fp32"),
+        ("fp16", "fp16"),
+        ("bf16", "bf16"),
+        ("int8-dynamic", "fp32"),
+        ("int8", "fp32"),
+        ("int4/128 fp16:A", "fp32"),
+    ],
+)
+def test_activations_are_floats(text: str, float_type: str) -> None:
+    assert parse_precision(text).float_type == float_type
+
+
+@pytest.mark.parametrize(
+    ("spelled", "canonical"),
+    [
+        ("int4/32", "int4"),
+        ("int8/128", "int8/128"),
+        ("  int4   fp16:B,A  fp16:A ", "int4 fp16:A,B"),
+        ("int4 fp16:B fp32:A", "int4 fp32:A fp16:B"),
+    ],
+)
+def test_there_is_one_spelling(spelled: str, canonical: str) -> None:
+    assert parse_precision(spelled).text == canonical
+
+
+def test_options_add_to_the_text() -> None:
+    given = parse_precision("int4", block_size=128, keep=["fp16:A, B", "fp32:C", "fp16:A"])
+    assert given == Precision("int4", 128, {"A": "fp16", "B": "fp16", "C": "fp32"})
+    assert parse_precision("int4 fp16:A", keep=["fp16:B"]).text == "int4 fp16:A,B"
+
+
+def test_a_precision_is_a_value() -> None:
+    keep = {"A": "fp16"}
+    precision = Precision("int4", keep=keep)
+    keep["A"] = "fp32"
+    assert precision.matrix_format("A") == "fp16"
+    for same in (copy.deepcopy(precision), pickle.loads(pickle.dumps(precision))):
+        assert same == precision
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message", "hint"),
+    [
+        ("in4", "unknown-precision", "'in4' is not a precision", "did you mean 'int4'?"),
+        ("FP16", "unknown-precision", "'FP16' is not a precision", "did you mean 'fp16'?"),
+        ("", "unknown-precision", "'' is not a precision", f"one of: {', '.join(PRECISIONS)}"),
+        ("int4/64", "block-size", "'64' is not a block size", "it is 32 or 128"),
+        ("int4/", "block-size", "'' is not a block size", "it is 32 or 128"),
+        ("fp16/32", "block-size", "a block size means nothing to 'fp16'", "it goes with"),
+        ("int8-dynamic/128", "block-size", "nothing to 'int8-dynamic'", "int8 and int4"),
+        ("int4 fp16", "keep", "'fp16' does not say which block", "write fp16:A"),
+        ("int4 fp16:", "keep", "'fp16:' does not say which block", "write fp16:A"),
+        ("int4 int8:A", "keep", "cannot be kept in 'int8'", "one of: fp32, fp16"),
+        ("int4 fp61:A", "keep", "cannot be kept in 'fp61'", "did you mean 'fp16'?"),
+        ("int4 fp16:a", "keep", "'a' is not the letter of a block", "like A or B2"),
+        ("int4 fp16:A,,B", "keep", "'' is not the letter of a block", "like A or B2"),
+        ("int4 fp16:A fp32:A", "keep", "'A' is kept in fp16 and in fp32", "name each block once"),
+        ("fp16 fp32:A", "keep", "'fp16' is a precision of floats", "keep blocks from"),
+        ("fp32 fp32:A", "keep", "'fp32' is a precision of floats", "keep blocks from"),
+    ],
+)
+def test_a_mistake_says_what_to_do(text: str, code: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_precision(text)
+    assert caught.value.code == code
+    assert message in caught.value.message
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_block_size_is_said_once_and_where_it_means_something() -> None:
+    for text, size in (("int4/128", 32), ("fp16", 32), ("int4", 64)):
+        with pytest.raises(UsageError) as caught:
+            parse_precision(text, block_size=size)
+        assert caught.value.code == "block-size"
+
+
+def test_one_made_in_python_is_held_to_the_same_rules() -> None:
+    for wrong in (("fp16", 128), ("int4", 33), ("int9", 32), ("bf16", 32, {"A": "fp32"})):
+        with pytest.raises(UsageError):
+            Precision(*wrong)
+
+
+def test_kept_blocks_are_blocks_of_the_model() -> None:
+    precision = parse_precision("int4 fp16:A,C,B2")
+    check_blocks(precision, ("A", "B2", "C"))
+    with pytest.raises(UsageError) as caught:
+        check_blocks(precision, {"A", "B"})
+    assert [problem.code for problem in caught.value.problems] == ["unknown-block"] * 2
+    assert "no block 'B2'" in str(caught.value)
+    assert "did you mean 'B'?" in str(caught.value)
