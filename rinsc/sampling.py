@@ -6,19 +6,16 @@ Needs numpy alone, so that a model in ONNX Runtime generates without PyTorch ins
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import CheckpointError, Problem, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     Logits = npt.NDArray[np.floating]
-
-Cache = TypeVar("Cache")
 
 MAX_SEED = (1 << 63) - 1  # what every library that draws numbers takes
 
@@ -27,12 +24,14 @@ MAX_SEED = (1 << 63) - 1  # what every library that draws numbers takes
 class Sampling:
     """How the next token is chosen.
 
-    ``temperature`` 0 takes the most likely token; ``top_k`` keeps only so many candidates
-    (None: all); the same ``seed`` draws the same tokens.
+    ``temperature`` 0 takes the most likely token; ``top_k`` keeps only so many candidates (None:
+    all), and of those ``top_p`` the likeliest until their probability reaches it (None: all; the
+    nucleus of arXiv 1904.09751, section 3.1); the same ``seed`` draws the same tokens.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
+    top_p: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -42,6 +41,9 @@ class Sampling:
             problems.append(_problem("temperature", rule, "0 takes the likeliest token"))
         if self.top_k is not None and self.top_k < 1:
             problems.append(_problem("top_k", "must be at least 1", "leave it out for all"))
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            rule = "must be above 0 and at most 1"
+            problems.append(_problem("top_p", rule, "leave it out for all candidates"))
         if not 0 <= self.seed <= MAX_SEED:
             problems.append(
                 _problem("seed", "must be from 0 to 2**63 - 1", "give a smaller number")
@@ -50,75 +52,47 @@ class Sampling:
             raise UsageError(*problems)
 
 
-def sample_next(
-    logits: Logits, temperature: float, top_k: int | None, rng: np.random.Generator
-) -> int:
+def sample_next(logits: Logits, sampling: Sampling, rng: np.random.Generator) -> int:
     """One token id drawn from ``logits`` of shape ``(vocab,)``.
 
-    Temperature 0 returns the first of the largest logits and draws nothing from ``rng``.
+    Temperature 0 returns the first of the largest logits and draws nothing from ``rng``. Raises
+    `CheckpointError` for logits that are not numbers.
     """
     import numpy as np
 
-    scores = np.asarray(logits, dtype=np.float64)
-    if temperature == 0:
-        return int(scores.argmax())
-    candidates = np.arange(scores.size)
-    if top_k is not None and top_k < scores.size:
-        # A stable order, so that ties are settled the same way everywhere.
-        candidates = np.argsort(-scores, kind="stable")[:top_k]
-    chosen = scores[candidates]
-    # The largest score is taken off before the division, so that no weight overflows.
-    with np.errstate(over="ignore"):
-        weights = np.exp((chosen - chosen.max()) / temperature)
+    best = int(logits.argmax())  # of numbers and NaN, a NaN
+    if not math.isfinite(logits[best]):
+        message = "the model gives logits that are not numbers"
+        hint = "its weights are damaged, or too large for its precision; train or export it again"
+        raise CheckpointError(Problem("bad-logits", message, hint=hint))
+    if sampling.temperature == 0:
+        return best
+    candidates, weights = kept_candidates(np.asarray(logits, dtype=np.float64), sampling)
     return int(rng.choice(candidates, p=weights / weights.sum()))
 
 
-@dataclass
-class CachedLogits(Generic[Cache]):
-    """The logits after a sequence, from a cache of the sequence without its last tokens.
+def kept_candidates(
+    scores: npt.NDArray[np.float64], sampling: Sampling
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """The ids that are drawn from and their weights, of scores ``(vocab,)``, above temperature 0.
 
-    ``step`` maps new ids and the cache of those before them (None at the start) to the logits
-    ``(vocab,)`` after them and the cache of all. A sequence that does not continue the last one,
-    such as a window that has moved on, is run from its start.
-    """
-
-    step: Callable[[Sequence[int], Cache | None], tuple[Logits, Cache]]
-    _seen: list[int] = field(default_factory=list)
-    _cache: Cache | None = None
-
-    def __call__(self, ids: Sequence[int]) -> Logits:
-        known = len(self._seen)
-        continues = 0 < known < len(ids) and list(ids[:known]) == self._seen
-        past = self._cache if continues else None
-        logits, self._cache = self.step(ids[known:] if continues else ids, past)
-        self._seen = list(ids)
-        return logits
-
-
-def continue_tokens(
-    next_logits: Callable[[Sequence[int]], Logits],
-    prompt: Sequence[int],
-    new_tokens: int,
-    context: int,
-    sampling: Sampling,
-) -> list[int]:
-    """The ``new_tokens`` ids that follow ``prompt``.
-
-    ``next_logits`` maps the last ids, at most ``context`` of them, to the logits ``(vocab,)`` of
-    the token after them. Raises UsageError for an empty prompt or a negative count.
+    Of equal scores the first counts as the likelier.
     """
     import numpy as np
 
-    if not prompt:
-        raise UsageError(_problem("prompt", "is empty", "give at least one character"))
-    if new_tokens < 0:
-        raise UsageError(_problem("new tokens", "must be at least 0", "say how many to add"))
-    rng = np.random.default_rng(sampling.seed)
-    ids = list(prompt)
-    for _ in range(new_tokens):
-        logits = next_logits(ids[-context:])
-        ids.append(sample_next(logits, sampling.temperature, sampling.top_k, rng))
-    return ids[len(prompt) :]
+    top_p = sampling.top_p if sampling.top_p != 1 else None
+    candidates = np.arange(scores.size)
+    if top_p is not None or (sampling.top_k is not None and sampling.top_k < scores.size):
+        candidates = np.argsort(-scores, kind="stable")[: sampling.top_k]
+    chosen = scores[candidates]
+    # The largest score is taken off before the division, so that no weight overflows.
+    with np.errstate(over="ignore"):
+        weights = np.exp((chosen - chosen.max()) / sampling.temperature)
+    if top_p is not None:
+        reached = np.cumsum(weights)
+        kept = int(np.searchsorted(reached, top_p * reached[-1])) + 1
+        candidates, weights = candidates[:kept], weights[:kept]
+    return candidates, weights
 
 
 def _problem(name: str, message: str, hint: str) -> Problem:

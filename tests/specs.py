@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ def specs(
     max_visits: int = 10,
     options: bool = False,
     kinds: Iterable[str] = tuple(KINDS),
+    head_dims: Sequence[int] = (2, 4, 6),
 ) -> ModelSpec:
     """A spec of any signature that the notation can write, nested, sized and with degree.
 
@@ -36,7 +37,7 @@ def specs(
         kind=draw(st.sampled_from(sorted(kinds))),
         heads=heads,
         kv_heads=kv_heads,
-        width=heads * draw(st.sampled_from([2, 4, 6])),
+        width=heads * draw(st.sampled_from(head_dims)),
         mlp_width=draw(st.sampled_from([5, 7, 11])),
         vocab_size=draw(st.sampled_from([13, 17, 19])),
         context=draw(st.integers(16, 23)),

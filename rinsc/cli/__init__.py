@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from cyclopts import App, CycloptsError, Parameter
 
 from rinsc.__about__ import __version__
-from rinsc.cli.diagnostics import print_error
+from rinsc.cli.diagnostics import print_error, warnings_as_notes
 from rinsc.errors import OutputError, Problem, RinscError, UsageError
 
 # Imported only when called: name, where the function is, what `rinsc --help` says about it.
@@ -26,6 +26,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("train", "rinsc.cli.train:train", "Train a model on text."),
     ("generate", "rinsc.cli.generate:generate", "Continue a text with a trained model."),
     ("demo", "rinsc.cli.demo:demo", "The whole path once: costs, training, ONNX, comparison."),
+    ("doctor", "rinsc.cli.doctor:doctor", "What is installed, what really loads, what is broken."),
 )
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -44,7 +45,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     # quarter of the speed beside one busy process), those that never spin are slow alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        status = _run(sys.argv[1:] if tokens is None else tokens)
+        with warnings_as_notes():
+            status = _run(sys.argv[1:] if tokens is None else tokens)
         sys.stdout.flush()
     except RinscError as error:
         print_error(error)

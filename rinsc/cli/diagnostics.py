@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from rinsc.errors import RinscError
 
@@ -21,6 +24,24 @@ def print_error(error: RinscError) -> None:
 def note(text: str) -> None:
     """Something that the user should know, and that is no mistake."""
     print(f"note: {text}", file=sys.stderr)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """What rinsc warns of is a note to who types commands; other warnings stay as they are."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_as_note(
+            message: Warning | str, category: type[Warning], *place: Any, **more: Any
+        ) -> None:
+            if category.__module__.partition(".")[0] == "rinsc":
+                note(str(message))
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = show_as_note
+        yield
 
 
 def _print_coloured(text: str) -> None:

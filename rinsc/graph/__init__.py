@@ -2,8 +2,14 @@
 
 from rinsc.graph.build import build_graph
 from rinsc.graph.nodes import Block, BlockGraph, Input, Loop, Output, Visit
-from rinsc.graph.rounds import Rounds, resolve_rounds
-from rinsc.graph.unroll import unroll
+from rinsc.graph.rounds import (
+    Rounds,
+    RoundsWarning,
+    beyond_training,
+    resolve_rounds,
+    trained_rounds,
+)
+from rinsc.graph.unroll import at_rounds, unroll
 
 __all__ = [
     "Block",
@@ -12,8 +18,12 @@ __all__ = [
     "Loop",
     "Output",
     "Rounds",
+    "RoundsWarning",
     "Visit",
+    "at_rounds",
+    "beyond_training",
     "build_graph",
     "resolve_rounds",
+    "trained_rounds",
     "unroll",
 ]

@@ -9,6 +9,7 @@ from rinsc.errors import GraphError, Problem, did_you_mean
 from rinsc.graph.nodes import BlockGraph
 from rinsc.spec.checks import shown
 from rinsc.syntax.limits import MAX_ROUNDS as MAX_ROUNDS
+from rinsc.syntax.samplers import largest_draw
 
 Rounds: TypeAlias = int | Mapping[str, int] | None
 
@@ -30,6 +31,31 @@ def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
         message = f"these rounds visit blocks {visits:.2e} times; at most {MAX_RUN_VISITS} are run"
         raise GraphError(Problem("too-many-visits", message, hint="ask for fewer rounds"))
     return asked
+
+
+class RoundsWarning(UserWarning):
+    """A model runs more rounds than it was trained at; what it gives may be worth little."""
+
+
+def trained_rounds(graph: BlockGraph) -> dict[str, int]:
+    """The most rounds of every dial in training, by the signature.
+
+    Those that its sampler draws (`largest_draw`), or those written where it has none.
+    """
+    return {
+        loop.name: largest_draw(loop.options.sample) if loop.options.sample else loop.rounds
+        for loop in graph.dials()
+    }
+
+
+def beyond_training(rounds: Mapping[str, int], trained: Mapping[str, int]) -> str | None:
+    """What is to be said of ``rounds`` above the ``trained`` ones; None where there are none."""
+    above = [
+        f"repeat '{name}' runs {count} rounds and was trained at {trained[name]} at most"
+        for name, count in rounds.items()
+        if count > trained.get(name, count)
+    ]
+    return "; ".join(above) or None
 
 
 def _asked_rounds(written: Mapping[str, int], rounds: int | Mapping[str, int]) -> dict[str, int]:

@@ -31,6 +31,20 @@ def unroll(graph: BlockGraph, rounds: Rounds = None) -> BlockGraph:
     return flat
 
 
+def at_rounds(graph: BlockGraph, rounds: Rounds = None) -> BlockGraph:
+    """The same loops, written with these rounds. Raises `GraphError` as `resolve_rounds` does."""
+    return graph.with_steps(_resized(graph, resolve_rounds(graph, rounds)))
+
+
+def _resized(graph: BlockGraph, counts: Mapping[str, int]) -> Iterator[Visit | Loop]:
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            yield step
+        else:
+            body = step.body.with_steps(_resized(step.body, counts))
+            yield replace(step, body=body, rounds=step.rounds_of(counts))
+
+
 def _steps(graph: BlockGraph, counts: Mapping[str, int]) -> Iterator[Visit | Loop]:
     for step in graph.steps():
         if isinstance(step, Visit):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Protocol
 
 from rinsc.errors import LoweringError, Problem
 from rinsc.layers.language import require_language_model
@@ -50,12 +52,22 @@ def cached_programs(spec: ModelSpec) -> Programs:
     return replace(programs, embed=embed, layer=layers)
 
 
-def cache_inputs(layer: Program) -> list[str]:
+class HasValues(Protocol):
+    """A program, whatever its nodes are."""
+
+    @property
+    def inputs(self) -> Mapping[str, Value]: ...
+
+    @property
+    def outputs(self) -> Mapping[str, Value]: ...
+
+
+def cache_inputs(layer: HasValues) -> list[str]:
     """The names of the past keys and values that a cached layer is given, in order."""
     return [name for name in layer.inputs if name.startswith(PAST)]
 
 
-def cache_outputs(layer: Program) -> list[str]:
+def cache_outputs(layer: HasValues) -> list[str]:
     """The names of what it gives back for them."""
     return [name for name in layer.outputs if name.startswith(PRESENT)]
 

@@ -145,7 +145,7 @@ def test_three_mistakes_in_a_file_are_reported_together(tmp_path: Path) -> None:
         (["generate", "nope", "--prompt", "\udcff"], "usage", 2),
         (["generate", "nope", "--prompt", "x", "--rounds", "A"], "usage", 2),
         (["generate", "nope", "--prompt", "x", "--seed", "9" * 23], "usage", 2),
-        (["generate", "nope", "--prompt", "x"], "not-a-run", 1),
+        (["generate", "nope", "--prompt", "x"], "not-a-model", 1),
         (["generate", "nope.onnx", "--prompt", "x"], "no-such-file", 1),
         (["generate", "nope", "--prompt", ""], "usage", 2),
         (["generate", "nope", "--prompt", "x", "--top-k", "0"], "bad-sampling", 2),

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import GraphError
-from rinsc.graph import resolve_rounds, unroll
+from rinsc.graph import beyond_training, resolve_rounds, trained_rounds, unroll
+from rinsc.graph.law import draw_rounds
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.graph.unroll import MAX_UNROLLED_VISITS
 from tests.graph.graphs import expand_text, graph_of, schedule, text_at
@@ -120,3 +121,37 @@ def test_rounds_that_multiply_to_too_much_are_refused() -> None:
         resolve_rounds(graph, MAX_ROUNDS)
     assert caught.value.code == "too-many-visits"
     assert resolve_rounds(graph, 8) == {"ABCD": 8, "ABC": 8, "AB": 8, "A": 8}
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("AB", {}),
+        ("(A^3)B", {"A": 3}),
+        ("A^3{skip=0.5}B", {"A": 3}),
+        ("A^2{sample=uniform(1, 7)}B", {"A": 7}),
+        ("A^8{sample=choice(1, 2, 4)}B", {"A": 4}),
+        ("((A^2)B)^5", {"AB": 5, "A": 2}),
+    ],
+)
+def test_the_most_rounds_in_training(text: str, most: dict[str, int]) -> None:
+    """Those are drawn indeed, and none above them."""
+    graph = graph_of(text)
+    assert trained_rounds(graph) == most
+    drawn = [draw_rounds(graph, 0, step) for step in range(200)]
+    assert {name: max(rounds[name] for rounds in drawn) for name in most} == most
+
+
+def test_a_law_without_a_bound_counts_up_to_draws_that_are_never_met() -> None:
+    graph = graph_of("A^4{sample=poisson_lognormal(4, 0.5)}B")
+    most = trained_rounds(graph)["A"]
+    assert 4 < max(draw_rounds(graph, 0, step)["A"] for step in range(500)) <= most < MAX_ROUNDS
+
+
+def test_rounds_above_the_trained_ones_are_named() -> None:
+    trained = trained_rounds(graph_of("((A^2)B)^5"))
+    assert beyond_training({"AB": 5, "A": 1}, trained) is None
+    found = beyond_training({"AB": 6, "A": 3}, trained)
+    assert found is not None
+    assert "'AB' runs 6 rounds and was trained at 5" in found
+    assert "'A' runs 3 rounds and was trained at 2" in found

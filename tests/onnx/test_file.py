@@ -89,4 +89,4 @@ def test_weights_cut_short_are_refused(exported: OnnxModel, tmp_path: Path) -> N
     data.write_bytes(data.read_bytes()[:-5000])
     with pytest.raises(CheckpointError) as caught:
         Session(path)
-    assert caught.value.code == "damaged-model"
+    assert caught.value.code == "damaged-data"

@@ -9,18 +9,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from rinsc.backends.onnx.precision import Precision
 from rinsc.backends.onnx.weights import Weights
 from rinsc.ops import Dim, Shape
 
 FLOAT = ir.DataType.FLOAT
+INT32 = ir.DataType.INT32
 INT64 = ir.DataType.INT64
 BOOL = ir.DataType.BOOL
+REALS = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+FULL = Precision()
+RUNTIME = "com.microsoft"  # the domain of ONNX Runtime's own operators
+VISIT = "rinsc.visit"  # of a node: the visit that it was added for
+RUNTIME_OPERATORS = frozenset(
+    {
+        "DynamicQuantizeMatMul",
+        "GatherBlockQuantized",
+        "GroupQueryAttention",
+        "MatMulNBits",
+        "QuickGelu",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }
+)
+
+
+Made = TypeVar("Made")
 
 
 class Emit(Protocol):
@@ -58,15 +78,23 @@ def _static(dim: Dim) -> int:
 
 
 class OpBuilder:
-    """Collects the nodes and initializers of one model; its attributes are ONNX operators."""
+    """Collects the nodes and initializers of one model; its attributes are ONNX operators.
 
-    def __init__(self, weights: Weights) -> None:
+    ``precision`` says how matrices are stored; ``real`` is the type of activations, of all other
+    weights and of what is cached.
+    """
+
+    def __init__(self, weights: Weights, precision: Precision = FULL) -> None:
+        self.precision = precision
+        self.real = REALS[precision.float_type]
         self.initializers: dict[str, ir.Value] = {}
+        self.domains: set[str] = {""}
+        self.visit = 0  # the visit that nodes are added for; 0 outside of any
         self._weights = weights
         self._bodies: list[list[ir.Node]] = [[]]
         self._scopes: list[str] = []
         self._names: Counter[str] = Counter()
-        self._shared: dict[Hashable, ir.Value] = {}
+        self._shared: dict[Hashable, Any] = {}
 
     @property
     def nodes(self) -> Sequence[ir.Node]:
@@ -91,8 +119,7 @@ class OpBuilder:
                 shape=first.shape if shape is None else ir.Shape(shape),
                 type=first.type if dtype is None else ir.TensorType(dtype),
             )
-            made = ir.node(op_type, inputs, attributes, outputs=[output], name=name)
-            self._bodies[-1].append(made)
+            self._add(op_type, inputs, attributes, [output], name)
             return output
 
         return emit
@@ -100,18 +127,32 @@ class OpBuilder:
     def many(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         attributes: Mapping[str, Any],
-        shapes: Sequence[Shape],
+        shapes: Sequence[Shape | None],
     ) -> Sequence[ir.Value]:
-        """Add a node with several results, float32 all of them."""
+        """Add a node with several real results; those without a shape are left out."""
         name = self._unique_name(op_type)
         outputs = [
-            make_value(f"{name}/{index}", shape, FLOAT) for index, shape in enumerate(shapes)
+            ir.Value(name="") if shape is None else make_value(f"{name}/{index}", shape, self.real)
+            for index, shape in enumerate(shapes)
         ]
-        made = ir.node(op_type, inputs, attributes, outputs=outputs, name=name)
-        self._bodies[-1].append(made)
+        self._add(op_type, inputs, attributes, outputs, name)
         return outputs
+
+    def _add(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any],
+        outputs: Sequence[ir.Value],
+        name: str,
+    ) -> None:
+        domain = RUNTIME if op_type in RUNTIME_OPERATORS else ""
+        self.domains.add(domain)
+        node = ir.node(op_type, inputs, attributes, domain=domain, outputs=outputs, name=name)
+        node.meta[VISIT] = self.visit
+        self._bodies[-1].append(node)
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -135,7 +176,7 @@ class OpBuilder:
         finally:
             self._bodies.pop()
 
-    def shared(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
+    def shared(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What ``make`` computes, computed once in a model, in its outermost graph."""
         if key not in self._shared:
             bodies, self._bodies = self._bodies, self._bodies[:1]
@@ -143,13 +184,37 @@ class OpBuilder:
                 self._shared[key] = make()
             finally:
                 self._bodies = bodies
-        return self._shared[key]
+        made: Made = self._shared[key]
+        return made
 
-    def weight(self, name: str, *, transposed: bool = False) -> ir.Value:
-        """The initializer of a weight; ``transposed`` stores a matrix as (in, out)."""
+    def weight(self, name: str) -> ir.Value:
+        """The initializer of a weight, as it is."""
+        return self.stored(name, self.array(name).shape, lambda: self.array(name))
+
+    def array(self, name: str) -> npt.NDArray[np.float32]:
+        """The numbers of a weight."""
+        return self._weights[name]
+
+    def stored(
+        self,
+        name: str,
+        shape: Sequence[int],
+        make: Callable[[], npt.NDArray[Any]],
+        dtype: ir.DataType | None = None,
+    ) -> ir.Value:
+        """An initializer, by default real, whose numbers are made when the model is written.
+
+        So there is no second copy of the weights before that, and then of one at a time.
+        """
         if name not in self.initializers:
-            array = self._weights[name]
-            self._add_initializer(name, array.T if transposed else array)
+            dtype = self.real if dtype is None else dtype
+
+            def tensor() -> ir.TensorProtocol:
+                array = make().astype(dtype.numpy(), copy=False)
+                return ir.Tensor(array, dtype=dtype, name=name)
+
+            lazy = ir.LazyTensor(tensor, dtype, ir.Shape(shape), name=name)
+            self._add_initializer(name, lazy)
         return self.initializers[name]
 
     def ints(self, *numbers: Dim) -> ir.Value:
@@ -163,16 +228,22 @@ class OpBuilder:
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         """A constant, stored once under its name."""
-        name = f"constants/{name}"
+        return self.array_initializer(f"constants/{name}", array)
+
+    def array_initializer(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """An initializer that is at hand, stored once under its name."""
         if name not in self.initializers:
-            self._add_initializer(name, array)
+            self._add_initializer(name, ir.Tensor(array, name=name))
         return self.initializers[name]
 
-    def _add_initializer(self, name: str, array: npt.NDArray[Any]) -> None:
-        tensor = ir.Tensor(array, name=name)
+    def real_constant(self, name: str, array: npt.NDArray[np.floating]) -> ir.Value:
+        """A constant in the type of the activations."""
+        return self.constant(name, np.asarray(array).astype(self.real.numpy()))
+
+    def _add_initializer(self, name: str, tensor: ir.TensorProtocol) -> None:
         self.initializers[name] = ir.Value(
             name=name,
-            shape=tensor.shape,
+            shape=ir.Shape(tensor.shape.numpy()),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from rinsc.backends.onnx.builder import FLOAT, make_value
+from rinsc.backends.onnx.builder import make_value
 from rinsc.ops import Shape
 
 Take: TypeAlias = Callable[[Shape], ir.Value]
@@ -25,7 +25,7 @@ class Slots:
     present: list[ir.Value] = field(default_factory=list)
 
 
-def graph_slots(inputs: list[ir.Value]) -> Slots:
+def graph_slots(inputs: list[ir.Value], real: ir.DataType) -> Slots:
     """Slots whose past is an input of the graph, which is added to ``inputs``.
 
     Names are those that other runtimes look for: ``past_key_values.N.key``, slot N being the pair
@@ -35,7 +35,7 @@ def graph_slots(inputs: list[ir.Value]) -> Slots:
     def take(shape: Shape) -> ir.Value:
         number, which = divmod(len(inputs), 2)
         name = f"past_key_values.{number}.{('key', 'value')[which]}"
-        inputs.append(make_value(name, shape, FLOAT))
+        inputs.append(make_value(name, shape, real))
         return inputs[-1]
 
     return Slots(take)

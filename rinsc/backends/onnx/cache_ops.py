@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from rinsc.backends.onnx.builder import BOOL, FLOAT, INT64, OpBuilder, shape_of
-from rinsc.backends.onnx.site import Site, rotary_frequencies
+from rinsc.backends.onnx.site import Site, as_real, rotary_frequencies
 
 
 def append(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -46,7 +46,7 @@ def rotary_rows(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
         return op.Mul(column, rotary_frequencies(op, at), shape=at.shape)
 
     made = op.shared(("rotary angles of positions", at.op.theta, at.op.head_dim), angles)
-    return op.Cos(made) if at.op.function == "cos" else op.Sin(made)
+    return as_real(op, op.Cos(made) if at.op.function == "cos" else op.Sin(made))
 
 
 def position_rows(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:

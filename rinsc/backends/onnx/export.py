@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rinsc.__about__ import __version__
+from rinsc.backends.onnx.builder import FULL
 from rinsc.backends.onnx.emit import emit_graph
 from rinsc.backends.onnx.file import OnnxModel
+from rinsc.backends.onnx.form import Form
+from rinsc.backends.onnx.fusion import can_fuse
+from rinsc.backends.onnx.precision import FLOAT_TYPES, Precision, check_blocks, parse_precision
+from rinsc.backends.onnx.skip_norms import fuse_skip_norms
 from rinsc.backends.onnx.weights import HasStateDict, weights_of
 from rinsc.errors import LoweringError, Problem
 from rinsc.fingerprints import fingerprint
-from rinsc.graph import BlockGraph, Rounds, Visit, resolve_rounds, unroll
+from rinsc.graph import BlockGraph, Rounds, Visit, at_rounds, resolve_rounds, unroll
 from rinsc.spec import spec_to_toml
 
 RoundsForm: TypeAlias = Rounds | Literal["dynamic"]
@@ -30,7 +36,15 @@ class Module(HasStateDict, Protocol):
     def graph(self) -> BlockGraph: ...
 
 
-def to_onnx(model: Module, rounds: RoundsForm = None, *, cache: bool = False) -> OnnxModel:
+def to_onnx(
+    model: Module,
+    rounds: RoundsForm = None,
+    *,
+    cache: bool = False,
+    portable: bool = False,
+    gated: bool = False,
+    precision: Precision | str = FULL,
+) -> OnnxModel:
     """The ONNX model of a module that `to_torch` made, with its weights as they are now.
 
     ``rounds`` None, a number or a mapping by repeat writes that many rounds out; ``"dynamic"``
@@ -38,17 +52,24 @@ def to_onnx(model: Module, rounds: RoundsForm = None, *, cache: bool = False) ->
     ``input_ids`` (batch, seq), output ``logits`` (batch, seq, vocab_size). With ``cache`` the model
     continues sequences: ``attention_mask`` (batch, past + seq) and ``past_key_values.N.key`` and
     ``.value`` (batch, kv_heads, past, head_dim) are inputs too, ``present.N.key`` and ``.value``
-    outputs. Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights
-    of another model, `SpecError` for a cache of a model that predicts no next token, and
-    `LoweringError` for a layer kind without a cache and for more than `MAX_LAYERS_WRITTEN_OUT`
-    layers in the file.
+    outputs. Such a model uses ONNX Runtime's own operators, unless it is to be ``portable`` (or
+    its head width is one that they do not take); see `Form` for what they ask of the mask. With
+    ``gated`` the rounds are the most that can be asked for by an input ``depth``. ``precision``
+    is a `Precision` or its text, such as ``"int4 fp16:A"``.
+
+    Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights of
+    another model, `SpecError` for a cache of a model that predicts no next token, `UsageError` for
+    a precision that does not exist, and `LoweringError` for a layer kind without a cache, for what
+    standard operators cannot do and for more than `MAX_LAYERS_WRITTEN_OUT` layers in the file.
     """
     graph = getattr(model, "graph", None)
     if not isinstance(graph, BlockGraph):
         message = f"this needs a module made by to_torch, not {type(model).__name__}"
         hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
         raise LoweringError(Problem("not-a-module", message, hint=hint))
-    return graph_to_onnx(graph, model, rounds, cache=cache)
+    return graph_to_onnx(
+        graph, model, rounds, cache=cache, portable=portable, gated=gated, precision=precision
+    )
 
 
 def graph_to_onnx(
@@ -57,17 +78,23 @@ def graph_to_onnx(
     rounds: RoundsForm = None,
     *,
     cache: bool = False,
+    portable: bool = False,
+    gated: bool = False,
+    precision: Precision | str = FULL,
 ) -> OnnxModel:
     """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them)."""
-    if isinstance(rounds, str):
-        _require_known(rounds)
-        form, lowered, counts = "dynamic", graph, resolve_rounds(graph, None)
-    else:
-        form, lowered, counts = "fixed", unroll(graph, rounds), resolve_rounds(graph, rounds)
+    name, lowered = _lowered(graph, rounds, gated=gated)
+    counts = resolve_rounds(graph, None if isinstance(rounds, str) else rounds)
     identity = fingerprint(graph.spec)
-    _require_short(lowered)
+    _require_short(lowered, gated=gated)
+    fused = cache and not portable and can_fuse(graph.spec)
+    precision = parse_precision(precision) if isinstance(precision, str) else precision
+    check_blocks(precision, graph.blocks)
+    if portable:
+        _require_standard(precision)
+    form = Form(cached=cache, fused=fused, gated=gated, precision=precision)
     model = ir.Model(
-        emit_graph(lowered, weights_of(graph, weights), cached=cache),
+        emit_graph(lowered, weights_of(graph, weights), form),
         ir_version=IR_VERSION,
         producer_name="rinsc",
         producer_version=__version__,
@@ -75,33 +102,57 @@ def graph_to_onnx(
             "rinsc.version": __version__,
             "rinsc.signature": graph.spec.text,
             "rinsc.spec": spec_to_toml(graph.spec),
-            "rinsc.form": form,
+            "rinsc.form": name,
+            "rinsc.precision": precision.text,
+            "rinsc.operators": "fused" if fused else "standard",
             "rinsc.rounds": json.dumps(counts),
             "rinsc.cache": json.dumps(cache),
             "rinsc.fingerprint": identity,
         },
     )
+    if fused:
+        fuse_skip_norms(model.graph)
+        RemoveUnusedNodesPass()(model)
     return OnnxModel(model)
 
 
-def _require_short(graph: BlockGraph) -> None:
+def _lowered(graph: BlockGraph, rounds: RoundsForm, *, gated: bool) -> tuple[str, BlockGraph]:
+    """The name of the form, and the graph as it is to be written."""
+    if not isinstance(rounds, str):
+        return ("gated", at_rounds(graph, rounds)) if gated else ("fixed", unroll(graph, rounds))
+    _require_known(rounds)
+    if gated:
+        message = "a gated model needs the most rounds that it can run"
+        raise LoweringError(Problem("unknown-form", message, hint="give a number of rounds"))
+    return "dynamic", graph
+
+
+def _require_short(graph: BlockGraph, *, gated: bool) -> None:
     """Raises `LoweringError` for a graph that writes out too many layers to be of use."""
-    layers = _layers_written_out(graph)
+    layers = _layers_written_out(graph, gated=gated)
     if layers > MAX_LAYERS_WRITTEN_OUT:
         message = f"{layers} layers would be written out; at most {MAX_LAYERS_WRITTEN_OUT} can be"
         hint = "ask for fewer rounds, for rounds='dynamic', or write a power in place of 'each'"
         raise LoweringError(Problem("too-many-layers", message, hint=hint))
 
 
-def _layers_written_out(graph: BlockGraph) -> int:
+def _layers_written_out(graph: BlockGraph, *, gated: bool) -> int:
     """Layers in the file: those of a repeat whose rounds are an input stand there once."""
     total = 0
     for step in graph.steps():
         if isinstance(step, Visit):
             total += step.each * graph.blocks[step.block].layers
         else:
-            total += _layers_written_out(step.body) * (step.rounds if step.fixed else 1)
+            times = step.rounds if step.fixed or gated else 1
+            total += _layers_written_out(step.body, gated=gated) * times
     return total
+
+
+def _require_standard(precision: Precision) -> None:
+    if precision.name not in FLOAT_TYPES:
+        message = f"ONNX has no operator for products in '{precision.name}'"
+        hint = "leave 'portable' out, or ask for a precision of floats"
+        raise LoweringError(Problem("not-portable", message, hint=hint))
 
 
 def _require_known(form: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rinsc.backends.onnx.builder import FLOAT, INT64, OpBuilder, shape_of
+from rinsc.backends.onnx.site import as_real
 
 PRIME = 2**31 - 1
 
@@ -34,7 +35,7 @@ def noise_like(
     unit = op.Mul(_upper_bits(op, first, 1), _real(op, 2.0**-24))
     radius = op.Sqrt(op.Mul(op.Log(unit), _real(op, -2.0)))
     angle = op.Mul(_upper_bits(op, second, 0), _real(op, math.tau / 2**24))
-    return op.Mul(radius, op.Cos(angle))
+    return as_real(op, op.Mul(radius, op.Cos(angle)))
 
 
 def _places(op: OpBuilder, x: ir.Value, axis: int) -> ir.Value:

@@ -17,8 +17,10 @@ from rinsc.backends.onnx.cache_ops import (
     rotary_rows,
     visible_keys,
 )
+from rinsc.backends.onnx.matrices import Matrix, product
 from rinsc.backends.onnx.noise import noise_like
-from rinsc.backends.onnx.site import Site, rotary_frequencies
+from rinsc.backends.onnx.precision import FLOAT_TYPES
+from rinsc.backends.onnx.site import Site, as_real, rotary_frequencies
 from rinsc.ops.base import static
 
 Lowering: TypeAlias = Callable[[OpBuilder, Site, list[ir.Value]], ir.Value]
@@ -42,7 +44,7 @@ def _rotary_table(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     """
     key = ("rotary angles", at.op.theta, at.op.head_dim)
     angles = op.shared(key, lambda: _rotary_angles(op, at, inputs[0]))
-    table = op.Cos(angles) if at.op.function == "cos" else op.Sin(angles)
+    table = as_real(op, op.Cos(angles) if at.op.function == "cos" else op.Sin(angles))
     half = at.op.head_dim // 2
     leading = op.Shape(inputs[0], start=0, end=2, shape=(2,), dtype=INT64)
     shape = op.Concat(leading, op.ints(half), axis=0, shape=(3,))
@@ -59,20 +61,21 @@ def _rotary_angles(op: OpBuilder, at: Site, input_ids: ir.Value) -> ir.Value:
 
 
 def _linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    weight = op.weight(at.weight_name("weight"), transposed=True)
-    product = op.MatMul(inputs[0], weight, shape=at.shape)
-    return op.Add(product, op.weight(at.weight_name("bias"))) if at.op.bias else product
+    matrix = Matrix((at.prefix + at.node.name,), bias=at.op.bias)
+    return product(op, inputs[0], matrix, at.shape)
 
 
 def _tied_linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     """``Gemm`` reads the embedding's table as it is, so that it is neither copied nor turned."""
+    if op.precision.name not in FLOAT_TYPES:
+        return product(op, inputs[0], Matrix((at.op.owner,), bias=False), at.shape)
     width = at.node.inputs[0].shape[-1]
     rows = op.Reshape(inputs[0], op.ints(-1, width), shape=("tokens", width))
     table = op.weight(f"{at.op.owner}.weight")
-    product = op.Gemm(rows, table, transB=1, shape=("tokens", at.op.rows))
+    logits = op.Gemm(rows, table, transB=1, shape=("tokens", at.op.rows))
     leading = op.Shape(inputs[0], start=0, end=2, shape=(2,), dtype=INT64)
     shape = op.Concat(leading, op.ints(at.op.rows), axis=0, shape=(3,))
-    return op.Reshape(product, shape, shape=at.shape)
+    return op.Reshape(logits, shape, shape=at.shape)
 
 
 def _project(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -98,7 +101,7 @@ def _rms_norm(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 def _unit_rms_norm(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     width = static(at.shape[-1])
-    ones = op.constant(f"ones/{width}", np.ones(width, np.float32))
+    ones = op.real_constant(f"ones/{width}", np.ones(width))
     return op.RMSNormalization(inputs[0], ones, axis=-1, epsilon=at.op.eps)
 
 
@@ -158,7 +161,7 @@ def _sub(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 
 def _scale(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    factor = op.constant(f"factor/{at.op.factor!r}", np.array(at.op.factor, np.float32))
+    factor = op.real_constant(f"factor/{at.op.factor!r}", np.array(at.op.factor))
     return op.Mul(inputs[0], factor)
 
 
@@ -167,7 +170,7 @@ def _weigh(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 
 def _zeros_like(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    zero = op.constant("zero", np.array(0, np.float32))
+    zero = op.real_constant("zero", np.array(0.0))
     return op.Expand(zero, op.Shape(inputs[0], shape=(len(at.shape),), dtype=INT64), shape=at.shape)
 
 

@@ -1,28 +1,50 @@
-"""The cache of a session: what it is at the start, and how it comes back."""
+"""The cache of a session: what it holds, and the names and shapes of a graph's slots."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 PAST, PRESENT = "past_key_values.", "present."
 
+# Element types of a cache as the runtime names them, and what its values are made from.
+TYPES: Mapping[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(bfloat16)": 16,  # numpy has none: ONNX's number of the type
+}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Past:
-    """Keys and values of ``length`` positions of ``batch`` sequences, as the runtime holds them.
+    """Keys and values of what was given so far, as the runtime holds them.
 
-    They belong to the session, ``owner``, and to the rounds that they were made at.
+    ``mask`` (batch, length) says which of it counts. It belongs to the session, ``owner``, and to
+    the rounds that it was made at. ``values`` are the runtime's, or the buffers that hold them.
     """
 
     owner: object
-    batch: int
-    length: int
     rounds: Mapping[str, int]
-    values: Mapping[str, Any]
+    mask: npt.NDArray[np.int64]
+    values: Any
+
+    @property
+    def batch(self) -> int:
+        return len(self.mask)
+
+    @property
+    def length(self) -> int:
+        return int(self.mask.shape[1])
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Tokens of each sequence that count."""
+        totals: npt.NDArray[np.int64] = self.mask.sum(axis=1)
+        return totals
 
 
 @dataclass(frozen=True)
@@ -30,39 +52,24 @@ class CacheLayout:
     """The names and shapes of a graph's past keys and values; empty for a graph without a cache."""
 
     shapes: Mapping[str, Sequence[int | str]]
+    dtype: Any
 
     @classmethod
     def of(cls, inputs: Sequence[Any]) -> CacheLayout:
-        return cls({given.name: given.shape for given in inputs if given.name.startswith(PAST)})
+        given = {each.name: each for each in inputs if each.name.startswith(PAST)}
+        types = {TYPES[each.type] for each in given.values()}
+        dtype = types.pop() if types else np.float32
+        return cls({name: each.shape for name, each in given.items()}, dtype)
 
     @property
     def outputs(self) -> list[str]:
         return [PRESENT + name.removeprefix(PAST) for name in self.shapes]
 
-    def empty(self, owner: object, batch: int, rounds: Mapping[str, int]) -> Past:
-        """The cache of no position."""
-        from onnxruntime import OrtValue
-
-        sizes = {"batch": batch, "past": 0}
-        sizes |= {f"rounds_{name}": count for name, count in rounds.items()}
-        values = {}
-        for name, shape in self.shapes.items():
-            full = [sizes[dim] if isinstance(dim, str) else dim for dim in shape]
-            values[name] = OrtValue.ortvalue_from_shape_and_type(full, np.float32)
-        return Past(owner, batch, 0, rounds, values)
-
-    def run(self, session: Any, arrays: Mapping[str, Any], past: Past) -> list[Any]:
-        """Logits and what is present, as values of the runtime: a cache is never copied out."""
-        from onnxruntime import OrtValue
-
-        # The arrays are held until the run is over: the runtime's values do not keep them alive.
-        given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        made: list[Any] = session.run_with_ort_values(
-            ["logits", *self.outputs], {**given, **past.values}
-        )
-        return made
-
-    def next(self, before: Past, new: int, present: Sequence[Any]) -> Past:
-        """The cache after ``new`` positions more."""
-        values = dict(zip(self.shapes, present, strict=True))
-        return replace(before, length=before.length + new, values=values)
+    def sizes(self, batch: int, past: int, rounds: Mapping[str, int]) -> dict[str, list[int]]:
+        """The shape of each slot with room for ``past`` positions."""
+        known = {"batch": batch, "past": past}
+        known |= {f"rounds_{name}": count for name, count in rounds.items()}
+        return {
+            name: [known[dim] if isinstance(dim, str) else dim for dim in shape]
+            for name, shape in self.shapes.items()
+        }

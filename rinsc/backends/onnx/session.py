@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.backends.onnx.buffers import Runtime
+from rinsc.backends.onnx.continuation import Continuation
+from rinsc.backends.onnx.decoding import Decoding
+from rinsc.backends.onnx.dials import Dials, dial_inputs
+from rinsc.backends.onnx.generation import row_logits
 from rinsc.backends.onnx.inputs import checked_input, checked_mask
+from rinsc.backends.onnx.loading import load, place_of, read_metadata
 from rinsc.backends.onnx.past import CacheLayout, Past
-from rinsc.errors import (
-    CheckpointError,
-    LoweringError,
-    Problem,
-    RinscError,
-)
+from rinsc.backends.onnx.providers import ONLY_FATAL, provider_of
+from rinsc.errors import LoweringError, Problem, RinscError
 from rinsc.extras import require
-from rinsc.graph import Rounds, build_graph, resolve_rounds
+from rinsc.generation import (
+    Prompt,
+    Request,
+    Settings,
+    checked_request,
+    continue_tokens,
+    stream_ids,
+)
+from rinsc.graph import (
+    Rounds,
+    RoundsWarning,
+    beyond_training,
+    build_graph,
+    resolve_rounds,
+    trained_rounds,
+)
 from rinsc.layers import model_input, require_language_model
-from rinsc.sampling import CachedLogits, Sampling, continue_tokens
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.sampling import Sampling
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
 
-ONLY_FATAL = 4  # severity: what fails is raised, so that logging it as well says it twice
-
 
 class Session:
-    """An exported model, ready to run on the CPU.
+    """An exported model, ready to run: an `OnnxModel`, its file, or the folder that holds it.
 
-    ``spec`` is the model's spec; ``rounds`` those that it was written with, by repeat. With
-    ``threads`` None the runtime takes every core. ``profile_folder`` switches the profiler on.
-    Raises `CheckpointError` for a file that is damaged or was not exported by rinsc, and
-    `MissingExtraError` without onnxruntime.
+    ``spec`` is the model's spec; ``rounds`` those that it was written with, by repeat. It runs on
+    ``provider``, "cuda" or "cpu"; with None on the first of them that loads. With ``threads`` None
+    the runtime takes every core. ``profile_folder`` switches the profiler on. Raises
+    `CheckpointError` for a file that is damaged or was not exported by rinsc, `LoweringError` for
+    a provider that does not load or that lacks the model's precision, and `MissingExtraError`
+    without onnxruntime; warns (`ProviderWarning`) where CUDA is installed and does not load.
     """
 
     def __init__(
         self,
         model: OnnxModel | str | os.PathLike[str],
         *,
+        provider: str | None = None,
         threads: int | None = None,
         profile_folder: Path | None = None,
     ) -> None:
@@ -57,18 +73,32 @@ class Session:
         if profile_folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_folder / "profile")
-        self._place = str(model) if isinstance(model, str | os.PathLike) else "the model"
-        self._session = _load(model, options, self._place)
+        self._place = place_of(model)
+        self._session = load(model, options, provider, self._place)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.spec, self.rounds = _read_metadata(metadata, self._place)
+        self.spec, self.rounds = read_metadata(metadata, self._place)
         self.graph = build_graph(self.spec)
         inputs = self._session.get_inputs()
         self._input = model_input(self.spec)
         self._layout = CacheLayout.of(inputs)
         names = [given.name for given in inputs]
         self.has_cache = "attention_mask" in names
-        self._dials = {name[7:] for name in names if name.startswith("rounds_")}
-        self._last: tuple[Rounds, dict[str, npt.NDArray[np.int64]]] | None = None
+        gated = metadata.get("rinsc.form") == "gated"
+        inputs_by_loop = dial_inputs(self.graph, names)
+        self._dials = Dials(self.graph, inputs_by_loop, self.rounds, gated, self._place)
+        runtime = Runtime(
+            self._session, self._layout, self.provider, self.spec.context, self.spec.vocab_size
+        )
+        fused = metadata.get("rinsc.operators") == "fused"
+        self._continuation = Continuation(runtime, fused=fused)
+        self._continuation.in_place = fused and self._continuation.works_in_place(
+            self._dials.settings(None), self._dials.arrays(None)
+        )
+
+    @property
+    def provider(self) -> str:
+        """What the session really runs on: "cuda" or "cpu"."""
+        return provider_of(self._session)
 
     def logits(self, input_ids: npt.ArrayLike, rounds: Rounds = None) -> npt.NDArray[np.float32]:
         """Token ids (batch, seq), or what else the model takes, to logits.
@@ -79,7 +109,7 @@ class Session:
         """
         if self.has_cache:
             return self.step(input_ids, rounds=rounds)[0]
-        feed = {self._input.name: self._checked(input_ids), **self._dial_inputs(rounds)}
+        feed = {self._input.name: self._checked(input_ids), **self._dials.arrays(rounds)}
         result: npt.NDArray[np.float32]
         (result,) = self._session.run(None, feed)
         return result
@@ -107,73 +137,121 @@ class Session:
             message = "the cache was not made by this session"
             raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
         ids = self._checked(input_ids, 0 if past is None else past.length)
-        counts = {name: int(count) for name, count in self._dial_settings(rounds).items()}
-        past = self._layout.empty(self._layout, len(ids), counts) if past is None else past
+        counts = {name: int(count) for name, count in self._dials.settings(rounds).items()}
+        if past is None:
+            past = self._continuation.empty(len(ids), counts, self._layout)
         if (past.batch, past.rounds) != (len(ids), counts):
             message = f"the cache is of {past.batch} sequences at rounds {dict(past.rounds)}, "
             message += f"not of {len(ids)} at {counts}"
             hint = "start the sequences again, or go on with the rounds that they began with"
             raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
         total = past.length + ids.shape[1]
-        mask = checked_mask(attention_mask, (len(ids), total))
-        arrays = {self._input.name: ids, "attention_mask": mask, **self._dial_inputs(rounds)}
-        made = self._layout.run(self._session, arrays, past)
-        return made[0].numpy(), self._layout.next(past, ids.shape[1], made[1:])
+        mask = self._mask(attention_mask, past, (len(ids), total))
+        return self._continuation.step(ids, mask, past, self._dials.arrays(rounds))
+
+    def decoding(self, past: Past, rounds: Rounds = None) -> Decoding:
+        """What adds one token a call behind a cache of `step`, with less ado than `step`.
+
+        ``rounds`` are those of the cache. Neither tokens nor the context are checked.
+        """
+        return Decoding(self._continuation, past, self._dials.arrays(rounds))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the cache is appended to where it stands, and never copied."""
+        return self._continuation.in_place
+
+    @overload
+    def generate(
+        self, prompt: Prompt, max_new_tokens: int, **settings: Unpack[Settings]
+    ) -> list[int]: ...
+
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], max_new_tokens: int, **settings: Unpack[Settings]
+    ) -> list[list[int]]: ...
 
     def generate(
         self,
-        prompt: Sequence[int],
+        prompt: Prompt | Sequence[Prompt],
         max_new_tokens: int,
         *,
         temperature: float = 0.0,
         top_k: int | None = None,
+        top_p: float | None = None,
         seed: int = 0,
+        stop_ids: Sequence[int] = (),
         rounds: Rounds = None,
-    ) -> list[int]:
-        """The ``max_new_tokens`` ids that follow ``prompt``.
+    ) -> list[int] | list[list[int]]:
+        """The ``max_new_tokens`` ids that follow ``prompt``, or fewer, up to one of ``stop_ids``.
 
+        Of a sequence of prompts, of any lengths, there is one list each: prompt i alone would be
+        followed by the same ids with the seed ``seed + i``. A sequence that outgrows the context
+        goes on as its last ``context`` ids, which is slow: each token runs all of them anew.
         Without a cache in the model every step runs the whole sequence.
 
-        Raises `SpecError` for a model that does not predict the next token.
+        Raises `SpecError` for a model that does not predict the next token, `UsageError` for
+        a prompt that is empty or longer than the context and for settings that are none, and what
+        `logits` raises. Warns with `RoundsWarning`, once a session, at more rounds than trained.
         """
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        request = self._request(prompt, max_new_tokens, stop_ids, rounds)
+        made = continue_tokens(row_logits(self, rounds), request, sampling)
+        return made[0] if request.is_single else made
+
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop_ids: Sequence[int] = (),
+        rounds: Rounds = None,
+    ) -> Iterator[int]:
+        """The ids of `generate`, each as soon as it is chosen. Raises what `generate` raises."""
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        request = self._request(prompt, max_new_tokens, stop_ids, rounds)
+        return stream_ids(row_logits(self, rounds), request, sampling)
+
+    _has_warned = False  # of more rounds than trained
+
+    def _request(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        new_tokens: int,
+        stop_ids: Sequence[int],
+        rounds: Rounds,
+    ) -> Request:
+        """What is asked for, checked; more rounds than trained are told once."""
         require_language_model(self.spec)
-
-        def next_logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
-            last: npt.NDArray[np.float32] = self.logits([list(ids)], rounds)[0, -1]
-            return last
-
-        def step(ids: Sequence[int], past: Past | None) -> tuple[npt.NDArray[np.float32], Past]:
-            logits, present = self.step([list(ids)], past, rounds=rounds)
-            return logits[0, -1], present
-
-        source = CachedLogits(step) if self.has_cache else next_logits
-        sampling = Sampling(temperature, top_k, seed)
-        return continue_tokens(source, prompt, max_new_tokens, self.spec.context, sampling)
+        request = checked_request(prompt, new_tokens, self.spec, stop_ids)
+        asked = self.rounds if rounds is None else resolve_rounds(self.graph, rounds)
+        message = beyond_training(asked, trained_rounds(self.graph))
+        if message is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(message, RoundsWarning, stacklevel=3)
+        return request
 
     def finish_profile(self) -> Path:
         """End profiling; the file with the profile of every run since the session was made."""
         return Path(self._session.end_profiling())
 
-    def _dial_inputs(self, rounds: Rounds) -> dict[str, npt.NDArray[np.int64]]:
-        """The inputs that set the rounds; the last ones are kept, since each token asks again."""
-        asked = dict(rounds) if isinstance(rounds, Mapping) else rounds
-        if self._last is None or not _same(self._last[0], asked):
-            settings = self._dial_settings(asked).items()
-            inputs = {f"rounds_{name}": np.array(count, np.int64) for name, count in settings}
-            self._last = (asked, inputs)
-        return self._last[1]
-
-    def _dial_settings(self, rounds: Rounds) -> dict[str, int]:
-        """Rounds of each repeat that has an input; the others have to be as exported."""
-        if rounds is None:
-            return {name: self.rounds[name] for name in self._dials}
-        asked = resolve_rounds(self.graph, rounds)
-        fixed = {name: count for name, count in asked.items() if name not in self._dials}
-        if fixed and any(self.rounds.get(name) != count for name, count in fixed.items()):
-            message = f"the model was exported for rounds {self.rounds}, and cannot run {asked}"
-            hint = "export it with rounds='dynamic'"
-            raise LoweringError(Problem("fixed-rounds", message, place=self._place, hint=hint))
-        return {name: asked[name] for name in self._dials}
+    def _mask(
+        self, given: npt.ArrayLike | None, past: Past, shape: tuple[int, int]
+    ) -> npt.NDArray[np.int64]:
+        """Which tokens count; without a word what counted so far does, and so does what is new."""
+        if given is None:
+            new = np.ones((shape[0], shape[1] - past.length), np.int64)
+            return np.concatenate([past.mask, new], axis=1)
+        mask = checked_mask(given, shape)
+        if self._continuation.fused and not np.array_equal(mask[:, : past.length], past.mask):
+            message = "attention_mask says something else of past tokens than it did before"
+            hint = "what a token saw cannot be changed afterwards; start the sequences again"
+            raise RinscError(Problem("bad-input", message, hint=hint))
+        return mask
 
     def _checked(self, given: npt.ArrayLike, before: int = 0) -> npt.NDArray[Any]:
         """The input as an array that the model can run behind so many; raises `RinscError`."""
@@ -186,46 +264,3 @@ class Session:
                 Problem("context-exceeded", message, hint="give the last of them only")
             )
         return array
-
-
-def _same(left: Rounds, right: Rounds) -> bool:
-    """Equal, and not only as numbers: ``True`` equals 1 and is no number of rounds."""
-    return repr(left) == repr(right)
-
-
-def _load(model: OnnxModel | str | os.PathLike[str], options: Any, place: str) -> Any:
-    from onnxruntime import InferenceSession
-
-    if isinstance(model, str | os.PathLike):
-        source: str | bytes = str(model)
-        if not Path(model).is_file():
-            raise CheckpointError(
-                Problem(
-                    "no-such-file", "there is no such file", place=place, hint="export it first"
-                )
-            )
-    else:
-        source = model.to_bytes()
-    try:
-        return InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's errors have no base of their own
-        reason = str(error).partition("\n")[0][:200]
-        message = f"ONNX Runtime cannot load the model: {reason}"
-        hint = "the file is damaged or not an ONNX model; export it again"
-        raise CheckpointError(Problem("damaged-model", message, place=place, hint=hint)) from None
-
-
-def _read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
-    try:
-        values = tomllib.loads(metadata["rinsc.spec"])
-        spec = model_spec(values.pop("signature"), **values)
-        rounds = {
-            str(name): int(count) for name, count in json.loads(metadata["rinsc.rounds"]).items()
-        }
-    except (KeyError, ValueError, TypeError, AttributeError, RinscError) as error:
-        if isinstance(error, RinscError) and error.code == "unknown-kind":
-            raise  # exported where a package was installed that is not here
-        message = "the model does not say which spec it was exported from"
-        hint = "run models that rinsc exported, of this or an earlier version"
-        raise CheckpointError(Problem("foreign-model", message, place=place, hint=hint)) from None
-    return spec, rounds

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from rinsc import ops
-from rinsc.backends.onnx.builder import OpBuilder
+from rinsc.backends.onnx.builder import FLOAT, OpBuilder
 from rinsc.program import Node
 
 
@@ -35,7 +36,17 @@ class Site:
 def rotary_frequencies(op: OpBuilder, at: Site) -> ir.Value:
     """Angle by which a head's pair of dimensions turns from one position to the next, in float32
     as PyTorch has them: (head_dim / 2)."""
-    head_dim = at.op.head_dim
+    frequencies = rotary_steps(at.op.head_dim, at.op.theta)
+    return op.constant(f"rotary_frequencies/{at.op.head_dim}_{at.op.theta}", frequencies)
+
+
+def rotary_steps(head_dim: int, theta: float) -> npt.NDArray[np.float32]:
+    """The numbers of `rotary_frequencies`."""
     powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = (np.float64(at.op.theta) ** -powers.astype(np.float64)).astype(np.float32)
-    return op.constant(f"rotary_frequencies/{head_dim}_{at.op.theta}", frequencies)
+    steps: npt.NDArray[np.float64] = np.float64(theta) ** -powers.astype(np.float64)
+    return steps.astype(np.float32)
+
+
+def as_real(op: OpBuilder, value: ir.Value) -> ir.Value:
+    """A float32 value in the type of the activations."""
+    return value if op.real == FLOAT else op.Cast(value, to=op.real, dtype=op.real)

@@ -1,0 +1,149 @@
+"""One step of a cached model: new tokens behind a cache, whichever way the cache is held.
+
+A portable model takes masks as they come and gives a new cache back. A fused one wants the tokens
+that count first in each row, without gaps, and can append to its cache in place. Rows of several
+lengths go on token by token: its attention takes no more at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.backends.onnx.buffers import FIRST_CAPACITY, Buffers, Runtime
+from rinsc.backends.onnx.past import Past
+
+Ids: TypeAlias = npt.NDArray[np.int64]
+Logits: TypeAlias = npt.NDArray[np.float32]
+Dials: TypeAlias = Mapping[str, npt.NDArray[np.int64]]
+
+
+@dataclass
+class Continuation:
+    """Runs the steps of one session of ONNX Runtime.
+
+    ``in_place`` says whether the cache is appended to where it stands; see `works_in_place`.
+    """
+
+    runtime: Runtime
+    fused: bool
+    in_place: bool = False
+
+    def step(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
+        """Logits (batch, seq, vocab) of new ids (batch, seq), and the cache with them.
+
+        ``mask`` (batch, past + seq); of a fused model its first part is that of the cache.
+        """
+        if not self.fused:
+            return self._portable(ids, mask, past, dials)
+        new = mask[:, past.length :]
+        alone = past.length == 0 or past.batch == 1  # else an operator takes one token at a time
+        if new.all() and (alone or ids.shape[1] == 1):
+            return self._run(ids, past.counts, new, past, dials)
+        if alone:
+            return self._compacted(ids, new, past, dials)
+        made = []
+        for column in range(ids.shape[1]):
+            one = slice(column, column + 1)
+            logits, past = self._run(ids[:, one], past.counts, new[:, one], past, dials)
+            made.append(logits)
+        return np.concatenate(made, axis=1), past
+
+    def empty(self, batch: int, rounds: Mapping[str, int], owner: object) -> Past:
+        """The cache of no position."""
+        mask = np.ones((batch, 0), np.int64)
+        return Past(owner, rounds, mask, None)
+
+    def works_in_place(self, rounds: Mapping[str, int], dials: Dials) -> bool:
+        """Whether a cache that is appended to in place gives the very logits of one that is not.
+
+        It rests on how ONNX Runtime hands buffers to its operators, which no standard promises.
+        """
+        if not self.fused:
+            return False
+        results = []
+        for self.in_place in (True, False):
+            past = self.empty(1, rounds, None)
+            made = []
+            for tokens in (2, 1, 1):
+                if past.length + tokens > self.runtime.context:
+                    break
+                ids = np.full((1, tokens), past.length % self.runtime.vocab_size, np.int64)
+                mask = np.ones((1, past.length + tokens), np.int64)
+                logits, past = self.step(ids, mask, past, dials)
+                made.append(logits.copy())
+            results.append(made)
+        return all(np.array_equal(*pair) for pair in zip(*results, strict=True))
+
+    def _portable(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
+        logits, values = self._unshared({"attention_mask": mask, "input_ids": ids, **dials}, past)
+        return logits, Past(past.owner, past.rounds, mask, values)
+
+    def _compacted(self, ids: Ids, new: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
+        """Tokens that count are moved to the front of their row, and their logits back."""
+        order = np.argsort(1 - new, axis=1, kind="stable")
+        length = max(int(new.sum(axis=1).max()), 1)
+        rows = np.arange(len(ids))[:, None]
+        front = order[:, :length]
+        made, after = self._run(ids[rows, front], past.counts, new[rows, front], past, dials)
+        logits = np.zeros((*ids.shape, made.shape[-1]), made.dtype)
+        logits[rows, front] = made
+        mask = np.concatenate([past.mask, new], axis=1)
+        return logits, Past(past.owner, past.rounds, mask, after.values)
+
+    def _run(
+        self, ids: Ids, before: Ids, new: Ids, past: Past, dials: Dials
+    ) -> tuple[Logits, Past]:
+        """A fused step: each row has ``before`` tokens, and those of ``new`` stand first in it."""
+        mask = np.concatenate([past.mask, new], axis=1)
+        lengths = before + np.maximum(new.sum(axis=1), 1)  # an operator appends at least one
+        total = int(lengths.max())
+        counted = (np.arange(total) < lengths[:, None]).astype(np.int64)
+        arrays = {"input_ids": ids, "attention_mask": counted, **dials}
+        if not self.in_place:
+            logits, values = self._unshared(arrays, past)
+            return logits, Past(past.owner, past.rounds, mask, values)
+        buffers = self.room(past, total)
+        logits = buffers.run(arrays)
+        after = Past(past.owner, past.rounds, mask, buffers)
+        buffers.written = after
+        return logits, after
+
+    def room(self, past: Past, total: int) -> Buffers:
+        """Buffers that may be appended to, with room for so many positions."""
+        buffers: Buffers | None = past.values
+        if buffers is None:
+            capacity = self.capacity(total)
+            return Buffers(self.runtime, past.batch, past.rounds, capacity)
+        if buffers.written is past and total <= buffers.capacity:
+            return buffers
+        return buffers.copied(self.capacity(total))
+
+    def capacity(self, total: int) -> int:
+        """Twice what is needed, so that copies stay rare; off the CPU the whole context at once."""
+        wanted = (
+            max(FIRST_CAPACITY, 2 * total) if self.runtime.device == "cpu" else self.runtime.context
+        )
+        return min(wanted, self.runtime.context)
+
+    def _unshared(self, arrays: Mapping[str, Any], past: Past) -> tuple[Logits, Mapping[str, Any]]:
+        """Logits and what is present, as values of the runtime: a cache is never copied out."""
+        from onnxruntime import OrtValue
+
+        values = past.values
+        if values is None:
+            sizes = self.runtime.layout.sizes(past.batch, 0, past.rounds)
+            values = {
+                name: OrtValue.ortvalue_from_shape_and_type(shape, self.runtime.layout.dtype)
+                for name, shape in sizes.items()
+            }
+        # The arrays are held until the run is over: the runtime's values do not keep them alive.
+        given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        logits, *present = self.runtime.session.run_with_ort_values(
+            ["logits", *self.runtime.layout.outputs], {**given, **values}
+        )
+        return logits.numpy(), dict(zip(self.runtime.layout.shapes, present, strict=True))

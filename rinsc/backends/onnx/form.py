@@ -1,0 +1,23 @@
+"""What an exported model is to be, beside its graph and its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rinsc.backends.onnx.builder import FULL
+from rinsc.backends.onnx.precision import Precision
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a graph is written.
+
+    ``cached``: it continues sequences. ``fused``: with ONNX Runtime's own operators, for which
+    the tokens that count stand first in each row of the mask. ``gated``: rounds that may be left
+    out stand in an ``If`` each.
+    """
+
+    cached: bool = False
+    fused: bool = False
+    gated: bool = False
+    precision: Precision = FULL

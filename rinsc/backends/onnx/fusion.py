@@ -1,0 +1,214 @@
+"""Programs of a cached pass with the runtime's fused operators in place of several of ours.
+
+A rewrite by pattern, so that it serves every layer kind: what matches no pattern stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from rinsc.layers import Programs
+from rinsc.ops import (
+    Activation,
+    Append,
+    Attention,
+    Linear,
+    MergeHeads,
+    Rope,
+    RotaryRows,
+    SplitHeads,
+)
+from rinsc.ops.base import static
+from rinsc.program import Node, Program, Value
+from rinsc.spec import ModelSpec
+
+HEAD_MULTIPLE = 8  # head widths that GroupQueryAttention takes
+ROTARY_MULTIPLE = 16  # and those whose rotation it does inside
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Linear maps of one input side by side; ``nodes`` own the weights."""
+
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class GroupedAttention:
+    """Attention behind a cache that it appends to; rotates by ``rotary``, where there is one.
+
+    Inputs: queries, keys and values (batch, seq, heads · head_dim), or all of them packed and
+    twice None; past keys and values. Outputs: what was mixed, and present keys and values.
+    """
+
+    heads: int
+    kv_heads: int
+    rotary: RotaryRows | None
+
+
+@dataclass(frozen=True)
+class Silu:
+    """x · sigmoid(x)."""
+
+
+FusedOp: TypeAlias = Packed | GroupedAttention | Silu
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Several operations that the runtime does as one."""
+
+    op: FusedOp
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value, ...]
+    name: str
+    part: str
+
+
+@dataclass(frozen=True)
+class FusedProgram:
+    """A `Program` of which some nodes are fused."""
+
+    inputs: dict[str, Value]
+    nodes: tuple[Node | Fused, ...]
+    outputs: dict[str, Value]
+
+
+def can_fuse(spec: ModelSpec) -> bool:
+    """Whether the fused attention takes heads of this width."""
+    return spec.head_dim % HEAD_MULTIPLE == 0
+
+
+def fused_layer(layer: Program, programs: Programs) -> FusedProgram:
+    """A layer of `cached_programs` with fused operators; ``programs.embed`` makes its tables."""
+    sides = {name: _maker(programs.embed, value) for name, value in programs.embed.outputs.items()}
+    tables = {
+        value: node.op
+        for name, value in layer.inputs.items()
+        if (node := sides.get(name)) is not None and isinstance(node.op, RotaryRows)
+    }
+    nodes: list[Node | Fused] = list(layer.nodes)
+    nodes = _fuse_attention(layer, nodes, tables)
+    nodes = [_fuse_silu(node) for node in nodes]
+    return FusedProgram(layer.inputs, tuple(_used(nodes, layer.outputs)), layer.outputs)
+
+
+def _maker(program: Program, value: Value) -> Node | None:
+    return next((node for node in program.nodes if node.output == value), None)
+
+
+def _fuse_attention(
+    layer: Program, nodes: list[Node | Fused], tables: dict[Value, RotaryRows]
+) -> list[Node | Fused]:
+    makers = {node.output: node for node in layer.nodes}
+    users = Counter(value for node in layer.nodes for value in node.inputs)
+    spare = max(value.index for value in [*layer.inputs.values(), *makers])
+    for node in layer.nodes:
+        if not isinstance(node.op, Attention):
+            continue
+        merge = next((n for n in layer.nodes if n.inputs[:1] == (node.output,)), None)
+        if merge is None or not isinstance(merge.op, MergeHeads):
+            continue
+        fused, spare = _attention(node, merge, makers, users, tables, spare)
+        gone = {merge, node, *(makers[value] for value in node.inputs[1:3])}
+        place = nodes.index(merge)
+        kept: list[Node | Fused] = [n for n in nodes[:place] if n not in gone]
+        nodes = [*kept, *fused, *nodes[place + 1 :]]
+    return nodes
+
+
+def _attention(
+    node: Node,
+    merge: Node,
+    makers: dict[Value, Node],
+    users: Counter[Value],
+    tables: dict[Value, RotaryRows],
+    spare: int,
+) -> tuple[list[Node | Fused], int]:
+    """The operations in place of an attention, and the last index of a value."""
+    query = node.inputs[0]
+    appends = [makers[value] for value in node.inputs[1:3]]
+    assert all(isinstance(append.op, Append) for append in appends)
+    key, value = (append.inputs[1] for append in appends)
+    rotary = _rotation(makers.get(query), makers.get(key), tables)
+    if rotary is not None:
+        query, key = makers[query].inputs[0], makers[key].inputs[0]
+    made: list[Node | Fused] = []
+    flat = []
+    for given in (query, key, value):
+        maker = makers.get(given)
+        if maker is not None and isinstance(maker.op, SplitHeads):
+            flat.append(maker.inputs[0])
+            continue
+        spare += 1
+        batch, heads, seq, head_dim = given.shape
+        together = Value(spare, (batch, seq, static(heads) * static(head_dim)))
+        made.append(Node(MergeHeads(), (given,), together, "", node.part))
+        flat.append(together)
+    inputs: list[Value | None] = list(flat)
+    sources = [makers.get(given) for given in flat]
+    if (linears := _one_product(sources, users)) is not None:
+        spare += 1
+        width = sum(static(given.shape[-1]) for given in flat)
+        packed = Value(spare, (*flat[0].shape[:-1], width))
+        name = "_".join(linear.name for linear in linears)
+        made.append(Fused(Packed(linears), linears[0].inputs, (packed,), name, node.part))
+        inputs = [packed, None, None]
+    heads, kv_heads = (static(given.shape[1]) for given in (node.inputs[0], key))
+    made.append(
+        Fused(
+            GroupedAttention(heads, kv_heads, rotary),
+            (*inputs, *(append.inputs[0] for append in appends)),
+            (merge.output, *(append.output for append in appends)),
+            node.name,
+            node.part,
+        )
+    )
+    return made, spare
+
+
+def _rotation(
+    query: Node | None, key: Node | None, tables: dict[Value, RotaryRows]
+) -> RotaryRows | None:
+    """The table by which queries and keys are both turned, if the fused operator can do it."""
+    if query is None or key is None or not isinstance(query.op, Rope):
+        return None
+    if not isinstance(key.op, Rope) or query.inputs[1:] != key.inputs[1:]:
+        return None
+    cos, sin = (tables.get(value) for value in query.inputs[1:])
+    if cos is None or sin is None or (cos.function, sin.function) != ("cos", "sin"):
+        return None
+    if replace(cos, function="sin") != sin or cos.head_dim % ROTARY_MULTIPLE:
+        return None
+    return cos
+
+
+def _one_product(sources: Sequence[Node | None], users: Counter[Value]) -> tuple[Node, ...] | None:
+    """Linear maps that can be one: of the same input, alike in having biases, used once each."""
+    linears = [source for source in sources if source and isinstance(source.op, Linear)]
+    if len(linears) != len(sources) or any(users[node.output] != 1 for node in linears):
+        return None
+    if len({(node.inputs, node.op.bias) for node in linears if isinstance(node.op, Linear)}) != 1:
+        return None
+    return tuple(linears)
+
+
+def _fuse_silu(node: Node | Fused) -> Node | Fused:
+    if isinstance(node, Node) and node.op == Activation("silu"):
+        return Fused(Silu(), node.inputs, (node.output,), node.name, node.part)
+    return node
+
+
+def _used(nodes: list[Node | Fused], outputs: dict[str, Value]) -> list[Node | Fused]:
+    """The nodes without those whose results nobody reads any more."""
+    wanted = set(outputs.values())
+    kept: list[Node | Fused] = []
+    for node in reversed(nodes):
+        made = node.outputs if isinstance(node, Fused) else (node.output,)
+        if wanted.intersection(made):
+            wanted.update(value for value in node.inputs if value is not None)
+            kept.append(node)
+    return kept[::-1]

@@ -1,0 +1,78 @@
+"""``rinsc doctor``: what is installed, what really loads, and what to do about the rest."""
+
+from __future__ import annotations
+
+import json as json_text
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rinsc.errors import render
+
+if TYPE_CHECKING:
+    from rinsc.errors import Problem
+    from rinsc.installation import Installation, Library
+
+FAILED = 1
+
+
+def doctor(*, json: bool = False) -> int:
+    """Print what is installed, which providers really load, and what is broken.
+
+    The exit status is 1 where something is.
+
+    Parameters
+    ----------
+    json
+        Print JSON.
+    """
+    from rinsc.installation import installation
+
+    found = installation()
+    problems = found.problems()
+    if json:
+        told = [{"code": p.code, "message": p.message, "hint": p.hint} for p in problems]
+        document = asdict(found) | {"problems": told}
+        print(json_text.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        _print(found, problems)
+    return FAILED if problems else 0
+
+
+def _print(found: Installation, problems: list[Problem]) -> None:
+    from rinsc.cli.tables import print_line, print_table
+
+    rows = [_row(library, found.advised.get(library.name)) for library in found.libraries]
+    print_table(("library", "installed", "needed", "extras", ""), rows, left=(0, 1, 2, 3, 4))
+    print_line()
+    print_table(("here", ""), _facts(found), left=(0, 1))
+    print_line()
+    for problem in problems:
+        print_line(render(problem), style="red")
+    if not problems:
+        print_line("all that is installed works", style="bold green")
+
+
+def _row(library: Library, extra: str | None) -> tuple[str, str, str, str, str]:
+    extras = ", ".join(name or "base" for name in library.extras) or "-"
+    needed = f">={library.minimum}" if library.minimum else "any"
+    if library.version is None:
+        advice = "" if extra is None else f"pip install 'rinsc[{extra}]'"
+        return library.name, "-", needed, extras, advice
+    state = "!too old" if library.is_too_old else "ok"
+    if library.broken is not None:
+        state = "!does not import"
+    return library.name, library.version, needed, extras, state
+
+
+def _facts(found: Installation) -> list[tuple[str, str]]:
+    """The lines below the libraries: what each is, and what it is like here."""
+    facts = [("Python", found.python), ("rinsc", found.rinsc), ("cores", str(found.cores))]
+    for provider in found.providers:
+        said = "loads" if provider.reason is None else f"does not load: {provider.reason}"
+        mark = "!" if provider.expected and provider.reason is not None else ""
+        facts.append((f"ONNX Runtime on {provider.name}", mark + said))
+    if found.torch is not None:
+        build = found.torch.cuda_build
+        said = ", ".join(found.torch.devices) or "no device"
+        facts.append(("PyTorch", "a CPU build" if build is None else f"CUDA {build}, {said}"))
+    return facts

@@ -1,0 +1,103 @@
+"""What generation is asked for, checked before anything runs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+from rinsc.errors import Problem, UsageError
+from rinsc.graph import Rounds
+from rinsc.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Prompt: TypeAlias = "Sequence[int] | npt.NDArray[np.integer]"
+
+
+class Settings(TypedDict, total=False):
+    """What generation is told by keyword, in every runtime; see `Sampling` for the first four."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    stop_ids: Sequence[int]
+    rounds: Rounds
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be continued, how far, and the ids that end a row."""
+
+    rows: tuple[tuple[int, ...], ...]
+    new_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    is_single: bool = False
+
+
+def checked_request(
+    prompt: Prompt | Sequence[Prompt],
+    new_tokens: int,
+    spec: ModelSpec,
+    stop_ids: Sequence[int] = (),
+) -> Request:
+    """One prompt or a sequence of prompts, as the rows of a request.
+
+    Raises `UsageError` for no prompt, an empty one, one that is longer than the context, ids that
+    are not in the vocabulary, and a negative count.
+    """
+    given: list[Any] = _listed(prompt)
+    is_single = not given or _index(given[0]) is not None
+    rows = [given] if is_single else [_listed(row) for row in given]
+    for number, row in enumerate(rows, start=1):
+        _require_prompt("prompt" if is_single else f"prompt {number} of {len(rows)}", row, spec)
+    _require_ids("stop_ids", stops := _listed(stop_ids), spec)
+    count = _index(new_tokens)
+    if count is None or count < 0:
+        message = "the number of new tokens must be whole and at least 0"
+        raise UsageError(Problem("bad-count", message, hint="say how many to add"))
+    ids = tuple(tuple(map(operator.index, row)) for row in rows)
+    return Request(ids, count, frozenset(map(operator.index, stops)), is_single)
+
+
+def window_moves(prompt_tokens: int, new_tokens: int, context: int) -> bool:
+    """Whether the last tokens are chosen without sight of the first ones."""
+    return new_tokens > 0 and prompt_tokens + new_tokens - 1 > context
+
+
+def _require_prompt(name: str, row: Sequence[Any], spec: ModelSpec) -> None:
+    if not row:
+        raise UsageError(Problem("bad-prompt", f"{name} is empty", hint="give at least one token"))
+    if len(row) > spec.context:
+        message = f"{name} has {len(row)} tokens, more than the context of {spec.context}"
+        hint = f"give at most {spec.context} of them, the last ones, or a model of a larger context"
+        raise UsageError(Problem("prompt-too-long", message, hint=hint))
+    _require_ids(name, row, spec)
+
+
+def _require_ids(name: str, ids: Sequence[Any], spec: ModelSpec) -> None:
+    indices = [_index(token) for token in ids]
+    if not all(index is not None and 0 <= index < spec.vocab_size for index in indices):
+        message = f"{name} must be of token ids from 0 to {spec.vocab_size - 1}"
+        hint = "give ids that the model's own tokenizer makes of a text"
+        raise UsageError(Problem("bad-token", message, hint=hint))
+
+
+def _listed(given: Any) -> list[Any]:
+    """The items of a sequence; of a text, or of what is none, one item that is no token id."""
+    try:
+        return [None] if isinstance(given, str) else list(given)
+    except TypeError:
+        return [None]
+
+
+def _index(given: Any) -> int | None:
+    """A whole number of whatever library; None for anything else."""
+    try:
+        return operator.index(given)
+    except TypeError:
+        return None

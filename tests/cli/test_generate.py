@@ -1,0 +1,226 @@
+"""``rinsc generate``: streams, stop strings, several prompts, folders, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rinsc.sampling
+from rinsc.cli import main
+from rinsc.train.generate import generate_ids
+from rinsc.train.tokenizer import load_tokenizer
+from tests.cli.command_line import Result, run_cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=["run", "onnx", "cached"], scope="session")
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model in PyTorch, and in ONNX Runtime without and with a cache."""
+    run: Path = request.getfixturevalue("run")
+    if request.param == "run":
+        return run
+    folder = tmp_path_factory.mktemp("folder")
+    shutil.copy(run / "tokenizer.json", folder)
+    args = ("--rounds", "dynamic", *(["--cache"] if request.param == "cached" else []))
+    done = run_cli("compile", str(run), "--to", "onnx", *args, "-o", str(folder / "model.onnx"))
+    assert done.status == 0, done.err
+    return folder
+
+
+def generate(model: Path, *args: str, tokens: int = 10) -> Result:
+    return run_cli("generate", str(model), *args, "--max-new-tokens", str(tokens))
+
+
+def continued(model: Path, prompt: str, *args: str, tokens: int = 10) -> str:
+    done = generate(model, "--prompt", prompt, "--json", *args, tokens=tokens)
+    assert done.status == 0, done.err
+    return str(json.loads(done.out)["text"])
+
+
+def test_a_text_is_that_of_its_ids(model: Path, run: Path) -> None:
+    from rinsc.cli.runs import open_run, run_model
+    from rinsc.sampling import Sampling
+
+    words = load_tokenizer(run / "tokenizer.json")
+    sampling = Sampling(temperature=1.0, top_k=200, top_p=0.95, seed=4)
+    prompt = words.encode("On day").tolist()
+    ids = generate_ids(run_model(open_run(str(run))), prompt, 10, sampling=sampling, rounds=1)
+    settings = ("--temperature", "1", "--top-k", "200", "--top-p", "0.95", "--seed", "4")
+    found = generate(model, "--prompt", "On day", *settings, "--rounds", "1")
+    assert found == (0, f"On day{words.decode(ids)}\n", found.err)
+    assert continued(model, "On day", *settings, "--rounds", "1") == words.decode(ids)
+
+
+def test_several_prompts_are_each_alone_with_the_next_seed(model: Path) -> None:
+    prompts = ("On day 3", "O", "The rain é")
+    args = ("--temperature", "1.5", "--seed")
+    alone = [
+        continued(model, prompt, *args, str(7 + place)) for place, prompt in enumerate(prompts)
+    ]
+    asked = [word for prompt in prompts for word in ("--prompt", prompt)]
+    found = generate(model, *asked, *args, "7", "--json")
+    pairs = zip(prompts, alone, strict=True)
+    assert json.loads(found.out) == [{"prompt": prompt, "text": text} for prompt, text in pairs]
+    printed = generate(model, *asked, *args, "7").out
+    shown = [prompt + text for prompt, text in zip(prompts, alone, strict=True)]
+    assert printed == "\n\n".join(shown) + "\n"
+
+
+def test_a_text_ends_before_a_stop_string(model: Path) -> None:
+    args = ("--temperature", "2", "--seed", "1")
+    whole = continued(model, "On", *args)
+    stop = whole[4:7]
+    assert (
+        continued(model, "On", *args, "--stop", "no such", "--stop", stop) == whole.split(stop)[0]
+    )
+    assert generate(model, "--prompt", "On", *args, "--stop", whole[0]).out == "On\n"
+
+
+def test_no_token_is_made_after_the_end(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    choose = rinsc.sampling.sample_next
+
+    def counted(*args: Any) -> int:
+        calls.append(args)
+        return choose(*args)
+
+    monkeypatch.setattr("rinsc.generation.streams.sample_next", counted)
+    stop = continued(model, "On", tokens=1)[:1]
+    calls.clear()
+    assert continued(model, "On", "--stop", stop, tokens=1000) == ""
+    assert len(calls) == 1
+
+
+def test_the_text_is_written_while_it_is_made(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interruption in the fifth token leaves the first four, and a line's end."""
+    whole = run_cli("generate", str(model), "--prompt", "On", "--max-new-tokens", "4").out
+    count = 0
+    choose = rinsc.sampling.sample_next
+
+    def interrupted(*args: Any) -> int:
+        nonlocal count
+        count += 1
+        if count == 5:
+            raise KeyboardInterrupt
+        return choose(*args)
+
+    monkeypatch.setattr("rinsc.generation.streams.sample_next", interrupted)
+    found = run_cli("generate", str(model), "--prompt", "On", "--max-new-tokens", "9")
+    assert found.status == 130
+    assert found.err.endswith("interrupted\n")
+    assert found.out.endswith("\n")
+    # What might become another character is not shown.
+    assert whole.rstrip("\n").removesuffix("\ufffd") == found.out.rstrip("\n")
+
+
+def test_every_piece_is_flushed(run: Path) -> None:
+    seen: list[str] = []
+
+    class Flushed(io.StringIO):
+        def flush(self) -> None:
+            seen.append(self.getvalue())
+
+    with redirect_stdout(Flushed()) as out:
+        args = ["generate", str(run), "--prompt", "On", "--max-new-tokens", "6"]
+        assert main(args) == 0
+    distinct = list(dict.fromkeys(seen))
+    assert len(distinct) >= 3
+    assert all(out.getvalue().startswith(part) for part in distinct)
+
+
+@pytest.mark.parametrize(("tokens", "noted"), [(1, False), (1000, True)])
+def test_a_window_that_moves_is_told(model: Path, tokens: int, noted: bool) -> None:
+    tokens = min(tokens, 30)  # the context has 16
+    status, _, err = generate(model, "--prompt", "On", tokens=tokens)
+    assert status == 0
+    assert ("note: " in err) is noted
+    assert ("exceed the context of 16" in err) is noted
+
+
+def test_rounds_above_the_trained_ones_are_told(model: Path) -> None:
+    for rounds, noted in (("2", False), ("3", True)):
+        found = generate(model, "--prompt", "On", "--rounds", rounds, tokens=2)
+        assert found.status == 0
+        assert ("note: repeat 'A' runs 3 rounds and was trained at 2" in found.err) is noted
+        assert "Warning" not in found.err
+
+
+def test_the_rounds_that_a_run_was_told_are_the_trained_ones(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    config = folder / "train.toml"
+    config.write_text(config.read_text() + "\nrounds = 4\n")
+    assert "note:" not in generate(folder, "--prompt", "On", "--rounds", "4", tokens=2).err
+    assert "note:" in generate(folder, "--prompt", "On", "--rounds", "5", tokens=2).err
+    config.unlink()
+    assert "note:" in generate(folder, "--prompt", "On", "--rounds", "4", tokens=2).err
+
+
+def refused(args: Sequence[str], code: str, status: int) -> str:
+    found = run_cli("generate", *args)
+    assert (found.status, found.out) == (status, "")
+    assert found.err.startswith(f"error[{code}]: ")
+    assert found.err.count("error[") == 1
+    return found.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["--prompt", "On " * 50], "prompt-too-long"),
+        (["--prompt", "On", "--prompt", "On " * 50], "prompt-too-long"),
+        (["--prompt", "On", "--prompt", ""], "usage"),
+        (["--prompt", "On", "--stop", ""], "bad-stop"),
+        (["--prompt", "On", "--stop", "\udcff"], "usage"),
+        (["--prompt", "On", "--top-p", "0"], "bad-sampling"),
+        (["--prompt", "On", "--top-p", "1.5"], "bad-sampling"),
+        (["--prompt", "On", "--top-p", "nan"], "bad-sampling"),
+        (["--prompt", "On", "--top-p", "much"], "usage"),
+        ([], "usage"),
+    ],
+)
+def test_bad_arguments(model: Path, args: list[str], code: str) -> None:
+    error = refused([str(model), *args], code, 2)
+    assert ("prompt 2 of 2" in error) is (code == "prompt-too-long" and len(args) > 2)
+
+
+def test_a_folder_of_neither_kind_is_told_of_both(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        error = refused([str(folder), "--prompt", "x"], "not-a-model", 1)
+        assert "model.toml" in error
+        assert "model.onnx" in error
+
+
+def test_a_model_folder_without_a_tokenizer(model: Path, run: Path, tmp_path: Path) -> None:
+    if model == run:
+        return
+    shutil.copy(model / "model.onnx", tmp_path)
+    refused([str(tmp_path), "--prompt", "x"], "no-tokenizer", 2)
+    words = ("--tokenizer", str(run / "tokenizer.json"))
+    assert generate(tmp_path, "--prompt", "On", *words).out == generate(run, "--prompt", "On").out
+
+
+def test_a_reader_that_goes_away_ends_it(run: Path) -> None:
+    command = [sys.executable, "-m", "rinsc", "generate", str(run), "--prompt", "On"]
+    script = '"$@" --max-new-tokens 2000 | head -c 1; exit "${PIPESTATUS[0]}"'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (141, "O")
+    assert "Traceback" not in done.stderr
