@@ -23,6 +23,7 @@ class Runtime:
     device: str
     context: int
     vocab_size: int
+    used: Mapping[str, npt.NDArray[np.int64]]  # outputs: the rounds that ran last
 
 
 @dataclass(eq=False)
@@ -42,6 +43,8 @@ class Buffers:
     _arrays: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        from onnxruntime import OrtValue
+
         self.values = {
             name: self._empty(shape)
             for name, shape in self.runtime.layout.sizes(
@@ -52,6 +55,8 @@ class Buffers:
         for name, value in self.values.items():
             self.binding.bind_ortvalue_input(name, value)
             self.binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), value)
+        for name, count in self.runtime.used.items():
+            self.binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(count))
 
     def run(self, arrays: Mapping[str, Any]) -> npt.NDArray[np.float32]:
         """The logits for these inputs, whose keys and values stand in the buffers then."""

@@ -129,13 +129,15 @@ class OpBuilder:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         attributes: Mapping[str, Any],
-        shapes: Sequence[Shape | None],
+        shapes: Sequence[Shape],
+        dtypes: Sequence[ir.DataType] = (),
     ) -> Sequence[ir.Value]:
-        """Add a node with several real results; those without a shape are left out."""
+        """Add a node with several results, by default real ones."""
         name = self._unique_name(op_type)
+        types = dtypes or [self.real] * len(shapes)
         outputs = [
-            ir.Value(name="") if shape is None else make_value(f"{name}/{index}", shape, self.real)
-            for index, shape in enumerate(shapes)
+            make_value(f"{name}/{index}", shape, dtype)
+            for index, (shape, dtype) in enumerate(zip(shapes, types, strict=True))
         ]
         self._add(op_type, inputs, attributes, outputs, name)
         return outputs

@@ -143,7 +143,8 @@ class Continuation:
             }
         # The arrays are held until the run is over: the runtime's values do not keep them alive.
         given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        logits, *present = self.runtime.session.run_with_ort_values(
-            ["logits", *self.runtime.layout.outputs], {**given, **values}
-        )
+        names = ["logits", *self.runtime.layout.outputs, *self.runtime.used]
+        logits, *present = self.runtime.session.run_with_ort_values(names, {**given, **values})
+        for count in list(self.runtime.used.values())[::-1]:
+            count[...] = present.pop().numpy()
         return logits.numpy(), dict(zip(self.runtime.layout.shapes, present, strict=True))

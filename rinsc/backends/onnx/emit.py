@@ -35,7 +35,8 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
     A cached graph continues sequences: it is given ``attention_mask`` (batch, total), int64, and
     past keys and values too, and gives the present ones; its loops become ``Scan``. See
     `graph_slots`. In a gated one each round after the first becomes an ``If``, and the input that
-    sets the rounds is ``depth``, or ``depth_<name>`` where there are several.
+    sets the rounds is ``depth``, or ``depth_<name>`` where there are several. With an exit the
+    rounds that ran are an output each, ``rounds_used_<name>``, int64.
     """
     op = OpBuilder(weights, form.precision)
     programs = cached_programs(graph.spec) if form.cached else trace_programs(graph.spec)
@@ -60,14 +61,13 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
     sides = {**made, **({MASK: checked[MASK]} if form.cached else {})}
     layers = _layers(programs, form)
     walk = Walk(op, graph, form, programs, layers, rounds, sides)
-    x = walk.steps(graph, made["x"], slots)
-    logits = emit_program(op, programs.head, {"x": x})["logits"]
-    if op.real != FLOAT:
-        logits = op.Cast(logits, to=FLOAT, dtype=FLOAT)
+    logits = walk.logits(list(graph.steps()), made["x"], slots)
     logits.name = "logits"
+    for name, used in walk.used.items():
+        used.name = f"rounds_used_{name}"
     return ir.Graph(
         [*given.values(), *past, *dials.values()],
-        [logits, *name_present(slots)],
+        [logits, *name_present(slots), *walk.used.values()],
         nodes=op.nodes,
         initializers=list(op.initializers.values()),
         opset_imports={domain: OPSETS[domain] for domain in sorted(op.domains)},

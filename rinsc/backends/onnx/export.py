@@ -12,6 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from rinsc.__about__ import __version__
 from rinsc.backends.onnx.builder import FULL
 from rinsc.backends.onnx.emit import emit_graph
+from rinsc.backends.onnx.exits import Exit, check_exit, parse_exit
 from rinsc.backends.onnx.file import OnnxModel
 from rinsc.backends.onnx.form import Form
 from rinsc.backends.onnx.fusion import can_fuse
@@ -44,6 +45,7 @@ def to_onnx(
     portable: bool = False,
     gated: bool = False,
     precision: Precision | str = FULL,
+    exit: Exit | str | None = None,
 ) -> OnnxModel:
     """The ONNX model of a module that `to_torch` made, with its weights as they are now.
 
@@ -55,7 +57,9 @@ def to_onnx(
     outputs. Such a model uses ONNX Runtime's own operators, unless it is to be ``portable`` (or
     its head width is one that they do not take); see `Form` for what they ask of the mask. With
     ``gated`` the rounds are the most that can be asked for by an input ``depth``. ``precision``
-    is a `Precision` or its text, such as ``"int4 fp16:A"``.
+    is a `Precision` or its text, such as ``"int4 fp16:A"``. ``exit``, an `Exit` or its text, lets
+    the rounds of a dial end early, once for a whole batch; each ``rounds_used_<repeat>`` is an
+    output then.
 
     Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights of
     another model, `SpecError` for a cache of a model that predicts no next token, `UsageError` for
@@ -68,7 +72,14 @@ def to_onnx(
         hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
         raise LoweringError(Problem("not-a-module", message, hint=hint))
     return graph_to_onnx(
-        graph, model, rounds, cache=cache, portable=portable, gated=gated, precision=precision
+        graph,
+        model,
+        rounds,
+        cache=cache,
+        portable=portable,
+        gated=gated,
+        precision=precision,
+        exit=exit,
     )
 
 
@@ -81,6 +92,7 @@ def graph_to_onnx(
     portable: bool = False,
     gated: bool = False,
     precision: Precision | str = FULL,
+    exit: Exit | str | None = None,
 ) -> OnnxModel:
     """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them)."""
     name, lowered = _lowered(graph, rounds, gated=gated)
@@ -92,7 +104,10 @@ def graph_to_onnx(
     check_blocks(precision, graph.blocks)
     if portable:
         _require_standard(precision)
-    form = Form(cached=cache, fused=fused, gated=gated, precision=precision)
+    exit = parse_exit(exit) if isinstance(exit, str) else exit
+    if exit is not None:
+        check_exit(graph, exit, cached=cache, dialled=name == "dynamic")
+    form = Form(cached=cache, fused=fused, gated=gated, precision=precision, exit=exit)
     model = ir.Model(
         emit_graph(lowered, weights_of(graph, weights), form),
         ir_version=IR_VERSION,
@@ -104,6 +119,7 @@ def graph_to_onnx(
             "rinsc.spec": spec_to_toml(graph.spec),
             "rinsc.form": name,
             "rinsc.precision": precision.text,
+            "rinsc.exit": exit.text if exit else "",
             "rinsc.operators": "fused" if fused else "standard",
             "rinsc.rounds": json.dumps(counts),
             "rinsc.cache": json.dumps(cache),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rinsc.backends.onnx.builder import FULL
+from rinsc.backends.onnx.exits import Exit
 from rinsc.backends.onnx.precision import Precision
 
 
@@ -14,10 +15,11 @@ class Form:
 
     ``cached``: it continues sequences. ``fused``: with ONNX Runtime's own operators, for which
     the tokens that count stand first in each row of the mask. ``gated``: rounds that may be left
-    out stand in an ``If`` each.
+    out stand in an ``If`` each. ``exit``: when the rounds of a dial end early.
     """
 
     cached: bool = False
     fused: bool = False
     gated: bool = False
     precision: Precision = FULL
+    exit: Exit | None = None

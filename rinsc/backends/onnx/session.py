@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
 
 
+USED = "rounds_used_"
+
+
 class Session:
     """An exported model, ready to run: an `OnnxModel`, its file, or the folder that holds it.
 
@@ -86,8 +89,15 @@ class Session:
         gated = metadata.get("rinsc.form") == "gated"
         inputs_by_loop = dial_inputs(self.graph, names)
         self._dials = Dials(self.graph, inputs_by_loop, self.rounds, gated, self._place)
+        outputs = [made.name for made in self._session.get_outputs()]
+        self._used = {name: np.zeros((), np.int64) for name in outputs if name.startswith(USED)}
         runtime = Runtime(
-            self._session, self._layout, self.provider, self.spec.context, self.spec.vocab_size
+            self._session,
+            self._layout,
+            self.provider,
+            self.spec.context,
+            self.spec.vocab_size,
+            self._used,
         )
         fused = metadata.get("rinsc.operators") == "fused"
         self._continuation = Continuation(runtime, fused=fused)
@@ -111,7 +121,9 @@ class Session:
             return self.step(input_ids, rounds=rounds)[0]
         feed = {self._input.name: self._checked(input_ids), **self._dials.arrays(rounds)}
         result: npt.NDArray[np.float32]
-        (result,) = self._session.run(None, feed)
+        result, *used = self._session.run(["logits", *self._used], feed)
+        for count, ran in zip(self._used.values(), used, strict=True):
+            count[...] = ran
         return result
 
     def step(
@@ -155,6 +167,11 @@ class Session:
         ``rounds`` are those of the cache. Neither tokens nor the context are checked.
         """
         return Decoding(self._continuation, past, self._dials.arrays(rounds))
+
+    @property
+    def rounds_used(self) -> dict[str, int]:
+        """Of repeats that may end early, the rounds that the last run took."""
+        return {name.removeprefix(USED): int(count) for name, count in self._used.items()}
 
     @property
     def in_place(self) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import onnx_ir as ir
 
-from rinsc.backends.onnx.builder import BOOL, INT64, OpBuilder, make_value, shape_of
+from rinsc.backends.onnx.builder import BOOL, FLOAT, INT64, OpBuilder, make_value, shape_of
 from rinsc.backends.onnx.cache import Slots, recorded, replayed
+from rinsc.backends.onnx.exit_loop import exit_loop
 from rinsc.backends.onnx.form import Form
 from rinsc.backends.onnx.fusion import FusedProgram
 from rinsc.backends.onnx.programs import emit_program
@@ -38,19 +39,32 @@ class Walk:
     sides: Mapping[str, ir.Value]
     sites: Counter[str] = field(init=False)
     visits: int = field(default=0)
+    nesting: int = field(default=0)  # loops around
+    used: dict[str, ir.Value] = field(default_factory=dict)  # rounds that ran, where they may end
 
     def __post_init__(self) -> None:
         self.sites = Counter(_sites(self.model, written_out=self.form.gated))
 
-    def steps(self, graph: BlockGraph, x: ir.Value, slots: Slots) -> ir.Value:
-        for step in graph.steps():
+    def steps(self, steps: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
+        """The state after these steps, one after the other."""
+        for place, step in enumerate(steps):
             if isinstance(step, Visit):
                 x = self.visit(step, x, slots)
+            elif self.form.exit is not None and not (step.fixed or self.nesting):
+                rest = steps[place + 1 :]
+                x, used, slots = exit_loop(self, step, x, slots, rest, self.form.exit)
+                self.used[step.name] = used
             elif step.fixed or self.form.gated:
                 x = self.rounds_written_out(step, x, slots)
             else:
                 x = self.scan(step, x, slots) if self.form.cached else self.loop(step, x, slots)
         return x
+
+    def logits(self, rest: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
+        """The logits that a state leads to, in float32, when these steps follow it."""
+        x = self.steps(rest, x, slots)
+        logits = emit_program(self.op, self.programs.head, {"x": x})["logits"]
+        return logits if self.op.real == FLOAT else self.op.Cast(logits, to=FLOAT, dtype=FLOAT)
 
     def visit(self, visit: Visit, x: ir.Value, slots: Slots) -> ir.Value:
         """A block's layers in order; its visits are told apart where there are several."""
@@ -105,7 +119,9 @@ class Walk:
         known = {"entry": entry} if index is None else {"entry": entry, "index": index}
         given = self.loop_program(programs.before, loop, x=x, **known)
         given = x if given is None else given
-        y = self.steps(loop.body, given, slots)
+        self.nesting += 1
+        y = self.steps(list(loop.body.steps()), given, slots)
+        self.nesting -= 1
         after = self.loop_program(programs.after, loop, x=given, y=y, **known)
         return y if after is None else after
 
