@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import CompiledModule, load_weights, save_weights, to_torch
+from rinsc.backends.torch.continuation import cached_module
 from rinsc.cost import forward_flops, stored_params, training_flops
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError, Problem, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds, unroll
-from rinsc.layers import model_input
+from rinsc.layers import model_input, require_language_model
 from rinsc.ops import at_sizes
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
@@ -74,6 +77,7 @@ def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
         return [
             *_torch_rows(model, given),
             *_onnx_rows(model, given),
+            *_cached_rows(model, given),
             *(
                 _count_rows(spec, "full size")
                 if _can_be_traced(spec)
@@ -110,7 +114,7 @@ def small_copy(spec: ModelSpec) -> ModelSpec:
     """The same schedule, kinds and grouping of heads, with few layers and small dimensions."""
     group = min(spec.heads // spec.kv_heads, 4)
     kv_heads = min(spec.kv_heads, 2)
-    width = group * kv_heads * 8
+    width = group * kv_heads * 16  # heads as wide as fused operators take them
     signature = shrunk(spec.signature, part_layers=2, rank=min(width, 3))
     two = stack_of(signature, each=2)
     return dataclasses.replace(
@@ -170,6 +174,44 @@ def _onnx_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRow
         gap = _numpy_gap(expected, dial.logits(given.numpy(), rounds=rounds))
         limit = _limit(model, given, rounds)
         yield VerifyRow(f"torch, {_words(rounds)}", "ONNX, dial", "logits", gap, limit)
+
+
+def _cached_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRow]:
+    """Every form that continues sequences; none of kinds that have no cache.
+
+    Where rounds share their slots a cache is an approximation, and PyTorch's is what the others
+    have to equal.
+    """
+    try:
+        require_language_model(model.spec)
+        cached = cached_module(model)
+    except (SpecError, LoweringError):
+        return
+    exact = all(loop.options.cache == "own" for loop in model.graph.loops())
+    dial = Session(to_onnx(model, rounds="dynamic", cache=True))
+    for rounds in dialled_rounds(model.graph):
+        limit, words = _limit(model, given, rounds), f"torch, cached, {_words(rounds)}"
+        expected = _in_steps(partial(cached, rounds=rounds), given)
+        if exact:
+            gap = _gap(model(given, rounds=rounds), expected)
+            yield VerifyRow(f"torch, {_words(rounds)}", "torch, cached", "logits", gap, limit)
+        sessions = {"ONNX, cached, dial": dial}
+        if rounds is None:
+            sessions["ONNX, cached"] = Session(to_onnx(model, cache=True))
+            sessions["ONNX, cached, portable"] = Session(to_onnx(model, cache=True, portable=True))
+            sessions["ONNX, cached, gated"] = Session(to_onnx(model, cache=True, gated=True))
+        for form, session in sessions.items():
+            gap = _gap(expected, _in_steps(partial(session.step, rounds=rounds), given.numpy()))
+            yield VerifyRow(words, form, "logits", gap, limit)
+
+
+def _in_steps(step: Callable[..., tuple[Any, Any]], given: Any) -> torch.Tensor:
+    """Logits of all tokens: most of them at once, and the last three one by one."""
+    past, made, seq = None, [], given.shape[1]
+    for start, end in ((0, seq - 3), (seq - 3, seq - 2), (seq - 2, seq - 1), (seq - 1, seq)):
+        logits, past = step(given[:, start:end], past)
+        made.append(torch.as_tensor(logits))
+    return torch.cat(made, dim=1)
 
 
 def _limit(model: CompiledModule, given: torch.Tensor, rounds: Rounds) -> float:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json as json_text
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rinsc.cli.diagnostics import note
+from rinsc.cli.compile_onnx import Request, compile_onnx
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.numbers import rounded_bytes
+from rinsc.cli.onnx_options import NO_ONNX_OPTIONS, OnnxOptions
 from rinsc.cli.runs import is_run, open_run
 from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
 from rinsc.errors import Problem, UsageError
@@ -28,21 +30,27 @@ def compile_(
     /,
     *,
     to: Literal["torch", "onnx"],
-    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    output: Annotated[str, Parameter(name=("--output", "-o"))],
     options: ModelOptions = NO_OPTIONS,
     rounds: RoundsOption = (),
     cache: bool = False,
     weights: Path | None = None,
     seed: Seed = 0,
+    onnx: OnnxOptions = NO_ONNX_OPTIONS,
+    json: bool = False,
 ) -> None:
-    """Write a model as PyTorch source or as an ONNX file.
+    """Write a model as PyTorch source, or as an ONNX file or model folder.
+
+    Of a run that is exported at another precision, or with several rounds to choose from, the loss
+    on the run's held-out text is printed: what a precision costs, and what a round is worth.
 
     Parameters
     ----------
     to
         The form to write.
     output
-        The file to write.
+        The file to write. In ONNX a name without a suffix, or with a slash at its end, is that of
+        a model folder: model.onnx, its weights, the run's tokenizer, a sample of held-out text.
     rounds
         Write so many rounds out, as 3, or A=2 for one repeat; dynamic makes them a run-time input.
         If not given: run-time in PyTorch, as the signature writes them in ONNX.
@@ -52,24 +60,28 @@ def compile_(
         A safetensors file for ONNX; if not given, a run's own, else fresh ones.
     seed
         Of fresh weights.
+    json
+        Print what was written, and the loss, as JSON.
     """
     folder = open_run(model) if is_run(model) else None
     spec = options.spec(model)
     dynamic = rounds == ("dynamic",)
     asked = None if dynamic else parse_rounds(rounds)
     _check_rounds(spec, asked)
-    check_writable(output)
-    if weights is None and folder is not None:
-        weights = folder.weights
-    if to == "torch":
-        if weights is not None and folder is None:
-            message = "PyTorch source holds no weights"
-            hint = "leave --weights out; Model().load_state_dict takes them at run time"
-            raise UsageError(Problem("usage", message, hint=hint))
-        _write_source(spec, output, asked, cache)
-    else:
-        _write_onnx(spec, output, "dynamic" if dynamic else asked, cache, weights, seed)
-    print(f"wrote {output} ({rounded_bytes(output.stat().st_size)})", file=sys.stderr)
+    if not output:
+        raise UsageError(Problem("usage", "-o is empty", hint="name the file or folder to write"))
+    if to == "onnx":
+        form: RoundsForm = "dynamic" if dynamic else asked
+        compile_onnx(Request(spec, output, form, cache, folder, weights, seed, json), onnx)
+        return
+    _refuse(onnx, weights)
+    path = Path(output)
+    check_writable(path)
+    _write_source(spec, path, asked, cache)
+    size = path.stat().st_size
+    print(f"wrote {path} ({rounded_bytes(size)})", file=sys.stderr)
+    if json:
+        print(json_text.dumps({"files": {str(path): size}, "signature": spec.text}, indent=2))
 
 
 def _check_rounds(spec: ModelSpec, rounds: Rounds) -> None:
@@ -80,6 +92,20 @@ def _check_rounds(spec: ModelSpec, rounds: Rounds) -> None:
         resolve_rounds(graph, rounds)
 
 
+def _refuse(onnx: OnnxOptions, weights: Path | None) -> None:
+    """Raises UsageError for options that mean nothing to PyTorch source."""
+    problems = []
+    if weights is not None:
+        message = "PyTorch source holds no weights"
+        hint = "leave --weights out; Model().load_state_dict takes them at run time"
+        problems.append(Problem("usage", message, hint=hint))
+    if onnx.given:
+        message = f"PyTorch source takes no {', '.join(onnx.given)}"
+        problems.append(Problem("usage", message, hint="write --to onnx, or leave that out"))
+    if problems:
+        raise UsageError(*problems)
+
+
 def _write_source(spec: ModelSpec, output: Path, rounds: Rounds, cache: bool) -> None:
     require("torch")
     from rinsc.backends.torch import emit_source
@@ -88,26 +114,3 @@ def _write_source(spec: ModelSpec, output: Path, rounds: Rounds, cache: bool) ->
     graph = build_graph(spec)
     graph = graph if rounds is None else unroll(graph, rounds)
     write_atomically(output, emit_source(graph, cached=cache))
-
-
-def _write_onnx(
-    spec: ModelSpec, output: Path, rounds: RoundsForm, cache: bool, weights: Path | None, seed: int
-) -> None:
-    require("torch", "safetensors", "onnx_ir")
-    import torch
-
-    from rinsc.backends.onnx import to_onnx
-    from rinsc.backends.torch import load_weights, to_torch
-    from rinsc.backends.torch.weights import open_weights
-
-    if weights is not None:
-        with open_weights(weights):
-            pass  # a file that cannot be read is told before the model is built
-
-    torch.manual_seed(seed)
-    module = to_torch(spec)
-    if weights is not None:
-        load_weights(module, weights)
-    to_onnx(module, rounds, cache=cache).save(output)
-    if weights is None:
-        note("no weights were given; the model has fresh, untrained ones")

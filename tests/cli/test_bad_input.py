@@ -179,7 +179,7 @@ class TestUnwritableOutput:
         assert f"create the folder {tmp_path / 'no'} first" in err
 
     def test_a_folder_in_the_way(self, tmp_path: Path, args: list[str]) -> None:
-        (tmp_path / "x.svg").mkdir()
+        (tmp_path / "x.svg" / "model.onnx").mkdir(parents=True)  # of ONNX, a folder takes a model
         status, out, err = run_cli(*args, str(tmp_path / "x.svg"))
         assert (status, out) == (1, "")
         assert "error[cannot-write]" in err

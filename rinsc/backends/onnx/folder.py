@@ -1,0 +1,68 @@
+"""The model folder: an exported model and what belongs to it, written as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rinsc.backends.onnx.loading import MODEL_FILE
+from rinsc.errors import OutputError, Problem
+from rinsc.files import atomic_path, check_folder, check_writable, make_folder
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx.file import OnnxModel
+
+DATA_FILE = f"{MODEL_FILE}.data"  # the weights, in pages that a runtime can map
+TOKENIZER_FILE = "tokenizer.json"
+HELD_OUT_FILE = "heldout.txt"  # a sample of text that the model was not trained on
+
+
+def check_model_folder(path: Path, names: Collection[str] = ()) -> None:
+    """Raises OutputError where `write_model_folder` could not write files of these names.
+
+    Nothing is changed.
+    """
+    _require_no_file(path)
+    check_folder(path)
+    if path.is_dir():
+        for name in (MODEL_FILE, DATA_FILE, *names):
+            check_writable(path / name)
+
+
+def write_model_folder(model: OnnxModel, path: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write the model and further ``files`` by name; their paths, the model's first.
+
+    The folder is made where it is missing. Every file is complete before the first takes its
+    name, and files of other names are left alone. Raises OutputError; a folder that was made, and
+    nothing else, is then removed again.
+    """
+    _require_no_file(path)
+    with _made_folder(path), ExitStack() as writing:
+        for name, content in files.items():
+            writing.enter_context(atomic_path(path / name)).write_bytes(content)
+        model.save(path / MODEL_FILE, external_data_over=0)
+    return [path / name for name in (MODEL_FILE, DATA_FILE, *files)]
+
+
+@contextmanager
+def _made_folder(path: Path) -> Iterator[None]:
+    """The folder is there in the body; where that fails, what was missing is missing again."""
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    try:
+        make_folder(path)
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # whatever else stands in it by now stays
+                each.rmdir()
+        raise
+
+
+def _require_no_file(path: Path) -> None:
+    if os.path.lexists(path) and not path.is_dir():
+        message = "this is a file, and a model folder is to stand here"
+        hint = "choose another name, or one with a suffix, as model.onnx, for a file"
+        raise OutputError(Problem("cannot-write", message, place=str(path), hint=hint))

@@ -1,0 +1,191 @@
+"""The files by which ONNX Runtime GenAI generates from an exported model.
+
+What they say is taken from the model itself: its metadata, and the inputs of its graph.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rinsc.backends.onnx.builder import shape_of
+from rinsc.backends.onnx.loading import MODEL_FILE, read_metadata
+from rinsc.backends.onnx.past import PAST, PRESENT
+from rinsc.errors import DataError, LoweringError, Problem
+from rinsc.generation import checked_request
+from rinsc.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx.file import OnnxModel
+
+CONFIG_FILE = "genai_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+
+NO_TOKEN = -1  # pads batches; the package takes it, and looks it up like the last id
+# How the inputs begin that set the rounds of loops and of gated repeats.
+DIAL, GATE = "rounds_", "depth"
+NEVER_IN_TEXT = "\xff"  # how a byte-level vocabulary writes the byte 0xFF, which UTF-8 never has
+
+
+def genai_files(
+    model: OnnxModel, tokenizer: Path | None = None, *, stop_ids: Sequence[int] = ()
+) -> Mapping[str, bytes]:
+    """Files, by name, that make the folder of ``model.onnx`` one that `onnxruntime_genai` loads.
+
+    They are ``genai_config.json`` and, with a ``tokenizer`` (a file of the library tokenizers),
+    ``tokenizer.json`` and ``tokenizer_config.json``. Generation ends at each of ``stop_ids`` and at
+    ``max_length``, by default the context. The package cannot do without a token that ends a text:
+    where none is given it is the byte 0xFF of a byte-level tokenizer, which no text holds.
+
+    The rounds of a gated model are set for each generator, before it is given tokens, and are those
+    of the whole sequence::
+
+        depth = numpy.array(2, numpy.int64)
+        generator.set_model_input("depth", depth)
+
+    Where several repeats are dials, each has its ``depth_<repeat>``. The package reads the array
+    at each token and does not keep it alive: hold it as long as the generator, and leave it as it
+    is. Unset, the package raises RuntimeError (``Missing Input: depth``). Nothing checks the
+    number: below 1 it runs as 1, above the rounds that were written as those. Batches are padded
+    on the right, with the id -1, as the package's own ``encode_batch`` does; on the left they give
+    wrong tokens. The package's texts end at a NUL character.
+
+    Raises `LoweringError` for a model that the package cannot run (one without a cache, one with
+    an input ``rounds_<repeat>``, a gated one of standard operators) and where no token can end a
+    text; `UsageError` for stop ids that are none, and `DataError` for a tokenizer that cannot be
+    read or has more tokens than the model.
+    """
+    spec, _ = read_metadata(model.metadata, "the model")
+    decoder = _decoder(model, spec)
+    stops = sorted(checked_request([0], 0, spec, stop_ids).stop_ids)
+    files: dict[str, bytes] = {}
+    if tokenizer is not None:
+        text, content = _read_tokenizer(tokenizer, spec)
+        stops = stops or _never_in_text(content)
+        files[TOKENIZER_FILE] = text
+        files[TOKENIZER_CONFIG_FILE] = _json(_tokenizer_config(spec))
+    if not stops:
+        message = "ONNX Runtime GenAI needs a token that ends a text, and none is known"
+        hint = "give stop_ids, or a byte-level tokenizer, which has a byte that no text holds"
+        raise LoweringError(Problem("no-stop-token", message, hint=hint))
+    config = {
+        "model": {
+            "type": "decoder",
+            "vocab_size": spec.vocab_size,
+            "context_length": spec.context,
+            "eos_token_id": stops,
+            "pad_token_id": NO_TOKEN,
+            "decoder": decoder,
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": spec.context,
+            # Standard operators give a longer cache back.
+            "past_present_share_buffer": _is_fused(model),
+        },
+    }
+    return {CONFIG_FILE: _json(config), **files}
+
+
+def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
+    """What the package is to know of the graph; each slot of the cache is a layer to it."""
+    inputs = {str(value.name): shape_of(value) for value in model.ir.graph.inputs}
+    slots = [shape for name, shape in inputs.items() if name.startswith(PAST)]
+    if not slots:
+        message = "ONNX Runtime GenAI needs a model with a cache"
+        hint = "export it with cache=True (--cache)"
+        raise LoweringError(Problem("no-cache", message, hint=hint))
+    dial = next((name for name in inputs if name.startswith(DIAL)), None)
+    if dial is not None:
+        message = f"ONNX Runtime GenAI cannot run a model whose rounds are the input '{dial}'"
+        hint = "export it with gated=True and the most rounds that are needed, or with fixed rounds"
+        raise LoweringError(Problem("rounds-are-a-loop", message, hint=hint))
+    if not _is_fused(model) and any(name.startswith(GATE) for name in inputs):
+        message = "ONNX Runtime GenAI cannot run gated rounds of standard operators"
+        hint = "export without portable, at heads whose width divides by 8; or with fixed rounds"
+        raise LoweringError(Problem("gated-and-portable", message, hint=hint))
+    if any(shape != slots[0] for shape in slots):
+        message = "ONNX Runtime GenAI needs a cache of which all slots have one shape"
+        hint = "give all blocks layer kinds with the same number of heads for keys and values"
+        raise LoweringError(Problem("uneven-cache", message, hint=hint))
+    _, kv_heads, _, head_dim = slots[0]
+    return {
+        "filename": MODEL_FILE,
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "hidden_size": spec.width,
+        "head_size": head_dim,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": kv_heads,
+        "num_hidden_layers": len(slots) // 2,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": f"{PAST}%d.key",
+            "past_value_names": f"{PAST}%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": f"{PRESENT}%d.key",
+            "present_value_names": f"{PRESENT}%d.value",
+        },
+    }
+
+
+def _is_fused(model: OnnxModel) -> bool:
+    return model.metadata["rinsc.operators"] == "fused"
+
+
+def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[bytes, Mapping[str, Any]]:
+    """The file as it is and what it says; raises `DataError`."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise _tokenizer_error("cannot-read", "cannot read the tokenizer", path) from error
+    try:
+        content = json.loads(text)
+        ids = [*content["model"]["vocab"].values()]
+        ids += [token["id"] for token in content.get("added_tokens", ())]
+        tokens = 1 + max(map(int, ids))
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        message = "not the file of a byte-pair tokenizer"
+        raise _tokenizer_error("bad-tokenizer", message, path) from error
+    if tokens > spec.vocab_size:
+        message = f"the tokenizer has {tokens} tokens, the model {spec.vocab_size}"
+        raise _tokenizer_error("vocabulary-mismatch", message, path)
+    return text, content
+
+
+def _never_in_text(tokenizer: Mapping[str, Any]) -> list[int]:
+    """The id of the byte that no text holds; empty where the tokens are not made of bytes."""
+    decoder = tokenizer.get("decoder")
+    if not isinstance(decoder, Mapping) or decoder.get("type") != "ByteLevel":
+        return []
+    found = tokenizer["model"]["vocab"].get(NEVER_IN_TEXT)
+    return [] if found is None else [found]
+
+
+def _tokenizer_config(spec: ModelSpec) -> Mapping[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # all that it does stands in tokenizer.json
+        "model_max_length": spec.context,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _tokenizer_error(code: str, message: str, path: Path) -> DataError:
+    hint = "name the tokenizer.json of the run that the model comes from"
+    return DataError(Problem(code, message, place=str(path), hint=hint))
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(content, indent=2)}\n".encode()

@@ -1,0 +1,263 @@
+"""``rinsc compile --to onnx``: a model, checked, built, written, and measured."""
+
+from __future__ import annotations
+
+import json as json_text
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from rinsc.cli.diagnostics import note
+from rinsc.cli.numbers import rounded_bytes
+from rinsc.cli.onnx_options import OnnxForm, OnnxOptions
+from rinsc.cli.quality_report import Report, counts_in_words, measure, print_report
+from rinsc.cli.values import option_values
+from rinsc.errors import OutputError, Problem, RinscError, UsageError
+from rinsc.extras import require
+from rinsc.files import check_writable
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx import OnnxModel, RoundsForm
+    from rinsc.backends.torch import CompiledModule
+    from rinsc.spec import ModelSpec
+    from rinsc.train.run_folder import RunFolder
+
+NO_TABLE = "there is no table of the loss"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model and where it is to be written; ``run`` is the model's, where it was trained."""
+
+    spec: ModelSpec
+    output: str
+    rounds: RoundsForm
+    cache: bool
+    run: RunFolder | None
+    weights: Path | None
+    seed: int
+    json: bool
+
+    @property
+    def path(self) -> Path:
+        return Path(self.output)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a model folder is meant: by its name, or because it is there."""
+        slashes = tuple(filter(None, ("/", os.sep, os.altsep)))
+        return self.output.endswith(slashes) or self.path.is_dir() or not self.path.suffix
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The run's, where there is one."""
+        if self.run is None or not self.run.tokenizer.is_file():
+            return None
+        return self.run.tokenizer
+
+
+def compile_onnx(request: Request, options: OnnxOptions) -> None:
+    """Write the model's file or folder, say what it is and, of a run, how good it is."""
+    form = options.form(request.rounds, cache=request.cache)
+    _check_place(request, genai=options.genai)
+    require("torch", "safetensors", "onnx_ir", "numpy")
+    outline = form.outline(request.spec)
+    if request.is_folder:
+        _check_folder(request, outline, genai=options.genai)
+    del outline
+    measured = options.report and _is_worth_measuring(request.spec, form)
+    text = _held_out(request, form, measured=measured)
+    module = _module(request)
+    model = form.export(module)
+    files = _write(request, model, text, genai=options.genai)
+    _say_written(request, files)
+    if request.run is None and request.weights is None:
+        note("no weights were given; the model has fresh, untrained ones")
+    facts, report = dict(model.metadata), None
+    if measured and text is not None and request.run is not None:
+        with _failure_as_note(), TemporaryDirectory() as place:
+            twin = None
+            if form.precision.name != "fp32":
+                twin = Path(place) / "fp32.onnx"
+                form.export(module, "fp32").save(twin, external_data_over=0)
+            del module, model  # sessions load the weights anew
+            report = measure(files[0], facts, twin, text, request.run)
+    _print_result(request, files, facts, report)
+
+
+def _check_place(request: Request, *, genai: bool) -> None:
+    """Raises for a name that cannot be written to, or that nothing of this kind goes to."""
+    if request.is_folder:
+        _check_no_run(request.path)
+    elif genai:
+        message = f"--genai writes a folder, and '{request.output}' is the name of a file"
+        raise UsageError(Problem("usage", message, hint="write -o model/"))
+    else:
+        check_writable(request.path)
+    if genai and request.tokenizer is None:
+        message = "--genai needs a tokenizer, and there is none without a run"
+        raise UsageError(Problem("usage", message, hint="compile the folder of a run"))
+
+
+def _check_no_run(path: Path) -> None:
+    from rinsc.train.run_folder import RunFolder
+
+    there = RunFolder(path)
+    if any(file.exists() for file in there.files if file != there.tokenizer):
+        message = "the folder holds a training run; a model folder is one of its own"
+        hint = f"choose another folder, or write a file: -o {path / 'model.onnx'}"
+        raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
+
+
+def _check_folder(request: Request, outline: OnnxModel, *, genai: bool) -> None:
+    """Raises where the folder, or a file in it, cannot be written."""
+    from rinsc.backends.onnx.folder import HELD_OUT_FILE, TOKENIZER_FILE, check_model_folder
+
+    names = {TOKENIZER_FILE, HELD_OUT_FILE}
+    if genai:
+        names |= _genai_files(outline, request.tokenizer).keys()
+    check_model_folder(request.path, names)
+
+
+def _is_worth_measuring(spec: ModelSpec, form: OnnxForm) -> bool:
+    """Whether there is something to compare: a precision, or rounds."""
+    from rinsc.graph import build_graph
+
+    return form.precision.name != "fp32" or any(build_graph(spec).dials())
+
+
+def _held_out(request: Request, form: OnnxForm, *, measured: bool) -> str | None:
+    """Held-out text of the run; None, and a note where it is missed, where there is none."""
+    if request.run is None:
+        if measured and form.precision.name != "fp32":
+            note(f"{NO_TABLE}: only a run has held-out text")
+        return None
+    if not measured and not request.is_folder:
+        return None
+    from rinsc.train.heldout import held_out_sample
+
+    try:
+        return held_out_sample(request.run)
+    except RinscError as error:
+        note(f"no held-out text: {error.message} ({error.hint})")
+        return None
+
+
+def _module(request: Request) -> CompiledModule:
+    """The module with the weights that are asked for, or fresh ones."""
+    import torch
+
+    from rinsc.backends.torch import load_weights, to_torch
+    from rinsc.backends.torch.weights import open_weights
+
+    weights = request.weights
+    if weights is None and request.run is not None:
+        weights = request.run.weights
+    if weights is not None:
+        with open_weights(weights):
+            pass  # a file that cannot be read is told before the model is built
+    torch.manual_seed(request.seed)
+    module = to_torch(request.spec)
+    if weights is not None:
+        load_weights(module, weights)
+    return module
+
+
+def _write(request: Request, model: OnnxModel, text: str | None, *, genai: bool) -> list[Path]:
+    """Write what is asked for; the paths of all files, the model's first."""
+    path = request.path
+    if not request.is_folder:
+        model.save(path)
+        has_data = path.stat().st_size < model.weight_bytes  # then they stand beside it
+        return [path, path.with_name(f"{path.name}.data")] if has_data else [path]
+    from rinsc.backends.onnx.folder import HELD_OUT_FILE, TOKENIZER_FILE, write_model_folder
+
+    files: dict[str, bytes] = {}
+    if request.tokenizer is not None:
+        files[TOKENIZER_FILE] = request.tokenizer.read_bytes()
+    if text is not None:
+        files[HELD_OUT_FILE] = text.encode("utf-8")
+    if genai:
+        files |= _genai_files(model, request.tokenizer)
+    written = write_model_folder(model, path, files)
+    for name in (TOKENIZER_FILE, HELD_OUT_FILE):
+        if name not in files and (path / name).exists():
+            note(f"{path / name} stood there before; it is not of this model")
+    return written
+
+
+def _genai_files(model: OnnxModel, tokenizer: Path | None) -> Mapping[str, bytes]:
+    from rinsc.backends.onnx.genai import genai_files
+
+    with option_values():
+        return genai_files(model, tokenizer)
+
+
+@contextmanager
+def _failure_as_note() -> Iterator[None]:
+    """The model is written: that it cannot be measured is no failure of the command."""
+    try:
+        yield
+    except RinscError as error:
+        note(f"{NO_TABLE}: {error.message} ({error.hint})")
+    except OSError as error:
+        note(f"{NO_TABLE}: {error.strerror or type(error).__name__}")
+
+
+def _say_written(request: Request, files: Sequence[Path]) -> None:
+    size = rounded_bytes(sum(path.stat().st_size for path in files))
+    if request.is_folder:
+        names = ", ".join(path.name for path in files)
+        print(f"wrote {request.path}{os.sep} ({size}: {names})", file=sys.stderr)
+    else:
+        print(f"wrote {' and '.join(map(str, files))} ({size})", file=sys.stderr)
+
+
+def _print_result(
+    request: Request, files: Sequence[Path], metadata: Mapping[str, str], report: Report | None
+) -> None:
+    """What was written, in a line, and the table; or both as JSON."""
+    if request.json:
+        document = {
+            "files": {str(path): path.stat().st_size for path in files},
+            "signature": metadata["rinsc.signature"],
+            "form": metadata["rinsc.form"],
+            "rounds": json_text.loads(metadata["rinsc.rounds"]),
+            "cache": json_text.loads(metadata["rinsc.cache"]),
+            "operators": metadata["rinsc.operators"],
+            "precision": metadata["rinsc.precision"],
+            "exit": metadata["rinsc.exit"] or None,
+            "quality": None if report is None else report.facts(),
+        }
+        print(json_text.dumps(document, indent=2))
+        return
+    print(_in_words(metadata, report), file=sys.stderr)
+    if report is not None:
+        print_report(report)
+
+
+def _in_words(metadata: Mapping[str, str], report: Report | None) -> str:
+    """The model's form, operators and precision, and what it was run on, in one line."""
+    counts: Mapping[str, int] = json_text.loads(metadata["rinsc.rounds"])
+    written = counts_in_words(counts)
+    rounds = {
+        "fixed": "1 round" if written == "1" else f"{written} rounds",
+        "dynamic": f"any rounds ({written} if not given)",
+        "gated": f"up to {written} rounds",
+    }
+    words = [
+        rounds[metadata["rinsc.form"]] if counts else "no repeat",
+        "cache" if metadata["rinsc.cache"] == "true" else "no cache",
+        f"{metadata['rinsc.operators']} operators",
+        metadata["rinsc.precision"],
+    ]
+    if metadata["rinsc.exit"]:
+        words.append(f"ends early at {metadata['rinsc.exit']}")
+    if report is not None:
+        words.append(f"run by ONNX Runtime on {report.provider}")
+    return " · ".join(words)

@@ -1,0 +1,140 @@
+"""The options of ``rinsc compile`` that only an ONNX model can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
+
+from rinsc.cli.values import option_values
+from rinsc.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx import OnnxModel, RoundsForm
+    from rinsc.backends.onnx.exits import Exit
+    from rinsc.backends.onnx.precision import Precision
+    from rinsc.backends.torch import CompiledModule
+    from rinsc.spec import ModelSpec
+
+
+@Parameter(name="*", group=Group("ONNX"))
+@dataclass(frozen=True)
+class OnnxOptions:
+    """As they are typed; `form` checks them against each other."""
+
+    precision: str | None = None
+    """fp32 (the default), fp16, bf16, int8-dynamic, int8 or int4; int4/128 with its block size."""
+
+    block_size: int | None = None
+    """Weights with a scale of their own in int8 and int4: 32 (the default) or 128."""
+
+    keep: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
+    """A block that stays more exact, as fp16:A; may be given again for another."""
+
+    portable: bool = False
+    """Standard operators alone, for other runtimes than ONNX Runtime."""
+
+    gated: bool = False
+    """The rounds written out; the input depth says how many of them run."""
+
+    exit: str | None = None
+    """End the rounds of a dial early, as kl:5e-4 or state:0.01: once a further one changes less."""
+
+    genai: bool = False
+    """A model folder that onnxruntime-genai loads; it has a cache."""
+
+    report: Annotated[bool, Parameter(negative="--no-report")] = True
+    """Print the loss on a run's held-out text, which takes some seconds."""
+
+    @property
+    def given(self) -> list[str]:
+        """The options that are not as they are by default."""
+        values = {
+            "--precision": self.precision is not None,
+            "--block-size": self.block_size is not None,
+            "--keep": self.keep,
+            "--portable": self.portable,
+            "--gated": self.gated,
+            "--exit": self.exit is not None,
+            "--genai": self.genai,
+            "--no-report": not self.report,
+        }
+        return [name for name, value in values.items() if value]
+
+    def form(self, rounds: RoundsForm, *, cache: bool) -> OnnxForm:
+        """The form that is asked for; raises UsageError for options that exclude each other."""
+        from rinsc.backends.onnx.exits import parse_exit
+        from rinsc.backends.onnx.precision import parse_precision
+
+        if rounds == "dynamic" and self.genai:
+            message = "onnxruntime-genai cannot run the form of --rounds dynamic"
+            hint = "with --gated --rounds 4 it runs up to 4 rounds; with --rounds 4, always 4"
+            raise UsageError(Problem("usage", message, hint=hint))
+        if rounds == "dynamic" and self.gated:
+            message = "--gated needs a number of rounds, the most that are to be run"
+            raise UsageError(Problem("usage", message, hint="write --gated --rounds 4"))
+        name = "fp32" if self.precision is None else self.precision
+        precision = parse_precision(name, block_size=self.block_size, keep=self.keep)
+        when = None if self.exit is None else parse_exit(self.exit)
+        return OnnxForm(rounds, cache or self.genai, self.portable, self.gated, precision, when)
+
+
+NO_ONNX_OPTIONS = OnnxOptions()
+
+
+@dataclass(frozen=True)
+class OnnxForm:
+    """What an ONNX model is to be, beside its weights."""
+
+    rounds: RoundsForm
+    cache: bool
+    portable: bool
+    gated: bool
+    precision: Precision
+    exit: Exit | None = None
+
+    def export(self, module: CompiledModule, precision: str | None = None) -> OnnxModel:
+        """The module in this form, or in this form at another precision."""
+        from rinsc.backends.onnx import to_onnx
+
+        return to_onnx(
+            module,
+            self.rounds,
+            cache=self.cache,
+            portable=self.portable,
+            gated=self.gated,
+            precision=self.precision if precision is None else precision,
+            exit=self.exit,
+        )
+
+    def outline(self, spec: ModelSpec) -> OnnxModel:
+        """A model in this form without weights of its own; nothing is allocated.
+
+        Raises UsageError where the spec has no such form.
+        """
+        import numpy as np
+
+        from rinsc.backends.onnx import graph_to_onnx
+        from rinsc.backends.onnx.precision import check_blocks
+        from rinsc.graph import build_graph
+        from rinsc.layers import weight_shapes
+
+        graph, zero = build_graph(spec), np.float32(0)
+        views = {name: np.broadcast_to(zero, shape) for name, shape in weight_shapes(graph).items()}
+        if self.gated and not any(graph.dials()):
+            message = "--gated is of repeats, and this model has none"
+            raise UsageError(Problem("usage", message, hint="leave --gated out"))
+        with option_values():
+            check_blocks(self.precision, graph.blocks)
+            return graph_to_onnx(
+                graph,
+                views,
+                self.rounds,
+                cache=self.cache,
+                portable=self.portable,
+                gated=self.gated,
+                # What is portable stays floats; quantizing views of nothing would take long.
+                precision=self.precision if self.portable else "fp32",
+                exit=self.exit,
+            )

@@ -1,0 +1,54 @@
+"""A sample of the text that a run never trained on, for those who measure its models elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from rinsc.errors import DataError, Problem
+from rinsc.train.data import load_corpus
+from rinsc.train.run_folder import RunFolder
+
+SAMPLE_BYTES = 64 * 1024
+
+
+def held_out_sample(folder: RunFolder) -> str:
+    """The first whole lines of a run's held-out text, at most `SAMPLE_BYTES` of UTF-8.
+
+    The corpus is read anew from where the run had it. Raises DataError where it is not there, or
+    is another one by now, and MissingExtraError where its package is not installed.
+    """
+    record = _corpus_record(folder)
+    corpus = load_corpus(str(record.get("name")))
+    if corpus.record()["held_out"] != record.get("held_out"):
+        message = f"the text '{corpus.name}' is not what it was when the run was trained"
+        raise _error("other-text", message, folder, "restore the text")
+    return first_lines("".join(document.text for document in corpus.held_out), SAMPLE_BYTES)
+
+
+def first_lines(text: str, most_bytes: int) -> str:
+    """The lines of ``text`` that fit; of a line that is longer than that, the characters that do.
+
+    ``most_bytes`` are counted in UTF-8.
+    """
+    data = text[: most_bytes + 1].encode("utf-8")  # a character has at least one byte
+    if len(data) <= most_bytes:
+        return text
+    fitting = data[:most_bytes]
+    return fitting[: fitting.rfind(b"\n") + 1 or most_bytes].decode("utf-8", "ignore")
+
+
+def _corpus_record(folder: RunFolder) -> Mapping[str, object]:
+    """What the run says about its text."""
+    try:
+        record = json.loads(folder.data_record.read_text(encoding="utf-8"))["corpus"]
+    except (OSError, ValueError, TypeError, KeyError):
+        record = None
+    if not isinstance(record, dict):
+        message = "the run does not say which text it was trained on"
+        raise _error("no-text", message, folder, "restore its data.json")
+    return record
+
+
+def _error(code: str, message: str, folder: RunFolder, hint: str) -> DataError:
+    return DataError(Problem(code, message, place=str(folder.data_record), hint=hint))

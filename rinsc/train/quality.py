@@ -1,0 +1,204 @@
+"""How well logits predict a text, and how far they are from another model's, without torch.
+
+What gives the logits is any function of token ids: a session of ONNX Runtime, or a module.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.errors import DataError, Problem
+from rinsc.graph import Rounds
+from rinsc.train.batches import cut_windows
+from rinsc.train.tokenizer import TokenIds
+
+Ids: TypeAlias = npt.NDArray[np.int64]
+Logits: TypeAlias = npt.NDArray[np.floating[Any]]
+LogitsOf: TypeAlias = Callable[[Ids], Logits]  # (batch, seq) to (batch, seq, vocab)
+RoundsLogitsOf: TypeAlias = Callable[[Ids, Rounds], Logits]
+Observer: TypeAlias = Callable[[float], None]  # told which part of the work is done
+
+BATCH_TOKENS = 1024  # run at once
+LOGITS_AT_ONCE = 1 << 24  # of one call: 64 MiB of them
+LOGITS_IN_A_CHUNK = 1 << 20  # of those turned into probabilities at once
+PROBE_TOKENS = 64  # whose time says how many more can be afforded
+ENOUGH_TOKENS = 8192  # predicted, for differences that hold
+SECONDS = 15.0  # spent where these take longer
+
+
+@dataclass
+class Sums:
+    """Over targets: losses of a model and of its exact twin, how far apart they are, bytes."""
+
+    nats: float = 0.0
+    exact_nats: float = 0.0
+    divergence_nats: float = 0.0
+    tokens: int = 0
+    byte_count: int = 0
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """A model at some rounds. ``divergence_nats`` is KL(exact || model) per token.
+
+    Where a model is compared with nothing, both figures in bits are its own.
+    """
+
+    rounds: Rounds
+    exact_bits_per_byte: float
+    bits_per_byte: float
+    divergence_nats: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One row for each of the rounds, all of them on the same windows (windows, seq + 1)."""
+
+    rows: tuple[QualityRow, ...]
+    windows: TokenIds
+    byte_count: int
+
+
+def bits_per_byte(
+    logits_of: LogitsOf, windows: TokenIds, token_bytes: npt.NDArray[np.int64]
+) -> float:
+    """Loss on ``windows`` (windows, seq + 1): nats / ln 2 / bytes of text of the targets.
+
+    The first token of each window is given, the others are predicted.
+    """
+    sums, pair = Sums(), _Pair(lambda ids, _: logits_of(ids), None, token_bytes)
+    for batch in _batches(windows, min(BATCH_TOKENS, LOGITS_AT_ONCE // len(token_bytes))):
+        pair.add(sums, None, batch)
+    return sums.nats / math.log(2) / sums.byte_count
+
+
+def compare_quality(
+    model: RoundsLogitsOf,
+    exact: RoundsLogitsOf | None,
+    rounds: Sequence[Rounds],
+    tokens: TokenIds,
+    token_bytes: npt.NDArray[np.int64],
+    context: int,
+    *,
+    seconds: float = SECONDS,
+    observe: Observer = lambda done: None,
+) -> Quality:
+    """The model at each of ``rounds`` on ``tokens`` ``(tokens,)``, beside its exact twin.
+
+    Windows are as long as the context, or as can be afforded. They are taken from all over the
+    text, in an order that is always the same, until there are `ENOUGH_TOKENS`, or until ``seconds``
+    are over. Raises DataError for a text of less than two tokens.
+    """
+    if len(tokens) < 2:
+        hint = "give a text of some sentences"
+        raise DataError(Problem("too-little-text", "the text has nothing to predict", hint=hint))
+    start, pair = time.monotonic(), _Pair(model, exact, token_bytes)
+    affordable = _affordable_tokens(pair, rounds, tokens[: context + 1], seconds, observe)
+    length = max(1, min(context, len(tokens) - 1, affordable))
+    windows = _spread(cut_windows(tokens, length), -(-ENOUGH_TOKENS // length))
+    every = [Sums() for _ in rounds]
+    used = 0
+    for batch in _batches(windows, min(BATCH_TOKENS, affordable)):
+        begun = time.monotonic()
+        for sums, each in zip(every, rounds, strict=True):
+            pair.add(sums, each, batch)
+            observe(max(used / len(windows), min((time.monotonic() - start) / seconds, 1.0)))
+        used += len(batch)
+        now = time.monotonic()
+        if now + (now - begun) > start + seconds:  # another batch would take as long
+            break
+    pairs = zip(rounds, every, strict=True)
+    rows = tuple(_row(each, sums, alone=exact is None) for each, sums in pairs)
+    return Quality(rows, windows[:used], every[0].byte_count)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A model, and its exact twin where there is one."""
+
+    model: RoundsLogitsOf
+    exact: RoundsLogitsOf | None
+    token_bytes: npt.NDArray[np.int64]
+
+    def add(self, sums: Sums, rounds: Rounds, windows: TokenIds) -> None:
+        """Add what a batch of windows costs."""
+        ids = windows.astype(np.int64)
+        given, targets = ids[:, :-1], ids[:, 1:]
+        exact = None if self.exact is None else self.exact(given, rounds)
+        _add(sums, self.model(given, rounds), exact, targets, self.token_bytes)
+
+
+def _affordable_tokens(
+    pair: _Pair, rounds: Sequence[Rounds], first: TokenIds, seconds: float, observe: Observer
+) -> int:
+    """How many tokens can be run at all rounds, by what a few of the first ones take."""
+    probe = first[None, : PROBE_TOKENS + 1]
+    start = time.monotonic()
+    for each in rounds:
+        pair.add(Sums(), each, probe)
+        observe(0.0)
+    spent = max(time.monotonic() - start, 1e-6)
+    affordable = int(max(seconds - spent, 0.0) / spent * (probe.shape[1] - 1))
+    return min(max(affordable, PROBE_TOKENS), LOGITS_AT_ONCE // len(pair.token_bytes))
+
+
+def _spread(windows: TokenIds, most: int) -> TokenIds:
+    """At most so many windows, in an order in which any first ones stand all over the text."""
+    order = np.random.default_rng(0).permutation(len(windows))
+    return windows[order[:most]]
+
+
+def _row(rounds: Rounds, sums: Sums, *, alone: bool) -> QualityRow:
+    bits = math.log(2) * sums.byte_count
+    exact_nats = sums.nats if alone else sums.exact_nats
+    divergence = max(sums.divergence_nats / sums.tokens, 0.0)  # rounding may bring it below
+    return QualityRow(rounds, exact_nats / bits, sums.nats / bits, divergence)
+
+
+def _batches(windows: TokenIds, most_tokens: int) -> Iterator[TokenIds]:
+    """The windows, as many at once as have so many tokens, and one at least."""
+    count = max(1, most_tokens // (windows.shape[1] - 1))
+    for start in range(0, len(windows), count):
+        yield windows[start : start + count]
+
+
+def _add(
+    sums: Sums,
+    logits: Logits,
+    exact: Logits | None,
+    targets: Ids,
+    token_bytes: npt.NDArray[np.int64],
+) -> None:
+    """Add what ``targets`` (batch, seq) cost under logits (batch, seq, vocab)."""
+    flat, vocab = targets.reshape(-1), logits.shape[-1]
+    rows = logits.reshape(-1, vocab)
+    exact_rows = None if exact is None else exact.reshape(-1, vocab)
+    step = max(1, LOGITS_IN_A_CHUNK // vocab)
+    for start in range(0, len(flat), step):
+        chunk = slice(start, start + step)
+        log_probs = _log_probs(rows[chunk])
+        wanted = np.arange(len(log_probs)), flat[chunk]
+        sums.nats -= float(log_probs[wanted].sum(dtype=np.float64))
+        if exact_rows is not None:
+            exact_log_probs = _log_probs(exact_rows[chunk])
+            sums.exact_nats -= float(exact_log_probs[wanted].sum(dtype=np.float64))
+            apart = np.exp(exact_log_probs) * (exact_log_probs - log_probs)
+            sums.divergence_nats += float(apart.sum(dtype=np.float64))
+    sums.tokens += len(flat)
+    sums.byte_count += int(token_bytes[flat].sum())
+
+
+def _log_probs(logits: Logits) -> npt.NDArray[np.float32]:
+    """Log of the softmax over the last axis of ``(tokens, vocab)``."""
+    shifted = logits.astype(np.float32)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
+    found: npt.NDArray[np.float32] = shifted - np.log(total).astype(np.float32)
+    return found

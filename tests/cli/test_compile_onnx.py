@@ -1,0 +1,298 @@
+"""``rinsc compile --to onnx`` of a run: the folder, the table of the loss, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import pytest
+
+from rinsc.backends.onnx import Session
+from rinsc.backends.onnx import file as onnx_file_module
+from rinsc.backends.onnx.quantize import blockwise
+from rinsc.backends.torch import load_weights, to_torch
+from rinsc.cli.quality_report import MOST_ROWS, LateProgress, rounds_to_show
+from rinsc.spec import model_spec
+from rinsc.train import evaluate
+from rinsc.train.batches import cut_windows
+from rinsc.train.data import load_corpus
+from rinsc.train.run_folder import RunFolder
+from rinsc.train.tokenizer import load_tokenizer
+from tests.cli.command_line import Result, run_cli
+from tests.cli.conftest import SIGNATURE, TINY
+
+NAMES = ["heldout.txt", "model.onnx", "model.onnx.data", "tokenizer.json"]
+
+
+def _compile(run: Path | str, output: Path | str, *more: str) -> Result:
+    return run_cli("compile", str(run), "--to", "onnx", "-o", str(output), *more)
+
+
+def _quality(result: Result) -> list[dict[str, Any]]:
+    assert result.status == 0, result.err
+    rows: list[dict[str, Any]] = json.loads(result.out)["quality"]["rows"]
+    return rows
+
+
+def test_the_folder_of_a_run(run: Path, corpus: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    words = ("--cache", "--rounds", "dynamic", "--precision", "int4")
+    status, out, err = _compile(run, f"{folder}/", *words)
+    assert status == 0, err
+    assert sorted(path.name for path in folder.iterdir()) == NAMES
+    wrote, form = err.splitlines()
+    assert wrote.startswith(f"wrote {folder}/ (")
+    assert wrote.endswith("KiB: model.onnx, model.onnx.data, tokenizer.json, heldout.txt)")
+    assert form == (
+        "any rounds (2 if not given) · cache · fused operators · int4 · run by ONNX Runtime on cpu"
+    )
+    assert (folder / "tokenizer.json").read_bytes() == (run / "tokenizer.json").read_bytes()
+    held_out = "".join(document.text for document in load_corpus(corpus).held_out)
+    assert (folder / "heldout.txt").read_text() == held_out
+    table = [line.split() for line in out.splitlines()]
+    heads = "rounds fp32 bits/byte int4 bits/byte difference KL nats/token"
+    assert " ".join(table[0]) == heads
+    assert [line[0] for line in table[2:4]] == ["1", "2"]
+    assert table[3][1] == "(trained)"
+    assert out.splitlines()[-1].endswith("bytes")
+    generated = run_cli("generate", str(folder), "--prompt", "On", "--max-new-tokens", "3")
+    assert generated.status == 0, generated.err
+
+
+@pytest.mark.parametrize("words", [("--cache",), ("--gated", "--rounds", "3"), ()])
+def test_fp32_figures_are_those_of_torch(run: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    rows = _quality(_compile(run, tmp_path / "m", "--precision", "int8", "--json", *words))
+    model = to_torch(model_spec(run / "model.toml"))
+    load_weights(model, RunFolder(run).weights)
+    tokenizer = load_tokenizer(tmp_path / "m" / "tokenizer.json")
+    tokens = tokenizer.encode((tmp_path / "m" / "heldout.txt").read_text())
+    windows = cut_windows(tokens, model.spec.context)
+    rounds = [1, 2, 3] if "--gated" in words else [2]
+    assert [row["rounds"] for row in rows] == [{"A": each} for each in rounds]
+    for each, row in zip(rounds, rows, strict=True):
+        exact = evaluate.bits_per_byte(model, windows, tokenizer.token_bytes, rounds=each)
+        assert row["fp32_bits_per_byte"] == pytest.approx(exact, abs=1e-4)
+        assert row["bits_per_byte"] == pytest.approx(exact, abs=0.05)
+        assert row["bits_per_byte"] != row["fp32_bits_per_byte"]
+        assert 0 < row["kl_nats_per_token"] < 0.01
+
+
+def test_a_spoiled_matrix_shows(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--precision", "int8", "--rounds", "dynamic", "--json")
+    sound = _quality(_compile(run, tmp_path / "a", *words))
+    spoiled = []
+
+    def spoil(whole: npt.NDArray[np.float32], *sizes: Any, name: str) -> Any:
+        if name == "A.0.value":
+            spoiled.append(name)
+            whole = np.roll(whole, 1, axis=0)
+        return blockwise(whole, *sizes, name=name)
+
+    monkeypatch.setattr("rinsc.backends.onnx.matrices.blockwise", spoil)
+    found = _quality(_compile(run, tmp_path / "b", *words))
+    assert spoiled
+    for before, after in zip(sound, found, strict=True):
+        assert after["fp32_bits_per_byte"] == before["fp32_bits_per_byte"]
+        assert after["kl_nats_per_token"] > 10 * before["kl_nats_per_token"]
+
+
+def test_fp32_is_compared_with_nothing(run: Path, tmp_path: Path) -> None:
+    status, out, err = _compile(run, tmp_path / "m.onnx", "--rounds", "dynamic")
+    assert status == 0, err
+    assert out.splitlines()[0].split() == ["rounds", "fp32", "bits/byte"]
+    assert len(out.splitlines()) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_blocks_and_what_is_kept_reach_the_model(run: Path, tmp_path: Path) -> None:
+    words = ("--precision", "int4", "--block-size", "128", "--keep", "fp16:A", "--no-report")
+    status, out, err = _compile(run, tmp_path / "m.onnx", *words)
+    assert (status, out) == (0, "")
+    assert "int4/128 fp16:A" in err
+    assert "ONNX Runtime" not in err
+    model = ir.load(tmp_path / "m.onnx")
+    assert model.metadata_props["rinsc.precision"] == "int4/128 fp16:A"
+    products = [node for node in model.graph if node.op_type == "MatMulNBits"]
+    assert products
+    assert all(node.attributes["block_size"].as_int() == 128 for node in products)
+
+
+def test_portable_operators(run: Path, tmp_path: Path) -> None:
+    assert _compile(run, tmp_path / "m", "--cache", "--portable", "--no-report").status == 0
+    model = ir.load(tmp_path / "m" / "model.onnx")
+    assert {node.domain for node in model.graph} == {""}
+
+
+def test_a_folder_for_genai(run: Path, tmp_path: Path) -> None:
+    result = _compile(run, tmp_path / "m", "--genai", "--gated", "--rounds", "3", "--no-report")
+    assert result.status == 0, result.err
+    assert "genai_config.json" in result.err
+    names = {path.name for path in (tmp_path / "m").iterdir()}
+    assert {"genai_config.json", "tokenizer_config.json", *NAMES} <= names
+    assert Session(tmp_path / "m").has_cache
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--precision", "int3"], "unknown-precision"),
+        (["--precision", "int4/64"], "block-size"),
+        (["--precision", "int4", "--block-size", "64"], "block-size"),
+        (["--precision", "int4/32", "--block-size", "32"], "block-size"),
+        (["--precision", "fp16", "--block-size", "32"], "block-size"),
+        (["--block-size", "32"], "block-size"),
+        (["--precision", "int4", "--keep", "fp16:Z"], "unknown-block"),
+        (["--precision", "int4", "--keep", "fp16"], "keep"),
+        (["--precision", "int4", "--keep", "fp16:A", "--keep", "fp32:A"], "keep"),
+        (["--precision", "int4", "--portable"], "not-portable"),
+        (["--gated", "--rounds", "dynamic"], "usage"),
+        (["--genai", "--rounds", "dynamic"], "usage"),
+        (["--genai", "-o", "m.onnx"], "usage"),
+        (["-o", ""], "usage"),
+    ],
+)
+def test_mistakes_are_told_before_the_model_is_built(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: str
+) -> None:
+    def too_early(*_: object, **__: object) -> None:
+        raise AssertionError("the model was built")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rinsc.backends.torch.to_torch", too_early)
+    output = [] if "-o" in words else ["-o", "m/"]
+    status, out, err = run_cli("compile", str(run), "--to", "onnx", *output, *words)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error[{code}]: ")
+    assert "  hint: " in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (["A^2", "--kind", "vit", "--patch-width", "12"], ["--cache"]),
+        (["AB"], ["--gated"]),
+        (["A^2"], ["--genai"]),
+    ],
+)
+def test_models_that_have_no_such_form(tmp_path: Path, model: list[str], words: list[str]) -> None:
+    place = tmp_path / "m"
+    status, out, err = run_cli("compile", *model, "--to", "onnx", "-o", str(place), *words)
+    assert (status, out) == (2, "")
+    assert err.startswith("error[")
+    assert not place.exists()
+
+
+def test_pytorch_source_takes_none_of_it(run: Path, tmp_path: Path) -> None:
+    place = tmp_path / "m.py"
+    words = ("--precision", "int4", "--keep", "fp16:A", "--no-report", "--genai")
+    status, _, err = run_cli("compile", str(run), "--to", "torch", "-o", str(place), *words)
+    assert status == 2
+    assert "PyTorch source takes no --precision, --keep, --genai, --no-report" in err
+    assert err.count("error[") == 1
+    assert not place.exists()
+    status, out, err = run_cli("compile", str(run), "--to", "torch", "-o", str(place), "--json")
+    assert json.loads(out)["files"] == {str(place): place.stat().st_size}
+
+
+def test_places_that_hold_something_else(run: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder" / "model.onnx").mkdir(parents=True)
+    for place, code in (
+        (run, "run-exists"),
+        *((tmp_path / name, "cannot-write") for name in ("file", "file/", "file/below", "folder")),
+    ):
+        status, out, err = _compile(run, place)
+        assert (status, out) == (1, "")
+        assert err.startswith(f"error[{code}]: ")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_half_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def failing(*_: object) -> bytes:
+        raise failure
+
+    assert _compile(run, tmp_path / "old", "--no-report").status == 0
+    (tmp_path / "old" / "mine.txt").write_text("mine")
+    old = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+    monkeypatch.setattr(onnx_file_module, "_serialized", failing)
+    for place in ("old", "new"):
+        status, out, err = _compile(run, tmp_path / place)
+        assert (status, out) == (1 if isinstance(failure, OSError) else 130, "")
+        assert "no space left" in err or err == "interrupted\n"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == old
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_model_that_cannot_be_measured_is_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "data.json").unlink()
+    status, out, err = _compile(copy, tmp_path / "m", "--precision", "int4")
+    assert (status, out) == (0, "")
+    assert "note: no held-out text: the run does not say which text it was trained on" in err
+    names = sorted(path.name for path in (tmp_path / "m").iterdir())
+    assert names == [name for name in NAMES if name != "heldout.txt"]
+    status, out, err = _compile(run, tmp_path / "bf16", "--precision", "bf16")
+    assert (status, out) == (0, "")
+    assert "note: there is no table of the loss: onnxruntime" in err
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    status, out, err = _compile(run, tmp_path / "without", "--precision", "int4")
+    assert (status, out) == (0, "")
+    assert "note: there is no table of the loss: " in err
+    assert "onnxruntime" in err
+
+
+def test_a_signature_has_no_held_out_text(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "heldout.txt").write_text("of another model")
+    status, out, err = _compile(SIGNATURE, folder, *TINY, "--precision", "int4")
+    assert (status, out) == (0, "")
+    assert "note: there is no table of the loss: only a run has held-out text" in err
+    assert f"note: {folder / 'heldout.txt'} stood there before" in err
+    assert (folder / "heldout.txt").read_text() == "of another model"
+
+
+def test_rows_of_the_table() -> None:
+    def shown(form: str, written: dict[str, int], **trained: int) -> list[dict[str, int]]:
+        return rounds_to_show(form, written, written | trained)
+
+    assert shown("fixed", {"A": 3}) == [{"A": 3}]
+    assert shown("dynamic", {}) == [{}]
+    assert shown("dynamic", {"A": 3}) == [{"A": each} for each in (1, 2, 3)]
+    assert shown("dynamic", {"A": 3}, A=4) == [{"A": each} for each in (1, 2, 3, 4)]
+    assert shown("gated", {"A": 3}, A=5) == [{"A": each} for each in (1, 2, 3)]
+    many = shown("dynamic", {"A": 32}, A=20)
+    assert [each["A"] for each in many] == [1, 2, 3, 4, 8, 16, 20, 32]
+    assert len(many) == MOST_ROWS
+    mixed = shown("gated", {"A": 2, "B": 4})
+    assert {"A": 2, "B": 4} in mixed
+    assert all(each["A"] <= 2 and each["B"] <= 4 for each in mixed)
+
+
+def test_what_takes_long_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("rinsc.cli.quality_report.time.monotonic", lambda: now)
+    with LateProgress("counting") as progress:
+        progress(0.1)
+        assert capsys.readouterr().err == ""
+        now = 2.5
+        progress(0.2)
+        progress(0.3)
+    assert capsys.readouterr().err == "counting …\n"
