@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
@@ -102,3 +103,17 @@ def test_the_picture_is_what_rinsc_draws() -> None:
 def test_the_two_commands_are_targets(target: str) -> None:
     assert f"make {target}" in README
     assert re.search(rf"^{target}: setup", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_example_of_the_page_on_onnx_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(example, "onnx.md", "exec"), {})
+    first, second = output.getvalue().splitlines()
+    assert first.endswith(" True")
+    assert [len(row) for row in ast.literal_eval(second)] == [8, 8]

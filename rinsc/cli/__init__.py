@@ -25,6 +25,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("compile", "rinsc.cli.compile:compile_", "Write a model as PyTorch source or as ONNX."),
     ("train", "rinsc.cli.train:train", "Train a model on text."),
     ("generate", "rinsc.cli.generate:generate", "Continue a text with a trained model."),
+    ("bench", "rinsc.cli.bench:bench", "An exported model's speed, memory and quality by rounds."),
     ("demo", "rinsc.cli.demo:demo", "The whole path once: costs, training, ONNX, comparison."),
     ("doctor", "rinsc.cli.doctor:doctor", "What is installed, what really loads, what is broken."),
 )

@@ -50,6 +50,7 @@ def generate(
     stop: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
     cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
     tokenizer: Path | None = None,
+    provider: str | None = None,
     json: bool = False,
 ) -> None:
     """Print a text and what a trained model makes of it, word by word as it is made.
@@ -77,6 +78,8 @@ def generate(
         them (kv=first, kv=last) that is an approximation.
     tokenizer
         A tokenizer.json; if not given, the run's, or the one beside the ONNX file.
+    provider
+        What runs an ONNX model: cuda or cpu; if not given, the first that loads.
     json
         Print JSON.
     """
@@ -97,9 +100,12 @@ def generate(
     require("numpy", "tokenizers")
     onnx_file = _onnx_file(model)
     if onnx_file is None:
+        if provider is not None:
+            message = "--provider is of ONNX models, and this is a run"
+            raise UsageError(Problem("usage", message, hint="leave it out, or compile the run"))
         source = _pytorch(model, tokenizer, asked, cache=cache)
     else:
-        source = _onnx_runtime(onnx_file, tokenizer, asked)
+        source = _onnx_runtime(onnx_file, tokenizer, asked, provider)
     words, spec = source.words, source.graph.spec
     rows = [words.encode(text) for text in prompt]
     request = checked_request(rows if len(rows) > 1 else rows[0], max_new_tokens, spec)
@@ -216,7 +222,9 @@ def _trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int]:
     return trained_rounds(graph) | set_rounds(graph, config.rounds)
 
 
-def _onnx_runtime(path: Path, tokenizer: Path | None, rounds: Rounds) -> Source:
+def _onnx_runtime(
+    path: Path, tokenizer: Path | None, rounds: Rounds, provider: str | None
+) -> Source:
     """An ONNX file in ONNX Runtime."""
     require("onnxruntime")
     from rinsc.backends.onnx import Session
@@ -224,7 +232,8 @@ def _onnx_runtime(path: Path, tokenizer: Path | None, rounds: Rounds) -> Source:
     from rinsc.graph import beyond_training, resolve_rounds, trained_rounds
     from rinsc.layers import require_language_model
 
-    session = Session(path)
+    with option_values():
+        session = Session(path, provider=provider)
     require_language_model(session.spec)
     with option_values():
         asked = resolve_rounds(session.graph, rounds)

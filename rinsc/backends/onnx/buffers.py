@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.past import PAST, PRESENT, CacheLayout
+from rinsc.backends.onnx.past import PAST, PRESENT, CacheLayout, Past
 
 FIRST_CAPACITY = 256  # positions; more are made room for as they come
 
@@ -30,7 +31,8 @@ class Runtime:
 class Buffers:
     """Room for the keys and values of ``capacity`` positions, and what is bound to it.
 
-    ``written`` is what was appended last; only that may be appended to in place.
+    ``written`` is what was appended last; only that may be appended to in place. A weak reference,
+    so that memory is given back as soon as nobody holds the cache.
     """
 
     runtime: Runtime
@@ -39,7 +41,7 @@ class Buffers:
     capacity: int
     values: dict[str, Any] = field(init=False)
     binding: Any = field(init=False)
-    written: object = None
+    written: ref[Past] | None = None
     _arrays: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:

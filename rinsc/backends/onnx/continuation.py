@@ -8,14 +8,17 @@ lengths go on token by token: its attention takes no more at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
 
 from rinsc.backends.onnx.buffers import FIRST_CAPACITY, Buffers, Runtime
 from rinsc.backends.onnx.past import Past
+
+TESTED = 8  # positions of the caches that are compared when a session starts
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -32,6 +35,7 @@ class Continuation:
     runtime: Runtime
     fused: bool
     in_place: bool = False
+    least_capacity: int = FIRST_CAPACITY
 
     def step(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
         """Logits (batch, seq, vocab) of new ids (batch, seq), and the cache with them.
@@ -65,19 +69,22 @@ class Continuation:
         """
         if not self.fused:
             return False
-        results = []
-        for self.in_place in (True, False):
-            past = self.empty(1, rounds, None)
-            made = []
-            for tokens in (2, 1, 1):
-                if past.length + tokens > self.runtime.context:
-                    break
-                ids = np.full((1, tokens), past.length % self.runtime.vocab_size, np.int64)
-                mask = np.ones((1, past.length + tokens), np.int64)
-                logits, past = self.step(ids, mask, past, dials)
-                made.append(logits.copy())
-            results.append(made)
+        small = replace(self, in_place=True, least_capacity=TESTED)
+        results = [small.tried(rounds, dials), replace(small, in_place=False).tried(rounds, dials)]
         return all(np.array_equal(*pair) for pair in zip(*results, strict=True))
+
+    def tried(self, rounds: Mapping[str, int], dials: Dials) -> list[Logits]:
+        """The logits of a few tokens."""
+        past = self.empty(1, rounds, None)
+        made = []
+        for tokens in (2, 1, 1):
+            if past.length + tokens > self.runtime.context:
+                break
+            ids = np.full((1, tokens), past.length % self.runtime.vocab_size, np.int64)
+            mask = np.ones((1, past.length + tokens), np.int64)
+            logits, past = self.step(ids, mask, past, dials)
+            made.append(logits)
+        return made
 
     def _portable(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
         logits, values = self._unshared({"attention_mask": mask, "input_ids": ids, **dials}, past)
@@ -110,7 +117,7 @@ class Continuation:
         buffers = self.room(past, total)
         logits = buffers.run(arrays)
         after = Past(past.owner, past.rounds, mask, buffers)
-        buffers.written = after
+        buffers.written = ref(after)
         return logits, after
 
     def room(self, past: Past, total: int) -> Buffers:
@@ -119,16 +126,16 @@ class Continuation:
         if buffers is None:
             capacity = self.capacity(total)
             return Buffers(self.runtime, past.batch, past.rounds, capacity)
-        if buffers.written is past and total <= buffers.capacity:
+        is_last = buffers.written is not None and buffers.written() is past
+        if is_last and total <= buffers.capacity:
             return buffers
         return buffers.copied(self.capacity(total))
 
     def capacity(self, total: int) -> int:
         """Twice what is needed, so that copies stay rare; off the CPU the whole context at once."""
-        wanted = (
-            max(FIRST_CAPACITY, 2 * total) if self.runtime.device == "cpu" else self.runtime.context
-        )
-        return min(wanted, self.runtime.context)
+        context = self.runtime.context
+        wanted = max(self.least_capacity, 2 * total) if self.runtime.device == "cpu" else context
+        return min(wanted, context)
 
     def _unshared(self, arrays: Mapping[str, Any], past: Past) -> tuple[Logits, Mapping[str, Any]]:
         """Logits and what is present, as values of the runtime: a cache is never copied out."""

@@ -22,9 +22,9 @@ class Decoding:
         self._continuation = continuation
         self._past = past
         self._dials = dials
-        self._rows = np.arange(past.batch)
         self._lengths = past.counts
         self._total = int(self._lengths.max())
+        self._is_even = bool((self._lengths == self._total).all())
         self._capacity = 0
         self._buffers: Buffers | None = None
         self._ids = np.zeros((past.batch, 1), np.int64)
@@ -40,8 +40,11 @@ class Decoding:
             return self._step()
         if self._total >= self._capacity:
             self._make_room()
-        self._mask[self._rows, self._lengths] = 1
-        self._lengths += 1
+        if self._is_even:
+            self._mask[:, self._total] = 1
+        else:
+            self._mask[np.arange(len(self._ids)), self._lengths] = 1
+            self._lengths += 1
         self._total += 1
         if not self._reads_arrays:
             self._bind_inputs()
@@ -57,10 +60,11 @@ class Decoding:
             self._buffers = self._continuation.room(self._past, wanted)
         else:
             self._buffers = self._buffers.copied(self._continuation.capacity(wanted))
-        self._buffers.written = self  # nobody else may append here now
+        self._buffers.written = None  # nobody else may append here now
         self._binding = self._buffers.binding
         self._capacity = self._buffers.capacity
-        counted = np.arange(self._capacity) < self._lengths[:, None]
+        lengths = np.full(len(self._ids), self._total) if self._is_even else self._lengths
+        counted = np.arange(self._capacity) < lengths[:, None]
         self._mask = counted.astype(np.int64)
         self._bind_inputs()
         logits = OrtValue.ortvalue_from_numpy(self._logits)
