@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from rinsc.errors import CheckpointError, Problem, UsageError
@@ -35,7 +36,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = _wrong_types(self)
+        if problems:
+            raise UsageError(*problems)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             rule = "must be a finite number of at least 0"
             problems.append(_problem("temperature", rule, "0 takes the likeliest token"))
@@ -93,6 +96,23 @@ def kept_candidates(
         kept = int(np.searchsorted(reached, top_p * reached[-1])) + 1
         candidates, weights = candidates[:kept], weights[:kept]
     return candidates, weights
+
+
+def _wrong_types(sampling: Sampling) -> list[Problem]:
+    """A problem for each setting that is not a number of its kind."""
+    whole, real = "must be a whole number", "must be a number"
+    problems = []
+    for name, kind, rule in (
+        ("temperature", Real, real),
+        ("top_p", Real, real),
+        ("top_k", Integral, whole),
+        ("seed", Integral, whole),
+    ):
+        value = getattr(sampling, name)
+        may_be_none = name in ("top_k", "top_p") and value is None
+        if not may_be_none and (isinstance(value, bool) or not isinstance(value, kind)):
+            problems.append(_problem(name, f"{rule}, not {value!r:.40}", "give one, such as 1"))
+    return problems
 
 
 def _problem(name: str, message: str, hint: str) -> Problem:

@@ -169,3 +169,20 @@ def test_a_nucleus_of_all_draws_what_no_nucleus_draws() -> None:
     scores = np.array([0.0, -60.0, 1.0])
     every = Sampling(1.0, top_p=1.0)
     assert kept_candidates(scores, every)[0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": "a"},
+        {"temperature": None},
+        {"top_k": 1.5},
+        {"top_k": True},
+        {"top_p": "x"},
+        {"seed": None},
+        {"seed": 1.5},
+    ],
+)
+def test_settings_that_are_no_numbers(settings: Any) -> None:
+    with pytest.raises(UsageError, match="bad-sampling"):
+        Sampling(**settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -97,11 +98,12 @@ def bench(
     every = rounds_by_repeat(numbers, session, metadata["rinsc.form"], file)
     lengths = _lengths(session.spec.context, prompt_tokens, new_tokens)
     held_out = find_held_out(file, text, session.spec.vocab_size, needed=output is not None)
-    _say_limits(session, every[-1], lengths)
+    _say_limits(session, every[-1], lengths[0] if prompt_tokens is None else None)
     task = Task(session, metadata, threads, every, lengths, memory_before)
     report = _measure(task, held_out, quiet=json)
     if output is not None:
         _draw(report, output)
+        print(f"wrote {output}", file=sys.stderr)
     if json:
         print(json_text.dumps(report.facts(), indent=2))
     else:
@@ -140,6 +142,7 @@ def _measure(task: Task, held_out: HeldOut | None, *, quiet: bool) -> BenchRepor
         precision=metadata["rinsc.precision"],
         operators=metadata["rinsc.operators"],
         form=metadata["rinsc.form"],
+        exit=metadata.get("rinsc.exit", ""),
         has_cache=session.has_cache,
         in_place=session.in_place,
         prompt_tokens=prompt_tokens,
@@ -215,8 +218,11 @@ def _lengths(context: int, prompt_tokens: int | None, new_tokens: int | None) ->
     return prompt, new
 
 
-def _say_limits(session: Session, most: Mapping[str, int], lengths: tuple[int, int]) -> None:
-    """What keeps the figures from being those that the user may expect."""
+def _say_limits(session: Session, most: Mapping[str, int], prompt_tokens: int | None) -> None:
+    """What keeps the figures from being those that the user may expect.
+
+    ``prompt_tokens`` are given where nobody asked for so many.
+    """
     from rinsc.graph import beyond_training, trained_rounds
 
     untrained = beyond_training(most, trained_rounds(session.graph))
@@ -225,9 +231,9 @@ def _say_limits(session: Session, most: Mapping[str, int], lengths: tuple[int, i
     if not session.has_cache:
         message = "the model has no cache, so that each token runs the whole sequence; "
         note(message + "compile it with --cache for speed")
-    if lengths[0] < PROMPT_TOKENS and sum(lengths) == session.spec.context:
-        context = session.spec.context
-        note(f"a prompt of {lengths[0]} and {lengths[1]} new tokens fill the context of {context}")
+    if prompt_tokens is not None and prompt_tokens < PROMPT_TOKENS:
+        message = f"the prompt is shortened from {PROMPT_TOKENS} to {prompt_tokens} tokens: "
+        note(message + f"the context is {session.spec.context}")
 
 
 def _draw(report: BenchReport, output: Path) -> None:
@@ -238,6 +244,7 @@ def _draw(report: BenchReport, output: Path) -> None:
         for row in report.rows
         if row.bits_per_byte is not None
     ]
-    draw_tradeoff(
-        points, f"{short_text(report.signature, MAX_TITLE)}: quality against cost", output
-    )
+    title = f"{short_text(report.signature, MAX_TITLE)}: quality against cost"
+    where = f"ONNX Runtime on {report.provider}", report.threads_in_words
+    words = report.precision, *where, f"prompt of {report.prompt_tokens} tokens"
+    draw_tradeoff(points, title, output, subtitle=" · ".join(words))

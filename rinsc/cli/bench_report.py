@@ -48,7 +48,10 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Rows, and what they were measured on; ``threads`` None stands for one a core."""
+    """Rows, and what they were measured on; ``threads`` None stands for one a core.
+
+    ``exit`` says when rounds end early, as ``kl:0.0005``; it is empty where they do not.
+    """
 
     rows: tuple[BenchRow, ...]
     signature: str
@@ -58,11 +61,19 @@ class BenchReport:
     precision: str
     operators: str
     form: str
+    exit: str
     has_cache: bool
     in_place: bool
     prompt_tokens: int
     new_tokens: int
     quality: Quality | None
+
+    @property
+    def threads_in_words(self) -> str:
+        """``a thread a core``, ``1 thread``, ``2 threads``."""
+        if self.threads is None:
+            return "a thread a core"
+        return f"{self.threads} thread{'s' * (self.threads > 1)}"
 
     @property
     def cache(self) -> str:
@@ -76,6 +87,7 @@ class BenchReport:
         return {
             "signature": self.signature,
             "form": self.form,
+            "exit": self.exit or None,
             "written_rounds": dict(self.written),
             "provider": self.provider,
             "threads": self.threads,
@@ -102,6 +114,8 @@ def print_bench(report: BenchReport) -> None:
     )
     print_line()
     print_line(_measured_on(report))
+    if report.exit:
+        print_line(f"ends early at {report.exit}; FLOPs and bytes are of all rounds asked for")
     if report.quality is not None:
         windows, length = report.quality.windows.shape
         print_line(
@@ -128,12 +142,11 @@ def _cells(row: BenchRow) -> list[str]:
 
 def _measured_on(report: BenchReport) -> str:
     """Where and how it ran, in one line."""
-    threads = report.threads
     forms = {"fixed": "fixed rounds", "dynamic": "any rounds", "gated": "rounds up to a limit"}
     fewest = min(row.speed.decoded_tokens for row in report.rows)
     words = [
         f"ONNX Runtime on {report.provider}",
-        "a thread a core" if threads is None else f"{threads} thread{'s' * (threads > 1)}",
+        report.threads_in_words,
         report.precision,
         f"{report.operators} operators",
         forms[report.form] if report.written else "no repeat",

@@ -58,11 +58,11 @@ def rounds_by_repeat(
         every = [resolve_rounds(session.graph, number) for number in numbers]
     for each in every:
         if form == "fixed" and each != written:
-            message = f"the model was compiled for {_shown(written)} rounds, not {_shown(each)}"
+            message = f"the model was compiled for {_shown(written)}, not {_counted(each)}"
             hint = "compile it with --rounds dynamic, or leave --rounds out"
             raise _usage(message, hint, file)
         if form == "gated" and any(count > written[name] for name, count in each.items()):
-            message = f"the model runs at most {_shown(written)} rounds, not {_shown(each)}"
+            message = f"the model runs at most {_shown(written)}, not {_counted(each)}"
             raise _usage(message, "ask for fewer, or compile it with more", file)
     return every
 
@@ -75,6 +75,11 @@ def default_rounds(most: int) -> list[int]:
 
 
 def _shown(counts: Mapping[str, int]) -> str:
+    words = _counted(counts)
+    return f"{words} round{'s' * (words != '1')}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
     return counts_in_words(counts) if counts else "1"
 
 

@@ -16,6 +16,7 @@ from rinsc.cli.diagnostics import note
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.onnx_options import OnnxForm, OnnxOptions
 from rinsc.cli.quality_report import Report, counts_in_words, measure, print_report
+from rinsc.cli.runs import run_trained_rounds
 from rinsc.cli.values import option_values
 from rinsc.errors import OutputError, Problem, RinscError, UsageError
 from rinsc.extras import require
@@ -66,6 +67,8 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
     form = options.form(request.rounds, cache=request.cache)
     _check_place(request, genai=options.genai)
     require("torch", "safetensors", "onnx_ir", "numpy")
+    from rinsc.backends.onnx.loading import TRAINED_KEY
+
     outline = form.outline(request.spec)
     if request.is_folder:
         _check_folder(request, outline, genai=options.genai)
@@ -74,6 +77,13 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
     text = _held_out(request, form, measured=measured)
     module = _module(request)
     model = form.export(module)
+    if request.run is not None:
+        trained = run_trained_rounds(request.run, module.graph)
+        model.metadata[TRAINED_KEY] = json_text.dumps(dict(trained))
+        if request.is_folder and request.tokenizer is None:
+            note(
+                f"the run has no tokenizer.json; rinsc generate {request.output} needs --tokenizer"
+            )
     files = _write(request, model, text, genai=options.genai)
     _say_written(request, files)
     if request.run is None and request.weights is None:

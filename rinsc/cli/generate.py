@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import json as json_text
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from rinsc.cli.diagnostics import note
-from rinsc.cli.runs import open_run, run_model, run_spec
-from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
-from rinsc.errors import CheckpointError, Problem, UsageError
+from rinsc.cli.generate_source import Source, onnx_file, onnx_runtime, pytorch
+from rinsc.cli.values import RoundsOption, Seed, parse_rounds
+from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
-    from rinsc.generation import Request, RowLogits
-    from rinsc.graph import BlockGraph, Rounds
+    from rinsc.generation import Request
+    from rinsc.graph import Rounds
+    from rinsc.sampling import Sampling
     from rinsc.text import TextStream
-    from rinsc.train.run_folder import RunFolder
-    from rinsc.train.tokenizer import BytePairTokenizer
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model in its runtime: its words, its logits, and what is to be said of its rounds."""
-
-    graph: BlockGraph
-    words: BytePairTokenizer
-    next_logits: RowLogits
-    untrained: str | None
 
 
 def generate(
@@ -98,26 +86,21 @@ def generate(
     _require_text("--stop", stops)
     asked = parse_rounds(rounds)
     require("numpy", "tokenizers")
-    onnx_file = _onnx_file(model)
-    if onnx_file is None:
-        if provider is not None:
-            message = "--provider is of ONNX models, and this is a run"
-            raise UsageError(Problem("usage", message, hint="leave it out, or compile the run"))
-        source = _pytorch(model, tokenizer, asked, cache=cache)
-    else:
-        source = _onnx_runtime(onnx_file, tokenizer, asked, provider)
+    source = _open(model, tokenizer, asked, cache=cache, provider=provider)
     words, spec = source.words, source.graph.spec
     rows = [words.encode(text) for text in prompt]
     request = checked_request(rows if len(rows) > 1 else rows[0], max_new_tokens, spec)
     streams = [TextStream(words.decode, stops) for _ in prompt]
     pieces = _pieces(stream_tokens(source.next_logits, request, sampling), streams)
     first = next(pieces)  # most of what can fail has then failed, with nothing printed
-    _note_limits(source, request)
+    _note_limits(source, request, sampling)
     if len(prompt) == 1 and not json:
         _print_live(prompt[0], first[0], (piece for (piece,) in pieces))
+    elif not json:
+        _print_all(prompt, first, pieces)
     else:
         texts = ["".join(parts) for parts in zip(first, *pieces, strict=True)]
-        _print_all(prompt, texts, json=json)
+        _print_json(prompt, texts, source.rounds_used())
 
 
 def _pieces(
@@ -142,20 +125,35 @@ def _print_live(prompt: str, first: str, pieces: Iterator[str]) -> None:
         print(flush=True)
 
 
-def _print_all(prompts: Sequence[str], texts: Sequence[str], *, json: bool) -> None:
-    """Several texts with an empty line between them; as JSON one object, or a list of several."""
-    pairs = list(zip(prompts, texts, strict=True))
-    if json:
-        found = [{"prompt": prompt, "text": text} for prompt, text in pairs]
-        print(json_text.dumps(found if len(found) > 1 else found[0], ensure_ascii=False))
-    else:
-        print("\n\n".join(prompt + text for prompt, text in pairs))
+def _print_all(
+    prompts: Sequence[str], first: Sequence[str], pieces: Iterator[Sequence[str]]
+) -> None:
+    """Several texts with an empty line between them; when interrupted, as far as they are made."""
+    texts = [prompt + piece for prompt, piece in zip(prompts, first, strict=True)]
+    try:
+        for added in pieces:
+            texts = [text + piece for text, piece in zip(texts, added, strict=True)]
+    finally:
+        print("\n\n".join(texts), flush=True)
 
 
-def _note_limits(source: Source, request: Request) -> None:
-    """What the user should know of the rounds and of the length."""
+def _print_json(prompts: Sequence[str], texts: Sequence[str], used: Mapping[str, int]) -> None:
+    """One object, or a list of several; ``used`` are the rounds that the last token took."""
+    more = {"rounds_used": dict(used)} if used else {}
+    pairs = zip(prompts, texts, strict=True)
+    found = [{"prompt": prompt, "text": text, **more} for prompt, text in pairs]
+    print(json_text.dumps(found if len(found) > 1 else found[0], ensure_ascii=False))
+
+
+def _note_limits(source: Source, request: Request, sampling: Sampling) -> None:
+    """What the user should know of the settings, of the rounds and of the length."""
     from rinsc.generation import window_moves
 
+    given = {"--top-k": sampling.top_k, "--top-p": sampling.top_p}
+    idle = [option for option, value in given.items() if value is not None]
+    if idle and sampling.temperature == 0:
+        verb = "has" if len(idle) == 1 else "have"
+        note(f"{' and '.join(idle)} {verb} no effect at temperature 0; add --temperature 0.8")
     context, new_tokens = source.graph.spec.context, request.new_tokens
     if source.untrained is not None:
         note(source.untrained)
@@ -173,84 +171,18 @@ def _require_text(option: str, texts: Sequence[str]) -> None:
         raise UsageError(Problem("usage", f"{option} is not text", hint=hint)) from None
 
 
-def _onnx_file(model: str) -> Path | None:
-    """The ONNX file that is named, itself or by its folder; None for a run folder.
-
-    Raises `CheckpointError` for what is neither.
-    """
-    path = Path(model)
-    if (path / "model.toml").is_file():
-        return None
-    if (path / "model.onnx").is_file():
-        return path / "model.onnx"
-    if model.endswith(".onnx"):
-        return path
-    message = "this is neither the folder of a training run (model.toml, model.safetensors) nor a "
-    message += "model folder (model.onnx, tokenizer.json)"
-    hint = "make one with rinsc train or rinsc compile, or name an ONNX file"
-    raise CheckpointError(Problem("not-a-model", message, place=model, hint=hint))
-
-
-def _pytorch(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool) -> Source:
-    """A run folder in PyTorch."""
-    require("torch", "safetensors")
-    from rinsc.graph import beyond_training, build_graph, resolve_rounds
-    from rinsc.layers import require_language_model
-    from rinsc.train.generate import row_logits
-
-    folder = open_run(model)
-    graph = build_graph(run_spec(folder))
-    require_language_model(graph.spec)
-    with option_values():
-        asked = resolve_rounds(graph, rounds)
-    words = _tokenizer(tokenizer or folder.tokenizer, graph.spec.vocab_size)
-    untrained = beyond_training(asked, _trained_rounds(folder, graph))
-    next_logits = row_logits(run_model(folder), rounds, cache=cache)
-    return Source(graph, words, next_logits, untrained)
-
-
-def _trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int]:
-    """The most rounds of every repeat in this run: as it was told, else by the signature."""
-    from rinsc.cost.flops import set_rounds
-    from rinsc.graph import trained_rounds
-    from rinsc.train.config import config_from_toml
-
-    if not folder.config.is_file():
-        return trained_rounds(graph)
-    text = folder.config.read_text(encoding="utf-8", errors="replace")
-    config = config_from_toml(text, place=str(folder.config))
-    return trained_rounds(graph) | set_rounds(graph, config.rounds)
-
-
-def _onnx_runtime(
-    path: Path, tokenizer: Path | None, rounds: Rounds, provider: str | None
+def _open(
+    model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool, provider: str | None
 ) -> Source:
-    """An ONNX file in ONNX Runtime."""
-    require("onnxruntime")
-    from rinsc.backends.onnx import Session
-    from rinsc.backends.onnx.generation import row_logits
-    from rinsc.graph import beyond_training, resolve_rounds, trained_rounds
-    from rinsc.layers import require_language_model
-
-    with option_values():
-        session = Session(path, provider=provider)
-    require_language_model(session.spec)
-    with option_values():
-        asked = resolve_rounds(session.graph, rounds)
-    words = _tokenizer(tokenizer or path.parent / "tokenizer.json", session.spec.vocab_size)
-    run = session.rounds if rounds is None else asked
-    untrained = beyond_training(run, trained_rounds(session.graph))
-    return Source(session.graph, words, row_logits(session, rounds), untrained)
-
-
-def _tokenizer(path: Path, vocab_size: int) -> BytePairTokenizer:
-    from rinsc.train.tokenizer import check_vocabulary, load_tokenizer
-
-    if not path.is_file():
-        hint = "name it with --tokenizer, or put it beside the model"
-        raise UsageError(
-            Problem("no-tokenizer", "there is no tokenizer", place=str(path), hint=hint)
-        )
-    found = load_tokenizer(path)
-    check_vocabulary(found, vocab_size)
-    return found
+    """The model in its runtime; raises UsageError for an option of the other runtime."""
+    file = onnx_file(model)
+    if file is None:
+        if provider is not None:
+            message = "--provider is of ONNX models, and this is a run"
+            raise UsageError(Problem("usage", message, hint="leave it out, or compile the run"))
+        return pytorch(model, tokenizer, rounds, cache=cache)
+    if not cache:
+        message = "--no-cache is of runs, and this is an ONNX model"
+        hint = "leave it out; whether there is a cache was said to rinsc compile"
+        raise UsageError(Problem("usage", message, hint=hint))
+    return onnx_runtime(file, tokenizer, rounds, provider)

@@ -135,7 +135,7 @@ def print_report(report: Report) -> None:
         difference = row.bits_per_byte - row.exact_bits_per_byte
         figures = [f"{row.exact_bits_per_byte:.4f}"]
         if name != "fp32":
-            figures += [f"{row.bits_per_byte:.4f}", f"{difference:+.4f}"]
+            figures += [f"{row.bits_per_byte:.4f}", signed(difference)]
             figures.append(f"{row.divergence_nats:.2e}")
         rows.append((_rounds_in_words(row.rounds, report.trained), *figures))
     print_table(heads, rows)
@@ -145,6 +145,11 @@ def print_report(report: Report) -> None:
         f"on {windows} windows of {tokens - 1} tokens of held-out text, "
         f"{exact(quality.byte_count)} bytes"
     )
+
+
+def signed(difference: float) -> str:
+    """Four digits with a sign; what rounds to nothing is ``+0.0000``."""
+    return f"{round(difference, 4) + 0.0:+.4f}"
 
 
 def _rounds_in_words(rounds: Rounds, trained: Mapping[str, int]) -> str:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from rinsc.errors import CheckpointError, Problem, RinscError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rinsc.backends.torch import CompiledModule
+    from rinsc.graph import BlockGraph
     from rinsc.spec import ModelSpec
     from rinsc.train.run_folder import RunFolder
 
@@ -20,11 +23,12 @@ def is_run(model: str) -> bool:
     What is a signature stays one, whatever folders there are; ``./A`` is the folder.
     """
     if os.path.isdir(model):
-        return os.sep in model or not _is_signature(model)
+        return os.sep in model or not is_signature(model)
     return os.sep in model and not os.path.splitext(model)[1]
 
 
-def _is_signature(text: str) -> bool:
+def is_signature(text: str) -> bool:
+    """Whether the text can be read as a signature."""
     from rinsc.syntax import parse
 
     try:
@@ -69,3 +73,16 @@ def run_model(folder: RunFolder) -> CompiledModule:
     model = to_torch(run_spec(folder))
     load_weights(model, folder.weights)
     return model
+
+
+def run_trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int]:
+    """The most rounds of every repeat in this run: as it was told, else by the signature."""
+    from rinsc.cost.flops import set_rounds
+    from rinsc.graph import trained_rounds
+    from rinsc.train.config import config_from_toml
+
+    if not folder.config.is_file():
+        return trained_rounds(graph)
+    text = folder.config.read_text(encoding="utf-8", errors="replace")
+    config = config_from_toml(text, place=str(folder.config))
+    return trained_rounds(graph) | set_rounds(graph, config.rounds)

@@ -109,11 +109,16 @@ def compare_quality(
         begun = time.monotonic()
         for sums, each in zip(every, rounds, strict=True):
             pair.add(sums, each, batch)
-            observe(max(used / len(windows), min((time.monotonic() - start) / seconds, 1.0)))
+            observe(
+                max(used / len(windows), min((time.monotonic() - start) / max(seconds, 1e-6), 1.0))
+            )
         used += len(batch)
         now = time.monotonic()
         if now + (now - begun) > start + seconds:  # another batch would take as long
             break
+    if every[0].byte_count == 0:
+        hint = "give a text of some sentences"
+        raise DataError(Problem("too-little-text", "the text has nothing to predict", hint=hint))
     pairs = zip(rounds, every, strict=True)
     rows = tuple(_row(each, sums, alone=exact is None) for each, sums in pairs)
     return Quality(rows, windows[:used], every[0].byte_count)

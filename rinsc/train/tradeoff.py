@@ -21,6 +21,7 @@ GRID = "#e4e4e4"
 SPACING = 0.09  # of the width of the picture, between two ticks of tokens per second
 CROWDED_WIDTH, CROWDED_HEIGHT = 0.03, 0.06  # of the picture, where labels would overlap
 LEAST_HEIGHT = 0.02  # bits per byte; what differs by less is not to look like much
+MARGIN = 0.15  # inches, around all of it
 DIGITS = (7, 5, 4, 3, 2, 1.5, 1)  # that such a tick may start with
 
 
@@ -34,8 +35,10 @@ class Point:
     written: bool = False
 
 
-def draw_tradeoff(points: Sequence[Point], title: str, path: Path) -> None:
+def draw_tradeoff(points: Sequence[Point], title: str, path: Path, *, subtitle: str = "") -> None:
     """Write ``path``, whose suffix is one of `FORMATS`: bits per byte over milliseconds a token.
+
+    Below the title stands what was measured and where, the ``subtitle``.
 
     Points are joined in the order that they are given in; those that are not finite are left out.
     Raises OutputError, and MissingExtraError where matplotlib is not installed.
@@ -44,12 +47,14 @@ def draw_tradeoff(points: Sequence[Point], title: str, path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    margins = ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN)
+    figure = Figure(figsize=(8, 5), dpi=150, layout=margins)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     drawn = [each for each in points if math.isfinite(each.bits_per_byte)]
-    _frame(axes, title)
+    _frame(axes, title, subtitle)
     _points(axes, drawn)
     _speed_axis(axes, drawn)
     form = path.suffix.lower().removeprefix(".")
@@ -58,8 +63,16 @@ def draw_tradeoff(points: Sequence[Point], title: str, path: Path) -> None:
         figure.savefig(part, format=form, metadata=FORMATS[form])
 
 
-def _frame(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=15, color=INK, pad=14, parse_math=False)
+def _frame(axes: Axes, title: str, subtitle: str) -> None:
+    lower = axes.set_title(subtitle, loc="left", fontsize=11, color=INK, pad=10, parse_math=False)
+    axes.annotate(
+        title,
+        (0, 1.5),  # of the line below
+        xycoords=lower,
+        fontsize=15,
+        color=INK,
+        parse_math=False,
+    )
     axes.set_xlabel(
         "ms per token (labels: rounds at run time; ringed: as written)", fontsize=12, color=INK
     )

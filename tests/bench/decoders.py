@@ -52,7 +52,7 @@ def saved(
 def greedy(session: Session, context: int, rounds: Rounds = None) -> Decoder:
     """Adds the likeliest token behind a prompt of ``context``, as `Session.generate` does."""
     logits, past = session.step(prompt(context), rounds=rounds)
-    decoding = session.decoding(past, rounds)
+    decoding = session.decoding(past)
     token: Any = logits[:, -1].argmax(axis=-1)
 
     def decode() -> int:

@@ -63,7 +63,7 @@ before, start, wall = anonymous(), time.process_time(), time.perf_counter()
 session = Session(sys.argv[1], threads=1)
 load_s, wall_s = time.process_time() - start, time.perf_counter() - wall
 logits, past = session.step(np.zeros((1, 16), np.int64), rounds=rounds)
-decoding = session.decoding(past, rounds)
+decoding = session.decoding(past)
 cache = sum(int(np.prod(each.shape())) * 4 for each in past.values.values.values())
 capacity = past.values.capacity
 for _ in range(capacity - past.length):  # an array that was never written holds no memory

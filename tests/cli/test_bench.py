@@ -75,6 +75,7 @@ def test_rows_as_json(dial: Path) -> None:
     assert found == {
         "signature": "A^2B",
         "form": "dynamic",
+        "exit": None,
         "written_rounds": {"A": 2},
         "provider": "cpu",
         "threads": 1,
@@ -134,8 +135,17 @@ def test_the_table(dial: Path) -> None:
         assert word in below
     assert "held-out text" in below
     assert "prompt 11 " in below  # the context of 16 has no room for more
-    assert "fill the context of 16" in done.err
+    assert "shortened from 128 to 11 tokens: the context is 16" in done.err
     assert "add -o bench.png" in done.err
+
+
+def test_a_model_that_ends_early(compiled: Compile) -> None:
+    model = compiled("--rounds", "dynamic", "--exit", "kl:0.5", "--no-report")
+    done = bench(model, "--prompt-tokens", "6")
+    assert done.status == 0
+    assert "\nends early at kl:0.5; FLOPs and bytes are of all rounds asked for\n" in done.out
+    assert "shortened" not in done.err
+    assert facts(model)["exit"] == "kl:0.5"
 
 
 def test_the_default_is_what_the_model_can_run(compiled: Compile) -> None:
@@ -192,6 +202,7 @@ def test_the_picture(dial: Path, name: str, tmp_path: Path) -> None:
     done = bench(dial, "--rounds", "1..4", "-o", str(tmp_path / name))
     assert done.status == 0
     assert "add -o" not in done.err
+    assert done.err.endswith(f"wrote {tmp_path / name}\n")
     assert "trained at 2 at most" in done.err
     if name.endswith("png"):
         with Image.open(tmp_path / name) as picture:

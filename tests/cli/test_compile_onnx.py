@@ -17,7 +17,7 @@ from rinsc.backends.onnx import Session
 from rinsc.backends.onnx import file as onnx_file_module
 from rinsc.backends.onnx.quantize import blockwise
 from rinsc.backends.torch import load_weights, to_torch
-from rinsc.cli.quality_report import MOST_ROWS, LateProgress, rounds_to_show
+from rinsc.cli.quality_report import MOST_ROWS, LateProgress, rounds_to_show, signed
 from rinsc.spec import model_spec
 from rinsc.train import evaluate
 from rinsc.train.batches import cut_windows
@@ -296,3 +296,10 @@ def test_what_takes_long_is_said_once(
         progress(0.2)
         progress(0.3)
     assert capsys.readouterr().err == "counting …\n"
+
+
+def test_a_difference_of_nothing_has_no_minus() -> None:
+    assert [signed(each) for each in (-1e-9, 0.0, -6e-5, 2e-3)] == [
+        *("+0.0000", "+0.0000", "-0.0001", "+0.0020"),
+    ]
+    assert signed(float("nan")) == "+nan"

@@ -7,13 +7,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import rinsc.generation
 import rinsc.sampling
 from rinsc.cli import main
 from rinsc.train.generate import generate_ids
@@ -125,6 +127,20 @@ def test_the_text_is_written_while_it_is_made(
     assert whole.rstrip("\n").removesuffix("\ufffd") == found.out.rstrip("\n")
 
 
+def test_interrupted_texts_stay(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = ("--prompt", "On", "--prompt", "The rain")
+    whole = run_cli("generate", str(run), *prompts, "--max-new-tokens", "4").out
+    steps = rinsc.generation.stream_tokens
+
+    def interrupted(*args: Any) -> Iterator[list[int | None]]:
+        yield from islice(steps(*args), 4)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rinsc.generation.stream_tokens", interrupted)
+    found = run_cli("generate", str(run), *prompts, "--max-new-tokens", "9")
+    assert (found.status, found.out.replace("\ufffd", "")) == (130, whole.replace("\ufffd", ""))
+
+
 def test_every_piece_is_flushed(run: Path) -> None:
     seen: list[str] = []
 
@@ -197,10 +213,48 @@ def test_bad_arguments(model: Path, args: list[str], code: str) -> None:
 
 
 def test_a_folder_of_neither_kind_is_told_of_both(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "none"):
-        error = refused([str(folder), "--prompt", "x"], "not-a-model", 1)
-        assert "model.toml" in error
-        assert "model.onnx" in error
+    error = refused([str(tmp_path), "--prompt", "x"], "not-a-model", 1)
+    assert "model.toml" in error
+    assert "model.onnx" in error
+
+
+def test_what_is_named_instead_of_a_model(run: Path, tmp_path: Path) -> None:
+    cases = {
+        str(tmp_path / "none"): "there is no such file or folder",
+        "nothere": "there is no such file or folder",
+        "": "there is no such file or folder",
+        "x" * 5000: "there is no such file or folder",
+        str(run / "model.toml"): "name the folder of the run or of the model",
+        str(run / "model.safetensors"): "name the folder of the run or of the model",
+        "(A^3)B": 'train it first: rinsc train "(A^3)B"',
+    }
+    for text, said in cases.items():
+        assert said in refused([text, "--prompt", "x"], "not-a-model", 1)
+
+
+def test_settings_without_effect_are_told(run: Path) -> None:
+    words = ("--prompt", "On", "--top-p", "0.9")
+    said = "note: --top-p has no effect at temperature 0; add --temperature 0.8\n"
+    assert generate(run, *words, tokens=1).err == said
+    assert "--top-k and --top-p have no" in generate(run, *words, "--top-k", "3", tokens=1).err
+    assert "note" not in generate(run, *words, "--temperature", "0.8", tokens=1).err
+    assert "note" not in generate(run, "--prompt", "On", tokens=1).err
+
+
+def test_options_of_the_other_runtime(model: Path, run: Path) -> None:
+    option = ["--provider", "cpu"] if model == run else ["--no-cache"]
+    assert option[0] in refused([str(model), "--prompt", "On", *option], "usage", 2)
+
+
+def test_the_rounds_that_were_used(run: Path, model: Path, tmp_path: Path) -> None:
+    if model == run:
+        args = ("--to", "onnx", "--rounds", "dynamic", "--exit", "state:1e6", "--no-report")
+        done = run_cli("compile", str(run), *args, "-o", str(tmp_path / "early"))
+        assert done.status == 0, done.err
+        words = ("--prompt", "On", "--rounds", "4", "--json")
+        found = json.loads(generate(tmp_path / "early", *words, tokens=2).out)
+        assert found["rounds_used"] == {"A": 2}
+    assert "rounds_used" not in json.loads(generate(model, "--prompt", "On", "--json").out)
 
 
 def test_a_model_folder_without_a_tokenizer(model: Path, run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +21,15 @@ from rinsc.backends.onnx.past import Past
 from rinsc.backends.torch import CompiledModule
 from rinsc.errors import LoweringError, RinscError
 from rinsc.kinds import KINDS
-from rinsc.layers import layer_kind
+from rinsc.layers import layer_kind, trace_programs
+from rinsc.layers.cached import cached_programs
+from rinsc.layers.kind import Sides
+from rinsc.ops import Activation, Add, Attention, Linear, MergeHeads, RMSNorm, SplitHeads
+from rinsc.program import Builder, Value
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
 from rinsc.train.generate import generate_ids
-from tests.onnx.models import all_nodes, lively_model, random_ids, small_spec
+from tests.onnx.models import all_nodes, lively_model, random_ids, small_spec, torch_logits
 from tests.specs import specs
 
 CAUSAL = [kind for kind in KINDS if layer_kind(kind).causal]
@@ -266,3 +271,93 @@ def test_head_widths_that_the_fused_operators_do_not_take() -> None:
     exported = to_onnx(lively_model(small_spec()), cache=True)
     assert exported.metadata["rinsc.operators"] == "standard"
     assert not Session(exported).in_place
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-dynamic", "int8", "int4", "int4/128 fp16:A"])
+@pytest.mark.parametrize("slot", ["own", "first", "last"])
+@pytest.mark.parametrize("form", ["fixed", "dial", "gated"])
+def test_every_precision_in_every_form(precision: str, slot: str, form: str) -> None:
+    """Steps behind a cache give what the same precision gives without one, where slots allow it."""
+    spec = small_spec(f"(A^2{{kv={slot}}})B", tied_embedding=True, **ROTATED)
+    model = lively_model(spec)
+    rounds: RoundsForm = "dynamic" if form == "dial" else 2
+    gated = form == "gated"
+    session = Session(
+        to_onnx(model, rounds, cache=True, gated=gated, precision=precision), threads=1
+    )
+    ids = random_ids(spec, 1, 9)
+    cuts = [8] if slot == "own" and precision != "int8-dynamic" else []
+    found, past = stepped(session, ids, np.ones_like(ids), cuts, None)
+    assert (past.batch, past.length) == (1, 9)
+    whole = Session(to_onnx(model, 2, precision=precision), threads=1).logits(ids)
+    near = 0.05 if precision == "fp16" else 2e-3
+    assert np.abs(found - whole).max() <= near * np.abs(whole).max()
+
+
+def test_quantized_models_stay_near_and_fewer_bits_are_further() -> None:
+    spec = small_spec("(A^2)B", **ROTATED)
+    model = lively_model(spec)
+    ids = random_ids(spec, 2, 9)
+    exact = torch_logits(model, ids)
+    apart = {
+        precision: np.abs(Session(to_onnx(model, precision=precision)).logits(ids) - exact).mean()
+        for precision in ("fp32", "fp16", "int8", "int4")
+    }
+    assert apart["fp32"] < apart["fp16"] < apart["int8"] < apart["int4"] < np.abs(exact).mean()
+
+
+def test_a_cache_is_continued_by_its_session_at_its_rounds() -> None:
+    model = lively_model(small_spec(**ROTATED))
+    gated = Session(to_onnx(model, 3, cache=True, gated=True), threads=1)
+    _, past = gated.step([[1, 2, 3]], rounds=1)
+    expected, _ = gated.step([[4]], past, rounds=1)
+    assert np.array_equal(gated.decoding(past)(np.array([4])), expected[:, 0])
+    other = Session(to_onnx(model, 3, cache=True, gated=True), threads=1)
+    with pytest.raises(LoweringError, match="another-cache"):
+        other.decoding(past)
+    decoding = gated.decoding(past)
+    for _ in range(model.spec.context - 3):
+        decoding(np.array([4]))
+    with pytest.raises(RinscError, match="context-exceeded"):
+        decoding(np.array([4]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Odd:
+    """A way to use attention that the fused operator cannot take the place of."""
+
+    twice: bool
+
+    def layer(self, b: Builder, x: Value, sides: Sides, spec: ModelSpec) -> Value:
+        def heads(name: str) -> Value:
+            return b(SplitHeads(spec.heads), b(Linear(spec.width), x, name=name))
+
+        mixed = b(Attention(), *(heads(name) for name in ("query", "key", "value")))
+        if self.twice:
+            mixed = b(Add(), mixed, b(Activation("tanh"), mixed))
+        else:
+            mixed = b(Activation("tanh"), mixed)
+        normed = b(RMSNorm(spec.norm_eps), b(Add(), heads("left"), heads("right")), name="norm")
+        return b(Add(), x, b(MergeHeads(), b(Add(), mixed, normed)))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_kinds_whose_attention_cannot_be_fused(
+    twice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llama = layer_kind("llama")
+    odd = dataclasses.replace(llama, layer=_Odd(twice).layer)
+    monkeypatch.setattr("rinsc.layers.tracing.layer_kind", lambda name: odd)
+    trace_programs.cache_clear()
+    cached_programs.cache_clear()
+    try:
+        spec = small_spec("A^2", norm_eps=2e-5 if twice else 3e-5, **ROTATED)
+        model = lively_model(spec)
+        exported = to_onnx(model, cache=True)
+        assert exported.metadata["rinsc.operators"] == "standard"
+        ids = random_ids(spec, 1, 6)
+        found, _ = stepped(Session(exported, threads=1), ids, np.ones_like(ids), [4, 5], None)
+        np.testing.assert_allclose(found, torch_logits(model, ids), rtol=0, atol=CLOSE)
+    finally:
+        trace_programs.cache_clear()
+        cached_programs.cache_clear()

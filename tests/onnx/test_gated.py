@@ -159,8 +159,16 @@ def test_rounds_above_those_in_the_file(cache: bool) -> None:
     session = Session(to_onnx(model, 2, cache=cache, gated=True), threads=1)
     with pytest.raises(LoweringError, match="fixed-rounds") as caught:
         session.logits([[1, 2]], rounds=3)
+    assert "runs at most 2 rounds, not 3" in str(caught.value)
     assert caught.value.hint
     assert session.logits([[1, 2]]).shape == session.logits([[1, 2]], rounds=1).shape
+
+
+def test_rounds_of_several_repeats_are_told_by_name() -> None:
+    exported = to_onnx(lively_model(small_spec("A^2 B^3", layers=2, width=32)), gated=True)
+    session = Session(exported, threads=1)
+    with pytest.raises(LoweringError, match="at most A=2, B=3 rounds, not A=2, B=4"):
+        session.check_rounds({"B": 4})
 
 
 def test_the_file_says_how_deep_it_is_to_go() -> None:

@@ -261,7 +261,7 @@ def test_the_same_weights_load_as_they_were(folder: Path) -> None:
     """Sabotage: the tests above would pass if nothing at all could be loaded."""
     data = folder / "model.onnx.data"
     before = Session(folder).logits([[1, 2, 3]])
-    data.write_bytes(data.read_bytes() + b"more")
+    data.write_bytes(data.read_bytes())
     np.testing.assert_array_equal(Session(folder).logits([[1, 2, 3]]), before)
 
 
@@ -271,3 +271,16 @@ def _with_metadata(path: Path, changes: dict[str, str]) -> None:
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, kept | changes)
     onnx.save(model, path)
+
+
+def test_the_weights_of_another_model_of_the_same_size(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        to_onnx(lively_model(small_spec(), seed)).save(folder / "model.onnx", external_data_over=0)
+    data = tmp_path / "1" / "model.onnx.data"
+    Session(tmp_path / "1")
+    data.write_bytes((tmp_path / "2" / "model.onnx.data").read_bytes())
+    with pytest.raises(CheckpointError) as caught:
+        Session(tmp_path / "1")
+    assert caught.value.code == "damaged-data"

@@ -121,6 +121,7 @@ def test_a_precision_is_a_value() -> None:
     [
         ("in4", "unknown-precision", "'in4' is not a precision", "did you mean 'int4'?"),
         ("FP16", "unknown-precision", "'FP16' is not a precision", "did you mean 'fp16'?"),
+        ("fp8", "unknown-precision", "'fp8' is not", f"one of: {', '.join(PRECISIONS)}"),
         ("", "unknown-precision", "'' is not a precision", f"one of: {', '.join(PRECISIONS)}"),
         ("int4/64", "block-size", "'64' is not a block size", "it is 32 or 128"),
         ("int4/", "block-size", "'' is not a block size", "it is 32 or 128"),

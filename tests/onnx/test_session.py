@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -63,6 +64,7 @@ def test_a_fixed_model_runs_its_own_rounds_alone(fixed: Session) -> None:
     with pytest.raises(LoweringError) as caught:
         fixed.logits(input_ids, 3)
     assert caught.value.code == "fixed-rounds"
+    assert "the model was compiled for 2 rounds, not 3" in str(caught.value)
     assert "dynamic" in str(caught.value.hint)
 
 
@@ -169,3 +171,9 @@ except MissingExtraError as error:
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert output.startswith("[")
     assert "rinsc[onnx]" in output
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads_that_are_no_number_of_them(threads: Any) -> None:
+    with pytest.raises(UsageError, match="threads"):
+        Session(to_onnx(lively_model(small_spec())), threads=threads)

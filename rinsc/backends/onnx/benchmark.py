@@ -171,7 +171,7 @@ class _Task:
             return self._whole_passes()
         logits, past = self.session.step(self.ids[None, : self.prompt_tokens], rounds=self.rounds)
         logits[0, -1].argmax()
-        decoding = self.session.decoding(past, self.rounds)
+        decoding = self.session.decoding(past)
         return lambda place: decoding(self.ids[place : place + 1]).argmax()
 
     def _whole_passes(self) -> Callable[[int], object]:

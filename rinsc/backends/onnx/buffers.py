@@ -1,4 +1,4 @@
-"""A cache that the runtime appends to in place: past and present keys and values are one memory."""
+"""A cache of one width that a session appends to, in place or by copying."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from weakref import ref
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.past import PAST, PRESENT, CacheLayout, Past
+from rinsc.backends.onnx.past import BFLOAT16, PAST, PRESENT, CacheLayout, Past
+from rinsc.errors import LoweringError, Problem
 
 FIRST_CAPACITY = 256  # positions; more are made room for as they come
 
@@ -31,32 +32,29 @@ class Runtime:
 class Buffers:
     """Room for the keys and values of ``capacity`` positions, and what is bound to it.
 
-    ``written`` is what was appended last; only that may be appended to in place. A weak reference,
-    so that memory is given back as soon as nobody holds the cache.
+    ``in_place``: what is present is written where what is past stands; else beside it, and the two
+    change places after each run. ``written`` is what was appended last; only that may be appended
+    to. A weak reference, so that memory is given back as soon as nobody holds the cache.
     """
 
     runtime: Runtime
     batch: int
     rounds: Mapping[str, int]
     capacity: int
+    in_place: bool
     values: dict[str, Any] = field(init=False)
     binding: Any = field(init=False)
     written: ref[Past] | None = None
+    _spare: dict[str, Any] = field(init=False)
     _arrays: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         from onnxruntime import OrtValue
 
-        self.values = {
-            name: self._empty(shape)
-            for name, shape in self.runtime.layout.sizes(
-                self.batch, self.capacity, self.rounds
-            ).items()
-        }
+        self.values = self._room()
+        self._spare = self.values if self.in_place else self._room()
         self.binding = self.runtime.session.io_binding()
-        for name, value in self.values.items():
-            self.binding.bind_ortvalue_input(name, value)
-            self.binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), value)
+        self._bind_cache()
         for name, count in self.runtime.used.items():
             self.binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(count))
 
@@ -69,11 +67,21 @@ class Buffers:
         logits = np.empty((*arrays["input_ids"].shape, self.runtime.vocab_size), np.float32)
         self.binding.bind_ortvalue_output("logits", OrtValue.ortvalue_from_numpy(logits))
         self.runtime.session.run_with_iobinding(self.binding)
+        if not self.in_place:
+            self.values, self._spare = self._spare, self.values
+            self._bind_cache()
         return logits
 
     def copied(self, capacity: int) -> Buffers:
-        """Buffers of their own with the same content, and room for so many positions."""
-        made = Buffers(self.runtime, self.batch, self.rounds, capacity)
+        """Buffers of their own with the same content, and room for so many positions.
+
+        Raises `LoweringError` for numbers that only the runtime can read.
+        """
+        if self.runtime.layout.dtype == BFLOAT16:
+            message = "a cache in bf16 can be continued in one way only"
+            hint = "run the tokens before it again, or export the model in fp16"
+            raise LoweringError(Problem("another-cache", message, hint=hint))
+        made = Buffers(self.runtime, self.batch, self.rounds, capacity, self.in_place)
         for name, value in self.values.items():
             old = value.numpy()
             kept = min(self.capacity, capacity)
@@ -81,6 +89,16 @@ class Buffers:
             new[..., :kept, :] = old[..., :kept, :]
             made.values[name].update_inplace(new)
         return made
+
+    def _bind_cache(self) -> None:
+        for name, value in self.values.items():
+            self.binding.bind_ortvalue_input(name, value)
+            present = PRESENT + name.removeprefix(PAST)
+            self.binding.bind_ortvalue_output(present, self._spare[name])
+
+    def _room(self) -> dict[str, Any]:
+        sizes = self.runtime.layout.sizes(self.batch, self.capacity, self.rounds)
+        return {name: self._empty(shape) for name, shape in sizes.items()}
 
     def _empty(self, shape: list[int]) -> Any:
         from onnxruntime import OrtValue

@@ -30,12 +30,9 @@ VISIT = "rinsc.visit"  # of a node: the visit that it was added for
 RUNTIME_OPERATORS = frozenset(
     {
         "DynamicQuantizeMatMul",
-        "GatherBlockQuantized",
         "GroupQueryAttention",
         "MatMulNBits",
         "QuickGelu",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
     }
 )
 

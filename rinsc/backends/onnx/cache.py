@@ -9,6 +9,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from rinsc.backends.onnx.builder import make_value
+from rinsc.backends.onnx.past import PAST, PRESENT
 from rinsc.ops import Shape
 
 Take: TypeAlias = Callable[[Shape], ir.Value]
@@ -34,7 +35,7 @@ def graph_slots(inputs: list[ir.Value], real: ir.DataType) -> Slots:
 
     def take(shape: Shape) -> ir.Value:
         number, which = divmod(len(inputs), 2)
-        name = f"past_key_values.{number}.{('key', 'value')[which]}"
+        name = f"{PAST}{number}.{('key', 'value')[which]}"
         inputs.append(make_value(name, shape, real))
         return inputs[-1]
 
@@ -44,7 +45,7 @@ def graph_slots(inputs: list[ir.Value], real: ir.DataType) -> Slots:
 def name_present(slots: Slots) -> list[ir.Value]:
     """What is present, named as outputs of a graph."""
     for index, value in enumerate(slots.present):
-        value.name = f"present.{index // 2}.{('key', 'value')[index % 2]}"
+        value.name = f"{PRESENT}{index // 2}.{('key', 'value')[index % 2]}"
     return slots.present
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from rinsc.backends.onnx.buffers import FIRST_CAPACITY, Buffers, Runtime
 from rinsc.backends.onnx.past import Past
+from rinsc.errors import Problem, RinscError
 
 TESTED = 8  # positions of the caches that are compared when a session starts
 
@@ -71,7 +72,8 @@ class Continuation:
             return False
         small = replace(self, in_place=True, least_capacity=TESTED)
         results = [small.tried(rounds, dials), replace(small, in_place=False).tried(rounds, dials)]
-        return all(np.array_equal(*pair) for pair in zip(*results, strict=True))
+        pairs = list(zip(*results, strict=True))
+        return bool(pairs) and all(np.array_equal(*pair) for pair in pairs)
 
     def tried(self, rounds: Mapping[str, int], dials: Dials) -> list[Logits]:
         """The logits of a few tokens."""
@@ -87,7 +89,7 @@ class Continuation:
         return made
 
     def _portable(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
-        logits, values = self._unshared({"attention_mask": mask, "input_ids": ids, **dials}, past)
+        logits, values = self._grown({"attention_mask": mask, "input_ids": ids, **dials}, past)
         return logits, Past(past.owner, past.rounds, mask, values)
 
     def _compacted(self, ids: Ids, new: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
@@ -99,8 +101,9 @@ class Continuation:
         made, after = self._run(ids[rows, front], past.counts, new[rows, front], past, dials)
         logits = np.zeros((*ids.shape, made.shape[-1]), made.dtype)
         logits[rows, front] = made
-        mask = np.concatenate([past.mask, new], axis=1)
-        return logits, Past(past.owner, past.rounds, mask, after.values)
+        whole = replace(after, mask=np.concatenate([past.mask, new], axis=1))
+        after.values.written = ref(whole)
+        return logits, whole
 
     def _run(
         self, ids: Ids, before: Ids, new: Ids, past: Past, dials: Dials
@@ -111,9 +114,6 @@ class Continuation:
         total = int(lengths.max())
         counted = (np.arange(total) < lengths[:, None]).astype(np.int64)
         arrays = {"input_ids": ids, "attention_mask": counted, **dials}
-        if not self.in_place:
-            logits, values = self._unshared(arrays, past)
-            return logits, Past(past.owner, past.rounds, mask, values)
         buffers = self.room(past, total)
         logits = buffers.run(arrays)
         after = Past(past.owner, past.rounds, mask, buffers)
@@ -125,20 +125,27 @@ class Continuation:
         buffers: Buffers | None = past.values
         if buffers is None:
             capacity = self.capacity(total)
-            return Buffers(self.runtime, past.batch, past.rounds, capacity)
+            return Buffers(self.runtime, past.batch, past.rounds, capacity, self.in_place)
         is_last = buffers.written is not None and buffers.written() is past
         if is_last and total <= buffers.capacity:
             return buffers
         return buffers.copied(self.capacity(total))
 
     def capacity(self, total: int) -> int:
-        """Twice what is needed, so that copies stay rare; off the CPU the whole context at once."""
+        """Twice what is needed, so that copies stay rare; off the CPU the whole context at once.
+
+        Raises `RinscError` for more than the context.
+        """
         context = self.runtime.context
+        if total > context:
+            message = f"{total} positions exceed the context of {context}"
+            hint = "start again with the last of them"
+            raise RinscError(Problem("context-exceeded", message, hint=hint))
         wanted = max(self.least_capacity, 2 * total) if self.runtime.device == "cpu" else context
         return min(wanted, context)
 
-    def _unshared(self, arrays: Mapping[str, Any], past: Past) -> tuple[Logits, Mapping[str, Any]]:
-        """Logits and what is present, as values of the runtime: a cache is never copied out."""
+    def _grown(self, arrays: Mapping[str, Any], past: Past) -> tuple[Logits, Mapping[str, Any]]:
+        """Logits and what is present, as values that the runtime makes: never copied out."""
         from onnxruntime import OrtValue
 
         values = past.values

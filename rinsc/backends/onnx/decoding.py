@@ -20,7 +20,7 @@ class Decoding:
 
     def __init__(self, continuation: Continuation, past: Past, dials: Dials) -> None:
         self._continuation = continuation
-        self._past = past
+        self._past: Past | None = past
         self._dials = dials
         self._lengths = past.counts
         self._total = int(self._lengths.max())
@@ -56,9 +56,11 @@ class Decoding:
         from onnxruntime import OrtValue
 
         wanted = self._total + 1
-        if self._buffers is None:
+        if self._past is not None:
             self._buffers = self._continuation.room(self._past, wanted)
+            self._past = None  # its memory may go when the buffers are replaced
         else:
+            assert self._buffers is not None
             self._buffers = self._buffers.copied(self._continuation.capacity(wanted))
         self._buffers.written = None  # nobody else may append here now
         self._binding = self._buffers.binding
@@ -76,6 +78,7 @@ class Decoding:
             self._binding.bind_cpu_input(name, array)
 
     def _step(self) -> npt.NDArray[np.float32]:
+        assert self._past is not None
         new = np.ones((self._past.batch, 1), np.int64)
         mask = np.concatenate([self._past.mask, new], axis=1)
         logits, self._past = self._continuation.step(self._ids, mask, self._past, self._dials)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from rinsc.backends.onnx.builder import FLOAT, INT64, RUNTIME, OpBuilder, make_value
 from rinsc.backends.onnx.cache import graph_slots, name_present
+from rinsc.backends.onnx.dials import USED, dial_name
 from rinsc.backends.onnx.form import Form
 from rinsc.backends.onnx.fusion import FusedProgram, fused_layer
 from rinsc.backends.onnx.guards import guarded
@@ -15,7 +16,7 @@ from rinsc.backends.onnx.programs import emit_program
 from rinsc.backends.onnx.site import as_real
 from rinsc.backends.onnx.walk import Walk
 from rinsc.backends.onnx.weights import Weights
-from rinsc.graph import BlockGraph, Loop
+from rinsc.graph import BlockGraph
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import MASK, cached_programs
@@ -30,7 +31,7 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
 
     Inputs: ``input_ids`` (batch, seq), int64, or what else the layer kind takes; for every loop
     that is a dial ``rounds_<name>``, a number, int64. Output: ``logits`` (batch, seq, vocab_size).
-    Every weight is stored once.
+    Every weight is stored once; of a tied embedding in few bits the head has its own.
 
     A cached graph continues sequences: it is given ``attention_mask`` (batch, total), int64, and
     past keys and values too, and gives the present ones; its loops become ``Scan``. See
@@ -45,7 +46,10 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
         name: make_value(name, value.shape, DTYPES[takes.dtype])
         for name, value in programs.embed.inputs.items()
     }
-    dials = {loop.name: make_value(_dial(loop, graph, form), (), INT64) for loop in graph.dials()}
+    dials = {
+        loop.name: make_value(dial_name(graph, loop.name, gated=form.gated), (), INT64)
+        for loop in graph.dials()
+    }
     limits = {loop.name: loop.rounds if form.gated else MAX_ROUNDS for loop in graph.dials()}
     rounds: dict[str, ir.Value] = dials
     checked = dict(given)
@@ -64,7 +68,7 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
     logits = walk.logits(list(graph.steps()), made["x"], slots)
     logits.name = "logits"
     for name, used in walk.used.items():
-        used.name = f"rounds_used_{name}"
+        used.name = USED + name
     return ir.Graph(
         [*given.values(), *past, *dials.values()],
         [logits, *name_present(slots), *walk.used.values()],
@@ -79,13 +83,6 @@ def _layers(programs: Programs, form: Form) -> Mapping[str, Program | FusedProgr
     if not form.fused:
         return programs.layer
     return {kind: fused_layer(layer, programs) for kind, layer in programs.layer.items()}
-
-
-def _dial(loop: Loop, graph: BlockGraph, form: Form) -> str:
-    """The name of the input that sets a loop's rounds."""
-    if not form.gated:
-        return f"rounds_{loop.name}"
-    return "depth" if len(list(graph.dials())) == 1 else f"depth_{loop.name}"
 
 
 def _checked_rounds(op: OpBuilder, rounds: ir.Value, limit: int) -> ir.Value:

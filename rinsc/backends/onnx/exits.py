@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -24,7 +23,7 @@ class Exit:
     It stops after a round that, compared with the one before, changed by less than ``threshold``:
     ``kl``, the Kullback-Leibler divergence in nats of the distributions of the next token;
     ``state``, the norm of the state's change over the norm of the state. Of all tokens of a batch
-    the one that changed most decides.
+    the one that changed most decides, padding and sequences that have ended among them.
     """
 
     measure: Measure
@@ -35,8 +34,9 @@ class Exit:
             hint = did_you_mean(str(self.measure), get_args(Measure))
             message = f"'{self.measure}' is not a measure of change"
             raise UsageError(Problem("exit", message, hint=hint))
-        if not (math.isfinite(self.threshold) and self.threshold > 0):
-            message = f"a threshold is a number above 0, not {self.threshold}"
+        limits = np.finfo(np.float32)
+        if not float(limits.tiny) <= self.threshold <= float(limits.max):  # False for NaN
+            message = f"a threshold is a number above 0 that float32 holds, not {self.threshold}"
             raise UsageError(Problem("exit", message, hint="write kl:5e-4 or state:0.01"))
 
     @property
@@ -61,13 +61,17 @@ def check_exit(graph: BlockGraph, when: Exit, *, cached: bool, dialled: bool) ->
     outer = [loop for loop in graph.steps() if loop in list(graph.dials())]
     if not dialled or not outer:
         message = "only rounds that are set at run time can end early"
-        raise _refused(message, "ask for rounds='dynamic' of a signature with a repeat")
+        hint = "ask for --rounds dynamic (rounds='dynamic') of a signature with a repeat"
+        raise _refused(message, hint)
     if when.measure == "kl" and len(outer) > 1:
         message = "'kl' watches one repeat, and this signature has several in a row"
         raise _refused(message, "watch the state instead: state:0.01")
     if cached and any(loop.options.cache != "last" for loop in outer):
         message = "rounds that are left out would leave holes in their cache slots"
-        raise _refused(message, "let all rounds share one slot: write {kv=last} at the repeat")
+        hint = (
+            "leave the cache out, or train a signature whose repeat shares one slot: A^3{kv=last}"
+        )
+        raise _refused(message, hint)
 
 
 def state_change(op: OpBuilder, before: ir.Value, after: ir.Value) -> ir.Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import BinaryIO
 import onnx_ir as ir
 from onnx_ir import TensorProtocol
 
+from rinsc.backends.onnx.loading import DATA_KEY
+from rinsc.digests import sampled_digest
 from rinsc.errors import LoweringError, Problem
 from rinsc.files import atomic_path
 
@@ -80,6 +83,7 @@ class OnnxModel:
     def _with_external_data(self, stream: BinaryIO, location: str) -> bytes:
         """Write the weights to ``stream``; the protobuf that finds them at ``location``."""
         tensors = self._tensors()
+        facts = self.ir.metadata_props
         try:
             for name, tensor in tensors.items():
                 if tensor.nbytes < SMALL_BYTES:
@@ -88,8 +92,11 @@ class OnnxModel:
                 outside = _external(tensor, location, stream.tell())
                 stream.write(tensor.tobytes())
                 self.ir.graph.initializers[name].const_value = outside
+            stream.flush()
+            facts[DATA_KEY] = json.dumps([location, sampled_digest(Path(stream.name))])
             return _serialized(self.ir)
         finally:
+            facts.pop(DATA_KEY, None)
             for name, tensor in tensors.items():
                 self.ir.graph.initializers[name].const_value = tensor
 

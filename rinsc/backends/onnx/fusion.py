@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from rinsc.layers import Programs
+from rinsc.layers import Programs, trace_programs
 from rinsc.ops import (
     Activation,
     Append,
@@ -78,8 +78,18 @@ class FusedProgram:
 
 
 def can_fuse(spec: ModelSpec) -> bool:
-    """Whether the fused attention takes heads of this width."""
-    return spec.head_dim % HEAD_MULTIPLE == 0
+    """Whether the fused attention can take the place of all attention in a model's layers.
+
+    It takes heads of some widths only, and gives its result with the heads merged.
+    """
+    if spec.head_dim % HEAD_MULTIPLE:
+        return False
+    return all(
+        [type(user.op) for user in layer.nodes if node.output in user.inputs] == [MergeHeads]
+        for layer in trace_programs(spec).layer.values()
+        for node in layer.nodes
+        if isinstance(node.op, Attention)
+    )
 
 
 def fused_layer(layer: Program, programs: Programs) -> FusedProgram:
@@ -109,9 +119,7 @@ def _fuse_attention(
     for node in layer.nodes:
         if not isinstance(node.op, Attention):
             continue
-        merge = next((n for n in layer.nodes if n.inputs[:1] == (node.output,)), None)
-        if merge is None or not isinstance(merge.op, MergeHeads):
-            continue
+        merge = next(user for user in layer.nodes if node.output in user.inputs)
         fused, spare = _attention(node, merge, makers, users, tables, spare)
         gone = {merge, node, *(makers[value] for value in node.inputs[1:3])}
         place = nodes.index(merge)

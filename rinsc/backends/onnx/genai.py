@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rinsc.backends.onnx.builder import shape_of
+from rinsc.backends.onnx.folder import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from rinsc.backends.onnx.fusion import can_fuse
 from rinsc.backends.onnx.loading import MODEL_FILE, read_metadata
 from rinsc.backends.onnx.past import PAST, PRESENT
 from rinsc.errors import DataError, LoweringError, Problem
@@ -20,9 +22,6 @@ from rinsc.spec import ModelSpec
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
 
-CONFIG_FILE = "genai_config.json"
-TOKENIZER_FILE = "tokenizer.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 NO_TOKEN = -1  # pads batches; the package takes it, and looks it up like the last id
 # How the inputs begin that set the rounds of loops and of gated repeats.
@@ -105,7 +104,9 @@ def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
         raise LoweringError(Problem("rounds-are-a-loop", message, hint=hint))
     if not _is_fused(model) and any(name.startswith(GATE) for name in inputs):
         message = "ONNX Runtime GenAI cannot run gated rounds of standard operators"
-        hint = "export without portable, at heads whose width divides by 8; or with fixed rounds"
+        hint = "leave out portable, or gated"
+        if not can_fuse(spec):
+            hint = "leave out gated; fused operators need heads whose width divides by 8"
         raise LoweringError(Problem("gated-and-portable", message, hint=hint))
     if any(shape != slots[0] for shape in slots):
         message = "ONNX Runtime GenAI needs a cache of which all slots have one shape"

@@ -28,7 +28,7 @@ def row_logits(session: Session, rounds: Rounds) -> RowLogits:
         if past is not None:
             return past(ids[:, 0]), past
         logits, present = session.step(ids, attention_mask=mask, rounds=rounds)
-        return logits[:, -1], session.decoding(present, rounds)
+        return logits[:, -1], session.decoding(present)
 
     def whole(ids: Sequence[int]) -> npt.NDArray[np.float32]:
         last: npt.NDArray[np.float32] = session.logits([list(ids)], rounds)[0, -1]

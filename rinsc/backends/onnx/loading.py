@@ -21,6 +21,7 @@ from rinsc.backends.onnx.providers import (
     provider_of,
     providers_to_ask,
 )
+from rinsc.digests import sampled_digest
 from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
 from rinsc.spec import ModelSpec, model_spec
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
 
 MODEL_FILE = "model.onnx"  # in a model folder
+TRAINED_KEY = "rinsc.trained"  # metadata: the most rounds in training, by repeat
+DATA_KEY = "rinsc.data"  # metadata: the file with the weights, and its digest
 BFLOAT16 = 16  # of onnx.TensorProto.DataType
 
 AGAIN = "export it again"
@@ -111,6 +114,19 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     raise CheckpointError(Problem("no-such-file", message, place=str(named), hint=hint))
 
 
+def check_weights(metadata: Mapping[str, str], place: str) -> None:
+    """Raise `CheckpointError` where the weights beside a model's file are another model's."""
+    try:
+        name, digest = json.loads(metadata[DATA_KEY])
+        found = sampled_digest(Path(place).parent / name)
+    except (*METADATA_ERRORS, OSError):
+        return  # all in one file, or without a record
+    if found != digest:
+        message = f"the weights in {name} are not those of this model"
+        hint = f"it belongs to one {Path(place).name} alone: copy both, or export the model again"
+        raise CheckpointError(Problem("damaged-data", message, place=place, hint=hint))
+
+
 def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
     """The spec and the rounds that a model was exported with; raises `CheckpointError`."""
     try:
@@ -131,6 +147,15 @@ def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, d
         hint = "run models that rinsc exported, of this or an earlier version, and whole"
         raise CheckpointError(Problem("foreign-model", message, place=place, hint=hint)) from None
     return spec, rounds
+
+
+def trained_record(metadata: Mapping[str, str]) -> dict[str, int]:
+    """The rounds that the model's run was trained at, by repeat; empty without a record."""
+    try:
+        record = json.loads(metadata[TRAINED_KEY])
+        return {str(name): int(count) for name, count in record.items()}
+    except METADATA_ERRORS:
+        return {}
 
 
 def _release(version: str) -> tuple[int, ...]:

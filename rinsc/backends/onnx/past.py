@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 PAST, PRESENT = "past_key_values.", "present."
 
+BFLOAT16 = 16  # ONNX's number of the type, of which numpy has none
+
 # Element types of a cache as the runtime names them, and what its values are made from.
 TYPES: Mapping[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
-    "tensor(bfloat16)": 16,  # numpy has none: ONNX's number of the type
+    "tensor(bfloat16)": BFLOAT16,
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from rinsc.errors import Problem, UsageError, did_you_mean
+from rinsc.errors import Problem, UsageError, did_you_mean, nearest
 
 FloatType: TypeAlias = Literal["fp32", "fp16", "bf16"]
 
@@ -37,7 +37,7 @@ class Precision:
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", dict(self.keep))
         if self.name not in PRECISIONS:
-            hint = did_you_mean(str(self.name).lower(), PRECISIONS)
+            hint = _nearest_name(str(self.name).lower())
             message = f"'{self.name}' is not a precision"
             raise UsageError(Problem("unknown-precision", message, hint=hint))
         problems = [*_block_size_problems(self), *_keep_problems(self)]
@@ -102,6 +102,14 @@ def check_blocks(precision: Precision, letters: Collection[str]) -> None:
     ]
     if problems:
         raise UsageError(*problems)
+
+
+def _nearest_name(name: str) -> str:
+    """A hint for an unknown name; one of another number of bits would be a guess."""
+    close = nearest(name, PRECISIONS)
+    if close is not None and re.sub(r"\D", "", close) == re.sub(r"\D", "", name):
+        return f"did you mean '{close}'?"
+    return f"one of: {', '.join(PRECISIONS)}"
 
 
 def _kept(words: Iterable[str], options: Iterable[str]) -> dict[str, str]:

@@ -14,13 +14,13 @@ import numpy.typing as npt
 from rinsc.backends.onnx.buffers import Runtime
 from rinsc.backends.onnx.continuation import Continuation
 from rinsc.backends.onnx.decoding import Decoding
-from rinsc.backends.onnx.dials import Dials, dial_inputs
+from rinsc.backends.onnx.dials import USED, Dials, dial_inputs
 from rinsc.backends.onnx.generation import row_logits
 from rinsc.backends.onnx.inputs import checked_input, checked_mask
-from rinsc.backends.onnx.loading import load, place_of, read_metadata
+from rinsc.backends.onnx.loading import check_weights, load, place_of, read_metadata, trained_record
 from rinsc.backends.onnx.past import CacheLayout, Past
 from rinsc.backends.onnx.providers import ONLY_FATAL, provider_of
-from rinsc.errors import LoweringError, Problem, RinscError
+from rinsc.errors import LoweringError, Problem, RinscError, UsageError
 from rinsc.extras import require
 from rinsc.generation import (
     Prompt,
@@ -45,13 +45,18 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
 
 
-USED = "rounds_used_"
+def _checked_threads(threads: int) -> int:
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        message = f"threads must be a whole number of at least 1, not {threads!r:.40}"
+        raise UsageError(Problem("usage", message, hint="leave it out for every core"))
+    return threads
 
 
 class Session:
     """An exported model, ready to run: an `OnnxModel`, its file, or the folder that holds it.
 
-    ``spec`` is the model's spec; ``rounds`` those that it was written with, by repeat. It runs on
+    ``spec`` is the model's spec; ``rounds`` those that it was written with, by repeat, and
+    ``trained_rounds`` the most that it was trained at. One thread at a time may use it. It runs on
     ``provider``, "cuda" or "cpu"; with None on the first of them that loads. With ``threads`` None
     the runtime takes every core. ``profile_folder`` switches the profiler on. Raises
     `CheckpointError` for a file that is damaged or was not exported by rinsc, `LoweringError` for
@@ -72,15 +77,17 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ONLY_FATAL
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = 0 if threads is None else _checked_threads(threads)
         if profile_folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_folder / "profile")
         self._place = place_of(model)
         self._session = load(model, options, provider, self._place)
         metadata = self._session.get_modelmeta().custom_metadata_map
+        check_weights(metadata, self._place)
         self.spec, self.rounds = read_metadata(metadata, self._place)
         self.graph = build_graph(self.spec)
+        self.trained_rounds = trained_rounds(self.graph) | trained_record(metadata)
         inputs = self._session.get_inputs()
         self._input = model_input(self.spec)
         self._layout = CacheLayout.of(inputs)
@@ -104,6 +111,8 @@ class Session:
         self._continuation.in_place = fused and self._continuation.works_in_place(
             self._dials.settings(None), self._dials.arrays(None)
         )
+        for count in self._used.values():
+            count[...] = 0
 
     @property
     def provider(self) -> str:
@@ -144,10 +153,8 @@ class Session:
             message = "the model has no cache"
             hint = "export it with cache=True (--cache)"
             raise LoweringError(Problem("no-cache", message, place=self._place, hint=hint))
-        if past is not None and (not isinstance(past, Past) or past.owner is not self._layout):
-            hint = "give back what this session's last step gave, or nothing at the start"
-            message = "the cache was not made by this session"
-            raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
+        if past is not None:
+            self._require_own(past)
         ids = self._checked(input_ids, 0 if past is None else past.length)
         counts = {name: int(count) for name, count in self._dials.settings(rounds).items()}
         if past is None:
@@ -161,21 +168,32 @@ class Session:
         mask = self._mask(attention_mask, past, (len(ids), total))
         return self._continuation.step(ids, mask, past, self._dials.arrays(rounds))
 
-    def decoding(self, past: Past, rounds: Rounds = None) -> Decoding:
-        """What adds one token a call behind a cache of `step`, with less ado than `step`.
+    def decoding(self, past: Past) -> Decoding:
+        """What adds one token a call behind a cache of `step`, at its rounds, with less ado.
 
-        ``rounds`` are those of the cache. Neither tokens nor the context are checked.
+        Tokens are not checked. Raises `LoweringError` for a cache of another session.
         """
-        return Decoding(self._continuation, past, self._dials.arrays(rounds))
+        self._require_own(past)
+        return Decoding(self._continuation, past, self._dials.arrays(past.rounds or None))
+
+    def _require_own(self, past: object) -> None:
+        if not isinstance(past, Past) or past.owner is not self._layout:
+            hint = "give back what this session's last step gave, or nothing at the start"
+            message = "the cache was not made by this session"
+            raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
+
+    def check_rounds(self, rounds: Rounds) -> None:
+        """Raise what `logits` raises for rounds that this model cannot run."""
+        self._dials.settings(rounds)
 
     @property
     def rounds_used(self) -> dict[str, int]:
-        """Of repeats that may end early, the rounds that the last run took."""
+        """Of repeats that may end early, the rounds that the last run took; 0 before the first."""
         return {name.removeprefix(USED): int(count) for name, count in self._used.items()}
 
     @property
     def in_place(self) -> bool:
-        """Whether the cache is appended to where it stands, and never copied."""
+        """Whether the cache is appended to where it stands rather than copied at each token."""
         return self._continuation.in_place
 
     @overload
@@ -203,8 +221,10 @@ class Session:
         """The ``max_new_tokens`` ids that follow ``prompt``, or fewer, up to one of ``stop_ids``.
 
         Of a sequence of prompts, of any lengths, there is one list each: prompt i alone would be
-        followed by the same ids with the seed ``seed + i``. A sequence that outgrows the context
-        goes on as its last ``context`` ids, which is slow: each token runs all of them anew.
+        followed by the same ids with the seed ``seed + i``, as far as a batch is not one matter to
+        the model: activations in 8 bits, an early exit, rounds that share slots. A sequence that
+        outgrows the context goes on as its last ``context`` ids, which is slow: each token runs all
+        of them anew.
         Without a cache in the model every step runs the whole sequence.
 
         Raises `SpecError` for a model that does not predict the next token, `UsageError` for
@@ -246,7 +266,7 @@ class Session:
         require_language_model(self.spec)
         request = checked_request(prompt, new_tokens, self.spec, stop_ids)
         asked = self.rounds if rounds is None else resolve_rounds(self.graph, rounds)
-        message = beyond_training(asked, trained_rounds(self.graph))
+        message = beyond_training(asked, self.trained_rounds)
         if message is not None and not self._has_warned:
             self._has_warned = True
             warnings.warn(message, RoundsWarning, stacklevel=3)

@@ -36,6 +36,8 @@ def _fuse(graph: ir.Graph, norm: ir.Node) -> None:
     first, second = total.inputs
     if first is None or second is None or shape_of(first) != shape_of(second):
         return
+    if len(shape_of(first)) != 3:  # the operator's rank
+        return
     (normed,), (summed,) = norm.outputs, total.outputs
     outputs = [
         ir.Value(name=value.name, shape=value.shape, type=value.type)

@@ -1,0 +1,134 @@
+"""The models that ``rinsc generate`` takes: a run in PyTorch, an ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rinsc.cli.runs import is_signature, open_run, run_model, run_spec, run_trained_rounds
+from rinsc.cli.values import option_values
+from rinsc.errors import CheckpointError, Problem, UsageError
+from rinsc.extras import require
+
+if TYPE_CHECKING:
+    from rinsc.generation import RowLogits
+    from rinsc.graph import BlockGraph, Rounds
+    from rinsc.train.tokenizer import BytePairTokenizer
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in its runtime: its words, its logits, and what is to be said of its rounds.
+
+    ``untrained`` tells of rounds beyond training; ``rounds_used`` gives, of repeats that may end
+    early, the rounds of the last token.
+    """
+
+    graph: BlockGraph
+    words: BytePairTokenizer
+    next_logits: RowLogits
+    untrained: str | None
+    rounds_used: Callable[[], Mapping[str, int]]
+
+
+def onnx_file(model: str) -> Path | None:
+    """The ONNX file that is named, itself or by its folder; None for a run folder.
+
+    Raises `CheckpointError` for what is neither.
+    """
+    if os.path.isfile(os.path.join(model, "model.toml")):
+        return None
+    if os.path.isfile(os.path.join(model, "model.onnx")):
+        return Path(model, "model.onnx")
+    if model.endswith(".onnx"):
+        return Path(model)
+    raise CheckpointError(_not_a_model(model))
+
+
+def _not_a_model(text: str) -> Problem:
+    """What the text names instead, and what to do about it."""
+    make = "make one with rinsc train or rinsc compile, or name an ONNX file"
+    if os.path.isdir(text):
+        message = "this is neither the folder of a training run (model.toml, model.safetensors) "
+        message += "nor a model folder (model.onnx, tokenizer.json)"
+        return Problem("not-a-model", message, place=text, hint=make)
+    if os.path.exists(text):
+        hint = "name the folder of the run or of the model"
+        return Problem("not-a-model", "this file is no ONNX model", place=text, hint=hint)
+    if is_signature(text):
+        hint = f'train it first: rinsc train "{text}" --data plays -o FOLDER'
+        return Problem("not-a-model", "a signature has no weights", place=text, hint=hint)
+    message = "there is no such file or folder"
+    return Problem("not-a-model", message, place=text, hint=make)
+
+
+def pytorch(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool) -> Source:
+    """A run folder in PyTorch."""
+    require("torch", "safetensors")
+    from rinsc.graph import beyond_training, build_graph, resolve_rounds
+    from rinsc.layers import require_language_model
+    from rinsc.train.generate import row_logits
+
+    folder = open_run(model)
+    graph = build_graph(run_spec(folder))
+    require_language_model(graph.spec)
+    with option_values():
+        asked = resolve_rounds(graph, rounds)
+    words = _tokenizer(tokenizer or folder.tokenizer, graph.spec.vocab_size)
+    untrained = beyond_training(asked, run_trained_rounds(folder, graph))
+    next_logits = row_logits(run_model(folder), rounds, cache=cache)
+    return Source(graph, words, next_logits, untrained, dict)
+
+
+def onnx_runtime(
+    path: Path, tokenizer: Path | None, rounds: Rounds, provider: str | None
+) -> Source:
+    """An ONNX file in ONNX Runtime."""
+    require("onnxruntime")
+    from rinsc.backends.onnx import Session
+    from rinsc.backends.onnx.generation import row_logits
+    from rinsc.graph import beyond_training, resolve_rounds
+    from rinsc.layers import require_language_model
+
+    session = Session(path, provider=provider)
+    require_language_model(session.spec)
+    with _rounds_option():
+        session.check_rounds(rounds)
+        asked = resolve_rounds(session.graph, rounds)
+    words = _tokenizer(tokenizer or path.parent / "tokenizer.json", session.spec.vocab_size)
+    run = session.rounds if rounds is None else asked
+    untrained = beyond_training(run, session.trained_rounds)
+    next_logits = row_logits(session, rounds)
+    return Source(session.graph, words, next_logits, untrained, lambda: session.rounds_used)
+
+
+@contextmanager
+def _rounds_option() -> Iterator[None]:
+    """Rounds that the model was not compiled for are a mistake in the command."""
+    try:
+        with option_values():
+            yield
+    except UsageError as error:
+        hint = "compile it with --rounds dynamic, or leave --rounds out"
+        problems = [
+            replace(problem, hint=hint) if problem.code == "fixed-rounds" else problem
+            for problem in error.problems
+        ]
+        raise UsageError(*problems) from None
+
+
+def _tokenizer(path: Path, vocab_size: int) -> BytePairTokenizer:
+    from rinsc.train.tokenizer import check_vocabulary, load_tokenizer
+
+    if not path.is_file():
+        hint = "name it with --tokenizer, or put it beside the model"
+        raise UsageError(
+            Problem("no-tokenizer", "there is no tokenizer", place=str(path), hint=hint)
+        )
+    found = load_tokenizer(path)
+    check_vocabulary(found, vocab_size)
+    return found
