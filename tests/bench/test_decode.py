@@ -2,8 +2,8 @@
 
 Bars: as fast as ONNX Runtime GenAI running the model that its own builder makes of the same
 weights; 2.2 times (fp32) and, at context 128, 7 times (int4) as fast as Hugging Face. Both packages
-run the same kernels on the same bytes, so that their times tie; two sessions of one file differ by
-as much as `TIE`. At context 1024 attention over a cache in fp32 takes half of the time of int4,
+run the same kernels on the same bytes, so that their times tie; a ratio up to `TIE` is taken for
+one. At context 1024 attention over a cache in fp32 takes half of the time of int4,
 whoever runs it: the bar is then 4.5 times Hugging Face.
 """
 
