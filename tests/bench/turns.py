@@ -1,7 +1,7 @@
 """Fair timing of decoders: they take turns of a few tokens, and each is loaded several times.
 
-A session may run some percent faster or slower than an identical one, for as long as it lives: where
-its memory came to lie decides, and the first one loaded is the likeliest to be slow. So all
+A session may run some percent faster or slower than an identical one, for as long as it lives:
+where its memory came to lie decides, and the first one loaded is the likeliest to be slow. So all
 contenders are loaded several times over, in an order that turns around each time, and what counts
 is the best load's median (and the best load's 10th percentile). A turn is several tokens of which
 the first is not counted: it finds the caches of the processor full of the others' weights, which
