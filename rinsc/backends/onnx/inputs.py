@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.errors import Problem, RinscError
+from rinsc.errors import Problem, RinscError, UsageError
 from rinsc.layers import ModelInput
 from rinsc.spec import ModelSpec
 
 
-def checked_input(given: npt.ArrayLike, wanted: ModelInput, spec: ModelSpec) -> npt.NDArray[Any]:
+def checked_input(
+    given: npt.ArrayLike, wanted: ModelInput, spec: ModelSpec, *, before: int = 0
+) -> npt.NDArray[Any]:
     """Token ids as int64 (batch, seq), or numbers as float32 (batch, seq, …).
 
-    Raises `RinscError` for another shape, other numbers, and token ids out of range.
+    Raises `RinscError` for another shape, other numbers, token ids out of range, and for more of
+    them than the context has room for behind ``before``.
     """
     try:
         array = np.asarray(given)
@@ -32,21 +35,45 @@ def checked_input(given: npt.ArrayLike, wanted: ModelInput, spec: ModelSpec) -> 
         message = f"token ids go from {array.min()} to {array.max()}"
         hint = f"they must be from 0 to {spec.vocab_size - 1}"
         raise RinscError(Problem("bad-input", message, hint=hint))
+    total = before + array.shape[1]
+    if total > spec.context:
+        message = f"{total} positions exceed the context of {spec.context}"
+        raise RinscError(Problem("context-exceeded", message, hint="give the last of them only"))
     return array.astype(wanted.dtype)
 
 
 _KINDS = {"int64": "iu", "float32": "iuf"}
 
 
-def checked_mask(given: npt.ArrayLike | None, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Which tokens count, (batch, past + seq); all where nothing is given. Raises `RinscError`."""
+def checked_mask(
+    given: npt.ArrayLike | None, total: int, past: npt.NDArray[np.int64], *, is_fixed: bool
+) -> npt.NDArray[np.int64]:
+    """Which of all tokens count, (batch, total), behind those of ``past`` (batch, past).
+
+    Where nothing is given what counted so far does, and so does what is new. Raises `RinscError`
+    for something else, and where the past ``is_fixed`` for another past.
+    """
+    batch, length = past.shape
     if given is None:
-        return np.ones(shape, np.int64)
+        return np.concatenate([past, np.ones((batch, total - length), np.int64)], axis=1)
     try:
         array = np.asarray(given)
     except ValueError:
         array = np.empty(0)
-    if array.shape != shape or not np.isin(array, (0, 1)).all():
+    if array.shape != (batch, total) or not np.isin(array, (0, 1)).all():
+        shape = (batch, total)
         message = f"attention_mask must be zeros and ones, {shape}, not {array.dtype} {array.shape}"
         raise RinscError(Problem("bad-input", message, hint="give 1 for each token that counts"))
+    if is_fixed and not np.array_equal(array[:, :length], past):
+        message = "attention_mask says something else of past tokens than it did before"
+        hint = "what a token saw cannot be changed afterwards; start the sequences again"
+        raise RinscError(Problem("bad-input", message, hint=hint))
     return array.astype(np.int64)
+
+
+def checked_threads(threads: int) -> int:
+    """A number of threads; raises `UsageError` for none."""
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        message = f"threads must be a whole number of at least 1, not {threads!r:.40}"
+        raise UsageError(Problem("usage", message, hint="leave it out for every core"))
+    return threads

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,11 @@ from rinsc.backends.onnx.continuation import Continuation
 from rinsc.backends.onnx.decoding import Decoding
 from rinsc.backends.onnx.dials import USED, Dials, dial_inputs
 from rinsc.backends.onnx.generation import row_logits
-from rinsc.backends.onnx.inputs import checked_input, checked_mask
+from rinsc.backends.onnx.inputs import checked_input, checked_mask, checked_threads
 from rinsc.backends.onnx.loading import check_weights, load, place_of, read_metadata, trained_record
 from rinsc.backends.onnx.past import CacheLayout, Past
 from rinsc.backends.onnx.providers import ONLY_FATAL, provider_of
-from rinsc.errors import LoweringError, Problem, RinscError, UsageError
+from rinsc.errors import LoweringError, Problem
 from rinsc.extras import require
 from rinsc.generation import (
     Prompt,
@@ -43,13 +43,6 @@ from rinsc.sampling import Sampling
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
-
-
-def _checked_threads(threads: int) -> int:
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        message = f"threads must be a whole number of at least 1, not {threads!r:.40}"
-        raise UsageError(Problem("usage", message, hint="leave it out for every core"))
-    return threads
 
 
 class Session:
@@ -77,7 +70,7 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ONLY_FATAL
-        options.intra_op_num_threads = 0 if threads is None else _checked_threads(threads)
+        options.intra_op_num_threads = 0 if threads is None else checked_threads(threads)
         if profile_folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_folder / "profile")
@@ -128,7 +121,10 @@ class Session:
         """
         if self.has_cache:
             return self.step(input_ids, rounds=rounds)[0]
-        feed = {self._input.name: self._checked(input_ids), **self._dials.arrays(rounds)}
+        feed = {
+            self._input.name: checked_input(input_ids, self._input, self.spec),
+            **self._dials.arrays(rounds),
+        }
         result: npt.NDArray[np.float32]
         result, *used = self._session.run(["logits", *self._used], feed)
         for count, ran in zip(self._used.values(), used, strict=True):
@@ -155,7 +151,8 @@ class Session:
             raise LoweringError(Problem("no-cache", message, place=self._place, hint=hint))
         if past is not None:
             self._require_own(past)
-        ids = self._checked(input_ids, 0 if past is None else past.length)
+        before = 0 if past is None else past.length
+        ids = checked_input(input_ids, self._input, self.spec, before=before)
         counts = {name: int(count) for name, count in self._dials.settings(rounds).items()}
         if past is None:
             past = self._continuation.empty(len(ids), counts, self._layout)
@@ -165,7 +162,7 @@ class Session:
             hint = "start the sequences again, or go on with the rounds that they began with"
             raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
         total = past.length + ids.shape[1]
-        mask = self._mask(attention_mask, past, (len(ids), total))
+        mask = checked_mask(attention_mask, total, past.mask, is_fixed=self._continuation.fused)
         return self._continuation.step(ids, mask, past, self._dials.arrays(rounds))
 
     def decoding(self, past: Past) -> Decoding:
@@ -275,29 +272,3 @@ class Session:
     def finish_profile(self) -> Path:
         """End profiling; the file with the profile of every run since the session was made."""
         return Path(self._session.end_profiling())
-
-    def _mask(
-        self, given: npt.ArrayLike | None, past: Past, shape: tuple[int, int]
-    ) -> npt.NDArray[np.int64]:
-        """Which tokens count; without a word what counted so far does, and so does what is new."""
-        if given is None:
-            new = np.ones((shape[0], shape[1] - past.length), np.int64)
-            return np.concatenate([past.mask, new], axis=1)
-        mask = checked_mask(given, shape)
-        if self._continuation.fused and not np.array_equal(mask[:, : past.length], past.mask):
-            message = "attention_mask says something else of past tokens than it did before"
-            hint = "what a token saw cannot be changed afterwards; start the sequences again"
-            raise RinscError(Problem("bad-input", message, hint=hint))
-        return mask
-
-    def _checked(self, given: npt.ArrayLike, before: int = 0) -> npt.NDArray[Any]:
-        """The input as an array that the model can run behind so many; raises `RinscError`."""
-        array = checked_input(given, self._input, self.spec)
-        if before + array.shape[1] > self.spec.context:
-            message = (
-                f"{before + array.shape[1]} positions exceed the context of {self.spec.context}"
-            )
-            raise RinscError(
-                Problem("context-exceeded", message, hint="give the last of them only")
-            )
-        return array
