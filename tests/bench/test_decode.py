@@ -1,10 +1,9 @@
 """Decoding a model without recursion, against GenAI and Hugging Face, one thread.
 
 Bars: as fast as ONNX Runtime GenAI running the model that its own builder makes of the same
-weights; 2.2 times (fp32) and, at context 128, 7 times (int4) as fast as Hugging Face. Both packages
-run the same kernels on the same bytes, so that their times tie; a ratio up to `TIE` is taken for
-one. At context 1024 attention over a cache in fp32 takes half of the time of int4,
-whoever runs it: the bar is then 4.5 times Hugging Face.
+weights; 2.2 times (fp32) and 7 times (int4) as fast as Hugging Face. Both packages run the same
+kernels on the same bytes, so that their times tie; a ratio up to `TIE` is taken for one. At context
+1024 attention over a cache in fp32 takes half of the time of int4, and the bar of 7 is missed.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from tests.bench.timing import interleaved, table
 from tests.bench.turns import Loader, decode_timings
 
 TIE = 1.05
-INT4_OVER_HUGGING_FACE = {128: 7.0, 1024: 4.5}
+INT4_OVER_HUGGING_FACE = 7.0
 PRECISIONS = ("fp32", "int8", "int4", "int4/128")
 
 
@@ -89,7 +88,7 @@ def test_decoding_is_as_fast_as_genai(files: Files, context: int) -> None:
     assert not slower
     assert median["rinsc int4/128"] < median["rinsc int4"]
     assert median["Hugging Face fp32"] >= 2.2 * median["rinsc fp32"]
-    assert median["Hugging Face fp32"] >= INT4_OVER_HUGGING_FACE[context] * median["rinsc int4"]
+    assert median["Hugging Face fp32"] >= INT4_OVER_HUGGING_FACE * median["rinsc int4"]
 
 
 def test_prefill_of_128_tokens(files: Files) -> None:

@@ -4,8 +4,8 @@
 and 6. The looped block of two layers (26 MB in fp32, 3.6 in int4) stays in a last cache of 32 MB;
 that of four layers is 51 MB in fp32 and does not. Bars: the dial takes at most 1.05 of the time of
 the model written for the same rounds, and the model of as many layers that are all distinct takes
-longer: at context 128 with the 2 + 1 layers 1.15 times as long in fp32 and 1.4 times in int4. At
-context 1024 the keys and values, which nothing shares, are most of what is read in int4.
+longer: 1.15 times as long in fp32 and 1.4 times in int4. At context 1024 the keys and values, which
+nothing shares, are most of what is read in int4, and that bar is missed.
 """
 
 from __future__ import annotations
@@ -84,5 +84,4 @@ def test_the_dial(tmp_path: Path, looped: int, last: int, precision: str, contex
     print("dial over fixed: " + ", ".join(f"{k}: {v:.3f}" for k, v in dial_ratios.items()))
     print("distinct over dial: " + ", ".join(f"{k}: {v:.3f}" for k, v in distinct_ratios.items()))
     assert max(dial_ratios.values()) <= 1.05
-    shared_fits = looped == 2 and context == 128
-    assert min(distinct_ratios.values()) >= (DISTINCT_BARS[precision] if shared_fits else 1.0)
+    assert min(distinct_ratios.values()) >= DISTINCT_BARS[precision]
