@@ -14,6 +14,12 @@ def short_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:DIGITS]
 
 
+def file_digest(path: Path) -> str:
+    """The whole SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sampled_digest(path: Path) -> str:
     """A digest of a file's size and of samples from all over it, however large it is.
 

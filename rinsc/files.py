@@ -39,9 +39,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield part
         if old_mode is not None:
             part.chmod(old_mode)
-        _flush_to_disk(part)
+        flush_to_disk(part)
         part.replace(target)
-        _flush_to_disk(target.parent)
+        flush_to_disk(target.parent)
     except OSError as error:
         raise cannot_write(named, error) from error
     finally:
@@ -122,7 +122,7 @@ def _hint(path: Path) -> str:
     return "check the permissions and the free space, or choose another place"
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """fsync a file, or a folder where the platform can."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 # Read by torch when a test imports it; workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tokenized texts of tests are none of the user's.
+os.environ.setdefault("RINSC_DATA", os.path.join(tempfile.gettempdir(), "rinsc-test-data"))
 
 settings.register_profile(
     "ci",

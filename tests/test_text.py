@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rinsc.data.tokenizer import train_tokenizer
 from rinsc.errors import UsageError
 from rinsc.text import TextStream, stream_text
-from rinsc.train.tokenizer import train_tokenizer
 
 WORDS = train_tokenizer(["the end; the END\n\n é ü 日本 🙂🙂 abcabd abcabd the the"], 266)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from rinsc.train.tokenizer import TokenIds
+    from rinsc.data.tokenizer import TokenIds
 
 MAX_BYTES = 1 << 20  # that are read
 
@@ -47,7 +47,7 @@ def find_held_out(
 
 
 def _read(path: Path, model: Path, vocab_size: int) -> HeldOut:
-    from rinsc.train.tokenizer import check_vocabulary, load_tokenizer
+    from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
 
     text = _read_text(path)
     file = model.parent / "tokenizer.json"

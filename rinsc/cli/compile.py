@@ -1,4 +1,4 @@
-"""``rinsc compile``: a model as Python source that imports torch alone, or as ONNX."""
+"""``rinsc compile``: a model as Python source, as ONNX, or as a folder for transformers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from rinsc.cli.compile_hf import FolderRequest, compile_hf, refuse_onnx_options
 from rinsc.cli.compile_onnx import Request, compile_onnx
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.numbers import rounded_bytes
@@ -29,7 +30,7 @@ def compile_(
     model: ModelArgument,
     /,
     *,
-    to: Literal["torch", "onnx"],
+    to: Literal["torch", "onnx", "hf"],
     output: Annotated[str, Parameter(name=("--output", "-o"))],
     options: ModelOptions = NO_OPTIONS,
     rounds: RoundsOption = (),
@@ -39,7 +40,7 @@ def compile_(
     onnx: OnnxOptions = NO_ONNX_OPTIONS,
     json: bool = False,
 ) -> None:
-    """Write a model as PyTorch source, or as an ONNX file or model folder.
+    """Write a model as PyTorch source, as ONNX, or as a folder for Hugging Face transformers.
 
     Of a run that is exported at another precision, or with several rounds to choose from, the loss
     on the run's held-out text is printed: what a precision costs, and what a round is worth.
@@ -51,13 +52,15 @@ def compile_(
     output
         The file to write. In ONNX a name without a suffix, or with a slash at its end, is that of
         a model folder: model.onnx, its weights, the run's tokenizer, a sample of held-out text.
+        For hf it is a folder that loads with trust_remote_code=True where there is no rinsc.
     rounds
         Write so many rounds out, as 3, or A=2 for one repeat; dynamic makes them a run-time input.
-        If not given: run-time in PyTorch, as the signature writes them in ONNX.
+        If not given: run-time in PyTorch, as the signature writes them in ONNX. For hf they are
+        those that run where a pass asks for no others.
     cache
         The form that continues sequences: it is given past keys and values, and gives them back.
     weights
-        A safetensors file for ONNX; if not given, a run's own, else fresh ones.
+        A safetensors file for onnx or hf; if not given, a run's own, else fresh ones.
     seed
         Of fresh weights.
     json
@@ -73,6 +76,10 @@ def compile_(
     if to == "onnx":
         form: RoundsForm = "dynamic" if dynamic else asked
         compile_onnx(Request(spec, output, form, cache, folder, weights, seed, json), onnx)
+        return
+    if to == "hf":
+        refuse_onnx_options(onnx, cache=cache)
+        compile_hf(FolderRequest(spec, Path(output), asked, folder, weights, seed, json))
         return
     _refuse(onnx, weights)
     path = Path(output)

@@ -12,23 +12,23 @@ from rinsc.cli.cost_tables import print_comparison, print_plan, print_report
 from rinsc.cli.numbers import exact, rounded_flops
 from rinsc.cli.tables import print_line, print_table
 from rinsc.cost import block_params, cost_report, match_compute
+from rinsc.data.batches import TokenizedCorpus, cut_windows, tokenize
+from rinsc.data.corpora import load_corpus
+from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import LoweringError, Problem
 from rinsc.files import make_folder, write_atomically
 from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS, tree_lines
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
-from rinsc.train.batches import TokenizedCorpus, cut_windows, tokenize
 from rinsc.train.compare import Contender, train_pair
 from rinsc.train.config import TrainConfig, config_to_toml
 from rinsc.train.curves import curve, draw_rounds, draw_training
-from rinsc.train.data import load_corpus
-from rinsc.train.evaluate import quality_against_rounds
+from rinsc.train.evaluate import held_out_windows, quality_against_rounds
 from rinsc.train.generate import generate_ids
 from rinsc.train.metrics import read_metrics
 from rinsc.train.precision import fast_precision
 from rinsc.train.progress import TrainingProgress
-from rinsc.train.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.verification import LOGIT_LIMIT, dial_gaps
 
 if TYPE_CHECKING:
@@ -192,8 +192,8 @@ def _export(side: Contender, corpus: TokenizedCorpus, folder: Path) -> Session:
 
 
 def _rounds(side: Contender, corpus: TokenizedCorpus, folder: Path) -> dict[int, float]:
-    windows = cut_windows(corpus.held_out, side.spec.context)
-    quality = quality_against_rounds(side.model, windows, corpus.token_bytes, ROUNDS)
+    held_out = held_out_windows(corpus, side.spec.context)
+    quality = quality_against_rounds(side.model, held_out, ROUNDS)
     trained = next(loop.rounds for loop in build_graph(side.spec).loops())
     reports = {rounds: cost_report(side.spec, rounds=rounds) for rounds in ROUNDS}
     print_table(

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json as json_text
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rinsc.errors import render
 
 if TYPE_CHECKING:
+    from rinsc.backends.torch.distributed_launch import GradientRow
     from rinsc.errors import Problem
     from rinsc.installation import Installation, Library
 
 FAILED = 1
 
 
-def doctor(*, json: bool = False) -> int:
+def doctor(*, distributed: bool = False, json: bool = False) -> int:
     """Print what is installed, which providers really load, and what is broken.
 
     The exit status is 1 where something is.
 
     Parameters
     ----------
+    distributed
+        Check instead that two processes on this machine compute the gradients of one.
     json
         Print JSON.
     """
+    if distributed:
+        return _check_gradients(json)
     from rinsc.installation import installation
 
     found = installation()
@@ -36,6 +42,47 @@ def doctor(*, json: bool = False) -> int:
     else:
         _print(found, problems)
     return FAILED if problems else 0
+
+
+def _check_gradients(json: bool) -> int:
+    """Compare and print; the exit status."""
+    from rinsc.extras import require
+
+    require("torch", "safetensors")
+    from rinsc.backends.torch.distributed_launch import check_gradients
+
+    rows = check_gradients()
+    passed = all(row.passed for row in rows)
+    if json:
+        told = [_row_facts(row) for row in rows]
+        print(json_text.dumps({"passed": passed, "rows": told}, indent=2))
+        return 0 if passed else FAILED
+    from rinsc.cli.tables import print_table
+
+    print_table(
+        ("two processes against one, gradients", "differ by", "limit", ""),
+        [
+            (
+                row.what,
+                f"{row.difference:.1e}",
+                f"{row.limit:.0e}",
+                "ok" if row.passed else "!FAILED",
+            )
+            for row in rows
+        ],
+        left=(0, 3),
+    )
+    return 0 if passed else FAILED
+
+
+def _mark(row: GradientRow) -> str:
+    return "ok" if row.passed else "!FAILED"
+
+
+def _row_facts(row: GradientRow) -> dict[str, object]:
+    """A row as plain data; JSON has no infinity."""
+    difference = row.difference if math.isfinite(row.difference) else None
+    return asdict(row) | {"difference": difference, "passed": row.passed}
 
 
 def _print(found: Installation, problems: list[Problem]) -> None:

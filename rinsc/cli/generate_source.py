@@ -15,9 +15,9 @@ from rinsc.errors import CheckpointError, Problem, UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
+    from rinsc.data.tokenizer import BytePairTokenizer
     from rinsc.generation import RowLogits
     from rinsc.graph import BlockGraph, Rounds
-    from rinsc.train.tokenizer import BytePairTokenizer
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _rounds_option() -> Iterator[None]:
 
 
 def _tokenizer(path: Path, vocab_size: int) -> BytePairTokenizer:
-    from rinsc.train.tokenizer import check_vocabulary, load_tokenizer
+    from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
 
     if not path.is_file():
         hint = "name it with --tokenizer, or put it beside the model"

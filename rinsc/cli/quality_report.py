@@ -62,8 +62,8 @@ def measure(
     """
     require("onnxruntime", "tokenizers")
     from rinsc.backends.onnx import Session
+    from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
     from rinsc.train.quality import compare_quality
-    from rinsc.train.tokenizer import check_vocabulary, load_tokenizer
 
     words = load_tokenizer(run.tokenizer)
     session = Session(model)
@@ -110,16 +110,16 @@ def rounds_to_show(
 
 def _trained_rounds(run: RunFolder, graph: BlockGraph) -> dict[str, int]:
     """The rounds of every repeat in training: those that it was told, else those written."""
-    from rinsc.cost.flops import set_rounds
     from rinsc.graph import resolve_rounds
     from rinsc.train.config import config_from_toml
+    from rinsc.train.depth import told_rounds
 
     written = resolve_rounds(graph, None)
     if not run.config.is_file():
         return written
     text = run.config.read_text(encoding="utf-8", errors="replace")
     config = config_from_toml(text, place=str(run.config))
-    return written | set_rounds(graph, config.rounds)
+    return written | told_rounds(graph, config)
 
 
 def print_report(report: Report) -> None:

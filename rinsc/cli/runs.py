@@ -55,7 +55,7 @@ def open_run(text: str) -> RunFolder:
     folder = find_run(text)
     if not folder.weights.is_file():
         message = "this run has not been finished; it has no weights yet"
-        hint = "finish it with rinsc train --resume"
+        hint = "finish it: the same rinsc train command goes on"
         raise CheckpointError(Problem("unfinished-run", message, place=text, hint=hint))
     return folder
 
@@ -77,12 +77,12 @@ def run_model(folder: RunFolder) -> CompiledModule:
 
 def run_trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int]:
     """The most rounds of every repeat in this run: as it was told, else by the signature."""
-    from rinsc.cost.flops import set_rounds
     from rinsc.graph import trained_rounds
     from rinsc.train.config import config_from_toml
+    from rinsc.train.depth import told_rounds
 
     if not folder.config.is_file():
         return trained_rounds(graph)
     text = folder.config.read_text(encoding="utf-8", errors="replace")
     config = config_from_toml(text, place=str(folder.config))
-    return trained_rounds(graph) | set_rounds(graph, config.rounds)
+    return trained_rounds(graph) | told_rounds(graph, config)

@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
-from rinsc.cli.numbers import exact
-from rinsc.cli.values import Count, RoundsOption, Seed, option_values, parse_rounds
-from rinsc.cost.memory import Precision
+from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
+from rinsc.cli.numbers import exact, rounded_flops
+from rinsc.cli.train_options import NO_TRAIN_OPTIONS, TrainOptions, parse_budget
+from rinsc.cli.train_steps import fresh_module, prepare_text, run, take_over
+from rinsc.cli.values import Count, option_values
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
-    import torch
-
-    from rinsc.graph import Rounds
     from rinsc.spec import ModelSpec
-    from rinsc.train.data import Corpus
-    from rinsc.train.loop import TrainResult
+    from rinsc.train.budget import Budget
+    from rinsc.train.config import TrainConfig
+    from rinsc.train.devices import Devices
+    from rinsc.train.run import TrainResult
     from rinsc.train.run_folder import RunFolder
-    from rinsc.train.tokenizer import BytePairTokenizer
 
 DEFAULT_STEPS = 1000
 
@@ -37,172 +36,184 @@ def train(
     data: str,
     output: Annotated[Path, Parameter(name=("--output", "-o"))],
     options: ModelOptions = NO_OPTIONS,
+    settings: TrainOptions = NO_TRAIN_OPTIONS,
+    budget: str | None = None,
     steps: Count | None = None,
     tokens: Count | None = None,
     flops: Count | None = None,
-    batch: Count = 16,
-    seq: Count | None = None,
-    lr: float = 2e-3,
-    rounds: RoundsOption = (),
-    seed: Seed = 0,
-    precision: Precision = "fp32",
+    match: str | None = None,
+    tokenizer: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    compile: bool = False,
-    resume: bool = False,
+    shard: bool = False,
+    recursed: Literal["pin", "reshard"] = "pin",
+    track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = (),
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Train a model and keep everything about it in a run folder.
 
+    A run that was interrupted, in whatever way, goes on from its last checkpoint when the same
+    command is given again. Started by torchrun, all processes train one model together.
+
     Parameters
     ----------
     data
-        plays, or text:PATH for a file or folder of .txt and .md files.
+        A corpus: plays, text:PATH, jsonl:PATH, parquet:PATH, hf:NAME or one of `rinsc data list`.
     output
         The run folder.
+    budget
+        Training FLOPs to spend, as 1e18, or 6e9tokens, or 1000steps; 1000 steps if no budget is
+        given.
     steps
-        Training steps; 1000 if neither these nor tokens nor FLOPs are given.
+        Training steps, in place of a budget.
     tokens
-        Tokens to train on, in place of steps.
+        Tokens to train on, in place of a budget.
     flops
-        Training FLOPs to spend, in place of steps.
-    batch
-        Sequences in a step.
-    seq
-        Tokens in a sequence; the context if not given.
-    lr
-        Highest learning rate.
-    rounds
-        Rounds while training, of every repeat, as 3, or of one, as A=2; those written or drawn if
-        not given.
-    seed
-        Of the weights and the order of the text.
-    precision
-        Of matrix products.
+        Training FLOPs to spend, in place of a budget.
+    match
+        A baseline of the same dimensions, as AB: the budget is its, and this model gets the steps
+        that cost as many training FLOPs.
+    tokenizer
+        A tokenizer.json, or a folder with one; learned from the text if not given.
     device
         Where to train; auto takes a GPU where there is one.
-    compile
-        Compile each block with torch.compile; needs a C++ compiler.
-    resume
-        Go on from the folder's checkpoint.
+    shard
+        Spread weights, gradients and optimizer over the processes of torchrun (FSDP2).
+    recursed
+        With --shard, whether blocks with several visits stay gathered or are gathered for each.
+    track
+        A tracker to tell besides metrics.jsonl; may be given again for another.
     overwrite
         Remove a run that is already in the folder.
     json
         Print the result as JSON.
     """
-    if resume and overwrite:
-        hint = "keep the one that you mean"
-        message = "--resume goes on with a run, --overwrite removes it"
-        raise UsageError(Problem("usage", message, hint=hint))
     from rinsc.layers.language import require_language_model
 
     spec = options.spec(model)
     with option_values():
         require_language_model(spec)
-    seq = spec.context if seq is None else seq
-    asked = parse_rounds(rounds)
+        spent = _budget(budget, steps, tokens, flops)
+    require("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
     with option_values():
-        steps = _steps(spec, steps, tokens, flops, batch, seq, asked)
-    require("torch", "safetensors", "numpy", "tokenizers")
-    import torch
+        baseline = None if match is None else spec_like(spec, match, {})
+        config = _config(settings, spec, spent, baseline)
+    _quieten()
+    from rinsc.train.devices import find_devices
+    from rinsc.train.fits import check_memory
+    from rinsc.train.run_folder import check_run_folder
 
-    from rinsc.backends.torch import to_torch
-    from rinsc.backends.torch.memory import allocation_errors
-    from rinsc.train import loop
-    from rinsc.train.batches import tokenize
-    from rinsc.train.compiler import require_compiler
-    from rinsc.train.config import TrainConfig
-    from rinsc.train.data import load_corpus
-    from rinsc.train.fits import check_fits
-    from rinsc.train.progress import TrainingProgress
-    from rinsc.train.run_folder import check_run_folder, open_run_folder, require_same_run
-
-    with option_values():
-        config = TrainConfig(
-            steps=steps,
-            batch_sequences=batch,
-            sequence_length=seq,
-            learning_rate=lr,
-            seed=seed,
-            precision=precision,
-            rounds=asked,
-            warmup_steps=min(50, steps // 10),
-            compile=compile,
-        )
-    place = _device(device)
-    if compile:
-        require_compiler(place)
-    folder = check_run_folder(output, resume=resume, overwrite=overwrite)
-    corpus = load_corpus(data)
-    print(f"rinsc train: {spec.text}, {exact(steps)} steps on {data}", file=sys.stderr)
-    tokenizer = _tokenizer(corpus, spec, folder, resume=resume)
-    text = tokenize(corpus, tokenizer)
-    if resume:
-        require_same_run(folder, spec, config, text.record)
-    check_fits(spec, text, config, place)
-    torch.manual_seed(seed)
-    with allocation_errors():
-        module = to_torch(spec, device=place)
-    # From here on an old run may go: the new one can start.
-    open_run_folder(output, resume=resume, overwrite=overwrite)
-    tokenizer.save(folder.tokenizer)
-    with TrainingProgress(spec.text) as progress:
-        result = loop.train(module, spec, text, config, folder, observer=progress, resume=resume)
-    _print_result(result, folder, json=json)
+    place = find_devices(device, shard=shard, recursed=recursed)
+    if settings.fast or config.compile:
+        config = _as_fast_as_possible(config, settings, place)
+    _require_even(config, place)
+    check_memory(spec, config, place.device, place.share)
+    _require_trackers(track)
+    _print_plan(spec, config, data, place)
+    folder = check_run_folder(output, overwrite=overwrite)
+    goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
+    text, words = prepare_text(spec, config, data, tokenizer, folder, place, goes_on=goes_on)
+    module = fresh_module(spec, config, place)
+    take_over(output, words, place, overwrite=overwrite)
+    result = run(module, text, config, folder, place, track, resume=goes_on)
+    if place.is_first:
+        _print_result(result, folder, json=json)
 
 
-def _steps(
-    spec: ModelSpec,
-    steps: int | None,
-    tokens: int | None,
-    flops: int | None,
-    batch: int,
-    seq: int,
-    rounds: Rounds,
-) -> int:
-    """Steps from whichever of the three budgets is given, once the rounds and a step are sound."""
-    from rinsc.cost import training_flops
+def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: int | None) -> Budget:
+    from rinsc.train.budget import Budget
 
-    of_a_step = training_flops(spec, seq, batch=batch, rounds=rounds)
-    if sum(budget is not None for budget in (steps, tokens, flops)) > 1:
-        message = "more than one of --steps, --tokens and --flops is given"
+    given = [
+        *([] if budget is None else [parse_budget(budget)]),
+        *([] if steps is None else [Budget(steps, "steps")]),
+        *([] if tokens is None else [Budget(tokens, "tokens")]),
+        *([] if flops is None else [Budget(flops, "flops")]),
+    ]
+    if len(given) > 1:
+        message = "more than one of --budget, --steps, --tokens and --flops is given"
         raise UsageError(Problem("usage", message, hint="keep one of them"))
-    if tokens is not None:
-        return _at_least_one(tokens, batch * seq, "tokens")
-    if flops is not None:
-        return _at_least_one(flops, of_a_step, "flops")
-    return DEFAULT_STEPS if steps is None else steps
+    return given[0] if given else Budget(DEFAULT_STEPS, "steps")
 
 
-def _at_least_one(budget: int, of_a_step: int, name: str) -> int:
-    if budget < of_a_step:
-        message = f"--{name} {budget} pays for no step: one takes {of_a_step}"
-        raise UsageError(
-            Problem("budget-too-small", message, hint="give more, or a smaller --batch")
-        )
-    return budget // of_a_step
+def _config(
+    settings: TrainOptions, spec: ModelSpec, budget: Budget, baseline: ModelSpec | None
+) -> TrainConfig:
+    """The settings with their budget; warm-up and evaluations fit its steps."""
+    from rinsc.train.budget import matched, with_budget
+    from rinsc.train.fits import check_settings
+
+    config = settings.config(
+        spec.context, precision=settings.precision, compile=settings.compile, steps=1
+    )
+    check_settings(spec, config)
+    if baseline is None:
+        config = with_budget(config, spec, budget)
+    else:
+        plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
+        steps = with_budget(plain, baseline, budget).steps
+        config = matched(dataclasses.replace(config, steps=steps), spec, baseline)
+    return dataclasses.replace(config, warmup_steps=settings.warmup_steps(config.steps))
 
 
-def _device(name: str) -> torch.device:
-    import torch
+def _as_fast_as_possible(
+    config: TrainConfig, settings: TrainOptions, place: Devices
+) -> TrainConfig:
+    """What ``--fast`` comes to on this device; raises RinscError for a compiler that was asked for
+    and does not work."""
+    from rinsc.errors import RinscError
+    from rinsc.train.compiler import require_compiler
+    from rinsc.train.precision import fast_precision
 
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        message = "there is no GPU that PyTorch can use"
-        raise UsageError(Problem("no-gpu", message, hint="leave --device out"))
-    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+    try:
+        require_compiler(place.device)
+        compiles = True
+    except RinscError:
+        if config.compile:
+            raise
+        compiles = False
+    if not settings.fast:
+        return config
+    precision = fast_precision(place.device)
+    note = f"fast: {precision}, blocks {'compiled' if compiles else 'not compiled'}"
+    if place.is_first:
+        print(f"rinsc train: {note}", file=sys.stderr)
+    return dataclasses.replace(config, precision=precision, compile=compiles)
 
 
-def _tokenizer(
-    corpus: Corpus, spec: ModelSpec, folder: RunFolder, *, resume: bool
-) -> BytePairTokenizer:
-    """The tokenizer of the run that goes on, once it was begun, else one learned from the text."""
-    from rinsc.train.tokenizer import load_tokenizer, train_tokenizer
+def _require_even(config: TrainConfig, place: Devices) -> None:
+    parts = config.accumulate * place.count
+    if config.batch_sequences % parts:
+        message = f"{config.batch_sequences} sequences cannot be split into {parts} equal parts"
+        hint = "make --batch a multiple of the processes times --accumulate"
+        raise UsageError(Problem("uneven-batch", message, hint=hint))
 
-    if resume and folder.data_record.exists() and folder.tokenizer.exists():
-        return load_tokenizer(folder.tokenizer)
-    texts = (document.text for document in corpus.train)
-    return train_tokenizer(texts, spec.vocab_size)
+
+def _require_trackers(track: tuple[str, ...]) -> None:
+    for name in track:
+        require(name)
+
+
+def _print_plan(spec: ModelSpec, config: TrainConfig, data: str, place: Devices) -> None:
+    """What is about to be spent, in all three units."""
+    from rinsc.train.budget import spending
+
+    if not place.is_first:
+        return
+    plan = spending(config, spec)
+    over = f" over {place.count} processes" if place.count > 1 else ""
+    print(
+        f"rinsc train: {spec.text} on {data}{over}: {exact(plan.steps)} steps, "
+        f"{exact(plan.tokens)} tokens, {rounded_flops(plan.training_flops)} of training",
+        file=sys.stderr,
+    )
+
+
+def _quieten() -> None:
+    """The libraries below report for themselves; what a person sees is ours."""
+    import logging
+
+    for name in ("transformers", "accelerate", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _print_result(result: TrainResult, folder: RunFolder, *, json: bool) -> None:

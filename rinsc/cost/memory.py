@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from rinsc.cost.counts import RunCounts, run_counts
+from rinsc.cost.counts import RunCounts, exactly, run_counts
 from rinsc.cost.params import stored_params
-from rinsc.cost.runs import program_runs
+from rinsc.cost.runs import FRAME, ProgramRuns, program_runs
 from rinsc.errors import Problem, SpecError, did_you_mean
-from rinsc.graph import BlockGraph, Rounds, resolve_rounds
-from rinsc.layers import trace_programs
+from rinsc.graph import BlockGraph, Loop, Rounds, resolve_rounds
+from rinsc.layers import trace_loop, trace_programs
 from rinsc.ops import Attention, at_sizes
 from rinsc.program import Node, Program, Value
 
 Precision = Literal["fp32", "bf16"]
+Checkpointing = Literal["none", "visit", "round"]
 BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 MASTER_BYTES = 4  # gradients and optimizer state stay in fp32
 
@@ -26,8 +28,9 @@ class MemoryReport:
     """Bytes of one training step, and of the cache that generation keeps.
 
     ``activation_bytes`` is an estimate: what the backward pass needs of each operation's inputs
-    and outputs, each tensor once, without checkpointing and without the allocator's slack. Rounds
-    without gradients keep nothing.
+    and outputs, each tensor once, without the allocator's slack. Rounds without gradients keep
+    nothing. With checkpointing of visits or rounds, each keeps the state that it was given, and the
+    largest of them is there once more while it is recomputed.
     """
 
     precision: Precision
@@ -45,6 +48,7 @@ def memory(
     batch: int = 1,
     rounds: Rounds = None,
     precision: Precision = "fp32",
+    checkpointing: Checkpointing = "none",
 ) -> MemoryReport:
     """The bytes of a model that trains with AdamW on ``batch`` sequences of ``seq`` tokens.
 
@@ -52,7 +56,8 @@ def memory(
     written, where none are asked, also where training draws them.
     """
     params = stored_params(graph)
-    counts = run_counts(graph, resolve_rounds(graph, rounds))
+    resolved = resolve_rounds(graph, rounds)
+    counts = run_counts(graph, resolved)
     width = _element_bytes(precision)
     return MemoryReport(
         precision=precision,
@@ -60,7 +65,7 @@ def memory(
         gradient_bytes=params * MASTER_BYTES,
         optimizer_bytes=params * 2 * MASTER_BYTES,  # AdamW: two moments
         kv_bytes_per_token=_kv_elements(graph, counts) * width,
-        activation_bytes=_activation_elements(graph, counts, batch, seq) * width,
+        activation_bytes=_activation_elements(graph, resolved, batch, seq, checkpointing) * width,
     )
 
 
@@ -114,10 +119,51 @@ def _kept(node: Node) -> Iterator[Value]:
         yield node.output
 
 
-def _activation_elements(graph: BlockGraph, counts: RunCounts, batch: int, seq: int) -> int:
+def _activation_elements(
+    graph: BlockGraph,
+    rounds: Mapping[str, int],
+    batch: int,
+    seq: int,
+    checkpointing: Checkpointing,
+) -> int:
     logits = trace_programs(graph.spec).head.outputs["logits"]
     loss = math.prod(at_sizes(logits.shape, (("batch", batch), ("seq", seq))))
-    return loss + sum(
-        int(each.with_grad) * saved_elements(each.program, batch, seq)
-        for each in program_runs(graph, counts)
-    )
+    counts = run_counts(graph, rounds)
+    saved = loss + sum(_saved(each, batch, seq) for each in program_runs(graph, counts))
+    if checkpointing == "none":
+        return saved
+    of_units = _visits if checkpointing == "visit" else _rounds
+    units = list(of_units(graph, rounds, batch, seq))
+    state = batch * seq * graph.spec.width
+    dropped = sum(times * (elements - state) for times, elements in units)
+    return saved - dropped + max((elements for times, elements in units if times), default=0)
+
+
+def _saved(each: ProgramRuns, batch: int, seq: int) -> int:
+    return int(each.with_grad) * saved_elements(each.program, batch, seq)
+
+
+Unit = tuple[int, int]  # how often it runs with gradients, and what one run keeps, in elements
+
+
+def _visits(graph: BlockGraph, rounds: Mapping[str, int], batch: int, seq: int) -> Iterator[Unit]:
+    """The visits of each block, recomputed one at a time."""
+    counts = run_counts(graph, rounds)
+    of_block: Counter[str] = Counter()
+    for each in program_runs(graph, counts):
+        of_block[each.owner] += _saved(each, batch, seq)
+    for name, runs in counts.blocks.items():
+        times = int(runs.visits_with_grad)
+        yield times, of_block[name] // max(1, times)
+
+
+def _rounds(graph: BlockGraph, rounds: Mapping[str, int], batch: int, seq: int) -> Iterator[Unit]:
+    """The rounds of each repeat that stands in no other, recomputed one at a time."""
+    for loop in graph.steps():
+        if isinstance(loop, Loop):
+            inside = program_runs(loop.body, run_counts(loop.body, rounds))
+            kept = sum(_saved(each, batch, seq) for each in inside if each.owner != FRAME)
+            around = trace_loop(graph.spec, loop)
+            own = [each for each in (around.before, around.after) if each is not None]
+            kept += sum(saved_elements(program, batch, seq) for program in own)
+            yield int(exactly(loop, rounds).with_grad), kept

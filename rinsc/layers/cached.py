@@ -46,7 +46,7 @@ def cached_programs(spec: ModelSpec) -> Programs:
     programs = trace_programs(spec)
     embed = _cached_embed(programs.embed)
     layers = {
-        kind: _cached_layer(_with_sides_of(program, embed), kind)
+        kind: _cached_layer(with_sides_of(program, embed), kind)
         for kind, program in programs.layer.items()
     }
     return replace(programs, embed=embed, layer=layers)
@@ -73,7 +73,7 @@ def cache_outputs(layer: HasValues) -> list[str]:
 
 
 @dataclass
-class _Rewriter:
+class Rewriter:
     """A program on its way to the cached form: nodes so far, and new values."""
 
     program: Program
@@ -94,7 +94,7 @@ class _Rewriter:
 
 def _cached_embed(embed: Program) -> Program:
     """Tables are read at the positions of the new tokens."""
-    rewriter = _Rewriter(embed)
+    rewriter = Rewriter(embed)
     (ids,) = embed.inputs.values()
     mask = rewriter.value(("batch", "total"))
     positions = rewriter.add(PositionIds(), mask, ids)
@@ -113,9 +113,9 @@ def _cached_embed(embed: Program) -> Program:
     return Program({**embed.inputs, MASK: mask}, tuple(rewriter.nodes), {**outputs, **sides})
 
 
-def _with_sides_of(program: Program, embed: Program) -> Program:
+def with_sides_of(program: Program, embed: Program) -> Program:
     """The program, given the side values that ``embed`` makes: tables have a row a token now."""
-    rewriter = _Rewriter(program)
+    rewriter = Rewriter(program)
     now: dict[Value, Value] = {}
     inputs: dict[str, Value] = {}
     for name, value in program.inputs.items():
@@ -131,7 +131,7 @@ def _with_sides_of(program: Program, embed: Program) -> Program:
 
 def _cached_layer(layer: Program, kind: str) -> Program:
     """Attention sees the past keys and values, then the new ones."""
-    rewriter = _Rewriter(layer)
+    rewriter = Rewriter(layer)
     visible = rewriter.value(("batch", 1, "seq", "total"))
     past: dict[str, Value] = {}
     present: dict[str, Value] = {}

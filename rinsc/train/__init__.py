@@ -1,5 +1,4 @@
-"""Training at small scale: corpus, tokenizer, batches, trainer, evaluation, curves, sampling.
+"""Training: what transformers' Trainer is told of a run, its checkpoints, evaluation, pictures.
 
-The model knows nothing of the loop, nor do the data, the metrics and the evaluation; a trainer of
-another library can take the place of `rinsc.train.loop` and keep the rest.
+The model knows nothing of training, nor do the data, the metrics and the evaluation.
 """

@@ -1,169 +1,156 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, in one safe file.
+"""Checkpoints of a run: a folder each, written aside, on disk as a whole before it has its name.
 
-A checkpoint is one safetensors file: weights, optimizer state and random state as tensors, the rest
-as JSON in its metadata, with a sha256 over it all. One file is replaced in one step, so there is
-always one whole checkpoint; nothing is ever unpickled.
+What is inside is what transformers' Trainer writes and reads, and a list of the files with their
+sha256. A torn checkpoint has no name to be found under; a damaged one is told by the list.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
+from rinsc.digests import file_digest
+from rinsc.errors import OutputError, Problem
+from rinsc.files import cannot_write, flush_to_disk, write_atomically
 
-from rinsc.errors import CheckpointError, Problem
-from rinsc.files import atomic_path
-
-FORMAT = "rinsc-training-checkpoint-1"
-
-Tensors = dict[str, torch.Tensor]
+NAME = "checkpoint-{step}"
+MANIFEST = "checksums.json"
+SHARDED = "sharded"  # the folder inside that many processes write together
+_NAME = re.compile(r"checkpoint-(\d+)")
+_FULL_DISK = (
+    "No space left",
+    "failed writing",
+    "unexpected pos",  # of the zip file that torch.save writes
+    "File too large",
+    "os error 28",
+    "os error 27",
+)
 
 
 @dataclass(frozen=True)
-class Position:
-    """How far a run is: finished steps, the seconds spent on them, the last step's loss."""
+class Checkpoint:
+    """A named checkpoint of a run folder."""
 
+    path: Path
     step: int
-    seconds: float
-    loss_nats: float
+
+    @property
+    def is_sharded(self) -> bool:
+        return (self.path / SHARDED).is_dir()
+
+    @property
+    def trainer_state(self) -> Path:
+        return self.path / "trainer_state.json"
 
 
-def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    position: Position,
-    identity: Mapping[str, str],
-) -> None:
-    """Replace the checkpoint at ``path``; raises OutputError.
-
-    ``identity`` says what the run is (model, settings, text); resuming demands the same.
-    """
-    from safetensors.torch import save_file
-
-    tensors = {
-        name: tensor.detach().contiguous().cpu() for name, tensor in _tensors(model, optimizer)
-    }
-    state = json.dumps({"position": asdict(position), "identity": dict(identity)})
-    metadata = {"format": FORMAT, "state": state, "sha256": _digest(tensors, state)}
-    with atomic_path(path) as part:
-        save_file(tensors, part, metadata)
+def checkpoints(folder: Path) -> list[Checkpoint]:
+    """Those of a run folder, the earliest first."""
+    if not folder.is_dir():
+        return []
+    named = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir() if path.is_dir())
+    found = [Checkpoint(path, int(match[1])) for path, match in named if match is not None]
+    return sorted(found, key=lambda each: each.step)
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, str]
-) -> Position:
-    """Put model, optimizer and random state back as they were; returns the position.
-
-    Raises CheckpointError, before anything is changed, where the file is cut short, altered, or of
-    another model, configuration or text.
-    """
-    tensors, state = _read(path)
-    for what, value in identity.items():
-        if state["identity"].get(what) != value:
-            raise _error(
-                "foreign-checkpoint",
-                f"this checkpoint belongs to a run with another {what}",
-                path,
-                hint=f"resume with the {what} of that run, or choose another run folder",
-            )
-    weights = _under(tensors, "model.")
-    moments = _under(tensors, "optimizer.")
-    _check_same_tensors(weights, model.state_dict(), path)
-    model.load_state_dict(weights)
-    _load_optimizer(optimizer, _parameter_names(model, optimizer), moments)
-    _set_random_state(tensors)
-    return Position(**state["position"])
+def latest_whole(folder: Path) -> tuple[Checkpoint | None, list[Checkpoint]]:
+    """The last checkpoint whose files are as they were written, and the later ones that are not."""
+    damaged: list[Checkpoint] = []
+    for each in reversed(checkpoints(folder)):
+        if is_whole(each):
+            return each, damaged
+        damaged.append(each)
+    return None, damaged
 
 
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
-    """All tensors of a run by name."""
-    found = [(f"model.{name}", tensor) for name, tensor in model.state_dict().items()]
-    names = _parameter_names(model, optimizer)
-    for index, moments in optimizer.state_dict()["state"].items():
-        found += [(f"optimizer.{names[index]}:{key}", value) for key, value in moments.items()]
-    found.append(("random.cpu", torch.get_rng_state()))
-    if torch.cuda.is_available():
-        found.append(("random.cuda", torch.cuda.get_rng_state()))
-    return found
-
-
-def _set_random_state(tensors: Tensors) -> None:
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-
-
-def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """The names of the optimizer's parameters, in the optimizer's own order."""
-    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [name_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], moments: Tensors) -> None:
-    state: dict[int, Tensors] = {}
-    for key, tensor in moments.items():
-        name, _, moment = key.rpartition(":")
-        state.setdefault(names.index(name), {})[moment] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and state of a whole, unaltered checkpoint file."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise _error("no-checkpoint", "there is no checkpoint here", path, "train one first")
+def is_whole(checkpoint: Checkpoint) -> bool:
+    """Whether every file is there with the content that it was written with."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path) from error
-    if metadata.get("format") != FORMAT:
-        hint = "name the checkpoint.safetensors of a run; its weights alone cannot be resumed"
-        raise _error("not-a-checkpoint", "this file is not a training checkpoint", path, hint)
-    if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
-        raise _damaged(path)
-    return tensors, json.loads(metadata["state"])
+        listed = json.loads((checkpoint.path / MANIFEST).read_text(encoding="utf-8"))
+        return bool(listed) and all(
+            file_digest(checkpoint.path / name) == digest for name, digest in listed.items()
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
-def _digest(tensors: Tensors, state: str) -> str:
-    digest = hashlib.sha256(state.encode("utf-8"))
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def start_part(folder: Path, step: int) -> Path:
+    """An empty folder beside the checkpoints, to write one in; raises OutputError."""
+    part = part_of(folder, step)
+    try:
+        remove_parts(folder)
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(part, error) from error
+    return part
 
 
-def _under(tensors: Tensors, prefix: str) -> Tensors:
-    return {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}
+def part_of(folder: Path, step: int) -> Path:
+    return folder / f".{NAME.format(step=step)}.part"
 
 
-def _check_same_tensors(found: Tensors, wanted: Tensors, path: Path) -> None:
-    """The identity already agrees; this catches a model built otherwise from the same spec."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    if shapes != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
-        hint = "resume with the model of that run, or choose another run folder"
-        raise _error("foreign-checkpoint", "this checkpoint is of another model", path, hint)
+def publish(folder: Path, step: int, keep: int) -> Checkpoint:
+    """Give what `start_part` began its name, once it is on disk; the last ``keep`` are kept."""
+    part, path = part_of(folder, step), folder / NAME.format(step=step)
+    try:
+        files = sorted(file for file in part.rglob("*") if file.is_file())
+        listed = {file.relative_to(part).as_posix(): file_digest(file) for file in files}
+        write_atomically(part / MANIFEST, json.dumps(listed, indent=1))
+        for each in (*files, *(place for place in part.rglob("*") if place.is_dir()), part):
+            flush_to_disk(each)
+        if path.exists():  # of a step that is trained again, after a damaged checkpoint
+            _discard(path)
+        part.rename(path)
+        flush_to_disk(folder)
+        for old in checkpoints(folder)[:-keep]:
+            _discard(old.path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return Checkpoint(path, step)
 
 
-def _damaged(path: Path) -> CheckpointError:
-    return _error(
-        "damaged-checkpoint",
-        "the checkpoint is damaged or cut short",
-        path,
-        hint="restore it from a copy, or delete it to train from the beginning",
-    )
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all of a run's checkpoints, and what was left of unfinished ones."""
+    try:
+        for each in checkpoints(folder):
+            _discard(each.path)
+        remove_parts(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
-def _error(code: str, message: str, path: Path, hint: str) -> CheckpointError:
-    return CheckpointError(Problem(code=code, message=message, place=str(path), hint=hint))
+def remove_parts(folder: Path) -> None:
+    for part in folder.glob(".checkpoint-*.part") if folder.is_dir() else ():
+        shutil.rmtree(part)
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint so that a half of it is never found under its name."""
+    aside = path.with_name(f".{path.name}.old.part")  # beside the part that may take its place
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    shutil.rmtree(aside)
+
+
+@contextmanager
+def writing_errors(path: Path) -> Iterator[None]:
+    """What libraries raise where a disk is full or cannot be written becomes an OutputError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    except (RuntimeError, SafetensorError) as error:
+        if not any(words in str(error) for words in _FULL_DISK):
+            raise
+        message = "cannot write: the disk is full, or a limit on file sizes is reached"
+        hint = (
+            "free some space and start the same command again: it goes on from the last checkpoint"
+        )
+        raise OutputError(Problem("cannot-write", message, place=str(path), hint=hint)) from error

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import torch
 
-from rinsc.backends.torch import CompiledModule, to_torch
+from rinsc.backends.hf import causal_lm
+from rinsc.backends.torch import CompiledModule, load_weights, to_torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.cost import ComputeMatch
+from rinsc.data.batches import TokenizedCorpus
+from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.spec import ModelSpec
-from rinsc.train.batches import TokenizedCorpus
+from rinsc.train.callbacks import Observer
 from rinsc.train.config import TrainConfig
 from rinsc.train.fits import check_fits
-from rinsc.train.loop import Observer, TrainResult, train
+from rinsc.train.run import TrainResult, train
 from rinsc.train.run_folder import RunFolder, check_run_folder, open_run_folder
-from rinsc.train.tokenizer import BytePairTokenizer
 
 EVALUATIONS = 12  # points on a loss curve
 WARMUP_SHARE = 0.05
@@ -65,9 +67,11 @@ def train_pair(
         tokenizer.save(run.tokenizer)
         torch.manual_seed(config.seed)
         with allocation_errors():
-            model = to_torch(spec)
+            trained = causal_lm(spec)
         with progress(spec.text) as observer:
-            result = train(model, spec, corpus, settings, run, observer=observer)
+            result = train(trained, spec, corpus, settings, run, observer=observer)
+        model = to_torch(spec)
+        load_weights(model, run.weights)
         sides.append(Contender(spec, run, model, result))
     return sides[0], sides[1]
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal
 
-from rinsc.cost.memory import Precision
+from rinsc.cost.memory import Checkpointing, Precision
 from rinsc.errors import Problem, SpecError, did_you_mean
 from rinsc.graph import Rounds
-from rinsc.sampling import MAX_SEED
 from rinsc.spec.checks import shown
-
-PRECISIONS = get_args(Precision)
-MAX_BATCH_TOKENS = 1 << 24  # keeps a typing slip from filling the memory
-MAX_STEPS = 10**9  # no run comes near
+from rinsc.train.rules import broken_rules
 
 
 @dataclass(frozen=True)
@@ -26,10 +21,19 @@ class TrainConfig:
     """Settings of one training run; raises SpecError naming every bad value.
 
     ``rounds`` is one number for every repeat, numbers by name, or None; repeats that it does not
-    set run what the signature says, which may be drawn for each step. ``precision`` bf16 runs the
-    matrix products under autocast and keeps weights and optimizer in fp32. ``compile`` compiles
-    each block with torch.compile. Evaluations during training look at ``eval_windows`` windows of
-    held-out text, the result at all of it.
+    set run what the signature says, which may be drawn for each step. ``rounds_schedule`` grows
+    them over the run instead: pairs of a share of the steps and the rounds of every repeat from
+    there on. ``precision`` bf16 runs the matrix products under autocast and keeps weights and
+    optimizer in fp32. ``compile`` compiles each block with torch.compile. A step is computed in
+    ``accumulate`` parts of equal size. ``checkpointing`` recomputes activations in the backward
+    pass, of a visit or of a whole round at a time. ``optimizer`` muon is for the matrices of
+    blocks, AdamW for the rest. ``decay_share`` is the last part of a ``wsd`` schedule.
+    ``learning_rate_visits_power`` p gives a block that is visited v times the learning rate
+    times v to the power -p, and ``init_depth`` says whether the residual weights start scaled for
+    the layers that are executed or for those that are stored; both are choices of ours.
+    ``packing`` documents keeps attention and targets within a
+    document. Evaluations during training look at ``eval_windows`` windows of held-out text, the
+    result at all of it. The last ``keep`` checkpoints are kept.
     """
 
     steps: int = 1000
@@ -49,6 +53,16 @@ class TrainConfig:
     checkpoint_every: int = 200
     rounds: Rounds = None
     compile: bool = False
+    accumulate: int = 1
+    checkpointing: Checkpointing = "none"
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay_share: float = 0.2
+    rounds_schedule: tuple[tuple[float, int], ...] = ()
+    packing: Literal["across", "documents"] = "across"
+    init_depth: Literal["executed", "stored"] = "executed"
+    learning_rate_visits_power: float = 0.0
+    keep: int = 2
 
     def __post_init__(self) -> None:
         problems = [
@@ -58,7 +72,7 @@ class TrainConfig:
                 place=key,
                 hint=_default_hint(key),
             )
-            for key, rule in _broken_rules(self)
+            for key, rule in broken_rules(self)
         ]
         if problems:
             raise SpecError(*problems)
@@ -111,8 +125,7 @@ def config_from_mapping(values: Mapping[str, Any], place: str | None = None) -> 
         if key not in known
     ]
     given = {key: value for key, value in values.items() if key in known}
-    if isinstance(given.get("betas"), list):
-        given["betas"] = tuple(given["betas"])
+    given = {key: _tuples(value) for key, value in given.items()}
     try:
         config = TrainConfig(**given)
     except SpecError as error:
@@ -123,6 +136,11 @@ def config_from_mapping(values: Mapping[str, Any], place: str | None = None) -> 
     return config
 
 
+def _tuples(value: Any) -> Any:
+    """Lists of a TOML file as tuples, the inner ones too."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
 def _at(place: str | None, key: str | None) -> str | None:
     """Where a setting stands: in a file, or among the arguments."""
     return key if place is None else f"{place}: {key}"
@@ -130,61 +148,6 @@ def _at(place: str | None, key: str | None) -> str | None:
 
 def _default_hint(key: str) -> str:
     default = getattr(TrainConfig, key)
+    if key == "rounds_schedule":
+        return "such as [[0.0, 1], [0.5, 3]]"
     return "leave it out for what the signature says" if default is None else f"such as {default}"
-
-
-_COUNTS = ("steps", "batch_sequences", "sequence_length", "log_every", "eval_every")
-_MORE_COUNTS = ("eval_windows", "checkpoint_every")
-
-
-def _broken_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
-    """Key and rule of each setting that is not as it should be."""
-    for key in (*_COUNTS, *_MORE_COUNTS):
-        if not _is_int(getattr(config, key), 1):
-            yield key, "must be a whole number of at least 1"
-    if _is_int(config.steps, MAX_STEPS + 1):
-        yield "steps", f"must be at most {MAX_STEPS}"
-    if not _are_rounds(config.rounds):
-        yield "rounds", "must be a whole number of at least 1, or such numbers by repeat"
-    if not _is_int(config.warmup_steps, 0):
-        yield "warmup_steps", "must be a whole number of at least 0"
-    if not _is_int(config.seed, 0) or config.seed > MAX_SEED:
-        yield "seed", "must be a whole number from 0 to 2**63 - 1"
-    for key in ("learning_rate", "clip"):
-        if not (_is_number(getattr(config, key)) and getattr(config, key) > 0):
-            yield key, "must be a number above 0"
-    if not (_is_number(config.weight_decay) and config.weight_decay >= 0):
-        yield "weight_decay", "must be a number of at least 0"
-    if not (
-        _is_number(config.final_learning_rate_share) and 0 <= config.final_learning_rate_share <= 1
-    ):
-        yield "final_learning_rate_share", "must be a number from 0 to 1"
-    if not _are_betas(config.betas):
-        yield "betas", "must be two numbers from 0 to below 1"
-    if config.precision not in PRECISIONS:
-        yield "precision", f"must be one of {', '.join(PRECISIONS)}"
-    if not isinstance(config.compile, bool):
-        yield "compile", "must be true or false"
-    sizes = (config.batch_sequences, config.sequence_length)
-    if all(_is_int(size, 1) for size in sizes) and math.prod(sizes) > MAX_BATCH_TOKENS:
-        yield "batch_sequences", f"times sequence_length must be at most {MAX_BATCH_TOKENS}"
-
-
-def _is_int(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _are_rounds(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _is_int(count, 1) for name, count in value.items())
-    return value is None or _is_int(value, 1)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are_betas(value: object) -> bool:
-    if not isinstance(value, tuple) or len(value) != 2:
-        return False
-    return all(_is_number(beta) and 0 <= beta < 1 for beta in value)

@@ -3,17 +3,24 @@ state, and so that every rank draws the same."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from rinsc.cost import training_flops
 from rinsc.cost.flops import set_rounds
-from rinsc.graph import Rounds, build_graph
+from rinsc.graph import BlockGraph, Rounds, build_graph
 from rinsc.graph.law import draw_rounds, drawn_loops
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
 
 NOISE_SEEDS = 2**31 - 1  # from 1 up: 0 is the noise of evaluation
 NOISE_STRIDE = 1_000_003  # between seeds, so that runs of neighbouring seeds see other noise
+
+
+def told_rounds(graph: BlockGraph, config: TrainConfig) -> dict[str, int]:
+    """The rounds of every repeat that the settings set, the most of a schedule."""
+    most = max((rounds for _, rounds in config.rounds_schedule), default=config.rounds)
+    return set_rounds(graph, most)
 
 
 class Depths:
@@ -23,7 +30,8 @@ class Depths:
         self._graph = build_graph(spec)
         self._config = config
         self._set = set_rounds(self._graph, config.rounds)
-        self.drawn = [loop.name for loop in drawn_loops(self._graph) if loop.name not in self._set]
+        free = [loop.name for loop in drawn_loops(self._graph) if loop.name not in self._set]
+        self.drawn = [] if config.rounds_schedule else free
         self._flops: dict[tuple[tuple[str, int], ...], int] = {}
 
     def rounds(self, step: int) -> Rounds:
@@ -31,21 +39,66 @@ class Depths:
 
         Repeats that the settings fix run so; the others are drawn where their options say so.
         """
+        if self._config.rounds_schedule:
+            return self._scheduled(step)
         if not self.drawn:
             return self._config.rounds
         return draw_rounds(self._graph, self._config.seed, step) | self._set
 
-    def drawn_rounds(self, step: int) -> Mapping[str, int] | None:
-        """The rounds of the step by repeat, of those that are drawn; None where none are."""
+    def shown_rounds(self, step: int) -> Mapping[str, int] | None:
+        """The rounds of the step by repeat, of those that change; None where none do."""
         rounds = self.rounds(step)
+        if self._config.rounds_schedule:
+            return set_rounds(self._graph, rounds)
         if not self.drawn or not isinstance(rounds, Mapping):
             return None
         return {name: rounds[name] for name in self.drawn}
 
     def flops(self, step: int) -> int:
         """Training FLOPs of a step, at the rounds that it runs."""
-        rounds = self.rounds(step)
-        key = tuple(rounds.items()) if isinstance(rounds, Mapping) else ()
+        return self._flops_at(self.rounds(step))
+
+    def flops_until(self, step: int) -> int:
+        """Training FLOPs of all steps before ``step``."""
+        if self._config.rounds_schedule:
+            return sum(
+                (min(step, end) - start) * self.flops(start)
+                for start, end in self._stages()
+                if start < step
+            )
+        if not self.drawn:
+            return step * self.flops(0)
+        return sum(self.flops(earlier) for earlier in range(step))
+
+    def expected_flops(self) -> int:
+        """Training FLOPs of the whole run, in expectation where rounds are drawn."""
+        steps = self._config.steps
+        return (
+            steps * self._flops_at(self._config.rounds) if self.drawn else self.flops_until(steps)
+        )
+
+    def noise_seed(self, step: int) -> int:
+        """The seed of the noise that loops start from in ``step``: another one each step."""
+        return 1 + (self._config.seed * NOISE_STRIDE + step) % NOISE_SEEDS
+
+    def _scheduled(self, step: int) -> int:
+        starts = [start for start, _ in self._stages()]
+        return next(
+            rounds
+            for start, (_, rounds) in reversed(
+                list(zip(starts, self._config.rounds_schedule, strict=True))
+            )
+            if start <= step
+        )
+
+    def _stages(self) -> list[tuple[int, int]]:
+        """First step of each stage of the schedule, and the first after it."""
+        steps = self._config.steps
+        starts = [math.ceil(share * steps) for share, _ in self._config.rounds_schedule]
+        return list(zip(starts, [*starts[1:], steps], strict=True))
+
+    def _flops_at(self, rounds: Rounds) -> int:
+        key = tuple(rounds.items()) if isinstance(rounds, Mapping) else (("", rounds or 0),)
         if key not in self._flops:
             self._flops[key] = training_flops(
                 self._graph,
@@ -54,13 +107,3 @@ class Depths:
                 rounds=rounds,
             )
         return self._flops[key]
-
-    def flops_until(self, step: int) -> int:
-        """Training FLOPs of all steps before ``step``."""
-        if not self.drawn:
-            return step * self.flops(0)
-        return sum(self.flops(earlier) for earlier in range(step))
-
-    def noise_seed(self, step: int) -> int:
-        """The seed of the noise that loops start from in ``step``: another one each step."""
-        return 1 + (self._config.seed * NOISE_STRIDE + step) % NOISE_SEEDS

@@ -1,12 +1,16 @@
-"""A sample of the text that a run never trained on, for those who measure its models elsewhere."""
+"""The text that a run never trained on, as its record says: all in tokens, or a sample of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from rinsc.data.batches import TokenizedCorpus
+from rinsc.data.cache import prepare
+from rinsc.data.corpora import load_corpus, open_corpus
+from rinsc.data.progress import PreparationProgress
+from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError, Problem
-from rinsc.train.data import load_corpus
 from rinsc.train.run_folder import RunFolder
 
 SAMPLE_BYTES = 64 * 1024
@@ -18,12 +22,27 @@ def held_out_sample(folder: RunFolder) -> str:
     The corpus is read anew from where the run had it. Raises DataError where it is not there, or
     is another one by now, and MissingExtraError where its package is not installed.
     """
-    record = _corpus_record(folder)
+    record = corpus_record(folder)
     corpus = load_corpus(str(record.get("name")))
-    if corpus.record()["held_out"] != record.get("held_out"):
-        message = f"the text '{corpus.name}' is not what it was when the run was trained"
-        raise _error("other-text", message, folder, "restore the text")
+    _require_same(corpus.record(), record, folder)
     return first_lines("".join(document.text for document in corpus.held_out), SAMPLE_BYTES)
+
+
+def run_text(
+    folder: RunFolder,
+    tokenizer: BytePairTokenizer,
+    progress: Callable[[str], PreparationProgress] = PreparationProgress,
+) -> TokenizedCorpus:
+    """The text of a run in its tokens, as it was when the run was trained.
+
+    Raises DataError where text or tokenizer are others by now, and MissingExtraError.
+    """
+    begun = corpus_record(folder)
+    source = open_corpus(str(begun.get("name")))
+    with progress(source.name) as shown:
+        found = prepare(source, tokenizer, progress=shown)
+    _require_same(dict(found.record["corpus"]), begun, folder)  # type: ignore[call-overload]
+    return found
 
 
 def first_lines(text: str, most_bytes: int) -> str:
@@ -38,8 +57,8 @@ def first_lines(text: str, most_bytes: int) -> str:
     return fitting[: fitting.rfind(b"\n") + 1 or most_bytes].decode("utf-8", "ignore")
 
 
-def _corpus_record(folder: RunFolder) -> Mapping[str, object]:
-    """What the run says about its text."""
+def corpus_record(folder: RunFolder) -> Mapping[str, object]:
+    """What the run says about its text; raises DataError."""
     try:
         record = json.loads(folder.data_record.read_text(encoding="utf-8"))["corpus"]
     except (OSError, ValueError, TypeError, KeyError):
@@ -48,6 +67,15 @@ def _corpus_record(folder: RunFolder) -> Mapping[str, object]:
         message = "the run does not say which text it was trained on"
         raise _error("no-text", message, folder, "restore its data.json")
     return record
+
+
+def _require_same(
+    now: Mapping[str, object], begun: Mapping[str, object], folder: RunFolder
+) -> None:
+    """Compare the held-out parts, their sha256 among the rest; raises DataError."""
+    if now.get("held_out") != begun.get("held_out"):
+        message = f"the text '{begun.get('name')}' is not what it was when the run was trained"
+        raise _error("other-text", message, folder, "restore the text")
 
 
 def _error(code: str, message: str, folder: RunFolder, hint: str) -> DataError:

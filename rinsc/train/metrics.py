@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ class Metrics:
 
     ``loss_nats`` is the mean over the tokens of that step's batch; ``bits_per_byte`` is of
     held-out text, where it was evaluated; ``seconds`` and ``tokens_per_second`` are of training
-    alone, evaluation excluded; ``rounds`` are those of that step by repeat, where they are drawn.
+    alone, evaluation excluded; ``rounds`` are those of that step by repeat, where they change.
+    ``gradient_norm`` is before clipping. ``model_flops_utilization`` (MFU) is training FLOPs per
+    second over the measured peak of the device's matrix products.
     """
 
     step: int
@@ -31,6 +34,8 @@ class Metrics:
     seconds: float
     bits_per_byte: float | None = None
     rounds: Mapping[str, int] | None = None
+    gradient_norm: float | None = None
+    model_flops_utilization: float | None = None
 
     def to_json(self) -> str:
         values = dataclasses.asdict(self)
@@ -38,12 +43,16 @@ class Metrics:
 
 
 class MetricsLog:
-    """Appends metrics to a file, each line flushed; a context manager. Raises OutputError."""
+    """Appends metrics to a file, each line flushed; a context manager. Raises OutputError.
 
-    def __init__(self, path: Path) -> None:
+    One that is ``silent`` writes nothing: of several processes the first one does.
+    """
+
+    def __init__(self, path: Path, *, silent: bool = False) -> None:
         self._path = path
         try:
-            self._file: IO[str] = path.open("a", encoding="utf-8")
+            place = Path(os.devnull) if silent else path
+            self._file: IO[str] = place.open("a", encoding="utf-8")
         except OSError as error:
             raise cannot_write(path, error) from error
 

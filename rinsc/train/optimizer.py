@@ -1,34 +1,75 @@
-"""AdamW, and which parameters it lets decay."""
+"""AdamW and Muon: which parameters each is for, which decay, and how fast each block learns."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from rinsc.backends.torch import CompiledModule
+from rinsc.cost.params import visits_of_blocks
 from rinsc.graph import BlockGraph
 from rinsc.layers import loop_prefix, trace_loop
 from rinsc.ops import Row
 from rinsc.train.config import TrainConfig
 
+Group = dict[str, Any]
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices alone, not on norms, biases and other vectors."""
-    vectors = vector_tables(model.graph) if isinstance(model, CompiledModule) else set()
-    decayed: list[torch.Tensor] = []
-    others: list[torch.Tensor] = []
+
+def build_optimizer(
+    model: nn.Module, graph: BlockGraph, config: TrainConfig
+) -> torch.optim.Optimizer:
+    """The optimizer of the emitted module ``model``; weight decay on matrices alone.
+
+    With ``optimizer = "muon"`` the matrices of blocks follow Muon (its update scaled to the size of
+    AdamW's, so that one learning rate serves both) and everything else AdamW.
+    """
+    groups = list(_groups(model, graph, config))
+    matrices = [group for group in groups if group.pop("is_matrix")]
+    others = [group for group in groups if not any(group is each for each in matrices)]
+    if config.optimizer == "adamw" or not matrices:
+        return _adamw(groups, config)
+    muon = torch.optim.Muon(
+        matrices,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return OptimizerPair(muon, _adamw(others, config))
+
+
+def _adamw(groups: list[Group], config: TrainConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _groups(model: nn.Module, graph: BlockGraph, config: TrainConfig) -> Iterator[Group]:
+    """Parameters that are treated alike: matrices of blocks, by learning rate; what else decays;
+    what does not."""
+    vectors = vector_tables(graph)
+    scales = learning_rate_scales(graph, config.learning_rate_visits_power)
+    alike: dict[tuple[bool, bool, float], list[torch.Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_matrix = parameter.ndim >= 2 and name not in vectors
-            (decayed if is_matrix else others).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+            block = name.partition(".")[0]
+            decays = parameter.ndim >= 2 and name not in vectors
+            is_matrix = parameter.ndim == 2 and block in graph.blocks
+            alike[is_matrix, decays, scales.get(block, 1.0)].append(parameter)
+    for (is_matrix, decays, scale), parameters in sorted(
+        alike.items(), key=lambda item: item[0], reverse=True
+    ):
+        yield {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr": config.learning_rate * scale,
+            "is_matrix": is_matrix,
+        }
+
+
+def learning_rate_scales(graph: BlockGraph, power: float) -> dict[str, float]:
+    """Share of the learning rate for each block: visits at the rounds written, to −``power``."""
+    return {name: visits**-power for name, visits in visits_of_blocks(graph).items()}
 
 
 def vector_tables(graph: BlockGraph) -> set[str]:
@@ -41,3 +82,35 @@ def vector_tables(graph: BlockGraph) -> set[str]:
         if isinstance(node.op, Row) and len(node.op.shape) < 2
         for param in node.params
     }
+
+
+class OptimizerPair(torch.optim.Optimizer):
+    """Two optimizers over different parameters, as one; its groups are theirs."""
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        self.optimizers = (first, second)
+        super().__init__([*first.param_groups, *second.param_groups], {})
+        self._adopt_groups()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None if closure is None else closure()
+        for each in self.optimizers:
+            each.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": [each.state_dict() for each in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for each, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            each.load_state_dict(state)
+        self._adopt_groups()
+
+    def _adopt_groups(self) -> None:
+        """The very groups of both, so that a schedule which changes a rate reaches them."""
+        self.param_groups = [group for each in self.optimizers for group in each.param_groups]
+
+
+def each_optimizer(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """The optimizers of PyTorch behind one: those of a pair, or itself."""
+    return list(optimizer.optimizers) if isinstance(optimizer, OptimizerPair) else [optimizer]

@@ -12,7 +12,7 @@ from rinsc.train.metrics import Metrics
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rinsc.train.loop import TrainResult
+    from rinsc.train.run import TrainResult
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
@@ -24,7 +24,7 @@ class TrainingProgress:
     the same as plain lines, one every ten seconds, one an evaluation, one at the end.
     """
 
-    def __init__(self, name: str, console: Console | None = None) -> None:
+    def __init__(self, name: str, console: Console | None = None, *, silent: bool = False) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -35,7 +35,7 @@ class TrainingProgress:
         )
 
         self._name = name
-        self._console = console or Console(file=sys.stderr)
+        self._console = console or Console(file=sys.stderr, quiet=silent)
         self._bits_per_byte: float | None = None
         self._steps = 0
         self._last_line = time.monotonic()
@@ -46,7 +46,7 @@ class TrainingProgress:
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(compact=True),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=silent or not self._console.is_terminal,
         )
         self._task = self._bar.add_task(_escaped(name), total=None, state="")
 

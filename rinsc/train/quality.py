@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.data.batches import cut_windows
+from rinsc.data.tokenizer import TokenIds
 from rinsc.errors import DataError, Problem
 from rinsc.graph import Rounds
-from rinsc.train.batches import cut_windows
-from rinsc.train.tokenizer import TokenIds
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 Logits: TypeAlias = npt.NDArray[np.floating[Any]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 from rinsc.__about__ import __version__
 from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import cannot_write, check_folder, make_folder, write_atomically
-from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.train.checkpoint import remove_checkpoints
 from rinsc.train.config import TrainConfig, config_from_toml, config_to_toml
+from rinsc.train.differences import model_differences
 
-PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,21 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.safetensors"
+    def hf_config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def tokenizer_config(self) -> Path:
+        return self.path / "tokenizer_config.json"
+
+    @property
+    def evaluation(self) -> tuple[Path, ...]:
+        """What ``rinsc eval`` writes beside the run, unless it is told where."""
+        return self.path / "eval.svg", self.path / "eval.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
 
     @property
     def weights(self) -> Path:
@@ -62,39 +78,40 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def is_begun(self) -> bool:
+        """Whether a run was begun here, finished or not."""
+        return any(file.exists() for file in self.files)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Every file that training writes, the result first."""
         inputs = (self.model_spec, self.config, self.data_record, self.environment, self.tokenizer)
-        return (self.result, self.weights, self.checkpoint, self.metrics, *inputs)
+        model = (self.result, self.weights, self.hf_config, self.tokenizer_config)
+        return (*model, *self.evaluation, self.metrics, *inputs)
 
 
-def open_run_folder(path: Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+def open_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
     """Create the folder, or take an old one over.
 
-    A run that is already there is resumed (``resume``), removed (``overwrite``) or left alone with
-    an OutputError; a finished one is only removed. Files of other names are never touched.
-    Removing is for when nothing can go wrong any more; `check_run_folder` tells before what would
-    be refused.
+    An unfinished run that is there is gone on with, a finished one left alone with an OutputError;
+    with ``overwrite`` either is removed. Files of other names are never touched. Removing is for
+    when nothing can go wrong any more; `check_run_folder` tells before what would be refused.
     """
-    folder = check_run_folder(path, resume=resume, overwrite=overwrite)
+    folder = check_run_folder(path, overwrite=overwrite)
     make_folder(path)
-    if overwrite and not resume:
+    if overwrite:
         _remove(folder)
     return folder
 
 
-def check_run_folder(path: Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+def check_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
     """The folder that `open_run_folder` would open; raises its errors and changes nothing."""
     folder = RunFolder(path)
     check_folder(path)
-    if overwrite and not resume:
-        return folder
-    if folder.result.exists():
-        raise _occupied(path, "a finished run", "choose another folder, or ask to overwrite it")
-    if not resume and any(file.exists() for file in folder.files):
-        raise _occupied(
-            path, "an unfinished run", "resume it, overwrite it or choose another folder"
-        )
+    if folder.result.exists() and not overwrite:
+        message = "the folder already holds a finished run"
+        hint = "choose another folder, or ask to overwrite it"
+        raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
     return folder
 
 
@@ -117,7 +134,7 @@ def require_same_run(
     """
     model = _begun_with(folder.model_spec, "model")
     if model is not None and model != spec_to_toml(spec):
-        raise _of_another("model", folder.model_spec)
+        raise _of_another_model(model_spec(folder.model_spec), spec, folder.model_spec)
     _require_same_settings(folder.config, config)
     begun, now = _begun_record(folder.data_record), json.loads(_json(data_record))
     for key, what in (("corpus", "text"), ("tokenizer", "tokenizer")):
@@ -135,7 +152,7 @@ def _require_same_settings(path: Path, config: TrainConfig) -> None:
             code="other-settings",
             message=f"'{key}' is {getattr(config, key)!r}; the run was begun with {old!r}",
             place=f"{path}: {key}",
-            hint="resume with the settings of that run, or choose another run folder",
+            hint="go on with the settings of that run, or choose another run folder",
         )
         for key, old in vars(begun).items()
         if getattr(config, key) != old
@@ -172,7 +189,14 @@ def _cannot_read(what: str, path: Path) -> CheckpointError:
 
 def _of_another(what: str, path: Path) -> CheckpointError:
     message = f"this run was begun with another {what}"
-    hint = f"resume with the {what} of that run, or choose another run folder"
+    hint = f"go on with the {what} of that run, or choose another run folder"
+    return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
+
+
+def _of_another_model(begun: ModelSpec, now: ModelSpec, path: Path) -> CheckpointError:
+    message = f"this run was begun with '{begun.text}', and '{now.text}' is another model: "
+    message += "; ".join(model_differences(begun, now))
+    hint = "go on with the model of that run, choose another run folder, or use --overwrite"
     return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
 
 
@@ -198,12 +222,9 @@ def _remove(folder: RunFolder) -> None:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(file, error) from error
+    remove_checkpoints(folder.path)
+    shutil.rmtree(folder.tensorboard, ignore_errors=True)
 
 
 def _json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2) + "\n"
-
-
-def _occupied(path: Path, what: str, hint: str) -> OutputError:
-    message = f"the folder already holds {what}"
-    return OutputError(Problem(code="run-exists", message=message, place=str(path), hint=hint))

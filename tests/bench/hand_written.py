@@ -8,13 +8,14 @@ from torch import nn
 
 
 class Layer(nn.Module):
-    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int, mlp_width: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.kv_heads = heads, kv_heads
+        kv_width = width // heads * kv_heads
         self.norm1 = nn.RMSNorm(width, eps=1e-5)
         self.q = nn.Linear(width, width, bias=False)
-        self.k = nn.Linear(width, width, bias=False)
-        self.v = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(width, kv_width, bias=False)
+        self.v = nn.Linear(width, kv_width, bias=False)
         self.o = nn.Linear(width, width, bias=False)
         self.norm2 = nn.RMSNorm(width, eps=1e-5)
         self.w1 = nn.Linear(width, mlp_width, bias=False)
@@ -25,10 +26,11 @@ class Layer(nn.Module):
         batch, seq, width = x.shape
         h = self.norm1(x)
         q = self.q(h).view(batch, seq, self.heads, -1).transpose(1, 2)
-        k = self.k(h).view(batch, seq, self.heads, -1).transpose(1, 2)
-        v = self.v(h).view(batch, seq, self.heads, -1).transpose(1, 2)
+        k = self.k(h).view(batch, seq, self.kv_heads, -1).transpose(1, 2)
+        v = self.v(h).view(batch, seq, self.kv_heads, -1).transpose(1, 2)
         q, k = turn(q, cos, sin), turn(k, cos, sin)
-        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        grouped = self.kv_heads != self.heads
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         x = x + self.o(h.transpose(1, 2).reshape(batch, seq, width))
         h = self.norm2(x)
         x = x + self.w2(F.silu(self.w1(h)) * self.w3(h))
@@ -44,12 +46,20 @@ class HandWritten(nn.Module):
     """Two blocks; the first is run three times."""
 
     def __init__(
-        self, vocab: int, width: int, heads: int, mlp_width: int, layers: int, context: int
+        self,
+        vocab: int,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        layers: int,
+        context: int,
+        kv_heads: int | None = None,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocab, width)
-        self.a = nn.ModuleList(Layer(width, heads, mlp_width) for _ in range(layers))
-        self.b = nn.ModuleList(Layer(width, heads, mlp_width) for _ in range(layers))
+        sizes = (width, heads, kv_heads or heads, mlp_width)
+        self.a = nn.ModuleList(Layer(*sizes) for _ in range(layers))
+        self.b = nn.ModuleList(Layer(*sizes) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=1e-5)
         half = width // heads // 2
         freq = 10000.0 ** (-torch.arange(half).float() / half)

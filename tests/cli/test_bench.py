@@ -17,10 +17,10 @@ from PIL import Image
 
 from rinsc.cli.bench_rounds import MOST, asked_rounds, default_rounds
 from rinsc.cli.runs import open_run, run_model
+from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import UsageError
-from rinsc.train.evaluate import bits_per_byte
+from rinsc.train.evaluate import HeldOut, bits_per_byte
 from rinsc.train.quality import compare_quality
-from rinsc.train.tokenizer import load_tokenizer
 from tests.cli.command_line import Result, run_cli
 
 Compile = Callable[..., Path]
@@ -117,7 +117,8 @@ def test_bits_per_byte_are_those_of_torch(dial: Path, run: Path) -> None:
 
     tokens = words.encode((dial / "heldout.txt").read_text(encoding="utf-8"))
     windows = compare_quality(logits, None, (1,), tokens, words.token_bytes, 16).windows
-    expected = [bits_per_byte(model, windows, words.token_bytes, rounds=r) for r in (1, 3)]
+    held_out = HeldOut(windows, words.token_bytes[windows])
+    expected = [bits_per_byte(model, held_out, rounds=r) for r in (1, 3)]
     assert [row["bits_per_byte"] for row in rows] == pytest.approx(expected, abs=1e-5)
     assert abs(expected[0] - expected[1]) > 1e-4
 

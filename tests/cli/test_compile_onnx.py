@@ -18,12 +18,12 @@ from rinsc.backends.onnx import file as onnx_file_module
 from rinsc.backends.onnx.quantize import blockwise
 from rinsc.backends.torch import load_weights, to_torch
 from rinsc.cli.quality_report import MOST_ROWS, LateProgress, rounds_to_show, signed
+from rinsc.data.batches import cut_windows
+from rinsc.data.corpora import load_corpus
+from rinsc.data.tokenizer import load_tokenizer
 from rinsc.spec import model_spec
 from rinsc.train import evaluate
-from rinsc.train.batches import cut_windows
-from rinsc.train.data import load_corpus
 from rinsc.train.run_folder import RunFolder
-from rinsc.train.tokenizer import load_tokenizer
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
@@ -73,10 +73,11 @@ def test_fp32_figures_are_those_of_torch(run: Path, tmp_path: Path, words: tuple
     tokenizer = load_tokenizer(tmp_path / "m" / "tokenizer.json")
     tokens = tokenizer.encode((tmp_path / "m" / "heldout.txt").read_text())
     windows = cut_windows(tokens, model.spec.context)
+    held_out = evaluate.HeldOut(windows, tokenizer.token_bytes[windows])
     rounds = [1, 2, 3] if "--gated" in words else [2]
     assert [row["rounds"] for row in rows] == [{"A": each} for each in rounds]
     for each, row in zip(rounds, rows, strict=True):
-        exact = evaluate.bits_per_byte(model, windows, tokenizer.token_bytes, rounds=each)
+        exact = evaluate.bits_per_byte(model, held_out, rounds=each)
         assert row["fp32_bits_per_byte"] == pytest.approx(exact, abs=1e-4)
         assert row["bits_per_byte"] == pytest.approx(exact, abs=0.05)
         assert row["bits_per_byte"] != row["fp32_bits_per_byte"]
@@ -202,7 +203,7 @@ def test_pytorch_source_takes_none_of_it(run: Path, tmp_path: Path) -> None:
 
 
 def test_places_that_hold_something_else(run: Path, tmp_path: Path) -> None:
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder" / "model.onnx").mkdir(parents=True)
     for place, code in (
@@ -212,7 +213,7 @@ def test_places_that_hold_something_else(run: Path, tmp_path: Path) -> None:
         status, out, err = _compile(run, place)
         assert (status, out) == (1, "")
         assert err.startswith(f"error[{code}]: ")
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert (tmp_path / "file").read_text() == "mine"
 
 

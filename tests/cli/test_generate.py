@@ -18,8 +18,8 @@ import pytest
 import rinsc.generation
 import rinsc.sampling
 from rinsc.cli import main
+from rinsc.data.tokenizer import load_tokenizer
 from rinsc.train.generate import generate_ids
-from rinsc.train.tokenizer import load_tokenizer
 from tests.cli.command_line import Result, run_cli
 
 ROOT = Path(__file__).resolve().parents[2]

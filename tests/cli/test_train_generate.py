@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from rinsc.cost import training_flops
+from rinsc.cost import match_compute, training_flops
 from rinsc.spec import model_spec
+from rinsc.syntax import parse
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
@@ -21,10 +23,14 @@ def train(corpus: str, folder: Path, *more: str) -> Result:
     )
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_run_folder_holds_everything(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert {"model.toml", "train.toml", "data.json", "tokenizer.json", "result.json"} <= names
-    assert {"model.safetensors", "metrics.jsonl"} <= names
+    assert {"model.safetensors", "metrics.jsonl", "config.json", "checkpoint-4"} <= names
     assert model_spec(run / "model.toml").text == SIGNATURE
 
 
@@ -48,11 +54,11 @@ def test_other_budgets_become_steps(corpus: str, run: Path, tmp_path: Path, budg
 
 
 def test_a_run_is_not_overwritten_unasked(corpus: str, run: Path) -> None:
-    before = {path: path.read_bytes() for path in run.iterdir()}
+    before = contents(run)
     status, out, err = train(corpus, run, "--steps", "2")
     assert (status, out) == (1, "")
     assert "error[run-exists]" in err
-    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize(
@@ -65,14 +71,14 @@ def test_the_old_run_stays_until_the_new_one_can_start(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     args = ["train", SIGNATURE, *TINY, "--data", corpus, "-o", str(folder), "--overwrite"]
     args += ["--steps", "2", "--batch", "2", "--device", "cpu"]
     mistaken = list(args)
     mistaken[args.index(option) + 1] = value
     status, out, err = run_cli(*mistaken)
     assert (status, out) == (1, ""), err
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
     assert run_cli(*args).status == 0
     assert (folder / "result.json").read_bytes() != before[folder / "result.json"]
 
@@ -83,11 +89,11 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
     def too_early(*_: object, **__: object) -> None:
         raise AssertionError("the corpus was read")
 
-    monkeypatch.setattr("rinsc.train.data.load_corpus", too_early)
+    monkeypatch.setattr("rinsc.data.corpora.open_corpus", too_early)
     (tmp_path / "file").touch()
     status, out, err = train(corpus, tmp_path / "file" / "run", "--steps", "2")
     assert (status, out) == (1, "")
-    assert err.startswith("error[cannot-write]: ")
+    assert "error[cannot-write]: " in err
 
 
 def test_rounds_are_trained_and_generated_by_name(corpus: str, tmp_path: Path) -> None:
@@ -106,7 +112,7 @@ def test_blocks_are_compiled_when_asked(
 ) -> None:
     compiled: list[object] = []
     asked: list[object] = []
-    monkeypatch.setattr("rinsc.train.loop.compile_blocks", compiled.append)
+    monkeypatch.setattr("rinsc.train.run.compile_blocks", compiled.append)
     monkeypatch.setattr("rinsc.train.compiler.require_compiler", asked.append)
     assert train(corpus, tmp_path / "plain", "--steps", "1").status == 0
     assert compiled == asked == []
@@ -121,7 +127,7 @@ def stop_at_the_end(corpus: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rinsc.train.loop.write_result", stopped)
+        patch.setattr("rinsc.train.run.write_result", stopped)
         assert train(corpus, folder, "--steps", "3").status == 130
 
 
@@ -130,7 +136,7 @@ def test_resuming_with_other_settings_names_them(
 ) -> None:
     folder = tmp_path / "run"
     stop_at_the_end(corpus, folder, monkeypatch)
-    status, _, err = train(corpus, folder, "--steps", "3", "--lr", "0.5", "--resume")
+    status, _, err = train(corpus, folder, "--steps", "3", "--lr", "0.5")
     assert status == 1
     assert "'learning_rate' is 0.5; the run was begun with 0.002" in err
     assert err.count("error[other-settings]") == 1
@@ -138,7 +144,15 @@ def test_resuming_with_other_settings_names_them(
 
 @pytest.mark.parametrize(
     ("option", "value", "what"),
-    [("--width", "32", "model"), ("--vocab-size", "280", "model"), ("--data", "", "text")],
+    [
+        (
+            "--width",
+            "32",
+            f"'{SIGNATURE}', and '{SIGNATURE}' is another model: width is 32, not 16",
+        ),
+        ("--vocab-size", "280", f"'{SIGNATURE}', and '{SIGNATURE}' is another model: vocab_size"),
+        ("--data", "", "another text"),
+    ],
 )
 def test_a_run_stopped_before_its_checkpoint_is_not_resumed_as_another(
     corpus: str,
@@ -150,19 +164,19 @@ def test_a_run_stopped_before_its_checkpoint_is_not_resumed_as_another(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("rinsc.train.loop._Trainer.step", interrupt)
+        patch.setattr("rinsc.train.trainer.RinscTrainer.training_step", interrupt)
         assert train(corpus, folder, "--steps", "3").status == 130
     (tmp_path / "other.txt").write_text(Path(corpus.removeprefix("text:")).read_text()[::-1])
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    args = ["train", SIGNATURE, *TINY, "--data", corpus, "-o", str(folder), "--resume"]
+    before = contents(folder)
+    args = ["train", SIGNATURE, *TINY, "--data", corpus, "-o", str(folder)]
     args += ["--steps", "3", "--batch", "2", "--device", "cpu", "--json"]
     other = list(args)
     other[args.index(option) + 1] = value or f"text:{tmp_path / 'other.txt'}"
     status, out, err = run_cli(*other)
     assert (status, out) == (1, "")
     assert err.count("error[") == 1
-    assert f"error[foreign-checkpoint]: this run was begun with another {what}\n" in err
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert f"error[foreign-checkpoint]: this run was begun with {what}" in err
+    assert contents(folder) == before
     assert json.loads(run_cli(*args).out)["steps"] == 3
 
 
@@ -187,7 +201,7 @@ def test_nothing_is_allocated_for_a_run_that_cannot_start(
     def too_early(*_: object, **__: object) -> None:
         raise AssertionError("the model was made")
 
-    monkeypatch.setattr("rinsc.backends.torch.to_torch", too_early)
+    monkeypatch.setattr("rinsc.backends.hf.causal_lm", too_early)
     args = ["train", SIGNATURE, *TINY, "--data", corpus, "-o", str(tmp_path / "run")]
     args[args.index(change[0]) + 1] = change[1]
     status, out, err = run_cli(*args, "--steps", "1", "--batch", "2", "--device", "cpu")
@@ -204,11 +218,12 @@ def test_memory_that_runs_out_is_one_error(
     def hungry(*_: object, **__: object) -> torch.Tensor:
         return torch.empty(1 << 50)
 
-    monkeypatch.setattr("rinsc.backends.torch.to_torch", hungry)
-    status, out, err = train(corpus, tmp_path / "run", "--steps", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr("rinsc.backends.hf.causal_lm", hungry)
+        status, out, err = train(corpus, tmp_path / "run", "--steps", "1")
     assert (status, out) == (1, "")
     assert err.count("error[does-not-fit]: memory is used up") == err.count("error[") == 1
-    assert not (tmp_path / "run").exists()
+    assert train(corpus, tmp_path / "run", "--steps", "1").status == 0
 
 
 @pytest.mark.parametrize("budget", ["--steps", "--tokens", "--flops"])
@@ -218,15 +233,54 @@ def test_more_steps_than_any_run_has_are_refused(corpus: str, tmp_path: Path, bu
     assert err.startswith("error[bad-config]: 'steps' must be at most 1000000000, not ")
 
 
-def test_a_stopped_run_is_resumed(
+def test_a_run_that_was_stopped_goes_on_with_the_same_command(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
     stop_at_the_end(corpus, folder, monkeypatch)
-    assert train(corpus, folder, "--steps", "3").status == 1
-    status, out, err = train(corpus, folder, "--steps", "3", "--resume", "--json")
+    checkpoint = contents(folder / "checkpoint-3")
+    status, out, err = train(corpus, folder, "--steps", "3", "--json")
     assert status == 0, err
     assert json.loads(out)["steps"] == 3
+    assert contents(folder / "checkpoint-3") == checkpoint
+    assert "error[run-exists]" in train(corpus, folder, "--steps", "3").err
+    assert train(corpus, folder, "--steps", "2", "--overwrite").status == 0
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("{flops}", 3), ("{flops}flops", 3), ("{tokens} tokens", 3), ("3 steps", 3), ("3steps", 3)],
+)
+def test_a_budget_in_any_unit(
+    corpus: str, run: Path, tmp_path: Path, text: str, steps: int
+) -> None:
+    flops = 3 * training_flops(model_spec(run / "model.toml"), 16, batch=2)
+    budget = text.format(flops=flops, tokens=3 * 2 * 16)
+    status, out, err = train(corpus, tmp_path / "run", "--budget", budget, "--json")
+    assert status == 0, err
+    assert json.loads(out)["steps"] == steps
+    assert "3 steps, 96 tokens, " in err  # stated in all three before the start
+
+
+def test_matched_to_a_baseline(corpus: str, run: Path, tmp_path: Path) -> None:
+    spec = model_spec(run / "model.toml")
+    baseline = dataclasses.replace(spec, signature=parse("AB"))
+    plan = match_compute(baseline, spec, tokens=5 * 2 * 16, batch_tokens=2 * 16, seq=16)
+    assert plan.variant_steps < 5
+    args = ("--steps", "5", "--match", "AB", "--json")
+    status, out, err = train(corpus, tmp_path / "run", *args)
+    assert status == 0, err
+    assert json.loads(out)["steps"] == plan.variant_steps
+    assert json.loads(out)["training_flops"] == plan.variant_flops
+
+
+def test_rounds_grow_as_told(corpus: str, tmp_path: Path) -> None:
+    args = ("--steps", "6", "--rounds-schedule", "1@0,2@30%,4@0.6", "--eval-every", "1")
+    status, _, err = train(corpus, tmp_path / "run", *args)
+    assert status == 0, err
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["rounds"]["A"] for line in lines] == [1, 1, 2, 2, 4, 4]
 
 
 def test_both_runtimes_generate_the_same_text(run: Path, onnx_file: Path) -> None:

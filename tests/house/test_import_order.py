@@ -32,10 +32,10 @@ def test_every_part_has_a_place() -> None:
         ("syntax/printer.py", "import lark.tree", "lark may be imported only in syntax.parser"),
         ("cost/flops.py", "import networkx as nx", "networkx may be imported only in graph"),
         ("graph/draw.py", "def f():\n    import torch", "torch may be imported only in"),
-        ("train/loop.py", "from onnxruntime import InferenceSession", "onnxruntime may be"),
+        ("train/run.py", "from onnxruntime import InferenceSession", "onnxruntime may be"),
         ("cli/train.py", "import torch", "torch must be imported inside the function"),
         ("cli/verify.py", "import_module('rinsc.nowhere')\nimport onnx", "onnx may be imported"),
-        ("train/hub.py", "import transformers", "transformers may be imported only in tests"),
+        ("sweep/hub.py", "import transformers", "transformers may be imported only in"),
         ("helpers.py", "from rinsc.errors import Span", "'helpers' has no place in ORDER"),
         (
             "backends/onnx/emit.py",

@@ -20,13 +20,13 @@ from rinsc.backends.onnx import OnnxModel, Session, to_onnx
 from rinsc.backends.onnx.folder import CONFIG_FILE
 from rinsc.backends.onnx.genai import genai_files
 from rinsc.backends.torch import CompiledModule
+from rinsc.data.corpora import load_corpus
+from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import DataError, LoweringError, UsageError
 from rinsc.graph import Rounds
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
-from rinsc.train.data import load_corpus
 from rinsc.train.generate import generate_ids
-from rinsc.train.tokenizer import BytePairTokenizer, train_tokenizer
 from tests.onnx.models import lively_model, small_spec, torch_logits
 
 og: Any = pytest.importorskip("onnxruntime_genai")

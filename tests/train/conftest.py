@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.train.batches import TokenizedCorpus, tokenize
 from rinsc.train.config import TrainConfig
-from rinsc.train.data import Corpus, load_corpus, split
-from rinsc.train.tokenizer import BytePairTokenizer, train_tokenizer
+from rinsc.train.run_folder import RunFolder, open_run_folder
+from tests.data.fixtures import VOCAB, corpus, plays, tokenizer, tokens
 
-VOCAB = 307
-
-
-@pytest.fixture(scope="session")
-def plays() -> Corpus:
-    return load_corpus("plays")
-
-
-@pytest.fixture(scope="session")
-def corpus(plays: Corpus) -> Corpus:
-    """The beginnings of some plays."""
-    documents = plays.train[:11]
-    return split("some plays", [type(d)(d.name, d.text[:6007]) for d in documents])
-
-
-@pytest.fixture(scope="session")
-def tokenizer(corpus: Corpus) -> BytePairTokenizer:
-    return train_tokenizer([document.text for document in corpus.train], VOCAB)
-
-
-@pytest.fixture(scope="session")
-def tokens(corpus: Corpus, tokenizer: BytePairTokenizer) -> TokenizedCorpus:
-    return tokenize(corpus, tokenizer)
+__all__ = ["config", "corpus", "folder", "model", "plays", "spec", "tokenizer", "tokens"]
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +34,11 @@ def spec() -> ModelSpec:
 def model(spec: ModelSpec) -> CompiledModule:
     torch.manual_seed(5)
     return to_torch(spec)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return open_run_folder(tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

@@ -1,263 +1,283 @@
-"""Resuming: to the last bit as if the run had never stopped, or not at all."""
+"""Checkpoints: whole or not at all, and resuming from them as if the run had never stopped."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
 
-from rinsc.backends.torch import CompiledModule, to_torch
-from rinsc.backends.torch.weights import load_weights, save_weights
+from rinsc.backends.hf import RinscForCausalLM
+from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import CheckpointError
-from rinsc.files import atomic_path
 from rinsc.spec import ModelSpec
-from rinsc.train import loop
-from rinsc.train.batches import TokenizedCorpus
-from rinsc.train.checkpoint import Position, load_checkpoint, save_checkpoint
+from rinsc.syntax import parse
+from rinsc.train.checkpoint import (
+    MANIFEST,
+    checkpoints,
+    is_whole,
+    latest_whole,
+    part_of,
+    publish,
+    remove_checkpoints,
+    start_part,
+)
 from rinsc.train.config import TrainConfig
-from rinsc.train.loop import TrainResult, train
-from rinsc.train.metrics import Metrics, read_metrics
-from rinsc.train.optimizer import build_optimizer
+from rinsc.train.run import TrainResult, train
 from rinsc.train.run_folder import RunFolder, open_run_folder
+from rinsc.train.trainer import RinscTrainer
+from tests.train.runs import EndAt, EndedError, differing, fresh, timeless, trained
 
-IDENTITY = {"model": "AB", "configuration": "steps = 3"}
-
-
-class StoppedError(Exception):
-    """Stands for the end of the process."""
+DRAWN = "(A^5{skip=0.5, adapter=scale})B^2{sample=uniform(1, 3), inject=gate, init=noise}"
 
 
-class StopAt:
-    """An observer that ends the process, as far as the trainer can tell, after some step."""
+class Whole(NamedTuple):
+    """An unbroken run."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def started(self, config: TrainConfig, step: int) -> None: ...
-
-    def stepped(self, metrics: Metrics) -> None:
-        if metrics.step == self.step:
-            raise StoppedError
-
-    def finished(self, result: TrainResult) -> None: ...
+    model: RinscForCausalLM
+    folder: RunFolder
 
 
-Make = Callable[[], CompiledModule]
+@pytest.fixture(scope="module")
+def whole(
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    config: TrainConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Whole:
+    return Whole(*trained(spec, tokens, config, tmp_path_factory.mktemp("whole") / "run"))
 
 
 @pytest.fixture
-def make(spec: ModelSpec) -> Make:
-    def build() -> CompiledModule:
-        torch.manual_seed(5)
-        return to_torch(spec)
-
-    return build
-
-
-def _weights_differ(left: nn.Module, right: nn.Module) -> bool:
-    pairs = zip(left.state_dict().values(), right.state_dict().values(), strict=True)
-    return any(not torch.equal(a, b) for a, b in pairs)
+def broken(
+    spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder
+) -> RunFolder:
+    """A run that ended in step 5: with checkpoints of 2 and 4."""
+    with pytest.raises(EndedError):
+        train(fresh(spec), spec, tokens, config, folder, observer=EndAt(5))
+    assert [each.step for each in checkpoints(folder.path)] == [2, 4]
+    return folder
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 7])
+@pytest.mark.parametrize("stop", [1, 2, 3, 7])
 def test_resuming_is_exact(
-    make: Make,
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    config: TrainConfig,
+    folder: RunFolder,
+    whole: Whole,
+    stop: int,
+) -> None:
+    with pytest.raises(EndedError):
+        train(fresh(spec), spec, tokens, config, folder, observer=EndAt(stop))
+    assert not folder.result.exists()
+    resumed = fresh(spec)
+    seen = EndAt(99)
+    result = train(resumed, spec, tokens, config, folder, resume=True, observer=seen)
+    assert seen.first_step == (stop - 1) // 2 * 2
+    assert differing(resumed, whole.model) == []
+    assert timeless(folder) == timeless(whole.folder)
+    expected = TrainResult(**json.loads(whole.folder.result.read_text()))
+    assert dataclasses.replace(result, seconds=0) == dataclasses.replace(expected, seconds=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "muon"},
+        {"accumulate": 3, "precision": "bf16"},
+        {"checkpointing": "round"},
+        {"packing": "documents"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_resuming_drawn_rounds_is_exact_with_every_setting(
     spec: ModelSpec,
     tokens: TokenizedCorpus,
     config: TrainConfig,
     tmp_path: Path,
-    stop: int,
+    change: dict[str, object],
 ) -> None:
-    whole = make()
-    whole_folder = open_run_folder(tmp_path / "whole")
-    expected = train(whole, spec, tokens, config, whole_folder)
-
+    drawn = dataclasses.replace(spec, signature=parse(DRAWN))
+    settings = dataclasses.replace(config, **change)  # type: ignore[arg-type]
+    unbroken, whole = trained(drawn, tokens, settings, tmp_path / "whole")
     folder = open_run_folder(tmp_path / "broken")
-    with pytest.raises(StoppedError):
-        train(make(), spec, tokens, config, folder, observer=StopAt(stop))
-    resumed = make()
-    with torch.no_grad():
-        for parameter in resumed.parameters():  # nothing of the fresh model may survive
-            parameter.mul_(0.5 if folder.checkpoint.exists() else 1.0)
-    again = open_run_folder(tmp_path / "broken", resume=True)
-    result = train(resumed, spec, tokens, config, again, resume=True)
-
-    assert not _weights_differ(whole, resumed)
-    assert result.bits_per_byte == expected.bits_per_byte
-    assert result.loss_nats == expected.loss_nats
-    written = to_torch(spec)
-    load_weights(written, again.weights)
-    assert not _weights_differ(whole, written)
-    timeless = [
-        [dataclasses.replace(m, seconds=0, tokens_per_second=0) for m in read_metrics(f.metrics)]
-        for f in (whole_folder, again)
-    ]
-    assert timeless[0] == timeless[1]
+    with pytest.raises(EndedError):
+        train(fresh(drawn), drawn, tokens, settings, folder, observer=EndAt(4))
+    resumed = fresh(drawn)
+    train(resumed, drawn, tokens, settings, folder, resume=True)
+    assert differing(resumed, unbroken) == []
+    assert timeless(folder) == timeless(whole)
+    assert len({str(metrics.rounds) for metrics in timeless(folder)}) > 1
 
 
 def test_resuming_without_the_optimizer_would_be_seen(
-    make: Make,
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    config: TrainConfig,
+    broken: RunFolder,
+    whole: Whole,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(RinscTrainer, "_load_optimizer_and_scheduler", lambda *_: None)
+    resumed = fresh(spec)
+    train(resumed, spec, tokens, config, broken, resume=True)
+    assert len(differing(resumed, whole.model)) > 10
+
+
+def test_resuming_at_other_draws_would_be_seen(
     spec: ModelSpec,
     tokens: TokenizedCorpus,
     config: TrainConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = make()
-    train(whole, spec, tokens, config, open_run_folder(tmp_path / "whole"))
+    from rinsc.graph.law import draw_rounds
+
+    drawn = dataclasses.replace(spec, signature=parse(DRAWN))
+    unbroken, _ = trained(drawn, tokens, config, tmp_path / "whole")
     folder = open_run_folder(tmp_path / "broken")
-    with pytest.raises(StoppedError):
-        train(make(), spec, tokens, config, folder, observer=StopAt(4))
-    monkeypatch.setattr("rinsc.train.checkpoint._load_optimizer", lambda *_: None)
-    resumed = make()
-    train(resumed, spec, tokens, config, folder, resume=True)
-    assert _weights_differ(whole, resumed)
+    with pytest.raises(EndedError):
+        train(fresh(drawn), drawn, tokens, config, folder, observer=EndAt(3))
+    monkeypatch.setattr(
+        "rinsc.train.depth.draw_rounds",
+        lambda graph, seed, step: draw_rounds(graph, seed + 1, step),
+    )
+    resumed = fresh(drawn)
+    train(resumed, drawn, tokens, config, folder, resume=True)
+    assert len(differing(resumed, unbroken)) > 10
 
 
-@pytest.fixture
-def saved(make: Make, config: TrainConfig, tmp_path: Path) -> tuple[Path, CompiledModule]:
-    """A checkpoint after one step, and the model as it was then."""
-    path = tmp_path / "checkpoint.safetensors"
-    model = make()
-    optimizer = _step(model, config)
-    save_checkpoint(path, model, optimizer, Position(1, 2.5, 5.5), IDENTITY)
-    return path, model
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
-def _step(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    optimizer = build_optimizer(model, config)
-    model(torch.arange(20)[None]).square().mean().backward()
-    optimizer.step()
-    return optimizer
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
 
 
-def test_everything_comes_back(
-    saved: tuple[Path, CompiledModule], make: Make, config: TrainConfig
+NAMES = ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", MANIFEST]
+
+
+@pytest.mark.parametrize("damage", [_flip, _cut, Path.unlink])
+@pytest.mark.parametrize("name", NAMES)
+def test_damage_of_every_file_is_seen(
+    whole: Whole, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    path, before = saved
-    model = make()
-    optimizer = build_optimizer(model, config)
-    assert _weights_differ(model, before)
-    assert load_checkpoint(path, model, optimizer, IDENTITY) == Position(1, 2.5, 5.5)
-    assert not _weights_differ(model, before)
-    moments = optimizer.state_dict()["state"]
-    assert len(moments) == len(list(model.parameters()))
-    assert {str(m["step"].item()) for m in moments.values()} == {"1.0"}
+    shutil.copytree(whole.folder.path, tmp_path, dirs_exist_ok=True)
+    first, last = checkpoints(tmp_path)
+    assert (first.step, last.step) == (6, 7)
+    assert latest_whole(tmp_path) == (last, [])
+    damage(last.path / name)
+    assert not is_whole(last)
+    assert latest_whole(tmp_path) == (first, [last])
+    damage(first.path / name)
+    assert latest_whole(tmp_path) == (None, [last, first])
 
 
-def test_the_random_state_comes_back(make: Make, config: TrainConfig, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.safetensors"
-    model = make()
-    optimizer = _step(model, config)
-    save_checkpoint(path, model, optimizer, Position(1, 0.0, 1.0), IDENTITY)
-    expected = torch.rand(3)
-    torch.manual_seed(999)
-    load_checkpoint(path, model, optimizer, IDENTITY)
-    assert torch.equal(torch.rand(3), expected)
+def test_a_damaged_checkpoint_is_left_for_the_one_before(
+    spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, broken: RunFolder, whole: Whole
+) -> None:
+    _flip(broken.path / "checkpoint-4" / "model.safetensors")
+    resumed, seen = fresh(spec), EndAt(99)
+    train(resumed, spec, tokens, config, broken, resume=True, observer=seen)
+    assert seen.first_step == 2
+    assert differing(resumed, whole.model) == []
+    assert timeless(broken) == timeless(whole.folder)
+    assert [(each.step, is_whole(each)) for each in checkpoints(broken.path)] == [
+        (6, True),
+        (7, True),
+    ]
 
 
-def _refused(
-    path: Path, make: Make, config: TrainConfig, identity: dict[str, str] = IDENTITY
-) -> str:
-    """The code of the refusal; the model must be untouched."""
-    model = make()
+def test_where_no_checkpoint_is_whole_nothing_is_lost(
+    spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, broken: RunFolder
+) -> None:
+    for each in checkpoints(broken.path):
+        _cut(each.path / "optimizer.pt")
+    before = {path: path.read_bytes() for path in broken.path.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(path, model, build_optimizer(model, config), identity)
-    assert not _weights_differ(model, make())
-    assert str(path) in str(caught.value)
-    return caught.value.code
+        train(fresh(spec), spec, tokens, config, broken, resume=True)
+    assert caught.value.code == "damaged-checkpoint"
+    assert "checkpoint-4, checkpoint-2" in caught.value.message
+    assert "--overwrite" in str(caught.value.hint)
+    after = {path: path.read_bytes() for path in broken.path.rglob("*") if path.is_file()}
+    assert after == before
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
-def test_a_checkpoint_cut_short_is_refused(
-    saved: tuple[Path, CompiledModule], make: Make, config: TrainConfig, share: float
+def test_what_was_left_half_written_goes_and_is_never_read(
+    spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, broken: RunFolder, whole: Whole
 ) -> None:
-    path, _ = saved
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * share)])
-    assert _refused(path, make, config) == "damaged-checkpoint"
+    left = [part_of(broken.path, 6), broken.path / ".checkpoint-2.old.part"]
+    for folder in left:
+        shutil.copytree(broken.path / "checkpoint-4", folder)
+    assert [each.step for each in checkpoints(broken.path)] == [2, 4]
+    resumed = fresh(spec)
+    train(resumed, spec, tokens, config, broken, resume=True)
+    assert not any(folder.exists() for folder in left)
+    assert differing(resumed, whole.model) == []
 
 
-@pytest.mark.parametrize("place", [0.2, 0.5, 0.99])
-def test_a_single_altered_bit_is_refused(
-    saved: tuple[Path, CompiledModule], make: Make, config: TrainConfig, place: float
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_last_ones_are_kept(
+    spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder, keep: int
 ) -> None:
-    path, _ = saved
-    content = bytearray(path.read_bytes())
-    content[int(len(content) * place)] ^= 1
-    path.write_bytes(content)
-    assert _refused(path, make, config) == "damaged-checkpoint"
+    few = dataclasses.replace(config, keep=keep, checkpoint_every=1)
+    train(fresh(spec), spec, tokens, few, folder)
+    assert [each.step for each in checkpoints(folder.path)] == [5, 6, 7][-keep:]
+    assert all(is_whole(each) for each in checkpoints(folder.path))
 
 
-def test_an_altered_position_is_refused(
-    saved: tuple[Path, CompiledModule], make: Make, config: TrainConfig
-) -> None:
-    path, _ = saved
-    old, new = (json.dumps(json.dumps({"step": n}))[2:-2].encode() for n in (1, 2))
-    content = path.read_bytes()
-    assert content.count(old) == 1
-    path.write_bytes(content.replace(old, new))
-    assert _refused(path, make, config) == "damaged-checkpoint"
+def _write(folder: Path, step: int, content: bytes) -> None:
+    (start_part(folder, step) / "model.bin").write_bytes(content)
 
 
-def test_a_missing_checkpoint_is_refused(make: Make, config: TrainConfig, tmp_path: Path) -> None:
-    assert _refused(tmp_path / "none.safetensors", make, config) == "no-checkpoint"
+def test_a_checkpoint_appears_whole_and_replaces_a_damaged_one(tmp_path: Path) -> None:
+    _write(tmp_path, 3, b"first")
+    assert checkpoints(tmp_path) == []
+    made = publish(tmp_path, 3, keep=2)
+    assert checkpoints(tmp_path) == [made]
+    assert is_whole(made)
+    _flip(made.path / "model.bin")
+    _write(tmp_path, 3, b"again")
+    assert publish(tmp_path, 3, keep=2) == made
+    assert is_whole(made)
+    assert (made.path / "model.bin").read_bytes() == b"again"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
-def test_plain_weights_are_no_checkpoint(make: Make, config: TrainConfig, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    save_weights(make(), path)
-    assert _refused(path, make, config) == "not-a-checkpoint"
+def test_steps_are_ordered_as_numbers_and_other_names_are_none(tmp_path: Path) -> None:
+    for step in (9, 10, 100):
+        _write(tmp_path, step, b"x")
+        publish(tmp_path, step, keep=9)
+    (tmp_path / "checkpoint-x").mkdir()
+    (tmp_path / "checkpoint-200").touch()
+    assert [each.step for each in checkpoints(tmp_path)] == [9, 10, 100]
+    _write(tmp_path, 101, b"x")
+    remove_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-200", "checkpoint-x"]
+    assert checkpoints(tmp_path / "nowhere") == []
 
 
-def test_a_checkpoint_of_another_run_is_refused(
-    saved: tuple[Path, CompiledModule], make: Make, config: TrainConfig
-) -> None:
-    path, _ = saved
-    other = {**IDENTITY, "configuration": "steps = 4"}
-    assert _refused(path, make, config, other) == "foreign-checkpoint"
+@pytest.mark.parametrize("content", ["", "{}", "[]", "7", "{", '{"gone.bin": "0"}'])
+def test_a_list_that_says_nothing_makes_no_checkpoint(tmp_path: Path, content: str) -> None:
+    _write(tmp_path, 3, b"first")
+    made = publish(tmp_path, 3, keep=2)
+    (made.path / MANIFEST).write_text(content)
+    assert not is_whole(made)
 
 
-def test_a_checkpoint_of_another_shape_is_refused(
-    saved: tuple[Path, CompiledModule], config: TrainConfig
-) -> None:
-    path, _ = saved
-    model = nn.Linear(2, 3)
-    with pytest.raises(CheckpointError, match="of another model"):
-        load_checkpoint(path, model, build_optimizer(model, config), IDENTITY)
-
-
-def test_a_crash_while_writing_leaves_the_previous_checkpoint(
-    make: Make,
-    spec: ModelSpec,
-    tokens: TokenizedCorpus,
-    config: TrainConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole = make()
-    train(whole, spec, tokens, config, open_run_folder(tmp_path / "whole"))
-    folder = open_run_folder(tmp_path / "broken")
-
-    def torn(
-        path: Path, model: nn.Module, optimizer: object, position: Position, _: object
-    ) -> None:
-        if position.step < 4:
-            return save_checkpoint(path, model, optimizer, position, _)  # type: ignore[arg-type]
-        with atomic_path(path) as part:
-            part.write_bytes(b"half")
-            raise StoppedError
-
-    monkeypatch.setattr(loop, "save_checkpoint", torn)
-    with pytest.raises(StoppedError):
-        train(make(), spec, tokens, config, folder)
-    monkeypatch.undo()
-    assert sorted(path.name for path in folder.path.iterdir() if "part" in path.name) == []
-    resumed = make()
-    train(resumed, spec, tokens, config, RunFolder(folder.path), resume=True)
-    assert not _weights_differ(whole, resumed)
+def test_a_checkpoint_is_a_model_of_transformers(whole: Whole) -> None:
+    last = checkpoints(whole.folder.path)[-1]
+    loaded = RinscForCausalLM.from_pretrained(last.path)
+    assert differing(loaded, whole.model) == []
+    moments = torch.load(last.path / "optimizer.pt", weights_only=True)["state"]
+    assert len(moments) == len(list(whole.model.parameters()))
+    assert {int(each["step"]) for each in moments.values()} == {7}

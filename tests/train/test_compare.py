@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from rinsc.cost import match_compute
+from rinsc.data.batches import TokenizedCorpus
+from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import RinscError
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
-from rinsc.train.batches import TokenizedCorpus
+from rinsc.train.callbacks import Observer
 from rinsc.train.compare import train_pair
 from rinsc.train.config import TrainConfig
-from rinsc.train.loop import Observer
-from rinsc.train.tokenizer import BytePairTokenizer
-from tests.train.test_loop import Recorder
+from tests.train.runs import Recorder
 
 
 def quiet(_: str) -> AbstractContextManager[Observer]:

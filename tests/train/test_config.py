@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import SpecError
-from rinsc.train.config import (
-    MAX_STEPS,
-    TrainConfig,
-    config_from_mapping,
-    config_from_toml,
-    config_to_toml,
-)
-from rinsc.train.schedule import learning_rate
+from rinsc.train.config import TrainConfig, config_from_mapping, config_from_toml, config_to_toml
+from rinsc.train.rules import MAX_STEPS
 
 CONFIGS = st.builds(
     TrainConfig,
@@ -32,6 +26,20 @@ CONFIGS = st.builds(
     | st.integers(1, 99)
     | st.dictionaries(st.sampled_from(["A", "AB", "Ab_1"]), st.integers(1, 99)),
     compile=st.booleans(),
+    checkpointing=st.sampled_from(["none", "visit", "round"]),
+    optimizer=st.sampled_from(["adamw", "muon"]),
+    schedule=st.sampled_from(["cosine", "wsd"]),
+    decay_share=st.floats(0, 1),
+    packing=st.sampled_from(["across", "documents"]),
+    init_depth=st.sampled_from(["executed", "stored"]),
+    learning_rate_visits_power=st.floats(0, 1),
+    keep=st.integers(1, 99),
+) | st.builds(
+    TrainConfig,
+    accumulate=st.sampled_from([1, 2, 4, 8]),
+    rounds_schedule=st.lists(st.integers(1, 99), unique=True, max_size=3).map(
+        lambda shares: ((0.0, 1), *((share / 100, share) for share in sorted(shares)))
+    ),
 )
 
 
@@ -77,26 +85,31 @@ def test_an_unknown_setting_names_the_nearest_and_the_file() -> None:
     assert (unknown.place, bad.place) == ("train.toml: step", "train.toml: clip")
 
 
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"accumulate": 3}, "accumulate"),
+        ({"keep": 0}, "keep"),
+        ({"decay_share": 1.5}, "decay_share"),
+        ({"learning_rate_visits_power": -0.5}, "learning_rate_visits_power"),
+        ({"optimizer": "sgd"}, "optimizer"),
+        ({"rounds_schedule": [[0.1, 2]]}, "rounds_schedule"),
+        ({"rounds_schedule": [[0.0, 2], [0.0, 3]]}, "rounds_schedule"),
+        ({"rounds_schedule": [[0.0, 2], [1.0, 3]]}, "rounds_schedule"),
+        ({"rounds_schedule": [[0.0, 0]]}, "rounds_schedule"),
+        ({"rounds_schedule": [[0.0, 2]], "rounds": 2}, "rounds_schedule"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(given: dict[str, object], key: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        config_from_mapping(given)
+    assert [problem.place for problem in caught.value.problems] == [key]
+    assert caught.value.hint
+
+
 def test_text_that_is_no_toml() -> None:
     with pytest.raises(SpecError):
         config_from_toml("steps = = 3")
-
-
-def test_the_schedule_warms_up_peaks_and_ends_where_it_should() -> None:
-    config = TrainConfig(steps=100, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate(config, step) for step in range(100)]
-    assert rates[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
-    assert max(rates) == rates[10] == 1.0
-    assert rates[-1] == pytest.approx(0.1)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[10 + 89 // 2] == pytest.approx(0.55, abs=0.02)
-
-
-@given(steps=st.integers(1, 50), warmup=st.integers(0, 80), share=st.floats(0, 1))
-def test_no_rate_is_ever_out_of_range(steps: int, warmup: int, share: float) -> None:
-    config = TrainConfig(steps=steps, warmup_steps=warmup, final_learning_rate_share=share)
-    for step in range(steps):
-        assert 0 <= learning_rate(config, step) <= config.learning_rate * (1 + 1e-12)
 
 
 def test_more_steps_than_any_run_has_are_refused() -> None:

@@ -9,9 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from rinsc.train.batches import TokenizedCorpus, cut_windows
-from rinsc.train.evaluate import bits_per_byte, evaluate, quality_against_rounds
-from rinsc.train.tokenizer import BytePairTokenizer
+from rinsc.backends.hf import causal_lm
+from rinsc.data.batches import TokenizedCorpus
+from rinsc.data.tokenizer import BytePairTokenizer
+from rinsc.spec import ModelSpec
+from rinsc.train.evaluate import (
+    HeldOut,
+    bits_per_byte,
+    byte_blocks,
+    evaluate,
+    evaluate_blocks,
+    held_out_windows,
+    quality_against_rounds,
+    window_blocks,
+)
 
 LENGTH = 23
 
@@ -44,56 +55,126 @@ def _plain_bits_per_byte(
     return nats / math.log(2) / len(covered)
 
 
+@pytest.fixture
+def held_out(tokens: TokenizedCorpus) -> HeldOut:
+    return held_out_windows(tokens, LENGTH)
+
+
 @pytest.mark.parametrize("rounds", [None, 1, 2])
 def test_bits_per_byte_equal_a_plain_loop(
-    model: nn.Module, tokens: TokenizedCorpus, tokenizer: BytePairTokenizer, rounds: int | None
+    model: nn.Module,
+    held_out: HeldOut,
+    tokens: TokenizedCorpus,
+    tokenizer: BytePairTokenizer,
+    rounds: int | None,
 ) -> None:
-    windows = cut_windows(tokens.held_out, LENGTH)
-    found = bits_per_byte(model, windows, tokens.token_bytes, rounds=rounds)
+    found = bits_per_byte(model, held_out, rounds=rounds)
     assert found == pytest.approx(_plain_bits_per_byte(model, tokens, tokenizer, rounds), rel=1e-6)
 
 
 def test_the_plain_loop_can_disagree(
-    model: nn.Module, tokens: TokenizedCorpus, tokenizer: BytePairTokenizer
+    model: nn.Module, held_out: HeldOut, tokens: TokenizedCorpus, tokenizer: BytePairTokenizer
 ) -> None:
-    windows = cut_windows(tokens.held_out, LENGTH)
     expected = _plain_bits_per_byte(model, tokens, tokenizer, None)
-    per_token = np.ones_like(tokens.token_bytes)
-    assert bits_per_byte(model, windows, per_token) != pytest.approx(expected, rel=1e-3)
-    shifted = windows[:, ::-1]
-    assert bits_per_byte(model, shifted, tokens.token_bytes) != pytest.approx(expected, rel=1e-6)
+    per_token = HeldOut(held_out.windows, np.ones_like(held_out.byte_counts))
+    assert bits_per_byte(model, per_token) != pytest.approx(expected, rel=1e-3)
+    backwards = HeldOut(held_out.windows[:, ::-1], held_out.byte_counts)
+    assert bits_per_byte(model, backwards) != pytest.approx(expected, rel=1e-6)
 
 
-def test_a_uniform_model_has_the_value_of_the_formula(tokens: TokenizedCorpus) -> None:
-    windows = cut_windows(tokens.held_out, LENGTH)
-    result = evaluate(Uniform(tokens.vocab_size), windows, tokens.token_bytes)
-    targets = windows[:, 1:].flatten()
+def test_a_uniform_model_has_the_value_of_the_formula(
+    held_out: HeldOut, tokens: TokenizedCorpus
+) -> None:
+    result = evaluate(Uniform(tokens.vocab_size), held_out)
+    targets = held_out.windows[:, 1:].flatten()
     text_bytes = int(tokens.token_bytes[targets].sum())
     assert result.byte_count == text_bytes
     assert result.nats == pytest.approx(len(targets) * math.log(tokens.vocab_size))
     expected = len(targets) * math.log2(tokens.vocab_size) / text_bytes
     assert result.bits_per_byte == pytest.approx(expected)
+    assert result.perplexity == pytest.approx(tokens.vocab_size)
 
 
-def test_quality_at_each_of_the_rounds(model: nn.Module, tokens: TokenizedCorpus) -> None:
-    windows = cut_windows(tokens.held_out, LENGTH)[:3]
-    found = quality_against_rounds(model, windows, tokens.token_bytes, (1, 3, 4))
+def test_perplexity_and_accuracy_are_those_of_transformers(
+    spec: ModelSpec, held_out: HeldOut
+) -> None:
+    torch.manual_seed(5)
+    model = causal_lm(spec)
+    model.train(False)
+    few = held_out.spread(20)
+    ids = torch.from_numpy(few.windows.astype(np.int64))
+    with torch.no_grad():
+        output = model(ids, labels=ids, rounds=2)
+    result = evaluate(model, few, rounds=2)
+    assert result.perplexity == pytest.approx(math.exp(float(output.loss)), rel=1e-5)
+    right = (output.logits[:, :-1].argmax(-1) == ids[:, 1:]).double().mean()
+    assert result.accuracy == pytest.approx(float(right))
+
+
+def test_quality_at_each_of_the_rounds(model: nn.Module, held_out: HeldOut) -> None:
+    few = held_out.spread(3)
+    found = quality_against_rounds(model, few, (1, 3, 4))
     assert list(found) == [1, 3, 4]
-    assert found[3] == bits_per_byte(model, windows, tokens.token_bytes)
+    assert found[3] == bits_per_byte(model, few)
     assert len(set(found.values())) == 3
 
 
-def test_the_mode_of_the_model_is_kept(model: nn.Module, tokens: TokenizedCorpus) -> None:
-    windows = cut_windows(tokens.held_out, LENGTH)[:1]
+def test_the_mode_of_the_model_is_kept(model: nn.Module, held_out: HeldOut) -> None:
     for training in (True, False):
         model.train(training)
-        evaluate(model, windows, tokens.token_bytes)
+        evaluate(model, held_out.spread(1))
         assert model.training is training
+        assert torch.is_grad_enabled()
 
 
-def test_bf16_is_close_to_fp32(model: nn.Module, tokens: TokenizedCorpus) -> None:
-    windows = cut_windows(tokens.held_out, LENGTH)[:3]
-    exact = bits_per_byte(model, windows, tokens.token_bytes)
-    rough = bits_per_byte(model, windows, tokens.token_bytes, precision="bf16")
+def test_bf16_is_close_to_fp32(model: nn.Module, held_out: HeldOut) -> None:
+    few = held_out.spread(3)
+    exact = bits_per_byte(model, few)
+    rough = bits_per_byte(model, few, precision="bf16")
     assert rough != exact
     assert rough == pytest.approx(exact, rel=1e-2)
+
+
+def test_every_window_is_observed(model: nn.Module, held_out: HeldOut) -> None:
+    told: list[tuple[int, int]] = []
+    evaluate(model, held_out, observe=lambda done, count: told.append((done, count)))
+    count = len(held_out.windows)
+    assert told[-1] == (count, count)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_windows_as_blocks_are_windows_alone(model: nn.Module, held_out: HeldOut) -> None:
+    few = held_out.spread(5)
+    whole, losses = evaluate_blocks(model, few, window_blocks(few))
+    for place in range(5):
+        alone = evaluate(
+            model, HeldOut(few.windows[place : place + 1], few.byte_counts[place : place + 1])
+        )
+        assert losses.nats[place] == pytest.approx(alone.nats, rel=1e-6)
+        assert losses.byte_counts[place] == alone.byte_count
+    assert losses.bits_per_byte == whole.bits_per_byte
+
+
+@pytest.mark.parametrize("block_bytes", [1, 37, 10**9])
+def test_blocks_of_bytes_are_where_the_tokens_begin(
+    held_out: HeldOut, tokens: TokenizedCorpus, block_bytes: int
+) -> None:
+    blocks = byte_blocks(held_out, block_bytes)
+    model = Uniform(tokens.vocab_size)
+    _, losses = evaluate_blocks(model, held_out, blocks)
+    nats: dict[int, float] = {}
+    byte_counts: dict[int, int] = {}
+    place = 0
+    last = len(held_out.windows) * LENGTH
+    for index, token in enumerate(tokens.held_out[: last + 1].tolist()):
+        size = int(tokens.token_bytes[token])
+        if index > 0:
+            block = place // block_bytes
+            nats[block] = nats.get(block, 0.0) + math.log(tokens.vocab_size)
+            byte_counts[block] = byte_counts.get(block, 0) + size
+        place += size
+    assert {b: n for b, n in enumerate(losses.nats) if n} == pytest.approx(nats)
+    assert {b: n for b, n in enumerate(losses.byte_counts) if n} == byte_counts
+    assert not losses.is_whole[0]
+    assert not losses.is_whole[-1]
+    assert losses.is_whole[1:-1].all()

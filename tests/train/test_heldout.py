@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rinsc.data.corpora import load_corpus
 from rinsc.errors import DataError
-from rinsc.train.data import load_corpus
 from rinsc.train.heldout import SAMPLE_BYTES, first_lines, held_out_sample
 from rinsc.train.run_folder import RunFolder
 

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
-from rinsc.backends.torch import CompiledModule
 from rinsc.backends.torch.memory import (
     allocation_errors,
     require_training_memory,
     total_memory,
 )
 from rinsc.cost import memory, stored_params
+from rinsc.cost.memory import Checkpointing
+from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import LoweringError
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec
-from rinsc.train.batches import TokenizedCorpus
+from rinsc.syntax import parse
 from rinsc.train.config import TrainConfig
-from rinsc.train.fits import check_fits
-from rinsc.train.loop import train
-from rinsc.train.run_folder import open_run_folder
+from rinsc.train.fits import check_fits, check_memory
+from rinsc.train.run import train
+from rinsc.train.run_folder import RunFolder
+from tests.train.runs import fresh
 
 CPU = torch.device("cpu")
 TOO_MUCH = 1 << 50  # elements: beyond the address space of any machine
@@ -46,7 +47,7 @@ def hint(spec: ModelSpec, batch: int, seq: int) -> list[int]:
     with pytest.raises(LoweringError) as caught:
         require_training_memory(build_graph(spec), seq, batch=batch)
     assert caught.value.code == "does-not-fit"
-    return [int(number) for number in re.findall(r"\d+", str(caught.value.hint))]
+    return [int(number) for number in re.findall(r"\d+", str(caught.value.hint).split(";")[0])]
 
 
 @pytest.mark.parametrize(("batch", "seq"), [(1, 29), (3, 23), (8, 5)])
@@ -134,13 +135,79 @@ def test_other_errors_stay_what_they_are() -> None:
 
 
 def test_memory_that_runs_out_in_training_is_told(
-    model: CompiledModule,
     spec: ModelSpec,
     tokens: TokenizedCorpus,
     config: TrainConfig,
-    tmp_path: Path,
+    folder: RunFolder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rinsc.train.loop.token_loss", lambda *_, **__: torch.empty(TOO_MUCH))
+    model = fresh(spec)
+    monkeypatch.setattr(model, "loss_function", lambda **_: torch.empty(TOO_MUCH))
     with pytest.raises(LoweringError, match="memory is used up"):
-        train(model, spec, tokens, config, open_run_folder(tmp_path / "run"))
+        train(model, spec, tokens, config, folder)
+
+
+@pytest.mark.parametrize("held", ["none", "visit"])
+def test_checkpointing_is_advised_where_it_would_fit_and_then_fits(
+    spec: ModelSpec, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, held: Checkpointing
+) -> None:
+    """The advice is followed to the letter, for each amount of memory."""
+    deep = dataclasses.replace(spec, signature=parse("(A^8)B"))
+    asked = dataclasses.replace(config, batch_sequences=64, checkpointing=held)
+    kept = 16 * stored_params(build_graph(deep))
+    most = memory(build_graph(deep), 23, batch=64).activation_bytes
+    advised = set()
+    for share in (0.05, 0.3, 0.5, 0.8):
+        limit(monkeypatch, kept + int(share * most))
+        try:
+            check_memory(deep, asked)
+        except LoweringError as error:
+            advice = str(error.hint)
+        else:
+            continue
+        by = re.search(r"checkpointing by (\w+) would fit", advice)
+        if by is not None:
+            advised.add(by[1])
+            check_memory(deep, dataclasses.replace(asked, checkpointing=by[1]))  # type: ignore[arg-type]
+        fewer = re.search(r"a batch of (\d+) at (\d+) tokens", advice)
+        assert fewer is not None
+        batch, seq = int(fewer[1]), int(fewer[2])
+        check_memory(deep, dataclasses.replace(asked, batch_sequences=batch, sequence_length=seq))
+        more = dataclasses.replace(asked, batch_sequences=batch + 1, sequence_length=seq)
+        with pytest.raises(LoweringError):
+            check_memory(deep, more)
+        parts = re.search(r"in (\d+) parts", advice)
+        assert parts is not None
+        check_memory(deep, dataclasses.replace(asked, accumulate=int(parts[1])))
+    assert advised == ({"round", "visit"} if held == "none" else set())
+
+
+def test_shards_and_parts_of_a_batch_need_less(
+    spec: ModelSpec, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = build_graph(spec)
+    held, whole = 16 * stored_params(graph), dataclasses.replace(config, batch_sequences=8)
+    limit(monkeypatch, held // 4 + memory(graph, 23, batch=2).activation_bytes)
+    parts = dataclasses.replace(whole, accumulate=4)
+    check_memory(spec, parts, processes=4)
+    for settings, processes in ((parts, 3), (whole, 4)):
+        with pytest.raises(LoweringError):
+            check_memory(spec, settings, processes=processes)
+    limit(monkeypatch, held // 8)
+    with pytest.raises(LoweringError) as caught:
+        check_memory(spec, parts)
+    devices = int(re.findall(r"\d+", str(caught.value.hint))[-1])
+    assert "shard it over" in str(caught.value.hint)
+    assert held // devices <= held // 8
+
+
+def test_growing_rounds_are_held_at_their_most(
+    spec: ModelSpec, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = build_graph(spec)
+    held = 16 * stored_params(graph)
+    limit(monkeypatch, held + memory(graph, 23, batch=3, rounds=5).activation_bytes)
+    growing = dataclasses.replace(config, rounds_schedule=((0.0, 1), (0.5, 5)))
+    check_memory(spec, growing)
+    with pytest.raises(LoweringError):
+        check_memory(spec, dataclasses.replace(config, rounds_schedule=((0.0, 6), (0.5, 1))))

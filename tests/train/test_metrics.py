@@ -21,6 +21,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         with MetricsLog(path) as log:
             log.write(metrics)
     assert read_metrics(path) == written
+    with MetricsLog(path, silent=True) as log:
+        log.write(_metrics(3))
+    assert read_metrics(path) == written
 
 
 def test_a_torn_last_line_is_skipped(tmp_path: Path) -> None:

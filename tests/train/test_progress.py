@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from rinsc.train.config import TrainConfig
-from rinsc.train.loop import TrainResult
 from rinsc.train.metrics import Metrics
 from rinsc.train.progress import TrainingProgress
+from rinsc.train.run import TrainResult
 
-RESULT = TrainResult(4, 64, 0.5, 10**12, 3.21, 2.34567, 83.2)
+RESULT = TrainResult(4, 64, 0.5, 10**12, 3.21, 2.34567, 83.2, 24.8, 0.31)
 
 
 def _metrics(step: int, bits_per_byte: float | None = None) -> Metrics:

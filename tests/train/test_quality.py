@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from rinsc.backends.torch import CompiledModule
+from rinsc.data.batches import TokenizedCorpus, cut_windows
 from rinsc.errors import DataError
 from rinsc.graph import Rounds
 from rinsc.train import evaluate, quality
-from rinsc.train.batches import TokenizedCorpus, cut_windows
+from rinsc.train.evaluate import HeldOut
 from rinsc.train.quality import Ids, Logits, bits_per_byte, compare_quality
 
 
@@ -33,7 +34,8 @@ def _noisy(model: CompiledModule, ids: Ids, rounds: Rounds) -> Logits:
 def test_bits_per_byte_equal_those_of_torch(model: CompiledModule, tokens: TokenizedCorpus) -> None:
     windows = cut_windows(tokens.held_out, 23)[:40]
     found = bits_per_byte(lambda ids: _logits(model, ids, None), windows, tokens.token_bytes)
-    expected = evaluate.bits_per_byte(model, windows, tokens.token_bytes)
+    held_out = HeldOut(windows, tokens.token_bytes[windows])
+    expected = evaluate.bits_per_byte(model, held_out)
     assert found == pytest.approx(expected, abs=1e-5)
 
 
@@ -79,7 +81,8 @@ def test_a_model_alone_is_compared_with_nothing(
         context=29,
     )
     (row,) = found.rows
-    expected = evaluate.bits_per_byte(model, found.windows, tokens.token_bytes, rounds=2)
+    held_out = HeldOut(found.windows, tokens.token_bytes[found.windows])
+    expected = evaluate.bits_per_byte(model, held_out, rounds=2)
     assert row.exact_bits_per_byte == row.bits_per_byte == pytest.approx(expected, abs=1e-5)
     assert row.divergence_nats == 0
 

@@ -12,6 +12,7 @@ import pytest
 from rinsc.errors import CheckpointError, OutputError, RinscError
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
+from rinsc.train.checkpoint import checkpoints, publish, start_part
 from rinsc.train.config import TrainConfig, config_from_toml
 from rinsc.train.run_folder import (
     RunFolder,
@@ -40,19 +41,25 @@ def test_the_inputs_read_back(unfinished: RunFolder, spec: ModelSpec, config: Tr
     assert {"rinsc", "python", "torch"} <= json.loads(unfinished.environment.read_text()).keys()
 
 
-def test_an_unfinished_run_is_resumed_or_removed_only_when_asked(unfinished: RunFolder) -> None:
-    with pytest.raises(OutputError, match="an unfinished run"):
-        open_run_folder(unfinished.path)
-    assert open_run_folder(unfinished.path, resume=True).config.exists()
-    assert not open_run_folder(unfinished.path, overwrite=True).config.exists()
-    assert (unfinished.path / "notes.txt").read_text() == "mine"
+def test_an_unfinished_run_is_gone_on_with_unless_it_is_to_be_removed(
+    unfinished: RunFolder,
+) -> None:
+    (start_part(unfinished.path, 3) / "model.bin").touch()
+    publish(unfinished.path, 3, keep=2)
+    start_part(unfinished.path, 4)
+    unfinished.tensorboard.mkdir()
+    assert unfinished.is_begun
+    assert open_run_folder(unfinished.path).config.exists()
+    assert [each.step for each in checkpoints(unfinished.path)] == [3]
+    again = open_run_folder(unfinished.path, overwrite=True)
+    assert not again.is_begun
+    assert [path.name for path in again.path.iterdir()] == ["notes.txt"]
 
 
 def test_a_finished_run_is_only_overwritten_when_asked(unfinished: RunFolder) -> None:
     write_result(unfinished, {"steps": 7})
-    for resume in (False, True):
-        with pytest.raises(OutputError, match="a finished run"):
-            open_run_folder(unfinished.path, resume=resume)
+    with pytest.raises(OutputError, match="a finished run"):
+        open_run_folder(unfinished.path)
     assert unfinished.result.exists()
     open_run_folder(unfinished.path, overwrite=True)
     assert not unfinished.result.exists()
@@ -61,9 +68,7 @@ def test_a_finished_run_is_only_overwritten_when_asked(unfinished: RunFolder) ->
 def test_asking_first_changes_nothing(unfinished: RunFolder, tmp_path: Path) -> None:
     before = sorted(unfinished.path.iterdir())
     check_run_folder(unfinished.path, overwrite=True)
-    check_run_folder(unfinished.path, resume=True)
-    with pytest.raises(OutputError, match="an unfinished run"):
-        check_run_folder(unfinished.path)
+    check_run_folder(unfinished.path)
     assert sorted(unfinished.path.iterdir()) == before
     check_run_folder(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()

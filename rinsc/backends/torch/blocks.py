@@ -11,6 +11,7 @@ from rinsc.backends.torch.statements import definition, indented, shape_text, st
 from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.layers import BlockWeights, Programs, block_weights
 from rinsc.layers.cached import cache_inputs
+from rinsc.layers.hosted import HOST
 from rinsc.layers.weights import LAYERS, TIED
 from rinsc.program import Node, Program
 from rinsc.syntax.settings import Tie
@@ -29,6 +30,7 @@ class BlockClass:
     in_place: bool
     backwards: bool
     cached: bool = False
+    hosted: bool = False
 
     @property
     def layer(self) -> Program:
@@ -53,12 +55,17 @@ class BlockClass:
             for value in (name,)
             if name != "x" and any(given in node.inputs for node in program.nodes)
         }
-        past = self.past
-        return [name for name in self.layer.inputs if name in used and name not in past]
+        handed = {*self.past, *self.host}
+        return [name for name in self.layer.inputs if name in used and name not in handed]
 
     @property
     def layer_result(self) -> str:
         return "tuple[torch.Tensor, ...]" if self.cached else "torch.Tensor"
+
+    @property
+    def host(self) -> list[str]:
+        """What a layer is handed on from the caller of a hosted model."""
+        return list(HOST) if self.hosted else []
 
     @property
     def past(self) -> list[str]:
@@ -67,7 +74,7 @@ class BlockClass:
 
 
 def block_classes(
-    graph: BlockGraph, programs: Programs, *, cached: bool = False
+    graph: BlockGraph, programs: Programs, *, cached: bool = False, hosted: bool = False
 ) -> dict[str, BlockClass]:
     """The class of each block by the block's name."""
     visits = list(_visits(graph))
@@ -87,6 +94,7 @@ def block_classes(
             any(visit.each > 1 for visit in ways),
             any(visit.reverse for visit in ways),
             cached,
+            hosted,
         )
     return classes
 
@@ -121,11 +129,14 @@ def own_lines(nodes: Iterable[Node]) -> Iterator[str]:
             yield module(node)
 
 
-def visit_text(visit: Visit, arguments: str) -> str:
-    """The call that visits a block."""
+def visit_text(visit: Visit, arguments: str, hosted: bool = False) -> str:
+    """The call that visits a block, of which a hosted model may repeat the work when training."""
     each = f", each={visit.each}" if visit.each > 1 else ""
     reverse = ", reverse=True" if visit.reverse else ""
-    return f"x = self.{visit.block}({arguments}{each}{reverse})"
+    given = f"{arguments}{each}{reverse}"
+    if hosted:
+        return f"x = recomputed(by_visit, self.{visit.block}, {given})"
+    return f"x = self.{visit.block}({given})"
 
 
 def _visits(graph: BlockGraph) -> Iterator[Visit]:
@@ -157,6 +168,7 @@ def _layer_class(each: BlockClass) -> str:
     shapes = ", ".join(f"{name} {shape_text(program.inputs[name])}" for name in given)
     parameters = [f"{name}: torch.Tensor" for name in given]
     parameters += [f"{name}: torch.Tensor | None" for name in each.past]
+    parameters += _host_parameters(each)
     if tied:
         parameters.append(f"{TIED}: {each.name}Part")
     own = [node for node in each.layer.nodes if not each.weights.is_tied(node)]
@@ -180,6 +192,10 @@ def _layer_class(each: BlockClass) -> str:
     return f"\nclass {each.name}Layer(nn.Module):\n" + "\n".join(indented(body)) + "\n"
 
 
+def _host_parameters(each: BlockClass) -> list[str]:
+    return ["mask: torch.Tensor | None", "slots: Slots | None"] if each.hosted else []
+
+
 def _with_owner(program: Program, weights: BlockWeights) -> Program:
     """The program with its tied operations called ``tied.query``, as its layers find them."""
     nodes = tuple(
@@ -193,6 +209,7 @@ def _block_class(each: BlockClass) -> str:
     framed = each.weights.framed
     parameters = [f"{name}: torch.Tensor" for name in ("x", *each.sides)]
     parameters += [f"past: {SLOTS}", "present: list[torch.Tensor]"] if each.cached else []
+    parameters += _host_parameters(each)
     parameters += ["each: int = 1"] if each.in_place else []
     parameters += ["reverse: bool = False"] if each.backwards else []
     made = f"{each.name}Layer() for _ in range(layers)"
@@ -223,7 +240,7 @@ def _block_forward(each: BlockClass) -> list[str]:
     order = f"reversed({layers}) if reverse else {layers}" if each.backwards else layers
     tied = [f"self.{TIED}"] if each.weights.block.tie is not None else []
     slots = ["next(past, None)" for _ in each.past]
-    run = [f"x = layer({', '.join(['x', *each.sides, *slots, *tied])})"]
+    run = [f"x = layer({', '.join(['x', *each.sides, *slots, *each.host, *tied])})"]
     if each.cached:
         run = [run[0].replace("x = ", "x, *made = ", 1), "present += made"]
     if each.in_place:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from rinsc.backends.torch.hosting import HostedModule
 from rinsc.backends.torch.module import CompiledModule
 
+Emitted = TypeVar("Emitted", CompiledModule, HostedModule)
 
-def compile_blocks(model: CompiledModule) -> CompiledModule:
-    """Compile every block of a module made by `to_torch` in place, and return the module.
+
+def compile_blocks(model: Emitted) -> Emitted:
+    """Compile every block of an emitted module in place, and return the module.
 
     The loop over rounds stays outside, so that rounds which change compile nothing new.
     """

@@ -10,6 +10,7 @@ from torch import nn
 from rinsc.backends.torch.blocks import BlockClass, block_classes, class_sources, own_lines
 from rinsc.backends.torch.cached import cached_forward, embed_lines, rounds_lines
 from rinsc.backends.torch.helpers import HELPERS
+from rinsc.backends.torch.hosted import hosted_methods
 from rinsc.backends.torch.initialise import WIDEST, reset_lines
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import (
@@ -26,6 +27,7 @@ from rinsc.graph import BlockGraph, Visit
 from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import cached_programs
+from rinsc.layers.hosted import hosted_programs
 from rinsc.layers.weights import LAYERS, TIED
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file
@@ -65,24 +67,31 @@ _BOUND = """    visits = {visits}
 """
 
 
-def emit_source(graph: BlockGraph, *, cached: bool = False) -> str:
+def emit_source(graph: BlockGraph, *, cached: bool = False, hosted: bool = False) -> str:
     """One file that imports torch alone and defines `Model`, for a graph rolled or unrolled.
 
-    A ``cached`` model has the same weights and continues sequences: see `cached_forward`.
+    Other forms have the same weights: a ``cached`` model continues sequences (`cached_forward`),
+    a ``hosted`` one is given positions, mask and cache by its caller (`hosted_forward`).
     """
-    programs = cached_programs(graph.spec) if cached else trace_programs(graph.spec)
+    programs = _programs(graph, cached, hosted)
     _check_names(graph, programs)
     rounds = {loop.name: loop.rounds for loop in graph.dials()}
-    classes = block_classes(graph, programs, cached=cached)
-    chunks = [_header(graph, rounds, cached)]
+    classes = block_classes(graph, programs, cached=cached, hosted=hosted)
+    chunks = [_header(graph, rounds, cached, hosted)]
     if rounds:
         text = _rounds_text(rounds)
         chunks.append(_ROUNDS.format(rounds=text, most=MAX_ROUNDS, bound=_bound(graph)))
-    chunks += [HELPERS[name] for name in _helpers(graph, programs)]
+    chunks += [HELPERS[name] for name in _helpers(graph, programs, hosted)]
     chunks += class_sources(classes.values())
-    forward = cached_forward if cached else _forward_lines
+    forward = hosted_methods if hosted else cached_forward if cached else _forward_lines
     chunks.append(_model_class(graph, programs, classes, forward(graph, programs, classes)))
     return "\n".join(chunks)
+
+
+def _programs(graph: BlockGraph, cached: bool, hosted: bool) -> Programs:
+    if hosted:
+        return hosted_programs(graph.spec)
+    return cached_programs(graph.spec) if cached else trace_programs(graph.spec)
 
 
 def _bound(graph: BlockGraph) -> str:
@@ -121,19 +130,21 @@ def _check_names(graph: BlockGraph, programs: Programs) -> None:
         raise LoweringError(Problem("name-taken", message, hint=hint))
 
 
-def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool) -> str:
+def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: bool) -> str:
     blocks, visits = len(graph.blocks), sum(1 for _ in graph.visits())
     text = graph.spec.text
     name = text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
     counted = f"{blocks} block{'s' * (blocks > 1)}, {visits} visit{'s' * (visits > 1)}"
     title = f"{name}: {counted} at the rounds written."
     stdlib = "import math\n"
-    abstract = ["Iterator"] * cached + ["Mapping"] * bool(rounds)
+    abstract = ["Callable"] * hosted + ["Iterator"] * cached + ["Mapping"] * bool(rounds)
     stdlib += f"from collections.abc import {', '.join(abstract)}\n" if abstract else ""
     shares = cached and any(loop.options.cache != "own" for loop in graph.loops())
     stdlib += "from itertools import islice\n" if shares else ""
-    stdlib += "from typing import TypeAlias\n" if rounds else ""
-    return _HEADER.format(title=title, stdlib=stdlib)
+    typed = ["Any", "Protocol"] * hosted + ["TypeAlias"] * bool(rounds)
+    stdlib += f"from typing import {', '.join(typed)}\n" if typed else ""
+    header = _HEADER.format(title=title, stdlib=stdlib)
+    return header + "from torch.utils.checkpoint import checkpoint\n" * hosted
 
 
 def _rounds_text(rounds: dict[str, int]) -> str:
@@ -142,7 +153,7 @@ def _rounds_text(rounds: dict[str, int]) -> str:
     return line if len(line) <= WIDEST else "{\n" + "".join(f"    {i},\n" for i in items) + "}"
 
 
-def _helpers(graph: BlockGraph, programs: Programs) -> list[str]:
+def _helpers(graph: BlockGraph, programs: Programs, hosted: bool) -> list[str]:
     called = {
         name
         for program in (*programs.every, *loop_programs(graph))
@@ -151,6 +162,8 @@ def _helpers(graph: BlockGraph, programs: Programs) -> list[str]:
     }
     if any(loop.options.grad is not None for loop in graph.loops()):
         called.add("gradients")
+    if hosted:
+        called |= {"attend", "recomputed"}
     return [name for name in HELPERS if name in called]
 
 

@@ -38,6 +38,44 @@ def append(past: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
     """New keys or values (batch, heads, seq, head_dim) behind past ones, where there are some."""
     return new if past is None else torch.cat((past, new), dim=2)
 ''',
+    "attend": '''
+class Slots(Protocol):
+    """Where keys and values (batch, heads, seq, head_dim) are kept, a pair for each attention."""
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def enter(self, keep: str) -> None: ...
+    def again(self) -> None: ...
+    def leave(self) -> None: ...
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    slots: Slots | None,
+    grouped: bool = False,
+) -> torch.Tensor:
+    """Attention behind what the slots hold; causal, or of what the mask lets through."""
+    if slots is not None:
+        key, value = slots.update(key, value)
+    causal = mask is None and query.shape[2] > 1
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+    )
+''',
+    "recomputed": '''
+def recomputed(
+    wanted: bool, function: Callable[..., torch.Tensor], *given: Any, **options: Any
+) -> torch.Tensor:
+    """What the function gives; its activations are made once more where that is wanted."""
+    if wanted and torch.is_grad_enabled():
+        # A visit is repeated by many: only this form of checkpoints counts each of them once.
+        return checkpoint(function, *given, use_reentrant=False, **options)
+    return function(*given, **options)
+''',
     "positions_of": '''
 def positions_of(attention_mask: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
     """Position of each new token among those that count: (batch, seq)."""

@@ -11,12 +11,18 @@ from contextlib import contextmanager
 import torch
 
 from rinsc.cost import memory, stored_params
-from rinsc.cost.memory import Precision
+from rinsc.cost.memory import Checkpointing, Precision
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Rounds
 
 BYTES_PER_PARAM = 4
 TRAINED_BYTES_PER_PARAM = 4 * BYTES_PER_PARAM  # weight, gradient and two moments of AdamW
+# What keeps fewer activations, what recomputes least first.
+CHEAPER: dict[Checkpointing, tuple[Checkpointing, ...]] = {
+    "none": ("round", "visit"),
+    "round": ("visit",),
+    "visit": (),
+}
 _TRIED = re.compile(r"tried to allocate (\d+(?:\.\d+)? \w+)", re.IGNORECASE)
 
 
@@ -37,18 +43,23 @@ def require_training_memory(
     batch: int,
     rounds: Rounds = None,
     precision: Precision = "fp32",
+    checkpointing: Checkpointing = "none",
     device: torch.device | str = "cpu",
+    processes: int = 1,
 ) -> None:
     """Raises `LoweringError` when a training step exceeds the memory of the device.
 
-    Weights, gradients and optimizer state are held in fp32, activations in ``precision``, at the
-    rounds that are written or asked. The hint says what would fit.
+    Weights, gradients and optimizer state are held in fp32, a share of each on every one of
+    ``processes``; activations in ``precision``, at the rounds that are written or asked. The hint
+    says what would fit.
     """
     available = total_memory(torch.device(device))
-    held = stored_params(graph) * TRAINED_BYTES_PER_PARAM
+    held = stored_params(graph) * TRAINED_BYTES_PER_PARAM // processes
 
-    def activation_bytes(batch: int, seq: int) -> int:
-        report = memory(graph, seq, batch=batch, rounds=rounds, precision=precision)
+    def activation_bytes(batch: int, seq: int, how: Checkpointing = checkpointing) -> int:
+        report = memory(
+            graph, seq, batch=batch, rounds=rounds, precision=precision, checkpointing=how
+        )
         return report.activation_bytes
 
     if held + activation_bytes(batch, seq) <= available:
@@ -57,16 +68,25 @@ def require_training_memory(
         f"training takes {_gib(held)} for weights, gradients and optimizer state and "
         f"{_gib(activation_bytes(batch, seq))} for activations; memory is {_gib(available)}"
     )
+    hints = []
+    for how in CHEAPER[checkpointing]:
+        if held + activation_bytes(batch, seq, how) <= available:
+            hints.append(f"checkpointing by {how} would fit")
+            break
     sequences = _most(batch, lambda n: held + activation_bytes(n, seq) <= available)
     tokens = _most(seq, lambda n: held + activation_bytes(1, n) <= available)
     if sequences:
-        hint = f"a batch of {sequences} at {seq} tokens a sequence would fit"
+        hints.append(f"a batch of {sequences} at {seq} tokens a sequence would fit")
+        parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= sequences)
+        hints.append(f"or this one in {parts} parts (accumulate)")
     elif tokens:
-        hint = f"a batch of 1 at {tokens} tokens a sequence would fit"
-    else:
-        params = available // TRAINED_BYTES_PER_PARAM
-        hint = f"use smaller dimensions: fewer than {params} parameters can be trained here"
-    raise LoweringError(Problem("does-not-fit", message, hint=hint))
+        hints.append(f"a batch of 1 at {tokens} tokens a sequence would fit")
+    if not hints:
+        params = processes * available // TRAINED_BYTES_PER_PARAM
+        hints = [f"use smaller dimensions: fewer than {params} parameters can be trained here"]
+        needed = -(-stored_params(graph) * TRAINED_BYTES_PER_PARAM // max(1, available // 2))
+        hints += [f"or shard it over {needed} devices or more"] if processes < needed else []
+    raise LoweringError(Problem("does-not-fit", message, hint="; ".join(hints)))
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:

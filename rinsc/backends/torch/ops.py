@@ -9,6 +9,8 @@ from typing import Any
 from rinsc import ops
 from rinsc.program import Node
 
+HOSTED_ARGS = 5  # of attention in a hosted model: query, key, value, mask, slots
+
 
 @dataclass(frozen=True)
 class TorchOp:
@@ -64,16 +66,25 @@ def _rotary_table(node: Node) -> str:
 
 
 def _split_heads(node: Node, args: list[str]) -> str:
-    heads, _, head_dim = node.output.shape[1:]
-    return f"{args[0]}.unflatten(-1, ({heads}, {head_dim})).transpose(1, 2)"
+    """The number of heads is left open: under tensor parallelism a rank holds some of them."""
+    head_dim = node.output.shape[3]
+    return f"{args[0]}.unflatten(-1, (-1, {head_dim})).transpose(1, 2)"
 
 
 def _attention(node: Node, args: list[str]) -> str:
     op: Any = node.op
     grouped = node.inputs[0].shape[1] != node.inputs[1].shape[1]
+    if len(args) == HOSTED_ARGS:
+        return f"attend({', '.join([*args, *['grouped=True'] * grouped])})"
     options = ["is_causal=True"] * op.causal + ["enable_gqa=True"] * grouped
     seen = [f"attn_mask={mask}" for mask in args[3:]]
     return f"F.scaled_dot_product_attention({', '.join([*args[:3], *seen, *options])})"
+
+
+def _rotary_rows(node: Node, args: list[str]) -> str:
+    """In a hosted model the tables stay float32, and their rows take the type of the state."""
+    rows = f"self.{node.name}[{args[0]}]"
+    return f"{rows}.to({args[1]}.dtype)" if len(args) > 1 else rows
 
 
 def _rope(node: Node, args: list[str]) -> str:
@@ -185,7 +196,7 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
         lambda node, args: f"visible_keys({', '.join(args)})", helpers=("visible_keys",)
     ),
     ops.RotaryRows: TorchOp(
-        lambda node, args: f"self.{node.name}[{args[0]}]",
+        _rotary_rows,
         _rotary_table,
         result="angles",
         helpers=("rotary_angles",),

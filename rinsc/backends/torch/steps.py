@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -67,6 +68,7 @@ class StepWriter:
     classes: Mapping[str, BlockClass]
     sides: tuple[str, ...]
     cached: bool = False
+    hosted: bool = False
 
     def lines(self, graph: BlockGraph, past: str = "past", present: str = "present") -> Lines:
         """Statements from ``x`` to ``x``; ``past`` and ``present`` hold the slots of a cache."""
@@ -74,14 +76,15 @@ class StepWriter:
             if isinstance(step, Visit):
                 slots = [past, present] if self.cached else []
                 sides = self.classes[step.block].sides
-                yield visit_text(step, ", ".join(["x", *sides, *slots]))
+                host = self.classes[step.block].host
+                yield visit_text(step, ", ".join(["x", *sides, *slots, *host]), self.hosted)
             else:
-                yield from self.loop(step, past, present)
+                yield from self.loop(step, past, present, outermost=graph is self.graph)
 
-    def loop(self, loop: Loop, past: str, present: str) -> Lines:
+    def loop(self, loop: Loop, past: str, present: str, *, outermost: bool) -> Lines:
         name, options = loop.name.lower(), loop.options  # variables are lower case
         rounds = str(loop.rounds) if loop.fixed else f'counts["{loop.name}"]'
-        programs = trace_loop(self.graph.spec, loop, cached=self.cached)
+        programs = trace_loop(self.graph.spec, loop, cached=self.cached or self.hosted)
         if options.start != "carry" or options.inject is not None:
             yield f"entry_{name} = x"
         given = {"entry": f"entry_{name}", "seed": "noise_seed", "position_ids": "position_ids"}
@@ -91,8 +94,10 @@ class StepWriter:
         body = [*self.program(programs.before, loop, given)]
         if programs.after is not None:
             body.append(f"given_{name} = x")
-        shares = self.cached and options.cache != "own"
-        if shares:
+        shares = options.cache != "own"
+        if shares and self.hosted:
+            yield from _when_kept(f'slots.enter("{options.cache}")')
+        if shares and self.cached:
             slots = slot_count(loop.body, self.classes)
             yield f"shared_{name} = list(islice({past}, {slots}))"
             body += [f"past_{name}, made_{name} = iter(shared_{name}), []"]
@@ -103,13 +108,21 @@ class StepWriter:
         else:
             body += self.lines(loop.body, past, present)
         body += self.program(programs.after, loop, {**given, "x": f"given_{name}", "y": "x"})
+        if self.hosted and outermost:
+            method, call = _as_function(name, body)
+            yield from method
+            body = [call]
+        if shares and self.hosted:
+            body = [*_when_kept("slots.again()"), *body]
         if options.grad is not None:
             condition = f"round_{name} >= {rounds} - {options.grad}"
             body = [f"with gradients({condition}):", *indented(body)]
         counted = any(f"round_{name}" in line for line in body)
         yield f"for {f'round_{name}' if counted else '_'} in range({rounds}):"
         yield from indented(body)
-        if shares:
+        if shares and self.hosted:
+            yield from _when_kept("slots.leave()")
+        if shares and self.cached:
             kept = f"kept_{name}" if options.cache == "first" else f"made_{name}"
             yield f"{present} += {kept}"
 
@@ -121,6 +134,28 @@ class StepWriter:
         reserved = {*self.sides, *given.values()} - {"x"}
         lines, results = statements(_with_owner(program, loop), names, reserved)
         return lines if results["x"] == "x" else [*lines, f"x = {results['x']}"]
+
+
+def _when_kept(line: str) -> list[str]:
+    """The line, for a pass of a hosted model that keeps a cache."""
+    return ["if slots is not None:", *indented([line])]
+
+
+def _as_function(name: str, body: list[str]) -> tuple[list[str], str]:
+    """A round as a function, whose work can be repeated, and the call of it.
+
+    It is given what later rounds change, as the work is repeated after the last of them.
+    """
+    words = set(re.findall(r"\w+", " ".join(line.partition("#")[0] for line in body)))
+    given = [word for word in (f"entry_{name}", f"round_{name}") if word in words]
+    kinds = {f"round_{name}": "int"}
+    parameters = [f"{word}: {kinds.get(word, 'torch.Tensor')}" for word in ("x", *given)]
+    function = f"round_of_{name}"
+    start = f"def {function}({', '.join(parameters)}) -> torch.Tensor:"
+    call = f"x = recomputed(by_round, {', '.join([function, 'x', *given])})"
+    *before, last = body
+    end = [f"return {last[4:]}"] if last.startswith("x = ") else [last, "return x"]
+    return ["", start, *indented([*before, *end]), ""], call
 
 
 def _with_owner(program: Program, loop: Loop) -> Program:

@@ -13,17 +13,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from rinsc.__about__ import __version__
+from rinsc.backends.torch.hosting import HostedModule
 from rinsc.backends.torch.module import CompiledModule
 from rinsc.errors import CheckpointError, Problem
 from rinsc.files import write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.spec import spec_to_toml
 
+HOST_PREFIX = "model."
 METADATA_KEY = "rinsc"  # one key, so that equal weights make equal files
 
 
-def save_weights(model: CompiledModule, path: str | Path) -> None:
-    """Write a module made by `to_torch`; an old file survives a failed write."""
+def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None:
+    """Write a module made by `to_torch`; an old file survives a failed write.
+
+    Beside the ``config.json`` of the same model, ``from_pretrained`` of transformers reads it.
+    """
     facts = {
         "version": __version__,
         "fingerprint": fingerprint(model.spec),
@@ -33,8 +38,8 @@ def save_weights(model: CompiledModule, path: str | Path) -> None:
     write_atomically(Path(path), save(tensors, metadata={METADATA_KEY: json.dumps(facts)}))
 
 
-def load_weights(model: CompiledModule, path: str | Path) -> None:
-    """Fill a module made by `to_torch` from a file.
+def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None:
+    """Fill a module made by `to_torch` from a file, also from one of ``save_pretrained``.
 
     Raises `CheckpointError`, with the module unchanged, for a file that cannot be read, is cut
     short, or holds another model's weights.
@@ -42,7 +47,7 @@ def load_weights(model: CompiledModule, path: str | Path) -> None:
     path = Path(path)
     with open_weights(path) as file:
         facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}"))
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = _without_host({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     _require_same_model(model, facts.get("fingerprint"), tensors, path)
     model.load_state_dict(tensors)
 
@@ -61,6 +66,13 @@ def open_weights(path: Path) -> Iterator[Any]:
         raise CheckpointError(problem) from None
 
 
+def _without_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the module's own names: transformers writes ``model.`` before each."""
+    if not all(name.startswith(HOST_PREFIX) for name in tensors):
+        return tensors
+    return {name.removeprefix(HOST_PREFIX): tensor for name, tensor in tensors.items()}
+
+
 def _facts(text: str) -> dict[str, Any]:
     """What `save_weights` wrote about the file; nothing for a file of other origin."""
     try:
@@ -71,7 +83,10 @@ def _facts(text: str) -> dict[str, Any]:
 
 
 def _require_same_model(
-    model: CompiledModule, written: object, tensors: dict[str, torch.Tensor], path: Path
+    model: CompiledModule | HostedModule,
+    written: object,
+    tensors: dict[str, torch.Tensor],
+    path: Path,
 ) -> None:
     """Fingerprints where the file has one; names and shapes in any case."""
     expected = fingerprint(model.spec)

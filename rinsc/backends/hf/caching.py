@@ -1,0 +1,88 @@
+"""Caches of a model whose rounds may differ from pass to pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache, GenerationMixin
+
+from rinsc.backends.hf.config import RinscConfig
+from rinsc.backends.hf.facts import cannot_run
+from rinsc.backends.hf.masks import has_documents
+from rinsc.backends.torch.hosting import HostedModule as Model
+from rinsc.graph import Rounds
+
+
+class RoundsGenerationMixin(GenerationMixin):
+    """Generation with caches that have a slot for each layer of each visit, at any rounds."""
+
+    config: RinscConfig
+    model: Model
+    training: bool
+
+    def _cache(
+        self,
+        given: Cache | None,
+        use_cache: bool | None,
+        rounds: Rounds,
+        position_ids: torch.Tensor | None,
+    ) -> Cache | None:
+        """The cache that was given, else a new one where wanted; in training that must be said.
+
+        A pass that makes its activations again would write every key twice, so that it has none;
+        nor have packed documents, of which a cache could continue the last one alone.
+        """
+        checkpoints = self.model.checkpointing != "none"
+        recomputes = self.training and checkpoints and torch.is_grad_enabled()
+        if not self.config.keeps_cache or recomputes:
+            return None
+        wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
+        if given is not None or not wanted or has_documents(position_ids):
+            return given
+        return DynamicCache(config=self.config.at_rounds(rounds))
+
+    def _past_tokens(self, cache: Cache | None, new: int, rounds: Rounds) -> int | torch.Tensor:
+        """How many tokens are cached: of a static cache as a tensor, whose number nobody waits for.
+
+        A cache of other rounds is refused, and so is what is beyond the context.
+        """
+        past = 0 if cache is None else cache.get_seq_length()
+        if cache is not None:
+            written = sum(getattr(layer, "is_initialized", False) for layer in cache.layers)
+            slots = self.config.cache_slots(self.config.rounds_of(rounds))
+            if written not in (0, slots):
+                message = f"the cache has {written} slots in use, not {slots}"
+                hint = "rounds cannot change within a sequence; start it anew with an empty cache"
+                raise cannot_run("other-rounds", message, hint)
+        if not isinstance(past, torch.Tensor):
+            self.config.require_sequence(past + new)
+        return past
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> Any:
+        """Caches are sized for the rounds that are asked; what is too long is refused at once."""
+        self.config.require_sequence(max_cache_length)
+        if not self.config.keeps_cache:
+            generation_config.use_cache = False
+        with self._config_at(model_kwargs.get("rounds")):
+            prepare: Callable[..., Any] = super()._prepare_cache_for_generation  # type: ignore[misc]
+            sizes = (generation_mode, batch_size, max_cache_length)
+            return prepare(generation_config, model_kwargs, *sizes)
+
+    @contextmanager
+    def _config_at(self, rounds: Rounds) -> Iterator[None]:
+        config = self.config
+        self.config = config.at_rounds(rounds)
+        try:
+            yield
+        finally:
+            self.config = config

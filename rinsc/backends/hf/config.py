@@ -1,0 +1,53 @@
+"""The config of a compiled model: its spec, and the numbers that tools look for."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from rinsc.backends.hf.facts import FOREIGN_KEYS, ModelFacts
+from rinsc.graph import Rounds
+
+
+class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """What `RinscForCausalLM` is made from.
+
+    ``spec`` has the keys of a model spec, the signature as text; ``rounds`` are those that the
+    model runs where none are asked: of each repeat by name, one number for all, or None for those
+    written. Everything else about the architecture follows from the two and cannot be set:
+    ``num_hidden_layers`` counts the layers that run, every visit of them.
+    """
+
+    model_type = "rinsc"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    has_no_defaults_at_init = True
+
+    spec: dict[str, Any] | None = None
+    rounds: int | dict[str, int] | None = None
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for key in FOREIGN_KEYS:
+            kwargs.pop(key, None)
+        if self.spec is not None:
+            self.spec = self.checked_spec(self.spec)
+            kwargs |= self.dimensions()
+            kwargs["num_hidden_layers"] = self.executed_layers(self.rounds_of())
+            self.tie_word_embeddings = kwargs.pop("tie_word_embeddings")
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+
+    def rounds_of(self, rounds: Rounds = None) -> dict[str, int]:
+        """Rounds of every repeat: asked, else the config's, else written."""
+        return self.resolved(self.rounds if rounds is None else rounds)
+
+    def at_rounds(self, rounds: Rounds) -> RinscConfig:
+        """A copy whose ``num_hidden_layers`` are the slots of a cache at these rounds."""
+        copied = copy(self)
+        copied.num_hidden_layers = self.cache_slots(self.rounds_of(rounds))
+        return copied

@@ -1,0 +1,155 @@
+"""What the model of transformers knows of the model that it holds: its only ties to rinsc.
+
+A folder that runs without rinsc has constants in the place of this file (`facts_source`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from rinsc.backends.hf.plans import fsdp_plan, tp_plan
+from rinsc.backends.torch.hosting import HostedModule, hosted_class
+from rinsc.backends.torch.steps import takes_noise_seed
+from rinsc.cost.checks import require_sequence
+from rinsc.cost.convention import PYTORCH
+from rinsc.cost.counts import run_counts
+from rinsc.cost.flops import flops_of_a_step
+from rinsc.errors import LoweringError, Problem, SpecError
+from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
+from rinsc.layers.hosted import hosted_programs, looks_back_by_attention_alone
+from rinsc.ops import Attention
+from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec.model import field_values
+from rinsc.syntax import to_text
+from rinsc.syntax.tree import Signature
+
+# Of a folder that brings its own code: what our class saves has none.
+FOREIGN_KEYS: tuple[str, ...] = ("auto_map",)
+
+
+class ModelFacts:
+    """Of the model whose spec a config holds, read off its graph."""
+
+    spec: dict[str, Any] | None
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """The spec; raises `SpecError` where the config has none, or one that is wrong."""
+        return self.graph.spec
+
+    @property
+    def graph(self) -> BlockGraph:
+        """The block graph of the spec."""
+        if self.spec is None:
+            message = "the config says nothing of its model"
+            hint = "make it of a spec: RinscConfig(spec={'signature': '(A^3)B', 'preset': 'tiny'})"
+            raise SpecError(Problem("no-spec", message, place="spec", hint=hint))
+        return _graph(tuple(self.spec.items()))
+
+    @staticmethod
+    def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
+        """Every key of the spec; raises `SpecError` for one that is wrong."""
+        given = dict(spec)
+        return spec_keys(model_spec(given.pop("signature", None), **given))
+
+    def dimensions(self) -> dict[str, Any]:
+        """The spec in the words that tools know."""
+        spec = self.model_spec
+        return {
+            "vocab_size": spec.vocab_size,
+            "hidden_size": spec.width,
+            "intermediate_size": spec.mlp_width,
+            "num_attention_heads": spec.heads,
+            "num_key_value_heads": spec.kv_heads,
+            "head_dim": spec.head_dim,
+            "max_position_embeddings": spec.context,
+            "tie_word_embeddings": spec.tied_embedding,
+        }
+
+    @property
+    def takes_noise_seed(self) -> bool:
+        """Whether some repeat starts from noise."""
+        return takes_noise_seed(self.graph)
+
+    @property
+    def keeps_cache(self) -> bool:
+        """False where a layer looks back by more than attention."""
+        return looks_back_by_attention_alone(hosted_programs(self.model_spec))
+
+    def new_module(self) -> HostedModule:
+        """The emitted module, freshly initialised."""
+        return hosted_class(self.graph)()
+
+    def resolved(self, rounds: Rounds) -> dict[str, int]:
+        """Rounds of every repeat; raises `GraphError` for those that the model cannot run."""
+        return resolve_rounds(self.graph, rounds)
+
+    def executed_layers(self, counts: dict[str, int]) -> int:
+        """Layers that a pass at these rounds runs."""
+        return self.graph.executed_layers(counts)
+
+    def cache_slots(self, counts: dict[str, int]) -> int:
+        """Pairs of keys and values that a pass at these rounds keeps: one for each layer of each
+        visit, except where the rounds of a repeat share theirs."""
+        return _cache_slots(self.graph, tuple(counts.items()))
+
+    def step_flops(self, batch: int, seq: int, counts: dict[str, int]) -> int:
+        """FLOPs of a training step over (batch, seq) tokens, by PyTorch's convention."""
+        return _step_flops(self.graph, batch, seq, tuple(counts.items()))
+
+    def require_sequence(self, seq: int) -> None:
+        """Raises `SpecError` for a sequence beyond the context."""
+        require_sequence(self.model_spec, seq)
+
+    def tp_plan(self) -> dict[str, str]:
+        """How matrices are cut over devices."""
+        return tp_plan(self.graph)
+
+    def fsdp_plan(self) -> dict[str, str]:
+        """What is gathered by itself where a model is sharded."""
+        return fsdp_plan(self.graph)
+
+
+def cannot_run(code: str, message: str, hint: str, place: str | None = None) -> LoweringError:
+    """The error for what a model cannot do."""
+    return LoweringError(Problem(code, message, place=place, hint=hint))
+
+
+def wrong_value(code: str, message: str, hint: str, place: str | None = None) -> SpecError:
+    """The error for a value that nothing has."""
+    return SpecError(Problem(code, message, place=place, hint=hint))
+
+
+def spec_keys(spec: ModelSpec) -> dict[str, Any]:
+    """The spec as plain keys and values, the signature as text."""
+    return {
+        key: to_text(value) if isinstance(value, Signature) else value
+        for key, value in field_values(spec).items()
+    }
+
+
+@lru_cache(maxsize=32)
+def _graph(items: tuple[tuple[str, Any], ...]) -> BlockGraph:
+    given = dict(items)
+    return build_graph(model_spec(given.pop("signature"), **given))
+
+
+def slots_of_visit(graph: BlockGraph, name: str) -> int:
+    """Pairs of keys and values that one visit of a block makes."""
+    block = graph.blocks[name]
+    nodes = hosted_programs(graph.spec).layer[block.kind].nodes
+    return block.layers * sum(isinstance(node.op, Attention) for node in nodes)
+
+
+@lru_cache(maxsize=256)
+def _cache_slots(graph: BlockGraph, counts: tuple[tuple[str, int], ...]) -> int:
+    runs = run_counts(graph, dict(counts)).blocks
+    return sum(int(runs[name].cache_slots) * slots_of_visit(graph, name) for name in graph.blocks)
+
+
+@lru_cache(maxsize=256)
+def _step_flops(
+    graph: BlockGraph, batch: int, seq: int, counts: tuple[tuple[str, int], ...]
+) -> int:
+    return round(flops_of_a_step(graph, run_counts(graph, dict(counts)), batch, seq, PYTORCH))

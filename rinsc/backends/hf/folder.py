@@ -1,0 +1,108 @@
+"""The folder that transformers loads where there is no rinsc: weights, config, code, tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from transformers import GenerationConfig
+
+from rinsc.backends.hf.config import RinscConfig
+from rinsc.backends.hf.model import RinscForCausalLM
+from rinsc.backends.hf.standalone import standalone_source
+from rinsc.errors import OutputError, Problem
+from rinsc.files import atomic_path, check_folder, check_writable, make_folder
+
+CODE = "modeling_rinsc"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+FILES = (WEIGHTS_FILE, CONFIG_FILE, f"{CODE}.py", GENERATION_FILE)
+TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+AUTO_MAP = {
+    "AutoConfig": f"{CODE}.{RinscConfig.__name__}",
+    "AutoModelForCausalLM": f"{CODE}.{RinscForCausalLM.__name__}",
+}
+
+
+def check_standalone_folder(path: Path) -> None:
+    """Raises OutputError where `write_standalone_folder` could not write; nothing is changed."""
+    if os.path.lexists(path) and not path.is_dir():
+        message = "this is a file, and a model folder is to stand here"
+        hint = "choose another name"
+        raise OutputError(Problem("cannot-write", message, place=str(path), hint=hint))
+    check_folder(path)
+    names = (*FILES, *TOKENIZER_FILES)
+    if any(os.path.lexists(path / name) for name in names) and not _is_ours(path / CONFIG_FILE):
+        message = "the folder holds something else, whose files would be written over"
+        hint = "choose another folder, or empty this one"
+        raise OutputError(Problem("folder-taken", message, place=str(path), hint=hint))
+    if path.is_dir():
+        for name in names:
+            check_writable(path / name)
+
+
+def write_standalone_folder(
+    model: RinscForCausalLM, path: Path, files: Mapping[str, bytes]
+) -> list[Path]:
+    """Write the model, its code and further ``files`` by name; their paths, the weights first.
+
+    The folder is made where it is missing. Every file is complete before the first takes its
+    name, and files of other names are left alone. Raises OutputError; nothing is then changed.
+    """
+    check_standalone_folder(path)
+    texts = {
+        CONFIG_FILE: _config_json(model),
+        f"{CODE}.py": standalone_source(model.config),
+        GENERATION_FILE: GenerationConfig.from_model_config(model.config).to_json_string(),
+    }
+    contents = {name: text.encode("utf-8") for name, text in texts.items()} | dict(files)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with _made_folder(path), ExitStack() as writing:
+        weights = writing.enter_context(atomic_path(path / WEIGHTS_FILE))
+        save_file(tensors, weights, metadata={"format": "pt"})
+        for name, content in contents.items():
+            writing.enter_context(atomic_path(path / name)).write_bytes(content)
+    return [path / name for name in (WEIGHTS_FILE, *contents)]
+
+
+def tokenizer_config(context: int) -> str:
+    """What ``AutoTokenizer`` is to make of a tokenizer.json, as JSON."""
+    values = {"tokenizer_class": "PreTrainedTokenizerFast", "backend": "tokenizers"}
+    return json.dumps({**values, "model_max_length": context}, indent=2) + "\n"
+
+
+def _config_json(model: RinscForCausalLM) -> str:
+    values: dict[str, Any] = json.loads(model.config.to_json_string())
+    values |= {"architectures": [RinscForCausalLM.__name__], "auto_map": AUTO_MAP}
+    values["dtype"] = str(model.dtype).removeprefix("torch.")
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def _is_ours(config: Path) -> bool:
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("auto_map") == AUTO_MAP
+
+
+@contextmanager
+def _made_folder(path: Path) -> Iterator[None]:
+    """The folder is there in the body; where that fails, what was missing is missing again."""
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    try:
+        make_folder(path)
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # whatever else stands in it by now stays
+                each.rmdir()
+        raise

@@ -1,0 +1,30 @@
+"""A spec as a model of transformers, freshly initialised."""
+
+from __future__ import annotations
+
+import torch
+
+from rinsc.backends.hf.config import RinscConfig
+from rinsc.backends.hf.facts import spec_keys
+from rinsc.backends.hf.model import RinscForCausalLM
+from rinsc.errors import LoweringError, Problem
+from rinsc.graph import BlockGraph, Rounds, build_graph
+from rinsc.spec import ModelSpec
+
+
+def causal_lm(
+    spec: ModelSpec | BlockGraph, *, rounds: Rounds = None, device: torch.device | str = "cpu"
+) -> RinscForCausalLM:
+    """A model of a spec, freshly initialised: with equal seeds as `to_torch` makes it.
+
+    Raises `SpecError` for a spec that is no language model.
+    """
+    graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
+    if graph != build_graph(graph.spec):
+        message = "a graph that was unrolled or rewritten cannot be said in a config"
+        hint = "give the spec, and the rounds when the model runs"
+        raise LoweringError(Problem("rewritten-graph", message, hint=hint))
+    plain = rounds if rounds is None or isinstance(rounds, int) else dict(rounds)
+    config = RinscConfig(spec=spec_keys(graph.spec), rounds=plain)
+    with torch.device(device):
+        return RinscForCausalLM(config)

@@ -1,0 +1,191 @@
+"""A compiled model as one of transformers: trained, generated with and saved by its tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast, get_args
+
+import torch
+from torch import nn
+from transformers import Cache, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import logging
+
+from rinsc.backends.hf.caching import RoundsGenerationMixin
+from rinsc.backends.hf.config import RinscConfig
+from rinsc.backends.hf.facts import cannot_run, wrong_value
+from rinsc.backends.hf.masks import visible_keys
+from rinsc.backends.hf.slots import CacheSlots
+from rinsc.backends.hf.starts import flag_made, layer_classes, make_missing
+from rinsc.backends.torch.hosting import Checkpointing
+from rinsc.backends.torch.hosting import HostedModule as Model
+from rinsc.graph import Rounds
+
+logger = logging.get_logger(__name__)
+
+
+class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Token ids to logits and a loss, over the emitted module ``model.model``.
+
+    Blocks are stored once, whatever the number of visits, and so is a tied embedding: the head
+    reads its table. ``rounds`` is an argument of a forward pass and of ``generate``: one number
+    for all repeats, or by the repeat's name; it cannot change within a sequence that has a cache.
+    """
+
+    config_class = RinscConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+
+    config: RinscConfig
+    model: Model
+
+    def __init__(self, config: RinscConfig) -> None:
+        super().__init__(config)
+        self.model = config.new_module()
+        flag_made(self.model)
+        plans = {"_tp_plan": config.tp_plan(), "_fsdp_plan": config.fsdp_plan()}
+        vars(self.model).update(plans)  # where transformers gathers those of a model's parts
+        # A residual state that is added to must not change devices inside of a layer.
+        self._no_split_modules = layer_classes(self.model, plans["_fsdp_plan"])
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: torch.Tensor | None = None,
+        rounds: Rounds = None,
+        noise_seed: int = 0,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        shift_labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits (batch, seq or those kept, vocab_size) of token ids (batch, seq).
+
+        ``attention_mask`` (batch, total) is 0 for padding. ``position_ids`` (batch or 1, seq) that
+        restart within a row are packed documents, which do not see each other. The loss is that of
+        ``labels`` (batch, seq), each token predicting the next one's, or of ``shift_labels``,
+        which are shifted already; -100 counts for nothing, and ``num_items_in_batch`` divides the
+        sum in place of the number of targets.
+        """
+        cache = self._cache(past_key_values, use_cache, rounds, position_ids)
+        past = self._past_tokens(cache, input_ids.shape[1], rounds)
+        mask = visible_keys(self.config, input_ids, attention_mask, position_ids, cache)
+        self._check_lookback(mask)
+        if position_ids is None:
+            places = torch.arange(input_ids.shape[1], device=input_ids.device)
+            position_ids = (places + past)[None]
+        more = {"noise_seed": noise_seed} if self.config.takes_noise_seed else {}
+        logits = self.model(
+            input_ids,
+            position_ids,
+            mask,
+            None if cache is None else CacheSlots(cache),
+            rounds=self._run_rounds(rounds),
+            keep=_kept(logits_to_keep),
+            **more,
+        )
+        loss = None
+        if labels is not None or shift_labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+                shift_labels=None if shift_labels is None else shift_labels.contiguous(),
+                **kwargs,
+            )
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+    def _run_rounds(self, rounds: Rounds) -> dict[str, int] | None:
+        """What the emitted module is told; a model without a repeat is told nothing."""
+        return self.config.rounds_of(rounds) or None
+
+    def _check_lookback(self, mask: torch.Tensor | None) -> None:
+        if mask is not None and not self.config.keeps_cache:
+            message = "layers that look back by a shift cannot leave out padding or other documents"
+            hint = "give whole sequences without padding, one document each"
+            raise cannot_run("no-mask", message, hint)
+
+    def set_checkpointing(self, how: Checkpointing) -> None:
+        """Keep activations in training (``none``), or make those of each ``visit`` or ``round``
+        again in the backward pass."""
+        if how not in get_args(Checkpointing):
+            message = f"checkpointing is {how!r:.40}; it must be one of {get_args(Checkpointing)}"
+            hint = "'visit' keeps the state between visits, 'round' that between rounds"
+            raise wrong_value("bad-checkpointing", message, hint, "checkpointing")
+        self.model.checkpointing = how
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return self.model.checkpointing != "none"
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] | None = None,
+        every_n_layers: int = 1,
+    ) -> None:
+        """What ``gradient_checkpointing_enable`` comes to: by visit, unless by round was chosen.
+
+        Checkpoints are never reentrant, whatever is asked: that form counts the gradients of a
+        block with several visits wrongly where they are reduced over processes.
+        """
+        asked = getattr(gradient_checkpointing_func, "keywords", {})
+        if asked.get("use_reentrant"):
+            logger.warning_once("use_reentrant=True is ignored: a block may have several visits")
+        now = self.model.checkpointing
+        self.model.checkpointing = (now if now != "none" else "visit") if enable else "none"
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding."""
+        return self.model.get_submodule("embedding")
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The head; None where it reads the embedding's table."""
+        return None if self.config.tie_word_embeddings else self.model.get_submodule("head")
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *given: Any, **named: Any
+    ) -> nn.Embedding:
+        """The embedding, where its size is right; the vocabulary is part of the model."""
+        if new_num_tokens in (None, self.config.vocab_size):
+            return cast(nn.Embedding, self.get_input_embeddings())
+        message = f"the vocabulary has {self.config.vocab_size} tokens and cannot be resized"
+        message += f" to {new_num_tokens}"
+        hint = "compile the spec with another vocab_size, as the embedding belongs to the spec"
+        raise cannot_run("fixed-vocabulary", message, hint, "vocab_size")
+
+    def floating_point_ops(self, inputs: dict[str, Any], exclude_embeddings: bool = True) -> int:
+        """FLOPs of a training step over ``inputs`` at the rounds that ran; every visit counts.
+
+        By PyTorch's convention: a lookup is nothing, the head counts, recomputed activations do
+        not. Of every parameter, also frozen ones.
+        """
+        batch, seq = inputs["input_ids"].shape
+        return self.config.step_flops(batch, seq, self.config.rounds_of(inputs.get("rounds")))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """What transformers asks of each module after loading: weights that no file had.
+
+        Only the emitted module as a whole knows how its weights start. Tables that are computed
+        come out of a load empty, and are made again.
+        """
+        if module is self.model:
+            make_missing(self.model)
+
+
+def _kept(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor | None:
+    """The places of a sequence: the last ones by their number, or by index; None for all."""
+    if isinstance(logits_to_keep, torch.Tensor):
+        return logits_to_keep
+    return slice(-logits_to_keep, None) if logits_to_keep else None

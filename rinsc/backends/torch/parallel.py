@@ -1,0 +1,221 @@
+"""One model on many devices: replicated, sharded, and with its matrices cut."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.autograd import Variable
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from rinsc.backends.torch.reentrant import differentiable, refuse_reentrant
+from rinsc.backends.torch.tensor_parallel import cut_matrices
+from rinsc.errors import LoweringError, Problem, did_you_mean
+from rinsc.graph import BlockGraph
+from rinsc.layers import block_weights
+
+Recursed: TypeAlias = Literal["pin", "reshard"]
+Unit: TypeAlias = Literal["block", "layer"]
+
+REPLICATE, SHARD, TENSOR = DIMENSIONS = ("replicate", "shard", "tensor")
+
+
+def parallelize(
+    model: nn.Module,
+    mesh: DeviceMesh,
+    *,
+    recursed: Recursed = "pin",
+    unit: Unit = "block",
+    mixed_precision: MixedPrecisionPolicy | None = None,
+) -> nn.Module:
+    """Spread a model over the devices of a mesh and return it; build its optimizer afterwards.
+
+    ``model`` is what `to_torch` returns or a model around it, on the mesh's kind of device. Every
+    rank gets the weights of the first. The names of the mesh's dimensions say what happens:
+    ``replicate`` alone is DDP; ``shard`` is FSDP2, and with ``replicate`` its hybrid form;
+    ``tensor`` cuts the matrices of each layer, alone or with ``shard``.
+
+    Each ``unit`` is gathered as a whole, and so is a block that owns more than its layers. Blocks
+    that are visited more than once are kept from their first visit until the backward pass is over
+    (``pin``), or gathered for every visit (``reshard``). A pass without gradients ends with
+    everything sharded. Batches and rounds are the caller's: what stands along ``tensor`` must get
+    the same ones.
+
+    Raises `LoweringError` for another module than ours, a mesh without devices to spread over or
+    with other names, heads that do not divide; the first training pass does where checkpointing is
+    reentrant.
+    """
+    emitted, graph = emitted_module(model)
+    _check_choice("recursed", recursed, get_args(Recursed))
+    _check_choice("unit", unit, get_args(Unit))
+    sizes = _dimensions(mesh)
+    _check_fits(model, mesh, sizes, mixed_precision)
+    _copy_from_first(model, mesh, sizes)
+    refuse_reentrant(emitted)
+    if TENSOR in sizes:
+        cut_matrices(emitted, graph, _sub_mesh(mesh, TENSOR))
+    if SHARD in sizes:
+        names = [name for name in (REPLICATE, SHARD) if name in sizes]
+        policy = mixed_precision or MixedPrecisionPolicy()
+        return _shard(model, _sub_mesh(mesh, *names), recursed, unit, policy)
+    if REPLICATE in sizes:
+        # Every weight takes part in every step: signatures that would leave one out are refused.
+        return DistributedDataParallel(model, process_group=mesh.get_group(REPLICATE))
+    return model
+
+
+def emitted_module(model: nn.Module) -> tuple[nn.Module, BlockGraph]:
+    """The module whose children are the blocks, in a model of ours or in wrappers around it.
+
+    Raises `LoweringError` where there is none.
+    """
+    graphs = (getattr(module, "graph", None) for module in model.modules())
+    graph = next((graph for graph in graphs if isinstance(graph, BlockGraph)), None)
+    for module in model.modules() if graph is not None else ():
+        children = dict(module.named_children())
+        if graph is not None and all(name in children for name in graph.blocks):
+            return module, graph
+    message = f"{type(model).__name__} is not a model of rinsc"
+    hint = "make the model with to_torch or RinscForCausalLM"
+    raise LoweringError(Problem("not-our-model", message, hint=hint))
+
+
+def recursed_blocks(graph: BlockGraph) -> list[str]:
+    """Blocks that are visited more than once, as written or at rounds that can be asked for."""
+    counts = graph.visit_counts()
+    dialled = {name for loop in graph.dials() for name in loop.body.visit_counts()}
+    return [name for name in graph.blocks if counts[name] > 1 or name in dialled]
+
+
+def _shard(
+    model: nn.Module,
+    mesh: DeviceMesh,
+    recursed: Recursed,
+    unit: Unit,
+    policy: MixedPrecisionPolicy,
+) -> nn.Module:
+    """FSDP2: blocks or layers, and the rest, with the embedding and its head, in one group."""
+    emitted, graph = emitted_module(model)
+    repeated = recursed_blocks(graph) if recursed == "pin" else []
+    pinned: list[FSDPModule] = []
+    for name in graph.blocks:
+        for module in _units(emitted, graph, name, unit):
+            sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+            if name in repeated:
+                sharded.set_reshard_after_forward(False, recurse=False)
+                sharded.set_reshard_after_backward(False, recurse=False)
+                pinned.append(sharded)
+    pinned.append(fully_shard(model, mesh=mesh, mp_policy=policy))  # FSDP2 keeps the root itself
+    _reshard_when_done(model, pinned)
+    return model
+
+
+def _units(emitted: nn.Module, graph: BlockGraph, name: str, unit: Unit) -> list[nn.Module]:
+    """What is gathered at once of a block.
+
+    A block that owns more than its layers is gathered whole: groups within groups fail in older
+    versions of PyTorch where visits are checkpointed.
+    """
+    where = block_weights(graph, name)
+    if unit == "block" or where.framed:
+        return [emitted.get_submodule(name)]
+    layers = range(where.block.layers)
+    return [emitted.get_submodule(where.layer(index).rstrip(".")) for index in layers]
+
+
+def _reshard_when_done(model: nn.Module, pinned: list[FSDPModule]) -> None:
+    """Reshard what is kept after each backward pass, else the next step runs on old weights.
+
+    A pass that no backward pass can follow reshards it at its end.
+    """
+
+    def reshard() -> None:
+        for module in pinned:
+            module.reshard()
+
+    def after_backward(gradient: torch.Tensor) -> None:
+        # Queued behind FSDP's own callback, which reduces the last gradients: its hooks on the
+        # result come first.
+        Variable._execution_engine.queue_callback(reshard)
+
+    def after_forward(module: nn.Module, given: Any, result: Any) -> None:
+        tensors = differentiable(result)
+        for tensor in tensors:
+            tensor.register_hook(after_backward)  # type: ignore[no-untyped-call]
+        if not tensors:
+            reshard()
+
+    model.register_forward_hook(after_forward)
+
+
+def _copy_from_first(model: nn.Module, mesh: DeviceMesh, sizes: dict[str, int]) -> None:
+    """Weights and buffers of the mesh's first rank for all others."""
+    for name in sizes:
+        group = mesh.get_group(name)
+        source = dist.get_global_rank(group, 0)
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor.detach(), source, group=group)
+
+
+def _sub_mesh(mesh: DeviceMesh, *names: str) -> DeviceMesh:
+    return mesh if mesh.mesh_dim_names == names else mesh[names]
+
+
+def _dimensions(mesh: object) -> dict[str, int]:
+    """Sizes above 1 by name; raises `LoweringError` for a mesh that says nothing to us."""
+    example = 'init_device_mesh("cuda", (8,), mesh_dim_names=("shard",))'
+    if not isinstance(mesh, DeviceMesh):
+        message = f"a mesh is a DeviceMesh, not a {type(mesh).__name__}"
+        raise LoweringError(Problem("bad-mesh", message, hint=f"make one with {example}"))
+    names = mesh.mesh_dim_names
+    if not names:
+        message = "the mesh's dimensions have no names"
+        raise LoweringError(Problem("bad-mesh", message, hint=f"make one with {example}"))
+    for name in names:
+        if name not in DIMENSIONS:
+            message = f"'{name}' is not a dimension of a mesh"
+            hint = did_you_mean(name, DIMENSIONS)
+            raise LoweringError(Problem("bad-mesh", message, place="mesh", hint=hint))
+    sizes = {name: mesh.size(index) for index, name in enumerate(names)}
+    if mesh.size() == 1:
+        message = "the mesh has one device: there is nothing to spread the model over"
+        hint = "start several processes, as with torchrun --nproc-per-node, or leave the mesh out"
+        raise LoweringError(Problem("one-device", message, place="mesh", hint=hint))
+    return {name: size for name, size in sizes.items() if size > 1}
+
+
+def _check_fits(
+    model: nn.Module,
+    mesh: DeviceMesh,
+    sizes: dict[str, int],
+    mixed_precision: MixedPrecisionPolicy | None,
+) -> None:
+    """Raises `LoweringError` for what cannot be combined."""
+    device = next(model.parameters()).device.type
+    spread = (FSDPModule, DistributedDataParallel)
+    if any(isinstance(module, spread) for module in model.modules()):
+        code, message = "already-parallel", "this model is spread over devices already"
+        hint = "make a fresh one and parallelize it once"
+    elif device != mesh.device_type:
+        code, message = "wrong-device", f"the model is on {device}, the mesh on {mesh.device_type}"
+        hint = f'move it first: model.to("{mesh.device_type}")'
+    elif REPLICATE in sizes and TENSOR in sizes and SHARD not in sizes:
+        code, message = "bad-mesh", "matrices that are cut are not replicated by DDP"
+        hint = "call the dimension 'shard' in place of 'replicate'"
+    elif mixed_precision is not None and SHARD not in sizes:
+        code, message = "bad-precision", "mixed_precision is for sharded models"
+        hint = "use torch.autocast, or a mesh with a dimension 'shard'"
+    else:
+        return
+    raise LoweringError(Problem(code, message, hint=hint))
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        message = f"{name} is not {value!r:.40}"
+        hint = did_you_mean(str(value), known)
+        raise LoweringError(Problem("bad-choice", message, place=name, hint=hint))

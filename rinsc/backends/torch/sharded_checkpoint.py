@@ -1,0 +1,231 @@
+"""Checkpoints that many processes write together, and that any number of processes reads.
+
+A checkpoint is a folder in a file system that all processes share. It is written aside and takes
+its name once it is whole and on disk; `checkpoint.json` says how long each file has to be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.optim import Optimizer
+
+from rinsc.backends.torch.parallel import emitted_module
+from rinsc.backends.torch.processes import is_first, on_first, process_count
+from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.files import flush_to_disk, write_atomically
+from rinsc.fingerprints import fingerprint
+
+FORMAT = "rinsc-sharded-checkpoint-1"
+MANIFEST = "checkpoint.json"
+
+Optimizers = Optimizer | Iterable[Optimizer]
+
+
+def save_sharded(
+    folder: str | Path, model: nn.Module, optimizers: Optimizers, extra: Mapping[str, Any]
+) -> None:
+    """Write model and optimizers to ``folder``, which is replaced; every process calls it.
+
+    ``extra`` is what else a run needs, as JSON has it; the first process's is kept. Each process
+    writes its own part. Raises `OutputError`, on all of them alike, with the old folder untouched.
+    """
+    folder = Path(folder)
+    part, state = _beside(folder, "part"), _state(model, optimizers)
+    _, graph = emitted_module(model)
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": fingerprint(graph.spec),
+        "processes": process_count(),
+        "extra": dict(extra),
+    }
+    _on_first(folder, lambda: _make_empty(part))
+    try:
+        with _alone_or_together() as no_dist:
+            save(state, checkpoint_id=part, no_dist=no_dist)
+        _on_first(folder, lambda: _publish(part, folder, manifest))
+    except CheckpointException as error:
+        reason = next(iter(error.failures.values()))[0]
+        if isinstance(reason, OSError):
+            raise _cannot_write(folder, reason) from error
+        raise
+    finally:
+        if is_first():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def load_sharded(folder: str | Path, model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
+    """Fill model and optimizers from a folder; returns ``extra``. Every process calls it.
+
+    Their number may be another than that which wrote. Only load checkpoints that you trust: their
+    index is a pickle. Raises `CheckpointError`, before anything is changed, for a folder that is
+    not whole or of another model.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    state = _state(model, optimizers)
+    _require_same_model(folder, manifest, model, state["model"])
+    with _alone_or_together() as no_dist:
+        load(state, checkpoint_id=folder, no_dist=no_dist)
+    set_state_dict(
+        model,
+        _listed(optimizers),
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+    )
+    return dict(manifest["extra"])
+
+
+def full_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All weights, whole and on the CPU, for the first process; nothing for the others.
+
+    Every process calls it. The names are those of the model before `parallelize`.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+    return {name: cast(torch.Tensor, weights[name]) for name in weights if is_first()}
+
+
+def _state(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
+    weights, moments = get_state_dict(model, _listed(optimizers))
+    return {"model": weights, "optimizer": moments}
+
+
+def _listed(optimizers: Optimizers) -> list[Optimizer]:
+    return [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+
+
+@contextmanager
+def _alone_or_together() -> Iterator[bool]:
+    """Whether this process is alone, which torch.distributed.checkpoint would warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield not dist.is_initialized()
+
+
+def _on_first(folder: Path, action: Callable[[], None]) -> None:
+    """Do something on the first process while the others wait; what fails there fails on all."""
+
+    def act() -> None:
+        try:
+            action()
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+
+    on_first(act)
+
+
+def _beside(folder: Path, what: str) -> Path:
+    return folder.with_name(f".{folder.name}.{what}")
+
+
+def _make_empty(part: Path) -> None:
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+
+
+def _publish(part: Path, folder: Path, manifest: dict[str, Any]) -> None:
+    """Give what is written its name; an old folder of that name goes last."""
+    sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+    write_atomically(part / MANIFEST, json.dumps(manifest | {"files": sizes}))
+    old = _beside(folder, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        os.rename(folder, old)
+    try:
+        os.rename(part, folder)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.rename(old, folder)
+        raise
+    flush_to_disk(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """What `save_sharded` wrote about a folder, once every file of it is there and whole."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message, hint = "there is no checkpoint here", "name a folder that save_sharded wrote"
+        raise _error("no-checkpoint", message, folder, hint) from None
+    except (OSError, ValueError):
+        raise _damaged(folder, MANIFEST) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        message = "this folder is not a checkpoint of many processes"
+        hint = "name a folder that save_sharded wrote"
+        raise _error("not-a-checkpoint", message, folder, hint)
+    for name, size in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise _damaged(folder, name)
+    return manifest
+
+
+def _require_same_model(
+    folder: Path, manifest: dict[str, Any], model: nn.Module, weights: Mapping[str, Any]
+) -> None:
+    """Fingerprints, then names and shapes: of these the error can say which blocks differ."""
+    emitted, graph = emitted_module(model)
+    own = {f"model.{name}": tuple(tensor.shape) for name, tensor in weights.items()}
+    index = FileSystemReader(folder).read_metadata().state_dict_metadata
+    found = {
+        name: tuple(entry.size)
+        for name, entry in index.items()
+        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+    }
+    if manifest["fingerprint"] == fingerprint(graph.spec) and own == found:
+        return
+    parts = sorted(
+        {
+            next((part for part in name.split(".") if part in _parts(emitted)), name.split(".")[1])
+            for name in own.keys() | found.keys()
+            if own.get(name) != found.get(name)
+        }
+    )
+    differing = f"they differ in {', '.join(parts)}" if parts else "their schedules differ"
+    message = f"the checkpoint is of another model than '{graph.spec.text}': {differing}"
+    hint = "load it into the model that it was written from"
+    raise _error("checkpoint-of-another-model", message, folder, hint)
+
+
+def _parts(emitted: nn.Module) -> set[str]:
+    return {name for name, _ in emitted.named_children()}
+
+
+def _cannot_write(folder: Path, error: OSError) -> OutputError:
+    reason = (error.strerror or type(error).__name__).lower()
+    hint = "check the permissions and the free space, or choose another place"
+    message = f"cannot write the checkpoint: {reason}"
+    return OutputError(Problem("cannot-write", message, place=str(folder), hint=hint))
+
+
+def _damaged(folder: Path, name: str) -> CheckpointError:
+    message = f"the checkpoint is damaged or cut short: {name}"
+    return _error("damaged-checkpoint", message, folder, "load an earlier checkpoint")
+
+
+def _error(code: str, message: str, folder: Path, hint: str) -> CheckpointError:
+    return CheckpointError(Problem(code, message, place=str(folder), hint=hint))

@@ -1,0 +1,137 @@
+"""``rinsc compile --to hf``: a folder that transformers loads where there is no rinsc."""
+
+from __future__ import annotations
+
+import json as json_text
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rinsc.cli.diagnostics import note
+from rinsc.cli.numbers import rounded_bytes
+from rinsc.cli.onnx_options import OnnxOptions
+from rinsc.errors import OutputError, Problem, UsageError
+from rinsc.extras import require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rinsc.backends.hf import RinscForCausalLM
+    from rinsc.graph import Rounds
+    from rinsc.spec import ModelSpec
+    from rinsc.train.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class FolderRequest:
+    """A model and the folder to write; ``run`` is the model's, where it was trained."""
+
+    spec: ModelSpec
+    output: Path
+    rounds: Rounds
+    run: RunFolder | None
+    weights: Path | None
+    seed: int
+    json: bool
+
+
+def compile_hf(request: FolderRequest) -> None:
+    """Write the folder, and say what it holds."""
+    _check_no_run(request.output)
+    require("torch", "safetensors", "transformers")
+    from rinsc.backends.hf.folder import (
+        TOKENIZER_FILES,
+        check_standalone_folder,
+        write_standalone_folder,
+    )
+
+    check_standalone_folder(request.output)
+    model = _model(request)
+    files = _tokenizer_files(request)
+    written = write_standalone_folder(model, request.output, files)
+    size = rounded_bytes(sum(path.stat().st_size for path in written))
+    names = ", ".join(path.name for path in written)
+    print(f"wrote {request.output}{os.sep} ({size}: {names})", file=sys.stderr)
+    for name in TOKENIZER_FILES:
+        if name not in files and (request.output / name).exists():
+            note(f"{request.output / name} stood there before; it is not of this model")
+    if request.run is None and request.weights is None:
+        note("no weights were given; the model has fresh, untrained ones")
+    if request.json:
+        print(json_text.dumps(_facts(request, model, written), indent=2))
+
+
+def refuse_onnx_options(onnx: OnnxOptions, *, cache: bool) -> None:
+    """Raises UsageError for options that mean nothing to a folder of transformers."""
+    problems = []
+    if cache:
+        message = "a model of transformers continues sequences without --cache"
+        problems.append(Problem("usage", message, hint="leave --cache out"))
+    if onnx.given:
+        message = f"a model of transformers takes no {', '.join(onnx.given)}"
+        problems.append(Problem("usage", message, hint="write --to onnx, or leave that out"))
+    if problems:
+        raise UsageError(*problems)
+
+
+def _check_no_run(path: Path) -> None:
+    from rinsc.train.run_folder import RunFolder
+
+    if RunFolder(path).model_spec.exists():
+        message = "the folder holds a training run; a model folder is one of its own"
+        hint = "choose another folder"
+        raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
+
+
+def _model(request: FolderRequest) -> RinscForCausalLM:
+    """With the weights that are asked for, or fresh ones."""
+    import torch
+
+    from rinsc.backends.hf import RinscConfig, causal_lm
+    from rinsc.backends.torch import load_weights
+    from rinsc.backends.torch.memory import require_memory
+    from rinsc.backends.torch.weights import open_weights
+    from rinsc.graph import build_graph
+
+    graph = build_graph(request.spec)
+    weights = request.weights
+    if weights is None and request.run is not None:
+        weights = request.run.weights
+    if weights is not None:
+        with open_weights(weights):
+            pass  # a file that cannot be read is told before the model is built
+    require_memory(graph)
+    torch.manual_seed(request.seed)
+    model = causal_lm(graph, rounds=request.rounds)
+    if weights is not None:
+        load_weights(model.model, weights)
+    if request.run is not None and request.run.hf_config.is_file():
+        trained = RinscConfig.from_pretrained(request.run.path)
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(model.config, key, getattr(trained, key))
+    return model
+
+
+def _tokenizer_files(request: FolderRequest) -> Mapping[str, bytes]:
+    """The run's tokenizer, and what it is loaded with."""
+    from rinsc.backends.hf.folder import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, tokenizer_config
+
+    run = request.run
+    if run is None or not run.tokenizer.is_file():
+        return {}
+    config = tokenizer_config(request.spec.context).encode("utf-8")
+    if run.tokenizer_config.is_file():
+        config = run.tokenizer_config.read_bytes()
+    return {TOKENIZER_FILE: run.tokenizer.read_bytes(), TOKENIZER_CONFIG_FILE: config}
+
+
+def _facts(
+    request: FolderRequest, model: RinscForCausalLM, written: list[Path]
+) -> Mapping[str, object]:
+    return {
+        "files": {str(path): path.stat().st_size for path in written},
+        "signature": request.spec.text,
+        "rounds": model.config.rounds_of(),
+    }

@@ -1,0 +1,142 @@
+"""``rinsc data``: corpora that packages carry, and the cache of tokenized text."""
+
+from __future__ import annotations
+
+import json as json_text
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from rinsc.cli.numbers import exact, rounded_bytes
+from rinsc.cli.values import Count, option_values
+from rinsc.errors import Problem, UsageError
+from rinsc.extras import require
+
+if TYPE_CHECKING:
+    from rinsc.data.catalog import Added, Entry
+    from rinsc.data.documents import Source
+    from rinsc.data.tokenizer import BytePairTokenizer
+
+TOKENIZER_BYTES = 1 << 26  # of training text that a tokenizer is learned from
+SHOWN_DIGITS = 16
+
+
+def list_(*, json: bool = False) -> None:
+    """Print every corpus that has a name of its own, and which of them are here.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object a corpus.
+    """
+    from rinsc.data.catalog import catalog
+    from rinsc.data.corpora import state
+
+    rows = [(entry, state(entry.name)) for entry in catalog().values()]
+    if json:
+        for entry, said in rows:
+            print(json_text.dumps({**asdict(entry), "state": said}, ensure_ascii=False))
+        return
+    from rinsc.cli.tables import print_table
+
+    heads = ("name", "text", "licence", "sha256", "state", "what")
+    print_table(heads, (_row(entry, said) for entry, said in rows), left=(0, 2, 3, 4, 5))
+
+
+def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) -> None:
+    """Get a corpus out of its package, compare its sha256, and put its text into the data folder.
+
+    Then --data NAME trains on it. The data folder is RINSC_DATA, else one in your cache directory.
+
+    Parameters
+    ----------
+    json
+        Print what was added as JSON.
+    """
+    from rinsc.data.add import add as add_corpus
+    from rinsc.data.catalog import added_folder, entry
+
+    with option_values():
+        wanted = entry(name)
+    found: Added = add_corpus(wanted)
+    folder = str(added_folder(name))
+    if json:
+        print(json_text.dumps({"name": name, "folder": folder, **asdict(found)}, indent=2))
+        return
+    rows = (
+        ("corpus", f"{name}: {wanted.title}"),
+        ("licence", wanted.licence),
+        ("version", f"{wanted.package} {found.version}"),
+        ("text", f"{exact(found.bytes)} bytes in {exact(found.files)} files"),
+        ("sha256", f"{found.sha256} as it must be"),
+        ("folder", folder),
+    )
+    print("\n".join(f"{name:<9} {value}" for name, value in rows))
+
+
+def prepare(
+    name: Annotated[str, Parameter(name="NAME")],
+    /,
+    *,
+    tokenizer: Path | None = None,
+    vocab_size: Count | None = None,
+    json: bool = False,
+) -> None:
+    """Tokenize a corpus into the cache, or find it there, and print what it holds.
+
+    Parameters
+    ----------
+    tokenizer
+        A tokenizer.json, or a folder that holds one.
+    vocab_size
+        Learn a tokenizer of so many tokens from the text instead.
+    json
+        Print JSON.
+    """
+    if (tokenizer is None) == (vocab_size is None):
+        message = "give either --tokenizer or --vocab-size"
+        raise UsageError(Problem("usage", message, hint="see rinsc data prepare --help"))
+    require("numpy", "tokenizers")
+    from rinsc.data.cache import cache_key, prepare
+    from rinsc.data.corpora import open_corpus
+    from rinsc.data.places import tokens_folder
+    from rinsc.data.progress import PreparationProgress
+
+    source = open_corpus(name)
+    chosen = _tokenizer(source, tokenizer, vocab_size)
+    with PreparationProgress(name) as progress:
+        found = prepare(source, chosen, progress=progress)
+    folder = str(tokens_folder() / cache_key(source, chosen))
+    if json:
+        print(json_text.dumps({"folder": folder, **found.record}, indent=2))
+        return
+    held_out_bytes = int(found.held_out_bytes.sum())
+    rows = (
+        ("training", f"{exact(len(found.train))} tokens"),
+        ("held out", f"{exact(len(found.held_out))} tokens, {exact(held_out_bytes)} bytes"),
+        ("documents", exact(len(found.train_starts)) + " to train on"),
+        ("folder", folder),
+    )
+    print("\n".join(f"{name:<10} {value}" for name, value in rows))
+
+
+def _tokenizer(source: Source, path: Path | None, vocab_size: int | None) -> BytePairTokenizer:
+    from rinsc.data.corpora import training_texts
+    from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
+
+    if path is not None:
+        return load_tokenizer(path)
+    return train_tokenizer(training_texts(source, TOKENIZER_BYTES), vocab_size or 0)
+
+
+def _row(entry: Entry, state: str) -> tuple[str, ...]:
+    sha256 = entry.expected_sha256[:SHOWN_DIGITS]
+    size = rounded_bytes(entry.bytes)
+    return entry.name, size, entry.licence, sha256, state, f"{entry.title} ({entry.package})"
+
+
+data = App(name="data", help="Corpora that packages carry, and the cache of tokenized text.")
+for name, command in (("list", list_), ("add", add), ("prepare", prepare)):
+    data.command(command, name=name)

@@ -1,0 +1,126 @@
+"""What ``rinsc train`` does one after the other, in one process or in several."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rinsc.backends.hf import RinscForCausalLM
+    from rinsc.data.batches import TokenizedCorpus
+    from rinsc.data.documents import Source
+    from rinsc.data.tokenizer import BytePairTokenizer
+    from rinsc.spec import ModelSpec
+    from rinsc.train.config import TrainConfig
+    from rinsc.train.devices import Devices
+    from rinsc.train.run import TrainResult
+    from rinsc.train.run_folder import RunFolder
+
+TOKENIZER_BYTES = 50_000_000  # of text that a tokenizer is learned from
+
+
+def prepare_text(
+    spec: ModelSpec,
+    config: TrainConfig,
+    data: str,
+    tokenizer: Path | None,
+    folder: RunFolder,
+    place: Devices,
+    *,
+    goes_on: bool,
+) -> tuple[TokenizedCorpus, BytePairTokenizer]:
+    """The text and its tokenizer, once everything fits.
+
+    The first process prepares the text; the others then find it prepared.
+    """
+    from rinsc.data.corpora import open_corpus
+    from rinsc.data.tokenizer import tokenizer_from_json
+    from rinsc.train.fits import check_fits
+    from rinsc.train.run_folder import require_same_run
+
+    def prepare() -> str:
+        source = open_corpus(data)
+        words = _tokenizer(source, spec, folder, tokenizer, resume=goes_on)
+        text = _prepared(source, words)
+        if goes_on:
+            require_same_run(folder, spec, config, text.record)
+        check_fits(spec, text, config, place.device, place.share)
+        return words.to_json()
+
+    words = tokenizer_from_json(place.on_first(prepare))
+    return _prepared(open_corpus(data), words), words
+
+
+def take_over(output: Path, words: BytePairTokenizer, place: Devices, *, overwrite: bool) -> None:
+    """The run folder is the new run's: from here on an old one may go, as this one can start."""
+    from rinsc.train.run_folder import open_run_folder
+
+    place.on_first(lambda: words.save(open_run_folder(output, overwrite=overwrite).tokenizer))
+
+
+def fresh_module(spec: ModelSpec, config: TrainConfig, place: Devices) -> RinscForCausalLM:
+    """The fresh model."""
+    import torch
+
+    from rinsc.backends.hf import causal_lm
+    from rinsc.backends.torch.memory import allocation_errors
+
+    torch.manual_seed(config.seed)
+    with allocation_errors():
+        return causal_lm(spec, device=place.device)
+
+
+def _prepared(source: Source, words: BytePairTokenizer) -> TokenizedCorpus:
+    from rinsc.data.cache import prepare
+    from rinsc.data.progress import PreparationProgress
+
+    with PreparationProgress(source.name) as progress:
+        return prepare(source, words, progress=progress)
+
+
+def _tokenizer(
+    source: Source, spec: ModelSpec, folder: RunFolder, given: Path | None, *, resume: bool
+) -> BytePairTokenizer:
+    """That of the run that goes on, once it was begun, the given one, or one learned here."""
+    from rinsc.data.corpora import training_texts
+    from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
+
+    if resume and folder.data_record.exists() and folder.tokenizer.exists():
+        return load_tokenizer(folder.tokenizer)
+    if given is not None:
+        return load_tokenizer(given)
+    return train_tokenizer(training_texts(source, TOKENIZER_BYTES), spec.vocab_size)
+
+
+def run(
+    module: RinscForCausalLM,
+    text: TokenizedCorpus,
+    config: TrainConfig,
+    folder: RunFolder,
+    place: Devices,
+    track: tuple[str, ...],
+    *,
+    resume: bool,
+) -> TrainResult:
+    from rinsc.train.progress import TrainingProgress
+    from rinsc.train.run import StoppedError, train
+
+    spec = module.model.spec
+    progress = TrainingProgress(spec.text, silent=not place.is_first)
+    try:
+        with progress, place.lost_processes():
+            return train(
+                *(module, spec, text, config, folder),
+                observer=progress,
+                resume=resume,
+                devices=place,
+                trackers=track,
+            )
+    except StoppedError as stop:
+        if place.is_first:
+            print(
+                f"stopped after step {stop.step}, with a checkpoint: the same command goes on",
+                file=sys.stderr,
+            )
+        raise KeyboardInterrupt from None

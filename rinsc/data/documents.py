@@ -1,0 +1,168 @@
+"""Documents, the two parts of a corpus, and which document belongs to which."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from rinsc.data.problems import data_error
+
+Part: TypeAlias = Literal["train", "held_out"]
+
+HELD_OUT_SHARE = 0.10
+MIN_TRAIN_BYTES = 4096
+MIN_HELD_OUT_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text; ``name`` is its path inside the corpus, with slashes, or its place in it."""
+
+    name: str
+    text: str
+
+    @property
+    def byte_count(self) -> int:
+        return len(self.text.encode("utf-8"))
+
+
+class Source(Protocol):
+    """A corpus that can be read as often as is wanted, one document in memory at a time."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def total_bytes(self) -> int | None:
+        """About how much `documents` will read, for those who show progress."""
+
+    @property
+    def names_documents(self) -> bool:
+        """Whether the documents' names are worth keeping: they are files."""
+
+    def identity(self) -> Mapping[str, object]:
+        """What the texts depend on, as JSON, without reading them. Raises DataError."""
+
+    def documents(self) -> Iterator[tuple[Part, Document]]:
+        """Every document that is not blank, in its part. Raises DataError."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text for training and text that is never trained on, in memory."""
+
+    name: str
+    train: tuple[Document, ...]
+    held_out: tuple[Document, ...]
+    names_documents: bool = True
+
+    def record(self) -> dict[str, object]:
+        """What was trained and evaluated on: documents, byte counts, a sha256 of each part."""
+        parts = {}
+        for part, documents in (("train", self.train), ("held_out", self.held_out)):
+            tally = PartTally(self.names_documents)
+            for document in documents:
+                tally.add(document)
+            parts[part] = tally.record()
+        return {"name": self.name, **parts}
+
+
+class PartTally:
+    """Counts the documents of one part as they pass."""
+
+    def __init__(self, names_documents: bool) -> None:
+        self._names_documents = names_documents
+        self._names: list[str] = []
+        self._digest = hashlib.sha256()
+        self.documents = 0
+        self.byte_count = 0
+
+    def add(self, document: Document) -> None:
+        data = document.text.encode("utf-8")
+        self.documents += 1
+        self.byte_count += len(data)
+        self._digest.update(data)
+        if self._names_documents:
+            self._names.append(document.name)
+
+    def record(self) -> dict[str, object]:
+        """Bytes, the sha256 of all texts in a row, and the files or how many documents."""
+        which: dict[str, object] = (
+            {"files": self._names} if self._names_documents else {"documents": self.documents}
+        )
+        return {**which, "bytes": self.byte_count, "sha256": self._digest.hexdigest()}
+
+
+def split(name: str, documents: Iterable[Document]) -> Corpus:
+    """Hold out about a tenth of the bytes, as `held_out_names` says.
+
+    A corpus of one file is cut at the end of a line instead. The choice depends on names and sizes
+    alone. Raises DataError where either part would be too small to use.
+    """
+    documents = [document for document in documents if document.text.strip()]
+    if len(documents) == 1:
+        head, tail = cut(documents[0])
+        corpus = Corpus(name, train=(head,), held_out=(tail,))
+    else:
+        held_out = held_out_names({document.name: document.byte_count for document in documents})
+        corpus = Corpus(
+            name,
+            train=tuple(d for d in documents if d.name not in held_out),
+            held_out=tuple(d for d in documents if d.name in held_out),
+        )
+    sizes = [sum(d.byte_count for d in part) for part in (corpus.train, corpus.held_out)]
+    check_amounts(name, *sizes)
+    return corpus
+
+
+def held_out_names(byte_counts: Mapping[str, int]) -> frozenset[str]:
+    """The files that are held out, by the hash of their names.
+
+    Files are taken in the order of their hashes as long as they fit into a tenth of the bytes;
+    where none fits, the smallest is held out.
+    """
+    limit = HELD_OUT_SHARE * sum(byte_counts.values())
+    held_out: set[str] = set()
+    total = 0
+    for name in sorted(byte_counts, key=_sha256):
+        if total + byte_counts[name] <= limit:
+            held_out.add(name)
+            total += byte_counts[name]
+    if byte_counts and not held_out:
+        held_out.add(min(byte_counts, key=lambda name: byte_counts[name]))
+    return frozenset(held_out)
+
+
+def part_of(text: str) -> Part:
+    """The part of a document that is no file, by the hash of its text.
+
+    Equal documents fall into the same part, so none is trained on that is held out elsewhere.
+    """
+    share = int(_sha256(text)[:16], 16) / 16**16
+    return "held_out" if share < HELD_OUT_SHARE else "train"
+
+
+def cut(document: Document) -> tuple[Document, Document]:
+    """The only file of a corpus in two at the end of a line."""
+    middle = int(len(document.text) * (1 - HELD_OUT_SHARE))
+    end = document.text.find("\n", middle) + 1 or middle
+    head = Document(f"{document.name} (beginning)", document.text[:end])
+    return head, Document(f"{document.name} (end)", document.text[end:])
+
+
+def check_amounts(name: str, train_bytes: int, held_out_bytes: int) -> None:
+    """Raises DataError unless there is enough of both parts."""
+    for part, found, least in (
+        ("train on", train_bytes, MIN_TRAIN_BYTES),
+        ("hold out", held_out_bytes, MIN_HELD_OUT_BYTES),
+    ):
+        if found < least:
+            message = f"{found} bytes to {part}; at least {least} are needed"
+            raise data_error("too-little-text", message, name, "add more text")
+
+
+def _sha256(text: str) -> str:
+    # Names of files may hold bytes that are no text, texts of JSON half characters.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,89 @@
+"""How a corpus is named: ``KIND:WHERE?key=value&key=value``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rinsc.data.problems import data_error
+from rinsc.errors import did_you_mean, nearest
+
+# The keys that each kind of corpus takes. Text files have none: a ? in a path is a wildcard.
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "text": (),
+    "jsonl": ("field", "bytes"),
+    "parquet": ("field", "bytes"),
+    "hf": ("field", "bytes", "config", "split", "revision"),
+}
+DEFAULT_FIELD = "text"
+HF_BYTES = 1_000_000_000  # read from a streamed dataset unless said otherwise
+
+_OPTIONS = re.compile(r"(.*?)\?([a-z]+=[^&]*(?:&[^&]*)*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class CorpusName:
+    """A name taken apart; ``kind`` is "" for a corpus with a name of its own."""
+
+    text: str
+    kind: str
+    where: str
+    options: Mapping[str, str]
+
+    @property
+    def field(self) -> str:
+        return self.options.get("field", DEFAULT_FIELD)
+
+    @property
+    def most_bytes(self) -> int | None:
+        """How much text is read of it at most; None means all."""
+        if "bytes" not in self.options:
+            return HF_BYTES if self.kind == "hf" else None
+        return int(self.options["bytes"].replace("_", ""))
+
+
+def parse_name(text: str, own_names: tuple[str, ...]) -> CorpusName:
+    """Take a name apart; ``own_names`` are those without a kind. Raises DataError."""
+    if text in own_names:
+        return CorpusName(text, "", text, {})
+    kind, _, where = text.partition(":")
+    if kind not in KEYS or not where:
+        raise data_error(
+            "unknown-corpus", f"'{text}' is not a corpus", None, _hint(text, own_names)
+        )
+    options: dict[str, str] = {}
+    match = _OPTIONS.fullmatch(where) if KEYS[kind] else None
+    if match is not None:
+        where = match.group(1)
+        options = _options(text, kind, match.group(2))
+    if not where:
+        raise data_error("unknown-corpus", f"'{text}' names no place", None, f"write {kind}:PATH")
+    return CorpusName(text, kind, where, options)
+
+
+def _options(text: str, kind: str, written: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for pair in written.split("&"):
+        key, _, value = pair.partition("=")
+        if key not in KEYS[kind]:
+            message = f"'{key}' is not an option of {kind}:"
+            raise data_error("unknown-option", message, text, did_you_mean(key, KEYS[kind]))
+        if not value or key in options:
+            message = f"'{key}' needs one value"
+            raise data_error("bad-option", message, text, f"write {key}=VALUE once")
+        options[key] = value
+    if not re.fullmatch(r"[1-9][\d_]{0,18}", options.get("bytes", "1")):
+        message = f"bytes={options['bytes']} is not a count"
+        raise data_error("bad-option", message, text, "write a whole number such as 50_000_000")
+    return options
+
+
+def _hint(text: str, own_names: tuple[str, ...]) -> str:
+    kinds = "text:PATH, jsonl:PATH, parquet:PATH, hf:NAME"
+    close = nearest(text.partition(":")[0], [*own_names, *KEYS])
+    if close in KEYS and close is not None:
+        return f"did you mean '{close}:{'NAME' if close == 'hf' else 'PATH'}'?"
+    if close is not None:
+        return f"did you mean '{close}'?"
+    return f"use {kinds}, or one of: {', '.join(own_names)}"

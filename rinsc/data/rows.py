@@ -1,0 +1,236 @@
+"""Corpora whose documents are rows: JSON lines, Parquet files, datasets of the library datasets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rinsc.data.documents import Document, Part, part_of
+from rinsc.data.names import CorpusName
+from rinsc.data.paths import file_facts, find_files, total_size
+from rinsc.data.problems import cannot_read, damaged, data_error, not_utf8
+from rinsc.errors import DataError, nearest
+from rinsc.extras import require
+
+JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
+PARQUET_SUFFIXES = (".parquet",)
+PARQUET_ROWS = 256  # read at once
+MAX_LINE_BYTES = 1 << 28
+_LIBRARIES = ("datasets", "pyarrow", "huggingface_hub")
+
+_FileReader = Callable[[Path, str], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """A `Source` of one document a row; each belongs to the part that its hash says."""
+
+    name: str
+    kind: str
+    files: dict[str, Path]
+    field: str
+    most_bytes: int | None
+    names_documents = False
+
+    @property
+    def total_bytes(self) -> int | None:
+        # Compressed files hold more text than bytes.
+        plain = self.kind == "jsonl" and not any(f.endswith(".gz") for f in self.files)
+        return min(total_size(self.files), self.most_bytes or 2**63) if plain else self.most_bytes
+
+    def identity(self) -> Mapping[str, object]:
+        limits = {"field": self.field, "bytes": self.most_bytes}
+        return {"kind": self.kind, "files": file_facts(self.files), **limits}
+
+    def documents(self) -> Iterator[tuple[Part, Document]]:
+        read = _READERS[self.kind]
+        texts = (text for path in self.files.values() for text in read(path, self.field))
+        return as_documents(texts, self.most_bytes)
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A `Source` of a dataset that the library datasets knows, read as a stream."""
+
+    name: str
+    path: str
+    config: str | None
+    split: str
+    revision: str | None
+    field: str
+    most_bytes: int | None
+    names_documents = False
+
+    @property
+    def total_bytes(self) -> int | None:
+        return self.most_bytes
+
+    def identity(self) -> Mapping[str, object]:
+        """Of a folder its files; of a dataset elsewhere its name, configuration and revision."""
+        folder = Path(self.path).expanduser()
+        chosen = {"config": self.config, "split": self.split, "revision": self.revision}
+        limits = {"field": self.field, "bytes": self.most_bytes}
+        files = file_facts(find_files(self.path, ("",))) if folder.is_dir() else []
+        return {"kind": "hf", "path": self.path, "files": files, **chosen, **limits}
+
+    def documents(self) -> Iterator[tuple[Part, Document]]:
+        return as_documents(self._texts(), self.most_bytes)
+
+    def _texts(self) -> Iterator[str]:
+        try:
+            for row in self._open():
+                yield _text_of(row, self.field, self.name)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise self._unreadable(error) from error
+        except Exception as error:
+            # The library passes on whatever the readers of files raise.
+            if _is_of(error, *_LIBRARIES):
+                raise self._unreadable(error) from error
+            raise
+
+    def _open(self) -> Any:
+        """The stream; raises DataError where the dataset has no such configuration or split."""
+        require("datasets")
+        import datasets
+
+        datasets.disable_progress_bars()
+        datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is an error of ours
+        place = Path(self.path).expanduser()
+        path = str(place) if place.is_dir() else self.path
+        try:
+            return datasets.load_dataset(
+                path, self.config, split=self.split, revision=self.revision, streaming=True
+            )
+        except ValueError as error:  # that is how the library refuses names
+            if _is_of(error, "pyarrow"):
+                raise
+            hint = "check config= and split="
+            raise data_error("bad-option", _first_line(error), self.name, hint) from error
+
+    def _unreadable(self, error: BaseException) -> DataError:
+        message = f"the dataset cannot be read: {_first_line(error)}"
+        hint = "check the name, the network, and that the files are whole"
+        return data_error("cannot-read", message, self.name, hint)
+
+
+def row_files(name: CorpusName) -> RowFiles:
+    """The source that a name of JSON lines or Parquet files stands for; raises DataError."""
+    suffixes = JSONL_SUFFIXES if name.kind == "jsonl" else PARQUET_SUFFIXES
+    files = find_files(name.where, suffixes)
+    return RowFiles(name.text, name.kind, files, name.field, name.most_bytes)
+
+
+def hub_dataset(name: CorpusName) -> HubDataset:
+    config, revision = name.options.get("config"), name.options.get("revision")
+    split = name.options.get("split", "train")
+    return HubDataset(name.text, name.where, config, split, revision, name.field, name.most_bytes)
+
+
+def as_documents(texts: Iterator[str], most_bytes: int | None) -> Iterator[tuple[Part, Document]]:
+    """The texts that are not blank, until ``most_bytes`` of them have passed."""
+    total = 0
+    for number, text in enumerate(texts):
+        if not text.strip():
+            continue
+        document = Document(str(number), text)
+        total += document.byte_count
+        if most_bytes is not None and total > most_bytes:
+            return
+        yield part_of(text), document
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str]:
+    try:
+        with _opened(path) as file:
+            number, offset = 0, 0
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                if line.strip():
+                    yield _json_text(line, field, f"{path}: line {number}", offset)
+                offset += len(line)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+def _json_text(line: bytes, field: str, place: str, offset: int) -> str:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise not_utf8(offset + error.start, place) from error
+    except (ValueError, RecursionError) as error:
+        message = f"not JSON: {_first_line(error)}"
+        raise data_error("bad-json", message, place, "one JSON object a line") from error
+    if not isinstance(row, dict):
+        message = f"a JSON {type(row).__name__}, not an object"
+        raise data_error("bad-json", message, place, "one JSON object a line")
+    text = _text_of(row, field, place)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        message = f"character {error.start} of '{field}' is half a character"
+        raise data_error("bad-json", message, place, "write surrogates in pairs") from error
+    return text
+
+
+def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rb")
+    return path.open("rb")
+
+
+def _parquet(path: Path, field: str) -> Iterator[str]:
+    require("datasets")  # the extra that brings pyarrow
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            _require_field(field, file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(PARQUET_ROWS, columns=[field]):
+                for value in batch.column(0).to_pylist():
+                    yield _text_of({field: value}, field, str(path))
+    except pyarrow.ArrowException as error:
+        raise damaged(path, error) from error
+    except UnicodeDecodeError as error:
+        raise not_utf8(error.start, path) from error
+    except OSError as error:
+        raise damaged(path, error) if error.errno is None else cannot_read(path, error) from error
+
+
+_READERS: Mapping[str, _FileReader] = {"jsonl": _json_lines, "parquet": _parquet}
+
+
+def _text_of(row: Mapping[str, object], field: str, place: str) -> str:
+    """The text of one row; a missing value is a blank document."""
+    _require_field(field, list(row), place)
+    value = row[field]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        message = f"'{field}' holds a {type(value).__name__}, not text"
+        raise data_error("not-text", message, place, "name the field that holds text: ?field=NAME")
+    return value
+
+
+def _require_field(field: str, names: Sequence[str], place: str) -> None:
+    if field not in names:
+        there = ", ".join(names[:20]) or "none"
+        close = f"; did you mean '{found}'?" if (found := nearest(field, names)) else ""
+        message = f"there is no field '{field}'; those there are: {there}"
+        raise data_error("no-such-field", message, place, f"write ?field=NAME{close}")
+
+
+def _is_of(error: BaseException, *libraries: str) -> bool:
+    return type(error).__module__.partition(".")[0] in libraries
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__

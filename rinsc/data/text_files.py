@@ -1,0 +1,69 @@
+"""Text files: each is a document, and whole files are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rinsc.data.documents import Document, Part, cut, held_out_names
+from rinsc.data.markup import plain_text
+from rinsc.data.paths import file_facts, total_size
+from rinsc.data.problems import cannot_read, data_error, not_utf8
+
+SUFFIXES = (".txt", ".md")
+MAX_FILE_BYTES = 1 << 30  # one file is held in memory
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """A `Source` of files in UTF-8, by their names inside the corpus; .md files lose their markup.
+
+    ``ending`` is cut off the names: that of files which were written as ``NAME.txt`` before.
+    """
+
+    name: str
+    files: dict[str, Path]
+    ending: str = ""
+    names_documents = True
+
+    @property
+    def total_bytes(self) -> int:
+        return total_size(self.files)
+
+    def identity(self) -> Mapping[str, object]:
+        return {"kind": "text", "files": file_facts(self.files), "ending": self.ending}
+
+    def documents(self) -> Iterator[tuple[Part, Document]]:
+        """Every file that is not blank; of a single one the beginning and the end."""
+        sizes = {document.name: document.byte_count for document in self._read_all()}
+        held_out = held_out_names(sizes)
+        for document in self._read_all():
+            if len(sizes) == 1:
+                head, tail = cut(document)
+                yield "train", head
+                yield "held_out", tail
+            elif document.name in sizes:  # else it was blank a moment ago
+                yield ("held_out" if document.name in held_out else "train"), document
+
+    def _read_all(self) -> Iterator[Document]:
+        for name, path in self.files.items():
+            text = read_text(path)
+            if text.strip():
+                yield Document(name.removesuffix(self.ending), text)
+
+
+def read_text(path: Path) -> str:
+    """The text of one file, with plain line ends; raises DataError."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            message = f"{size} bytes in one file; at most {MAX_FILE_BYTES} are read"
+            raise data_error("too-much-text", message, path, "cut it into several files")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except UnicodeDecodeError as error:
+        raise not_utf8(error.start, path) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return plain_text(text) if path.suffix.lower() == ".md" else text

@@ -1,0 +1,87 @@
+"""What a run may spend, in FLOPs, tokens or steps, and what that is in the other two."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from rinsc.cost import training_flops
+from rinsc.errors import Problem, SpecError
+from rinsc.spec import ModelSpec
+from rinsc.train.config import TrainConfig
+from rinsc.train.depth import Depths
+
+Unit = Literal["flops", "tokens", "steps"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An amount of training FLOPs, of tokens, or of steps."""
+
+    amount: int
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class Spending:
+    """A run in all three units; the FLOPs are expectations where rounds are drawn."""
+
+    steps: int
+    tokens: int
+    training_flops: int
+
+
+def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainConfig:
+    """The settings with the steps that the budget pays for; raises SpecError for less than one."""
+    if budget.unit == "flops":
+        steps = _steps_for_flops(config, spec, budget.amount)
+        least = spending(dataclasses.replace(config, steps=1), spec).training_flops
+    else:
+        least = config.batch_tokens if budget.unit == "tokens" else 1
+        steps = budget.amount // least
+    if steps < 1:
+        message = f"{budget.amount} {_word(budget.unit)} pay for no step: one takes {least}"
+        hint = "give more, or make a step smaller with fewer or shorter sequences"
+        raise SpecError(Problem("budget-too-small", message, place="budget", hint=hint))
+    return dataclasses.replace(config, steps=steps)
+
+
+def matched(config: TrainConfig, spec: ModelSpec, baseline: ModelSpec) -> TrainConfig:
+    """The settings of ``baseline`` with the steps that cost ``spec`` the same training FLOPs.
+
+    The baseline runs as its signature says, whatever rounds the settings give to the other.
+    Raises SpecError where they do not pay for one step.
+    """
+    step = training_flops(baseline, config.sequence_length, batch=config.batch_sequences)
+    return with_budget(config, spec, Budget(config.steps * step, "flops"))
+
+
+def spending(config: TrainConfig, spec: ModelSpec) -> Spending:
+    """What a run with these settings comes to."""
+    return Spending(config.steps, config.tokens, Depths(spec, config).expected_flops())
+
+
+def _steps_for_flops(config: TrainConfig, spec: ModelSpec, flops: int) -> int:
+    """The most steps that cost no more; a schedule of rounds stretches over all of them."""
+
+    def cost(steps: int) -> int:
+        return spending(dataclasses.replace(config, steps=steps), spec).training_flops
+
+    sample = 1000 if config.rounds_schedule else 1
+    sample_cost = cost(sample)
+    steps = flops * sample // sample_cost
+    if not config.rounds_schedule:
+        return steps
+    # Stages begin at whole steps, so that the sample's cost of a step is nearly right.
+    for _ in range(3):
+        steps = max(1, steps + (flops - cost(max(1, steps))) * sample // sample_cost)
+    while cost(steps + 1) <= flops:
+        steps += 1
+    while steps > 0 and cost(steps) > flops:
+        steps -= 1
+    return steps
+
+
+def _word(unit: Unit) -> str:
+    return "FLOPs" if unit == "flops" else unit

@@ -1,0 +1,103 @@
+"""Where a run trains: one process, or several that torchrun started, with the model spread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+from rinsc.backends.torch.parallel import Recursed, parallelize
+from rinsc.backends.torch.processes import Result, on_first
+from rinsc.errors import Problem, RinscError, UsageError
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The device of this process, the number of all, and whether the model is sharded over them."""
+
+    device: torch.device
+    count: int = 1
+    rank: int = 0
+    shard: bool = False
+    recursed: Recursed = "pin"
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def share(self) -> int:
+        """Over how many processes weights and optimizer are cut up."""
+        return self.count if self.shard else 1
+
+    def spread(self, model: nn.Module) -> nn.Module:
+        """The model over all devices: sharded (FSDP2), or a copy on each (DDP)."""
+        if self.count == 1:
+            return model
+        names = ("shard",) if self.shard else ("replicate",)
+        mesh = init_device_mesh(self.device.type, (self.count,), mesh_dim_names=names)
+        return parallelize(model, mesh, recursed=self.recursed)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a number over all processes."""
+        if self.count > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value = value / self.count
+        return value
+
+    def on_first(self, action: Callable[[], Result]) -> Result:
+        """Do something in the first process while the others wait; its result or error is all's."""
+        return on_first(action)
+
+    @contextmanager
+    def lost_processes(self) -> Iterator[None]:
+        """What a collective raises where another process is gone becomes a RinscError."""
+        try:
+            yield
+        except RuntimeError as error:
+            lost = isinstance(error, dist.DistError) or "Connection" in str(error)
+            if self.count == 1 or not lost:
+                raise
+            message = "another process of this run is gone"
+            hint = "see what it said; the same command goes on from the last checkpoint"
+            raise RinscError(Problem("process-lost", message, hint=hint)) from error
+
+    def wait(self) -> None:
+        if self.count > 1:
+            dist.barrier()
+
+
+def find_devices(
+    name: Literal["auto", "cpu", "cuda"], *, shard: bool = False, recursed: Recursed = "pin"
+) -> Devices:
+    """The devices of this process; joins the others where torchrun started several.
+
+    Raises UsageError for a GPU that is not there, and for sharding over one process.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        message = "there is no GPU that PyTorch can use"
+        raise UsageError(Problem("no-gpu", message, hint="leave --device out"))
+    kind = "cuda" if has_gpu and name != "cpu" else "cpu"
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        if shard:
+            message = "--shard spreads the model over several processes, and there is one"
+            hint = "start them with: torchrun --nproc-per-node 8 -m rinsc train ..."
+            raise UsageError(Problem("one-process", message, hint=hint))
+        return Devices(torch.device(kind))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+    return Devices(device, count, dist.get_rank(), shard, recursed)

@@ -1,0 +1,48 @@
+"""How two models differ, block by block, in words for an error."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from rinsc.graph import BlockGraph, build_graph
+from rinsc.graph.nodes import Block
+from rinsc.spec import ModelSpec
+
+MOST = 8  # differences that are told
+
+
+def model_differences(left: ModelSpec, right: ModelSpec) -> list[str]:
+    """What differs from ``left`` to ``right``: blocks, then dimensions, then the schedule."""
+    graphs = build_graph(left), build_graph(right)
+    found = [*_blocks(*graphs), *_dimensions(left, right)]
+    if not found and graphs[0].visit_counts() != graphs[1].visit_counts():
+        found = ["its blocks are visited in another way"]
+    found = found or ["options of its repeats differ"]
+    more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
+    return [*found[:MOST], *more]
+
+
+def _blocks(left: BlockGraph, right: BlockGraph) -> list[str]:
+    found = []
+    for name in sorted(left.blocks.keys() | right.blocks.keys()):
+        before, now = left.blocks.get(name), right.blocks.get(name)
+        if before is None or now is None:
+            found.append(f"block {name} is {'new' if before is None else 'gone'}")
+        elif before != now:
+            found.append(f"block {name} has {_words(now)}, not {_words(before)}")
+    return found
+
+
+def _words(block: Block) -> str:
+    tie = "" if block.tie is None else f" with one {block.tie}"
+    return f"{block.layers} layers of kind {block.kind}{tie}"
+
+
+def _dimensions(left: ModelSpec, right: ModelSpec) -> list[str]:
+    names = [field.name for field in fields(ModelSpec) if field.name != "signature"]
+    return [
+        f"{name} is {getattr(right, name)}, not {getattr(left, name)}"
+        for name in names
+        if getattr(left, name) != getattr(right, name)
+        and isinstance(getattr(left, name), int | float | str | bool | None)
+    ]

@@ -1,0 +1,203 @@
+"""A training run: a model, a text and settings, into a run folder; begun, or gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.torch.compile import compile_blocks
+from rinsc.backends.torch.memory import allocation_errors
+from rinsc.data.batches import TokenizedCorpus, TrainingWindows
+from rinsc.errors import CheckpointError, Problem
+from rinsc.files import write_atomically
+from rinsc.spec import ModelSpec
+from rinsc.train.callbacks import Measuring, Observer, StopOnSignal
+from rinsc.train.checkpoint import Checkpoint, latest_whole, remove_checkpoints
+from rinsc.train.config import TrainConfig
+from rinsc.train.dataset import TrainingData
+from rinsc.train.depth import Depths
+from rinsc.train.devices import Devices
+from rinsc.train.evaluate import evaluate, held_out_windows
+from rinsc.train.fits import check_fits
+from rinsc.train.initialise import scale_residuals
+from rinsc.train.metrics import MetricsLog, drop_metrics_after, read_metrics
+from rinsc.train.run_folder import RunFolder, require_same_run, write_inputs, write_result
+from rinsc.train.trainer import RinscTrainer
+from rinsc.train.utilization import matrix_peak_flops
+from rinsc.train.weights import save_trained
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run comes to; quality is over all of the held-out text."""
+
+    steps: int
+    tokens: int
+    epochs: float
+    training_flops: int
+    loss_nats: float
+    bits_per_byte: float
+    seconds: float
+    perplexity: float
+    accuracy: float
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint cannot be used, and an earlier one is."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop; its checkpoint of ``step`` is written."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+@allocation_errors()
+def train(
+    model: RinscForCausalLM,
+    spec: ModelSpec,
+    corpus: TokenizedCorpus,
+    config: TrainConfig,
+    folder: RunFolder,
+    *,
+    observer: Observer | None = None,
+    resume: bool = False,
+    devices: Devices | None = None,
+    trackers: tuple[str, ...] = (),
+) -> TrainResult:
+    """Train ``model`` in place and keep everything about it in ``folder``.
+
+    With ``resume`` the run goes on from the folder's last whole checkpoint, where there is one, to
+    the very weights that an unbroken run on the CPU ends with. With several ``devices`` every
+    process calls it, and the first one writes. Raises SpecError or DataError where model, text and
+    settings do not fit each other, CheckpointError for another model, text or settings than those
+    that the run was begun with and where no checkpoint is whole, LoweringError where memory is too
+    small, `StoppedError` after a signal, and RinscError, with the last checkpoint kept, where the
+    loss stops being finite.
+    """
+    devices = devices or Devices(next(model.parameters()).device)
+    if resume:
+        require_same_run(folder, spec, config, corpus.record)
+    check_fits(spec, corpus, config, devices.device, devices.share)
+    torch.manual_seed(config.seed)
+    start = _start(folder, shard=devices.shard) if resume else None
+    devices.on_first(lambda: _begin(folder, spec, config, corpus.record, start))
+    if config.init_depth == "stored" and start is None:
+        scale_residuals(model.model, model.model.graph)
+    model.set_checkpointing(config.checkpointing)
+    if config.compile:
+        compile_blocks(model.model)
+    return _run(model, spec, corpus, config, folder, observer, devices, trackers, start)
+
+
+def _run(
+    model: RinscForCausalLM,
+    spec: ModelSpec,
+    corpus: TokenizedCorpus,
+    config: TrainConfig,
+    folder: RunFolder,
+    observer: Observer | None,
+    devices: Devices,
+    trackers: tuple[str, ...],
+    start: Checkpoint | None,
+) -> TrainResult:
+    windows = TrainingWindows(
+        corpus.train, config.sequence_length, config.seed, config.packing, corpus.train_starts
+    )
+    data, depths = TrainingData(windows, config), Depths(spec, config)
+    held_out = held_out_windows(corpus, config.sequence_length)
+    first = devices.is_first
+    stop = StopOnSignal()
+    with MetricsLog(folder.metrics, silent=not first) as log, stop.installed():
+        measuring = Measuring(
+            config,
+            held_out,
+            log,
+            observer if first else None,
+            peak_flops=matrix_peak_flops(devices.device, config.precision) * devices.count,
+            seconds=_seconds_at(folder, start),
+            training_flops=depths.flops_until(0 if start is None else start.step),
+        )
+        trainer = RinscTrainer(
+            *(model, data, config, folder, devices, depths, stop),
+            trackers=trackers if first else (),
+            callbacks=(measuring,),
+        )
+        measuring.trainer = trainer
+        if observer is not None and first:
+            observer.started(config, 0 if start is None else start.step)
+        trainer.train(resume_from_checkpoint=None if start is None else str(start.path))
+    if trainer.state.global_step < config.steps:
+        raise StoppedError(trainer.state.global_step)
+    quality = evaluate(
+        trainer.model_wrapped, held_out, rounds=config.rounds, precision=config.precision
+    )
+    result = TrainResult(
+        steps=config.steps,
+        tokens=config.tokens,
+        epochs=data.epochs,
+        training_flops=measuring.training_flops,
+        loss_nats=trainer.loss_nats,
+        bits_per_byte=quality.bits_per_byte,
+        seconds=measuring.seconds,
+        perplexity=quality.perplexity,
+        accuracy=quality.accuracy,
+    )
+    save_trained(model, folder, devices)
+    devices.on_first(lambda: write_result(folder, dataclasses.asdict(result)))
+    if observer is not None and first:
+        observer.finished(result)
+    return result
+
+
+def _start(folder: RunFolder, *, shard: bool) -> Checkpoint | None:
+    """Where the run goes on: the last whole checkpoint."""
+    found, damaged = latest_whole(folder.path)
+    if found is None and damaged:
+        names = ", ".join(each.path.name for each in damaged)
+        message = f"no checkpoint of this run is whole: {names}"
+        hint = "begin again with --overwrite, or restore the files"
+        raise CheckpointError(
+            Problem("damaged-checkpoint", message, place=str(folder.path), hint=hint)
+        )
+    if found is not None and damaged:
+        names = ", ".join(each.path.name for each in damaged)
+        message = f"{names} is damaged: the run goes on from {found.path.name}"
+        warnings.warn(message, CheckpointWarning, stacklevel=2)
+    if found is not None and shard and not found.is_sharded:
+        message = "the checkpoint was written without --shard, and cannot be gone on with so"
+        hint = "go on without --shard; a checkpoint that is written with it goes on either way"
+        raise CheckpointError(
+            Problem("unsharded-checkpoint", message, place=str(found.path), hint=hint)
+        )
+    return found
+
+
+def _begin(
+    folder: RunFolder,
+    spec: ModelSpec,
+    config: TrainConfig,
+    record: Mapping[str, object],
+    start: Checkpoint | None,
+) -> None:
+    """The run's inputs on disk, and its metrics as they were at the start."""
+    if start is None:
+        remove_checkpoints(folder.path)
+        write_inputs(folder, spec, config, record)
+        write_atomically(folder.metrics, "")
+    elif folder.metrics.exists():
+        drop_metrics_after(folder.metrics, start.step)
+
+
+def _seconds_at(folder: RunFolder, start: Checkpoint | None) -> float:
+    """Seconds spent on the steps before, as far as they were written down."""
+    if start is None or not folder.metrics.exists():
+        return 0.0
+    return max((each.seconds for each in read_metrics(folder.metrics)), default=0.0)

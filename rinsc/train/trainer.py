@@ -1,0 +1,230 @@
+"""transformers' Trainer, told what it cannot know of a recursive model.
+
+Its own loop runs: batches, accumulation, clipping, logging, callbacks, resuming. What is ours is
+the rounds of each step and their cost, the optimizer's groups, the schedule, checkpoints that
+appear whole or not at all, and stopping before a loss that is not finite reaches the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.torch.sharded_checkpoint import load_sharded, save_sharded
+from rinsc.errors import Problem, RinscError
+from rinsc.train.arguments import training_arguments
+from rinsc.train.callbacks import StopOnSignal
+from rinsc.train.checkpoint import (
+    SHARDED,
+    checkpoints,
+    part_of,
+    publish,
+    start_part,
+    writing_errors,
+)
+from rinsc.train.config import TrainConfig
+from rinsc.train.dataset import TrainingData, collate
+from rinsc.train.depth import Depths
+from rinsc.train.devices import Devices
+from rinsc.train.optimizer import build_optimizer, each_optimizer
+from rinsc.train.precision import autocast
+from rinsc.train.run_folder import RunFolder
+from rinsc.train.schedule import learning_rate, learning_rate_share
+
+
+class RinscTrainer(Trainer):
+    """Trains a model in place, into a run folder, as its settings say."""
+
+    def __init__(
+        self,
+        model: RinscForCausalLM,
+        data: TrainingData,
+        config: TrainConfig,
+        folder: RunFolder,
+        devices: Devices,
+        depths: Depths,
+        stop: StopOnSignal,
+        *,
+        trackers: tuple[str, ...] = (),
+        callbacks: tuple[TrainerCallback, ...] = (),
+    ) -> None:
+        self.config, self.run_folder, self.devices, self.depths = config, folder, devices, depths
+        self.causal_lm, self.data, self._stop = model, data, stop
+        self.loss_nats, self.gradient_norm = math.nan, math.nan
+        self._losses: list[torch.Tensor] = []
+        super().__init__(
+            model,
+            training_arguments(config, folder, devices, trackers),
+            data_collator=collate,
+            train_dataset=data,
+            callbacks=[*callbacks, stop],
+        )
+        self.remove_callback(PrinterCallback)  # what a person sees is the observer's
+        # The model comes on its devices already spread over them: nothing is to be wrapped again.
+        self.is_distributed_loading_by_transformers = devices.count > 1
+        self.model_wrapped = devices.spread(model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        """The data is in the order of the run."""
+        return SequentialSampler(self.data)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            emitted = self.causal_lm.model
+            self.optimizer = build_optimizer(emitted, emitted.graph, self.config)
+        return self._plain_optimizer()
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        if self.lr_scheduler is None:
+            share = partial(learning_rate_share, self.config)
+            self.lr_scheduler = LambdaLR(self._plain_optimizer(), share)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Ours, around the forward pass alone: accelerate's would also copy all logits to fp32."""
+        return autocast(self.args.device, self.config.precision)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *given: Any, **named: Any
+    ) -> Any:
+        """The Trainer's, at the rounds and with the noise of this step: the same on every rank."""
+        step = self.state.global_step
+        inputs = {**inputs, "rounds": self.depths.rounds(step)}
+        if self.causal_lm.model.takes_noise_seed:
+            inputs["noise_seed"] = self.depths.noise_seed(step)
+        return super().compute_loss(model, inputs, *given, **named)
+
+    def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*given, **named)
+        self._losses.append(loss)
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of one part of the batch on one rank, from our costs; the Trainer sums them up."""
+        parts = self.config.accumulate * self.devices.count
+        return self.depths.flops(self.state.global_step) // parts
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        """Clips, and stops before anything that is not finite reaches the weights."""
+        norm: torch.Tensor = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        loss = torch.stack(self._losses).sum()
+        self._losses.clear()
+        told = self.devices.mean(torch.stack([loss, loss.new_tensor(self._stop.was_asked)]))
+        self.loss_nats, stops, self.gradient_norm = [*told.tolist(), float(whole.detach())]
+        self._stop.agreed = stops > 0
+        if not (math.isfinite(self.loss_nats) and math.isfinite(self.gradient_norm)):
+            raise self._diverged()
+        return norm
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Sharded gradients are reduced with the last part of a batch."""
+        sharded = cast(FSDPModule, self.model_wrapped)
+        sharded.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            sharded.set_requires_gradient_sync(True)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """All of the state at this step, as one folder that appears whole."""
+        folder, step = self.run_folder.path, self.state.global_step
+        self.store_flos()
+        part = part_of(folder, step)
+        self.devices.on_first(lambda: start_part(folder, step))
+        with writing_errors(part):
+            if self.devices.shard:
+                optimizers = each_optimizer(self._plain_optimizer())
+                save_sharded(part / SHARDED, self.causal_lm, optimizers, {})
+            else:
+                self.devices.on_first(lambda: self._write_whole(step))
+            self._save_rng_state(str(part))
+        self.devices.wait()
+        self.devices.on_first(lambda: self._finish_checkpoint(step))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """For trackers; the run's own record is its metrics, so that no history is kept here."""
+        super().log(logs, start_time)
+        self.state.log_history.clear()
+
+    def _write_whole(self, step: int) -> None:
+        part = part_of(self.run_folder.path, step)
+        with writing_errors(part), _no_progress_bars():
+            self.causal_lm.save_pretrained(part)
+            torch.save(self._plain_optimizer().state_dict(), part / "optimizer.pt")
+            torch.save(self._schedule().state_dict(), part / "scheduler.pt")
+
+    def _finish_checkpoint(self, step: int) -> None:
+        with writing_errors(part_of(self.run_folder.path, step)):
+            self.state.save_to_json(str(part_of(self.run_folder.path, step) / "trainer_state.json"))
+        publish(self.run_folder.path, step, self.config.keep)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Weights; a checkpoint of many processes is read with the optimizer."""
+        if not self._is_sharded(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self._is_sharded(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizers = each_optimizer(self._plain_optimizer())
+        load_sharded(f"{checkpoint}/{SHARDED}", self.causal_lm, optimizers)
+        # The schedule is a function of the step.
+        self._schedule().last_epoch = self.state.global_step - 1
+        self._schedule().step()
+
+    def _is_sharded(self, checkpoint: str) -> bool:
+        return any(
+            str(each.path) == checkpoint and each.is_sharded
+            for each in checkpoints(self.run_folder.path)
+        )
+
+    def learning_rate_of(self, step: int) -> float:
+        """The highest rate of ``step``, counted from 0; blocks may have shares of it."""
+        return learning_rate(self.config, step)
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of PyTorch inside accelerate's."""
+        return cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
+
+    def _schedule(self) -> LambdaLR:
+        return cast(LambdaLR, self.lr_scheduler)
+
+    def _diverged(self) -> RinscError:
+        step = self.state.global_step + 1
+        kept = checkpoints(self.run_folder.path)
+        where = "no checkpoint had been written yet"
+        if kept:
+            where = f"the last good checkpoint is that of step {kept[-1].step}"
+        message = f"step {step} gave loss {self.loss_nats} and gradient norm {self.gradient_norm}"
+        hint = f"lower the learning rate or lengthen its warm-up; {where}"
+        return RinscError(Problem("loss-not-finite", message, hint=hint))
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Saving is quick, and its bar would stand in the middle of ours."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

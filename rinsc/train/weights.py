@@ -1,0 +1,35 @@
+"""The weights that a run ends with, as our own tools and those of Hugging Face read them."""
+
+from __future__ import annotations
+
+import json
+
+from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.torch import to_torch
+from rinsc.backends.torch.sharded_checkpoint import full_state_dict
+from rinsc.backends.torch.weights import save_weights
+from rinsc.files import write_atomically
+from rinsc.train.devices import Devices
+from rinsc.train.run_folder import RunFolder
+
+PREFIX = "model."  # of the emitted module in a model of transformers
+
+
+def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -> None:
+    """Write weights, config and what a tokenizer is loaded with; the old files survive a failure.
+
+    Every process calls it where the model is sharded; the first one writes. Raises OutputError.
+    """
+    weights = full_state_dict(model) if devices.shard else model.state_dict()
+
+    def write() -> None:
+        plain = to_torch(model.model.spec)
+        own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+        plain.load_state_dict(own)
+        save_weights(plain, folder.weights)
+        write_atomically(folder.hf_config, model.config.to_json_string())
+        tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "backend": "tokenizers"}
+        tokenizer |= {"model_max_length": model.config.max_position_embeddings}
+        write_atomically(folder.tokenizer_config, json.dumps(tokenizer, indent=2) + "\n")
+
+    devices.on_first(write)

@@ -1,0 +1,213 @@
+"""``rinsc eval`` as a user types it: tables, files, the verdict, and one clear error each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from rinsc.train import finished
+from tests.cli.command_line import run_cli
+from tests.cli.conftest import SIGNATURE, TINY
+
+
+@pytest.fixture(scope="module")
+def plain(corpus: str, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baseline on the same text, trained for longer."""
+    folder = tmp_path_factory.mktemp("baselines") / "ab"
+    done = run_cli(
+        *("train", "AB", *TINY, "--data", corpus, "-o", str(folder), "--steps", "9"),
+        *("--batch", "2", "--device", "cpu", "--tokenizer", str(run / "tokenizer.json")),
+    )
+    assert done.status == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    """A run that a test may break."""
+    return Path(shutil.copytree(run, tmp_path / "copied"))
+
+
+def test_a_table_a_picture_and_json(run: Path) -> None:
+    done = run_cli("eval", str(run), "--rounds", "1..4", "--device", "cpu")
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["rounds", "FLOP/token", "bits/byte", "perplexity", "accuracy"]
+    assert [line.split()[0] for line in lines[2:6]] == ["1", "2", "3", "4"]
+    assert ["(trained)" in line for line in lines[2:6]] == [False, True, False, False]
+    assert "<svg" in (run / "eval.svg").read_text()
+    facts = json.loads((run / "eval.json").read_text())
+    assert [row["rounds"] for row in facts["rows"]] == [{"A": count} for count in range(1, 5)]
+    noted = json.loads((run / "result.json").read_text())
+    for key in ("bits_per_byte", "perplexity", "accuracy"):
+        assert facts["rows"][1][key] == pytest.approx(noted[key], rel=1e-6)
+
+
+def test_json_on_standard_output_is_that_of_the_file(run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "some.png"
+    done = run_cli("eval", str(run), "--windows", "3", "-o", str(picture), "--json")
+    assert done.status == 0, done.err
+    facts = json.loads(done.out)
+    assert facts == json.loads((tmp_path / "some.json").read_text())
+    assert [row["rounds"] for row in facts["rows"]] == [{"A": 1}, {"A": 2}]
+    assert facts["windows"] == 3
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_rounds_of_one_repeat(run: Path, tmp_path: Path) -> None:
+    where = ("-o", str(tmp_path / "e.svg"), "--windows", "2", "--json")
+    one = run_cli("eval", str(run), "--rounds", "A=1..2", *where)
+    all_of_them = run_cli("eval", str(run), "--rounds", "1,2", *where)
+    assert json.loads(one.out) == json.loads(all_of_them.out)
+
+
+def test_another_text(run: Path, tmp_path: Path) -> None:
+    text = tmp_path / "other.txt"
+    text.write_text("\n".join(f"It is {hour} o'clock and all is well." for hour in range(500)))
+    done = run_cli("eval", str(run), "--data", f"text:{text}", "-o", str(tmp_path / "e.svg"))
+    assert done.status == 0, done.err
+    assert f"held-out text of text:{text}" in done.out
+
+
+def test_a_baseline(run: Path, plain: Path, tmp_path: Path) -> None:
+    where = ("--baseline", str(plain), "-o", str(tmp_path / "e.svg"))
+    done = run_cli("eval", str(run), *where)
+    assert done.status == 0, done.err
+    facts = json.loads((tmp_path / "e.json").read_text())
+    verdict = facts["verdict"]
+    assert verdict["text"] in done.out
+    assert [each["equal"] for each in verdict["comparisons"]] == [
+        *("training FLOPs", "parameters", "inference FLOPs"),
+    ]
+    noted = [json.loads((each / "result.json").read_text()) for each in (run, plain)]
+    assert verdict["comparisons"][0]["run"] == noted[0]["training_flops"]
+    assert verdict["comparisons"][0]["baseline"] == noted[1]["training_flops"]
+    assert not verdict["equal_training_flops"]
+    assert "not at equal training FLOPs" in verdict["text"]
+    assert facts["baseline"]["bits_per_byte"] == pytest.approx(noted[1]["bits_per_byte"], rel=1e-6)
+    assert "arXiv 2502.07503" in done.out
+
+
+def test_a_baseline_has_no_rounds(plain: Path, tmp_path: Path) -> None:
+    done = run_cli("eval", str(plain), "-o", str(tmp_path / "e.svg"))
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[2].split()[0] == "-"
+    done = run_cli("eval", str(plain), "--baseline", str(plain), "-o", str(tmp_path / "e.svg"))
+    assert (done.status, done.err.splitlines()[0][:16]) == (2, "error[no-repeat]")
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "code"),
+    [
+        (("--rounds", "0"), 2, "bad-rounds"),
+        (("--rounds", "4..1"), 2, "usage"),
+        (("--rounds", "many"), 2, "usage"),
+        (("--rounds", "B=1"), 2, "unknown-repeat"),
+        (("--rounds", "1..99"), 2, "usage"),
+        (("--data", "nothing"), 1, "unknown-corpus"),
+        (("--baseline", "no/such/run"), 1, "not-a-run"),
+        (("--limit", "3"), 2, "usage"),
+        (("--include", "tasks"), 2, "usage"),
+        (("-o", "eval.pdf"), 2, "usage"),
+        (("-o", "no/such/folder/eval.svg"), 1, "cannot-write"),
+    ],
+)
+def test_bad_options(
+    run: Path,
+    given: tuple[str, ...],
+    status: int,
+    code: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {file: file.stat().st_mtime_ns for file in run.iterdir()}
+    done = run_cli("eval", str(run), *given)
+    assert (done.status, done.out) == (status, "")
+    assert done.err.startswith(f"error[{code}]"), done.err
+    assert done.err.count("error[") == 1
+    assert "hint: " in done.err
+    assert {file: file.stat().st_mtime_ns for file in run.iterdir()} == before
+    assert not list(tmp_path.iterdir())
+
+
+def refused(*given: str) -> str:
+    """The code of the one error."""
+    done = run_cli("eval", *given)
+    assert done.status == 1, done.err
+    assert done.err.count("error[") == 1
+    return done.err.partition("error[")[2].partition("]")[0]
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    assert refused(str(tmp_path)) == "not-a-run"
+    assert refused(SIGNATURE) == "not-a-run"
+
+
+@pytest.mark.parametrize("missing", ["result.json", "model.safetensors"])
+def test_a_run_that_is_not_finished(copied: Path, missing: str) -> None:
+    (copied / missing).unlink()
+    assert refused(str(copied)) == "unfinished-run"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"steps": 0, "training_flops": 5}'])
+def test_a_damaged_result(copied: Path, content: str) -> None:
+    (copied / "result.json").write_text(content)
+    assert refused(str(copied)) in {"cannot-read", "bad-result"}
+
+
+def test_settings_that_are_not_those_of_the_model(copied: Path) -> None:
+    (copied / "train.toml").write_text("sequence_length = 100")
+    assert refused(str(copied)) == "beyond-context"
+
+
+def test_a_text_that_changed(copied: Path, tmp_path: Path) -> None:
+    record = json.loads((copied / "data.json").read_text())
+    record["corpus"]["held_out"]["sha256"] = 64 * "0"
+    (copied / "data.json").write_text(json.dumps(record))
+    assert refused(str(copied), "-o", str(tmp_path / "e.svg")) == "other-text"
+
+
+def test_a_tokenizer_that_changed(copied: Path, tmp_path: Path) -> None:
+    words = json.loads((copied / "tokenizer.json").read_text())
+    words["model"]["merges"] = words["model"]["merges"][::-1]
+    (copied / "tokenizer.json").write_text(json.dumps(words))
+    assert refused(str(copied), "-o", str(tmp_path / "e.svg")) == "other-tokenizer"
+
+
+def test_a_baseline_of_another_text(run: Path, copied: Path, tmp_path: Path) -> None:
+    record = json.loads((copied / "data.json").read_text())
+    record["corpus"]["held_out"]["sha256"] = 64 * "0"
+    (copied / "data.json").write_text(json.dumps(record))
+    where = ("-o", str(tmp_path / "e.svg"))
+    assert refused(str(run), "--baseline", str(copied), *where) == "other-text"
+
+
+def test_windows_of_runs_that_read_differently(run: Path, copied: Path, tmp_path: Path) -> None:
+    settings = copied / "train.toml"
+    settings.write_text(settings.read_text().replace("sequence_length = 16", "sequence_length = 9"))
+    given = ("--baseline", str(copied), "-o", str(tmp_path / "e.svg"))
+    done = run_cli("eval", str(run), *given, "--windows", "3")
+    assert (done.status, done.err.partition("]")[0]) == (2, "error[usage")
+    assert run_cli("eval", str(run), *given).status == 0
+
+
+def test_without_the_harness(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    done = run_cli("eval", str(run), "--tasks", "any")
+    assert done.status == 1
+    assert "pip install 'rinsc[eval]'" in done.err
+
+
+def test_nothing_is_evaluated_before_the_place_is_known(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(finished, "load_weights", fail)
+    assert refused(str(run), "-o", "no/such/folder/eval.svg") == "cannot-write"

@@ -1,0 +1,183 @@
+"""Corpora of rows: JSON lines, Parquet and datasets against a loop over the texts written."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rinsc.data.corpora import load_corpus, open_corpus
+from rinsc.data.documents import HELD_OUT_SHARE, part_of
+from rinsc.data.rows import as_documents
+from rinsc.errors import DataError, MissingExtraError
+
+TEXTS = [f"Verse {n}: all the world is a stage, and é is a letter.\n" * 5 for n in range(211)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same texts in every form."""
+    place = tmp_path_factory.mktemp("rows")
+    lines = "".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(TEXTS))
+    (place / "all.jsonl").write_text(lines)
+    (place / "all.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (place / "body.jsonl").write_text(lines.replace('"text"', '"body"'))
+    for name in ("hub", "parts"):
+        (place / name).mkdir()
+    table = pyarrow.table({"id": list(range(len(TEXTS))), "text": TEXTS})
+    half = len(TEXTS) // 2
+    for number, rows in enumerate((table.slice(0, half), table.slice(half))):
+        pyarrow.parquet.write_table(rows, place / "parts" / f"{number}.parquet", row_group_size=17)
+    pyarrow.parquet.write_table(table, place / "hub" / "train.parquet")
+    pyarrow.parquet.write_table(table.slice(0, 50), place / "hub" / "test.parquet")
+    return place
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jsonl:{}/all.jsonl",
+        "jsonl:{}/all.jsonl.gz",
+        "jsonl:{}/body.jsonl?field=body",
+        "jsonl:{}/all.json?",
+        "parquet:{}/parts",
+        "parquet:{}/parts/*.parquet",
+        "hf:{}/hub",
+        "hf:{}/hub?split=train",
+    ],
+)
+def test_every_form_gives_the_same_texts(folder: Path, name: str) -> None:
+    corpus = load_corpus(name.format(folder))
+    held_out = [text for text in TEXTS if _is_held_out(text)]
+    assert [document.text for document in corpus.held_out] == held_out
+    assert [document.text for document in corpus.train] == [t for t in TEXTS if t not in held_out]
+    record = corpus.record()["held_out"]
+    assert isinstance(record, dict)
+    assert record["documents"] == len(held_out)
+    assert record["sha256"] == hashlib.sha256("".join(held_out).encode()).hexdigest()
+
+
+def test_another_split_of_a_dataset(folder: Path) -> None:
+    source = open_corpus(f"hf:{folder}/hub?split=test")
+    assert [document.text for _, document in source.documents()] == TEXTS[:50]
+
+
+@given(st.lists(st.sampled_from(["", " ", "a", "bb", "ccc", "é"]), max_size=20), st.integers(1, 20))
+def test_a_limit_in_bytes(texts: list[str], most: int) -> None:
+    expected, total = [], 0
+    for text in texts:
+        if text.strip():
+            total += len(text.encode())
+            if total > most:
+                break
+            expected.append(text)
+    assert [document.text for _, document in as_documents(iter(texts), most)] == expected
+
+
+@given(st.text())
+def test_equal_documents_are_in_one_part(text: str) -> None:
+    assert (part_of(text) == "held_out") == _is_held_out(text)
+
+
+def test_about_a_tenth_is_held_out() -> None:
+    parts = [part_of(f"document {n}") for n in range(20_000)]
+    assert parts.count("held_out") / len(parts) == pytest.approx(HELD_OUT_SHARE, abs=0.01)
+
+
+def test_a_stream_is_not_read_to_its_end() -> None:
+    read = []
+
+    def texts() -> object:
+        for number in range(10**9):
+            read.append(number)
+            yield f"document {number}"
+
+    assert len(list(as_documents(texts(), 1000))) < 100  # type: ignore[arg-type]
+    assert len(read) < 100
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        (b'{"text": "a"}\n{"text": \n', "bad-json", "line 2"),
+        (b'{"text": "a"}\n[1]\n', "bad-json", "line 2"),
+        (b"[" * 100_000, "bad-json", "line 1"),
+        (b'{"text": "\\ud800"}\n', "bad-json", "half a character"),
+        (b'{"text": "a"}\n{"text": "caf\xe9"}\n', "not-utf8", "byte 27 is"),
+        (b'{"body": "a", "id": 1}\n', "no-such-field", "those there are: body, id"),
+        (b'{"texts": "a"}\n', "no-such-field", "did you mean 'texts'?"),
+        (b'{"text": 3}\n', "not-text", "holds a int"),
+        (b"", "too-little-text", "0 bytes to train on"),
+        (b'{"text": null}\n\n', "too-little-text", "0 bytes to train on"),
+    ],
+)
+def test_bad_lines(tmp_path: Path, content: bytes, code: str, said: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_corpus(f"jsonl:{path}")
+    assert caught.value.code == code
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["jsonl.gz", "parquet"])
+def test_a_torn_file(folder: Path, tmp_path: Path, kind: str) -> None:
+    whole = folder / ("all.jsonl.gz" if kind == "jsonl.gz" else "hub/train.parquet")
+    torn = tmp_path / f"torn.{kind}"
+    data = whole.read_bytes()
+    for end in (len(data) // 2, len(data) - 2, 3):
+        torn.write_bytes(data[:end])
+        with pytest.raises(DataError) as caught:
+            load_corpus(f"{kind.partition('.')[0]}:{torn}")
+        assert caught.value.code == "damaged-file"
+        assert str(torn) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ("?field=txt", "no-such-field", "those there are: id, text"),
+        ("?split=trian", "bad-option", "trian"),
+        ("?config=other", "bad-option", "other"),
+    ],
+)
+def test_a_dataset_without_what_is_asked_for(
+    folder: Path, options: str, code: str, said: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        load_corpus(f"hf:{folder}/hub{options}")
+    assert caught.value.code == code
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl.gz", "jsonl"])
+def test_a_dataset_with_a_torn_file(folder: Path, tmp_path: Path, form: str) -> None:
+    whole = folder / ("hub/train.parquet" if form == "parquet" else f"all.{form}")
+    data = whole.read_bytes()
+    (tmp_path / f"train.{form}").write_bytes(data[: 3 * len(data) // 4 + 1])
+    with pytest.raises(DataError) as caught:
+        load_corpus(f"hf:{tmp_path}")
+    assert caught.value.code == "cannot-read"
+    assert "cannot be read" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["hf:{}/hub", "parquet:{}/parts"])
+def test_without_the_library(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError) as caught:
+        load_corpus(name.format(folder))
+    assert caught.value.hint == "pip install 'rinsc[data]'"
+
+
+def _is_held_out(text: str) -> bool:
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64

@@ -1,0 +1,186 @@
+"""Checkpoints of one number of processes in another, and those that are not to be read."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rinsc.backends.torch.sharded_checkpoint import (
+    MANIFEST,
+    full_state_dict,
+    load_sharded,
+    save_sharded,
+)
+from rinsc.errors import CheckpointError, OutputError
+from tests.distributed.checks import BROKEN_AT, RESUMED, STEPS
+from tests.distributed.conftest import Alone
+from tests.distributed.ranks import Found, found
+from tests.distributed.training import adamw, fresh, spec_of, train
+
+LOSS_LIMIT = 2e-5
+REST = range(BROKEN_AT, STEPS)
+
+
+@pytest.mark.parametrize("way", ["ddp", "pin"])
+def test_two_processes_then_one(ranks: Found, alone: Alone, way: str) -> None:
+    for losses in found(ranks, f"writes: {way}"):
+        assert losses == pytest.approx(alone.losses, abs=LOSS_LIMIT)
+    model = fresh(RESUMED, seed=99)
+    optimizers = adamw(model)
+    extra = load_sharded(alone.folder / f"from-{way}", model, optimizers)
+    assert extra == {"step": BROKEN_AT}
+    losses = train(model, optimizers, RESUMED, REST)
+    assert losses == pytest.approx(alone.losses[BROKEN_AT:], abs=LOSS_LIMIT)
+
+
+@pytest.mark.parametrize("way", ["ddp", "pin", "pin, from ddp"])
+def test_one_process_then_two(ranks: Found, alone: Alone, way: str) -> None:
+    for extra, losses in found(ranks, f"continues: {way}"):
+        assert extra == {"step": BROKEN_AT}
+        assert losses == pytest.approx(alone.losses[BROKEN_AT:], abs=LOSS_LIMIT)
+
+
+def test_a_place_that_cannot_be_written_fails_on_every_rank(ranks: Found) -> None:
+    for code, hint in found(ranks, "cannot save"):
+        assert code == "cannot-write"
+        assert hint
+
+
+def test_one_process_then_one_is_exact(alone: Alone) -> None:
+    model = fresh(RESUMED, seed=99)
+    optimizers = adamw(model)
+    load_sharded(alone.folder / "from-one", model, optimizers)
+    assert train(model, optimizers, RESUMED, REST) == alone.losses[BROKEN_AT:]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = fresh(RESUMED)
+    save_sharded(tmp_path / "step-1", model, adamw(model), {})
+    return tmp_path / "step-1"
+
+
+def load(folder: Path, signature: str = RESUMED.text) -> None:
+    """Into other weights, which stay as they are where it fails."""
+    model = fresh(spec_of(signature), seed=7)
+    before = full_state_dict(model)
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    try:
+        load_sharded(folder, model, adamw(model))
+    except CheckpointError:
+        after = full_state_dict(model)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        raise
+
+
+def _cut(folder: Path) -> None:
+    data = next(folder.glob("*.distcp"))
+    data.write_bytes(data.read_bytes()[:-1])
+
+
+def _lose(folder: Path) -> None:
+    next(folder.glob("*.distcp")).unlink()
+
+
+def _lose_index(folder: Path) -> None:
+    (folder / ".metadata").unlink()
+
+
+def _garble(folder: Path) -> None:
+    (folder / MANIFEST).write_text("{")
+
+
+def _rename(folder: Path) -> None:
+    (folder / MANIFEST).write_text(json.dumps({"format": "other"}))
+
+
+def _unfinished(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (_cut, "damaged-checkpoint"),
+        (_lose, "damaged-checkpoint"),
+        (_lose_index, "damaged-checkpoint"),
+        (_garble, "damaged-checkpoint"),
+        (_rename, "not-a-checkpoint"),
+        (_unfinished, "no-checkpoint"),
+    ],
+)
+def test_a_torn_checkpoint_is_never_read(
+    saved: Path, damage: Callable[[Path], None], code: str
+) -> None:
+    load(saved)
+    damage(saved)
+    with pytest.raises(CheckpointError) as caught:
+        load(saved)
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("signature", "says"),
+    [
+        ("P(A^3{skip=0.5})", "differ in A, B"),
+        ("P(A^3{skip=0.5, adapter=scale})B", "differ in loop_A"),
+        ("P(A^4{skip=0.5})B", "schedules differ"),
+    ],
+)
+def test_a_checkpoint_of_another_model(saved: Path, signature: str, says: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load(saved, signature)
+    assert caught.value.code == "checkpoint-of-another-model"
+    assert says in caught.value.message
+
+
+def test_an_old_checkpoint_is_replaced(saved: Path) -> None:
+    model = fresh(RESUMED, seed=5)
+    save_sharded(saved, model, adamw(model), {"step": 2})
+    other = fresh(RESUMED, seed=6)
+    assert load_sharded(saved, other, adamw(other)) == {"step": 2}
+    assert torch.equal(
+        other.get_parameter("A.0.query.weight"), model.get_parameter("A.0.query.weight")
+    )
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("allowed", [0, 20_000])
+def test_the_old_one_survives_what_cannot_be_written(saved: Path, allowed: int) -> None:
+    """The system lets no file grow beyond some bytes."""
+    model = fresh(RESUMED, seed=5)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="file too large") as caught:
+            save_sharded(saved, model, adamw(model), {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "free space" in (caught.value.hint or "")
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    load(saved)
+
+
+def test_what_was_begun_and_not_finished_is_no_checkpoint(saved: Path) -> None:
+    """A process that is killed leaves a folder of another name; the next save takes its place."""
+    begun = saved.with_name(".step-2.part")
+    saved.rename(begun)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load(saved.with_name("step-2"))
+    model = fresh(RESUMED)
+    save_sharded(saved.with_name("step-2"), model, adamw(model), {})
+    assert not begun.exists()
+    load(saved.with_name("step-2"))
+
+
+def test_whole_weights_have_the_names_of_the_model() -> None:
+    model = fresh(spec_of("A^2B", tied_embedding=True))
+    weights = full_state_dict(model)
+    assert weights.keys() == model.state_dict().keys()
+    assert not any(name.startswith("head") for name in weights)  # tied: stored once

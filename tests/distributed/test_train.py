@@ -1,0 +1,195 @@
+"""``rinsc train`` over two gloo processes: copies (DDP) and shards (FSDP2)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from rinsc.train.checkpoint import checkpoints, is_whole
+from rinsc.train.metrics import read_metrics
+from rinsc.train.run_folder import RunFolder
+from tests.distributed.ranks import largest_gap
+from tests.train import processes
+from tests.train.processes import Command
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 14
+MODEL = (
+    *("P(A^3{skip=0.4})B", "--layers", "3", "--width", "24", "--heads", "4", "--kv-heads", "2"),
+    *("--mlp-width", "34", "--vocab-size", "270", "--context", "16"),
+)
+SETTINGS = (
+    *("--steps", str(STEPS), "--batch", "4", "--device", "cpu", "--checkpoint-every", "2"),
+    *("--eval-every", "3"),
+)
+WAYS: dict[str, tuple[str, ...]] = {
+    "copies": (),
+    "pinned": ("--shard",),
+    "resharded": ("--shard", "--recursed", "reshard"),
+}
+LOSS_LIMIT = 1e-4
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("corpus") / "rain.txt"
+    lines = [f"On day {day} the rain fell, and the river rose by {day % 7}." for day in range(300)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return f"text:{path}"
+
+
+def command(text: str, folder: Path, *more: str) -> tuple[str, ...]:
+    return ("train", *MODEL, "--data", text, "-o", str(folder), *SETTINGS, *more)
+
+
+@contextlib.contextmanager
+def two_started(folder: Path, *args: str) -> Any:
+    """The command on two ranks that meet at a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        ranks = []
+        for rank in range(2):
+            facts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+            environment = {name: str(fact) for name, fact in facts.items()}
+            environment["MASTER_ADDR"] = "127.0.0.1"
+            place = folder / f"rank-{rank}"
+            made = processes.started(place, *args, environment=environment)
+            ranks.append(stack.enter_context(made))
+        yield ranks
+
+
+def on_two(folder: Path, *args: str) -> list[Command]:
+    """Both ranks, ended well."""
+    with two_started(folder, *args) as ranks:
+        statuses = [rank.wait() for rank in ranks]
+        assert statuses == [0, 0], "\n".join(rank.err.read_text() for rank in ranks)
+        return list(ranks)
+
+
+@pytest.fixture(scope="module")
+def alone(text: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The same training in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    status, _, err = processes.run(folder, *command(text, folder / "run"))
+    assert status == 0, err
+    return RunFolder(folder / "run")
+
+
+def require_same(run: RunFolder, alone: RunFolder) -> None:
+    """Losses, FLOPs and weights, up to the order in which numbers are added."""
+    found, expected = read_metrics(run.metrics), read_metrics(alone.metrics)
+    assert [each.step for each in found] == [each.step for each in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.loss_nats == pytest.approx(theirs.loss_nats, abs=LOSS_LIMIT)
+        assert ours.bits_per_byte == pytest.approx(theirs.bits_per_byte, abs=LOSS_LIMIT)
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-3)
+        assert (ours.tokens, ours.training_flops) == (theirs.tokens, theirs.training_flops)
+        assert ours.rounds == theirs.rounds
+    results = [json.loads(each.result.read_text()) for each in (run, alone)]
+    assert results[0]["bits_per_byte"] == pytest.approx(results[1]["bits_per_byte"], abs=LOSS_LIMIT)
+    assert largest_gap(load_file(run.weights), load_file(alone.weights)) < 1e-2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_train_what_one_does(
+    text: str, tmp_path: Path, alone: RunFolder, way: str
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    first, second = on_two(tmp_path, *command(text, run.path, *WAYS[way]))
+    require_same(run, alone)
+    assert "over 2 processes" in first.err.read_text()
+    assert "bits per byte" in first.out.read_text()
+    assert second.out.read_text() == second.err.read_text() == ""  # the first one alone reports
+    assert all(each.is_sharded == (way != "copies") for each in checkpoints(run.path))
+
+
+@pytest.mark.parametrize("way", ["copies", "pinned"])
+def test_both_are_killed_and_go_on_as_two_or_as_one(
+    text: str, tmp_path: Path, alone: RunFolder, way: str
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    args = command(text, run.path)
+    for goal in (2, 6):
+        with two_started(tmp_path, *args, *WAYS[way]) as ranks:
+            held = ranks[0].until(lambda goal=goal: _steps(run.path) >= goal)
+            assert held, ranks[0].err.read_text()
+            for rank in ranks:
+                rank.send(signal.SIGKILL)
+            assert [rank.wait() for rank in ranks] == [-signal.SIGKILL] * 2
+        assert all(is_whole(each) for each in checkpoints(run.path))
+    assert 6 <= _steps(run.path) < STEPS
+    status, _, err = processes.run(tmp_path, *args)
+    assert status == 0, err
+    require_same(run, alone)
+
+
+def _steps(folder: Path) -> int:
+    found = checkpoints(folder)
+    return found[-1].step if found else 0
+
+
+def test_stopped_as_one_it_goes_on_as_two(text: str, tmp_path: Path, alone: RunFolder) -> None:
+    run = RunFolder(tmp_path / "run")
+    args = command(text, run.path)
+    with processes.started(tmp_path, *args) as running:
+        assert running.until(lambda: _steps(run.path) >= 4)
+        running.send(signal.SIGTERM)
+        assert running.wait() == 130
+    on_two(tmp_path, *args)
+    require_same(run, alone)
+
+
+def test_the_other_one_does_not_wait_for_one_that_died(text: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with two_started(tmp_path, *command(text, run)) as ranks:
+        assert ranks[0].until(lambda: _steps(run) >= 2), ranks[0].err.read_text()
+        ranks[1].send(signal.SIGKILL)
+        assert ranks[0].wait() != 0
+    assert all(is_whole(each) for each in checkpoints(run))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "code"),
+    [(("--accumulate", "4"), "uneven-batch"), (("--tokenizer", "none.json"), "cannot-read")],
+    ids=["of all", "that the first one finds"],
+)
+def test_a_mistake_ends_both(
+    text: str, tmp_path: Path, mistake: tuple[str, str], code: str
+) -> None:
+    run = tmp_path / "run"
+    with two_started(tmp_path, *command(text, run), *mistake) as ranks:
+        statuses = [rank.wait() for rank in ranks]
+    said = [rank.err.read_text() for rank in ranks]
+    assert 0 not in statuses, said
+    assert f"error[{code}]" in said[0]
+    assert "Traceback" not in "".join(said)
+    assert not run.exists()
+
+
+def test_torchrun_starts_them(text: str, tmp_path: Path, alone: RunFolder) -> None:
+    run = RunFolder(tmp_path / "run")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "rinsc", *command(text, run.path, "--shard")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    require_same(run, alone)

@@ -1,0 +1,43 @@
+"""The page on Hugging Face is true: its examples and its command run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rinsc.backends.hf.folder import FILES, TOKENIZER_FILES
+from tests.cli.command_line import run_cli
+
+PAGE = (Path(__file__).parents[2] / "docs" / "hugging-face.md").read_text(encoding="utf-8")
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"^\$ rinsc (.+)$", PAGE, re.MULTILINE)
+    assert run_cli(*shlex.split(command)).status == 0
+    output = io.StringIO()
+    examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(examples) == 4
+    with contextlib.redirect_stdout(output):
+        for example in examples:
+            exec(compile(example, "hugging-face.md", "exec"), {})
+    assert output.getvalue().splitlines() == [
+        "torch.Size([1, 7])",
+        "True",
+        "{'A': 4} RinscForCausalLM",
+        "RinscForCausalLM",
+    ]
+
+
+def test_the_table_of_files_is_the_folder() -> None:
+    table = PAGE.split("| File | Holds |")[1].split("\n\n")[0]
+    named = re.findall(
+        r"`([\w.]+\.\w+)`", "".join(line.split("|")[1] for line in table.split("\n")[2:])
+    )
+    assert set(named) == {*FILES, *TOKENIZER_FILES}

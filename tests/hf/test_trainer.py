@@ -1,0 +1,156 @@
+"""The plain Trainer of transformers with our class, on real text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback, TrainingArguments, pipeline
+
+from rinsc.backends.hf import causal_lm
+from rinsc.cost import training_flops
+from rinsc.spec import ModelSpec
+from tests.hf.texts import rows, tokenizer
+from tests.onnx.models import small_spec
+
+SEQ = 16
+SPEC = small_spec("(A^3)B", vocab_size=300, context=32)
+
+
+class CountingTrainer(Trainer):
+    """The Trainer counts 6 FLOPs for each stored parameter and token; the model knows better."""
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        model: Any = self.model
+        flops: int = model.floating_point_ops(inputs)
+        return flops
+
+
+class KeepGradients(TrainerCallback):
+    """What the optimizer is about to step with."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        parameters = given["model"].named_parameters()
+        self.gradients = {name: parameter.grad.clone() for name, parameter in parameters}
+
+
+def fresh(spec: ModelSpec = SPEC) -> Any:
+    torch.manual_seed(0)
+    return causal_lm(spec)
+
+
+def trainer_of(model: Any, folder: Path, data: Any, trainer: Any = Trainer, **given: Any) -> Any:
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "learning_rate": 3e-3,
+        "per_device_train_batch_size": 4,
+        "max_grad_norm": 1e9,
+        "logging_steps": 1,
+    }
+    callbacks = given.pop("callbacks", None)
+    arguments = TrainingArguments(**(settings | given))
+    return trainer(model=model, args=arguments, train_dataset=data, callbacks=callbacks)
+
+
+def losses(trainer: Any) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def unlike_rows() -> list[dict[str, torch.Tensor]]:
+    """Rows with unlike numbers of targets, where the average of averages is wrong."""
+    made = []
+    for number, row in enumerate(rows(SEQ, 8)):
+        labels = row["labels"].clone()
+        labels[: 2 * number] = -100
+        made.append({"input_ids": row["input_ids"], "labels": labels})
+    return made
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_accumulation_is_the_whole_batch(tmp_path: Path, checkpointing: bool) -> None:
+    found = []
+    for batch, steps in ((8, 1), (2, 4)):
+        keep = KeepGradients()
+        trainer = trainer_of(
+            fresh(),
+            tmp_path,
+            unlike_rows(),
+            callbacks=[keep],
+            max_steps=1,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=steps,
+            gradient_checkpointing=checkpointing and steps > 1,
+        )
+        trainer.train()
+        found.append((losses(trainer)[0], keep.gradients))
+    (whole_loss, whole), (parts_loss, parts) = found
+    assert parts_loss == pytest.approx(whole_loss, rel=1e-3)  # logs are rounded
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_sabotage_a_model_deaf_to_the_number_of_items_is_seen(tmp_path: Path) -> None:
+    model = fresh()
+    model.accepts_loss_kwargs = False
+    keep, whole = KeepGradients(), KeepGradients()
+    given = {"max_steps": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    trainer_of(model, tmp_path, unlike_rows(), callbacks=[keep], **given).train()
+    given = {"max_steps": 1, "per_device_train_batch_size": 8}
+    trainer_of(fresh(), tmp_path, unlike_rows(), callbacks=[whole], **given).train()
+    name = "model.embedding.weight"
+    assert not torch.allclose(keep.gradients[name], whole.gradients[name], atol=1e-6)
+
+
+def test_flops_of_a_run_are_those_of_the_cost_report(tmp_path: Path) -> None:
+    trainer = trainer_of(fresh(), tmp_path, rows(SEQ, 8), CountingTrainer, max_steps=3)
+    trainer.train()
+    assert trainer.state.total_flos == 3 * training_flops(SPEC, SEQ, batch=4)
+    plain = trainer_of(fresh(), tmp_path, rows(SEQ, 8), max_steps=3)
+    plain.train()
+    assert plain.state.total_flos < trainer.state.total_flos / 1.5  # reuse is not seen
+
+
+def test_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    spec = small_spec("P(A^3{adapter=scale}B)^2", vocab_size=300, context=32)
+    data = rows(SEQ, 24)
+    given: dict[str, Any] = {"max_steps": 6, "save_steps": 3, "save_strategy": "steps"}
+    whole = trainer_of(fresh(spec), tmp_path, data, **given)
+    whole.train()
+    again = trainer_of(fresh(spec), tmp_path / "again", data, **given)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    ours = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
+    theirs = load_file(tmp_path / "again" / "checkpoint-6" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert losses(whole)[3:] == losses(again)[3:]
+    halfway = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    assert not torch.equal(halfway["model.embedding.weight"], ours["model.embedding.weight"])
+
+
+def test_training_lowers_the_loss_and_the_pipeline_writes_text(tmp_path: Path) -> None:
+    model = fresh()
+    trainer = trainer_of(model, tmp_path, rows(SEQ, 64), max_steps=40)
+    trainer.train()
+    assert losses(trainer)[-1] < losses(trainer)[0] - 0.5
+    words = tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    writer: Any = pipeline("text-generation", model=str(tmp_path / "model"), device="cpu")
+    prompts = ["The model", "A block is"]
+    asked = {"max_new_tokens": 6, "do_sample": False, "rounds": 2}
+    together = writer(prompts, batch_size=2, **asked)
+    for prompt, (made,) in zip(prompts, together, strict=True):
+        given = words(prompt, return_tensors="pt")["input_ids"]
+        found = model.eval().generate(given, pad_token_id=1, **asked)
+        assert made["generated_text"] == words.decode(found[0], skip_special_tokens=True)
+        assert len(made["generated_text"]) > len(prompt)

@@ -1,0 +1,136 @@
+"""Budgets: the most steps that they pay for, and not one more."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from rinsc.cost import match_compute, training_flops
+from rinsc.errors import SpecError
+from rinsc.graph import build_graph
+from rinsc.graph.law import drawn_loops
+from rinsc.spec import ModelSpec, model_spec
+from rinsc.train.budget import Budget, matched, spending, with_budget
+from rinsc.train.config import TrainConfig
+
+TEXTS = ["AB", "(A^3)B", "((A^2)B)^2", "(A^5{skip=0.5})B^2"]
+SPECS = {
+    text: model_spec(
+        text, layers=4, width=12, heads=3, kv_heads=1, mlp_width=17, vocab_size=31, context=19
+    )
+    for text in TEXTS
+}
+LOOPED = [text for text in TEXTS if "^" in text]
+
+
+def settings(batch: int, seq: int, **more: object) -> TrainConfig:
+    return TrainConfig(batch_sequences=batch, sequence_length=seq, **more)  # type: ignore[arg-type]
+
+
+BATCHES, LENGTHS = st.integers(1, 5), st.integers(1, 19)
+
+
+@given(
+    st.sampled_from(TEXTS), BATCHES, LENGTHS, st.integers(1, 10**12), st.none() | st.integers(1, 4)
+)
+def test_flops_pay_for_their_steps_and_no_more(
+    text: str, batch: int, seq: int, flops: int, rounds: int | None
+) -> None:
+    spec, rounds = SPECS[text], rounds if text in LOOPED else None
+    step = training_flops(spec, seq, batch=batch, rounds=rounds)
+    assume(step <= flops <= step * 10**9)
+    config = with_budget(settings(batch, seq, rounds=rounds), spec, Budget(flops, "flops"))
+    assert config.steps * step <= flops < (config.steps + 1) * step
+    spent = spending(config, spec)
+    assert (spent.steps, spent.tokens) == (config.steps, config.steps * batch * seq)
+    assert spent.training_flops == config.steps * step
+
+
+@given(BATCHES, LENGTHS, st.integers(1, 10**9))
+def test_tokens_pay_for_their_steps_and_no_more(batch: int, seq: int, tokens: int) -> None:
+    assume(tokens >= batch * seq)
+    config = with_budget(settings(batch, seq), SPECS["AB"], Budget(tokens, "tokens"))
+    assert config.tokens <= tokens < config.tokens + batch * seq
+
+
+@given(st.integers(1, 10**9))
+def test_steps_are_steps(steps: int) -> None:
+    assert with_budget(settings(1, 3), SPECS["AB"], Budget(steps, "steps")).steps == steps
+
+
+SCHEDULES = st.lists(
+    st.tuples(st.integers(1, 99), st.integers(1, 5)), max_size=3, unique_by=lambda pair: pair[0]
+).map(lambda pairs: ((0.0, 2), *((share / 100, rounds) for share, rounds in sorted(pairs))))
+
+
+def by_hand(spec: ModelSpec, schedule: tuple[tuple[float, int], ...], steps: int) -> int:
+    """FLOPs of each step summed up: its rounds are the last that begin at or before it."""
+    total = 0
+    cost = {rounds: training_flops(spec, 7, batch=2, rounds=rounds) for _, rounds in schedule}
+    for step in range(steps):
+        total += cost[[rounds for share, rounds in schedule if share * steps <= step][-1]]
+    return total
+
+
+@given(st.sampled_from(LOOPED), SCHEDULES, st.integers(1, 100), st.floats(0, 0.999))
+def test_growing_rounds_never_cost_more_than_the_budget(
+    text: str, schedule: tuple[tuple[float, int], ...], steps: int, more: float
+) -> None:
+    """One more is taken at its word: fewer rounds at the end may make many more cheaper."""
+    spec = SPECS[text]
+    step = training_flops(spec, 7, batch=2, rounds=1)
+    flops = by_hand(spec, schedule, steps) + int(more * step)
+    config = with_budget(settings(2, 7, rounds_schedule=schedule), spec, Budget(flops, "flops"))
+    assert spending(config, spec).training_flops == by_hand(spec, schedule, config.steps) <= flops
+    assert by_hand(spec, schedule, config.steps + 1) > flops
+
+
+@pytest.mark.parametrize("unit", ["flops", "tokens"])
+def test_less_than_a_step_is_refused(unit: str) -> None:
+    spec = SPECS["(A^3)B"]
+    step = {"flops": training_flops(spec, 7, batch=2), "tokens": 14}[unit]
+    with pytest.raises(SpecError) as caught:
+        with_budget(settings(2, 7), spec, Budget(step - 1, unit))  # type: ignore[arg-type]
+    assert caught.value.code == "budget-too-small"
+    assert str(step) in caught.value.message
+    assert caught.value.hint
+    schedule = ((0.0, 1), (0.5, 3))
+    with pytest.raises(SpecError, match="pay for no step"):
+        with_budget(settings(2, 7, rounds_schedule=schedule), spec, Budget(5, "flops"))
+
+
+@given(st.sampled_from(LOOPED), BATCHES, LENGTHS, st.integers(1, 500))
+def test_matching_a_baseline_is_that_of_costs(text: str, batch: int, seq: int, steps: int) -> None:
+    spec, baseline = SPECS[text], SPECS["AB"]
+    plan = (
+        match_compute(baseline, spec, tokens=steps * batch * seq, batch_tokens=batch * seq, seq=seq)
+        if _pays(spec, baseline, seq, batch, steps)
+        else None
+    )
+    if plan is None:
+        with pytest.raises(SpecError, match="pay for no step"):
+            matched(settings(batch, seq, steps=steps), spec, baseline)
+        return
+    config = matched(settings(batch, seq, steps=steps), spec, baseline)
+    assert config.steps == plan.variant_steps
+    assert spending(config, spec).training_flops <= plan.baseline_flops
+
+
+def _pays(spec: ModelSpec, baseline: ModelSpec, seq: int, batch: int, steps: int) -> bool:
+    costs = [training_flops(each, seq, batch=batch) for each in (baseline, spec)]
+    return steps * costs[0] >= costs[1]
+
+
+def test_drawn_rounds_are_paid_for_as_expected() -> None:
+    spec = SPECS["(A^5{skip=0.5})B^2"]
+    assert drawn_loops(build_graph(spec))
+    config = settings(2, 7, steps=1000)
+    expected = spending(config, spec).training_flops
+    # 1 + Binomial(4, 0.5) rounds: 3 in expectation.
+    assert math.isclose(expected, 1000 * training_flops(spec, 7, batch=2, rounds={"A": 3, "B": 2}))
+    other = dataclasses.replace(config, rounds={"A": 5})
+    assert spending(other, spec).training_flops > expected

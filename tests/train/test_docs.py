@@ -1,0 +1,36 @@
+"""docs/training.md is true: its commands run, its options exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rinsc.cli import main
+from rinsc.train.run_folder import RunFolder
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_its_commands_run_and_write_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^\$ rinsc (.+)$", TEXT, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert main(shlex.split(command)) == 0, command
+    named = set(re.findall(r"`([a-z_]+\.(?:toml|json|jsonl|safetensors))`", TEXT))
+    for run in (tmp_path / "runs").iterdir():
+        assert named <= {path.name for path in run.iterdir()}
+    spent = [json.loads(RunFolder(run).result.read_text()) for run in (tmp_path / "runs").iterdir()]
+    assert all(each["training_flops"] > 0 for each in spent)
+
+
+def test_its_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "--help"])
+    known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    assert set(re.findall(r"--[a-z][a-z-]+", TEXT)) <= known | {"--nproc-per-node"}

@@ -1,0 +1,176 @@
+"""The verdict on real runs: its numbers against plain ones, and a broken model is regretted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from rinsc.backends.torch.weights import save_weights
+from rinsc.cost import forward_flops
+from rinsc.data.progress import PreparationProgress
+from rinsc.errors import UsageError
+from rinsc.graph import build_graph
+from rinsc.spec import model_spec
+from rinsc.train.config import TrainConfig
+from rinsc.train.finished import FinishedRun, finished_run
+from rinsc.train.measure import Measured, read_pair, read_text, reads_alike
+from rinsc.train.regret import Verdict, judge, nearest_rounds
+from tests.train.finished_runs import Runs, baseline, recursive, runs, train
+
+__all__ = ["baseline", "recursive", "runs"]
+
+CPU = torch.device("cpu")
+
+
+def verdict_of(run: FinishedRun, other: FinishedRun) -> Verdict:
+    ours, theirs = read_pair(run, other, None, None, PreparationProgress)
+    first = Measured(run, ours, CPU, lambda done, count: None)
+    second = Measured(other, theirs, CPU, lambda done, count: None)
+    return judge(run, other, first.losses, second.losses(other.rounds))
+
+
+def test_the_trained_rounds_give_what_the_run_noted(recursive: FinishedRun) -> None:
+    result = json.loads(recursive.folder.result.read_text())
+    text = read_text(recursive, None, None, PreparationProgress)
+    quality = Measured(recursive, text, CPU, lambda done, count: None).quality(recursive.rounds)
+    assert recursive.rounds == {"A": 3}
+    assert quality.bits_per_byte == pytest.approx(result["bits_per_byte"], rel=1e-6)
+    assert quality.perplexity == pytest.approx(result["perplexity"], rel=1e-6)
+    assert quality.accuracy == pytest.approx(result["accuracy"])
+
+
+def test_the_three_comparisons(recursive: FinishedRun, baseline: FinishedRun) -> None:
+    verdict = verdict_of(recursive, baseline)
+    notes = [json.loads(run.folder.result.read_text()) for run in (recursive, baseline)]
+    first, second, third = verdict.comparisons
+    assert [each.equal for each in verdict.comparisons] == [
+        *("training FLOPs", "parameters", "inference FLOPs"),
+    ]
+    assert (first.ours, first.theirs) == tuple(note["training_flops"] for note in notes)
+    assert all(each.is_equal for each in verdict.comparisons)
+    assert second.ours == sum(p.numel() for p in recursive.model(CPU).parameters())
+    assert first.rounds == third.rounds == {"A": 1}
+    assert second.rounds == {"A": 3}
+    assert second.difference.ours == pytest.approx(notes[0]["bits_per_byte"], rel=1e-6)
+    assert second.difference.theirs == pytest.approx(notes[1]["bits_per_byte"], rel=1e-6)
+    assert third.ours == third.theirs
+    assert verdict.is_regret == (first.difference.low > 0)
+    assert verdict.text.startswith("regret" if verdict.is_regret else "no regret")
+
+
+def test_shuffled_weights_are_regretted_and_so_the_other_way_round(
+    recursive: FinishedRun, tmp_path: Path
+) -> None:
+    shutil.copytree(recursive.folder.path, tmp_path / "shuffled")
+    shuffled = finished_run(tmp_path / "shuffled")
+    model = shuffled.model(CPU)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        table = model.get_parameter("embedding.weight")
+        table.copy_(table[torch.randperm(len(table))])
+    save_weights(model, shuffled.folder.weights)
+    broken = verdict_of(shuffled, recursive)
+    assert broken.is_regret
+    assert broken.text.startswith("regret: one round is worse")
+    fine = verdict_of(recursive, shuffled)
+    assert not fine.is_regret
+    assert fine.text.startswith("no regret: one round is better")
+
+
+def test_a_model_against_itself_cannot_be_told_apart(recursive: FinishedRun) -> None:
+    itself = verdict_of(recursive, recursive).as_trained.difference
+    assert (itself.low, itself.high) == (0, 0)
+    assert itself.reading == "no difference can be told"
+
+
+def test_other_training_flops_are_said(recursive: FinishedRun, baseline: FinishedRun) -> None:
+    one_step = dataclasses.replace(
+        baseline, training_flops=recursive.training_flops + recursive.step_flops
+    )
+    assert verdict_of(recursive, one_step).is_equal
+    twice = dataclasses.replace(baseline, training_flops=2 * recursive.training_flops)
+    verdict = verdict_of(recursive, twice)
+    assert not verdict.is_equal
+    assert verdict.text.endswith("not at equal training FLOPs: the run spent 50 % fewer")
+
+
+def test_another_tokenizer_on_the_same_text(
+    recursive: FinishedRun, baseline: FinishedRun, runs: Runs, tmp_path: Path
+) -> None:
+    train("AB", tmp_path / "ab", runs.text, "--steps", "97", vocab_size=288)
+    other = finished_run(tmp_path / "ab")
+    assert reads_alike(recursive, baseline)
+    assert not reads_alike(recursive, other)
+    found = verdict_of(recursive, other).as_trained.difference
+    results = [json.loads(run.folder.result.read_text()) for run in (recursive, other)]
+    # All of the text but its ends.
+    assert found.ours == pytest.approx(results[0]["bits_per_byte"], rel=0.02)
+    assert found.theirs == pytest.approx(results[1]["bits_per_byte"], rel=0.02)
+    assert 10 < found.blocks < 400
+    assert found.low < found.bits_per_byte < found.high
+
+
+def test_blocks_of_bytes_and_windows_agree(recursive: FinishedRun, baseline: FinishedRun) -> None:
+    """Sequences of another length: the same model is read in blocks of bytes."""
+    shorter = dataclasses.replace(baseline.config, sequence_length=22)
+    other = dataclasses.replace(baseline, config=shorter)
+    windows = verdict_of(recursive, baseline).as_trained.difference
+    verdict = verdict_of(recursive, other)
+    assert verdict.nearest.ours == verdict.nearest.theirs  # at one length, whatever theirs are
+    in_bytes = verdict.as_trained.difference
+    assert in_bytes.bits_per_byte == pytest.approx(windows.bits_per_byte, abs=0.02)
+    width = windows.high - windows.low
+    assert in_bytes.high - in_bytes.low == pytest.approx(width, rel=0.5)
+
+
+@pytest.mark.parametrize("times", [0.1, 1.4, 2.0, 100])
+def test_the_nearest_inference_flops(recursive: FinishedRun, times: float) -> None:
+    length = recursive.sequence_length
+    costs = {
+        count: forward_flops(recursive.graph, length, rounds=count).total / length
+        for count in range(1, 33)
+    }
+    wanted = round(times * costs[1])
+    nearest = min(costs, key=lambda count: abs(costs[count] - wanted))
+    assert nearest_rounds(recursive, wanted) == {"A": nearest}
+
+
+def test_a_run_without_rounds_has_nothing_to_regret(baseline: FinishedRun) -> None:
+    with pytest.raises(UsageError) as caught:
+        verdict_of(baseline, baseline)
+    assert caught.value.code == "no-repeat"
+
+
+@pytest.mark.parametrize(
+    ("signature", "settings", "expected"),
+    [
+        ("A^3B", {}, {3}),
+        ("A^3B", {"rounds": 2}, {2}),
+        ("A^3{skip=0.5}B", {}, {1, 2, 3}),
+        ("A^3{skip=0.5}B", {"rounds": 2}, {2}),
+        ("A^4{sample=choice(1, 4)}B", {}, {1, 4}),
+        ("A^3B", {"rounds_schedule": ((0.0, 1), (0.5, 3))}, {1, 3}),
+        ("A^4{sample=poisson_lognormal(4, 0.5)}B", {}, {4}),
+    ],
+)
+def test_which_rounds_were_trained(
+    baseline: FinishedRun, signature: str, settings: dict[str, object], expected: set[int]
+) -> None:
+    graph = build_graph(model_spec(signature, preset="tiny"))
+    config = TrainConfig(**settings)  # type: ignore[arg-type]
+    run = dataclasses.replace(baseline, graph=graph, config=config)
+    assert run.trained_rounds == {"A": expected}
+    for count in range(1, 6):
+        assert run.is_trained({"A": count}) == (count in expected)
+
+
+def test_flops_per_token_are_those_of_a_sequence(recursive: FinishedRun) -> None:
+    whole = forward_flops(recursive.graph, 23, rounds=2).total
+    assert recursive.forward_flops_per_token({"A": 2}) == pytest.approx(whole / 23, abs=0.5)
+    steps = recursive.training_flops / recursive.step_flops
+    assert steps == pytest.approx(recursive.steps, rel=1e-6)
