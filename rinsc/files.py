@@ -83,6 +83,20 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """The folder is there in the body; where that fails, what was missing is missing again."""
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    try:
+        make_folder(path)
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # whatever else stands in it by now stays
+                each.rmdir()
+        raise
+
+
 def check_folder(path: str | os.PathLike[str]) -> None:
     """Raises OutputError where `make_folder` could make none to write to; nothing is changed."""
     folder = Path(path)

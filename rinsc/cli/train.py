@@ -100,14 +100,13 @@ def train(
         config = _config(settings, spec, spent, baseline)
     _quieten()
     from rinsc.train.devices import find_devices
-    from rinsc.train.fits import check_memory
+    from rinsc.train.fits import check_devices
     from rinsc.train.run_folder import check_run_folder
 
     place = find_devices(device, shard=shard, recursed=recursed)
     if settings.fast or config.compile:
         config = _as_fast_as_possible(config, settings, place)
-    _require_even(config, place)
-    check_memory(spec, config, place.device, place.share)
+    check_devices(spec, config, place)
     _require_trackers(track)
     _print_plan(spec, config, data, place)
     folder = check_run_folder(output, overwrite=overwrite)
@@ -178,14 +177,6 @@ def _as_fast_as_possible(
     if place.is_first:
         print(f"rinsc train: {note}", file=sys.stderr)
     return dataclasses.replace(config, precision=precision, compile=compiles)
-
-
-def _require_even(config: TrainConfig, place: Devices) -> None:
-    parts = config.accumulate * place.count
-    if config.batch_sequences % parts:
-        message = f"{config.batch_sequences} sequences cannot be split into {parts} equal parts"
-        hint = "make --batch a multiple of the processes times --accumulate"
-        raise UsageError(Problem("uneven-batch", message, hint=hint))
 
 
 def _require_trackers(track: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ def prepare_text(
         text = _prepared(source, words)
         if goes_on:
             require_same_run(folder, spec, config, text.record)
-        check_fits(spec, text, config, place.device, place.share)
+        check_fits(spec, text, config, place)
         return words.to_json()
 
     words = tokenizer_from_json(place.on_first(prepare))

@@ -20,7 +20,7 @@ def training_arguments(
     if "tensorboard" in trackers:  # the only place where its folder can be named
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.tensorboard)
     parts = config.accumulate * devices.count
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder.path),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_sequences // parts,
@@ -40,3 +40,5 @@ def training_arguments(
         remove_unused_columns=False,
         run_name=folder.path.name,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would use all by DataParallel
+    return arguments

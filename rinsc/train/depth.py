@@ -94,7 +94,8 @@ class Depths:
     def _stages(self) -> list[tuple[int, int]]:
         """First step of each stage of the schedule, and the first after it."""
         steps = self._config.steps
-        starts = [math.ceil(share * steps) for share, _ in self._config.rounds_schedule]
+        shares = [share for share, _ in self._config.rounds_schedule]
+        starts = [math.ceil(round(share * steps, 6)) for share in shares]  # 0.07 · 100 is above 7
         return list(zip(starts, [*starts[1:], steps], strict=True))
 
     def _flops_at(self, rounds: Rounds) -> int:

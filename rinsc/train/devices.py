@@ -17,6 +17,8 @@ from rinsc.backends.torch.parallel import Recursed, parallelize
 from rinsc.backends.torch.processes import Result, on_first
 from rinsc.errors import Problem, RinscError, UsageError
 
+_LAUNCH = "start the processes with: torchrun --nproc-per-node 8 -m rinsc train ..."
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -31,11 +33,6 @@ class Devices:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
-
-    @property
-    def share(self) -> int:
-        """Over how many processes weights and optimizer are cut up."""
-        return self.count if self.shard else 1
 
     def spread(self, model: nn.Module) -> nn.Module:
         """The model over all devices: sharded (FSDP2), or a copy on each (DDP)."""
@@ -80,24 +77,55 @@ def find_devices(
 ) -> Devices:
     """The devices of this process; joins the others where torchrun started several.
 
-    Raises UsageError for a GPU that is not there, and for sharding over one process.
+    Raises UsageError for a GPU that is not there, for sharding over one process, and where what
+    started the processes does not say how they meet; RinscError where they do not meet.
     """
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
         message = "there is no GPU that PyTorch can use"
         raise UsageError(Problem("no-gpu", message, hint="leave --device out"))
     kind = "cuda" if has_gpu and name != "cpu" else "cpu"
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    count = _told("WORLD_SIZE", 1)
+    if count <= 1:
         if shard:
             message = "--shard spreads the model over several processes, and there is one"
-            hint = "start them with: torchrun --nproc-per-node 8 -m rinsc train ..."
-            raise UsageError(Problem("one-process", message, hint=hint))
+            raise UsageError(Problem("one-process", message, hint=_LAUNCH))
         return Devices(torch.device(kind))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
-        torch.cuda.set_device(device)
+    device = _own_gpu() if kind == "cuda" else torch.device(kind)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+        _join("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
     return Devices(device, count, dist.get_rank(), shard, recursed)
+
+
+def _own_gpu() -> torch.device:
+    local, gpus = _told("LOCAL_RANK", 0), torch.cuda.device_count()
+    if local >= gpus:
+        message = f"process {local} of this machine has no GPU of its own: there are {gpus}"
+        hint = f"start at most {gpus} processes a machine"
+        raise UsageError(Problem("no-gpu", message, hint=hint))
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _told(name: str, default: int) -> int:
+    """A number that torchrun tells each process."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        message = f"{name} is '{text:.40}', which is no number"
+        raise UsageError(Problem("bad-launch", message, hint=f"unset it, or {_LAUNCH}"))
+    return int(text)
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes."""
+    try:
+        dist.init_process_group(backend)
+    except (ValueError, OverflowError) as error:
+        message = f"the processes cannot meet: {str(error).splitlines()[0]:.200}"
+        hint = f"unset WORLD_SIZE for one process, or {_LAUNCH}"
+        raise UsageError(Problem("bad-launch", message, hint=hint)) from error
+    except dist.DistError as error:
+        message = f"the processes do not meet: {str(error).splitlines()[0]:.200}"
+        hint = "see that all of them were started, and can reach MASTER_ADDR at MASTER_PORT"
+        raise RinscError(Problem("process-lost", message, hint=hint)) from error

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from rinsc.backends.torch.memory import require_training_memory
+from rinsc.backends.torch.memory import TrainingStep, require_training_memory
 from rinsc.cost.flops import set_rounds
 from rinsc.data.batches import TokenizedCorpus, cut_windows
-from rinsc.errors import Problem, SpecError
+from rinsc.errors import Problem, SpecError, UsageError
 from rinsc.graph import build_graph
 from rinsc.layers.language import require_language_model
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
+from rinsc.train.devices import Devices
+
+ALONE = Devices(torch.device("cpu"))
 
 
 def check_fits(
     spec: ModelSpec,
     corpus: TokenizedCorpus,
     config: TrainConfig,
-    device: torch.device | str = "cpu",
-    processes: int = 1,
+    devices: Devices = ALONE,
 ) -> None:
     """Everything that can be wrong before the first step; nothing is allocated.
 
-    Raises what `check_settings` and `check_memory` raise, SpecError where the text has another
+    Raises what `check_settings` and `check_devices` raise, SpecError where the text has another
     vocabulary than the model, and DataError where it does not fill one sequence.
     """
     check_settings(spec, config)
@@ -33,7 +35,7 @@ def check_fits(
         raise SpecError(Problem("vocabulary-mismatch", message, hint=hint))
     for tokens in (corpus.train, corpus.held_out):
         cut_windows(tokens, config.sequence_length)
-    check_memory(spec, config, device, processes)
+    check_devices(spec, config, devices)
 
 
 def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
@@ -50,18 +52,23 @@ def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
         set_rounds(graph, rounds)
 
 
-def check_memory(
-    spec: ModelSpec, config: TrainConfig, device: torch.device | str = "cpu", processes: int = 1
-) -> None:
-    """Raises LoweringError where the device has too little memory for a part of a step, with
-    weights and optimizer sharded over so many ``processes``."""
-    require_training_memory(
+def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE) -> None:
+    """Raises UsageError where the batch cannot be shared evenly by the processes, and LoweringError
+    where a device has too little memory for its part of a step."""
+    parts = config.accumulate * devices.count
+    if config.batch_sequences % parts:
+        message = f"{config.batch_sequences} sequences cannot be split into {parts} equal parts"
+        hint = "make --batch a multiple of the processes times --accumulate"
+        raise UsageError(Problem("uneven-batch", message, hint=hint))
+    step = TrainingStep(
         build_graph(spec),
         config.sequence_length,
-        batch=config.batch_sequences // config.accumulate,
+        config.batch_sequences,
         rounds=max((rounds for _, rounds in config.rounds_schedule), default=config.rounds),
         precision=config.precision,
         checkpointing=config.checkpointing,
-        device=device,
-        processes=processes,
+        accumulate=config.accumulate,
+        processes=devices.count,
+        shard=devices.shard,
     )
+    require_training_memory(step, devices.device)

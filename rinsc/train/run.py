@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from rinsc.train.devices import Devices
 from rinsc.train.evaluate import evaluate, held_out_windows
 from rinsc.train.fits import check_fits
 from rinsc.train.initialise import scale_residuals
-from rinsc.train.metrics import MetricsLog, drop_metrics_after, read_metrics
+from rinsc.train.metrics import Metrics, MetricsLog, drop_metrics_after, read_metrics
 from rinsc.train.run_folder import RunFolder, require_same_run, write_inputs, write_result
 from rinsc.train.trainer import RinscTrainer
 from rinsc.train.utilization import matrix_peak_flops
@@ -85,7 +86,7 @@ def train(
     devices = devices or Devices(next(model.parameters()).device)
     if resume:
         require_same_run(folder, spec, config, corpus.record)
-    check_fits(spec, corpus, config, devices.device, devices.share)
+    check_fits(spec, corpus, config, devices)
     torch.manual_seed(config.seed)
     start = _start(folder, shard=devices.shard) if resume else None
     devices.on_first(lambda: _begin(folder, spec, config, corpus.record, start))
@@ -114,6 +115,7 @@ def _run(
     data, depths = TrainingData(windows, config), Depths(spec, config)
     held_out = held_out_windows(corpus, config.sequence_length)
     first = devices.is_first
+    before = _metrics_at(folder, start)
     stop = StopOnSignal()
     with MetricsLog(folder.metrics, silent=not first) as log, stop.installed():
         measuring = Measuring(
@@ -122,7 +124,7 @@ def _run(
             log,
             observer if first else None,
             peak_flops=matrix_peak_flops(devices.device, config.precision) * devices.count,
-            seconds=_seconds_at(folder, start),
+            seconds=0.0 if before is None else before.seconds,
             training_flops=depths.flops_until(0 if start is None else start.step),
         )
         trainer = RinscTrainer(
@@ -131,6 +133,7 @@ def _run(
             callbacks=(measuring,),
         )
         measuring.trainer = trainer
+        trainer.loss_nats = math.nan if before is None else before.loss_nats
         if observer is not None and first:
             observer.started(config, 0 if start is None else start.step)
         trainer.train(resume_from_checkpoint=None if start is None else str(start.path))
@@ -196,8 +199,8 @@ def _begin(
         drop_metrics_after(folder.metrics, start.step)
 
 
-def _seconds_at(folder: RunFolder, start: Checkpoint | None) -> float:
-    """Seconds spent on the steps before, as far as they were written down."""
+def _metrics_at(folder: RunFolder, start: Checkpoint | None) -> Metrics | None:
+    """The last that were written down of the steps before."""
     if start is None or not folder.metrics.exists():
-        return 0.0
-    return max((each.seconds for each in read_metrics(folder.metrics)), default=0.0)
+        return None
+    return max(read_metrics(folder.metrics), key=lambda each: each.step, default=None)

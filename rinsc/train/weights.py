@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.hf.folder import tokenizer_config
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.backends.torch.weights import save_weights
@@ -28,8 +27,6 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
         write_atomically(folder.hf_config, model.config.to_json_string())
-        tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "backend": "tokenizers"}
-        tokenizer |= {"model_max_length": model.config.max_position_embeddings}
-        write_atomically(folder.tokenizer_config, json.dumps(tokenizer, indent=2) + "\n")
+        write_atomically(folder.tokenizer_config, tokenizer_config(model.model.spec.context))
 
     devices.on_first(write)

@@ -111,6 +111,8 @@ def test_a_baseline_has_no_rounds(plain: Path, tmp_path: Path) -> None:
         (("--data", "nothing"), 1, "unknown-corpus"),
         (("--baseline", "no/such/run"), 1, "not-a-run"),
         (("--limit", "3"), 2, "usage"),
+        (("--windows", "0"), 2, "usage"),
+        (("--tasks", "any", "--limit", "0"), 2, "usage"),
         (("--include", "tasks"), 2, "usage"),
         (("-o", "eval.pdf"), 2, "usage"),
         (("-o", "no/such/folder/eval.svg"), 1, "cannot-write"),
@@ -133,6 +135,14 @@ def test_bad_options(
     assert "hint: " in done.err
     assert {file: file.stat().st_mtime_ns for file in run.iterdir()} == before
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["result.svg", "tokenizer.png", "data.svg"])
+def test_a_picture_that_would_write_over_the_run(copied: Path, name: str) -> None:
+    before = {file: file.read_bytes() for file in copied.iterdir() if file.is_file()}
+    done = run_cli("eval", str(copied), "-o", str(copied / name))
+    assert (done.status, done.err.partition("]")[0]) == (2, "error[usage")
+    assert {file: file.read_bytes() for file in copied.iterdir() if file.is_file()} == before
 
 
 def refused(*given: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import io
 import json
 import platform
 import re
+import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,29 @@ def test_another_text_is_refused_and_the_old_one_kept(index: Path, data_folder: 
         add(words("0" * 64))
     assert caught.value.code == "other-text"
     assert _files(data_folder) == ["old.txt"]
+
+
+def test_a_package_that_unpacks_to_too_much(
+    index: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 9 * 20 * len(LINE))
+    with pytest.raises(DataError) as caught:
+        add(words("0" * 64))
+    assert caught.value.code == "too-much-text"
+    assert _files(data_folder) == []
+
+
+@pytest.mark.parametrize("name", ["../../out.md", "/tmp/rinsc-out.md"])
+def test_a_source_package_that_reaches_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    archive, inside = tmp_path / "few_words-1.0.tar.gz", tmp_path / "a" / "b"
+    with tarfile.open(archive, "w:gz") as source:
+        member = tarfile.TarInfo(name)
+        member.size = len(LINE)
+        source.addfile(member, io.BytesIO(LINE.encode()))
+    with suppress(DataError):
+        module._unpacked(archive, inside)
+    assert not (tmp_path / "out.md").exists()
+    assert not Path("/tmp/rinsc-out.md").exists()
 
 
 def test_what_pip_cannot_get(index: Path, data_folder: Path) -> None:

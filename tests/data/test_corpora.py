@@ -94,6 +94,21 @@ def test_a_single_file_is_cut_at_a_line(tmp_path: Path) -> None:
     assert corpus.held_out[0].byte_count == pytest.approx(len(LINE) * 10, rel=0.11)
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\nthe end\n"])
+def test_a_single_file_of_one_long_line_is_cut_inside_it(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "line.txt"
+    path.write_text(LINE.replace("\n", " ") * 100 + end)
+    corpus = load_corpus(f"text:{path}")
+    assert corpus.train[0].text + corpus.held_out[0].text == path.read_text()
+    assert corpus.held_out[0].byte_count == pytest.approx(path.stat().st_size / 10, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "hf"])
+def test_the_folder_of_a_user_that_is_not_there(kind: str) -> None:
+    with pytest.raises(DataError):
+        load_corpus(f"{kind}:~no-such-user/texts")
+
+
 def test_a_folder_is_read_with_its_subfolders(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "a.md").write_text("# Title\n" + LINE * 80)

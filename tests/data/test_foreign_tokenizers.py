@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from rinsc.data.batches import tokenize
+from rinsc.data.cache import prepare
+from rinsc.data.corpora import open_corpus
 from rinsc.data.documents import Document, split
 from rinsc.data.tokenizer import BytePairTokenizer, load_tokenizer
 from rinsc.errors import DataError
@@ -137,6 +139,31 @@ def test_the_check_of_the_bytes_can_fail() -> None:
     ids = tokenizer.encode(TEXT)
     lengths = [len((tokenizer._backend.id_to_token(int(i)) or "").encode()) for i in ids]
     assert sum(lengths) != len(TEXT.encode())  # what a table of tokens would have counted
+
+
+@pytest.mark.parametrize(
+    "model",
+    [models.WordLevel({"lark": 0}, unk_token="[UNK]"), models.WordPiece({"l": 0})],
+)
+def test_a_tokenizer_without_a_token_for_other_words(tmp_path: Path, model: Any) -> None:
+    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    corpus = split("x", [Document(str(n), TEXT * (20 + n)) for n in range(11)])
+    for encode in (lambda: tokenize(corpus, tokenizer), lambda: tokenizer.encode(TEXT)):
+        with pytest.raises(DataError) as caught:
+            encode()
+        assert caught.value.code == "tokenizer-failed"
+        assert "[UNK]" in str(caught.value)
+
+
+def test_a_tokenizer_that_makes_nothing_of_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text(TEXT * 100)
+    nothing = BytePairTokenizer(tokenizers.Tokenizer(models.BPE({"\u1234": 0}, [])))
+    with pytest.raises(DataError) as caught:
+        prepare(open_corpus(f"text:{path}"), nothing, folder=tmp_path / "tokens")
+    assert caught.value.code == "no-tokens"
+    assert [each.suffix for each in (tmp_path / "tokens").iterdir()] == [".lock"]
 
 
 def test_the_name_of_a_special_token_in_a_text_is_text() -> None:

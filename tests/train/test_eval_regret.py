@@ -99,6 +99,16 @@ def test_other_training_flops_are_said(recursive: FinishedRun, baseline: Finishe
     assert verdict.text.endswith("not at equal training FLOPs: the run spent 50 % fewer")
 
 
+@pytest.mark.parametrize(
+    ("ours", "words"), [(1005, "+0.5"), (900, "-10"), (1053, "+5.3"), (3010, "+201")]
+)
+def test_an_excess_in_words(
+    recursive: FinishedRun, baseline: FinishedRun, ours: int, words: str
+) -> None:
+    found = verdict_of(recursive, baseline).one_round
+    assert dataclasses.replace(found, ours=ours, theirs=1000).percent == words
+
+
 def test_another_tokenizer_on_the_same_text(
     recursive: FinishedRun, baseline: FinishedRun, runs: Runs, tmp_path: Path
 ) -> None:

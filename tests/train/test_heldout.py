@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rinsc.data import corpora
 from rinsc.data.corpora import load_corpus
 from rinsc.errors import DataError
 from rinsc.train.heldout import SAMPLE_BYTES, first_lines, held_out_sample
@@ -52,6 +53,14 @@ def test_the_sample_is_the_beginning_of_the_held_out_part(folder: RunFolder) -> 
     assert SAMPLE_BYTES - 100 < len(sample.encode()) <= SAMPLE_BYTES
     assert sample.endswith("\n")
     assert not any(sample[:1000] in document.text for document in corpus.train)
+
+
+def test_a_corpus_that_does_not_fit_into_memory(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = held_out_sample(folder)
+    monkeypatch.setattr(corpora, "MAX_LOADED_BYTES", 10)
+    assert held_out_sample(folder) == whole
 
 
 def test_another_text_is_refused(folder: RunFolder) -> None:

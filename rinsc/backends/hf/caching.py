@@ -44,10 +44,17 @@ class RoundsGenerationMixin(GenerationMixin):
             return given
         return DynamicCache(config=self.config.at_rounds(rounds))
 
-    def _past_tokens(self, cache: Cache | None, new: int, rounds: Rounds) -> int | torch.Tensor:
+    def _past_tokens(
+        self,
+        cache: Cache | None,
+        new: int,
+        rounds: Rounds,
+        position_ids: torch.Tensor | None,
+    ) -> int | torch.Tensor:
         """How many tokens are cached: of a static cache as a tensor, whose number nobody waits for.
 
-        A cache of other rounds is refused, and so is what is beyond the context.
+        A cache of other rounds is refused, and so is what is beyond the context; packed documents
+        may be longer than it together.
         """
         past = 0 if cache is None else cache.get_seq_length()
         if cache is not None:
@@ -57,7 +64,9 @@ class RoundsGenerationMixin(GenerationMixin):
                 message = f"the cache has {written} slots in use, not {slots}"
                 hint = "rounds cannot change within a sequence; start it anew with an empty cache"
                 raise cannot_run("other-rounds", message, hint)
-        if not isinstance(past, torch.Tensor):
+        if position_ids is not None and has_documents(position_ids):
+            self.config.require_sequence(int(position_ids.max()) + 1)
+        elif not isinstance(past, torch.Tensor):
             self.config.require_sequence(past + new)
         return past
 

@@ -70,12 +70,12 @@ class ModelFacts:
     @property
     def takes_noise_seed(self) -> bool:
         """Whether some repeat starts from noise."""
-        return takes_noise_seed(self.graph)
+        return _takes_noise_seed(self.graph)
 
     @property
     def keeps_cache(self) -> bool:
         """False where a layer looks back by more than attention."""
-        return looks_back_by_attention_alone(hosted_programs(self.model_spec))
+        return _keeps_cache(self.graph)
 
     def new_module(self) -> HostedModule:
         """The emitted module, freshly initialised."""
@@ -133,6 +133,15 @@ def spec_keys(spec: ModelSpec) -> dict[str, Any]:
 def _graph(items: tuple[tuple[str, Any], ...]) -> BlockGraph:
     given = dict(items)
     return build_graph(model_spec(given.pop("signature"), **given))
+
+
+# Asked for in every pass.
+_takes_noise_seed = lru_cache(maxsize=32)(takes_noise_seed)
+
+
+@lru_cache(maxsize=32)
+def _keeps_cache(graph: BlockGraph) -> bool:
+    return looks_back_by_attention_alone(hosted_programs(graph.spec))
 
 
 def slots_of_visit(graph: BlockGraph, name: str) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.model import RinscForCausalLM
 from rinsc.backends.hf.standalone import standalone_source
 from rinsc.errors import OutputError, Problem
-from rinsc.files import atomic_path, check_folder, check_writable, make_folder
+from rinsc.files import atomic_path, check_folder, check_writable, made_folder
 
 CODE = "modeling_rinsc"
 WEIGHTS_FILE = "model.safetensors"
@@ -65,7 +65,7 @@ def write_standalone_folder(
     }
     contents = {name: text.encode("utf-8") for name, text in texts.items()} | dict(files)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with _made_folder(path), ExitStack() as writing:
+    with made_folder(path), ExitStack() as writing:
         weights = writing.enter_context(atomic_path(path / WEIGHTS_FILE))
         save_file(tensors, weights, metadata={"format": "pt"})
         for name, content in contents.items():
@@ -92,17 +92,3 @@ def _is_ours(config: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("auto_map") == AUTO_MAP
-
-
-@contextmanager
-def _made_folder(path: Path) -> Iterator[None]:
-    """The folder is there in the body; where that fails, what was missing is missing again."""
-    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
-    try:
-        make_folder(path)
-        yield
-    except BaseException:
-        for each in missing:
-            with suppress(OSError):  # whatever else stands in it by now stays
-                each.rmdir()
-        raise

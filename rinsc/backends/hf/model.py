@@ -11,6 +11,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import logging
 
+from rinsc.backends.hf.backbone import Backbone, tied_head
 from rinsc.backends.hf.caching import RoundsGenerationMixin
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
@@ -75,23 +76,14 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         which are shifted already; -100 counts for nothing, and ``num_items_in_batch`` divides the
         sum in place of the number of targets.
         """
-        cache = self._cache(past_key_values, use_cache, rounds, position_ids)
-        past = self._past_tokens(cache, input_ids.shape[1], rounds)
-        mask = visible_keys(self.config, input_ids, attention_mask, position_ids, cache)
-        self._check_lookback(mask)
-        if position_ids is None:
-            places = torch.arange(input_ids.shape[1], device=input_ids.device)
-            position_ids = (places + past)[None]
-        more = {"noise_seed": noise_seed} if self.config.takes_noise_seed else {}
-        logits = self.model(
-            input_ids,
-            position_ids,
-            mask,
-            None if cache is None else CacheSlots(cache),
-            rounds=self._run_rounds(rounds),
-            keep=_kept(logits_to_keep),
-            **more,
+        cache, arguments = self._arranged(
+            *(input_ids, attention_mask, position_ids, past_key_values),
+            rounds=rounds,
+            noise_seed=noise_seed,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
         )
+        logits = self.model(**arguments)
         loss = None
         if labels is not None or shift_labels is not None:
             loss = self.loss_function(
@@ -105,6 +97,43 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
+
+    def _arranged(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        rounds: Rounds = None,
+        noise_seed: int = 0,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **ignored: Any,
+    ) -> tuple[Cache | None, dict[str, Any]]:
+        """The cache, and what the emitted module is given."""
+        cache = self._cache(past_key_values, use_cache, rounds, position_ids)
+        past = self._past_tokens(cache, input_ids.shape[1], rounds, position_ids)
+        mask = visible_keys(self.config, input_ids, attention_mask, position_ids, cache)
+        self._check_lookback(mask)
+        if position_ids is None:
+            places = torch.arange(input_ids.shape[1], device=input_ids.device)
+            position_ids = (places + past)[None]
+        arguments: dict[str, Any] = {
+            "input_ids": input_ids,
+            "position_ids": position_ids,
+            "mask": mask,
+            "slots": None if cache is None else CacheSlots(cache),
+            "rounds": self._run_rounds(rounds),
+            "keep": _kept(logits_to_keep),
+        }
+        if self.config.takes_noise_seed:
+            arguments["noise_seed"] = noise_seed
+        return cache, arguments
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The model up to its head, for tools that compute a loss of their own."""
+        return Backbone(self.model, self._arranged)
 
     def _run_rounds(self, rounds: Rounds) -> dict[str, int] | None:
         """What the emitted module is told; a model without a repeat is told nothing."""
@@ -151,8 +180,10 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         return self.model.get_submodule("embedding")
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The head; None where it reads the embedding's table."""
-        return None if self.config.tie_word_embeddings else self.model.get_submodule("head")
+        """The head: over the embedding's own table where it is tied."""
+        if self.config.tie_word_embeddings:
+            return tied_head(self.get_input_embeddings())
+        return self.model.get_submodule("head")
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, *given: Any, **named: Any

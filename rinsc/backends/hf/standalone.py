@@ -20,7 +20,15 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts_source import facts_source
 from rinsc.backends.torch.emit import emit_source
 
-PARTS = ("config", "masks", "slots", "caching", "starts", "model")  # each after what it imports
+PARTS = (
+    "config",
+    "masks",
+    "slots",
+    "caching",
+    "starts",
+    "backbone",
+    "model",
+)  # each after what it imports
 WIDTH = 100
 
 _TITLE = '''"""A recursive-depth language model for transformers, which rinsc compiled of:

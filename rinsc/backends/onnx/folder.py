@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rinsc.backends.onnx.loading import MODEL_FILE
 from rinsc.errors import OutputError, Problem
-from rinsc.files import atomic_path, check_folder, check_writable, make_folder
+from rinsc.files import atomic_path, check_folder, check_writable, made_folder
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
@@ -44,27 +44,13 @@ def write_model_folder(model: OnnxModel, path: Path, files: Mapping[str, bytes])
     nothing else, is then removed again.
     """
     _require_no_file(path)
-    with _made_folder(path), ExitStack() as writing:
+    with made_folder(path), ExitStack() as writing:
         for name, content in files.items():
             writing.enter_context(atomic_path(path / name)).write_bytes(content)
         model.save(path / MODEL_FILE, external_data_over=0)
     for name in GENAI_FILES - files.keys():
         (path / name).unlink(missing_ok=True)  # of a model that stood here before
     return [path / name for name in (MODEL_FILE, DATA_FILE, *files)]
-
-
-@contextmanager
-def _made_folder(path: Path) -> Iterator[None]:
-    """The folder is there in the body; where that fails, what was missing is missing again."""
-    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
-    try:
-        make_folder(path)
-        yield
-    except BaseException:
-        for each in missing:
-            with suppress(OSError):  # whatever else stands in it by now stays
-                each.rmdir()
-        raise
 
 
 def _require_no_file(path: Path) -> None:

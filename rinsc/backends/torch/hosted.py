@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rinsc.backends.torch.blocks import BlockClass, own_lines
 from rinsc.backends.torch.cached import embed_lines, rounds_lines
 from rinsc.backends.torch.statements import (
+    call,
     definition,
     indented,
     statements,
@@ -16,7 +17,8 @@ from rinsc.backends.torch.statements import (
 from rinsc.backends.torch.steps import StepWriter, takes_noise_seed
 from rinsc.graph import BlockGraph
 from rinsc.layers import Programs
-from rinsc.ops import RotaryRows
+from rinsc.ops import Linear, RotaryRows, TiedLinear
+from rinsc.program import Program
 
 
 def hosted_methods(
@@ -45,9 +47,9 @@ def hosted_forward(
 ) -> list[str]:
     """Token ids (batch, seq) at the positions given (batch or 1, seq), to logits.
 
-    ``mask`` (batch, 1, seq, total) says which keys each token sees, none that it is causal;
-    ``slots`` is where keys and values are kept; ``keep`` are the places in the sequence that
-    logits are wanted of.
+    ``states`` goes as far as what the head's matrix is multiplied with. ``mask`` (batch, 1, seq,
+    total) says which keys each token sees, none that it is causal; ``slots`` is where keys and
+    values are kept; ``keep`` are the places in the sequence that logits are wanted of.
     """
     looped = any(graph.dials())
     parameters = [
@@ -61,15 +63,14 @@ def hosted_forward(
     parameters += ["keep: slice | torch.Tensor | None = None"]
     sides = tuple(name for name in programs.embed.outputs if name != "x")
     writer = StepWriter(graph, classes, sides, hosted=True)
-    head, results = statements(programs.head, {"x": "x"})
-    context = graph.spec.context
+    before, matrix = head_parts(programs.head)
+    head, state = statements(before, {"x": "x"})
+    project, results = statements(matrix, {"x": "x"})
+    names = [parameter.partition(":")[0] for parameter in parameters]
     return [
-        *definition("forward", parameters, "torch.Tensor"),
+        *definition("states", parameters, "torch.Tensor"),
         *indented(
             [
-                f"if input_ids.shape[1] > {context}:",
-                '    raise ValueError(f"{input_ids.shape[1]} '
-                f'tokens exceed the context of {context}")',
                 *rounds_lines(looped),
                 *(
                     f"by_{part} = self.training and slots is None "
@@ -82,7 +83,28 @@ def hosted_forward(
                 "if keep is not None:",
                 "    x = x[:, keep]",
                 *head,
-                *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
+                *with_shape(f"return {state['x']}", before.outputs["x"]),
+            ]
+        ),
+        "",
+        *definition("forward", parameters, "torch.Tensor"),
+        *indented(
+            [
+                *call("x = self.states", names),
+                *project,
+                *with_shape(f"return {results['logits']}", matrix.outputs["logits"]),
             ]
         ),
     ]
+
+
+def head_parts(head: Program) -> tuple[Program, Program]:
+    """What the head does up to its matrix, and the matrix; all of it where it ends otherwise."""
+    last = head.nodes[-1]
+    if not isinstance(last.op, Linear | TiedLinear) or last.output != head.outputs["logits"]:
+        return Program(head.inputs, (), {"x": head.inputs["x"]}), head
+    (state,) = last.inputs
+    return (
+        Program(head.inputs, head.nodes[:-1], {"x": state}),
+        Program({"x": state}, (last,), head.outputs),
+    )

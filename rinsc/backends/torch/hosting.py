@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
+import torch
 from torch import nn
 
 from rinsc.backends.torch.emit import emit_source
@@ -34,6 +35,10 @@ class HostedModule(nn.Module):
     takes_noise_seed: ClassVar[bool]
     keeps_cache: ClassVar[bool]  # false where a layer looks back by more than attention
     checkpointing: Checkpointing
+
+    def states(self, *given: Any, **named: Any) -> torch.Tensor:
+        """What the head's matrix is multiplied with, (batch, seq, width); arguments as above."""
+        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Give every parameter its first value."""

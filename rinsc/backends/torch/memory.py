@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -36,57 +37,104 @@ def require_memory(graph: BlockGraph) -> None:
         raise LoweringError(Problem("does-not-fit", message, hint=hint))
 
 
-def require_training_memory(
-    graph: BlockGraph,
-    seq: int,
-    *,
-    batch: int,
-    rounds: Rounds = None,
-    precision: Precision = "fp32",
-    checkpointing: Checkpointing = "none",
-    device: torch.device | str = "cpu",
-    processes: int = 1,
-) -> None:
-    """Raises `LoweringError` when a training step exceeds the memory of the device.
+@dataclass(frozen=True)
+class TrainingStep:
+    """A step of ``batch`` sequences of ``seq`` tokens, and how it is cut up.
 
-    Weights, gradients and optimizer state are held in fp32, a share of each on every one of
-    ``processes``; activations in ``precision``, at the rounds that are written or asked. The hint
-    says what would fit.
+    Each of ``processes`` computes its share of the batch in ``accumulate`` parts; with ``shard``
+    it also holds its share alone of weights, gradients and optimizer state, which are in fp32.
+    Activations are in ``precision``, at the rounds that are written or asked.
+    """
+
+    graph: BlockGraph
+    seq: int
+    batch: int
+    rounds: Rounds = None
+    precision: Precision = "fp32"
+    checkpointing: Checkpointing = "none"
+    accumulate: int = 1
+    processes: int = 1
+    shard: bool = False
+
+    @property
+    def shards(self) -> int:
+        return self.processes if self.shard else 1
+
+    @property
+    def parts(self) -> int:
+        """In how many parts the batch is computed, one after another or beside each other."""
+        return self.accumulate * self.processes
+
+    @property
+    def held_bytes(self) -> int:
+        """Of one process: weights, gradients and the two moments of AdamW."""
+        return stored_params(self.graph) * TRAINED_BYTES_PER_PARAM // self.shards
+
+    @property
+    def activation_bytes(self) -> int:
+        """Of one process, for one part of the batch."""
+        return memory(
+            self.graph,
+            self.seq,
+            batch=self.batch // self.parts,
+            rounds=self.rounds,
+            precision=self.precision,
+            checkpointing=self.checkpointing,
+        ).activation_bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        return self.held_bytes + self.activation_bytes
+
+
+def require_training_memory(step: TrainingStep, device: torch.device | str = "cpu") -> None:
+    """Raises `LoweringError` when a step exceeds the memory of the device of one process.
+
+    The hint says what would fit.
     """
     available = total_memory(torch.device(device))
-    held = stored_params(graph) * TRAINED_BYTES_PER_PARAM // processes
-
-    def activation_bytes(batch: int, seq: int, how: Checkpointing = checkpointing) -> int:
-        report = memory(
-            graph, seq, batch=batch, rounds=rounds, precision=precision, checkpointing=how
-        )
-        return report.activation_bytes
-
-    if held + activation_bytes(batch, seq) <= available:
+    if step.needed_bytes <= available:
         return
     message = (
-        f"training takes {_gib(held)} for weights, gradients and optimizer state and "
-        f"{_gib(activation_bytes(batch, seq))} for activations; memory is {_gib(available)}"
+        f"training takes {_gib(step.held_bytes)} for weights, gradients and optimizer state and "
+        f"{_gib(step.activation_bytes)} for activations; memory is {_gib(available)}"
     )
-    hints = []
-    for how in CHEAPER[checkpointing]:
-        if held + activation_bytes(batch, seq, how) <= available:
-            hints.append(f"checkpointing by {how} would fit")
-            break
-    sequences = _most(batch, lambda n: held + activation_bytes(n, seq) <= available)
-    tokens = _most(seq, lambda n: held + activation_bytes(1, n) <= available)
-    if sequences:
-        hints.append(f"a batch of {sequences} at {seq} tokens a sequence would fit")
-        parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= sequences)
-        hints.append(f"or this one in {parts} parts (accumulate)")
-    elif tokens:
-        hints.append(f"a batch of 1 at {tokens} tokens a sequence would fit")
-    if not hints:
-        params = processes * available // TRAINED_BYTES_PER_PARAM
-        hints = [f"use smaller dimensions: fewer than {params} parameters can be trained here"]
-        needed = -(-stored_params(graph) * TRAINED_BYTES_PER_PARAM // max(1, available // 2))
-        hints += [f"or shard it over {needed} devices or more"] if processes < needed else []
+    hints = list(_cheaper(step, available)) or list(_smaller(step, available))
     raise LoweringError(Problem("does-not-fit", message, hint="; ".join(hints)))
+
+
+def _cheaper(step: TrainingStep, available: int) -> Iterator[str]:
+    """Settings with which the same model would fit."""
+
+    def fits(changed: TrainingStep) -> bool:
+        return changed.needed_bytes <= available
+
+    for how in CHEAPER[step.checkpointing]:
+        if fits(replace(step, checkpointing=how)):
+            yield f"checkpointing by {how} would fit"
+            break
+    parts, of_part = step.parts, step.batch // step.parts
+    sequences = _most(of_part, lambda n: fits(replace(step, batch=n * parts)))
+    if sequences:
+        yield f"a batch of {sequences * parts} at {step.seq} tokens a sequence would fit"
+        of_process = step.batch // step.processes
+        cuts = (n for n in range(1, of_process + 1) if of_process % n == 0)
+        accumulate = next(n for n in cuts if of_process // n <= sequences)
+        yield f"or this one in {accumulate} parts (accumulate)"
+        return
+    tokens = _most(step.seq, lambda n: fits(replace(step, batch=parts, seq=n)))
+    if tokens:
+        yield f"a batch of {parts} at {tokens} tokens a sequence would fit"
+
+
+def _smaller(step: TrainingStep, available: int) -> Iterator[str]:
+    """Models that would fit, and processes over which this one would."""
+    params = step.shards * available // TRAINED_BYTES_PER_PARAM
+    yield f"use smaller dimensions: fewer than {params} parameters can be trained here"
+    # Half of each device is left for activations.
+    needed = -(-stored_params(step.graph) * TRAINED_BYTES_PER_PARAM // max(1, available // 2))
+    if step.shards < needed:
+        yield f"or shard it over {needed} devices or more"
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:

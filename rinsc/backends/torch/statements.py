@@ -107,6 +107,13 @@ def definition(name: str, parameters: Iterable[str], result: str) -> list[str]:
     return [f"def {name}(", *(f"{INDENT}{each}," for each in given), f") -> {result}:"]
 
 
+def call(start: str, arguments: Iterable[str]) -> list[str]:
+    """A call in a method's body, which is cut where it is too long."""
+    given = ", ".join(arguments)
+    line = f"{start}({given})"
+    return [line] if len(line) <= WIDEST else [f"{start}(", INDENT + given, ")"]
+
+
 def with_shape(line: str, value: Value) -> list[str]:
     """The line with its result's shape behind it, or above it where the line is long."""
     comment = f"# {shape_text(value)}"
