@@ -116,14 +116,14 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
             code="cannot-write",
             message=f"cannot write: {reason[0].lower()}{reason[1:]}",
             place=str(path),
-            hint=_hint(path),
+            hint=_hint(path, error),
         )
     )
 
 
-def _hint(path: Path) -> str:
+def _hint(path: Path, error: OSError) -> str:
     try:
-        if path.is_dir():
+        if isinstance(error, IsADirectoryError):
             return "name a file, not a folder"
         if path.exists() and not path.is_file():
             return "name a regular file; devices and pipes are not written to"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rinsc.data.documents import Source
     from rinsc.data.tokenizer import BytePairTokenizer
 
-TOKENIZER_BYTES = 1 << 26  # of training text that a tokenizer is learned from
 SHOWN_DIGITS = 16
 
 
@@ -123,6 +122,7 @@ def prepare(
 
 
 def _tokenizer(source: Source, path: Path | None, vocab_size: int | None) -> BytePairTokenizer:
+    from rinsc.cli.train_steps import TOKENIZER_BYTES  # else training would learn another one
     from rinsc.data.corpora import training_texts
     from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 

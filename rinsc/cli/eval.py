@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rinsc.train.marks import Mark
 
 PICTURE = "eval.svg"  # in the run folder
-MAX_TITLE, MAX_LABEL = 40, 16  # characters of a signature
+MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature
 
 
 class _Passes:
@@ -86,6 +86,7 @@ def eval_(
     json
         Print JSON.
     """
+    _check_counts(windows, limit)
     _check_tasks(tasks, include, limit)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
     from rinsc.train.devices import find_devices
@@ -94,9 +95,9 @@ def eval_(
     found = finished_run(Path(run))
     every = _rounds(rounds, found)
     picture = found.folder.path / PICTURE if output is None else output
-    _check_output(picture)
-    place = find_devices(device).device
     other = None if baseline is None else finished_run(Path(baseline))
+    _check_output(picture, found, other)
+    place = find_devices(device).device
     if other is not None:
         _check_pair(found, other, data, windows)
     names = [] if tasks is None else [name.strip() for name in tasks.split(",")]
@@ -110,6 +111,13 @@ def eval_(
         print(json_text.dumps(report.facts(), indent=2))
     else:
         print_evaluation(report)
+
+
+def _check_counts(windows: int | None, limit: int | None) -> None:
+    for name, given in (("--windows", windows), ("--limit", limit)):
+        if given is not None and given < 1:
+            message = f"{name} must be at least 1"
+            raise UsageError(Problem("usage", message, hint="leave it out for all of them"))
 
 
 def _check_tasks(tasks: str | None, include: Path | None, limit: int | None) -> None:
@@ -140,16 +148,21 @@ def _rounds(text: str | None, run: FinishedRun) -> list[dict[str, int]]:
         return [resolve_rounds(run.graph, number) for number in asked]
 
 
-def _check_output(picture: Path) -> None:
-    """Raises where the results could not be written in the end."""
+def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
+    """Raises where the results could not be written, or would replace a file of the runs."""
     from rinsc.train.curves import FORMATS
 
     suffixes = [f".{name}" for name in FORMATS]
     if picture.suffix.lower() not in suffixes:
         message = f"a picture is written as {' or '.join(suffixes)}, not '{picture.name}'"
         raise UsageError(Problem("usage", message, hint="write -o eval.svg"))
-    check_writable(picture)
-    check_writable(picture.with_suffix(".json"))
+    folders = [run.folder for run in runs if run is not None]
+    own = {file.resolve() for each in folders for file in each.files if file not in each.evaluation}
+    for file in (picture, picture.with_suffix(".json")):
+        if file.resolve() in own:
+            message = f"'{picture.name}' would write over {file.name} of the run"
+            raise UsageError(Problem("usage", message, hint="choose another name, as eval.svg"))
+        check_writable(file)
 
 
 def _check_pair(

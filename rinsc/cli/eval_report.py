@@ -182,10 +182,9 @@ def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
     from rinsc.cli.tables import print_line, print_table
 
     print_line()
-    heads = ["at equal", "run", "baseline", "apart", "rounds", "difference", "95 % interval"]
-    heads.append("reading")
+    heads = ["at equal", "run", "baseline", "apart", "difference", "95 % interval", "reading"]
     rows = [_comparison_cells(each) for each in verdict.comparisons]
-    print_table(heads, rows, left=(0, 7))
+    print_table(heads, rows, left=(0, 6))
     print_line()
     print_line(verdict.text)
     blocks = exact(verdict.one_round.difference.blocks)
@@ -199,15 +198,20 @@ def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
 def _comparison_cells(found: Comparison) -> tuple[str, ...]:
     count = rounded_count if found.equal == "parameters" else rounded_flops
     return (
-        found.equal,
+        f"{found.equal} ({_rounds_in_words(found.rounds)})",
         count(found.ours).removesuffix("FLOP").rstrip(),
         count(found.theirs).removesuffix("FLOP").rstrip(),
-        "equal" if found.is_equal else f"{100 * found.excess:+.2g} %",
-        counts_in_words(found.rounds),
+        "equal" if found.is_equal else f"{found.percent} %",
         signed(found.difference.bits_per_byte),
         _interval(found.difference),
         found.difference.reading,
     )
+
+
+def _rounds_in_words(rounds: Mapping[str, int]) -> str:
+    """``3 rounds``, or ``A=3, B=2`` where repeats differ."""
+    words = counts_in_words(rounds)
+    return words if "=" in words else f"{words} round{'s' * (words != '1')}"
 
 
 def _interval(found: Difference) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as json_text
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -104,17 +105,18 @@ def train(
     from rinsc.train.run_folder import check_run_folder
 
     place = find_devices(device, shard=shard, recursed=recursed)
-    if settings.fast or config.compile:
-        config = _as_fast_as_possible(config, settings, place)
-    check_devices(spec, config, place)
-    _require_trackers(track)
-    _print_plan(spec, config, data, place)
-    folder = check_run_folder(output, overwrite=overwrite)
-    goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
-    text, words = prepare_text(spec, config, data, tokenizer, folder, place, goes_on=goes_on)
-    module = fresh_module(spec, config, place)
-    take_over(output, words, place, overwrite=overwrite)
-    result = run(module, text, config, folder, place, track, resume=goes_on)
+    with place.lost_processes(), ExitStack() as held:
+        if settings.fast or config.compile:
+            config = _as_fast_as_possible(config, settings, place)
+        check_devices(spec, config, place)
+        _require_trackers(track)
+        _print_plan(spec, config, data, place)
+        folder = check_run_folder(output, overwrite=overwrite)
+        goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
+        text, words = prepare_text(spec, config, data, tokenizer, folder, place, goes_on=goes_on)
+        module = fresh_module(spec, config, place)
+        take_over(folder, words, place, held, overwrite=overwrite)
+        result = run(module, text, config, folder, place, track, resume=goes_on)
     if place.is_first:
         _print_result(result, folder, json=json)
 

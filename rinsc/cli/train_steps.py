@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,14 @@ def prepare_text(
     """
     from rinsc.data.corpora import open_corpus
     from rinsc.data.tokenizer import tokenizer_from_json
-    from rinsc.train.fits import check_fits
+    from rinsc.train.fits import check_fits, check_vocabulary
     from rinsc.train.run_folder import require_same_run
 
     def prepare() -> str:
         source = open_corpus(data)
         words = _tokenizer(source, spec, folder, tokenizer, resume=goes_on)
+        if not goes_on:  # which has more to say of another model
+            check_vocabulary(spec, words.vocab_size)
         text = _prepared(source, words)
         if goes_on:
             require_same_run(folder, spec, config, text.record)
@@ -52,11 +55,18 @@ def prepare_text(
     return _prepared(open_corpus(data), words), words
 
 
-def take_over(output: Path, words: BytePairTokenizer, place: Devices, *, overwrite: bool) -> None:
-    """The run folder is the new run's: from here on an old one may go, as this one can start."""
-    from rinsc.train.run_folder import open_run_folder
+def take_over(
+    folder: RunFolder, words: BytePairTokenizer, place: Devices, held: ExitStack, *, overwrite: bool
+) -> None:
+    """The run folder is this run's alone as long as it is ``held``: from here on an old one may go,
+    as this one can start."""
+    from rinsc.train.run_folder import alone_in, open_run_folder
 
-    place.on_first(lambda: words.save(open_run_folder(output, overwrite=overwrite).tokenizer))
+    def take() -> None:
+        held.enter_context(alone_in(folder))
+        words.save(open_run_folder(folder.path, overwrite=overwrite).tokenizer)
+
+    place.on_first(take)
 
 
 def fresh_module(spec: ModelSpec, config: TrainConfig, place: Devices) -> RinscForCausalLM:
@@ -109,7 +119,7 @@ def run(
     spec = module.model.spec
     progress = TrainingProgress(spec.text, silent=not place.is_first)
     try:
-        with progress, place.lost_processes():
+        with progress:
             return train(
                 *(module, spec, text, config, folder),
                 observer=progress,

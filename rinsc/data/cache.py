@@ -18,11 +18,12 @@ from rinsc.data.batches import TokenizedCorpus, bytes_by_token, tokenizer_record
 from rinsc.data.documents import Part, PartTally, Source, check_amounts
 from rinsc.data.encode import EncodedDocument, encode_documents
 from rinsc.data.places import tokens_folder
+from rinsc.data.problems import data_error
 from rinsc.data.progress import PreparationProgress
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.digests import file_digest, sampled_digest, short_digest
 
-FORMAT = 1  # raised whenever the same source would give other files
+FORMAT = 2  # raised whenever the same source would give other files
 RECORD = "record.json"
 WHOLE_DIGEST_BYTES = 1 << 28  # larger files are compared by samples
 
@@ -80,8 +81,12 @@ def _build(
                 if progress is not None:
                     progress.advanced(size)
         check_amounts(source.name, *writer.byte_counts)
+        if 0 in writer.token_counts:
+            hint = "use a tokenizer for texts of this kind"
+            raise data_error("no-tokens", "the tokenizer makes nothing of it", source.name, hint)
         record = writer.record(tokenizer)
-        _write_synced(part / RECORD, json.dumps(record).encode("utf-8"))
+        signed = {**record, "digest": _record_digest(record)}
+        _write_synced(part / RECORD, json.dumps(signed).encode("utf-8"))
     if progress is not None:
         progress.finished(sum(writer.token_counts))
     return record
@@ -175,11 +180,17 @@ def _valid_record(place: Path) -> dict[str, Any] | None:
     """What was written down of whole files; None where they are not there, or not whole."""
     try:
         record = json.loads((place / RECORD).read_bytes())
+        if record.pop("digest") != _record_digest(record):
+            return None
         files = record["files"]
         whole = all(_digest(place / name) == facts["digest"] for name, facts in files.items())
         return record if whole else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    return short_digest(json.dumps(record, sort_keys=True))
 
 
 def _digest(path: Path) -> str:

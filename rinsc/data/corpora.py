@@ -65,7 +65,7 @@ def load(source: Source) -> Corpus:
 
 
 def training_texts(source: Source, most_bytes: int) -> Iterator[str]:
-    """The first texts of the training part, to learn a tokenizer from.
+    """The first ``most_bytes`` of the training part, to learn a tokenizer from.
 
     Raises DataError where there is too little to train on.
     """
@@ -73,8 +73,9 @@ def training_texts(source: Source, most_bytes: int) -> Iterator[str]:
     for part, document in source.documents():
         if part == "held_out":
             continue
-        total += document.byte_count
-        yield document.text
+        data = document.text.encode("utf-8")[: most_bytes - total]
+        total += len(data)
+        yield data.decode("utf-8", "ignore")  # half a character at the end is left out
         if total >= most_bytes:
             return
     check_amounts(source.name, total, MIN_HELD_OUT_BYTES)

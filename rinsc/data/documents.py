@@ -98,15 +98,15 @@ class PartTally:
 def split(name: str, documents: Iterable[Document]) -> Corpus:
     """Hold out about a tenth of the bytes, as `held_out_names` says.
 
-    A corpus of one file is cut at the end of a line instead. The choice depends on names and sizes
-    alone. Raises DataError where either part would be too small to use.
+    A corpus of one file is cut at the end of a line instead. Raises DataError where either part
+    would be too small to use.
     """
     documents = [document for document in documents if document.text.strip()]
     if len(documents) == 1:
         head, tail = cut(documents[0])
         corpus = Corpus(name, train=(head,), held_out=(tail,))
     else:
-        held_out = held_out_names({document.name: document.byte_count for document in documents})
+        held_out = held_out_names({document.name: text_facts(document) for document in documents})
         corpus = Corpus(
             name,
             train=tuple(d for d in documents if d.name not in held_out),
@@ -117,21 +117,38 @@ def split(name: str, documents: Iterable[Document]) -> Corpus:
     return corpus
 
 
-def held_out_names(byte_counts: Mapping[str, int]) -> frozenset[str]:
-    """The files that are held out, by the hash of their names.
+@dataclass(frozen=True)
+class TextFacts:
+    """What the split asks of a file's text."""
 
-    Files are taken in the order of their hashes as long as they fit into a tenth of the bytes;
+    byte_count: int
+    sha256: str
+
+
+def text_facts(document: Document) -> TextFacts:
+    return TextFacts(document.byte_count, _sha256(document.text))
+
+
+def held_out_names(files: Mapping[str, TextFacts]) -> frozenset[str]:
+    """The files that are held out, by the hash of their names; copies of a text stay together.
+
+    Texts are taken in the order of these hashes as long as they fit into a tenth of the bytes;
     where none fits, the smallest is held out.
     """
-    limit = HELD_OUT_SHARE * sum(byte_counts.values())
+    limit = HELD_OUT_SHARE * sum(facts.byte_count for facts in files.values())
+    copies: dict[str, list[str]] = {}
+    for name in sorted(files, key=_sha256):
+        copies.setdefault(files[name].sha256, []).append(name)
+    sizes = {text: sum(files[name].byte_count for name in names) for text, names in copies.items()}
     held_out: set[str] = set()
     total = 0
-    for name in sorted(byte_counts, key=_sha256):
-        if total + byte_counts[name] <= limit:
-            held_out.add(name)
-            total += byte_counts[name]
-    if byte_counts and not held_out:
-        held_out.add(min(byte_counts, key=lambda name: byte_counts[name]))
+    for text, names in copies.items():
+        if total + sizes[text] <= limit:
+            held_out.update(names)
+            total += sizes[text]
+    if files and not held_out:
+        smallest = min((facts.sha256 for facts in files.values()), key=lambda text: sizes[text])
+        held_out.update(copies[smallest])
     return frozenset(held_out)
 
 
@@ -145,9 +162,10 @@ def part_of(text: str) -> Part:
 
 
 def cut(document: Document) -> tuple[Document, Document]:
-    """The only file of a corpus in two at the end of a line."""
+    """The only file of a corpus in two: at the end of a line, or inside one that is too long."""
     middle = int(len(document.text) * (1 - HELD_OUT_SHARE))
-    end = document.text.find("\n", middle) + 1 or middle
+    last = (middle + len(document.text)) // 2  # at least half of the share is held out
+    end = document.text.find("\n", middle, last) + 1 or middle
     head = Document(f"{document.name} (beginning)", document.text[:end])
     return head, Document(f"{document.name} (end)", document.text[end:])
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rinsc.data.places import expanded
 from rinsc.data.problems import cannot_read, data_error
 
 
@@ -16,7 +17,7 @@ def find_files(where: str, suffixes: Sequence[str]) -> dict[str, Path]:
     Of a folder and all below it, the files with one of the suffixes; of a pattern (``*``, ``?``,
     ``**``), every file that matches. Raises DataError where there are none.
     """
-    place = Path(where).expanduser()
+    place = expanded(where)
     if place.is_dir():
         return _of_folder(place, suffixes)
     if place.exists():
@@ -30,14 +31,17 @@ def find_files(where: str, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def file_facts(files: dict[str, Path]) -> list[list[object]]:
-    """Name, size and time of change of each file: what tells a changed file from an old one."""
+    """Name, size and times of change of each file: what tells a changed file from an old one.
+
+    The time of the contents can be set, as archives and copies do; that of the entry cannot.
+    """
     facts: list[list[object]] = []
     for name, path in files.items():
         try:
             status = path.stat()
         except OSError as error:
             raise cannot_read(path, error) from error
-        facts.append([name, status.st_size, status.st_mtime_ns])
+        facts.append([name, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
     return facts
 
 

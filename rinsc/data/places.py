@@ -9,11 +9,16 @@ from pathlib import Path
 VARIABLE = "RINSC_DATA"
 
 
+def expanded(where: str) -> Path:
+    """The path with a user's home in place of ``~``; left as it is where there is no such user."""
+    return Path(os.path.expanduser(where))
+
+
 def data_folder() -> Path:
     """``RINSC_DATA`` where it is set, else ``rinsc`` in the user's cache directory."""
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named).expanduser().absolute()
+        return expanded(named).absolute()
     return _user_cache() / "rinsc"
 
 

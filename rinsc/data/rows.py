@@ -14,6 +14,7 @@ from typing import IO, Any
 from rinsc.data.documents import Document, Part, part_of
 from rinsc.data.names import CorpusName
 from rinsc.data.paths import file_facts, find_files, total_size
+from rinsc.data.places import expanded
 from rinsc.data.problems import cannot_read, damaged, data_error, not_utf8
 from rinsc.errors import DataError, nearest
 from rinsc.extras import require
@@ -73,7 +74,7 @@ class HubDataset:
 
     def identity(self) -> Mapping[str, object]:
         """Of a folder its files; of a dataset elsewhere its name, configuration and revision."""
-        folder = Path(self.path).expanduser()
+        folder = expanded(self.path)
         chosen = {"config": self.config, "split": self.split, "revision": self.revision}
         limits = {"field": self.field, "bytes": self.most_bytes}
         files = file_facts(find_files(self.path, ("",))) if folder.is_dir() else []
@@ -101,7 +102,7 @@ class HubDataset:
 
         datasets.disable_progress_bars()
         datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is an error of ours
-        place = Path(self.path).expanduser()
+        place = expanded(self.path)
         path = str(place) if place.is_dir() else self.path
         try:
             return datasets.load_dataset(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rinsc.data.documents import Document, Part, cut, held_out_names
+from rinsc.data.documents import Document, Part, cut, held_out_names, text_facts
 from rinsc.data.markup import plain_text
 from rinsc.data.paths import file_facts, total_size
 from rinsc.data.problems import cannot_read, data_error, not_utf8
@@ -36,14 +36,14 @@ class TextFiles:
 
     def documents(self) -> Iterator[tuple[Part, Document]]:
         """Every file that is not blank; of a single one the beginning and the end."""
-        sizes = {document.name: document.byte_count for document in self._read_all()}
-        held_out = held_out_names(sizes)
+        files = {document.name: text_facts(document) for document in self._read_all()}
+        held_out = held_out_names(files)
         for document in self._read_all():
-            if len(sizes) == 1:
+            if len(files) == 1:
                 head, tail = cut(document)
                 yield "train", head
                 yield "held_out", tail
-            elif document.name in sizes:  # else it was blank a moment ago
+            elif document.name in files:  # else it was blank a moment ago
                 yield ("held_out" if document.name in held_out else "train"), document
 
     def _read_all(self) -> Iterator[Document]:

@@ -92,7 +92,7 @@ class BytePairTokenizer:
         """The ids of each text, on all cores."""
         pieces = [list(self._pieces(text)) for text in texts]
         flat = [piece for parts in pieces for piece in parts]
-        encoded = iter(self._backend.encode_batch_fast(flat, add_special_tokens=False))
+        encoded = iter(self._encoded(flat))
         return [
             self._joined([np.array(next(encoded).ids, dtype=self.ids_type) for _ in parts])
             for parts in pieces
@@ -106,7 +106,7 @@ class BytePairTokenizer:
         if self.is_byte_level:
             ids = self.encode(text)
             return ids, self.token_bytes[ids]
-        (encoded,) = self._backend.encode_batch([text], add_special_tokens=False)
+        (encoded,) = self._encoded([text], with_offsets=True)
         widths = np.array([0, *(len(char.encode("utf-8")) for char in text)], dtype=np.int64)
         ends = np.array([end for _, end in encoded.offsets], dtype=np.int64)
         if len(ends):
@@ -154,8 +154,18 @@ class BytePairTokenizer:
         return b"".join(map(self._token_texts.__getitem__, ids.tolist()))
 
     def _bytes_of(self, text: str) -> bytes:
-        (encoded,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
+        (encoded,) = self._encoded([text])
         return self._joined_bytes(np.array(encoded.ids, dtype=self.ids_type))
+
+    def _encoded(self, texts: list[str], *, with_offsets: bool = False) -> list[Any]:
+        """What the library makes of each text; raises DataError where it cannot encode one."""
+        encode = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
+        try:
+            return encode(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            message = f"the tokenizer cannot encode the text: {error}"
+            hint = "use a tokenizer with a token for what it does not know"
+            raise data_error("tokenizer-failed", message, None, hint) from error
 
     def _pieces(self, text: str) -> Iterator[str]:
         """Only where the end of a piece changes nothing but the tokens at it."""

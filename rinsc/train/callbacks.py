@@ -103,7 +103,9 @@ class Measuring(TrainerCallback):
         config = self._config
         if step != config.steps and step % config.eval_every != 0:
             return None
-        return bits_per_byte(model, self._sample, rounds=config.rounds, precision=config.precision)
+        return bits_per_byte(
+            model, self._sample, rounds=config.evaluation_rounds, precision=config.precision
+        )
 
 
 def _for_trackers(metrics: Metrics) -> dict[str, float]:

@@ -24,6 +24,7 @@ SHARDED = "sharded"  # the folder inside that many processes write together
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FULL_DISK = (
     "No space left",
+    "quota exceeded",
     "failed writing",
     "unexpected pos",  # of the zip file that torch.save writes
     "File too large",
@@ -144,10 +145,10 @@ def writing_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    except (RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         if not any(words in str(error) for words in _FULL_DISK):
+            if isinstance(error, OSError):
+                raise cannot_write(path, error) from error
             raise
         message = "cannot write: the disk is full, or a limit on file sizes is reached"
         hint = (

@@ -82,6 +82,11 @@ class TrainConfig:
         return self.batch_sequences * self.sequence_length
 
     @property
+    def evaluation_rounds(self) -> Rounds:
+        """What held-out text is evaluated at: as trained, or as a schedule of rounds ends."""
+        return self.rounds_schedule[-1][1] if self.rounds_schedule else self.rounds
+
+    @property
     def tokens(self) -> int:
         """Tokens trained on over the whole run."""
         return self.steps * self.batch_tokens

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from rinsc.cost import training_flops
 from rinsc.cost.flops import set_rounds
 from rinsc.graph import BlockGraph, Rounds, build_graph
-from rinsc.graph.law import draw_rounds, drawn_loops
+from rinsc.graph.law import draw_rounds, drawn_loops, loop_law
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
 
@@ -21,6 +21,15 @@ def told_rounds(graph: BlockGraph, config: TrainConfig) -> dict[str, int]:
     """The rounds of every repeat that the settings set, the most of a schedule."""
     most = max((rounds for _, rounds in config.rounds_schedule), default=config.rounds)
     return set_rounds(graph, most)
+
+
+def most_rounds(graph: BlockGraph, config: TrainConfig) -> dict[str, int]:
+    """The most rounds that a step may run of every repeat.
+
+    Of a law without a largest number they are those written.
+    """
+    drawn = {loop.name: loop_law(loop).largest or loop.rounds for loop in drawn_loops(graph)}
+    return drawn | told_rounds(graph, config)
 
 
 class Depths:

@@ -121,6 +121,7 @@ def _join(backend: str) -> None:
     """Meet the other processes."""
     try:
         dist.init_process_group(backend)
+        on_first(lambda: None)  # they wait for each other from here on: none can have failed yet
     except (ValueError, OverflowError) as error:
         message = f"the processes cannot meet: {str(error).splitlines()[0]:.200}"
         hint = f"unset WORLD_SIZE for one process, or {_LAUNCH}"

@@ -41,7 +41,7 @@ class Evaluation:
     def perplexity(self) -> float:
         """Per token of this tokenizer; infinite where a float cannot hold it."""
         mean = self.nats / self.tokens
-        return math.exp(mean) if mean < 700 else math.inf
+        return math.inf if mean >= 700 else math.exp(mean)
 
     @property
     def accuracy(self) -> float:

@@ -56,7 +56,7 @@ class FinishedRun:
     @property
     def rounds(self) -> dict[str, int]:
         """The rounds by repeat that the run's own result was measured at."""
-        return resolve_rounds(self.graph, self.config.rounds)
+        return resolve_rounds(self.graph, self.config.evaluation_rounds)
 
     @property
     def trained_rounds(self) -> dict[str, frozenset[int]]:

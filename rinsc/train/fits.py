@@ -12,6 +12,7 @@ from rinsc.graph import build_graph
 from rinsc.layers.language import require_language_model
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
+from rinsc.train.depth import most_rounds
 from rinsc.train.devices import Devices
 
 ALONE = Devices(torch.device("cpu"))
@@ -29,13 +30,18 @@ def check_fits(
     vocabulary than the model, and DataError where it does not fill one sequence.
     """
     check_settings(spec, config)
-    if corpus.vocab_size != spec.vocab_size:
-        message = f"the text has {corpus.vocab_size} tokens, the model {spec.vocab_size}"
-        hint = f"give the model --vocab-size {corpus.vocab_size}, or use another tokenizer"
-        raise SpecError(Problem("vocabulary-mismatch", message, hint=hint))
+    check_vocabulary(spec, corpus.vocab_size)
     for tokens in (corpus.train, corpus.held_out):
         cut_windows(tokens, config.sequence_length)
     check_devices(spec, config, devices)
+
+
+def check_vocabulary(spec: ModelSpec, tokens: int) -> None:
+    """Raises SpecError where a text of so many different tokens is not the model's."""
+    if tokens != spec.vocab_size:
+        message = f"the text has {tokens} tokens, the model {spec.vocab_size}"
+        hint = f"give the model --vocab-size {tokens}, or use another tokenizer"
+        raise SpecError(Problem("vocabulary-mismatch", message, hint=hint))
 
 
 def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
@@ -60,11 +66,12 @@ def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE
         message = f"{config.batch_sequences} sequences cannot be split into {parts} equal parts"
         hint = "make --batch a multiple of the processes times --accumulate"
         raise UsageError(Problem("uneven-batch", message, hint=hint))
+    graph = build_graph(spec)
     step = TrainingStep(
-        build_graph(spec),
+        graph,
         config.sequence_length,
         config.batch_sequences,
-        rounds=max((rounds for _, rounds in config.rounds_schedule), default=config.rounds),
+        rounds=most_rounds(graph, config) or None,
         precision=config.precision,
         checkpointing=config.checkpointing,
         accumulate=config.accumulate,

@@ -125,10 +125,18 @@ def _fast_tokenizer(tokenizer: BytePairTokenizer) -> PreTrainedTokenizerFast:
 
 
 def _prefix_token(tokenizer: BytePairTokenizer) -> int:
-    """What stands before a text without a context: the end of another text, or of a line."""
+    """What stands before a text without a context: the end of another text, or of a line.
+
+    Raises DataError for a tokenizer that has neither.
+    """
     if tokenizer.end_of_document is not None:
         return tokenizer.end_of_document
-    return int(tokenizer.encode("\n")[0])
+    line_end = tokenizer.encode("\n")
+    if not len(line_end):
+        message = "the tokenizer has no token to put before a text, for an end of text or of line"
+        hint = "train with a tokenizer that has <|endoftext|>"
+        raise DataError(Problem("no-end-token", message, hint=hint))
+    return int(line_end[0])
 
 
 def _generates(task: Any) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
-from rinsc.data.corpora import load_corpus, open_corpus
+from rinsc.data.corpora import open_corpus
+from rinsc.data.documents import PartTally
 from rinsc.data.progress import PreparationProgress
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError, Problem
@@ -23,9 +24,15 @@ def held_out_sample(folder: RunFolder) -> str:
     is another one by now, and MissingExtraError where its package is not installed.
     """
     record = corpus_record(folder)
-    corpus = load_corpus(str(record.get("name")))
-    _require_same(corpus.record(), record, folder)
-    return first_lines("".join(document.text for document in corpus.held_out), SAMPLE_BYTES)
+    source = open_corpus(str(record.get("name")))
+    tally, beginning = PartTally(source.names_documents), ""
+    for part, document in source.documents():
+        if part == "held_out":
+            tally.add(document)
+            if len(beginning) <= SAMPLE_BYTES:
+                beginning += document.text[: SAMPLE_BYTES + 1]
+    _require_same({"held_out": tally.record()}, record, folder)
+    return first_lines(beginning, SAMPLE_BYTES)
 
 
 def run_text(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GRID = "#e4e4e4"
 CROWDED_WIDTH, CROWDED_HEIGHT = 0.03, 0.06  # of the picture, where labels would overlap
+LABEL_WIDTH = 0.3  # of the picture, the label of a square at most
 LEAST_HEIGHT = 0.02  # bits per byte; what differs by less is not to look like much
 MARGIN = 0.15  # inches, around all of it
 
@@ -72,17 +73,20 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], others: Sequence[Mark] = ()) -
     """``marks`` joined by a line, ``others`` alone as squares; all with labels."""
     x, y = [each.x for each in marks], [each.bits_per_byte for each in marks]
     axes.plot(x, y, "-o", color=COLOURS[0], linewidth=2, markersize=6)
+    room = LABEL_WIDTH * max((each.x for each in [*marks, *others]), default=0)
     for other in others:
         (square,) = axes.plot(other.x, other.bits_per_byte, "s", color=COLOURS[1])
         square.set(markersize=10, markeredgewidth=1.8, fillstyle="none")
+        # Left of it, as the line may begin above it and goes to the right, where there is room.
+        side, align = (1, "left") if other.x < room else (-1, "right")
         axes.annotate(
-            f"{other.label} ",
+            other.label,
             (other.x, other.bits_per_byte),
-            xytext=(-7, 0),  # left of it: the line may begin above it, and goes to the right
+            xytext=(11 * side, 0),
             textcoords="offset points",
             fontsize=12,
             color=COLOURS[1],
-            ha="right",
+            ha=align,
             va="center",
             parse_math=False,
         )

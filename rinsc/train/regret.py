@@ -44,6 +44,12 @@ class Comparison:
         """By which share of the baseline's the run has more; negative where it has less."""
         return (self.ours - self.theirs) / self.theirs
 
+    @property
+    def percent(self) -> str:
+        """The excess with its sign: two digits, all of them from ten percent on."""
+        percent = 100 * self.excess
+        return f"{percent:+,.0f}" if abs(percent) >= 9.95 else f"{percent:+.2g}"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -81,8 +87,8 @@ class Verdict:
         if self.is_equal:
             return words
         more = "more" if self.one_round.excess > 0 else "fewer"
-        share = f"{100 * abs(self.one_round.excess):.2g} %"
-        return f"{words}; not at equal training FLOPs: the run spent {share} {more}"
+        share = self.one_round.percent.lstrip("+-")
+        return f"{words}; not at equal training FLOPs: the run spent {share} % {more}"
 
 
 def judge(run: FinishedRun, baseline: FinishedRun, ours: LossesAt, theirs: BlockLosses) -> Verdict:

@@ -88,7 +88,7 @@ def train(
         require_same_run(folder, spec, config, corpus.record)
     check_fits(spec, corpus, config, devices)
     torch.manual_seed(config.seed)
-    start = _start(folder, shard=devices.shard) if resume else None
+    start = devices.on_first(lambda: _start(folder, shard=devices.shard)) if resume else None
     devices.on_first(lambda: _begin(folder, spec, config, corpus.record, start))
     if config.init_depth == "stored" and start is None:
         scale_residuals(model.model, model.model.graph)
@@ -140,7 +140,7 @@ def _run(
     if trainer.state.global_step < config.steps:
         raise StoppedError(trainer.state.global_step)
     quality = evaluate(
-        trainer.model_wrapped, held_out, rounds=config.rounds, precision=config.precision
+        trainer.model_wrapped, held_out, rounds=config.evaluation_rounds, precision=config.precision
     )
     result = TrainResult(
         steps=config.steps,

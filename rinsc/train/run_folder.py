@@ -6,7 +6,8 @@ import importlib.metadata
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rinsc.__about__ import __version__
 from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import cannot_write, check_folder, make_folder, write_atomically
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
-from rinsc.train.checkpoint import remove_checkpoints
+from rinsc.train.checkpoint import checkpoints, remove_checkpoints
 from rinsc.train.config import TrainConfig, config_from_toml, config_to_toml
 from rinsc.train.differences import model_differences
 
@@ -78,6 +79,16 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
+
+    @property
+    def is_of_others(self) -> bool:
+        """Whether a model or checkpoints lie here that no run of ours wrote: it has its inputs."""
+        outputs = (self.weights, self.hf_config, *(each.path for each in checkpoints(self.path)))
+        return not self.model_spec.exists() and any(place.exists() for place in outputs)
+
+    @property
     def is_begun(self) -> bool:
         """Whether a run was begun here, finished or not."""
         return any(file.exists() for file in self.files)
@@ -112,7 +123,40 @@ def check_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
         message = "the folder already holds a finished run"
         hint = "choose another folder, or ask to overwrite it"
         raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
+    if folder.is_of_others and not overwrite:
+        message = "the folder holds a model or checkpoints, and no model.toml of a run"
+        hint = "choose another folder, or ask to overwrite it"
+        raise OutputError(Problem("not-a-run", message, place=str(path), hint=hint))
     return folder
+
+
+@contextmanager
+def alone_in(folder: RunFolder) -> Iterator[None]:
+    """Keep other processes from training into the folder; raises OutputError where one does.
+
+    The system frees the lock of a process that is killed. Where a file system has no locks, nothing
+    is kept.
+    """
+    import filelock
+
+    make_folder(folder.path)
+    lock = filelock.FileLock(folder.lock)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        message = "another process is training into this folder right now"
+        hint = "wait for it, or choose another folder"
+        raise OutputError(
+            Problem("run-in-use", message, place=str(folder.path), hint=hint)
+        ) from None
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        raise cannot_write(folder.path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_inputs(

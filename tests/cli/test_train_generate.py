@@ -12,6 +12,7 @@ import pytest
 from rinsc.cost import match_compute, training_flops
 from rinsc.spec import model_spec
 from rinsc.syntax import parse
+from rinsc.train.run_folder import RunFolder, alone_in
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
@@ -59,6 +60,32 @@ def test_a_run_is_not_overwritten_unasked(corpus: str, run: Path) -> None:
     assert (status, out) == (1, "")
     assert "error[run-exists]" in err
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("theirs", ["model.safetensors", "config.json", "checkpoint-7"])
+def test_a_model_of_others_is_not_overwritten_unasked(
+    corpus: str, tmp_path: Path, theirs: str
+) -> None:
+    folder = tmp_path / "llama"
+    (folder / "checkpoint-7").mkdir(parents=True)
+    (folder / theirs / "weights" if theirs == "checkpoint-7" else folder / theirs).write_text("w")
+    before = contents(folder)
+    status, out, err = train(corpus, folder, "--steps", "2")
+    assert (status, out) == (1, "")
+    assert "error[not-a-run]" in err
+    assert contents(folder) == before
+    assert train(corpus, folder, "--steps", "2", "--overwrite").status == 0
+
+
+def test_two_do_not_train_into_one_folder(corpus: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with alone_in(folder):
+        status, out, err = train(corpus, folder.path, "--steps", "2")
+        assert (status, out) == (1, "")
+        assert "error[run-in-use]" in err
+        assert not folder.is_begun
+        assert train(corpus, folder.path, "--steps", "2", "--overwrite").status == 1
+    assert train(corpus, folder.path, "--steps", "2").status == 0
 
 
 @pytest.mark.parametrize(
@@ -241,7 +268,12 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_command(
     checkpoint = contents(folder / "checkpoint-3")
     status, out, err = train(corpus, folder, "--steps", "3", "--json")
     assert status == 0, err
-    assert json.loads(out)["steps"] == 3
+    unbroken = json.loads(train(corpus, tmp_path / "unbroken", "--steps", "3", "--json").out)
+    changing = ("run", "seconds")
+    assert {**json.loads(out), **dict.fromkeys(changing)} == {
+        **unbroken,
+        **dict.fromkeys(changing),
+    }
     assert contents(folder / "checkpoint-3") == checkpoint
     assert "error[run-exists]" in train(corpus, folder, "--steps", "3").err
     assert train(corpus, folder, "--steps", "2", "--overwrite").status == 0

@@ -110,6 +110,16 @@ def test_the_key_depends_on_all_that_the_tokens_depend_on(
     assert cache_key(open_corpus(f"text:{texts}"), small) == keys[0]
 
 
+def test_a_file_changed_behind_its_time_of_change(texts: Path, small: BytePairTokenizer) -> None:
+    """As where archives give all files one time, or a copy keeps the time of another file."""
+    file = texts / "3.txt"
+    before, key = file.stat(), cache_key(open_corpus(f"text:{texts}"), small)
+    file.write_text(file.read_text().replace("lark", "wren"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert cache_key(open_corpus(f"text:{texts}"), small) != key
+
+
 @pytest.mark.parametrize(
     "name", ["train", "held_out", "held_out_bytes", "train_starts", RECORD, "all of it"]
 )
@@ -132,6 +142,21 @@ def test_a_damaged_file_is_made_anew(
         data[len(data) // 2] ^= 0x55
         (place / name).write_bytes(data if damage == "flip" else data[: len(data) // 2])
     assert same(prepare(source, small, folder=folder), whole)
+
+
+@pytest.mark.parametrize("content", ["3", "[]", "{}", '{"files": {}}', '{"files": 3}', "digit"])
+def test_a_damaged_record_is_made_anew(
+    texts: Path, small: BytePairTokenizer, tmp_path: Path, content: str
+) -> None:
+    source, folder = open_corpus(f"text:{texts}"), tmp_path / "tokens"
+    made = prepare(source, small, folder=folder)
+    file = folder / cache_key(source, small) / RECORD
+    whole = file.read_text()
+    digit = json.loads(whole)["corpus"]["held_out"]["sha256"]
+    other = digit[:-1] + ("0" if digit[-1] != "0" else "1")
+    file.write_text(whole.replace(digit, other) if content == "digit" else content)
+    assert same(prepare(source, small, folder=folder), made)
+    assert file.read_text() == whole
 
 
 def test_a_corpus_that_cannot_be_used_leaves_nothing(

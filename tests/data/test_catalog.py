@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from rinsc.cli import train_steps
 from rinsc.data import add as module
 from rinsc.data.add import add
 from rinsc.data.catalog import RECORD, Entry, added, added_folder, catalog, entry, folder_sha256
-from rinsc.data.corpora import load, load_corpus, open_corpus, state
+from rinsc.data.corpora import load, load_corpus, open_corpus, state, training_texts
 from rinsc.data.readers import READERS, read_html
+from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 from rinsc.errors import DataError, MissingExtraError
 from tests.cli.command_line import run_cli
 
@@ -122,9 +124,10 @@ def test_a_package_that_unpacks_to_too_much(
     assert _files(data_folder) == []
 
 
-@pytest.mark.parametrize("name", ["../../out.md", "/tmp/rinsc-out.md"])
-def test_a_source_package_that_reaches_out_of_its_folder(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("place", ["../..", ""])
+def test_a_source_package_that_reaches_out_of_its_folder(tmp_path: Path, place: str) -> None:
     archive, inside = tmp_path / "few_words-1.0.tar.gz", tmp_path / "a" / "b"
+    name = f"{place or tmp_path}/out.md"
     with tarfile.open(archive, "w:gz") as source:
         member = tarfile.TarInfo(name)
         member.size = len(LINE)
@@ -132,7 +135,6 @@ def test_a_source_package_that_reaches_out_of_its_folder(tmp_path: Path, name: s
     with suppress(DataError):
         module._unpacked(archive, inside)
     assert not (tmp_path / "out.md").exists()
-    assert not Path("/tmp/rinsc-out.md").exists()
 
 
 def test_what_pip_cannot_get(index: Path, data_folder: Path) -> None:
@@ -213,6 +215,24 @@ def test_the_commands(tmp_path: Path) -> None:
     facts = json.loads(as_json.out)
     assert Path(facts["folder"]).is_dir()
     assert facts["corpus"]["held_out"] == load_corpus(name).record()["held_out"]
+
+
+def test_the_tokenizer_is_that_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("".join(f"{number}: {LINE}" for number in range(300)))
+    monkeypatch.setattr(train_steps, "TOKENIZER_BYTES", 5001)
+    name = f"text:{path}"
+    assert run_cli("data", "prepare", name, "--vocab-size", "300").status == 0
+    dimensions = ("--layers", "2", "--width", "8", "--heads", "1", "--kv-heads", "1")
+    sizes = ("--mlp-width", "8", "--context", "16", "--vocab-size", "300", "--steps", "1")
+    where = ("--device", "cpu", "-o", str(tmp_path / "run"))
+    done = run_cli("train", "AB", *dimensions, *sizes, "--batch", "1", "--data", name, *where)
+    assert done.status == 0, done.err
+    assert "tokenized" not in done.err
+    learned = load_tokenizer(tmp_path / "run")
+    beginning = "".join(training_texts(open_corpus(name), 5001))
+    assert len(beginning) == 5001
+    assert learned.to_json() == train_tokenizer([beginning], 300).to_json()
 
 
 def _files(folder: Path) -> list[str]:

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rinsc.data import corpora, text_files
 from rinsc.data.corpora import load_corpus
-from rinsc.data.documents import Corpus, Document, split
+from rinsc.data.documents import Corpus, Document, held_out_names, split, text_facts
 from rinsc.data.markup import plain_text
 from rinsc.errors import DataError, MissingExtraError
 
@@ -83,6 +85,26 @@ def test_the_split_depends_on_names_and_sizes_alone() -> None:
 def test_few_files_hold_out_the_smallest() -> None:
     documents = [Document("a", LINE * 100), Document("b", LINE * 70), Document("c", LINE * 90)]
     assert [d.name for d in split("x", documents).held_out] == ["b"]
+
+
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 9), min_size=10, max_size=40)
+)
+def test_copies_of_a_text_are_on_one_side(numbers: dict[str, int]) -> None:
+    documents = [Document(name, f"{n} {LINE}" * (5 + n)) for name, n in numbers.items()]
+    held_out = held_out_names({document.name: text_facts(document) for document in documents})
+    sides = {(document.text, document.name in held_out) for document in documents}
+    assert held_out
+    assert len(sides) == len({document.text for document in documents})
+
+
+def test_copies_of_a_file_are_on_one_side(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text(f"{number // 2}: {LINE}" * 9)
+    corpus = load_corpus(f"text:{tmp_path}")
+    train, held_out = ({d.text for d in part} for part in (corpus.train, corpus.held_out))
+    assert len(train) + len(held_out) == 20
+    assert not train & held_out
 
 
 def test_a_single_file_is_cut_at_a_line(tmp_path: Path) -> None:
@@ -175,7 +197,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_pattern_takes_every_file_that_matches(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("a.py", "deep/b.py", "c.txt"):
-        (tmp_path / name).write_text(LINE * 100)
+        (tmp_path / name).write_text(f"{name}: {LINE}" * 100)
     corpus = load_corpus(f"text:{tmp_path}/**/*.py")
     assert {d.name for d in (*corpus.train, *corpus.held_out)} == {"a.py", "deep/b.py"}
     with pytest.raises(DataError, match="no file matches"):

@@ -53,8 +53,8 @@ def command(text: str, folder: Path, *more: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def two_started(folder: Path, *args: str) -> Any:
-    """The command on two ranks that meet at a free port."""
+def two_started(folder: Path, *args: str, second: tuple[str, ...] = ()) -> Any:
+    """The command on two ranks that meet at a free port; the ``second`` may have one of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,7 +65,8 @@ def two_started(folder: Path, *args: str) -> Any:
             environment = {name: str(fact) for name, fact in facts.items()}
             environment["MASTER_ADDR"] = "127.0.0.1"
             place = folder / f"rank-{rank}"
-            made = processes.started(place, *args, environment=environment)
+            own = second if rank == 1 and second else args
+            made = processes.started(place, *own, environment=environment)
             ranks.append(stack.enter_context(made))
         yield ranks
 
@@ -176,6 +177,30 @@ def test_a_mistake_ends_both(
     assert f"error[{code}]" in said[0]
     assert "Traceback" not in "".join(said)
     assert not run.exists()
+
+
+def test_a_mistake_of_the_second_one_ends_both(text: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run, elsewhere = tmp_path / "run", tmp_path / "file" / "run"
+    with two_started(tmp_path, *command(text, run), second=command(text, elsewhere)) as ranks:
+        assert [rank.wait() for rank in ranks] == [1, 1]
+    said = [rank.err.read_text() for rank in ranks]
+    assert "error[process-lost]" in said[0]
+    assert "error[cannot-write]" in said[1]
+    assert "Traceback" not in "".join(said)
+    assert not run.exists()
+
+
+def test_shards_follow_muon_as_one_does(text: str, tmp_path: Path) -> None:
+    settings = ("--optimizer", "muon")
+    run, alone = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "alone")
+    assert processes.run(tmp_path, *command(text, alone.path), *settings)[0] == 0
+    on_two(tmp_path, *command(text, run.path), "--shard", *settings)
+    for ours, theirs in zip(read_metrics(run.metrics), read_metrics(alone.metrics), strict=True):
+        assert ours.loss_nats == pytest.approx(theirs.loss_nats, abs=LOSS_LIMIT)
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-3)
+    # Muon orthogonalises in bf16: what is added in another order differs by more than in fp32.
+    assert largest_gap(load_file(run.weights), load_file(alone.weights)) < 3e-2
 
 
 def test_torchrun_starts_them(text: str, tmp_path: Path, alone: RunFolder) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.data.batches import TokenizedCorpus
-from rinsc.errors import CheckpointError
+from rinsc.errors import CheckpointError, OutputError
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
 from rinsc.train.checkpoint import (
@@ -26,6 +28,7 @@ from rinsc.train.checkpoint import (
     publish,
     remove_checkpoints,
     start_part,
+    writing_errors,
 )
 from rinsc.train.config import TrainConfig
 from rinsc.train.run import TrainResult, train
@@ -281,3 +284,17 @@ def test_a_checkpoint_is_a_model_of_transformers(whole: Whole) -> None:
     moments = torch.load(last.path / "optimizer.pt", weights_only=True)["state"]
     assert len(moments) == len(list(whole.model.parameters()))
     assert {int(each["step"]) for each in moments.values()} == {7}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_is_told_as_one(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OutputError) as caught, writing_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert "free some space" in str(caught.value.hint)
+
+
+def test_other_errors_of_writing_are_not_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="permission denied"), writing_errors(tmp_path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with pytest.raises(RuntimeError, match="shapes"), writing_errors(tmp_path):
+        raise RuntimeError("shapes do not fit")

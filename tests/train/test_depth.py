@@ -70,6 +70,15 @@ def test_growing_rounds_are_run_logged_and_counted(
     assert len(visits) == sum(expected)
 
 
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_a_stage_begins_at_the_step_of_its_share(
+    spec: ModelSpec, config: TrainConfig, percent: int
+) -> None:
+    stages = ((0.0, 1), (percent / 100, 2))
+    growing = Depths(spec, dataclasses.replace(config, steps=100, rounds_schedule=stages))
+    assert [growing.rounds(step) for step in (percent - 1, percent)] == [1, 2]
+
+
 def test_growing_rounds_are_those_told_whatever_would_be_drawn(
     drawn: ModelSpec, config: TrainConfig
 ) -> None:

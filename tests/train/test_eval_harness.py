@@ -6,14 +6,16 @@ import random
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+from tokenizers import models, pre_tokenizers
 
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError, UsageError
 from rinsc.train.finished import FinishedRun
-from rinsc.train.harness import find_tasks, score_tasks, trained_model
+from rinsc.train.harness import _prefix_token, find_tasks, score_tasks, trained_model
 from tests.train.finished_runs import Runs, recursive, runs
 from tests.train.tasks import Question, write_task
 
@@ -23,6 +25,14 @@ pytest.importorskip("lm_eval")
 
 CPU = torch.device("cpu")
 CONTEXT = 31
+
+
+def test_a_tokenizer_with_nothing_to_put_before_a_text() -> None:
+    words = tokenizers.Tokenizer(models.WordLevel({"lark": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(DataError) as caught:
+        _prefix_token(BytePairTokenizer(words))
+    assert caught.value.code == "no-end-token"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image, ImageColor
 from rinsc.errors import OutputError
 from rinsc.train.curves import COLOURS
 from rinsc.train.eval_plot import draw_evaluation, with_unit
-from rinsc.train.marks import Mark
+from rinsc.train.marks import Mark, canvas, draw_marks
 
 MARKS = [Mark(str(r), 2e5 + 8e4 * r, 2 + 0.3 / r, r == 3) for r in range(1, 5)]
 BASELINE = Mark("AB", 2.8e5, 2.2)
@@ -30,6 +30,18 @@ def test_points_and_a_baseline(count: int, baseline: Mark | None, tmp_path: Path
     found = colours(path)
     assert (ImageColor.getrgb(COLOURS[0]) in found) == (count > 0)
     assert (ImageColor.getrgb(COLOURS[1]) in found) == (baseline is not None)
+
+
+@pytest.mark.parametrize("most", [4, 32])
+def test_the_label_of_the_baseline_is_inside(most: int) -> None:
+    marks = [Mark(str(r), 2e5 + 8e4 * r, 2 + 0.3 / r) for r in (1, most)]
+    figure, axes = canvas("A", "", "FLOPs")
+    draw_marks(axes, marks, [Mark("A(BC)^2(DE)^3FG…", 2.8e5, 2.2)])
+    figure.draw_without_rendering()
+    (label,) = (each for each in axes.texts if each.get_text().startswith("A(BC)"))
+    box = axes.get_window_extent()
+    assert box.x0 < label.get_window_extent().x0
+    assert label.get_window_extent().x1 < box.x1
 
 
 def test_a_ring_is_drawn(tmp_path: Path) -> None:

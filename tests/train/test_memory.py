@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rinsc.backends.torch.memory import (
+    TrainingStep,
     allocation_errors,
     require_training_memory,
     total_memory,
@@ -21,7 +22,8 @@ from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
 from rinsc.train.config import TrainConfig
-from rinsc.train.fits import check_fits, check_memory
+from rinsc.train.devices import Devices
+from rinsc.train.fits import check_devices, check_fits
 from rinsc.train.run import train
 from rinsc.train.run_folder import RunFolder
 from tests.train.runs import fresh
@@ -32,7 +34,7 @@ TOO_MUCH = 1 << 50  # elements: beyond the address space of any machine
 
 def fits(spec: ModelSpec, batch: int, seq: int) -> bool:
     try:
-        require_training_memory(build_graph(spec), seq, batch=batch)
+        require_training_memory(TrainingStep(build_graph(spec), seq, batch))
     except LoweringError:
         return False
     return True
@@ -45,7 +47,7 @@ def limit(patch: pytest.MonkeyPatch, size: int) -> None:
 def hint(spec: ModelSpec, batch: int, seq: int) -> list[int]:
     """The numbers in what would make it fit."""
     with pytest.raises(LoweringError) as caught:
-        require_training_memory(build_graph(spec), seq, batch=batch)
+        require_training_memory(TrainingStep(build_graph(spec), seq, batch))
     assert caught.value.code == "does-not-fit"
     return [int(number) for number in re.findall(r"\d+", str(caught.value.hint).split(";")[0])]
 
@@ -110,7 +112,7 @@ def test_what_does_not_fit_is_found_with_the_other_mistakes(
 
     monkeypatch.setattr("rinsc.backends.torch.memory.total_memory", small)
     with pytest.raises(LoweringError):
-        check_fits(spec, tokens, config, "cuda")
+        check_fits(spec, tokens, config, Devices(torch.device("cuda")))
     assert asked == ["cuda"]
 
 
@@ -160,7 +162,7 @@ def test_checkpointing_is_advised_where_it_would_fit_and_then_fits(
     for share in (0.05, 0.3, 0.5, 0.8):
         limit(monkeypatch, kept + int(share * most))
         try:
-            check_memory(deep, asked)
+            check_devices(deep, asked)
         except LoweringError as error:
             advice = str(error.hint)
         else:
@@ -168,37 +170,73 @@ def test_checkpointing_is_advised_where_it_would_fit_and_then_fits(
         by = re.search(r"checkpointing by (\w+) would fit", advice)
         if by is not None:
             advised.add(by[1])
-            check_memory(deep, dataclasses.replace(asked, checkpointing=by[1]))  # type: ignore[arg-type]
+            check_devices(deep, dataclasses.replace(asked, checkpointing=by[1]))  # type: ignore[arg-type]
         fewer = re.search(r"a batch of (\d+) at (\d+) tokens", advice)
         assert fewer is not None
         batch, seq = int(fewer[1]), int(fewer[2])
-        check_memory(deep, dataclasses.replace(asked, batch_sequences=batch, sequence_length=seq))
+        check_devices(deep, dataclasses.replace(asked, batch_sequences=batch, sequence_length=seq))
         more = dataclasses.replace(asked, batch_sequences=batch + 1, sequence_length=seq)
         with pytest.raises(LoweringError):
-            check_memory(deep, more)
+            check_devices(deep, more)
         parts = re.search(r"in (\d+) parts", advice)
         assert parts is not None
-        check_memory(deep, dataclasses.replace(asked, accumulate=int(parts[1])))
+        check_devices(deep, dataclasses.replace(asked, accumulate=int(parts[1])))
     assert advised == ({"round", "visit"} if held == "none" else set())
+
+
+def over(processes: int, *, shard: bool = False) -> Devices:
+    return Devices(CPU, processes, shard=shard)
 
 
 def test_shards_and_parts_of_a_batch_need_less(
     spec: ModelSpec, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = build_graph(spec)
-    held, whole = 16 * stored_params(graph), dataclasses.replace(config, batch_sequences=8)
+    held, whole = 16 * stored_params(graph), dataclasses.replace(config, batch_sequences=24)
     limit(monkeypatch, held // 4 + memory(graph, 23, batch=2).activation_bytes)
-    parts = dataclasses.replace(whole, accumulate=4)
-    check_memory(spec, parts, processes=4)
-    for settings, processes in ((parts, 3), (whole, 4)):
+    parts = dataclasses.replace(whole, accumulate=3)
+    check_devices(spec, parts, over(4, shard=True))
+    for settings, devices in (
+        (parts, over(2, shard=True)),
+        (whole, over(4, shard=True)),
+        (parts, over(4)),
+    ):
         with pytest.raises(LoweringError):
-            check_memory(spec, settings, processes=processes)
+            check_devices(spec, settings, devices)
     limit(monkeypatch, held // 8)
     with pytest.raises(LoweringError) as caught:
-        check_memory(spec, parts)
-    devices = int(re.findall(r"\d+", str(caught.value.hint))[-1])
+        check_devices(spec, parts)
+    devices_needed = int(re.findall(r"\d+", str(caught.value.hint))[-1])
     assert "shard it over" in str(caught.value.hint)
-    assert held // devices <= held // 8
+    assert held // devices_needed <= held // 8
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_advice_counts_parts_and_processes(
+    spec: ModelSpec,
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    shard: bool,
+    accumulate: int,
+) -> None:
+    """A part of three sequences fits, one of four does not: followed, the advice fits just so."""
+    graph, devices = build_graph(spec), over(processes, shard=shard)
+    held = 16 * stored_params(graph) // (processes if shard else 1)
+    limit(monkeypatch, held + memory(graph, 23, batch=3).activation_bytes)
+    fitting = 3 * accumulate * processes
+    whole = dataclasses.replace(config, batch_sequences=48, accumulate=accumulate)
+    with pytest.raises(LoweringError) as caught:
+        check_devices(spec, whole, devices)
+    advice = str(caught.value.hint)
+    assert f"a batch of {fitting} at 23 tokens a sequence would fit" in advice
+    check_devices(spec, dataclasses.replace(whole, batch_sequences=fitting), devices)
+    parts = re.search(r"in (\d+) parts", advice)
+    assert parts is not None
+    assert int(parts[1]) == 16 // processes
+    check_devices(spec, dataclasses.replace(whole, accumulate=int(parts[1])), devices)
 
 
 def test_growing_rounds_are_held_at_their_most(
@@ -208,6 +246,6 @@ def test_growing_rounds_are_held_at_their_most(
     held = 16 * stored_params(graph)
     limit(monkeypatch, held + memory(graph, 23, batch=3, rounds=5).activation_bytes)
     growing = dataclasses.replace(config, rounds_schedule=((0.0, 1), (0.5, 5)))
-    check_memory(spec, growing)
+    check_devices(spec, growing)
     with pytest.raises(LoweringError):
-        check_memory(spec, dataclasses.replace(config, rounds_schedule=((0.0, 6), (0.5, 1))))
+        check_devices(spec, dataclasses.replace(config, rounds_schedule=((0.0, 6), (0.5, 1))))

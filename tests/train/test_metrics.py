@@ -9,6 +9,8 @@ import pytest
 from rinsc.errors import DataError, OutputError
 from rinsc.train.metrics import Metrics, MetricsLog, drop_metrics_after, read_metrics
 
+FULL = Path("/dev/full")
+
 
 def _metrics(step: int, bits_per_byte: float | None = None) -> Metrics:
     return Metrics(step, step * 64, step * 10**20, 5.5 / step, 1e-3, 99.5, 0.25, bits_per_byte)
@@ -52,3 +54,9 @@ def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         MetricsLog(tmp_path / "missing" / "metrics.jsonl")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+def test_a_full_disk_is_told_once() -> None:
+    with pytest.raises(OutputError, match="no space left"), MetricsLog(FULL) as log:
+        log.write(_metrics(1))

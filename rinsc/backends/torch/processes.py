@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -10,6 +12,8 @@ import torch.distributed as dist
 from rinsc.errors import RinscError
 
 Result = TypeVar("Result")
+
+PATIENCE = timedelta(days=7)  # a text may take long to prepare; a process that dies is told at once
 
 
 def process_count() -> int:
@@ -26,13 +30,21 @@ def on_first(action: Callable[[], Result]) -> Result:
     The result must be something that can be pickled. A RinscError is raised in all of them.
     """
     told: list[Any] = [None, None]
+    waiting = _patient(dist.group.WORLD) if dist.is_initialized() else None
     if is_first():
         try:
             told = [None, action()]
         except RinscError as error:
             told = [error, None]
-    if dist.is_initialized():
-        dist.broadcast_object_list(told, src=0)
+    if waiting is not None:
+        dist.broadcast_object_list(told, src=0, group=waiting)
     if told[0] is not None:
         raise told[0]
     return cast(Result, told[1])
+
+
+@lru_cache(maxsize=1)
+def _patient(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """All processes, which wait for each other longer than those of ``world`` do."""
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return cast(dist.ProcessGroup, group)
