@@ -127,6 +127,8 @@ def _hint(path: Path, error: OSError) -> str:
             return "name a file, not a folder"
         if path.exists() and not path.is_file():
             return "name a regular file; devices and pipes are not written to"
+        if isinstance(error, NotADirectoryError):
+            return "a file stands where a folder is needed; choose another place"
         if not path.parent.exists():
             return f"create the folder {path.parent} first"
         if not path.parent.is_dir():

@@ -121,10 +121,12 @@ def _tokenizer_files(request: FolderRequest) -> Mapping[str, bytes]:
     run = request.run
     if run is None or not run.tokenizer.is_file():
         return {}
-    config = tokenizer_config(request.spec.context).encode("utf-8")
+    words = run.tokenizer.read_text(encoding="utf-8")
+    config = tokenizer_config(request.spec.context, words)
     if run.tokenizer_config.is_file():
-        config = run.tokenizer_config.read_bytes()
-    return {TOKENIZER_FILE: run.tokenizer.read_bytes(), TOKENIZER_CONFIG_FILE: config}
+        config = run.tokenizer_config.read_text(encoding="utf-8")
+    texts = {TOKENIZER_FILE: words, TOKENIZER_CONFIG_FILE: config}
+    return {name: text.encode("utf-8") for name, text in texts.items()}
 
 
 def _facts(

@@ -158,6 +158,10 @@ def parse_schedule(text: str | None) -> tuple[tuple[float, int], ...]:
             hint = "write rounds and where they begin: 1@0,2@30%,3@60%"
             raise UsageError(Problem("usage", message, hint=hint))
         share = float(match["share"]) / (100 if match["percent"] else 1)
+        if share >= 1:
+            message = f"--rounds-schedule begins '{part.strip()[:60]}' after the end of the run"
+            hint = "write a share of the run: 2@40% or 2@0.4"
+            raise UsageError(Problem("usage", message, hint=hint))
         stages.append((share, int(match["rounds"])))
     return tuple(stages)
 

@@ -15,6 +15,7 @@ from rinsc.data.problems import data_error
 from rinsc.errors import DataError
 from rinsc.extras import require
 from rinsc.files import write_atomically
+from rinsc.text import ENDS_OF_DOCUMENT
 
 if TYPE_CHECKING:
     import tokenizers
@@ -28,11 +29,6 @@ MAX_VOCAB = 1 << 16  # of a tokenizer that is trained here
 MIN_PAIR_COUNT = 2
 PIECE_CHARS = 1 << 16  # long texts are encoded in pieces, on all cores
 
-# What ends a document, where a vocabulary holds one of them as a special token.
-ENDS_OF_DOCUMENT = (
-    *("<|endoftext|>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
-    *("<eos>", "</s>", "[SEP]"),
-)
 
 # Texts that tokenizers change which add spaces, drop spaces or normalize.
 _PROBES = (
@@ -225,7 +221,7 @@ def check_vocabulary(tokenizer: BytePairTokenizer, vocab_size: int) -> None:
     """Raises DataError unless the tokenizer has exactly the model's vocabulary."""
     if tokenizer.vocab_size != vocab_size:
         message = f"the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}"
-        hint = "train the tokenizer on more text, or set the model's vocab_size to match"
+        hint = f"use more text, or give the model --vocab-size {tokenizer.vocab_size}"
         raise data_error("vocabulary-mismatch", message, None, hint)
 
 

@@ -38,6 +38,7 @@ def training_arguments(
         disable_tqdm=True,
         report_to=list(trackers) or "none",
         remove_unused_columns=False,
+        use_cache=True,  # of the model that is saved; there is no cache in training
         run_name=folder.path.name,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would use all by DataParallel

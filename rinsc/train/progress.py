@@ -59,6 +59,8 @@ class TrainingProgress:
 
     def started(self, config: TrainConfig, step: int) -> None:
         self._steps = config.steps
+        if step:
+            self._line(f"goes on after step {step}")
         self._bar.reset(self._task, total=config.steps, completed=step, state="")
 
     def stepped(self, metrics: Metrics) -> None:

@@ -78,17 +78,23 @@ class Verdict:
         """The verdict in a line."""
         found, reading = self.one_round.difference, self.one_round.difference.reading
         head = "regret" if self.is_regret else "no regret"
+        if not self.is_equal:
+            head = f"no verdict: not at equal training FLOPs, the run spent {self._spent}"
         if reading == "no difference can be told":
             words = f"{head}: one round and the baseline differ by {found.bits_per_byte:+.4f} bits "
             words += "per byte, and no difference can be told"
         else:
             words = f"{head}: one round is {reading} than the baseline by "
             words += f"{abs(found.bits_per_byte):.4f} bits per byte"
-        if self.is_equal:
-            return words
+        return words
+
+    @property
+    def _spent(self) -> str:
+        """The run's training FLOPs against the baseline's, in words."""
+        if self.one_round.excess >= 1:
+            return f"{1 + self.one_round.excess:.3g} times as many"
         more = "more" if self.one_round.excess > 0 else "fewer"
-        share = self.one_round.percent.lstrip("+-")
-        return f"{words}; not at equal training FLOPs: the run spent {share} % {more}"
+        return f"{self.one_round.percent.lstrip('+-')} % {more}"
 
 
 def judge(run: FinishedRun, baseline: FinishedRun, ours: LossesAt, theirs: BlockLosses) -> Verdict:

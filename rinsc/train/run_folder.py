@@ -121,7 +121,7 @@ def check_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
     check_folder(path)
     if folder.result.exists() and not overwrite:
         message = "the folder already holds a finished run"
-        hint = "choose another folder, or ask to overwrite it"
+        hint = "choose another folder, or use --overwrite"
         raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
     if folder.is_of_others and not overwrite:
         message = "the folder holds a model or checkpoints, and no model.toml of a run"
@@ -196,7 +196,7 @@ def _require_same_settings(path: Path, config: TrainConfig) -> None:
             code="other-settings",
             message=f"'{key}' is {getattr(config, key)!r}; the run was begun with {old!r}",
             place=f"{path}: {key}",
-            hint="go on with the settings of that run, or choose another run folder",
+            hint="go on with the settings of that run, choose another folder, or use --overwrite",
         )
         for key, old in vars(begun).items()
         if getattr(config, key) != old
@@ -233,7 +233,7 @@ def _cannot_read(what: str, path: Path) -> CheckpointError:
 
 def _of_another(what: str, path: Path) -> CheckpointError:
     message = f"this run was begun with another {what}"
-    hint = f"go on with the {what} of that run, or choose another run folder"
+    hint = f"go on with the {what} of that run, choose another folder, or use --overwrite"
     return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
 
 

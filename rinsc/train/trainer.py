@@ -160,6 +160,8 @@ class RinscTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """For trackers; the run's own record is its metrics, so that no history is kept here."""
+        done = self.state.global_step / self.config.steps
+        self.state.epoch = done * self.data.epochs  # the Trainer takes the whole run for one
         super().log(logs, start_time)
         self.state.log_history.clear()
 

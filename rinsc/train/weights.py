@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from rinsc.backends.hf import RinscForCausalLM
-from rinsc.backends.hf.folder import tokenizer_config
+from rinsc.backends.hf.folder import special_token_ids, tokenizer_config
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.backends.torch.weights import save_weights
@@ -26,7 +28,9 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
-        write_atomically(folder.hf_config, model.config.to_json_string())
-        write_atomically(folder.tokenizer_config, tokenizer_config(model.model.spec.context))
+        words = folder.tokenizer.read_text(encoding="utf-8")
+        config = json.loads(model.config.to_json_string()) | special_token_ids(words)
+        write_atomically(folder.hf_config, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_atomically(folder.tokenizer_config, tokenizer_config(plain.spec.context, words))
 
     devices.on_first(write)

@@ -23,10 +23,12 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_cli(*shlex.split(command)).status == 0
     output = io.StringIO()
     examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
+    names: dict[str, object] = {}
     with contextlib.redirect_stdout(output):
         for example in examples:
-            exec(compile(example, "hugging-face.md", "exec"), {})
+            exec(compile(example, "hugging-face.md", "exec"), names)
+    assert (tmp_path / "a3b.onnx").is_file()
     assert output.getvalue().splitlines() == [
         "torch.Size([1, 7])",
         "True",

@@ -178,3 +178,14 @@ def test_without_peft_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match="pip install peft"):
         merge_lora(object())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_all_linear_is_every_matrix_but_the_head(tied: bool) -> None:
+    spec = small_spec("(A^3)B", tied_embedding=tied)
+    adapted = with_lora(spec, target_modules="all-linear")
+    adapters = {name for name, _ in adapted.named_modules() if name.endswith("lora_A")}
+    assert any("model.A.0.query" in name for name in adapters)
+    assert not any("head" in name or "embedding" in name for name in adapters)
+    merged = logits(merge_lora(adapted), spec)
+    torch.testing.assert_close(merged, logits(adapted, spec), atol=CLOSE, rtol=0)

@@ -144,7 +144,8 @@ def test_embeddings_are_found_and_keep_their_size() -> None:
         embedding = model.get_input_embeddings()
         assert embedding is model.model.embedding
         head = model.get_output_embeddings()
-        assert (head.weight is embedding.weight) is tied
+        assert (head is embedding) is tied
+        assert head.bias is None
         assert model.resize_token_embeddings(53) is embedding
         with pytest.raises(LoweringError, match="fixed-vocabulary"):
             model.resize_token_embeddings(64)

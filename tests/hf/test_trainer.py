@@ -154,3 +154,11 @@ def test_training_lowers_the_loss_and_the_pipeline_writes_text(tmp_path: Path) -
         found = model.eval().generate(given, pad_token_id=1, **asked)
         assert made["generated_text"] == words.decode(found[0], skip_special_tokens=True)
         assert len(made["generated_text"]) > len(prompt)
+
+
+def test_an_evaluation_has_a_loss(tmp_path: Path) -> None:
+    model, data = fresh(), rows(SEQ, 8)
+    trainer = trainer_of(model, tmp_path, data, per_device_eval_batch_size=8)
+    found = trainer.evaluate(data)["eval_loss"]
+    batch = torch.stack([row["input_ids"] for row in data])
+    assert found == pytest.approx(model(batch, labels=batch).loss.item(), rel=1e-5)

@@ -35,11 +35,3 @@ class Backbone(nn.Module):
         cache, arguments = self._arranged(input_ids, *given, **named)
         state = self.model.states(**arguments)
         return BaseModelOutputWithPast(last_hidden_state=state, past_key_values=cache)
-
-
-def tied_head(embedding: nn.Module) -> nn.Linear:
-    """A head over the very table of an embedding, for those who ask for its weight."""
-    table = embedding.get_parameter("weight")
-    head = nn.Linear(table.shape[1], table.shape[0], bias=False, device="meta")
-    head.weight = table
-    return head

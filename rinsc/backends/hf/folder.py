@@ -17,6 +17,7 @@ from rinsc.backends.hf.model import RinscForCausalLM
 from rinsc.backends.hf.standalone import standalone_source
 from rinsc.errors import OutputError, Problem
 from rinsc.files import atomic_path, check_folder, check_writable, made_folder
+from rinsc.text import ENDS_OF_DOCUMENT, PADDING
 
 CODE = "modeling_rinsc"
 WEIGHTS_FILE = "model.safetensors"
@@ -59,7 +60,7 @@ def write_standalone_folder(
     """
     check_standalone_folder(path)
     texts = {
-        CONFIG_FILE: _config_json(model),
+        CONFIG_FILE: _config_json(model, files),
         f"{CODE}.py": standalone_source(model.config),
         GENERATION_FILE: GenerationConfig.from_model_config(model.config).to_json_string(),
     }
@@ -73,14 +74,36 @@ def write_standalone_folder(
     return [path / name for name in (WEIGHTS_FILE, *contents)]
 
 
-def tokenizer_config(context: int) -> str:
-    """What ``AutoTokenizer`` is to make of a tokenizer.json, as JSON."""
-    values = {"tokenizer_class": "PreTrainedTokenizerFast", "backend": "tokenizers"}
-    return json.dumps({**values, "model_max_length": context}, indent=2) + "\n"
+def tokenizer_config(context: int, tokenizer: str) -> str:
+    """What ``AutoTokenizer`` is to make of a tokenizer.json, of this text, as JSON."""
+    values: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "backend": "tokenizers"}
+    values["model_max_length"] = context
+    values |= {f"{use}_token": token for use, (token, _) in special_tokens(tokenizer).items()}
+    return json.dumps(values, indent=2) + "\n"
 
 
-def _config_json(model: RinscForCausalLM) -> str:
+def special_token_ids(tokenizer: str) -> dict[str, int]:
+    """The keys of a config that say which tokens end a text and fill a batch."""
+    return {f"{use}_token_id": number for use, (_, number) in special_tokens(tokenizer).items()}
+
+
+def special_tokens(tokenizer: str) -> dict[str, tuple[str, int]]:
+    """The tokens that end a text (``eos``) and fill a batch (``pad``), as far as a tokenizer.json
+    has some; what ends a text fills a batch where nothing else does."""
+    added = json.loads(tokenizer).get("added_tokens") or []
+    special = {token["content"]: token["id"] for token in added if token.get("special")}
+    found = {}
+    for use, names in (("eos", ENDS_OF_DOCUMENT), ("pad", (*PADDING, *ENDS_OF_DOCUMENT))):
+        name = next((name for name in names if name in special), None)
+        if name is not None:
+            found[use] = (name, special[name])
+    return found
+
+
+def _config_json(model: RinscForCausalLM, files: Mapping[str, bytes]) -> str:
     values: dict[str, Any] = json.loads(model.config.to_json_string())
+    if TOKENIZER_FILE in files:
+        values |= special_token_ids(files[TOKENIZER_FILE].decode("utf-8"))
     values |= {"architectures": [RinscForCausalLM.__name__], "auto_map": AUTO_MAP}
     values["dtype"] = str(model.dtype).removeprefix("torch.")
     return json.dumps(values, indent=2, sort_keys=True) + "\n"

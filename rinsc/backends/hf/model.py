@@ -11,7 +11,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import logging
 
-from rinsc.backends.hf.backbone import Backbone, tied_head
+from rinsc.backends.hf.backbone import Backbone
 from rinsc.backends.hf.caching import RoundsGenerationMixin
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
@@ -45,6 +45,8 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
     def __init__(self, config: RinscConfig) -> None:
         super().__init__(config)
         self.model = config.new_module()
+        if config.tie_word_embeddings:
+            vars(self.get_input_embeddings())["bias"] = None  # a head, to tools that ask for one
         flag_made(self.model)
         plans = {"_tp_plan": config.tp_plan(), "_fsdp_plan": config.fsdp_plan()}
         vars(self.model).update(plans)  # where transformers gathers those of a model's parts
@@ -64,7 +66,6 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        shift_labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
@@ -84,6 +85,8 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
             logits_to_keep=logits_to_keep,
         )
         logits = self.model(**arguments)
+        # No parameter of its own: the Trainer would take it for a label that every batch has.
+        shift_labels: torch.Tensor | None = kwargs.pop("shift_labels", None)
         loss = None
         if labels is not None or shift_labels is not None:
             loss = self.loss_function(
@@ -180,10 +183,8 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         return self.model.get_submodule("embedding")
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The head: over the embedding's own table where it is tied."""
-        if self.config.tie_word_embeddings:
-            return tied_head(self.get_input_embeddings())
-        return self.model.get_submodule("head")
+        """The head: the embedding itself where it is tied."""
+        return self.model.get_submodule("embedding" if self.config.tie_word_embeddings else "head")
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, *given: Any, **named: Any

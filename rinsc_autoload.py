@@ -2,9 +2,10 @@
 
 transformers has no way for a package to announce a model. PyTorch has one for packages, the entry
 points ``torch.backends``, which it calls at the end of its own import; `announce` is one of them.
-It imports nothing heavy and only watches for the module in which transformers lists its configs,
-to add a name to that list; `rinsc.backends.hf` is imported when a config of that name is read.
-Before torch is imported (``AutoConfig`` alone does not), and where
+It stands beside the package, so that another folder of the name rinsc in the way of imports is
+none of PyTorch's business. It imports nothing heavy and only watches for the module in which
+transformers lists its configs, to add a name to that list; `rinsc.backends.hf` is imported when a
+config of that name is read. Before torch is imported (``AutoConfig`` alone does not), and where
 ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` is set, an ``import rinsc.backends.hf`` is needed.
 """
 
