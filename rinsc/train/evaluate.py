@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from rinsc.cost.memory import Precision
 from rinsc.data.batches import TokenizedCorpus, cut_windows, evenly_spaced
@@ -209,7 +210,9 @@ def quality_against_rounds(
 
 def logits_of(model: nn.Module, input_ids: torch.Tensor, rounds: Rounds) -> torch.Tensor:
     """Logits (batch, seq, vocab_size) in fp32, of our modules and of models of transformers."""
-    output = model(input_ids, rounds=rounds)
+    whole = isinstance(getattr(model, "module", model), PreTrainedModel)
+    # A cache would be kept for nothing, and compiled blocks made anew for each of its slots.
+    output = model(input_ids, rounds=rounds, **({"use_cache": False} if whole else {}))
     logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
     return logits.float()
 

@@ -28,9 +28,11 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
-        words = folder.tokenizer.read_text(encoding="utf-8")
-        config = json.loads(model.config.to_json_string()) | special_token_ids(words)
+        config = json.loads(model.config.to_json_string())
+        if folder.tokenizer.is_file():  # a run from Python may have none
+            words = folder.tokenizer.read_text(encoding="utf-8")
+            config |= special_token_ids(words)
+            write_atomically(folder.tokenizer_config, tokenizer_config(plain.spec.context, words))
         write_atomically(folder.hf_config, json.dumps(config, indent=2, sort_keys=True) + "\n")
-        write_atomically(folder.tokenizer_config, tokenizer_config(plain.spec.context, words))
 
     devices.on_first(write)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from rinsc.backends.hf import causal_lm
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, model_spec
 from rinsc.train.evaluate import (
     HeldOut,
     bits_per_byte,
@@ -20,6 +21,7 @@ from rinsc.train.evaluate import (
     evaluate,
     evaluate_blocks,
     held_out_windows,
+    logits_of,
     quality_against_rounds,
     window_blocks,
 )
@@ -178,3 +180,13 @@ def test_blocks_of_bytes_are_where_the_tokens_begin(
     assert not losses.is_whole[0]
     assert not losses.is_whole[-1]
     assert losses.is_whole[1:-1].all()
+
+
+def test_an_evaluation_keeps_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = causal_lm(model_spec("A^2B", preset="tiny", layers=2))
+
+    def kept(*_: object, **__: object) -> None:
+        raise AssertionError("a cache was made")
+
+    monkeypatch.setattr("rinsc.backends.hf.caching.DynamicCache", kept)
+    logits_of(model.eval(), torch.zeros(1, 5, dtype=torch.long), 2)
