@@ -135,30 +135,6 @@ class EpochOrder:
         return int(self._order[1][place])
 
 
-class TrainingBatches:
-    """Which windows a step trains on, as a pure function of seed and step.
-
-    Each epoch sees every window once in an order of its own; a batch may span two epochs, and
-    epochs repeat for as long as training lasts.
-    """
-
-    def __init__(self, windows: npt.NDArray[Any], batch_sequences: int, seed: int) -> None:
-        self._windows = windows
-        self._batch_sequences = batch_sequences
-        self._order = EpochOrder(len(windows), seed)
-
-    def batch(self, step: int) -> npt.NDArray[np.int64]:
-        """The windows of ``step``, counted from 0, as ``(batch, seq + 1)``."""
-        first = step * self._batch_sequences
-        places = range(first, first + self._batch_sequences)
-        chosen = [self._order.item(place) for place in places]
-        return self._windows[chosen].astype(np.int64)
-
-    def epochs(self, steps: int) -> float:
-        """How often ``steps`` steps go through the windows."""
-        return steps * self._batch_sequences / len(self._windows)
-
-
 @dataclass(frozen=True)
 class Window:
     """One sequence to train on, each array ``(seq,)`` of int64.
@@ -173,7 +149,7 @@ class Window:
 
 
 class TrainingWindows:
-    """The windows of `cut_windows`, one by one in the order of `TrainingBatches`.
+    """The windows of `cut_windows`, one by one: each epoch sees every one, in an order of its own.
 
     Window ``index`` is a pure function of the arguments and ``index``, so a run goes on at the
     exact token with no state kept. With ``packing`` "documents" a window keeps the documents in it

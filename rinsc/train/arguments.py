@@ -10,8 +10,6 @@ from rinsc.train.config import TrainConfig
 from rinsc.train.devices import Devices
 from rinsc.train.run_folder import RunFolder
 
-TRACKERS = ("tensorboard", "trackio", "wandb")
-
 
 def training_arguments(
     config: TrainConfig, folder: RunFolder, devices: Devices, trackers: tuple[str, ...]

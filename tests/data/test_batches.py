@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rinsc.data.batches import TokenizedCorpus, TrainingBatches, cut_windows, evenly_spaced
+from rinsc.data.batches import TokenizedCorpus, cut_windows, evenly_spaced
 from rinsc.data.documents import Corpus
 from rinsc.errors import DataError
+from tests.data.whole_batches import TrainingBatches
 
 
 @given(tokens=st.integers(2, 200), length=st.integers(1, 40))

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rinsc.data.batches import NO_TARGET, TrainingBatches, TrainingWindows, cut_windows
+from rinsc.data.batches import NO_TARGET, TrainingWindows, cut_windows
 from rinsc.errors import DataError
+from tests.data.whole_batches import TrainingBatches
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,14 @@ def test_the_exported_folder_keeps_them(run: Path, tmp_path: Path) -> None:
     assert (words.eos_token, words.pad_token) == ("<|endoftext|>", "<|pad|>")
     generation = json.loads((tmp_path / "hub" / "generation_config.json").read_text("utf-8"))
     assert generation["eos_token_id"] == words.eos_token_id
+
+
+@pytest.mark.parametrize("text", ["x", "[]", '{"added_tokens": [1]}'])
+def test_a_damaged_tokenizer_is_one_error(run: Path, tmp_path: Path, text: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "tokenizer.json").write_text(text, encoding="utf-8")
+    command = ("compile", str(tmp_path / "run"), "--to", "hf", "-o", str(tmp_path / "hub"))
+    status, out, err = run_cli(*command)
+    assert (status, out) == (1, "")
+    assert err.startswith("error[bad-tokenizer]: ")
+    assert not (tmp_path / "hub").exists()

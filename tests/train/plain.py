@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from rinsc.backends.torch import CompiledModule
-from rinsc.data.batches import TokenizedCorpus, TrainingBatches, cut_windows
+from rinsc.data.batches import TokenizedCorpus, cut_windows
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.train.config import TrainConfig
+from tests.data.whole_batches import TrainingBatches
 
 VECTORS = ("loop_A.adapter.weight",)  # one for each round, in a table
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rinsc.backends.torch import to_torch
-from rinsc.data.batches import TokenizedCorpus, TrainingBatches, cut_windows
+from rinsc.data.batches import TokenizedCorpus, cut_windows
 from rinsc.graph import build_graph
 from rinsc.layers import weights
 from rinsc.spec import ModelSpec, model_spec
@@ -22,6 +22,7 @@ from rinsc.train.optimizer import build_optimizer, each_optimizer, learning_rate
 from rinsc.train.run import train
 from rinsc.train.run_folder import RunFolder
 from rinsc.train.schedule import learning_rate
+from tests.data.whole_batches import TrainingBatches
 from tests.train.runs import differing, fresh, fresh_module
 
 MATRICES = ("query", "key", "value", "output", "gate", "up", "down")

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.model import RinscForCausalLM
 from rinsc.backends.hf.standalone import standalone_source
-from rinsc.errors import OutputError, Problem
+from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import atomic_path, check_folder, check_writable, made_folder
 from rinsc.text import ENDS_OF_DOCUMENT, PADDING
 
@@ -89,9 +89,17 @@ def special_token_ids(tokenizer: str) -> dict[str, int]:
 
 def special_tokens(tokenizer: str) -> dict[str, tuple[str, int]]:
     """The tokens that end a text (``eos``) and fill a batch (``pad``), as far as a tokenizer.json
-    has some; what ends a text fills a batch where nothing else does."""
-    added = json.loads(tokenizer).get("added_tokens") or []
-    special = {token["content"]: token["id"] for token in added if token.get("special")}
+    has some; what ends a text fills a batch where nothing else does.
+
+    Raises CheckpointError for a text that is no tokenizer.json.
+    """
+    try:
+        added = json.loads(tokenizer).get("added_tokens") or []
+        special = {token["content"]: token["id"] for token in added if token.get("special")}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        message = "the tokenizer.json is damaged"
+        hint = "restore the file, or train the run again"
+        raise CheckpointError(Problem("bad-tokenizer", message, hint=hint)) from None
     found = {}
     for use, names in (("eos", ENDS_OF_DOCUMENT), ("pad", (*PADDING, *ENDS_OF_DOCUMENT))):
         name = next((name for name in names if name in special), None)
