@@ -40,8 +40,17 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line, by default the process's own; returns the exit status.
 
     0 is success, 1 a mistake in the model (its text, its dimensions, its files) or a failed check,
-    2 a mistake in the command or the value of another option.
+    2 a mistake in the command or the value of another option. A process that torchrun started for
+    the command ends here.
     """
+    status = _status(sys.argv[1:] if tokens is None else tokens)
+    if tokens is None:
+        _end_one_of_several(status)
+    return status
+
+
+def _status(tokens: Sequence[str]) -> int:
+    """What becomes of a command line, said to the user and as the exit status."""
     _never_be_without_streams()
     _never_fail_to_encode()
     # A short spin: threads that wait longer take the cores from whoever else uses the machine (a
@@ -49,7 +58,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         with warnings_as_notes():
-            status = _run(sys.argv[1:] if tokens is None else tokens)
+            status = _run(tokens)
         sys.stdout.flush()
     except RinscError as error:
         print_error(error)
@@ -75,6 +84,12 @@ def _run(tokens: Sequence[str]) -> int:
         message = " ".join(str(error).split()).rstrip(".")
         raise UsageError(Problem("usage", message, hint=f"see {command} --help")) from None
     return status or 0
+
+
+def _end_one_of_several(status: int) -> None:
+    processes = sys.modules.get("rinsc.backends.torch.processes")  # in no other way joined
+    if processes is not None and processes.process_count() > 1:
+        processes.end_process(status)
 
 
 def app() -> App:

@@ -39,6 +39,17 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 LOSS_LIMIT = 1e-4
 
+# Says so where Python takes a process down, object by object.
+LAST_WORDS = """
+import os, sys
+
+class Last:
+    def __del__(self, write=os.write):
+        write(2, b"taken down by Python")
+
+sys.last = Last()
+"""
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -205,16 +216,18 @@ def test_shards_follow_muon_as_one_does(text: str, tmp_path: Path) -> None:
 
 def test_torchrun_starts_them(text: str, tmp_path: Path, alone: RunFolder) -> None:
     run = RunFolder(tmp_path / "run")
+    (tmp_path / "sitecustomize.py").write_text(LAST_WORDS)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
             *("-m", "rinsc", *command(text, run.path, "--shard")),
         ],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("taken down by Python") == 1  # torchrun itself, but neither of the two
     require_same(run, alone)

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rinsc.backends.torch.module import CompiledModule, to_torch
 from rinsc.backends.torch.parallel import emitted_module, parallelize
+from rinsc.backends.torch.processes import end_process
 from rinsc.graph import Rounds, build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.spec import ModelSpec, model_spec
@@ -162,3 +163,4 @@ def _gaps(
 
 if __name__ == "__main__":
     check_here(Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    end_process(0)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch.distributed as dist
 
@@ -41,6 +45,21 @@ def on_first(action: Callable[[], Result]) -> Result:
     if told[0] is not None:
         raise told[0]
     return cast(Result, told[1])
+
+
+def end_process(status: int) -> NoReturn:
+    """End a process that is one of several, with what was registered for its end, but at once.
+
+    A thread of gloo that still lets go of a tensor while Python takes itself down is aborted, and
+    all of this process with it (pytorch/pytorch#179291): a run that ended well would fail.
+    """
+    if dist.is_initialized() and status == 0:
+        dist.destroy_process_group()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
 
 
 @lru_cache(maxsize=1)
