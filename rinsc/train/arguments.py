@@ -10,6 +10,8 @@ from rinsc.train.config import TrainConfig
 from rinsc.train.devices import Devices
 from rinsc.train.run_folder import RunFolder
 
+PROJECT = "rinsc"  # under which W&B (unless WANDB_PROJECT is set) and trackio keep runs
+
 
 def training_arguments(
     config: TrainConfig, folder: RunFolder, devices: Devices, trackers: tuple[str, ...]
@@ -17,6 +19,7 @@ def training_arguments(
     """What the Trainer is told; what it is not told is overridden in `RinscTrainer`."""
     if "tensorboard" in trackers:  # the only place where its folder can be named
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.tensorboard)
+    os.environ.setdefault("WANDB_PROJECT", PROJECT)
     parts = config.accumulate * devices.count
     arguments = TrainingArguments(
         output_dir=str(folder.path),
@@ -37,6 +40,7 @@ def training_arguments(
         report_to=list(trackers) or "none",
         remove_unused_columns=False,
         use_cache=True,  # of the model that is saved; there is no cache in training
+        project=PROJECT,
         run_name=folder.path.name,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would use all by DataParallel

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +18,7 @@ from rinsc.train.config import TrainConfig
 from rinsc.train.metrics import read_metrics
 from rinsc.train.run import train
 from rinsc.train.run_folder import RunFolder
+from tests.train import processes
 from tests.train.runs import fresh
 
 TAGS = {
@@ -39,6 +45,39 @@ def test_tensorboard_shows_the_metrics(
         expected = {each.step: getattr(each, key) for each in metrics}
         expected = {step: value for step, value in expected.items() if value is not None}
         assert found == pytest.approx(expected, rel=1e-3), tag
+
+
+def test_trackio_shows_the_metrics(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"On day {day} the river rose by {day % 7}." for day in range(300)))
+    run = RunFolder(tmp_path / "run")
+    places = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    command = (
+        *("train", "(A^3)B", "--layers", "4", "--width", "32", "--heads", "4"),
+        *("--vocab-size", "270", "--context", "16", "--data", f"text:{text}"),
+        *("--steps", "30", "--batch", "4", "-o", str(run.path), "--track", "trackio"),
+    )
+    with processes.started(tmp_path / "process", *command, environment=places) as process:
+        assert process.wait() == 0, process.err.read_text()
+    metrics = read_metrics(run.metrics)
+    assert len(metrics) == 3
+    for tag in ("train/loss", "train/training_flops"):  # a command each
+        expected = [getattr(each, TAGS[tag]) for each in metrics]
+        assert _from_trackio(tag, run.path.name, places) == pytest.approx(expected), tag
+
+
+def _from_trackio(tag: str, run: str, places: dict[str, str]) -> list[float]:
+    """The values that trackio's own command line tells of a run."""
+    asked = ("--project", "rinsc", "--run", run, "--metric", tag, "--json")
+    answer = subprocess.run(
+        [str(Path(sys.executable).with_name("trackio")), "get", "metric", *asked],
+        env={**os.environ, **places},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return [each["value"] for each in json.loads(answer.stdout)["values"]]
 
 
 def test_without_a_tracker_nothing_is_told(
