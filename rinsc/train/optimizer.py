@@ -90,7 +90,7 @@ class OptimizerPair(torch.optim.Optimizer):
     def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
         self.optimizers = (first, second)
         super().__init__([*first.param_groups, *second.param_groups], {})
-        self._adopt_groups()
+        self.adopt_groups()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None if closure is None else closure()
@@ -104,13 +104,19 @@ class OptimizerPair(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for each, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             each.load_state_dict(state)
-        self._adopt_groups()
+        self.adopt_groups()
 
-    def _adopt_groups(self) -> None:
-        """The very groups of both, so that a schedule which changes a rate reaches them."""
+    def adopt_groups(self) -> None:
+        """The very groups of both, so that a schedule which changes a rate reaches them; to be
+        called where one of the two has loaded its state, and thereby made new groups."""
         self.param_groups = [group for each in self.optimizers for group in each.param_groups]
 
 
 def each_optimizer(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
     """The optimizers of PyTorch behind one: those of a pair, or itself."""
     return list(optimizer.optimizers) if isinstance(optimizer, OptimizerPair) else [optimizer]
+
+
+def each_state(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of the optimizers behind one, from the state dict of that one."""
+    return list(state.get("optimizers", [state]))

@@ -88,7 +88,7 @@ def train(
         require_same_run(folder, spec, config, corpus.record)
     check_fits(spec, corpus, config, devices)
     torch.manual_seed(config.seed)
-    start = devices.on_first(lambda: _start(folder, shard=devices.shard)) if resume else None
+    start = devices.on_first(lambda: _start(folder)) if resume else None
     devices.on_first(lambda: _begin(folder, spec, config, corpus.record, start))
     if config.init_depth == "stored" and start is None:
         scale_residuals(model.model, model.model.graph)
@@ -160,7 +160,7 @@ def _run(
     return result
 
 
-def _start(folder: RunFolder, *, shard: bool) -> Checkpoint | None:
+def _start(folder: RunFolder) -> Checkpoint | None:
     """Where the run goes on: the last whole checkpoint."""
     found, damaged = latest_whole(folder.path)
     if found is None and damaged:
@@ -174,12 +174,6 @@ def _start(folder: RunFolder, *, shard: bool) -> Checkpoint | None:
         names = ", ".join(each.path.name for each in damaged)
         message = f"{names} is damaged: the run goes on from {found.path.name}"
         warnings.warn(message, CheckpointWarning, stacklevel=2)
-    if found is not None and shard and not found.is_sharded:
-        message = "the checkpoint was written without --shard, and cannot be gone on with so"
-        hint = "go on without --shard; a checkpoint that is written with it goes on either way"
-        raise CheckpointError(
-            Problem("unsharded-checkpoint", message, place=str(found.path), hint=hint)
-        )
     return found
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch.sharded_checkpoint import load_sharded, save_sharded
+from rinsc.backends.torch.whole_checkpoint import shard_moments, shard_weights
 from rinsc.errors import Problem, RinscError
 from rinsc.train.arguments import training_arguments
 from rinsc.train.callbacks import StopOnSignal
@@ -38,10 +40,12 @@ from rinsc.train.config import TrainConfig
 from rinsc.train.dataset import TrainingData, collate
 from rinsc.train.depth import Depths
 from rinsc.train.devices import Devices
-from rinsc.train.optimizer import build_optimizer, each_optimizer
+from rinsc.train.optimizer import OptimizerPair, build_optimizer, each_optimizer, each_state
 from rinsc.train.precision import autocast
 from rinsc.train.run_folder import RunFolder
 from rinsc.train.schedule import learning_rate, learning_rate_share
+
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"  # as the Trainer calls them
 
 
 class RinscTrainer(Trainer):
@@ -169,7 +173,7 @@ class RinscTrainer(Trainer):
         part = part_of(self.run_folder.path, step)
         with writing_errors(part), _no_progress_bars():
             self.causal_lm.save_pretrained(part)
-            torch.save(self._plain_optimizer().state_dict(), part / "optimizer.pt")
+            torch.save(self._plain_optimizer().state_dict(), part / OPTIMIZER)
             torch.save(self._schedule().state_dict(), part / "scheduler.pt")
 
     def _finish_checkpoint(self, step: int) -> None:
@@ -178,16 +182,24 @@ class RinscTrainer(Trainer):
         publish(self.run_folder.path, step, self.config.keep)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Weights; a checkpoint of many processes is read with the optimizer."""
-        if not self._is_sharded(resume_from_checkpoint):
+        """Weights; those that are or will be in shards are read with the optimizer."""
+        if not (self.devices.shard or self._is_sharded(resume_from_checkpoint)):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not self._is_sharded(checkpoint):
+        sharded = checkpoint is not None and self._is_sharded(checkpoint)
+        if checkpoint is None or not (self.devices.shard or sharded):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         optimizers = each_optimizer(self._plain_optimizer())
-        load_sharded(f"{checkpoint}/{SHARDED}", self.causal_lm, optimizers)
+        if sharded:
+            load_sharded(f"{checkpoint}/{SHARDED}", self.causal_lm, optimizers)
+        else:
+            shard_weights(self.causal_lm, load_file(f"{checkpoint}/{WEIGHTS}"))
+            state = torch.load(f"{checkpoint}/{OPTIMIZER}", weights_only=True, map_location="cpu")
+            shard_moments(optimizers, each_state(state))
+        if isinstance(pair := self._plain_optimizer(), OptimizerPair):
+            pair.adopt_groups()
         # The schedule is a function of the step.
         self._schedule().last_epoch = self.state.global_step - 1
         self._schedule().step()

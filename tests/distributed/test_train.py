@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 14
 MODEL = (
     *("P(A^3{skip=0.4})B", "--layers", "3", "--width", "24", "--heads", "4", "--kv-heads", "2"),
-    *("--mlp-width", "34", "--vocab-size", "270", "--context", "16"),
+    *("--mlp-width", "37", "--vocab-size", "270", "--context", "16"),
 )
 SETTINGS = (
     *("--steps", str(STEPS), "--batch", "4", "--device", "cpu", "--checkpoint-every", "2"),
@@ -147,19 +147,27 @@ def test_both_are_killed_and_go_on_as_two_or_as_one(
     require_same(run, alone)
 
 
+def stop_alone(folder: Path, *args: str) -> None:
+    """Half of the run in ``folder / "run"``, in one process."""
+    with processes.started(folder, *args) as running:
+        assert running.until(lambda: _steps(folder / "run") >= 4)
+        running.send(signal.SIGTERM)
+        assert running.wait() == 130
+
+
 def _steps(folder: Path) -> int:
     found = checkpoints(folder)
     return found[-1].step if found else 0
 
 
-def test_stopped_as_one_it_goes_on_as_two(text: str, tmp_path: Path, alone: RunFolder) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_stopped_as_one_it_goes_on_as_two(
+    text: str, tmp_path: Path, alone: RunFolder, way: str
+) -> None:
     run = RunFolder(tmp_path / "run")
     args = command(text, run.path)
-    with processes.started(tmp_path, *args) as running:
-        assert running.until(lambda: _steps(run.path) >= 4)
-        running.send(signal.SIGTERM)
-        assert running.wait() == 130
-    on_two(tmp_path, *args)
+    stop_alone(tmp_path, *args)
+    on_two(tmp_path, *args, *WAYS[way])
     require_same(run, alone)
 
 
@@ -202,11 +210,20 @@ def test_a_mistake_of_the_second_one_ends_both(text: str, tmp_path: Path) -> Non
     assert not run.exists()
 
 
-def test_shards_follow_muon_as_one_does(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", ["never", "as one", "as two"])
+def test_shards_follow_muon_as_one_does(text: str, tmp_path: Path, stopped: str) -> None:
     settings = ("--optimizer", "muon")
     run, alone = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "alone")
     assert processes.run(tmp_path, *command(text, alone.path), *settings)[0] == 0
-    on_two(tmp_path, *command(text, run.path), "--shard", *settings)
+    args = (*command(text, run.path), *settings)
+    if stopped == "as one":
+        stop_alone(tmp_path, *args)
+    if stopped == "as two":
+        with two_started(tmp_path, *args, "--shard") as ranks:
+            assert ranks[0].until(lambda: _steps(run.path) >= 4), ranks[0].err.read_text()
+            ranks[0].send(signal.SIGTERM)
+            assert [rank.wait() for rank in ranks] == [130, 130]
+    on_two(tmp_path, *args, "--shard")
     for ours, theirs in zip(read_metrics(run.metrics), read_metrics(alone.metrics), strict=True):
         assert ours.loss_nats == pytest.approx(theirs.loss_nats, abs=LOSS_LIMIT)
         assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-3)

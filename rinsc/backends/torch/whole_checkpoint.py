@@ -18,9 +18,7 @@ def shard_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None
     set_model_state_dict(model, dict(weights), options=options)
 
 
-def shard_moments(
-    optimizers: Iterable[Optimizer], states: Iterable[Mapping[str, Any]]
-) -> None:
+def shard_moments(optimizers: Iterable[Optimizer], states: Iterable[Mapping[str, Any]]) -> None:
     """Fill optimizers of a sharded model with the state dicts of optimizers built alike over the
     whole model; every process has them all."""
     for optimizer, state in zip(optimizers, states, strict=True):
