@@ -13,7 +13,12 @@ from cyclopts import Parameter
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
 from rinsc.cli.numbers import exact, rounded_flops
-from rinsc.cli.train_options import NO_TRAIN_OPTIONS, TrainOptions, parse_budget
+from rinsc.cli.train_options import (
+    NO_TRAIN_OPTIONS,
+    OPTION_OF_SETTING,
+    TrainOptions,
+    parse_budget,
+)
 from rinsc.cli.train_steps import fresh_module, prepare_text, run, take_over
 from rinsc.cli.values import Count, option_values
 from rinsc.errors import Problem, UsageError
@@ -96,7 +101,7 @@ def train(
         require_language_model(spec)
         spent = _budget(budget, steps, tokens, flops)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
-    with option_values():
+    with option_values(OPTION_OF_SETTING):
         baseline = None if match is None else spec_like(spec, match, {})
         config = _config(settings, spec, spent, baseline)
     _quieten()
@@ -111,6 +116,8 @@ def train(
         check_devices(spec, config, place)
         _require_trackers(track)
         _print_plan(spec, config, data, place)
+        if not overwrite and _is_finished(output, spec, config, data, place, json=json):
+            return
         folder = check_run_folder(output, overwrite=overwrite)
         goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
         text, words = prepare_text(spec, config, data, tokenizer, folder, place, goes_on=goes_on)
@@ -119,6 +126,22 @@ def train(
         result = run(module, text, config, folder, place, track, resume=goes_on)
     if place.is_first:
         _print_result(result, folder, json=json)
+
+
+def _is_finished(
+    output: Path, spec: ModelSpec, config: TrainConfig, data: str, place: Devices, *, json: bool
+) -> bool:
+    """Whether this very run is finished, as when its command is repeated until it succeeds; its
+    result is then printed."""
+    from rinsc.train.run import finished_result
+    from rinsc.train.run_folder import RunFolder
+
+    folder = RunFolder(output)
+    result = place.on_first(lambda: finished_result(folder, spec, config, data))
+    if result is not None and place.is_first:
+        print("rinsc train: this run is finished; nothing was done", file=sys.stderr)
+        _print_result(result, folder, json=json)
+    return result is not None
 
 
 def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: int | None) -> Budget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Group, Parameter
@@ -128,6 +128,17 @@ class TrainOptions:
     def warmup_steps(self, steps: int) -> int:
         asked = self.warmup
         return min(MAX_WARMUP, int(steps * WARMUP_SHARE)) if asked is None else asked
+
+
+# Where the settings of a run are given, for errors.
+OPTION_OF_SETTING = {
+    **{each.name: "--" + each.name.replace("_", "-") for each in fields(TrainOptions)},
+    "batch_sequences": "--batch",
+    "sequence_length": "--seq",
+    "learning_rate": "--lr",
+    "warmup_steps": "--warmup",
+    "learning_rate_visits_power": "--lr-visits-power",
+}
 
 
 def parse_budget(text: str) -> Budget:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
@@ -72,12 +74,19 @@ ModelText = Annotated[str, Parameter(converter=_convert_model, n_tokens=1)]
 
 
 @contextmanager
-def option_values() -> Iterator[None]:
-    """Whatever is wrong inside comes of an option's value: a mistake in the command."""
+def option_values(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Whatever is wrong inside comes of an option's value: a mistake in the command.
+
+    ``options`` names the option at which a setting of another name is given.
+    """
     try:
         yield
     except RinscError as error:
-        raise UsageError(*error.problems) from None
+        problems = error.problems
+        placed = (
+            replace(each, place=options.get(each.place or "", each.place)) for each in problems
+        )
+        raise UsageError(*placed) from None
 
 
 def bindings(pairs: Sequence[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.errors import CheckpointError, Problem
 from rinsc.files import write_atomically
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.train.callbacks import Measuring, Observer, StopOnSignal
 from rinsc.train.checkpoint import Checkpoint, latest_whole, remove_checkpoints
-from rinsc.train.config import TrainConfig
+from rinsc.train.config import TrainConfig, config_to_toml
 from rinsc.train.dataset import TrainingData
 from rinsc.train.depth import Depths
 from rinsc.train.devices import Devices
@@ -96,6 +97,21 @@ def train(
     if config.compile:
         compile_blocks(model.model)
     return _run(model, spec, corpus, config, folder, observer, devices, trackers, start)
+
+
+def finished_result(
+    folder: RunFolder, spec: ModelSpec, config: TrainConfig, corpus: str
+) -> TrainResult | None:
+    """The result in ``folder``, where it is that of this model, these settings and the text that is
+    called so; None for any other."""
+    try:
+        begun = [each.read_text(encoding="utf-8") for each in (folder.model_spec, folder.config)]
+        record = json.loads(folder.data_record.read_text(encoding="utf-8"))
+        result = TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
+        is_this = record["corpus"]["name"] == corpus
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+    return result if is_this and begun == [spec_to_toml(spec), config_to_toml(config)] else None
 
 
 def _run(

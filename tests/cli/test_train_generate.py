@@ -54,6 +54,25 @@ def test_other_budgets_become_steps(corpus: str, run: Path, tmp_path: Path, budg
     assert json.loads(out)["steps"] == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--batch", "0"),
+        ("--lr", "-1"),
+        ("--warmup", "-3"),
+        ("--lr-visits-power", "2"),
+        ("--checkpoint-every", "0"),
+    ],
+)
+def test_a_bad_setting_is_told_by_its_option(
+    corpus: str, tmp_path: Path, option: str, value: str
+) -> None:
+    args = ("train", "AB", *TINY, "--data", corpus, "-o", str(tmp_path / "run"))
+    status, _, err = run_cli(*args, f"{option}={value}")
+    assert status == 2
+    assert err.splitlines()[1].strip() == f"at {option}"
+
+
 def test_a_run_is_not_overwritten_unasked(corpus: str, run: Path) -> None:
     before = contents(run)
     status, out, err = train(corpus, run, "--steps", "2")
@@ -275,7 +294,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_command(
         **dict.fromkeys(changing),
     }
     assert contents(folder / "checkpoint-3") == checkpoint
-    assert "error[run-exists]" in train(corpus, folder, "--steps", "3").err
+    assert "this run is finished" in train(corpus, folder, "--steps", "3").err
     assert train(corpus, folder, "--steps", "2", "--overwrite").status == 0
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
 

@@ -130,9 +130,12 @@ def test_asked_to_stop_it_writes_a_checkpoint(
     assert "Traceback" not in said
     assert not RunFolder(folder).result.exists()
     finish(text, folder, whole)
-    status, _, err = processes.run(tmp_path, *command(text, folder))
-    assert status == 1
-    assert "error[run-exists]" in err
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    status, out, err = processes.run(tmp_path, *command(text, folder))
+    assert status == 0
+    assert "this run is finished" in err
+    assert f"{json.loads(RunFolder(folder).result.read_text())['bits_per_byte']:.4f}" in out
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.parametrize("share", [0.02, 0.4, 0.9])
