@@ -120,7 +120,7 @@ def check_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
     folder = RunFolder(path)
     check_folder(path)
     if folder.result.exists() and not overwrite:
-        message = "the folder already holds another run, which is finished"
+        message = "the folder already holds a finished run"
         hint = "choose another folder, or use --overwrite"
         raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
     if folder.is_of_others and not overwrite:
