@@ -74,7 +74,7 @@ class TrainingProgress:
 
     def finished(self, result: TrainResult) -> None:
         if self._bar.disable:
-            quality = f"{result.bits_per_byte:.4f} bits per byte on all held-out text"
+            quality = f"{result.bits_per_byte:.4f} bits per byte on held-out text"
             self._line(f"done · {quality} · {result.seconds:.0f} s")
 
     def _state(self, metrics: Metrics) -> str:

@@ -33,7 +33,7 @@ def _run(terminal: bool, name: str = "A[2]^3B") -> str:
 def test_a_pipe_gets_plain_lines_at_evaluations_and_at_the_end() -> None:
     assert _run(terminal=False).splitlines() == [
         "A[2]^3B · step 2/4 · loss 3.210 · 2.500 bits/byte · 12,346 tokens/s",
-        "A[2]^3B · done · 2.3457 bits per byte on all held-out text · 83 s",
+        "A[2]^3B · done · 2.3457 bits per byte on held-out text · 83 s",
     ]
 
 

@@ -20,6 +20,7 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import CheckpointError, DataError, RinscError, SpecError
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
+from rinsc.train import run
 from rinsc.train.checkpoint import checkpoints, is_whole
 from rinsc.train.config import TrainConfig
 from rinsc.train.evaluate import bits_per_byte, held_out_windows
@@ -159,6 +160,22 @@ def test_the_run_folder_holds_the_trained_weights_and_the_result(
     assert differing(loaded, model) == []
     again = RinscForCausalLM.from_pretrained(folder.path)
     assert differing(again, model) == []
+
+
+def test_of_long_held_out_text_windows_from_all_over_are_read_at_the_end(
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    config: TrainConfig,
+    folder: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "FINAL_TOKENS", 3 * config.sequence_length + 1)
+    model = fresh(spec)
+    result = train(model, spec, tokens, config, folder)
+    held_out = held_out_windows(tokens, config.sequence_length)
+    assert len(held_out.windows) > 3
+    assert result.bits_per_byte == bits_per_byte(model, held_out.spread(3))
+    assert result.bits_per_byte != bits_per_byte(model, held_out)
 
 
 def test_training_learns(spec: ModelSpec, tokens: TokenizedCorpus, folder: RunFolder) -> None:
