@@ -10,6 +10,7 @@ from rinsc.train.config import TrainConfig
 from rinsc.train.devices import Devices
 from rinsc.train.run_folder import RunFolder
 
+SCHEDULES = {"cosine": "cosine", "wsd": "warmup_stable_decay"}  # as transformers calls them
 PROJECT = "rinsc"  # under which W&B (unless WANDB_PROJECT is set) and trackio keep runs
 
 
@@ -28,6 +29,10 @@ def training_arguments(
         gradient_accumulation_steps=config.accumulate,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        lr_scheduler_type=SCHEDULES[config.schedule],  # this and the next for trackers to show
+        warmup_steps=config.warmup_steps,
         max_grad_norm=config.clip,
         seed=config.seed % 2**32,
         use_cpu=devices.device.type == "cpu",
