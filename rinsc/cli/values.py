@@ -82,10 +82,7 @@ def option_values(options: Mapping[str, str] = MappingProxyType({})) -> Iterator
     try:
         yield
     except RinscError as error:
-        problems = error.problems
-        placed = (
-            replace(each, place=options.get(each.place or "", each.place)) for each in problems
-        )
+        placed = (replace(p, place=options.get(p.place or "", p.place)) for p in error.problems)
         raise UsageError(*placed) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +119,15 @@ def test_what_does_not_fit_is_found_with_the_other_mistakes(
 
 def test_the_machine_has_some_memory() -> None:
     assert 1 << 28 < total_memory(CPU) < 1 << 50
+
+
+def test_a_container_may_have_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "memory.max"
+    monkeypatch.setattr("rinsc.backends.torch.memory.CONTAINER_LIMITS", (tmp_path / "none", file))
+    machine = total_memory(CPU)
+    for told, expected in (("max\n", machine), ("268435456\n", 1 << 28), (f"{1 << 62}", machine)):
+        file.write_text(told)
+        assert total_memory(CPU) == expected
 
 
 def test_the_error_of_an_allocator_is_one_of_ours() -> None:

@@ -6,8 +6,9 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,11 @@ from rinsc.cost.memory import Checkpointing, Precision
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Rounds
 
+# Where Linux tells a container's limit: control groups of version 2, and 1.
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 BYTES_PER_PARAM = 4
 TRAINED_BYTES_PER_PARAM = 4 * BYTES_PER_PARAM  # weight, gradient and two moments of AdamW
 # What keeps fewer activations, what recomputes least first.
@@ -143,10 +149,16 @@ def _most(limit: int, fits: Callable[[int], bool]) -> int:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of the GPU, or of the machine."""
+    """Bytes of the GPU; of the machine, or of the container that the process is in."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_container_limits()])
+
+
+def _container_limits() -> Iterator[int]:
+    for file in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # "max" where there is none
+            yield int(file.read_text(encoding="ascii"))
 
 
 @contextmanager
