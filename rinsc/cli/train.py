@@ -116,28 +116,41 @@ def train(
         check_devices(spec, config, place)
         _require_trackers(track)
         _print_plan(spec, config, data, place)
-        if not overwrite and _is_finished(output, spec, config, data, place, json=json):
+        if not overwrite and _is_finished(output, spec, config, data, tokenizer, place, json=json):
             return
         folder = check_run_folder(output, overwrite=overwrite)
         goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
         text, words = prepare_text(spec, config, data, tokenizer, folder, place, goes_on=goes_on)
         module = fresh_module(spec, config, place)
-        take_over(folder, words, place, held, overwrite=overwrite)
+        take_over(folder, words, place, held, goes_on=goes_on, overwrite=overwrite)
         result = run(module, text, config, folder, place, track, resume=goes_on)
     if place.is_first:
         _print_result(result, folder, json=json)
 
 
 def _is_finished(
-    output: Path, spec: ModelSpec, config: TrainConfig, data: str, place: Devices, *, json: bool
+    output: Path,
+    spec: ModelSpec,
+    config: TrainConfig,
+    data: str,
+    tokenizer: Path | None,
+    place: Devices,
+    *,
+    json: bool,
 ) -> bool:
     """Whether this very run is finished, as when its command is repeated until it succeeds; its
     result is then printed."""
+    from rinsc.data.tokenizer import load_tokenizer
     from rinsc.train.run import finished_result
     from rinsc.train.run_folder import RunFolder
 
     folder = RunFolder(output)
-    result = place.on_first(lambda: finished_result(folder, spec, config, data))
+
+    def find() -> TrainResult | None:
+        words = None if tokenizer is None else load_tokenizer(tokenizer)
+        return finished_result(folder, spec, config, data, words)
+
+    result = place.on_first(find)
     if result is not None and place.is_first:
         print("rinsc train: this run is finished; nothing was done", file=sys.stderr)
         _print_result(result, folder, json=json)

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rinsc.errors import OutputError, Problem
+
 if TYPE_CHECKING:
     from rinsc.backends.hf import RinscForCausalLM
     from rinsc.data.batches import TokenizedCorpus
@@ -56,7 +58,13 @@ def prepare_text(
 
 
 def take_over(
-    folder: RunFolder, words: BytePairTokenizer, place: Devices, held: ExitStack, *, overwrite: bool
+    folder: RunFolder,
+    words: BytePairTokenizer,
+    place: Devices,
+    held: ExitStack,
+    *,
+    goes_on: bool,
+    overwrite: bool,
 ) -> None:
     """The run folder is this run's alone as long as it is ``held``: from here on an old one may go,
     as this one can start."""
@@ -64,6 +72,10 @@ def take_over(
 
     def take() -> None:
         held.enter_context(alone_in(folder))
+        if folder.is_begun and not (goes_on or overwrite):
+            message = "another process began a run here in the meantime"
+            hint = "give the command again: it goes on from the last checkpoint"
+            raise OutputError(Problem("run-in-use", message, place=str(folder.path), hint=hint))
         words.save(open_run_folder(folder.path, overwrite=overwrite).tokenizer)
 
     place.on_first(take)
@@ -92,14 +104,14 @@ def _prepared(source: Source, words: BytePairTokenizer) -> TokenizedCorpus:
 def _tokenizer(
     source: Source, spec: ModelSpec, folder: RunFolder, given: Path | None, *, resume: bool
 ) -> BytePairTokenizer:
-    """That of the run that goes on, once it was begun, the given one, or one learned here."""
+    """The given one, that of the run that goes on, once it was begun, or one learned here."""
     from rinsc.data.corpora import training_texts
     from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 
-    if resume and folder.data_record.exists() and folder.tokenizer.exists():
-        return load_tokenizer(folder.tokenizer)
     if given is not None:
         return load_tokenizer(given)
+    if resume and folder.data_record.exists() and folder.tokenizer.exists():
+        return load_tokenizer(folder.tokenizer)
     return train_tokenizer(training_texts(source, TOKENIZER_BYTES), spec.vocab_size)
 
 

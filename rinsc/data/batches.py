@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -81,7 +80,7 @@ def tokenizer_record(
     """What a run notes of its tokenizer and of what it made of the text."""
     return {
         "vocab_size": tokenizer.vocab_size,
-        "sha256": hashlib.sha256(tokenizer.to_json().encode("utf-8")).hexdigest(),
+        "sha256": tokenizer.sha256,
         "train_tokens": train_tokens,
         "held_out_tokens": held_out_tokens,
         "held_out_bytes_per_token": held_out_bytes / max(1, held_out_tokens),

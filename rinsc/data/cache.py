@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -55,7 +54,7 @@ def prepare(
 
 def cache_key(source: Source, tokenizer: BytePairTokenizer) -> str:
     """The name of the folder with these tokens: a digest of all that they depend on."""
-    content = hashlib.sha256(tokenizer.to_json().encode("utf-8")).hexdigest()
+    content = tokenizer.sha256
     facts = {
         "format": FORMAT,
         "source": dict(source.identity()),

@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,8 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             number, offset = 0, 0
             while line := file.readline(MAX_LINE_BYTES):
                 number += 1
+                if number == 1 and line.startswith(BOM_UTF8):
+                    line, offset = line[len(BOM_UTF8) :], len(BOM_UTF8)
                 if line.strip():
                     yield _json_text(line, field, f"{path}: line {number}", offset)
                 offset += len(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -121,6 +122,11 @@ class BytePairTokenizer:
     def decode(self, ids: Sequence[int] | TokenIds) -> str:
         """The text of ``ids``; bytes that are no whole character show as U+FFFD."""
         return self._backend.decode(list(map(int, ids)), skip_special_tokens=False)
+
+    @property
+    def sha256(self) -> str:
+        """Of `to_json`: what runs and caches know a tokenizer by."""
+        return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
 
     def to_json(self) -> str:
         return self._backend.to_str(pretty=True)

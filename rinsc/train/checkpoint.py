@@ -107,7 +107,9 @@ def publish(folder: Path, step: int, keep: int) -> Checkpoint:
             _discard(path)
         part.rename(path)
         flush_to_disk(folder)
-        for old in checkpoints(folder)[:-keep]:
+        found = checkpoints(folder)
+        before = [each for each in found if each.step <= step]
+        for old in [*before[:-keep], *found[len(before) :]]:  # a later one was damaged
             _discard(old.path)
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -14,6 +14,8 @@ from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
 
 NOISE_SEEDS = 2**31 - 1  # from 1 up: 0 is the noise of evaluation
+NOISE_PRIME = 2**31 - 1  # the sum of `noise_like`, which counts a row so and a seed so often
+SEEDS_A_ROW = 1_000_003 * pow(742_938_285, -1, NOISE_PRIME)
 NOISE_STRIDE = 1_000_003  # between seeds, so that runs of neighbouring seeds see other noise
 
 
@@ -86,9 +88,14 @@ class Depths:
             steps * self._flops_at(self._config.rounds) if self.drawn else self.flops_until(steps)
         )
 
-    def noise_seed(self, step: int) -> int:
-        """The seed of the noise that loops start from in ``step``: another one each step."""
-        return 1 + (self._config.seed * NOISE_STRIDE + step) % NOISE_SEEDS
+    def noise_seed(self, step: int, first_row: int = 0) -> int:
+        """The seed of the noise that loops start from in ``step``: another one each step.
+
+        A part of the batch gets that with which its rows, from ``first_row`` on, have the noise
+        that they have in the whole batch: `noise_like` reads of row and seed one sum alone.
+        """
+        seed = 1 + (self._config.seed * NOISE_STRIDE + step) % NOISE_SEEDS
+        return (seed + first_row * SEEDS_A_ROW) % NOISE_PRIME if first_row else seed
 
     def _scheduled(self, step: int) -> int:
         starts = [start for start, _ in self._stages()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,9 +99,8 @@ class FinishedRun:
         """The tokenizer that the run was trained with; raises DataError, and CheckpointError."""
         found = load_tokenizer(self.folder.tokenizer)
         check_vocabulary(found, self.graph.spec.vocab_size)
-        digest = hashlib.sha256(found.to_json().encode("utf-8")).hexdigest()
         begun = _read_json(self.folder.data_record).get("tokenizer")
-        if not isinstance(begun, Mapping) or begun.get("sha256") != digest:
+        if not isinstance(begun, Mapping) or begun.get("sha256") != found.sha256:
             message = "the tokenizer is not the one that the run was trained with"
             raise _error("other-tokenizer", message, self.folder.tokenizer, "restore the file")
         return found

@@ -185,12 +185,15 @@ def _task_errors(name: str) -> Iterator[None]:
     except (RinscError, MemoryError):
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        said = str(error).strip().partition("\n")[0][:200]
+        reason = type(error).__name__ + (f": {said}" if said else "")
         if any(kind.__name__ in CONNECTIONS for kind in type(error).__mro__):
             message = f"the data set of the task '{name}' cannot be fetched: {reason}"
             hint = "fetch it where there is a network, or use a task with files of its own"
         else:
             message, hint = f"the task '{name}' fails: {reason}", "check its YAML and its data"
+            if isinstance(error, AssertionError):  # the harness's, of an answer beyond the context
+                hint += ", whose answers have to fit into the model's context"
         raise DataError(Problem("task-failed", message, hint=hint)) from None
 
 

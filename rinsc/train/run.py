@@ -15,6 +15,7 @@ from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
+from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import CheckpointError, Problem
 from rinsc.files import write_atomically
 from rinsc.spec import ModelSpec, spec_to_toml
@@ -103,15 +104,21 @@ def train(
 
 
 def finished_result(
-    folder: RunFolder, spec: ModelSpec, config: TrainConfig, corpus: str
+    folder: RunFolder,
+    spec: ModelSpec,
+    config: TrainConfig,
+    corpus: str,
+    tokenizer: BytePairTokenizer | None,
 ) -> TrainResult | None:
-    """The result in ``folder``, where it is that of this model, these settings and the text that is
-    called so; None for any other."""
+    """The result in ``folder``, where it is that of this model, these settings, the text that is
+    called so and, if one is given, this tokenizer; None for any other."""
     try:
         begun = [each.read_text(encoding="utf-8") for each in (folder.model_spec, folder.config)]
         record = json.loads(folder.data_record.read_text(encoding="utf-8"))
         result = TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
+        words = record["tokenizer"]["sha256"]
         is_this = record["corpus"]["name"] == corpus
+        is_this &= tokenizer is None or words == tokenizer.sha256
     except (OSError, ValueError, TypeError, LookupError):
         return None
     return result if is_this and begun == [spec_to_toml(spec), config_to_toml(config)] else None

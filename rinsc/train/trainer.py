@@ -110,7 +110,10 @@ class RinscTrainer(Trainer):
         step = self.state.global_step
         inputs = {**inputs, "rounds": self.depths.rounds(step)}
         if self.causal_lm.model.takes_noise_seed:
-            inputs["noise_seed"] = self.depths.noise_seed(step)
+            # Of each part, all ranks hold a share in turn.
+            part = len(self._losses) * self.devices.count + self.devices.rank
+            first_row = part * len(inputs["input_ids"])
+            inputs["noise_seed"] = self.depths.noise_seed(step, first_row)
         return super().compute_loss(model, inputs, *given, **named)
 
     def training_step(self, *given: Any, **named: Any) -> torch.Tensor:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rinsc.cost import match_compute, training_flops
+from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 from rinsc.spec import model_spec
 from rinsc.syntax import parse
+from rinsc.train import run_folder
 from rinsc.train.run_folder import RunFolder, alone_in
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
@@ -105,6 +109,42 @@ def test_two_do_not_train_into_one_folder(corpus: str, tmp_path: Path) -> None:
         assert not folder.is_begun
         assert train(corpus, folder.path, "--steps", "2", "--overwrite").status == 1
     assert train(corpus, folder.path, "--steps", "2").status == 0
+
+
+def test_a_run_that_another_process_began_meanwhile_is_left_alone(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(run_folder, "alone_in", lambda _: _beginning(folder))
+    status, out, err = train(corpus, folder.path, "--steps", "2")
+    assert (status, out) == (1, "")
+    assert "error[run-in-use]" in err
+    assert folder.config.read_text() == "theirs"
+
+
+@contextlib.contextmanager
+def _beginning(folder: RunFolder) -> Iterator[None]:
+    """The lock, had once another process had it, began a run and was stopped."""
+    folder.path.mkdir()
+    folder.config.write_text("theirs")
+    yield
+
+
+def test_another_tokenizer_is_told_before_and_after_the_end(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other.json"
+    stop_at_the_end(corpus, folder, monkeypatch)
+    own = load_tokenizer(folder / "tokenizer.json")
+    words = [f"{first}{second}ly" for first in "ABCDEFGHI" for second in "stuvwxyz"]
+    train_tokenizer([" ".join(words)], own.vocab_size).save(other)
+    again = ("--steps", "3", "--tokenizer")
+    assert "begun with another tokenizer" in train(corpus, folder, *again, str(other)).err
+    assert train(corpus, folder, *again, str(folder / "tokenizer.json")).status == 0
+    assert "error[run-exists]" in train(corpus, folder, *again, str(other)).err
+    assert "error[cannot-read]" in train(corpus, folder, *again, "nowhere.json").err
+    done = train(corpus, folder, *again, str(folder / "tokenizer.json"))
+    assert "this run is finished" in done.err
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,16 @@ def test_a_stream_is_not_read_to_its_end() -> None:
     assert len(read) < 100
 
 
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path: Path) -> None:
+    lines = b"".join(b'{"text": "%d%s"}\n' % (day, 99 * b" rain") for day in range(99))
+    plain, marked = tmp_path / "plain.jsonl", tmp_path / "marked.jsonl"
+    plain.write_bytes(lines)
+    marked.write_bytes(b"\xef\xbb\xbf" + lines)
+    found = [load_corpus(f"jsonl:{path}") for path in (plain, marked)]
+    assert found[0].train == found[1].train
+    assert found[0].held_out == found[1].held_out
+
+
 @pytest.mark.parametrize(
     ("content", "code", "said"),
     [

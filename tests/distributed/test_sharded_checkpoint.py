@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
+from rinsc.backends.torch import sharded_checkpoint
 from rinsc.backends.torch.sharded_checkpoint import (
     MANIFEST,
     full_state_dict,
@@ -49,6 +51,19 @@ def test_a_place_that_cannot_be_written_fails_on_every_rank(ranks: Found) -> Non
     for code, hint in found(ranks, "cannot save"):
         assert code == "cannot-write"
         assert hint
+
+
+def test_a_disk_that_fills_up_is_no_exception_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise CheckpointException("", {0: (RuntimeError("unexpected pos 704 vs 598"), None)})  # type: ignore[dict-item]
+
+    monkeypatch.setattr(sharded_checkpoint, "save", full)
+    model = fresh(RESUMED)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        save_sharded(tmp_path / "step", model, adamw(model), {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_process_then_one_is_exact(alone: Alone) -> None:

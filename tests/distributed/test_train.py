@@ -171,6 +171,35 @@ def test_stopped_as_one_it_goes_on_as_two(
     require_same(run, alone)
 
 
+# What a step may leave without a gradient, and what is drawn by the place in the batch.
+STARTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "learned, as copies": ("(A^4{init=learned,inject=gate,grad=2,sample=uniform(1,4)})B", (), ()),
+    "learned, in shards": (
+        "(A^2{init=learned,inject=gate,grad=2})B",
+        ("--rounds", "4"),
+        ("--shard",),
+    ),
+    "noise, in parts": ("P(A^3{init=noise,inject=concat})B", (), ("--accumulate", "2")),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_starts_of_loops_are_those_of_one_process(text: str, tmp_path: Path, case: str) -> None:
+    signature, shared, settings = STARTS[case]
+    run, alone = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "alone")
+    whole, several = (
+        [signature if word == MODEL[0] else word for word in command(text, each.path, *shared)]
+        for each in (alone, run)
+    )
+    assert processes.run(tmp_path, *whole)[0] == 0
+    with two_started(tmp_path, *several, *settings) as ranks:
+        assert ranks[0].until(lambda: _steps(run.path) >= 4), ranks[0].err.read_text()
+        ranks[0].send(signal.SIGTERM)
+        assert [rank.wait() for rank in ranks] == [130, 130]
+    on_two(tmp_path, *several, *settings)
+    require_same(run, alone)
+
+
 def test_the_other_one_does_not_wait_for_one_that_died(text: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with two_started(tmp_path, *command(text, run)) as ranks:

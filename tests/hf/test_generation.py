@@ -55,6 +55,21 @@ def test_rows_padded_on_the_left_are_as_alone(kind: str, cache: str | None) -> N
     assert torch.equal(found[1:, 3:], greedy_by_hand(plain, short, 7, rounds=4))
 
 
+@pytest.mark.parametrize("way", [{}, {"use_cache": False}], ids=["cached", "uncached"])
+def test_who_asks_for_eager_attention_gets_the_same(way: dict[str, Any]) -> None:
+    model, plain = pair("A^3B")
+    short = ids(plain.spec, 1, 3)
+    padded = torch.cat((torch.zeros(1, 2, dtype=torch.long), short), 1)
+    mask = torch.tensor([[0, 0, 1, 1, 1]])
+    model.set_attn_implementation("eager")
+    found = greedy(model, padded, attention_mask=mask, pad_token_id=0, **way)
+    assert torch.equal(found[:, 2:], greedy_by_hand(plain, short, 7))
+    restarting = torch.tensor([[0, 1, 2, 0, 1]])
+    packed = model(padded, attention_mask=torch.ones_like(padded), position_ids=restarting)
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(packed.logits, model(padded, position_ids=restarting).logits)
+
+
 def test_sabotage_a_forgotten_mask_is_seen() -> None:
     model, plain = pair("A^3B")
     short = ids(plain.spec, 1, 3)
@@ -190,6 +205,20 @@ def test_what_cannot_be_run_is_one_clear_error() -> None:
     cache = model(input_ids).past_key_values
     with pytest.raises(LoweringError, match="other-rounds"):
         model(input_ids[:, :1], past_key_values=cache, rounds=2)
+    with pytest.raises(LoweringError, match="at_rounds"):
+        greedy(model, input_ids, past_key_values=DynamicCache(config=model.config), rounds=4)
+    with pytest.raises(LoweringError, match="no-such-output"):
+        model(input_ids, output_hidden_states=True)
+
+
+def test_the_config_counts_the_layers_of_the_rounds_it_has() -> None:
+    config = pair("(A^3)B")[0].config
+    before = config.num_hidden_layers
+    config.rounds = 4
+    assert config.num_hidden_layers == before + config.graph.blocks["A"].layers
+    assert type(config).from_dict(config.to_dict()).num_hidden_layers == config.num_hidden_layers
+    config.rounds = None
+    assert config.num_hidden_layers == before
 
 
 def test_a_model_that_looks_back_by_a_shift_generates_without_a_cache(

@@ -75,6 +75,18 @@ def unlike_rows() -> list[dict[str, torch.Tensor]]:
     return made
 
 
+def test_smoothed_labels_are_those_of_the_next_token(tmp_path: Path) -> None:
+    model = fresh().eval()
+    inputs = torch.utils.data.default_collate(rows(SEQ, 4))
+    trainer = trainer_of(model, tmp_path, rows(SEQ, 4), label_smoothing_factor=0.1)
+    with torch.no_grad():
+        found = trainer.compute_loss(model, dict(inputs))
+        logits = model(inputs["input_ids"]).logits[:, :-1].flatten(0, 1)
+    targets = inputs["labels"][:, 1:].flatten()
+    expected = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_accumulation_is_the_whole_batch(tmp_path: Path, checkpointing: bool) -> None:
     found = []

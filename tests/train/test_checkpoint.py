@@ -256,6 +256,16 @@ def test_a_checkpoint_appears_whole_and_replaces_a_damaged_one(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
+def test_a_later_one_that_was_passed_over_takes_no_place(tmp_path: Path) -> None:
+    for step in (7, 14):
+        _write(tmp_path, step, b"x")
+        publish(tmp_path, step, keep=2)
+    _flip(tmp_path / "checkpoint-14" / "model.bin")
+    _write(tmp_path, 10, b"x")
+    publish(tmp_path, 10, keep=1)
+    assert [each.step for each in checkpoints(tmp_path)] == [10]
+
+
 def test_steps_are_ordered_as_numbers_and_other_names_are_none(tmp_path: Path) -> None:
     for step in (9, 10, 100):
         _write(tmp_path, step, b"x")

@@ -8,6 +8,8 @@ import json
 import pytest
 import torch
 
+from rinsc.backends.torch.helpers import HELPERS
+from rinsc.backends.torch.module import load_source
 from rinsc.cost import training_flops
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import GraphError, SpecError
@@ -115,6 +117,16 @@ def test_a_model_that_draws_nothing_logs_no_rounds(
     train(fresh(spec), spec, tokens, config, folder)
     assert all("rounds" not in json.loads(line) for line in folder.metrics.read_text().splitlines())
     assert Depths(spec, config).rounds(3) is None
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
+def test_a_part_has_the_noise_of_its_rows(drawn: ModelSpec, config: TrainConfig, seed: int) -> None:
+    names = load_source(f"import math\nimport torch\n{HELPERS['noise_like']}")
+    depths = Depths(drawn, dataclasses.replace(config, seed=seed))
+    whole = names["noise_like"](torch.zeros(6, 5, 3), depths.noise_seed(4))
+    for row in range(6):
+        part = names["noise_like"](torch.zeros(6 - row, 5, 3), depths.noise_seed(4, row))
+        assert torch.equal(part, whole[row:])
 
 
 def test_noise_differs_from_step_to_step_and_from_that_of_evaluation(

@@ -152,6 +152,8 @@ def test_a_task_that_does_not_fit_into_the_context(
     with pytest.raises(DataError) as caught:
         score_tasks(model, words, ["long"], manager, rounds=2)
     assert caught.value.code == "task-failed"
+    assert "AssertionError:" not in str(caught.value)  # the harness says no more
+    assert "fit into the model's context" in str(caught.value.hint)
     assert model.config.rounds is None
 
 

@@ -64,6 +64,10 @@ class RoundsGenerationMixin(GenerationMixin):
                 message = f"the cache has {written} slots in use, not {slots}"
                 hint = "rounds cannot change within a sequence; start it anew with an empty cache"
                 raise cannot_run("other-rounds", message, hint)
+            if cache.layer_class_to_replicate is None and len(cache.layers) < slots:
+                message = f"the cache was made with {len(cache.layers)} slots, {slots} are needed"
+                hint = "make it of model.config.at_rounds(rounds)"
+                raise cannot_run("other-rounds", message, hint)
         if position_ids is not None and has_documents(position_ids):
             self.config.require_sequence(int(position_ids.max()) + 1)
         elif not isinstance(past, torch.Tensor):

@@ -42,6 +42,11 @@ class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call
             self.tie_word_embeddings = kwargs.pop("tie_word_embeddings")
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)  # type: ignore[no-untyped-call]
+        if name == "rounds" and "num_hidden_layers" in vars(self):
+            self.num_hidden_layers = self.executed_layers(self.rounds_of())
+
     def rounds_of(self, rounds: Rounds = None) -> dict[str, int]:
         """Rounds of every repeat: asked, else the config's, else written."""
         return self.resolved(self.rounds if rounds is None else rounds)

@@ -131,7 +131,7 @@ def _resolved(looped: bool) -> list[str]:
     if looped:
         return ["return dict(resolve_rounds(rounds))"]
     return [
-        "if rounds not in (None, 1, {}):",
+        "if rounds is True or rounds not in (None, 1, {}):",
         '    raise ValueError(f"rounds {rounds!r} were asked of a model without a repeat")',
         "return {}",
     ]

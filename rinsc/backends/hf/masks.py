@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import cast
 
 import torch
@@ -33,8 +34,18 @@ def visible_keys(
     # Only the shape, the type and the device are read of it.
     state = torch.empty((*input_ids.shape, 0), device=input_ids.device)
     make = cast(Callable[..., torch.Tensor], create_causal_mask)
+    config = _of_booleans(config)
     padded = attention_mask is not None and attention_mask.ndim == 2
     if padded and cache is None and has_documents(position_ids):
         documents = make(config, state, None, None, position_ids=position_ids)
         return documents & cast(torch.Tensor, attention_mask).bool()[:, None, None, :]
     return make(config, state, attention_mask, cache, position_ids=position_ids)
+
+
+def _of_booleans(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A config for which masks say yes or no, which is what the emitted attention takes."""
+    if config._attn_implementation in (None, "sdpa"):
+        return config
+    copied = copy(config)
+    copied._attn_implementation = "sdpa"
+    return copied

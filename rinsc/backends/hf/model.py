@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from rinsc.backends.hf.backbone import Backbone
@@ -23,6 +24,8 @@ from rinsc.backends.torch.hosting import HostedModule as Model
 from rinsc.graph import Rounds
 
 logger = logging.get_logger(__name__)
+# By this list the Trainer knows, where it smooths labels, that targets are one token ahead.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(RinscConfig.model_type, "RinscForCausalLM")
 
 
 class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -77,6 +80,13 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         which are shifted already; -100 counts for nothing, and ``num_items_in_batch`` divides the
         sum in place of the number of targets.
         """
+        for wish in ("output_hidden_states", "output_attentions"):
+            if kwargs.get(wish):
+                message, hint = (
+                    f"{wish} is not told by this model",
+                    "hook the blocks of model.model",
+                )
+                raise cannot_run("no-such-output", message, hint)
         cache, arguments = self._arranged(
             *(input_ids, attention_mask, position_ids, past_key_values),
             rounds=rounds,

@@ -15,11 +15,6 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     left, right = x.chunk(2, dim=-1)
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
 ''',
-    "gradients": '''
-def gradients(wanted: bool) -> torch.set_grad_enabled:
-    """A context in which gradients are kept only where they are wanted, here and around."""
-    return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
-''',
     "Weight": '''
 class Weight(nn.Module):
     """A trained tensor, read where it is used."""

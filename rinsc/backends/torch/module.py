@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import sys
+import weakref
+from types import ModuleType
 from typing import Any, ClassVar, cast
 
 import torch
@@ -53,9 +56,20 @@ def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu"
 
 
 def load_source(source: str) -> dict[str, Any]:
-    """Execute emitted source; tracebacks and the debugger show its lines."""
-    filename = f"<rinsc-model-{next(_numbers)}>"
+    """Execute emitted source; tracebacks and the debugger show its lines.
+
+    For as long as its ``Model`` lives, it is a module that torch.compile finds under its name.
+    """
+    module = ModuleType(f"rinsc_model_{next(_numbers)}")
+    filename = f"<{module.__name__}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"__name__": "rinsc_model"}
+    sys.modules[module.__name__] = module
+    namespace = vars(module)
     exec(compile(source, filename, "exec"), namespace)
+    weakref.finalize(namespace.get("Model", module), _forget, module.__name__, filename)
     return namespace
+
+
+def _forget(name: str, filename: str) -> None:
+    sys.modules.pop(name, None)
+    linecache.cache.pop(filename, None)

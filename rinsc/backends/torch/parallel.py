@@ -63,8 +63,14 @@ def parallelize(
         policy = mixed_precision or MixedPrecisionPolicy()
         return _shard(model, _sub_mesh(mesh, *names), recursed, unit, policy)
     if REPLICATE in sizes:
-        # Every weight takes part in every step: signatures that would leave one out are refused.
-        return DistributedDataParallel(model, process_group=mesh.get_group(REPLICATE))
+        # Every weight takes part in every step, but for a learned start where the first rounds,
+        # which it is for, are run without gradients.
+        left_out = any(
+            loop.options.start == "learned" and loop.options.grad is not None
+            for loop in graph.loops()
+        )
+        group = mesh.get_group(REPLICATE)
+        return DistributedDataParallel(model, process_group=group, find_unused_parameters=left_out)
     return model
 
 

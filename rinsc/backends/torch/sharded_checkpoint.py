@@ -52,6 +52,8 @@ def save_sharded(
     writes its own part. Raises `OutputError`, on all of them alike, with the old folder untouched.
     """
     folder = Path(folder)
+    for each in _listed(optimizers):
+        _begin_states(each)
     part, state = _beside(folder, "part"), _state(model, optimizers)
     _, graph = emitted_module(model)
     manifest = {
@@ -69,6 +71,8 @@ def save_sharded(
         reason = next(iter(error.failures.values()))[0]
         if isinstance(reason, OSError):
             raise _cannot_write(folder, reason) from error
+        if isinstance(reason, Exception):  # the other is none, and nobody would expect it
+            raise reason from error
         raise
     finally:
         if is_first():
@@ -110,6 +114,21 @@ def full_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 def _state(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
     weights, moments = get_state_dict(model, _listed(optimizers))
     return {"model": weights, "optimizer": moments}
+
+
+def _begin_states(optimizer: Optimizer) -> None:
+    """Give weights that were in no step so far the state that AdamW and Muon begin with: a
+    checkpoint is read by an optimizer that has a state for each of its weights."""
+    begun = next(((weight, state) for weight, state in optimizer.state.items() if state), None)
+    if begun is None:
+        return
+    like, values = begun
+    for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+        if weight.requires_grad and not optimizer.state.get(weight):
+            optimizer.state[weight] = {
+                key: torch.zeros_like(weight.detach() if value.shape == like.shape else value)
+                for key, value in values.items()
+            }
 
 
 def _listed(optimizers: Optimizers) -> list[Optimizer]:

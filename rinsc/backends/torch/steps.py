@@ -115,8 +115,8 @@ class StepWriter:
         if shares and self.hosted:
             body = [*_when_kept("slots.again()"), *body]
         if options.grad is not None:
-            condition = f"round_{name} >= {rounds} - {options.grad}"
-            body = [f"with gradients({condition}):", *indented(body)]
+            wanted = f"round_{name} >= {rounds} - {options.grad} and torch.is_grad_enabled()"
+            body = [f"with torch.set_grad_enabled({wanted}):", *indented(body)]
         counted = any(f"round_{name}" in line for line in body)
         yield f"for {f'round_{name}' if counted else '_'} in range({rounds}):"
         yield from indented(body)
