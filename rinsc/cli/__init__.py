@@ -40,8 +40,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line, by default the process's own; returns the exit status.
 
     0 is success, 1 a mistake in the model (its text, its dimensions, its files) or a failed check,
-    2 a mistake in the command or the value of another option. A process that torchrun started for
-    the command ends here.
+    2 a mistake in the command or the value of another option. Without ``tokens`` a process
+    that is one of several ends here.
     """
     status = _status(sys.argv[1:] if tokens is None else tokens)
     if tokens is None:
@@ -87,7 +87,7 @@ def _run(tokens: Sequence[str]) -> int:
 
 
 def _end_one_of_several(status: int) -> None:
-    processes = sys.modules.get("rinsc.backends.torch.processes")  # in no other way joined
+    processes = sys.modules.get("rinsc.backends.torch.processes")  # what joins others imports it
     if processes is not None and processes.process_count() > 1:
         processes.end_process(status)
 

@@ -19,7 +19,7 @@ from rinsc.cli.train_options import (
     TrainOptions,
     parse_budget,
 )
-from rinsc.cli.train_steps import fresh_module, prepare_text, run, take_over
+from rinsc.cli.train_steps import finished, fresh_module, prepare_text, run, take_over
 from rinsc.cli.values import Count, option_values
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
@@ -107,7 +107,7 @@ def train(
     _quieten()
     from rinsc.train.devices import find_devices
     from rinsc.train.fits import check_devices
-    from rinsc.train.run_folder import check_run_folder
+    from rinsc.train.run_folder import RunFolder, check_run_folder
 
     place = find_devices(device, shard=shard, recursed=recursed)
     with place.lost_processes(), ExitStack() as held:
@@ -116,7 +116,11 @@ def train(
         check_devices(spec, config, place)
         _require_trackers(track)
         _print_plan(spec, config, data, place)
-        if not overwrite and _is_finished(output, spec, config, data, tokenizer, place, json=json):
+        done = None if overwrite else finished(output, spec, config, data, tokenizer, place)
+        if done is not None:
+            if place.is_first:
+                print("rinsc train: this run is finished; nothing was done", file=sys.stderr)
+                _print_result(done, RunFolder(output), json=json)
             return
         folder = check_run_folder(output, overwrite=overwrite)
         goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
@@ -126,35 +130,6 @@ def train(
         result = run(module, text, config, folder, place, track, resume=goes_on)
     if place.is_first:
         _print_result(result, folder, json=json)
-
-
-def _is_finished(
-    output: Path,
-    spec: ModelSpec,
-    config: TrainConfig,
-    data: str,
-    tokenizer: Path | None,
-    place: Devices,
-    *,
-    json: bool,
-) -> bool:
-    """Whether this very run is finished, as when its command is repeated until it succeeds; its
-    result is then printed."""
-    from rinsc.data.tokenizer import load_tokenizer
-    from rinsc.train.run import finished_result
-    from rinsc.train.run_folder import RunFolder
-
-    folder = RunFolder(output)
-
-    def find() -> TrainResult | None:
-        words = None if tokenizer is None else load_tokenizer(tokenizer)
-        return finished_result(folder, spec, config, data, words)
-
-    result = place.on_first(find)
-    if result is not None and place.is_first:
-        print("rinsc train: this run is finished; nothing was done", file=sys.stderr)
-        _print_result(result, folder, json=json)
-    return result is not None
 
 
 def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: int | None) -> Budget:

@@ -23,6 +23,33 @@ if TYPE_CHECKING:
 TOKENIZER_BYTES = 50_000_000  # of text that a tokenizer is learned from
 
 
+def finished(
+    output: Path,
+    spec: ModelSpec,
+    config: TrainConfig,
+    data: str,
+    tokenizer: Path | None,
+    place: Devices,
+) -> TrainResult | None:
+    """The result of this very run, where it is finished, as when a command is repeated until it
+    succeeds; raises OutputError where the folder holds another one."""
+    from rinsc.data.tokenizer import load_tokenizer
+    from rinsc.train.run import finished_result
+    from rinsc.train.run_folder import RunFolder
+    from rinsc.train.same_run import another_run
+
+    folder = RunFolder(output)
+
+    def find() -> TrainResult | None:
+        words = None if tokenizer is None else load_tokenizer(tokenizer)
+        found = finished_result(folder, spec, config, data, words)
+        if found is None and folder.is_finished:
+            raise another_run(folder, spec, config)
+        return found
+
+    return place.on_first(find)
+
+
 def prepare_text(
     spec: ModelSpec,
     config: TrainConfig,
@@ -40,7 +67,7 @@ def prepare_text(
     from rinsc.data.corpora import open_corpus
     from rinsc.data.tokenizer import tokenizer_from_json
     from rinsc.train.fits import check_fits, check_vocabulary
-    from rinsc.train.run_folder import require_same_run
+    from rinsc.train.same_run import require_same_run
 
     def prepare() -> str:
         source = open_corpus(data)

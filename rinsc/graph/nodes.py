@@ -117,6 +117,12 @@ class BlockGraph:
                 yield step
                 yield from step.body.loops()
 
+    def recursed_blocks(self) -> list[str]:
+        """Blocks that are visited more than once, as written or at rounds that can be asked for."""
+        counts = self.visit_counts()
+        dialled = {name for loop in self.dials() for name in loop.body.visit_counts()}
+        return [name for name in self.blocks if counts[name] > 1 or name in dialled]
+
     def dials(self) -> Iterator[Loop]:
         """The loops whose rounds can be asked for."""
         return (loop for loop in self.loops() if not loop.fixed)

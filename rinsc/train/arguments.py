@@ -20,7 +20,8 @@ def training_arguments(
     """What the Trainer is told; what it is not told is overridden in `RinscTrainer`."""
     if "tensorboard" in trackers:  # the only place where its folder can be named
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.tensorboard)
-    os.environ.setdefault("WANDB_PROJECT", PROJECT)
+    if "wandb" in trackers:
+        os.environ.setdefault("WANDB_PROJECT", PROJECT)
     parts = config.accumulate * devices.count
     arguments = TrainingArguments(
         output_dir=str(folder.path),

@@ -109,7 +109,7 @@ def publish(folder: Path, step: int, keep: int) -> Checkpoint:
         flush_to_disk(folder)
         found = checkpoints(folder)
         before = [each for each in found if each.step <= step]
-        for old in [*before[:-keep], *found[len(before) :]]:  # a later one was damaged
+        for old in [*before[:-keep], *found[len(before) :]]:  # a later one was passed over
             _discard(old.path)
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -121,7 +121,7 @@ def finished_run(path: Path) -> FinishedRun:
     if not folder.model_spec.is_file():
         hint = "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
         raise _error("not-a-run", "this is not the folder of a training run", path, hint)
-    if not (folder.result.is_file() and folder.weights.is_file()):
+    if not folder.is_finished:
         hint = "give its rinsc train command again: it goes on from its last checkpoint"
         raise _error("unfinished-run", "this run has not been finished", path, hint)
     graph = build_graph(model_spec(folder.model_spec))

@@ -77,5 +77,6 @@ def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE
         accumulate=config.accumulate,
         processes=devices.count,
         shard=devices.shard,
+        pins=devices.recursed == "pin",
     )
     require_training_memory(step, devices.device)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus
-from rinsc.data.documents import PartTally
+from rinsc.data.documents import PartTally, Source
 from rinsc.data.progress import PreparationProgress
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError, Problem
@@ -24,7 +25,7 @@ def held_out_sample(folder: RunFolder) -> str:
     is another one by now, and MissingExtraError where its package is not installed.
     """
     record = corpus_record(folder)
-    source = open_corpus(str(record.get("name")))
+    source = _source(record)
     tally, beginning = PartTally(source.names_documents), ""
     for part, document in source.documents():
         if part == "held_out":
@@ -45,7 +46,7 @@ def run_text(
     Raises DataError where text or tokenizer are others by now, and MissingExtraError.
     """
     begun = corpus_record(folder)
-    source = open_corpus(str(begun.get("name")))
+    source = _source(begun)
     with progress(source.name) as shown:
         found = prepare(source, tokenizer, progress=shown)
     _require_same(dict(found.record["corpus"]), begun, folder)  # type: ignore[call-overload]
@@ -74,6 +75,15 @@ def corpus_record(folder: RunFolder) -> Mapping[str, object]:
         message = "the run does not say which text it was trained on"
         raise _error("no-text", message, folder, "restore its data.json")
     return record
+
+
+def _source(record: Mapping[str, object]) -> Source:
+    name = str(record.get("name"))
+    try:
+        return open_corpus(name)
+    except DataError as error:
+        hint = f"this is the run's own '{name}', seen from the folder that it was trained in"
+        raise DataError(*(replace(each, hint=hint) for each in error.problems)) from None
 
 
 def _require_same(

@@ -29,7 +29,8 @@ from rinsc.train.evaluate import evaluate, held_out_windows
 from rinsc.train.fits import check_fits
 from rinsc.train.initialise import scale_residuals
 from rinsc.train.metrics import Metrics, MetricsLog, drop_metrics_after, read_metrics
-from rinsc.train.run_folder import RunFolder, require_same_run, write_inputs, write_result
+from rinsc.train.run_folder import RunFolder, write_inputs, write_result
+from rinsc.train.same_run import require_same_run
 from rinsc.train.trainer import RinscTrainer
 from rinsc.train.utilization import matrix_peak_flops
 from rinsc.train.weights import save_trained
@@ -111,14 +112,17 @@ def finished_result(
     tokenizer: BytePairTokenizer | None,
 ) -> TrainResult | None:
     """The result in ``folder``, where it is that of this model, these settings, the text that is
-    called so and, if one is given, this tokenizer; None for any other."""
+    called so (it is not read) and, if one is given, this tokenizer; None for any other."""
+    if not folder.is_finished:
+        return None
     try:
         begun = [each.read_text(encoding="utf-8") for each in (folder.model_spec, folder.config)]
         record = json.loads(folder.data_record.read_text(encoding="utf-8"))
         result = TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
         words = record["tokenizer"]["sha256"]
-        is_this = record["corpus"]["name"] == corpus
-        is_this &= tokenizer is None or words == tokenizer.sha256
+        is_this = record["corpus"]["name"] == corpus and (
+            tokenizer is None or words == tokenizer.sha256
+        )
     except (OSError, ValueError, TypeError, LookupError):
         return None
     return result if is_this and begun == [spec_to_toml(spec), config_to_toml(config)] else None

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rinsc.__about__ import __version__
-from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.errors import OutputError, Problem
 from rinsc.files import cannot_write, check_folder, make_folder, write_atomically
-from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.train.checkpoint import checkpoints, remove_checkpoints
-from rinsc.train.config import TrainConfig, config_from_toml, config_to_toml
-from rinsc.train.differences import model_differences
+from rinsc.train.config import TrainConfig, config_to_toml
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers", "safetensors")
 
@@ -83,6 +82,11 @@ class RunFolder:
         return self.path / ".lock"
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the result of a run is here, and the model that it is of."""
+        return self.result.is_file() and self.weights.is_file()
+
+    @property
     def is_of_others(self) -> bool:
         """Whether a model or checkpoints lie here that no run of ours wrote: it has its inputs."""
         outputs = (self.weights, self.hf_config, *(each.path for each in checkpoints(self.path)))
@@ -119,15 +123,20 @@ def check_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
     """The folder that `open_run_folder` would open; raises its errors and changes nothing."""
     folder = RunFolder(path)
     check_folder(path)
-    if folder.result.exists() and not overwrite:
-        message = "the folder already holds a finished run"
-        hint = "choose another folder, or use --overwrite"
-        raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
+    if folder.is_finished and not overwrite:
+        raise OutputError(already_finished(folder))
     if folder.is_of_others and not overwrite:
         message = "the folder holds a model or checkpoints, and no model.toml of a run"
         hint = "choose another folder, or ask to overwrite it"
         raise OutputError(Problem("not-a-run", message, place=str(path), hint=hint))
     return folder
+
+
+def already_finished(folder: RunFolder) -> Problem:
+    """What is wrong with training into the folder of a finished run."""
+    message = "the folder already holds a finished run"
+    hint = "choose another folder, or use --overwrite"
+    return Problem("run-exists", message, place=str(folder.path), hint=hint)
 
 
 @contextmanager
@@ -167,81 +176,6 @@ def write_inputs(
     write_atomically(folder.config, config_to_toml(config))
     write_atomically(folder.data_record, _json(data_record))
     write_atomically(folder.environment, _json(environment()))
-
-
-def require_same_run(
-    folder: RunFolder, spec: ModelSpec, config: TrainConfig, data_record: Mapping[str, object]
-) -> None:
-    """Raises CheckpointError where the run was begun with another model, settings or text.
-
-    There is one problem for each setting. A folder in which nothing was begun takes anything.
-    """
-    model = _begun_with(folder.model_spec, "model")
-    if model is not None and model != spec_to_toml(spec):
-        raise _of_another_model(model_spec(folder.model_spec), spec, folder.model_spec)
-    _require_same_settings(folder.config, config)
-    begun, now = _begun_record(folder.data_record), json.loads(_json(data_record))
-    for key, what in (("corpus", "text"), ("tokenizer", "tokenizer")):
-        if begun is not None and begun.get(key) != now.get(key):
-            raise _of_another(what, folder.data_record)
-
-
-def _require_same_settings(path: Path, config: TrainConfig) -> None:
-    text = _begun_with(path, "settings")
-    if text is None:
-        return
-    begun = config_from_toml(text, place=str(path))
-    problems = [
-        Problem(
-            code="other-settings",
-            message=f"'{key}' is {getattr(config, key)!r}; the run was begun with {old!r}",
-            place=f"{path}: {key}",
-            hint="go on with the settings of that run, choose another folder, or use --overwrite",
-        )
-        for key, old in vars(begun).items()
-        if getattr(config, key) != old
-    ]
-    if problems:
-        raise CheckpointError(*problems)
-
-
-def _begun_record(path: Path) -> Mapping[str, object] | None:
-    """The record of the text that the run was begun with."""
-    text = _begun_with(path, "text")
-    try:
-        record = None if text is None else dict(json.loads(text))
-    except (TypeError, ValueError):
-        raise _cannot_read("text", path) from None
-    return record
-
-
-def _begun_with(path: Path, what: str) -> str | None:
-    """What a file of the run says; None where there is none."""
-    if not path.exists():
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise _cannot_read(what, path) from None
-
-
-def _cannot_read(what: str, path: Path) -> CheckpointError:
-    message = f"cannot read the {what} that the run was begun with"
-    hint = "restore the file, or begin again with another folder"
-    return CheckpointError(Problem("cannot-read", message, place=str(path), hint=hint))
-
-
-def _of_another(what: str, path: Path) -> CheckpointError:
-    message = f"this run was begun with another {what}"
-    hint = f"go on with the {what} of that run, choose another folder, or use --overwrite"
-    return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
-
-
-def _of_another_model(begun: ModelSpec, now: ModelSpec, path: Path) -> CheckpointError:
-    message = f"this run was begun with '{begun.text}', and '{now.text}' is another model: "
-    message += "; ".join(model_differences(begun, now))
-    hint = "go on with the model of that run, choose another run folder, or use --overwrite"
-    return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
 
 
 def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:

@@ -107,10 +107,13 @@ class RinscTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], *given: Any, **named: Any
     ) -> Any:
         """The Trainer's, at the rounds and with the noise of this step: the same on every rank."""
+        targets = named.get("num_items_in_batch")
+        if isinstance(targets, torch.Tensor):  # none where every document has one token
+            named["num_items_in_batch"] = targets.clamp(min=1)
         step = self.state.global_step
         inputs = {**inputs, "rounds": self.depths.rounds(step)}
         if self.causal_lm.model.takes_noise_seed:
-            # Of each part, all ranks hold a share in turn.
+            # The batch is its parts in a row, and each part the shares of the ranks in a row.
             part = len(self._losses) * self.devices.count + self.devices.rank
             first_row = part * len(inputs["input_ids"])
             inputs["noise_seed"] = self.depths.noise_seed(step, first_row)
@@ -199,7 +202,7 @@ class RinscTrainer(Trainer):
             load_sharded(f"{checkpoint}/{SHARDED}", self.causal_lm, optimizers)
         else:
             shard_weights(self.causal_lm, load_file(f"{checkpoint}/{WEIGHTS}"))
-            state = torch.load(f"{checkpoint}/{OPTIMIZER}", weights_only=True, map_location="cpu")
+            state = torch.load(f"{checkpoint}/{OPTIMIZER}", weights_only=True, mmap=True)
             shard_moments(optimizers, each_state(state))
         if isinstance(pair := self._plain_optimizer(), OptimizerPair):
             pair.adopt_groups()

@@ -82,6 +82,7 @@ def test_a_run_is_not_overwritten_unasked(corpus: str, run: Path) -> None:
     status, out, err = train(corpus, run, "--steps", "2")
     assert (status, out) == (1, "")
     assert "error[run-exists]" in err
+    assert "'steps' is 2; the run was begun with 4" in err
     assert contents(run) == before
 
 

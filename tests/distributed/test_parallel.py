@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from rinsc.backends.torch.distributed_check import GRADIENT_LIMIT
-from rinsc.backends.torch.parallel import emitted_module, parallelize, recursed_blocks
+from rinsc.backends.torch.parallel import emitted_module, parallelize
 from rinsc.errors import LoweringError
 from rinsc.graph import build_graph
 from tests.distributed import checks
@@ -100,6 +100,7 @@ def test_meshes_that_say_nothing() -> None:
         (init_device_mesh("cpu", (4,)), "no names"),
         (init_device_mesh("cpu", (4,), mesh_dim_names=("shards",)), "did you mean 'shard'"),
         (init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "tensor")), "'shard'"),
+        (init_device_mesh("cpu", (2, 2), mesh_dim_names=("shard", "replicate")), "so ordered"),
         ("shard", "not a str"),
     ):
         with pytest.raises(LoweringError) as caught:
@@ -149,7 +150,7 @@ def test_the_model_is_found_in_its_wrappers() -> None:
     ],
 )
 def test_which_blocks_are_recursed(signature: str, expected: list[str]) -> None:
-    assert recursed_blocks(build_graph(spec_of(signature, layers=6))) == expected
+    assert build_graph(spec_of(signature, layers=6)).recursed_blocks() == expected
 
 
 def test_weights_are_those_of_the_first_rank(ranks: Found) -> None:

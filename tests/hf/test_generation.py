@@ -217,6 +217,9 @@ def test_the_config_counts_the_layers_of_the_rounds_it_has() -> None:
     config.rounds = 4
     assert config.num_hidden_layers == before + config.graph.blocks["A"].layers
     assert type(config).from_dict(config.to_dict()).num_hidden_layers == config.num_hidden_layers
+    with pytest.raises(GraphError):
+        config.rounds = {"X": 2}
+    assert config.rounds == 4
     config.rounds = None
     assert config.num_hidden_layers == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from rinsc.syntax import parse
 from rinsc.syntax.limits import MAX_LOOP_DEPTH
 from rinsc.syntax.sizes import stack_of
 from rinsc.verification import random_input
-from tests.onnx.models import lively_model
+from tests.onnx.models import lively_model, small_spec
 from tests.specs import specs
 
 
@@ -298,3 +299,26 @@ def test_changed_rounds_compile_nothing_new() -> None:
     for rounds in (2, 3, 4, 1):
         model(input_ids, rounds).sum().backward()
     assert counters["stats"]["unique_graphs"] == first > 0
+
+
+def test_a_model_that_is_gone_leaves_no_module_behind() -> None:
+    def names() -> set[str]:
+        return {name for name in sys.modules if name.startswith("rinsc_model_")}
+
+    gc.collect()
+    before = names()
+    module = to_torch(small_spec("A^2B"))
+    (name,) = names() - before
+    assert sys.modules[name].__dict__["Model"] in type(module).__mro__
+    del module
+    gc.collect()
+    assert names() <= before
+
+
+@pytest.mark.parametrize("rounds", [None, 1, {}])
+def test_a_model_without_a_repeat_takes_the_rounds_of_none(rounds: Any) -> None:
+    module = to_torch(small_spec("AB"))
+    ids = torch.randint(module.spec.vocab_size, (2, 5))
+    assert torch.equal(module(ids, rounds=rounds), module(ids))
+    with pytest.raises(ValueError, match="without a repeat"):
+        module(ids, rounds={"A": 1})

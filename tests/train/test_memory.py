@@ -45,6 +45,10 @@ def limit(patch: pytest.MonkeyPatch, size: int) -> None:
     patch.setattr("rinsc.backends.torch.memory.total_memory", lambda device: size)
 
 
+def activations(spec: ModelSpec, batch: int, rounds: int | None = None) -> int:
+    return TrainingStep(build_graph(spec), 23, batch, rounds=rounds).activation_bytes
+
+
 def hint(spec: ModelSpec, batch: int, seq: int) -> list[int]:
     """The numbers in what would make it fit."""
     with pytest.raises(LoweringError) as caught:
@@ -59,7 +63,7 @@ def test_the_limit_is_the_sum_of_the_report(
 ) -> None:
     report = memory(build_graph(spec), seq, batch=batch)
     needed = report.weight_bytes + report.gradient_bytes + report.optimizer_bytes
-    needed += report.activation_bytes
+    needed += report.activation_bytes + 8 * batch * seq * spec.vocab_size  # of the loss
     limit(monkeypatch, needed)
     assert fits(spec, batch, seq)
     limit(monkeypatch, needed - 1)
@@ -167,9 +171,9 @@ def test_checkpointing_is_advised_where_it_would_fit_and_then_fits(
     deep = dataclasses.replace(spec, signature=parse("(A^8)B"))
     asked = dataclasses.replace(config, batch_sequences=64, checkpointing=held)
     kept = 16 * stored_params(build_graph(deep))
-    most = memory(build_graph(deep), 23, batch=64).activation_bytes
+    most = activations(deep, 64)
     advised = set()
-    for share in (0.05, 0.3, 0.5, 0.8):
+    for share in (0.05, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.8):
         limit(monkeypatch, kept + int(share * most))
         try:
             check_devices(deep, asked)
@@ -201,9 +205,9 @@ def over(processes: int, *, shard: bool = False) -> Devices:
 def test_shards_and_parts_of_a_batch_need_less(
     spec: ModelSpec, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = build_graph(spec)
-    held, whole = 16 * stored_params(graph), dataclasses.replace(config, batch_sequences=24)
-    limit(monkeypatch, held // 4 + memory(graph, 23, batch=2).activation_bytes)
+    whole = dataclasses.replace(config, batch_sequences=24)
+    four = TrainingStep(build_graph(spec), 23, 8, processes=4, shard=True)
+    limit(monkeypatch, four.needed_bytes)
     parts = dataclasses.replace(whole, accumulate=3)
     check_devices(spec, parts, over(4, shard=True))
     for settings, devices in (
@@ -213,12 +217,23 @@ def test_shards_and_parts_of_a_batch_need_less(
     ):
         with pytest.raises(LoweringError):
             check_devices(spec, settings, devices)
-    limit(monkeypatch, held // 8)
+
+
+def test_so_many_devices_are_advised_as_are_needed(
+    spec: ModelSpec, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = build_graph(dataclasses.replace(spec, signature=parse("ABCD"), layers=4))
+    six = TrainingStep(graph, 23, 6, processes=6, shard=True)
+    limit(monkeypatch, six.needed_bytes)
     with pytest.raises(LoweringError) as caught:
-        check_devices(spec, parts)
-    devices_needed = int(re.findall(r"\d+", str(caught.value.hint))[-1])
-    assert "shard it over" in str(caught.value.hint)
-    assert held // devices_needed <= held // 8
+        require_training_memory(TrainingStep(graph, 23, 1))
+    assert "shard it over 6 devices or more" in str(caught.value.hint)
+    five = dataclasses.replace(six, processes=5, batch=5)
+    assert five.needed_bytes > six.needed_bytes
+    limit(monkeypatch, six.activation_bytes)
+    with pytest.raises(LoweringError) as caught:
+        require_training_memory(TrainingStep(graph, 23, 1))
+    assert "shard it" not in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("processes", [1, 4])
@@ -234,8 +249,8 @@ def test_advice_counts_parts_and_processes(
 ) -> None:
     """A part of three sequences fits, one of four does not: followed, the advice fits just so."""
     graph, devices = build_graph(spec), over(processes, shard=shard)
-    held = 16 * stored_params(graph) // (processes if shard else 1)
-    limit(monkeypatch, held + memory(graph, 23, batch=3).activation_bytes)
+    held = TrainingStep(graph, 23, 1, processes=processes, shard=shard).held_bytes
+    limit(monkeypatch, held + activations(spec, 3))
     fitting = 3 * accumulate * processes
     whole = dataclasses.replace(config, batch_sequences=48, accumulate=accumulate)
     with pytest.raises(LoweringError) as caught:
@@ -254,7 +269,7 @@ def test_growing_rounds_are_held_at_their_most(
 ) -> None:
     graph = build_graph(spec)
     held = 16 * stored_params(graph)
-    limit(monkeypatch, held + memory(graph, 23, batch=3, rounds=5).activation_bytes)
+    limit(monkeypatch, held + activations(spec, 3, 5))
     growing = dataclasses.replace(config, rounds_schedule=((0.0, 1), (0.5, 5)))
     check_devices(spec, growing)
     with pytest.raises(LoweringError):

@@ -12,7 +12,7 @@ from torch import nn
 
 from rinsc.backends.torch import CompiledModule
 from rinsc.data.batches import TokenizedCorpus, tokenize
-from rinsc.data.documents import Corpus, split
+from rinsc.data.documents import Corpus, Document, split
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
@@ -95,3 +95,17 @@ def test_documents_across_train_another_model(
     (across, across_losses), (apart, apart_losses) = runs.values()
     assert across_losses != pytest.approx(apart_losses, rel=1e-3)
     assert len(differing(across, apart)) > 10
+
+
+def test_a_step_without_a_target_changes_nothing_and_ends_nothing(
+    spec: ModelSpec, config: TrainConfig, folder: RunFolder, tokenizer: BytePairTokenizer
+) -> None:
+    """Documents of one token, each beginning with what is nobody's target."""
+    letters = [Document(str(n), "abcdefgh"[n % 8]) for n in range(9000)]
+    tokens = tokenize(split("letters", letters), tokenizer)
+    apart = dataclasses.replace(config, packing="documents", weight_decay=0.0)
+    model = fresh(spec)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    train(model, spec, tokens, apart, folder)
+    assert losses(folder) == [0.0] * config.steps
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())

@@ -18,10 +18,10 @@ from rinsc.train.run_folder import (
     RunFolder,
     check_run_folder,
     open_run_folder,
-    require_same_run,
     write_inputs,
     write_result,
 )
+from rinsc.train.same_run import require_same_run
 
 RECORD = {"corpus": "plays", "tokenizer": {"vocab_size": 307}}
 

@@ -64,7 +64,8 @@ class RoundsGenerationMixin(GenerationMixin):
                 message = f"the cache has {written} slots in use, not {slots}"
                 hint = "rounds cannot change within a sequence; start it anew with an empty cache"
                 raise cannot_run("other-rounds", message, hint)
-            if cache.layer_class_to_replicate is None and len(cache.layers) < slots:
+            grows = getattr(cache, "layer_class_to_replicate", None) is not None
+            if not grows and len(cache.layers) < slots:
                 message = f"the cache was made with {len(cache.layers)} slots, {slots} are needed"
                 hint = "make it of model.config.at_rounds(rounds)"
                 raise cannot_run("other-rounds", message, hint)

@@ -43,9 +43,9 @@ class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)  # type: ignore[no-untyped-call]
         if name == "rounds" and "num_hidden_layers" in vars(self):
-            self.num_hidden_layers = self.executed_layers(self.rounds_of())
+            self.num_hidden_layers = self.executed_layers(self.resolved(value))
+        super().__setattr__(name, value)  # type: ignore[no-untyped-call]
 
     def rounds_of(self, rounds: Rounds = None) -> dict[str, int]:
         """Rounds of every repeat: asked, else the config's, else written."""

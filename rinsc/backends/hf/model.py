@@ -24,7 +24,7 @@ from rinsc.backends.torch.hosting import HostedModule as Model
 from rinsc.graph import Rounds
 
 logger = logging.get_logger(__name__)
-# By this list the Trainer knows, where it smooths labels, that targets are one token ahead.
+# The Trainer's compute_loss reads this list: smoothed targets of these are one token ahead.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(RinscConfig.model_type, "RinscForCausalLM")
 
 
@@ -81,12 +81,9 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         sum in place of the number of targets.
         """
         for wish in ("output_hidden_states", "output_attentions"):
-            if kwargs.get(wish):
-                message, hint = (
-                    f"{wish} is not told by this model",
-                    "hook the blocks of model.model",
-                )
-                raise cannot_run("no-such-output", message, hint)
+            if kwargs.get(wish, getattr(self.config, wish, False)):
+                message = f"{wish} is asked for, and this model has none to give"
+                raise cannot_run("no-such-output", message, "hook the blocks of model.model")
         cache, arguments = self._arranged(
             *(input_ids, attention_mask, position_ids, past_key_values),
             rounds=rounds,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from rinsc.backends.torch.emit import emit_source
-from rinsc.backends.torch.module import CompiledModule, load_source
+from rinsc.backends.torch.module import CompiledModule, emitted_class
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph
@@ -59,5 +59,4 @@ def _cached_class(graph: BlockGraph) -> type[CachedModule]:
         "graph": graph,
         "takes_noise_seed": takes_noise_seed(graph),
     }
-    emitted = load_source(source)["Model"]
-    return cast(type[CachedModule], type("CachedModel", (emitted, CachedModule), origin))
+    return emitted_class("CachedModel", CachedModule, origin)

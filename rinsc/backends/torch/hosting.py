@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from rinsc.backends.torch.emit import emit_source
-from rinsc.backends.torch.module import load_source
+from rinsc.backends.torch.module import emitted_class
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.graph import BlockGraph
 from rinsc.layers.hosted import hosted_programs, looks_back_by_attention_alone
@@ -61,5 +61,4 @@ def hosted_class(graph: BlockGraph) -> type[HostedModule]:
         "takes_noise_seed": takes_noise_seed(graph),
         "keeps_cache": looks_back_by_attention_alone(hosted_programs(graph.spec)),
     }
-    emitted = load_source(source)["Model"]
-    return cast(type[HostedModule], type("HostedModel", (emitted, HostedModule), origin))
+    return emitted_class("HostedModel", HostedModule, origin)

@@ -14,6 +14,7 @@ import torch
 
 from rinsc.cost import memory, stored_params
 from rinsc.cost.memory import Checkpointing, Precision
+from rinsc.cost.params import block_params
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Rounds
 
@@ -24,6 +25,10 @@ CONTAINER_LIMITS = (
 )
 BYTES_PER_PARAM = 4
 TRAINED_BYTES_PER_PARAM = 4 * BYTES_PER_PARAM  # weight, gradient and two moments of AdamW
+GATHERED_BYTES_PER_PARAM = 2 * BYTES_PER_PARAM  # of what is not in shards: weight and gradient
+LOGIT_BYTES = 12  # logit, its log-probability and its gradient, in fp32
+ACTIVATION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
+MAX_DEVICES = 4096  # that are advised
 # What keeps fewer activations, what recomputes least first.
 CHEAPER: dict[Checkpointing, tuple[Checkpointing, ...]] = {
     "none": ("round", "visit"),
@@ -48,8 +53,10 @@ class TrainingStep:
     """A step of ``batch`` sequences of ``seq`` tokens, and how it is cut up.
 
     Each of ``processes`` computes its share of the batch in ``accumulate`` parts; with ``shard``
-    it also holds its share alone of weights, gradients and optimizer state, which are in fp32.
-    Activations are in ``precision``, at the rounds that are written or asked.
+    it also holds its share alone of weights, gradients and optimizer state, which are in fp32, but
+    for what is gathered at once: embedding and head, one block, and with ``pins`` all that are
+    visited more than once. Activations are in ``precision``, at the rounds that are written or
+    asked.
     """
 
     graph: BlockGraph
@@ -61,6 +68,7 @@ class TrainingStep:
     accumulate: int = 1
     processes: int = 1
     shard: bool = False
+    pins: bool = True
 
     @property
     def shards(self) -> int:
@@ -74,19 +82,37 @@ class TrainingStep:
     @property
     def held_bytes(self) -> int:
         """Of one process: weights, gradients and the two moments of AdamW."""
-        return stored_params(self.graph) * TRAINED_BYTES_PER_PARAM // self.shards
+        shared = stored_params(self.graph) * TRAINED_BYTES_PER_PARAM // self.shards
+        return shared + self._gathered_params * GATHERED_BYTES_PER_PARAM
+
+    @property
+    def _gathered_params(self) -> int:
+        """Of what is whole on every process at one time, where the rest is in shards."""
+        if self.shards == 1:
+            return 0
+        of_blocks = block_params(self.graph)
+        pinned = self.graph.recursed_blocks() if self.pins else []
+        one = max((of_blocks[name] for name in of_blocks if name not in pinned), default=0)
+        root = stored_params(self.graph) - sum(of_blocks.values())
+        return root + sum(of_blocks[name] for name in pinned) + one
 
     @property
     def activation_bytes(self) -> int:
-        """Of one process, for one part of the batch."""
-        return memory(
-            self.graph,
-            self.seq,
-            batch=self.batch // self.parts,
-            rounds=self.rounds,
-            precision=self.precision,
-            checkpointing=self.checkpointing,
-        ).activation_bytes
+        """Of one process, for one part of the batch: what is kept for the backward pass, and what
+        the loss adds to the logits."""
+        logits = self.batch // self.parts * self.seq * self.graph.spec.vocab_size
+        added = logits * (LOGIT_BYTES - ACTIVATION_BYTES[self.precision])
+        return (
+            added
+            + memory(
+                self.graph,
+                self.seq,
+                batch=self.batch // self.parts,
+                rounds=self.rounds,
+                precision=self.precision,
+                checkpointing=self.checkpointing,
+            ).activation_bytes
+        )
 
     @property
     def needed_bytes(self) -> int:
@@ -137,10 +163,15 @@ def _smaller(step: TrainingStep, available: int) -> Iterator[str]:
     """Models that would fit, and processes over which this one would."""
     params = step.shards * available // TRAINED_BYTES_PER_PARAM
     yield f"use smaller dimensions: fewer than {params} parameters can be trained here"
-    # Half of each device is left for activations.
-    needed = -(-stored_params(step.graph) * TRAINED_BYTES_PER_PARAM // max(1, available // 2))
-    if step.shards < needed:
-        yield f"or shard it over {needed} devices or more"
+
+    def fits(devices: int) -> bool:
+        """With a sequence on each."""
+        changed = replace(step, processes=devices, batch=devices, accumulate=1, shard=True)
+        return changed.needed_bytes <= available
+
+    if fits(MAX_DEVICES):
+        needed = 1 + _most(MAX_DEVICES, lambda n: not fits(n))
+        yield f"or shard it over {needed} devices or more, with a sequence on each"
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:

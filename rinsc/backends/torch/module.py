@@ -6,8 +6,9 @@ import itertools
 import linecache
 import sys
 import weakref
+from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from rinsc.graph import BlockGraph, build_graph
 from rinsc.spec import ModelSpec
 
 _numbers = itertools.count()
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class CompiledModule(nn.Module):
@@ -49,27 +51,35 @@ def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu"
         "graph": graph,
         "takes_noise_seed": takes_noise_seed(graph),
     }
-    emitted = load_source(source)["Model"]
-    model_class = type("Model", (emitted, CompiledModule), origin)
+    model_class = emitted_class("Model", CompiledModule, origin)
     with torch.device(device):
-        return cast(CompiledModule, model_class())
+        return model_class()
+
+
+def emitted_class(name: str, base: type[Module], origin: Mapping[str, Any]) -> type[Module]:
+    """The ``Model`` of the emitted ``origin["source"]`` as a class that also has what ``origin``
+    says; its source is a module as long as the class lives."""
+    namespace = load_source(origin["source"])
+    made = type(name, (namespace["Model"], base), dict(origin))
+    weakref.finalize(made, _forget, namespace["__name__"]).atexit = False
+    return cast(type[Module], made)
 
 
 def load_source(source: str) -> dict[str, Any]:
-    """Execute emitted source; tracebacks and the debugger show its lines.
-
-    For as long as its ``Model`` lives, it is a module that torch.compile finds under its name.
-    """
+    """Execute emitted source as a module, which torch.compile finds by its name; tracebacks and the
+    debugger show its lines."""
     module = ModuleType(f"rinsc_model_{next(_numbers)}")
-    filename = f"<{module.__name__}>"
+    filename = _filename(module.__name__)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     sys.modules[module.__name__] = module
-    namespace = vars(module)
-    exec(compile(source, filename, "exec"), namespace)
-    weakref.finalize(namespace.get("Model", module), _forget, module.__name__, filename)
-    return namespace
+    exec(compile(source, filename, "exec"), vars(module))
+    return vars(module)
 
 
-def _forget(name: str, filename: str) -> None:
-    sys.modules.pop(name, None)
-    linecache.cache.pop(filename, None)
+def _filename(module: str) -> str:
+    return f"<{module}>"
+
+
+def _forget(module: str) -> None:
+    sys.modules.pop(module, None)
+    linecache.cache.pop(_filename(module), None)

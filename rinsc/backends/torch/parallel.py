@@ -90,13 +90,6 @@ def emitted_module(model: nn.Module) -> tuple[nn.Module, BlockGraph]:
     raise LoweringError(Problem("not-our-model", message, hint=hint))
 
 
-def recursed_blocks(graph: BlockGraph) -> list[str]:
-    """Blocks that are visited more than once, as written or at rounds that can be asked for."""
-    counts = graph.visit_counts()
-    dialled = {name for loop in graph.dials() for name in loop.body.visit_counts()}
-    return [name for name in graph.blocks if counts[name] > 1 or name in dialled]
-
-
 def _shard(
     model: nn.Module,
     mesh: DeviceMesh,
@@ -106,7 +99,7 @@ def _shard(
 ) -> nn.Module:
     """FSDP2: blocks or layers, and the rest, with the embedding and its head, in one group."""
     emitted, graph = emitted_module(model)
-    repeated = recursed_blocks(graph) if recursed == "pin" else []
+    repeated = graph.recursed_blocks() if recursed == "pin" else []
     pinned: list[FSDPModule] = []
     for name in graph.blocks:
         for module in _units(emitted, graph, name, unit):
@@ -186,6 +179,11 @@ def _dimensions(mesh: object) -> dict[str, int]:
             message = f"'{name}' is not a dimension of a mesh"
             hint = did_you_mean(name, DIMENSIONS)
             raise LoweringError(Problem("bad-mesh", message, place="mesh", hint=hint))
+    outer, inner = (names.index(each) if each in names else -1 for each in (REPLICATE, SHARD))
+    if len(set(names)) < len(names) or (inner != -1 and outer > inner):
+        message = f"the dimensions of a mesh are {', '.join(DIMENSIONS)}, once each and so ordered"
+        hint = f"make it with mesh_dim_names={tuple(sorted(set(names), key=DIMENSIONS.index))}"
+        raise LoweringError(Problem("bad-mesh", message, place="mesh", hint=hint))
     sizes = {name: mesh.size(index) for index, name in enumerate(names)}
     if mesh.size() == 1:
         message = "the mesh has one device: there is nothing to spread the model over"

@@ -48,16 +48,16 @@ def on_first(action: Callable[[], Result]) -> Result:
 
 
 def end_process(status: int) -> NoReturn:
-    """End a process that is one of several, with what was registered for its end, but at once.
+    """End a process that is one of several, once what atexit knows is done, without more ado.
 
     A thread of gloo that still lets go of a tensor while Python takes itself down is aborted, and
     all of this process with it (pytorch/pytorch#179291): a run that ended well would fail.
     """
-    if dist.is_initialized() and status == 0:
+    if dist.is_initialized() and status == 0:  # else another may be gone, and not be waited for
         dist.destroy_process_group()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # nobody reads it any more
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, closed, or none
             stream.flush()
     os._exit(status)
 

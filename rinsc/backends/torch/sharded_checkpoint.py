@@ -71,7 +71,7 @@ def save_sharded(
         reason = next(iter(error.failures.values()))[0]
         if isinstance(reason, OSError):
             raise _cannot_write(folder, reason) from error
-        if isinstance(reason, Exception):  # the other is none, and nobody would expect it
+        if isinstance(reason, Exception):  # which a CheckpointException, to `except`, is not
             raise reason from error
         raise
     finally:
@@ -117,10 +117,11 @@ def _state(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
 
 
 def _begin_states(optimizer: Optimizer) -> None:
-    """Give weights that were in no step so far the state that AdamW and Muon begin with: a
+    """Give weights that were in no step so far the zeros that Adam, AdamW and Muon begin with: a
     checkpoint is read by an optimizer that has a state for each of its weights."""
-    begun = next(((weight, state) for weight, state in optimizer.state.items() if state), None)
-    if begun is None:
+    known = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW | torch.optim.Muon)
+    begun = next(((w, state) for w, state in optimizer.state.items() if state and w.ndim), None)
+    if begun is None or not known:
         return
     like, values = begun
     for weight in (weight for group in optimizer.param_groups for weight in group["params"]):

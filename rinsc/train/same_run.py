@@ -1,0 +1,99 @@
+"""Whether a run is the one that was begun in a folder, and what differs where it is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.train.config import TrainConfig, config_from_toml
+from rinsc.train.differences import model_differences
+from rinsc.train.run_folder import RunFolder, already_finished
+
+
+def require_same_run(
+    folder: RunFolder, spec: ModelSpec, config: TrainConfig, data_record: Mapping[str, object]
+) -> None:
+    """Raises CheckpointError where the run was begun with another model, settings or text.
+
+    There is one problem for each setting. A folder in which nothing was begun takes anything.
+    """
+    model = _begun_with(folder.model_spec, "model")
+    if model is not None and model != spec_to_toml(spec):
+        raise _of_another_model(model_spec(folder.model_spec), spec, folder.model_spec)
+    _require_same_settings(folder.config, config)
+    begun, now = _begun_record(folder.data_record), json.loads(json.dumps(data_record))
+    for key, what in (("corpus", "text"), ("tokenizer", "tokenizer")):
+        if begun is not None and begun.get(key) != now.get(key):
+            raise _of_another(what, folder.data_record)
+
+
+def another_run(folder: RunFolder, spec: ModelSpec, config: TrainConfig) -> OutputError:
+    """The error of `check_run_folder` for a finished run, with how it differs from this one."""
+    problems = [already_finished(folder)]
+    try:
+        require_same_run(folder, spec, config, _begun_record(folder.data_record) or {})
+    except CheckpointError as error:
+        problems += [replace(each, hint=None) for each in error.problems]
+    return OutputError(*problems)
+
+
+def _require_same_settings(path: Path, config: TrainConfig) -> None:
+    text = _begun_with(path, "settings")
+    if text is None:
+        return
+    begun = config_from_toml(text, place=str(path))
+    problems = [
+        Problem(
+            code="other-settings",
+            message=f"'{key}' is {getattr(config, key)!r}; the run was begun with {old!r}",
+            place=f"{path}: {key}",
+            hint="go on with the settings of that run, choose another folder, or use --overwrite",
+        )
+        for key, old in vars(begun).items()
+        if getattr(config, key) != old
+    ]
+    if problems:
+        raise CheckpointError(*problems)
+
+
+def _begun_record(path: Path) -> Mapping[str, object] | None:
+    """The record of the text that the run was begun with."""
+    text = _begun_with(path, "text")
+    try:
+        record = None if text is None else dict(json.loads(text))
+    except (TypeError, ValueError):
+        raise _cannot_read("text", path) from None
+    return record
+
+
+def _begun_with(path: Path, what: str) -> str | None:
+    """What a file of the run says; None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise _cannot_read(what, path) from None
+
+
+def _cannot_read(what: str, path: Path) -> CheckpointError:
+    message = f"cannot read the {what} that the run was begun with"
+    hint = "restore the file, or begin again with another folder"
+    return CheckpointError(Problem("cannot-read", message, place=str(path), hint=hint))
+
+
+def _of_another(what: str, path: Path) -> CheckpointError:
+    message = f"this run was begun with another {what}"
+    hint = f"go on with the {what} of that run, choose another folder, or use --overwrite"
+    return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
+
+
+def _of_another_model(begun: ModelSpec, now: ModelSpec, path: Path) -> CheckpointError:
+    message = f"this run was begun with '{begun.text}', and '{now.text}' is another model: "
+    message += "; ".join(model_differences(begun, now))
+    hint = "go on with the model of that run, choose another run folder, or use --overwrite"
+    return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
