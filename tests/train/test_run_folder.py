@@ -58,6 +58,8 @@ def test_an_unfinished_run_is_gone_on_with_unless_it_is_to_be_removed(
 
 def test_a_finished_run_is_only_overwritten_when_asked(unfinished: RunFolder) -> None:
     write_result(unfinished, {"steps": 7})
+    open_run_folder(unfinished.path)  # the model is not there
+    unfinished.weights.write_bytes(b"weights")
     with pytest.raises(OutputError, match="a finished run"):
         open_run_folder(unfinished.path)
     assert unfinished.result.exists()
