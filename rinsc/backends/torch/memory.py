@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rinsc.cost import memory, stored_params
-from rinsc.cost.memory import Checkpointing, Precision
+from rinsc.cost.memory import BYTES, Checkpointing, Precision
 from rinsc.cost.params import block_params
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Rounds
@@ -27,7 +27,6 @@ BYTES_PER_PARAM = 4
 TRAINED_BYTES_PER_PARAM = 4 * BYTES_PER_PARAM  # weight, gradient and two moments of AdamW
 GATHERED_BYTES_PER_PARAM = 2 * BYTES_PER_PARAM  # of what is not in shards: weight and gradient
 LOGIT_BYTES = 12  # logit, its log-probability and its gradient, in fp32
-ACTIVATION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 MAX_DEVICES = 4096  # that are advised
 # What keeps fewer activations, what recomputes least first.
 CHEAPER: dict[Checkpointing, tuple[Checkpointing, ...]] = {
@@ -100,19 +99,17 @@ class TrainingStep:
     def activation_bytes(self) -> int:
         """Of one process, for one part of the batch: what is kept for the backward pass, and what
         the loss adds to the logits."""
-        logits = self.batch // self.parts * self.seq * self.graph.spec.vocab_size
-        added = logits * (LOGIT_BYTES - ACTIVATION_BYTES[self.precision])
-        return (
-            added
-            + memory(
-                self.graph,
-                self.seq,
-                batch=self.batch // self.parts,
-                rounds=self.rounds,
-                precision=self.precision,
-                checkpointing=self.checkpointing,
-            ).activation_bytes
+        sequences = self.batch // self.parts
+        logits = sequences * self.seq * self.graph.spec.vocab_size
+        kept = memory(
+            self.graph,
+            self.seq,
+            batch=sequences,
+            rounds=self.rounds,
+            precision=self.precision,
+            checkpointing=self.checkpointing,
         )
+        return kept.activation_bytes + logits * (LOGIT_BYTES - BYTES[self.precision])
 
     @property
     def needed_bytes(self) -> int:
