@@ -14,7 +14,8 @@ from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
 
 NOISE_SEEDS = 2**31 - 1  # from 1 up: 0 is the noise of evaluation
-NOISE_PRIME = 2**31 - 1  # the sum of `noise_like`, which counts a row so and a seed so often
+NOISE_PRIME = 2**31 - 1
+# `noise_like` adds 1000003 a row and 742938285 a seed, modulo the prime: a row is so many seeds.
 SEEDS_A_ROW = 1_000_003 * pow(742_938_285, -1, NOISE_PRIME)
 NOISE_STRIDE = 1_000_003  # between seeds, so that runs of neighbouring seeds see other noise
 
