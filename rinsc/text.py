@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from rinsc.decoders import REPLACEMENT, overlap, token_decoder
 from rinsc.errors import Problem, UsageError
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for bytes that are no character
 MAX_PENDING_IDS = 64  # of bytes that never become a character
 KEPT_IDS = 8  # one of the last 3 bytes may begin a character
 
@@ -21,49 +21,36 @@ PADDING = ("<pad>", "<|pad|>", "[PAD]", "<|padding|>")  # special tokens that fi
 class TextStream:
     """The text of ids that come one by one.
 
-    ``decode`` maps ids to text, U+FFFD for bytes that are no character, as byte-level tokenizers
-    do: each id stands for at least one byte. The text ends before the first of the strings
-    ``stop``: the one that is complete first, and of several that end together the longest. What
-    may yet become another character or a stop string is held back. Raises `UsageError` for an
-    empty stop string.
+    ``decode`` maps ids to text. Pass the ``decode`` of a tokenizer, of ours, of the library
+    tokenizers or of transformers: the text is then exactly that of all ids at once, whatever the
+    tokenizer's decoder does. Of any other function each id must stand for at least one byte and
+    U+FFFD for bytes that are no character, as in byte-level tokenizers.
+
+    The text ends before the first of the strings ``stop``: the one that is complete first, and of
+    several that end together the longest. What may yet become another character or a stop string
+    is held back. Raises `UsageError` for an empty stop string.
     """
 
     def __init__(
         self, decode: Callable[[Sequence[int]], str], stop: str | Sequence[str] = ()
     ) -> None:
-        self._decode = decode
+        self._decoder = token_decoder(decode) or _FunctionDecoder(decode)
         self._stop = checked_stop(stop)
-        self._ids: list[int] = []
-        self._decoded = 0  # characters of these ids that have been given on
         self._held = ""
         self.ended = False
 
     def push(self, token: int) -> str:
         """The text that is certain with one id more; none once the text has ended."""
-        return "" if self.ended else self._until_stop(self._characters(token))
+        return "" if self.ended else self._until_stop(self._decoder.push(token))
 
     def finish(self) -> str:
         """What was held back, after the last id."""
         if self.ended:
             return ""
-        shown = self._until_stop(self._decode(self._ids)[self._decoded :] if self._ids else "")
+        shown = self._until_stop(self._decoder.finish())
         rest = "" if self.ended else self._held
         self.ended = True
         return shown + rest
-
-    def _characters(self, token: int) -> str:
-        """The characters that are complete with one id more."""
-        self._ids.append(token)
-        text = self._decode(self._ids)
-        whole = text.removesuffix(REPLACEMENT)
-        new = whole[self._decoded :]
-        self._decoded = len(whole)
-        if whole == text:
-            self._ids, self._decoded = [], 0
-        elif len(self._ids) > MAX_PENDING_IDS:
-            self._ids = self._ids[-KEPT_IDS:]
-            self._decoded = len(self._decode(self._ids)) - 1
-        return new
 
     def _until_stop(self, new: str) -> str:
         """What can be shown of the text held back and ``new``."""
@@ -73,9 +60,36 @@ class TextStream:
             end, negative_length = min(found)
             self.ended = True
             return text[: end + negative_length]
-        held = max((_overlap(text, stop) for stop in self._stop), default=0)
+        held = max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
+
+
+class _FunctionDecoder:
+    """The text of any function of ids: what a further id adds to the text of those before it.
+
+    A few ids that have been shown stay in front, as a decoder may treat the first one otherwise.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._decoded = 0  # characters of these ids that have been given on
+
+    def push(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._decode(self._ids)
+        whole = text.removesuffix(REPLACEMENT)
+        new = whole[self._decoded :]
+        self._decoded = max(self._decoded, len(whole))
+        is_whole = whole == text
+        if len(self._ids) > (2 * KEPT_IDS if is_whole else MAX_PENDING_IDS):
+            self._ids = self._ids[-KEPT_IDS:]
+            self._decoded = len(self._decode(self._ids)) - (not is_whole)
+        return new
+
+    def finish(self) -> str:
+        return self._decode(self._ids)[self._decoded :] if self._ids else ""
 
 
 def stream_text(
@@ -105,9 +119,3 @@ def checked_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
         hint = "give at least one character, or leave it out"
         raise UsageError(Problem("bad-stop", "a stop string is empty or no text", hint=hint))
     return strings
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` may begin ``stop``, but are not all of it."""
-    longest = min(len(text), len(stop) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -83,7 +83,7 @@ def test_endless_bytes_that_are_no_character_are_shown_and_not_kept() -> None:
     shown = ""
     for token in ids:
         shown += stream.push(token)
-        longest = max(longest, len(stream._ids))
+        longest = max(longest, len(stream._decoder._ids))  # type: ignore[union-attr]
     assert shown + stream.finish() == as_bytes(ids)
     assert longest <= 70
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.data.problems import data_error
+from rinsc.decoders import byte_level_bytes
 from rinsc.errors import DataError
 from rinsc.extras import require
 from rinsc.files import write_atomically
@@ -64,6 +64,11 @@ class BytePairTokenizer:
         self.end_of_document: int | None = next(
             (by_text[text] for text in ENDS_OF_DOCUMENT if text in by_text), None
         )
+
+    @property
+    def backend_tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the library, under the name that transformers gives it, too."""
+        return self._backend
 
     @cached_property
     def is_byte_level(self) -> bool:
@@ -149,7 +154,7 @@ class BytePairTokenizer:
             elif i in added:
                 texts.append(name.encode("utf-8"))
             else:
-                texts.append(bytes(_BYTE_OF.get(char, 0) for char in name))
+                texts.append(byte_level_bytes(name))
         return texts
 
     def _joined_bytes(self, ids: TokenIds) -> bytes:
@@ -256,18 +261,3 @@ def _library() -> Any:
 def _not_readable(code: str, message: str, path: Path) -> DataError:
     hint = "name a tokenizer.json, or a folder that holds one"
     return data_error(code, message, path, hint)
-
-
-def _alphabet() -> dict[str, int]:
-    """The byte of each character of the byte-level alphabet that GPT-2's vocabulary began.
-
-    Printable characters of Latin-1 stand for themselves, the other bytes for those from U+0100 on.
-    """
-    shown = re.sub(r"[\x00- \x7f-\xa0\xad]", "", "".join(map(chr, range(256))))
-    hidden = [byte for byte in range(256) if chr(byte) not in shown]
-    return {char: ord(char) for char in shown} | {
-        chr(256 + place): byte for place, byte in enumerate(hidden)
-    }
-
-
-_BYTE_OF = _alphabet()

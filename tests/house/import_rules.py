@@ -27,6 +27,7 @@ ORDER = (
     "cost",
     "sampling",
     "generation",
+    "decoders",
     "text",
     "backends",
     "installation",
