@@ -26,7 +26,12 @@ def fingerprint(spec: ModelSpec) -> str:
     framed = [*programs.enter, *programs.leave]
     schedule = identity(spec.signature, spec.layers, spec.kind, framed)
     # A block is what its layers do, whatever the kind is called and whichever is the model's own.
-    blocks = [replace(b, kind=_kind_digest(b.kind or spec.kind, programs)) for b in schedule.blocks]
+    kinds = [block.kind or spec.kind for block in schedule.blocks]
+    digests = {kind: _kind_digest(kind, programs) for kind in set(kinds)}
+    blocks = [
+        replace(block, kind=digests[kind])
+        for block, kind in zip(schedule.blocks, kinds, strict=True)
+    ]
     text = replace(schedule, blocks=tuple(blocks)).text
     return short_digest("\n".join([text, f"context {spec.context}", *frame]))
 

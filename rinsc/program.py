@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from keyword import iskeyword
 
 from rinsc.errors import GraphError, Problem
@@ -44,11 +45,11 @@ class Program:
     nodes: tuple[Node, ...]
     outputs: dict[str, Value]
 
-    @property
+    @cached_property
     def params(self) -> tuple[Param, ...]:
         return tuple(param for node in self.nodes for param in node.params)
 
-    @property
+    @cached_property
     def param_count(self) -> int:
         return sum(param.count for param in self.params)
 

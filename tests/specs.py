@@ -11,7 +11,7 @@ from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.tree import Signature
-from tests.strategies import signatures
+from tests.strategies import nested_signatures, signatures
 
 
 @st.composite
@@ -54,3 +54,19 @@ def fitting_layers(tree: Signature, more: int = 0) -> int:
     """
     least = stack_of(tree, each=1)
     return least + more if None in letter_sizes(tree).values() else least
+
+
+@st.composite
+def nested_specs(draw: st.DrawFn) -> ModelSpec:
+    """A small spec of a signature with repeats in repeats and every option; see the strategy."""
+    tree = parse(draw(nested_signatures(max_visits=40)))
+    return model_spec(
+        tree,
+        layers=fitting_layers(tree, more=draw(st.integers(0, 2))),
+        kind=draw(st.sampled_from(["llama", "gpt"])),
+        heads=2,
+        width=8,
+        mlp_width=5,
+        vocab_size=13,
+        context=16,
+    )

@@ -107,6 +107,71 @@ def _owned(draw: _Draw, letters: tuple[str, ...]) -> str:
     return f"{first}({before}{owning}{after})^2{last}"
 
 
+@st.composite
+def nested_signatures(draw: _Draw, max_visits: int = 64, degrees: bool = True) -> str:
+    """The text of a valid signature with repeats in repeats, most of them with options.
+
+    Few letters, so that what stands around a repeat with weights of its own is often alike; every
+    option of blocks and repeats, powers of 1, sizes, and degrees up to 3.
+    """
+    degree = draw(st.sampled_from((1, 1, 1, 1, 2, 3))) if degrees else 1
+    budget = 1
+    while (budget + 1) ** degree <= max_visits:
+        budget += 1
+    letters = draw(st.sampled_from((("A",), ("A", "B"), ("A", "B", "C2"))))
+    drawn: list[str] = []  # samplers, whose largest draws multiply
+    if degree == 1 and draw(st.integers(0, 2)) == 0:
+        text = _around_an_owner(draw, letters)
+    else:
+        text, _ = _nested(draw, budget, letters, 4, drawn, most_samplers=(2, 1, 0)[degree - 1])
+    if draw(st.integers(0, 3)) == 0:
+        text = _sized(draw, text, degree)
+    if draw(st.booleans()):
+        text = _with_block_options(draw, text)
+    return f"{text}@{degree}" if degree > 1 else text
+
+
+def _around_an_owner(draw: _Draw, letters: tuple[str, ...]) -> str:
+    """A repeat with weights of its own inside two or three plain ones, each padded with letters."""
+    pad = st.sampled_from(("", *letters, letters[0] * 2))
+    text = f"{draw(st.sampled_from(letters))}^2{{{draw(st.sampled_from(_OWNING))}}}"
+    for _ in range(draw(st.integers(2, 3))):
+        text = f"{draw(pad)}({draw(pad)}{text}{draw(pad)})^2{draw(pad)}"
+    return text
+
+
+def _nested(
+    draw: _Draw,
+    budget: int,
+    letters: tuple[str, ...],
+    depth: int,
+    drawn: list[str],
+    most_samplers: int,
+) -> tuple[str, int]:
+    """Text of one to four items with at most ``budget`` visits, and how many visits it has."""
+    text, used = "", 0
+    for _ in range(draw(st.integers(1, 4))):
+        if used == budget:
+            break
+        left = budget - used
+        form = draw(st.sampled_from(("letter", "letter", "plain", "plain", "options")))
+        count = 1 if form == "letter" else draw(st.integers(1, min(left, 3)))
+        item, visits = draw(st.sampled_from(letters)), 1
+        if depth > 0 and form != "letter" and draw(st.integers(0, 3)):
+            inner, visits = _nested(draw, left // count, letters, depth - 1, drawn, most_samplers)
+            item = f"({inner})"
+        used += visits * count
+        if form != "letter":
+            item += draw(st.sampled_from(_power_spellings(count)))
+        if form == "options":
+            samplers = tuple(_SAMPLERS) if len(drawn) < most_samplers else ()
+            options = _repeat_options(draw, count, samplers)
+            drawn += [option for option in options if option.startswith("sample")]
+            item += _braces(draw, options)
+        text += item
+    return text, used
+
+
 def _power_spellings(count: int) -> tuple[str, ...]:
     return f"^{count}", f"^{{{count}}}", "⁰¹²³⁴⁵⁶⁷⁸⁹"[count], f"^ 0{count}"
 
@@ -125,13 +190,13 @@ def _sized(draw: _Draw, text: str, degree: int) -> str:
 
 
 def _with_repeat_options(draw: _Draw, text: str, one_sampler: bool) -> str:
-    """``text`` with options after some powers; few samplers, as nested ones multiply."""
+    """``text`` with options after half of the powers; few samplers, as nested ones multiply."""
     sampled: list[str] = []
 
     def power(match: re.Match[str]) -> str:
         count = int(match[0].strip("^{} ").translate(_FROM_SUPERSCRIPTS))
         samplers = () if one_sampler and sampled else tuple(_SAMPLERS)
-        options = _repeat_options(draw, count, samplers)
+        options = _repeat_options(draw, count, samplers) if draw(st.booleans()) else []
         sampled.extend(option for option in options if option.startswith("sample"))
         return match[0] + _braces(draw, options)
 
@@ -139,9 +204,7 @@ def _with_repeat_options(draw: _Draw, text: str, one_sampler: bool) -> str:
 
 
 def _repeat_options(draw: _Draw, count: int, samplers: tuple[str, ...]) -> list[str]:
-    """Options that a repeat of ``count`` rounds can have together, none of them in half of all."""
-    if draw(st.booleans()):
-        return []
+    """Options that a repeat of ``count`` rounds can have together."""
     inject = draw(st.sampled_from((None, "add", "gate", "concat")))
     starts: tuple[str, ...] = ("carry", "zero", "noise", "learned") if inject else ("carry",)
     adapter = draw(st.sampled_from((None, *_ADAPTERS)))

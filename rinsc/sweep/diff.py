@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 
 from rinsc.cost import CostReport, cost_report
 from rinsc.fingerprints import fingerprint
@@ -109,7 +110,8 @@ def diff(left: ModelSpec, right: ModelSpec) -> Difference:
         one,
         other,
         same_model=same_model,
-        same_dials=same_model and _dials(graphs[0]) == _dials(graphs[1]),
+        same_dials=same_model
+        and all(left == right for left, right in zip_longest(*map(_dials, graphs))),
         dimensions=dimensions,
         shared_start=_shared_start(*runs) if set(dimensions) <= {"layers"} else None,
     )
@@ -156,9 +158,9 @@ def _dial_text(loop: Loop) -> str:
     return f"{loop.name} ({loop.rounds} rounds{options})"
 
 
-def _dials(graph: BlockGraph) -> list[tuple[object, ...]]:
+def _dials(graph: BlockGraph) -> Iterator[tuple[object, ...]]:
     """What each dial turns, whatever it is called."""
-    return [(loop.rounds, loop.options, layers) for loop, layers in turned_layers(graph)]
+    return ((loop.rounds, loop.options, layers) for loop, layers in turned_layers(graph))
 
 
 def _shared_start(left: Sequence[Run], right: Sequence[Run]) -> int:

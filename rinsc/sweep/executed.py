@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from rinsc.errors import GraphError, Problem
@@ -10,6 +11,7 @@ from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.layers import trace_programs
 
 MAX_EXECUTED = 1 << 15  # layers, written out one by one
+_NUMBER = "L"  # the type of a layer's number in an array
 
 # A layer with all that it is and what acts on the state before it; the end of the model is the last
 Run: TypeAlias = tuple[object, ...]
@@ -17,17 +19,17 @@ Run: TypeAlias = tuple[object, ...]
 _Steps: TypeAlias = list["Visit | tuple[Loop, _Steps]"]
 
 
-def turned_layers(graph: BlockGraph) -> Iterator[tuple[Loop, list[int]]]:
+def turned_layers(graph: BlockGraph) -> Iterator[tuple[Loop, bytes]]:
     """Each dial, and the layers that run when it stands one round lower, or higher where it has
-    but one: in order, numbered from 0 by first use.
+    but one: in order, numbered from 0 by first use, as an array of integers in bytes.
 
     Raises `GraphError` where they are more than `MAX_EXECUTED`.
     """
-    written = {loop.name: loop.rounds for loop in graph.dials()}
-    steps = _steps(graph)
-    for loop in graph.dials():
-        turned = loop.rounds - 1 if loop.rounds > 1 else loop.rounds + 1
-        yield loop, _executed(graph, steps, {**written, loop.name: turned})
+    _check_bound(graph.executed_layers())
+    numbers: dict[tuple[str, int], int] = {}
+    for loop, layers in _Line(graph, _steps(graph), numbers).turned():
+        _check_bound(len(layers) // array(_NUMBER).itemsize)
+        yield loop, layers
 
 
 def executed_runs(graph: BlockGraph) -> list[Run]:
@@ -37,7 +39,7 @@ def executed_runs(graph: BlockGraph) -> list[Run]:
     Two models whose lists begin alike run alike so far, apart from training. Raises as
     `turned_layers` does.
     """
-    _check_bound(graph, None)
+    _check_bound(graph.executed_layers())
     return _Runs(graph).of_the_graph()
 
 
@@ -46,19 +48,49 @@ def _steps(graph: BlockGraph) -> _Steps:
     return [(step, _steps(step.body)) if isinstance(step, Loop) else step for step in graph.steps()]
 
 
-def _executed(graph: BlockGraph, steps: _Steps, rounds: Mapping[str, int]) -> list[int]:
-    _check_bound(graph, rounds)
-    numbers: dict[tuple[str, int], int] = {}
-    executed = []
-    for visit in _visits(steps, rounds):
-        for layer in _layers(graph, visit):
-            number = numbers.setdefault((visit.block, layer), len(numbers))
-            executed += [number] * visit.each
-    return executed
+class _Line:
+    """Layers that steps run, in order. A turn of a dial does not change which layer is used first,
+    so each keeps its number, and only the turned stretch is written anew."""
+
+    def __init__(
+        self, graph: BlockGraph, steps: _Steps, numbers: dict[tuple[str, int], int]
+    ) -> None:
+        self._loops: list[tuple[int, Loop, _Line]] = []  # where each begins, in bytes
+        self.layers = b""
+        parts, length = [], 0
+        for step in steps:
+            if isinstance(step, Visit):
+                part = _numbered(graph, step, numbers)
+            else:
+                loop, body = step
+                line = _Line(graph, body, numbers)
+                self._loops.append((length, loop, line))
+                part = line.layers * loop.rounds
+            parts.append(part)
+            length += len(part)
+        self.layers = b"".join(parts)
+
+    def turned(self) -> Iterator[tuple[Loop, bytes]]:
+        """Each dial, outer before inner, with the layers that run when it is turned."""
+        for start, loop, line in self._loops:
+            end = start + len(line.layers) * loop.rounds
+            before, after = self.layers[:start], self.layers[end:]
+            if not loop.fixed:
+                rounds = loop.rounds - 1 if loop.rounds > 1 else loop.rounds + 1
+                yield loop, before + line.layers * rounds + after
+            for inner, layers in line.turned():
+                yield inner, before + layers * loop.rounds + after
 
 
-def _check_bound(graph: BlockGraph, rounds: Mapping[str, int] | None) -> None:
-    count = graph.executed_layers(rounds)
+def _numbered(graph: BlockGraph, visit: Visit, numbers: dict[tuple[str, int], int]) -> bytes:
+    found = array(_NUMBER)
+    for layer in _layers(graph, visit):
+        number = numbers.setdefault((visit.block, layer), len(numbers))
+        found.extend([number] * visit.each)
+    return found.tobytes()
+
+
+def _check_bound(count: int) -> None:
     if count > MAX_EXECUTED:
         message = f"{count} layers run, too many to compare them one by one"
         hint = f"compare models that run at most {MAX_EXECUTED} layers"
@@ -69,16 +101,6 @@ def _layers(graph: BlockGraph, visit: Visit) -> range:
     """The layers of the visit's block in the order in which they run."""
     layers = range(graph.blocks[visit.block].layers)
     return layers[::-1] if visit.reverse else layers
-
-
-def _visits(steps: _Steps, rounds: Mapping[str, int]) -> Iterator[Visit]:
-    for step in steps:
-        if isinstance(step, Visit):
-            yield step
-            continue
-        loop, body = step
-        for _ in range(loop.rounds_of(rounds)):
-            yield from _visits(body, rounds)
 
 
 class _Runs:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from rinsc.errors import SignatureError
 from rinsc.syntax.expand import check_limits, flatten
 from rinsc.syntax.folding import NOWHERE, Atom, body_of, fold
 from rinsc.syntax.letters import letter_options
+from rinsc.syntax.limits import MAX_TEXT
 from rinsc.syntax.options import OF_A_BLOCK, effective, effective_of
 from rinsc.syntax.owners import numbered_owners
 from rinsc.syntax.printer import to_text
@@ -22,7 +24,8 @@ def canonical(sig: Signature | str) -> str:
     options sorted. Repeats with options of their own or a free exponent are kept as repeats; one
     that owns weights is written once where it was, and two are not one that is written twice. With
     such a repeat and a degree, every mention of a block stands for weights of its own, so that
-    powers stay as they are written.
+    powers stay as they are written. They stay, too, where the folded form would pass a limit of the
+    notation; a signature that is at the limits however its blocks are called keeps its text.
     Raises SignatureError (``too-many-visits``, ``too-deep``, ``conflicting-options``), and for a
     text that is no signature.
     """
@@ -32,9 +35,25 @@ def canonical(sig: Signature | str) -> str:
         sig = parse(sig)
     check_limits(sig)
     tree = numbered_owners(sig.body)
-    as_written = sig.degree > 1 and tree is not sig.body
-    body = Sequence(tuple(_folded(tree, as_written)), NOWHERE)
-    return to_text(replace(sig, body=_Names(sig).sequence(body)))
+    ways = (True,) if sig.degree > 1 and tree is not sig.body else (False, True)
+    for as_written in ways:
+        body = Sequence(tuple(_folded(tree, as_written)), NOWHERE)
+        spelling = replace(sig, body=_Names(sig).sequence(body))
+        text = to_text(spelling)
+        if _is_within_limits(spelling, text):
+            return text
+    return to_text(sig)
+
+
+def _is_within_limits(spelling: Signature, text: str) -> bool:
+    """Whether the spelling can be read again."""
+    if len(text) <= MAX_TEXT and "{" not in text:
+        return True  # plain powers nest no deeper than the logarithm of the visits
+    try:
+        check_limits(spelling)
+    except SignatureError:
+        return False
+    return True
 
 
 def _folded(node: Node, as_written: bool) -> list[Atom]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from typing import NamedTuple, TypeAlias
 
@@ -30,17 +31,17 @@ def fold(word: Items[Atom]) -> list[Atom]:
     """The word with its repetitions as powers.
 
     A repeat with weights of its own is written once, however often it runs: the power around it
-    comes first, the highest one and, of those, the leftmost. In what is left, from left to right,
-    the repetition that saves most (period x (rounds - 1)) is folded, the shortest period where two
-    save the same. The period is folded in turn.
+    comes first, the highest one and, of those, the leftmost whose inside can be written too. In
+    what is left, from left to right, the repetition that saves most (period x (rounds - 1)) is
+    folded, the shortest period where two save the same. The period is folded in turn.
 
     A word that no tree with each owner once could have written is an AssertionError.
     """
     numbers: dict[Atom, int] = {}
     keys = [numbers.setdefault(atom, len(numbers)) for atom in word]
-    atoms = list(numbers)
-    owning = {key for key, atom in enumerate(atoms) if _owns_weights(atom)}
-    return _fold(keys, atoms, owning)
+    folded = _Folding(list(numbers)).fold(keys)
+    assert folded is not None, "the runs of an owner lie in no power"
+    return folded
 
 
 def body_of(items: Items[Atom]) -> BlockRef | Sequence:
@@ -55,30 +56,59 @@ def _owns_weights(atom: Atom) -> bool:
     return any(repeat.owner for repeat in repeats(atom))
 
 
-def _fold(keys: list[int], atoms: list[Atom], owning: set[int]) -> list[Atom]:
-    folded: list[Atom] = []
-    while keys:
-        power = _power_of_owner(keys, owning) or _first_power(keys)
-        folded += _fold(keys[: power.start], atoms, owning)
-        if power.rounds > 1:
-            body = body_of(_fold(keys[power.start :][: power.period], atoms, owning))
-            folded.append(Repeat(body, power.rounds, (), NOWHERE))
-        else:
-            folded.append(atoms[keys[0]])
-        keys = keys[power.end :]
-    return folded
+class _Folding:
+    """The search for powers in words over ``atoms``, which keys stand for.
 
-
-def _power_of_owner(keys: list[int], owning: set[int]) -> _Power | None:
-    """The power around the first owner that runs more than once; None when there is no such one.
-
-    All its runs lie in one power, evenly many in each round, so that the first runs of two rounds
-    are a period apart; a power that cuts another owner's runs in two is none.
+    Where the power around an owner can begin at several places, some leave no way to write what
+    is inside it: in ``A B O A O A B O A O A`` the power ``(A B O A O)^2`` does, ``(B O A O A)^2``
+    does not. So a choice is taken back when it leads nowhere.
     """
-    runs = Counter(key for key in keys if key in owning)
-    owner = next((key for key in keys if runs[key] > 1), None)
-    if owner is None:
+
+    def __init__(self, atoms: list[Atom]) -> None:
+        self._atoms = atoms
+        self._owning = {key for key, atom in enumerate(atoms) if _owns_weights(atom)}
+        self._hopeless: set[tuple[int, ...]] = set()
+
+    def fold(self, keys: list[int]) -> list[Atom] | None:
+        """The items of the word; None where an owner would have to be written twice."""
+        runs = Counter(key for key in keys if key in self._owning)
+        owner = next((key for key in keys if runs[key] > 1), None)
+        if owner is None:
+            return self._fold_freely(keys)
+        word = tuple(keys)
+        if word not in self._hopeless:
+            for power in _powers_around(owner, keys, runs):
+                body = self.fold(keys[power.start :][: power.period])
+                rest = None if body is None else self.fold(keys[power.end :])
+                if body is not None and rest is not None:
+                    before = self._fold_freely(keys[: power.start])
+                    return [*before, _repeat(body, power), *rest]
+            self._hopeless.add(word)
         return None
+
+    def _fold_freely(self, keys: list[int]) -> list[Atom]:
+        """The items of a word in which each owner runs at most once."""
+        folded: list[Atom] = []
+        while keys:
+            power = _first_power(keys)
+            if power.rounds > 1:
+                folded.append(_repeat(self._fold_freely(keys[: power.period]), power))
+            else:
+                folded.append(self._atoms[keys[0]])
+            keys = keys[power.end :]
+        return folded
+
+
+def _repeat(body: Items[Atom], power: _Power) -> Repeat:
+    return Repeat(body_of(body), power.rounds, (), NOWHERE)
+
+
+def _powers_around(owner: int, keys: list[int], runs: Counter[int]) -> Iterator[_Power]:
+    """The powers that hold all runs of ``owner``, the highest first, of these the leftmost.
+
+    Each round has equally many runs, so that the first runs of two rounds are a period apart; a
+    power that cuts another owner's runs in two is none.
+    """
     places = [place for place, key in enumerate(keys) if key == owner]
     for rounds in range(len(places), 1, -1):
         if len(places) % rounds:
@@ -88,8 +118,7 @@ def _power_of_owner(keys: list[int], owning: set[int]) -> _Power | None:
         for start in range(earliest, min(places[0], len(keys) - period * rounds) + 1):
             power = _Power(start, period, rounds)
             if _is_power(keys, power) and _is_whole(keys, power, runs):
-                return power
-    raise AssertionError("the runs of an owner lie in no power")
+                yield power
 
 
 def _is_power(keys: list[int], power: _Power) -> bool:

@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import Phase, find, given, settings
+from hypothesis import Phase, example, find, given, settings
 from hypothesis import strategies as st
 
-from rinsc.syntax import canonical, parse, substitute, to_text
+from rinsc.syntax import canonical, parse, schedule_fingerprint, substitute, to_text
 from rinsc.syntax.canonical import letter_name
 from rinsc.syntax.letters import letter_options
 from rinsc.syntax.lines import KeptRepeat, Line, line_of
 from rinsc.syntax.owners import numbered_owners
-from tests.strategies import signatures
+from tests.strategies import nested_signatures, signatures
 from tests.syntax import oracle
 
 
@@ -182,10 +182,38 @@ def test_the_spelling_runs_the_same_with_the_same_weights(text: str) -> None:
     assert _runs_the_same(text, _canonical)
 
 
+@settings(max_examples=300)
+@given(nested_signatures())
+@example("A(B(C^2{adapter=scale}A)^2)^2")
+def test_repeats_in_repeats_have_one_spelling_that_can_be_read(text: str) -> None:
+    spelling = _canonical(text)
+    assert _runs_the_same(text, _canonical)
+    assert _canonical(spelling) == spelling
+    assert schedule_fingerprint(parse(spelling)) == schedule_fingerprint(parse(text))
+
+
+_AT_THE_LIMITS = {
+    "repeats 16 deep": "(" * 16 + "AA" + ")^1{adapter=scale}" * 16,
+    "the same at a degree": "(" * 8 + "AA" + ")^1{adapter=scale}" * 8 + "@2",
+    "the most used block gets a longer name": "A1BCDEFGHIJKLMNOPQRSTUVWXYZ"
+    + "".join(f"A{{reverse}}{chr(66 + place * place * 7 % 25)}" for place in range(366)),
+    "samplers get a longer spelling": "".join(
+        f"A^2{{sample=choice({1 + place % 9})}}{chr(66 + place**2 % 7)}" for place in range(160)
+    ),
+}
+
+
+@pytest.mark.parametrize("text", _AT_THE_LIMITS.values(), ids=_AT_THE_LIMITS)
+def test_a_signature_at_the_limits_has_a_spelling_within_them(text: str) -> None:
+    spelling = _canonical(text)
+    assert _canonical(spelling) == spelling
+    assert _runs_the_same(text, _canonical)
+
+
 def test_a_spelling_that_writes_an_owner_twice_is_caught() -> None:
     def blind(text: str) -> str:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rinsc.syntax.folding._power_of_owner", lambda keys, owning: None)
+            patch.setattr("rinsc.syntax.folding._owns_weights", lambda atom: False)
             return _canonical(text)
 
     find(
