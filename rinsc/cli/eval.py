@@ -51,6 +51,7 @@ def eval_(
     data: str | None = None,
     windows: Count | None = None,
     baseline: str | None = None,
+    margin: float = 0.0,
     tasks: str | None = None,
     include: Path | None = None,
     limit: Count | None = None,
@@ -73,6 +74,8 @@ def eval_(
         At most so many windows of the text, from all over it; all if not given.
     baseline
         The folder of a baseline's run: was recursion worth its training FLOPs?
+    margin
+        Bits per byte that one round may be worse than the baseline and still leave no regret.
     tasks
         Tasks of lm-evaluation-harness, separated by commas.
     include
@@ -87,11 +90,14 @@ def eval_(
         Print JSON.
     """
     _check_counts(windows, limit)
+    _check_margin(margin, baseline)
     _check_tasks(tasks, include, limit)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
     from rinsc.train.devices import find_devices
     from rinsc.train.finished import finished_run
+    from rinsc.train.regret import require_margin
 
+    require_margin(margin)
     found = finished_run(Path(run))
     every = _rounds(rounds, found)
     picture = found.folder.path / PICTURE if output is None else output
@@ -102,7 +108,7 @@ def eval_(
         _check_pair(found, other, data, windows)
     names = [] if tasks is None else [name.strip() for name in tasks.split(",")]
     manager = _tasks(found, names, include)
-    report = _evaluate(found, other, every, data, windows, place)
+    report = _evaluate(found, other, every, data, windows, place, margin)
     if manager is not None:
         report = _with_scores(report, found, names, manager, limit, place)
     _draw(report, picture)
@@ -118,6 +124,12 @@ def _check_counts(windows: int | None, limit: int | None) -> None:
         if given is not None and given < 1:
             message = f"{name} must be at least 1"
             raise UsageError(Problem("usage", message, hint="leave it out for all of them"))
+
+
+def _check_margin(margin: float, baseline: str | None) -> None:
+    if margin and baseline is None:
+        message = "--margin is about a baseline, and none is named"
+        raise UsageError(Problem("usage", message, hint="name its run with --baseline"))
 
 
 def _check_tasks(tasks: str | None, include: Path | None, limit: int | None) -> None:
@@ -200,6 +212,7 @@ def _evaluate(
     data: str | None,
     windows: int | None,
     device: torch.device,
+    margin: float,
 ) -> EvalReport:
     """Everything on held-out text, and the verdict."""
     from rinsc.data.progress import PreparationProgress
@@ -233,7 +246,9 @@ def _evaluate(
             baseline_run=str(baseline.folder.path),
             baseline_signature=baseline.signature,
             baseline_sequence_length=baseline.sequence_length,
-            verdict=judge(run, baseline, ours.losses, theirs.losses(baseline.rounds)),
+            verdict=judge(
+                run, baseline, ours.losses, theirs.losses(baseline.rounds), margin=margin
+            ),
         )
 
 

@@ -101,9 +101,13 @@ class EvalReport:
 
 
 def verdict_facts(verdict: Verdict) -> dict[str, object]:
-    """The verdict as plain data; an interval that is not known is null."""
+    """The verdict as plain data; an interval that is not known is null, and so is ``regret``."""
     return {
-        "regret": verdict.is_regret,
+        "outcome": verdict.outcome,
+        "regret": {"regret": True, "no regret": False}.get(verdict.outcome),
+        "undecided_because": verdict.undecided_because,
+        "margin": verdict.margin,
+        "noise": {"covered": ["text"], "missing": ["seeds"]},
         "equal_training_flops": verdict.is_equal,
         "text": verdict.text,
         "comparisons": [_comparison_facts(each) for each in verdict.comparisons],
@@ -190,7 +194,7 @@ def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
     blocks = exact(verdict.one_round.difference.blocks)
     print_line(f"difference in bits per byte to {report.baseline_signature}, negative is better")
     print_line(f"interval: paired bootstrap over {blocks} blocks of this text, a choice of ours;")
-    print_line("it says nothing of other seeds, which may differ by more")
+    print_line("noise that it misses: seeds; another seed may differ by more than its width")
     print_line("'no regret' is a word of arXiv 2502.07503 (abstract): better at one round, with")
     print_line("training FLOPs, parameters and inference FLOPs matched")
 

@@ -207,7 +207,8 @@ def _print_plan(spec: ModelSpec, config: TrainConfig, data: str, place: Devices)
     over = f" over {place.count} processes" if place.count > 1 else ""
     print(
         f"rinsc train: {spec.text} on {data}{over}: {exact(plan.steps)} steps, "
-        f"{exact(plan.tokens)} tokens, {rounded_flops(plan.training_flops)} of training",
+        f"{exact(plan.tokens)} tokens, {rounded_flops(plan.training_flops)} of training"
+        + ("" if plan.is_exact else " in expectation"),
         file=sys.stderr,
     )
 

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from rinsc.cost import training_flops
 from rinsc.errors import Problem, SpecError
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
@@ -25,11 +24,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Spending:
-    """A run in all three units; the FLOPs are expectations where rounds are drawn."""
+    """A run in all three units.
+
+    The FLOPs are those that the run will have spent, at the rounds that it will have drawn.
+    ``is_exact`` is false where there are too many draws to add up; they are an expectation then.
+    """
 
     steps: int
     tokens: int
     training_flops: int
+    is_exact: bool
 
 
 def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainConfig:
@@ -50,20 +54,25 @@ def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainCo
 def matched(config: TrainConfig, spec: ModelSpec, baseline: ModelSpec) -> TrainConfig:
     """The settings of ``baseline`` with the steps that cost ``spec`` the same training FLOPs.
 
-    The baseline runs as its signature says, whatever rounds the settings give to the other.
-    Raises SpecError where they do not pay for one step.
+    The baseline runs as its signature says, whatever rounds the settings give to the other. Both
+    draw their rounds with the seed of the settings. Raises SpecError where the FLOPs do not pay
+    for one step.
     """
-    step = training_flops(baseline, config.sequence_length, batch=config.batch_sequences)
-    return with_budget(config, spec, Budget(config.steps * step, "flops"))
+    plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
+    return with_budget(config, spec, Budget(spending(plain, baseline).training_flops, "flops"))
 
 
 def spending(config: TrainConfig, spec: ModelSpec) -> Spending:
     """What a run with these settings comes to."""
-    return Spending(config.steps, config.tokens, Depths(spec, config).expected_flops())
+    depths = Depths(spec, config)
+    return Spending(config.steps, config.tokens, depths.planned_flops(), depths.is_exact)
 
 
 def _steps_for_flops(config: TrainConfig, spec: ModelSpec, flops: int) -> int:
     """The most steps that cost no more; a schedule of rounds stretches over all of them."""
+    depths = Depths(spec, config)
+    if depths.drawn:
+        return depths.drawn_steps_within(flops)
 
     def cost(steps: int) -> int:
         return spending(dataclasses.replace(config, steps=steps), spec).training_flops

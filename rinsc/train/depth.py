@@ -1,5 +1,8 @@
-"""How deep each training step runs: a pure function of seed and step, so that resuming needs no
-state, and so that every rank draws the same."""
+"""How deep each training step runs: a pure function of seed and step.
+
+So a resumed run needs no state, every rank draws the same, and the FLOPs of a run are known before
+it starts.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ NOISE_PRIME = 2**31 - 1
 # `noise_like` adds 1000003 a row and 742938285 a seed, modulo the prime: a row is so many seeds.
 SEEDS_A_ROW = 1_000_003 * pow(742_938_285, -1, NOISE_PRIME)
 NOISE_STRIDE = 1_000_003  # between seeds, so that runs of neighbouring seeds see other noise
+EXACT_STEPS = 4_000_000  # whose draws are added up to plan a run: half a minute
 
 
 def told_rounds(graph: BlockGraph, config: TrainConfig) -> dict[str, int]:
@@ -71,7 +75,7 @@ class Depths:
         return self._flops_at(self.rounds(step))
 
     def flops_until(self, step: int) -> int:
-        """Training FLOPs of all steps before ``step``."""
+        """Training FLOPs of all steps before ``step``, at the rounds that they run."""
         if self._config.rounds_schedule:
             return sum(
                 (min(step, end) - start) * self.flops(start)
@@ -82,12 +86,40 @@ class Depths:
             return step * self.flops(0)
         return sum(self.flops(earlier) for earlier in range(step))
 
-    def expected_flops(self) -> int:
-        """Training FLOPs of the whole run, in expectation where rounds are drawn."""
+    @property
+    def is_exact(self) -> bool:
+        """Whether `planned_flops` are those that the run will have spent.
+
+        They are an expectation for more than `EXACT_STEPS` steps with drawn rounds.
+        """
+        return not self.drawn or self._config.steps <= EXACT_STEPS
+
+    def planned_flops(self) -> int:
+        """Training FLOPs of the whole run. Draws depend on seed and step, so they are known."""
         steps = self._config.steps
-        return (
-            steps * self._flops_at(self._config.rounds) if self.drawn else self.flops_until(steps)
-        )
+        return self.flops_until(steps) if self.is_exact else steps * self._mean_flops()
+
+    def drawn_steps_within(self, flops: int) -> int:
+        """The most steps with drawn rounds that cost no more than ``flops``.
+
+        Steps beyond `EXACT_STEPS` are counted in expectation.
+        """
+        spent = 0
+        for step in range(EXACT_STEPS):
+            spent += self.flops(step)
+            if spent > flops:
+                return step
+        return EXACT_STEPS + (flops - spent) // self._mean_flops()
+
+    def flops_of_one_more(self, steps: int) -> int:
+        """What a run of so many steps could cost more with one step more, at most."""
+        if self._config.rounds_schedule:
+            return max(self._flops_at(rounds) for _, rounds in self._config.rounds_schedule)
+        return self.flops(steps)
+
+    def _mean_flops(self) -> int:
+        """Training FLOPs of a step in expectation."""
+        return self._flops_at(self._config.rounds)
 
     def noise_seed(self, step: int, first_row: int = 0) -> int:
         """The seed of the noise that loops start from in ``step``: another one each step.

@@ -21,6 +21,7 @@ from rinsc.graph.law import loop_law
 from rinsc.layers import require_language_model
 from rinsc.spec import model_spec
 from rinsc.train.config import TrainConfig, config_from_toml
+from rinsc.train.depth import Depths
 from rinsc.train.heldout import corpus_record
 from rinsc.train.run_folder import RunFolder
 
@@ -45,8 +46,8 @@ class FinishedRun:
 
     @property
     def step_flops(self) -> int:
-        """Training FLOPs of a step, on average."""
-        return -(-self.training_flops // self.steps)
+        """Training FLOPs that one step more could have cost."""
+        return Depths(self.graph.spec, self.config).flops_of_one_more(self.steps)
 
     @property
     def stored_params(self) -> int:

@@ -3,11 +3,12 @@
 "No-regret" is a word of arXiv 2502.07503 (abstract): a recursive model that is trained with as many
 FLOPs is better than its baseline even where it runs one round, so that training FLOPs, parameters
 and inference FLOPs are all matched. The paper gets there with stochastic recursion and linear
-adapters. The interval, the tolerance and the words of the verdict are choices of ours.
+adapters. The interval, the margin, the tolerance and the words of the verdict are choices of ours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -15,12 +16,14 @@ from typing import Literal, TypeAlias
 from rinsc.errors import Problem, UsageError
 from rinsc.train.evaluate import BlockLosses
 from rinsc.train.finished import FinishedRun
-from rinsc.train.paired import Difference, paired_difference
+from rinsc.train.paired import LEAST_BLOCKS, Difference, paired_difference
 
+Outcome: TypeAlias = Literal["no regret", "regret", "undecided"]
 Equal: TypeAlias = Literal["training FLOPs", "parameters", "inference FLOPs"]
 LossesAt: TypeAlias = Callable[[Mapping[str, int]], BlockLosses]
 
 TOLERANCE = 0.01  # parameters and inference FLOPs that differ by less count as equal
+SEEDS = "one seed each: others may differ by more"
 MOST_ROUNDS = 32  # that are looked at for the nearest inference FLOPs
 
 
@@ -53,20 +56,26 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Three comparisons, the first of which, at one round, says whether there is regret."""
+    """Three comparisons, the first of which, at one round, says whether there is regret.
+
+    ``margin`` is how many bits per byte one round may be worse and still leave no regret.
+    """
 
     one_round: Comparison
     as_trained: Comparison
     nearest: Comparison
+    margin: float = 0.0
 
     @property
     def comparisons(self) -> tuple[Comparison, Comparison, Comparison]:
         return self.one_round, self.as_trained, self.nearest
 
     @property
-    def is_regret(self) -> bool:
-        """Whether one round is worse than the baseline by more than the noise of the text."""
-        return self.one_round.difference.reading == "worse"
+    def outcome(self) -> Outcome:
+        """No regret where the whole interval is below the margin, regret where it is above."""
+        if self.undecided_because is not None:
+            return "undecided"
+        return "no regret" if self.one_round.difference.high < self.margin else "regret"
 
     @property
     def is_equal(self) -> bool:
@@ -74,19 +83,37 @@ class Verdict:
         return self.one_round.is_equal
 
     @property
+    def is_itself(self) -> bool:
+        """Whether run and baseline are one model: every block of the text costs both the same."""
+        found = self.as_trained.difference
+        return found.ours == found.theirs and found.low == found.high == 0
+
+    @property
+    def undecided_because(self) -> str | None:
+        """Why neither outcome holds, in words; None where one does."""
+        found = self.one_round.difference
+        if self.is_itself:
+            return "the run and its baseline are the same model"
+        if not self.is_equal:
+            return f"not at equal training FLOPs, the run spent {self._spent}"
+        if found.blocks < LEAST_BLOCKS and math.isinf(found.low) and math.isinf(found.high):
+            return f"too little text, {found.blocks} of at least {LEAST_BLOCKS} windows"
+        if found.high < self.margin or found.low > self.margin:
+            return None
+        if not math.isfinite(found.bits_per_byte):
+            return "the losses are no numbers"
+        margin = f"the margin of {self.margin:g}" if self.margin else "0"
+        return f"the interval from {found.low:+.4f} to {found.high:+.4f} holds {margin}"
+
+    @property
     def text(self) -> str:
         """The verdict in a line."""
-        found, reading = self.one_round.difference, self.one_round.difference.reading
-        head = "regret" if self.is_regret else "no regret"
-        if not self.is_equal:
-            head = f"no verdict: not at equal training FLOPs, the run spent {self._spent}"
-        if reading == "no difference can be told":
-            words = f"{head}: one round and the baseline differ by {found.bits_per_byte:+.4f} bits "
-            words += "per byte, and no difference can be told"
-        else:
-            words = f"{head}: one round is {reading} than the baseline by "
-            words += f"{abs(found.bits_per_byte):.4f} bits per byte"
-        return words
+        reason, measured = self.undecided_because, _in_words(self.one_round.difference)
+        if reason is not None:
+            return f"undecided: {reason}; {measured}"
+        if self.margin:
+            measured += f", at a margin of {self.margin:g}"
+        return f"{self.outcome}: {measured} ({SEEDS})"
 
     @property
     def _spent(self) -> str:
@@ -97,15 +124,34 @@ class Verdict:
         return f"{self.one_round.percent.lstrip('+-')} % {more}"
 
 
-def judge(run: FinishedRun, baseline: FinishedRun, ours: LossesAt, theirs: BlockLosses) -> Verdict:
+def _in_words(found: Difference) -> str:
+    """One round beside the baseline."""
+    if not math.isfinite(found.bits_per_byte):
+        without = "one round" if not math.isfinite(found.ours) else "the baseline"
+        return f"{without} gives no numbers"
+    if found.bits_per_byte == 0:
+        return "one round is as good as the baseline"
+    than = "better" if found.bits_per_byte < 0 else "worse"
+    return f"one round is {than} than the baseline by {abs(found.bits_per_byte):.4f} bits per byte"
+
+
+def judge(
+    run: FinishedRun,
+    baseline: FinishedRun,
+    ours: LossesAt,
+    theirs: BlockLosses,
+    *,
+    margin: float = 0.0,
+) -> Verdict:
     """Compare ``run`` with ``baseline``, which runs as it was trained.
 
     Equal training FLOPs: at one round. Equal parameters: at the rounds that its result is of. Equal
     inference FLOPs: at the number whose forward pass costs most nearly what the baseline's does.
     ``ours`` gives the losses at some rounds on the blocks of ``theirs``. Raises UsageError where
-    the run has no repeat.
+    the run has no repeat, and for a margin below 0.
     """
     require_repeat(run)
+    require_margin(margin)
     step = max(run.step_flops, baseline.step_flops)
     params = run.stored_params, baseline.stored_params
     once, trained, near = judged_rounds(run, baseline)
@@ -125,7 +171,16 @@ def judge(run: FinishedRun, baseline: FinishedRun, ours: LossesAt, theirs: Block
         ),
         compare("parameters", trained, params, int(TOLERANCE * params[1])),
         compare("inference FLOPs", near, near_flops, int(TOLERANCE * flops)),
+        margin,
     )
+
+
+def require_margin(margin: float) -> None:
+    """Raises UsageError for a margin that is no number of bits per byte from 0 up."""
+    if not (math.isfinite(margin) and margin >= 0):
+        message = f"--margin must be a number of at least 0, not {margin}"
+        hint = "write bits per byte that one round may be worse, as 0.005"
+        raise UsageError(Problem("usage", message, hint=hint))
 
 
 def require_repeat(run: FinishedRun) -> None:

@@ -221,3 +221,33 @@ def test_nothing_is_evaluated_before_the_place_is_known(
 
     monkeypatch.setattr(finished, "load_weights", fail)
     assert refused(str(run), "-o", "no/such/folder/eval.svg") == "cannot-write"
+
+
+def test_a_verdict_needs_more_than_eight_windows(run: Path, plain: Path, tmp_path: Path) -> None:
+    given = ("--baseline", str(plain), "-o", str(tmp_path / "few.svg"), "--device", "cpu")
+    done = run_cli("eval", str(run), *given, "--windows", "8")
+    assert done.status == 0, done.err
+    verdict = json.loads((tmp_path / "few.json").read_text())["verdict"]
+    assert (verdict["outcome"], verdict["regret"]) == ("undecided", None)
+    assert verdict["undecided_because"]
+    assert verdict["noise"]["missing"] == ["seeds"]
+    assert "undecided: " in done.out
+    assert "no regret:" not in done.out
+    assert "seeds" in done.out
+
+
+def test_a_run_against_itself_is_undecided(run: Path, tmp_path: Path) -> None:
+    given = ("--baseline", str(run), "-o", str(tmp_path / "itself.svg"), "--device", "cpu")
+    done = run_cli("eval", str(run), *given)
+    assert done.status == 0, done.err
+    assert "undecided: the run and its baseline are the same model" in done.out
+
+
+@pytest.mark.parametrize(
+    "given", [("--margin", "0.1"), ("--margin", "-1", "--baseline", "x"), ("--margin", "nan")]
+)
+def test_a_margin_that_means_nothing(run: Path, given: tuple[str, ...]) -> None:
+    done = run_cli("eval", str(run), *given)
+    assert done.status == 2
+    assert "--margin" in done.err
+    assert "hint: " in done.err

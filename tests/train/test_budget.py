@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from rinsc.cost import match_compute, training_flops
 from rinsc.errors import SpecError
 from rinsc.graph import build_graph
-from rinsc.graph.law import drawn_loops
+from rinsc.graph.law import draw_rounds
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.syntax import parse
+from rinsc.train import depth
 from rinsc.train.budget import Budget, matched, spending, with_budget
 from rinsc.train.config import TrainConfig
 
@@ -25,6 +27,14 @@ SPECS = {
     for text in TEXTS
 }
 LOOPED = [text for text in TEXTS if "^" in text]
+FIXED = [text for text in TEXTS if "skip" not in text]
+DRAWN = [
+    "A^3{skip=0.5, adapter=linear}B",
+    "A^4{sample=uniform(1, 9)}B^2{skip=0.25}",
+    "A^3{sample=choice(1, 7)}B",
+    "A^3{sample=poisson_lognormal(3, 0.7), inject=add, grad=2}B",
+    "(A^2{skip=0.5}B)^3{skip=0.3}",
+]
 
 
 def settings(batch: int, seq: int, **more: object) -> TrainConfig:
@@ -35,7 +45,7 @@ BATCHES, LENGTHS = st.integers(1, 5), st.integers(1, 19)
 STEPS, SHARES = st.integers(1, 10**8), st.floats(0, 1)
 
 
-@given(st.sampled_from(TEXTS), BATCHES, LENGTHS, STEPS, SHARES, st.none() | st.integers(1, 4))
+@given(st.sampled_from(FIXED), BATCHES, LENGTHS, STEPS, SHARES, st.none() | st.integers(1, 4))
 def test_flops_pay_for_their_steps_and_no_more(
     text: str, batch: int, seq: int, steps: int, share: float, rounds: int | None
 ) -> None:
@@ -102,7 +112,7 @@ def test_less_than_a_step_is_refused(unit: str) -> None:
         with_budget(settings(2, 7, rounds_schedule=schedule), spec, Budget(5, "flops"))
 
 
-@given(st.sampled_from(LOOPED), BATCHES, LENGTHS, st.integers(1, 500))
+@given(st.sampled_from(["(A^3)B", "((A^2)B)^2"]), BATCHES, LENGTHS, st.integers(1, 500))
 def test_matching_a_baseline_is_that_of_costs(text: str, batch: int, seq: int, steps: int) -> None:
     spec, baseline = SPECS[text], SPECS["AB"]
     plan = (
@@ -124,12 +134,71 @@ def _pays(spec: ModelSpec, baseline: ModelSpec, seq: int, batch: int, steps: int
     return steps * costs[0] >= costs[1]
 
 
-def test_drawn_rounds_are_paid_for_as_expected() -> None:
+def by_draws(spec: ModelSpec, seed: int, steps: int) -> list[int]:
+    """FLOPs so far after each step, at the rounds that its seed draws."""
+    graph, total, found = build_graph(spec), 0, []
+    for step in range(steps):
+        total += training_flops(graph, 7, batch=2, rounds=draw_rounds(graph, seed, step))
+        found.append(total)
+    return found
+
+
+@settings_of_hypothesis(deadline=None)
+@given(st.sampled_from(DRAWN), st.integers(0, 2**63 - 1), st.integers(1, 60), st.floats(0, 0.999))
+def test_drawn_rounds_are_paid_for_as_they_are_drawn(
+    text: str, seed: int, steps: int, more: float
+) -> None:
+    spec = dataclasses.replace(SPECS["AB"], signature=parse(text))
+    spent = by_draws(spec, seed, steps + 1)
+    flops = spent[steps - 1] + int(more * (spent[steps] - spent[steps - 1]))
+    config = with_budget(settings(2, 7, seed=seed), spec, Budget(flops, "flops"))
+    assert config.steps == steps
+    plan = spending(config, spec)
+    assert (plan.training_flops, plan.is_exact) == (spent[steps - 1], True)
+
+
+@pytest.mark.parametrize("text", DRAWN)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_matched_run_with_drawn_rounds_ends_at_the_budget(text: str, seed: int) -> None:
+    spec = dataclasses.replace(SPECS["AB"], signature=parse(text))
+    steps = 300
+    budget = steps * training_flops(SPECS["AB"], 7, batch=2)
+    config = matched(settings(2, 7, seed=seed, steps=steps), spec, SPECS["AB"])
+    spent = by_draws(spec, seed, config.steps + 1)
+    assert spent[-2] <= budget < spent[-1]
+    assert spending(config, spec).training_flops == spent[-2]
+
+
+def test_a_baseline_with_drawn_rounds_is_matched_as_it_draws() -> None:
+    drawn = SPECS["(A^5{skip=0.5})B^2"]
+    config = settings(2, 7, steps=200, seed=3)
+    budget = by_draws(drawn, 3, 200)[-1]
+    found = matched(config, SPECS["AB"], drawn)
+    step = training_flops(SPECS["AB"], 7, batch=2)
+    assert found.steps == budget // step
+    assert matched(config, drawn, drawn).steps == 200
+
+
+def test_draws_of_a_run_without_end_are_counted_in_expectation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A budget that pays for more steps than can be drawn beforehand answers at once."""
+    monkeypatch.setattr(depth, "EXACT_STEPS", 50)
     spec = SPECS["(A^5{skip=0.5})B^2"]
-    assert drawn_loops(build_graph(spec))
+    mean = training_flops(spec, 7, batch=2)
+    config = with_budget(settings(2, 7), spec, Budget(10**6 * mean, "flops"))
+    assert config.steps == pytest.approx(10**6, abs=50)
+    plan = spending(config, spec)
+    assert (plan.training_flops, plan.is_exact) == (config.steps * mean, False)
+
+
+def test_rounds_that_are_set_are_not_drawn() -> None:
+    spec = SPECS["(A^5{skip=0.5})B^2"]
     config = settings(2, 7, steps=1000)
     expected = spending(config, spec).training_flops
-    # 1 + Binomial(4, 0.5) rounds: 3 in expectation.
-    assert math.isclose(expected, 1000 * training_flops(spec, 7, batch=2, rounds={"A": 3, "B": 2}))
+    # 1 + Binomial(4, 0.5) rounds: 3 in expectation, so that 1000 steps are not far from it.
+    mean = training_flops(spec, 7, batch=2, rounds={"A": 3, "B": 2})
+    assert expected == pytest.approx(1000 * mean, rel=0.03)
     other = dataclasses.replace(config, rounds={"A": 5})
-    assert spending(other, spec).training_flops > expected
+    fixed = training_flops(spec, 7, batch=2, rounds={"A": 5, "B": 2})
+    assert spending(other, spec).training_flops == 1000 * fixed

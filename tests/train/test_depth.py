@@ -68,7 +68,7 @@ def test_growing_rounds_are_run_logged_and_counted(
     assert [m.rounds for m in metrics] == [{"A": rounds} for rounds in expected]
     costs = [training_flops(spec, 23, batch=3, rounds=rounds) for rounds in expected]
     assert [m.training_flops for m in metrics] == [sum(costs[: n + 1]) for n in range(10)]
-    assert found.training_flops == sum(costs) == Depths(spec, growing).expected_flops()
+    assert found.training_flops == sum(costs) == Depths(spec, growing).planned_flops()
     assert len(visits) == sum(expected)
 
 

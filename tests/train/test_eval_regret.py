@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -11,15 +12,17 @@ import pytest
 import torch
 
 from rinsc.backends.torch.weights import save_weights
-from rinsc.cost import forward_flops
+from rinsc.cost import forward_flops, training_flops
 from rinsc.data.progress import PreparationProgress
 from rinsc.errors import UsageError
 from rinsc.graph import build_graph
+from rinsc.graph.law import draw_rounds
 from rinsc.spec import model_spec
 from rinsc.train.config import TrainConfig
+from rinsc.train.evaluate import BlockLosses
 from rinsc.train.finished import FinishedRun, finished_run
 from rinsc.train.measure import Measured, read_pair, read_text, reads_alike
-from rinsc.train.regret import Verdict, judge, nearest_rounds
+from rinsc.train.regret import LossesAt, Verdict, judge, nearest_rounds
 from tests.train.finished_runs import Runs, baseline, recursive, runs, train
 
 __all__ = ["baseline", "recursive", "runs"]
@@ -27,11 +30,23 @@ __all__ = ["baseline", "recursive", "runs"]
 CPU = torch.device("cpu")
 
 
-def verdict_of(run: FinishedRun, other: FinishedRun) -> Verdict:
-    ours, theirs = read_pair(run, other, None, None, PreparationProgress)
+def verdict_losses(
+    run: FinishedRun, other: FinishedRun, windows: int | None = None
+) -> tuple[LossesAt, BlockLosses]:
+    ours, theirs = read_pair(run, other, None, windows, PreparationProgress)
     first = Measured(run, ours, CPU, lambda done, count: None)
     second = Measured(other, theirs, CPU, lambda done, count: None)
-    return judge(run, other, first.losses, second.losses(other.rounds))
+    return first.losses, second.losses(other.rounds)
+
+
+def verdict_of(run: FinishedRun, other: FinishedRun, windows: int | None = None) -> Verdict:
+    return judge(run, other, *verdict_losses(run, other, windows))
+
+
+def test_too_few_windows_decide_nothing(recursive: FinishedRun, baseline: FinishedRun) -> None:
+    verdict = verdict_of(recursive, baseline, windows=8)
+    assert verdict.outcome == "undecided"
+    assert verdict.text.startswith("undecided: too little text, 8 of at least 10 windows")
 
 
 def test_the_trained_rounds_give_what_the_run_noted(recursive: FinishedRun) -> None:
@@ -59,8 +74,10 @@ def test_the_three_comparisons(recursive: FinishedRun, baseline: FinishedRun) ->
     assert second.difference.ours == pytest.approx(notes[0]["bits_per_byte"], rel=1e-6)
     assert second.difference.theirs == pytest.approx(notes[1]["bits_per_byte"], rel=1e-6)
     assert third.ours == third.theirs
-    assert verdict.is_regret == (first.difference.low > 0)
-    assert verdict.text.startswith("regret" if verdict.is_regret else "no regret")
+    interval = first.difference
+    decided = "regret" if interval.low > 0 else "no regret" if interval.high < 0 else "undecided"
+    assert verdict.outcome == decided
+    assert verdict.text.startswith(f"{decided}: ")
 
 
 def test_shuffled_weights_are_regretted_and_so_the_other_way_round(
@@ -75,17 +92,108 @@ def test_shuffled_weights_are_regretted_and_so_the_other_way_round(
         table.copy_(table[torch.randperm(len(table))])
     save_weights(model, shuffled.folder.weights)
     broken = verdict_of(shuffled, recursive)
-    assert broken.is_regret
+    assert broken.outcome == "regret"
     assert broken.text.startswith("regret: one round is worse")
+    assert "seed" in broken.text
     fine = verdict_of(recursive, shuffled)
-    assert not fine.is_regret
+    assert fine.outcome == "no regret"
     assert fine.text.startswith("no regret: one round is better")
+    assert "seed" in fine.text
 
 
 def test_a_model_against_itself_cannot_be_told_apart(recursive: FinishedRun) -> None:
-    itself = verdict_of(recursive, recursive).as_trained.difference
+    verdict = verdict_of(recursive, recursive)
+    itself = verdict.as_trained.difference
     assert (itself.low, itself.high) == (0, 0)
     assert itself.reading == "no difference can be told"
+    assert verdict.outcome == "undecided"
+    assert verdict.text.startswith("undecided: the run and its baseline are the same model")
+
+
+def test_a_copy_of_a_run_is_the_run_itself(recursive: FinishedRun, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(recursive.folder.path, tmp_path / "copied"))
+    assert verdict_of(recursive, finished_run(copied)).outcome == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "expected"),
+    [
+        (-0.02, -0.01, 0.0, "no regret"),
+        (0.01, 0.02, 0.0, "regret"),
+        (-0.01, 0.02, 0.0, "undecided"),
+        (-0.01, 0.0, 0.0, "undecided"),
+        (0.0, 0.01, 0.0, "undecided"),
+        (-0.01, 0.02, 0.03, "no regret"),
+        (0.01, 0.02, 0.03, "no regret"),
+        (0.01, 0.02, 0.015, "undecided"),
+        (0.02, 0.03, 0.015, "regret"),
+        (-math.inf, math.inf, 0.0, "undecided"),
+        (-math.inf, math.inf, 1e9, "undecided"),
+        (math.inf, math.inf, 0.0, "regret"),
+        (-math.inf, -math.inf, 0.0, "no regret"),
+    ],
+)
+def test_the_interval_and_the_margin_decide(
+    recursive: FinishedRun,
+    baseline: FinishedRun,
+    low: float,
+    high: float,
+    margin: float,
+    expected: str,
+) -> None:
+    found = verdict_of(recursive, baseline)
+    ours = 3.0 if low == -high else 3 + (low + high) / 2
+    difference = dataclasses.replace(
+        found.one_round.difference, ours=ours, theirs=3.0, low=low, high=high
+    )
+    verdict = dataclasses.replace(
+        found,
+        one_round=dataclasses.replace(found.one_round, difference=difference),
+        margin=margin,
+    )
+    assert verdict.outcome == expected
+    assert verdict.text.startswith(f"{expected}: ")
+    assert (verdict.undecided_because is None) == (expected != "undecided")
+
+
+@pytest.mark.parametrize("margin", [-0.001, math.nan, math.inf])
+def test_a_margin_is_a_number_from_0_up(
+    recursive: FinishedRun, baseline: FinishedRun, margin: float
+) -> None:
+    losses = verdict_losses(recursive, baseline)
+    with pytest.raises(UsageError) as caught:
+        judge(recursive, baseline, *losses, margin=margin)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("signature", "more"),
+    [
+        ("A^3{skip=0.5, adapter=linear}B", ()),
+        ("A^4{sample=uniform(1, 8)}B", ("--accumulate", "3", "--seed", "5")),
+        ("A^3{sample=poisson_lognormal(4, 0.5), inject=add, grad=2}B", ()),
+        ("A^3{skip=0.5}B", ("--rounds-schedule", "1@0,2@30%,4@70%")),
+    ],
+)
+def test_a_matched_run_that_draws_gets_a_verdict(
+    baseline: FinishedRun, runs: Runs, tmp_path: Path, signature: str, more: tuple[str, ...]
+) -> None:
+    """It ends at what its own rounds cost, to within the step that would have come next."""
+    tokenizer = str(runs.baseline / "tokenizer.json")
+    train(
+        *(signature, tmp_path / "run", runs.text, "--steps", "97", "--match", "AB"),
+        *("--tokenizer", tokenizer, "--eval-every", "10000", *more),
+    )
+    run = finished_run(tmp_path / "run")
+    logged = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
+    assert logged[-1]["training_flops"] == run.training_flops
+    grows = "--rounds-schedule" in more
+    rounds = 4 if grows else draw_rounds(run.graph, run.config.seed, run.steps)
+    one_more = training_flops(run.graph, 23, batch=3, rounds=rounds)
+    assert 0 <= baseline.training_flops - run.training_flops < one_more
+    verdict = verdict_of(run, baseline)
+    assert verdict.is_equal
+    assert "training FLOPs" not in verdict.text
 
 
 def test_other_training_flops_are_said(recursive: FinishedRun, baseline: FinishedRun) -> None:
@@ -96,8 +204,9 @@ def test_other_training_flops_are_said(recursive: FinishedRun, baseline: Finishe
     twice = dataclasses.replace(baseline, training_flops=2 * recursive.training_flops)
     verdict = verdict_of(recursive, twice)
     assert not verdict.is_equal
-    told = "no verdict: not at equal training FLOPs, the run spent 50 % fewer: one round is"
+    told = "undecided: not at equal training FLOPs, the run spent 50 % fewer; one round is"
     assert verdict.text.startswith(told)
+    assert verdict.outcome == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -183,5 +292,4 @@ def test_which_rounds_were_trained(
 def test_flops_per_token_are_those_of_a_sequence(recursive: FinishedRun) -> None:
     whole = forward_flops(recursive.graph, 23, rounds=2).total
     assert recursive.forward_flops_per_token({"A": 2}) == pytest.approx(whole / 23, abs=0.5)
-    steps = recursive.training_flops / recursive.step_flops
-    assert steps == pytest.approx(recursive.steps, rel=1e-6)
+    assert recursive.training_flops == recursive.steps * recursive.step_flops
