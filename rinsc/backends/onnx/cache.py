@@ -26,8 +26,13 @@ class Slots:
     present: list[ir.Value] = field(default_factory=list)
 
 
-def graph_slots(inputs: list[ir.Value], real: ir.DataType) -> Slots:
+FIRST = f"{PAST}0.key"
+
+
+def graph_slots(inputs: list[ir.Value], real: ir.DataType, first: ir.Value | None = None) -> Slots:
     """Slots whose past is an input of the graph, which is added to ``inputs``.
+
+    ``first``, a value named `FIRST`, is that of the first slot, where something reads it already.
 
     Names are those that other runtimes look for: ``past_key_values.N.key``, slot N being the pair
     N. In a repeat whose rounds are an input a slot has a leading dimension, its rounds.
@@ -36,7 +41,11 @@ def graph_slots(inputs: list[ir.Value], real: ir.DataType) -> Slots:
     def take(shape: Shape) -> ir.Value:
         number, which = divmod(len(inputs), 2)
         name = f"{PAST}{number}.{('key', 'value')[which]}"
-        inputs.append(make_value(name, shape, real))
+        if first is not None and name == FIRST:
+            first.shape = ir.Shape(shape)
+            inputs.append(first)
+        else:
+            inputs.append(make_value(name, shape, real))
         return inputs[-1]
 
     return Slots(take)

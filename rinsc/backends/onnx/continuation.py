@@ -1,8 +1,8 @@
 """One step of a cached model: new tokens behind a cache, whichever way the cache is held.
 
-A portable model takes masks as they come and gives a new cache back. A fused one wants the tokens
-that count first in each row, without gaps, and can append to its cache in place. Rows of several
-lengths go on token by token: its attention takes no more at once.
+A portable model gives a new cache back. A fused one can append to its cache in place. Files of
+0.4.0 want the tokens that count first in each row, so they are moved there, which also keeps the
+cache short. Behind a cache a batch of rows runs token by token: the attention takes no more.
 """
 
 from __future__ import annotations
@@ -110,11 +110,12 @@ class Continuation:
     ) -> tuple[Logits, Past]:
         """A fused step: each row has ``before`` tokens, and those of ``new`` stand first in it."""
         mask = np.concatenate([past.mask, new], axis=1)
-        lengths = before + np.maximum(new.sum(axis=1), 1)  # an operator appends at least one
-        total = int(lengths.max())
-        counted = (np.arange(total) < lengths[:, None]).astype(np.int64)
+        cached = np.arange(int(before.max())) < before[:, None]
+        added = new.copy()
+        added[:, 0] = 1  # models of 0.4.0 append at least one token to each row
+        counted = np.concatenate([cached.astype(np.int64), added], axis=1)
         arrays = {"input_ids": ids, "attention_mask": counted, **dials}
-        buffers = self.room(past, total)
+        buffers = self.room(past, counted.shape[1])
         logits = buffers.run(arrays)
         after = Past(past.owner, past.rounds, mask, buffers)
         buffers.written = ref(after)

@@ -14,8 +14,8 @@ class Decoding:
     """Calls add one token (batch,) to each sequence and give the logits (batch, vocab) after it.
 
     With a cache that is appended to in place all is bound once, the mask as wide as the room for
-    the cache: what is not yet written does not count, and no shape changes from call to call. The
-    logits are overwritten by the next call.
+    the cache: its last column is the new token's, what is not yet written does not count, and no
+    shape changes from call to call. The logits are overwritten by the next call.
     """
 
     def __init__(self, continuation: Continuation, past: Past, dials: Dials) -> None:
@@ -40,15 +40,15 @@ class Decoding:
             return self._step()
         if self._total >= self._capacity:
             self._make_room()
+        if not self._reads_arrays:
+            self._bind_inputs()
+        self._run(self._binding)
         if self._is_even:
             self._mask[:, self._total] = 1
         else:
             self._mask[np.arange(len(self._ids)), self._lengths] = 1
             self._lengths += 1
         self._total += 1
-        if not self._reads_arrays:
-            self._bind_inputs()
-        self._run(self._binding)
         return self._last_logits
 
     def _make_room(self) -> None:
@@ -68,6 +68,7 @@ class Decoding:
         lengths = np.full(len(self._ids), self._total) if self._is_even else self._lengths
         counted = np.arange(self._capacity) < lengths[:, None]
         self._mask = counted.astype(np.int64)
+        self._mask[:, -1] = 1
         self._bind_inputs()
         logits = OrtValue.ortvalue_from_numpy(self._logits)
         self._binding.bind_ortvalue_output("logits", logits)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from rinsc.backends.onnx.builder import FLOAT, INT64, RUNTIME, OpBuilder, make_value
-from rinsc.backends.onnx.cache import graph_slots, name_present
+from rinsc.backends.onnx.cache import FIRST, graph_slots, name_present
 from rinsc.backends.onnx.dials import USED, dial_name
 from rinsc.backends.onnx.form import Form
 from rinsc.backends.onnx.fusion import FusedProgram, fused_layer
 from rinsc.backends.onnx.guards import guarded
+from rinsc.backends.onnx.packing import packed
 from rinsc.backends.onnx.programs import emit_program
 from rinsc.backends.onnx.site import as_real
 from rinsc.backends.onnx.walk import Walk
@@ -19,7 +20,8 @@ from rinsc.backends.onnx.weights import Weights
 from rinsc.graph import BlockGraph
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.layers import Programs, trace_programs
-from rinsc.layers.cached import MASK, cached_programs
+from rinsc.layers.cached import MASK, POSITIONS, VISIBLE, cached_programs
+from rinsc.ops import PositionIds, VisibleKeys
 from rinsc.program import Program
 
 OPSETS = {"": 23, RUNTIME: 1}
@@ -59,13 +61,19 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
         checked[str(longest.name)] = _checked_length(op, longest, graph.spec.context)
     if takes.dtype == "float32":
         checked[takes.name] = as_real(op, checked[takes.name])
-    made = emit_program(op, programs.embed, checked)
+    embed, packing, first = programs.embed, None, None
+    if form.fused:
+        first = make_value(FIRST, (), op.real)
+        packing = packed(op, given[takes.name], given[MASK], first)
+        embed = _embed_of_packed(embed)
+        checked = {takes.name: packing.ids, POSITIONS: packing.positions}
+    sides = emit_program(op, embed, checked)
     past: list[ir.Value] = []
-    slots = graph_slots(past, op.real)
-    sides = {**made, **({MASK: checked[MASK]} if form.cached else {})}
+    slots = graph_slots(past, op.real, first)
     layers = _layers(programs, form)
-    walk = Walk(op, graph, form, programs, layers, rounds, sides)
-    logits = walk.logits(list(graph.steps()), made["x"], slots)
+    walk = Walk(op, graph, form, programs, layers, rounds, sides, packing)
+    x = walk.steps(list(graph.steps()), sides["x"], slots)
+    logits = walk.head(x if packing is None else packing.unpacked(op, x))
     logits.name = "logits"
     for name, used in walk.used.items():
         used.name = USED + name
@@ -77,6 +85,14 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
         opset_imports={domain: OPSETS[domain] for domain in sorted(op.domains)},
         name="model",
     )
+
+
+def _embed_of_packed(embed: Program) -> Program:
+    """The embedding of packed tokens, whose positions are known."""
+    nodes = tuple(n for n in embed.nodes if not isinstance(n.op, PositionIds | VisibleKeys))
+    inputs = {name: value for name, value in embed.inputs.items() if name != MASK}
+    outputs = {name: value for name, value in embed.outputs.items() if name != VISIBLE}
+    return Program({**inputs, POSITIONS: embed.outputs[POSITIONS]}, nodes, outputs)
 
 
 def _layers(programs: Programs, form: Form) -> Mapping[str, Program | FusedProgram]:

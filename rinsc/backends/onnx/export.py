@@ -55,11 +55,10 @@ def to_onnx(
     continues sequences: ``attention_mask`` (batch, past + seq) and ``past_key_values.N.key`` and
     ``.value`` (batch, kv_heads, past, head_dim) are inputs too, ``present.N.key`` and ``.value``
     outputs. Such a model uses ONNX Runtime's own operators, unless it is to be ``portable`` (or
-    its head width is one that they do not take); see `Form` for what they ask of the mask. With
-    ``gated`` the rounds are the most that can be asked for by an input ``depth``. ``precision``
-    is a `Precision` or its text, such as ``"int4 fp16:A"``. ``exit``, an `Exit` or its text, lets
-    the rounds of a dial end early, once for a whole batch; each ``rounds_used_<repeat>`` is an
-    output then.
+    its head width is one that they do not take). With ``gated`` the rounds are the most that can
+    be asked for by an input ``depth``. ``precision`` is a `Precision` or its text, such as
+    ``"int4 fp16:A"``. ``exit``, an `Exit` or its text, lets the rounds of a dial end early, once
+    for a whole batch; each ``rounds_used_<repeat>`` is an output then.
 
     Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights of
     another model, `SpecError` for a cache of a model that predicts no next token, `UsageError` for

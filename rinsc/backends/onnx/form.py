@@ -13,9 +13,9 @@ from rinsc.backends.onnx.precision import Precision
 class Form:
     """How a graph is written.
 
-    ``cached``: it continues sequences. ``fused``: with ONNX Runtime's own operators, for which
-    the tokens that count stand first in each row of the mask. ``gated``: rounds that may be left
-    out stand in an ``If`` each. ``exit``: when the rounds of a dial end early.
+    ``cached``: it continues sequences. ``fused``: with ONNX Runtime's own operators. ``gated``:
+    rounds that may be left out stand in an ``If`` each. ``exit``: when the rounds of a dial end
+    early.
     """
 
     cached: bool = False

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from rinsc.backends.onnx.builder import INT32, INT64, OpBuilder
+from rinsc.backends.onnx.builder import OpBuilder
 from rinsc.backends.onnx.fusion import (
     Fused,
     FusedOp,
@@ -18,6 +18,7 @@ from rinsc.backends.onnx.fusion import (
     Silu,
 )
 from rinsc.backends.onnx.matrices import Matrix, product
+from rinsc.backends.onnx.packing import Packing
 from rinsc.backends.onnx.site import rotary_steps
 from rinsc.ops import RotaryRows
 from rinsc.program import Node
@@ -29,7 +30,7 @@ class FusedSite:
 
     node: Fused
     prefix: Callable[[Node], str]
-    mask: ir.Value | None
+    packing: Packing | None
 
     @property
     def op(self) -> Any:
@@ -49,11 +50,9 @@ def _packed(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence[ir.Value]:
 
 
 def _grouped_attention(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence[ir.Value]:
-    """``seqlens_k`` is the last position of each sequence, padding taken out."""
-    assert at.mask is not None
-    last, total = _lengths(op, at.mask)
+    assert at.packing is not None
     attention: GroupedAttention = at.op
-    given = [*inputs, last, total]
+    given = [*inputs, at.packing.last, at.packing.total]
     if attention.rotary is not None:
         given += _rotary_tables(op, attention.rotary)
     batch, seq, width = at.node.outputs[0].shape
@@ -64,18 +63,6 @@ def _grouped_attention(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence
     }
     shapes = [(batch, seq, width), *(value.shape for value in at.node.outputs[1:])]
     return op.many("GroupQueryAttention", given, attributes, shapes)
-
-
-def _lengths(op: OpBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-    def last() -> ir.Value:
-        count = op.ReduceSum(mask, op.ints(1), keepdims=0, shape=("batch",))
-        return op.Cast(op.Sub(count, op.ints(1)), to=INT32, dtype=INT32)
-
-    def total() -> ir.Value:
-        length = op.Shape(mask, start=1, end=2, shape=(1,), dtype=INT64)
-        return op.Cast(op.Squeeze(length, shape=()), to=INT32, dtype=INT32)
-
-    return op.shared("last positions", last), op.shared("total length", total)
 
 
 def _rotary_tables(op: OpBuilder, rotary: RotaryRows) -> list[ir.Value]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from rinsc.layers import Programs, trace_programs
+from rinsc.layers.cached import VISIBLE
 from rinsc.ops import (
     Activation,
     Append,
@@ -84,12 +85,13 @@ def can_fuse(spec: ModelSpec) -> bool:
     """
     if spec.head_dim % HEAD_MULTIPLE:
         return False
-    return all(
-        [type(user.op) for user in layer.nodes if node.output in user.inputs] == [MergeHeads]
+    users = [
+        [type(user.op) for user in layer.nodes if node.output in user.inputs]
         for layer in trace_programs(spec).layer.values()
         for node in layer.nodes
         if isinstance(node.op, Attention)
-    )
+    ]
+    return bool(users) and all(of == [MergeHeads] for of in users)
 
 
 def fused_layer(layer: Program, programs: Programs) -> FusedProgram:
@@ -103,7 +105,8 @@ def fused_layer(layer: Program, programs: Programs) -> FusedProgram:
     nodes: list[Node | Fused] = list(layer.nodes)
     nodes = _fuse_attention(layer, nodes, tables)
     nodes = [_fuse_silu(node) for node in nodes]
-    return FusedProgram(layer.inputs, tuple(_used(nodes, layer.outputs)), layer.outputs)
+    inputs = {name: value for name, value in layer.inputs.items() if name != VISIBLE}
+    return FusedProgram(inputs, tuple(_used(nodes, layer.outputs)), layer.outputs)
 
 
 def _maker(program: Program, value: Value) -> Node | None:

@@ -11,6 +11,7 @@ from rinsc.backends.onnx.builder import OpBuilder
 from rinsc.backends.onnx.fused_ops import FUSED_OPS, FusedSite
 from rinsc.backends.onnx.fusion import Fused, FusedProgram
 from rinsc.backends.onnx.ops import ONNX_OPS
+from rinsc.backends.onnx.packing import Packing
 from rinsc.backends.onnx.site import Site
 from rinsc.program import Node, Program, Value
 
@@ -20,11 +21,11 @@ def emit_program(
     program: Program | FusedProgram,
     given: Mapping[str, ir.Value],
     prefix: Callable[[Node], str] = lambda node: "",
-    mask: ir.Value | None = None,
+    packing: Packing | None = None,
 ) -> dict[str, ir.Value]:
     """The program's outputs; ``prefix`` says where an operation's weights stand: ``A.0.``.
 
-    ``mask`` (batch, total) says which tokens count, to operators that want to know.
+    Fused attention reads the lengths of its rows off ``packing``.
     """
     values = {value: given[name] for name, value in program.inputs.items()}
     labels: dict[Value, str] = {}
@@ -34,7 +35,7 @@ def emit_program(
             name = node.name or type(node.op).__name__.lower()
             labels[node.outputs[0]] = name
             with op.scope(node.part), op.scope(name):
-                made = FUSED_OPS[type(node.op)](op, FusedSite(node, prefix, mask), inputs)
+                made = FUSED_OPS[type(node.op)](op, FusedSite(node, prefix, packing), inputs)
             values.update(zip(node.outputs, made, strict=True))
         else:
             label = _label(node, labels)

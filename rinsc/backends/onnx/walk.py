@@ -14,10 +14,11 @@ from rinsc.backends.onnx.cache import Slots, recorded, replayed
 from rinsc.backends.onnx.exit_loop import exit_loop
 from rinsc.backends.onnx.form import Form
 from rinsc.backends.onnx.fusion import FusedProgram
+from rinsc.backends.onnx.packing import Packing
 from rinsc.backends.onnx.programs import emit_program
 from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.layers import BlockWeights, Programs, block_weights, loop_prefix, trace_loop
-from rinsc.layers.cached import MASK, cache_inputs, cache_outputs
+from rinsc.layers.cached import cache_inputs, cache_outputs
 from rinsc.ops import Shape
 from rinsc.program import Program
 
@@ -27,7 +28,8 @@ class Walk:
     """The steps of a graph, one after the other, with what all of them share.
 
     ``layers`` are the programs of layers by kind, in the form that is written; ``rounds`` the
-    numbers that set the loops that are dials; ``sides`` what the embedding made.
+    numbers that set the loops that are dials; ``sides`` what the embedding made;
+    ``packing`` that of a fused model.
     """
 
     op: OpBuilder
@@ -37,6 +39,7 @@ class Walk:
     layers: Mapping[str, Program | FusedProgram]
     rounds: Mapping[str, ir.Value]
     sides: Mapping[str, ir.Value]
+    packing: Packing | None
     sites: Counter[str] = field(init=False)
     visits: int = field(default=0)
     nesting: int = field(default=0)  # loops around
@@ -62,7 +65,10 @@ class Walk:
 
     def logits(self, rest: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
         """The logits that a state leads to, in float32, when these steps follow it."""
-        x = self.steps(rest, x, slots)
+        return self.head(self.steps(rest, x, slots))
+
+    def head(self, x: ir.Value) -> ir.Value:
+        """The logits of the last state, in float32."""
         logits = emit_program(self.op, self.programs.head, {"x": x})["logits"]
         return logits if self.op.real == FLOAT else self.op.Cast(logits, to=FLOAT, dtype=FLOAT)
 
@@ -89,8 +95,8 @@ class Walk:
         past = {name: slots.take(program.inputs[name].shape) for name in cache_inputs(program)}
         with self.op.scope(time), self.op.scope(own.layer(index).removesuffix(".")):
             given = {**self.sides, **past, "x": x}
-            mask = self.sides.get(MASK)
-            made = emit_program(self.op, program, given, partial(own.prefix, index), mask)
+            prefix = partial(own.prefix, index)
+            made = emit_program(self.op, program, given, prefix, self.packing)
         slots.present += [made[name] for name in cache_outputs(program)]
         return made["x"]
 
