@@ -152,12 +152,14 @@ def _measure(task: Task, held_out: HeldOut | None, *, quiet: bool) -> BenchRepor
 
 
 def _quality(task: Task, held_out: HeldOut, *, quiet: bool) -> Quality:
-    from rinsc.train.quality import compare_quality
+    from rinsc.graph import build_graph
+    from rinsc.train.quality import compare_quality, tokens_to_measure
 
     with _progress("measuring the loss on held-out text", quiet=quiet) as observe:
         return compare_quality(
             *(task.session.logits, None, task.rounds),
             *(held_out.tokens, held_out.token_bytes, task.session.spec.context),
+            most_tokens=tokens_to_measure(build_graph(task.session.spec)),
             observe=observe,
         )
 

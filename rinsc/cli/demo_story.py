@@ -20,9 +20,9 @@ from rinsc.files import make_folder, write_atomically
 from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS, tree_lines
 from rinsc.sampling import Sampling
-from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.spec import ModelSpec, model_spec
 from rinsc.train.compare import Contender, train_pair
-from rinsc.train.config import TrainConfig, config_to_toml
+from rinsc.train.config import TrainConfig
 from rinsc.train.curves import curve, draw_rounds, draw_training
 from rinsc.train.evaluate import held_out_windows, quality_against_rounds
 from rinsc.train.generate import generate_ids
@@ -155,17 +155,18 @@ def _train(
         precision=fast_precision("cpu"),
         seed=settings.seed,
     )
-    write_atomically(folder / "model.toml", spec_to_toml(variant))
-    write_atomically(folder / "train.toml", config_to_toml(config))
     sides = train_pair(baseline, variant, plan, corpus, tokenizer, config, folder, TrainingProgress)
+    for ran in (sides[1].folder.model_spec, sides[1].folder.config):  # the variant, as it ran
+        write_atomically(folder / ran.name, ran.read_bytes())
     curves = [curve(side.spec.text, read_metrics(side.folder.metrics)) for side in sides]
     draw_training(curves, folder / "curves")
     for side in sides:
         print_line(
-            f"{side.spec.text}: {side.result.bits_per_byte:.4f} bits per byte after "
-            f"{exact(side.result.tokens)} tokens, {side.result.seconds:.0f} s"
+            f"{side.spec.text}: {side.result.bits_per_byte:.4f} bits per byte on "
+            f"{side.result.held_out_words} after {exact(side.result.tokens)} tokens, "
+            f"{side.result.seconds:.0f} s"
         )
-    print_line(f"loss curves: {folder / 'curves.png'}")
+    print_line(f"loss curves, on a sample of the held-out text: {folder / 'curves.png'}")
     return sides
 
 
@@ -262,7 +263,8 @@ def _result(left: Contender, right: Contender, quality: dict[int, float], folder
     gap = abs(left.result.bits_per_byte - right.result.bits_per_byte)
     print_line()
     print_line(
-        f"{winner.spec.text} won by {gap:.4f} bits per byte at "
+        f"{winner.spec.text} won by {gap:.4f} bits per byte on "
+        f"{winner.result.held_out_words} at "
         f"{winner.result.training_flops:.2e} training FLOPs: one seed, minutes of training."
     )
     summary = {

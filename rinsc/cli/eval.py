@@ -232,6 +232,7 @@ def _evaluate(
             run=str(run.folder.path),
             signature=run.signature,
             text=text.name,
+            held_out=text.part,
             windows=len(text.held_out.windows),
             sequence_length=run.sequence_length,
             precision=run.config.precision,
@@ -289,7 +290,8 @@ def _draw(report: EvalReport, picture: Path) -> None:
     other = None if base is None else _mark(base, short_text(report.baseline_signature, MAX_LABEL))
     title = f"{short_text(report.signature, MAX_TITLE)}: quality against rounds"
     where = f"held-out text of {short_text(report.text, MAX_TITLE)}"
-    words = where, f"{report.windows} windows of {report.sequence_length} tokens", report.precision
+    windows = f"{report.part_words} {report.windows} windows of {report.sequence_length} tokens"
+    words = where, windows, report.precision
     draw_evaluation(marks, other, title, picture, subtitle=" · ".join(words))
 
 

@@ -13,6 +13,7 @@ from rinsc.cli.quality_report import counts_in_words, signed
 if TYPE_CHECKING:
     from rinsc.train.evaluate import Evaluation
     from rinsc.train.harness import TaskScore
+    from rinsc.train.metrics import Part
     from rinsc.train.paired import Difference
     from rinsc.train.regret import Comparison, Verdict
 
@@ -67,6 +68,7 @@ class EvalReport:
     run: str
     signature: str
     text: str
+    held_out: Part
     windows: int
     sequence_length: int
     precision: str
@@ -77,12 +79,18 @@ class EvalReport:
     baseline_sequence_length: int = 0
     verdict: Verdict | None = None
 
+    @property
+    def part_words(self) -> str:
+        """Before the number of windows."""
+        return "all" if self.held_out == "whole" else "a sample of"
+
     def facts(self) -> dict[str, object]:
         """The report as plain data."""
         known: dict[str, object] = {
             "run": self.run,
             "signature": self.signature,
             "text": self.text,
+            "held_out": self.held_out,
             "windows": self.windows,
             "sequence_length": self.sequence_length,
             "bytes": self.rows[0].quality.byte_count,
@@ -145,7 +153,7 @@ def print_evaluation(report: EvalReport) -> None:
     if report.baseline is not None and report.baseline_sequence_length != report.sequence_length:
         lengths += f" (of the baseline: {report.baseline_sequence_length})"
     print_line(
-        f"{report.windows} windows of {lengths} of held-out text of "
+        f"{report.part_words} {report.windows} windows of {lengths} of held-out text of "
         f"{report.text}, {exact(report.rows[0].quality.byte_count)} bytes · {report.precision}"
     )
     if any(row.scores for row in report.rows):

@@ -45,6 +45,7 @@ class Report:
             rows.append(known)
         return {
             "provider": self.provider,
+            "held_out": "sample",
             "windows": windows,
             "sequence_length": length - 1,
             "bytes": self.quality.byte_count,
@@ -63,7 +64,8 @@ def measure(
     require("onnxruntime", "tokenizers")
     from rinsc.backends.onnx import Session
     from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
-    from rinsc.train.quality import compare_quality
+    from rinsc.graph import build_graph
+    from rinsc.train.quality import compare_quality, tokens_to_measure
 
     words = load_tokenizer(run.tokenizer)
     session = Session(model)
@@ -78,6 +80,7 @@ def measure(
             words.encode(text),
             words.token_bytes,
             session.spec.context,
+            most_tokens=tokens_to_measure(build_graph(session.spec)),
             observe=progress,
         )
     return Report(quality, metadata["rinsc.precision"], session.provider, trained)
@@ -142,7 +145,7 @@ def print_report(report: Report) -> None:
     windows, tokens = quality.windows.shape
     print_line()
     print_line(
-        f"on {windows} windows of {tokens - 1} tokens of held-out text, "
+        f"on a sample of held-out text: {windows} windows of {tokens - 1} tokens, "
         f"{exact(quality.byte_count)} bytes"
     )
 

@@ -120,7 +120,7 @@ def train(
         if done is not None:
             if place.is_first:
                 print("rinsc train: this run is finished; nothing was done", file=sys.stderr)
-                _print_result(done, RunFolder(output), json=json)
+                _print_result(done, spec, config, RunFolder(output), json=json)
             return
         folder = check_run_folder(output, overwrite=overwrite)
         goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
@@ -129,7 +129,7 @@ def train(
         take_over(folder, words, place, held, goes_on=goes_on, overwrite=overwrite)
         result = run(module, text, config, folder, place, track, resume=goes_on)
     if place.is_first:
-        _print_result(result, folder, json=json)
+        _print_result(result, spec, config, folder, json=json)
 
 
 def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: int | None) -> Budget:
@@ -221,13 +221,17 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _print_result(result: TrainResult, folder: RunFolder, *, json: bool) -> None:
-    facts = {"run": str(folder.path), **dataclasses.asdict(result)}
+def _print_result(
+    result: TrainResult, spec: ModelSpec, config: TrainConfig, folder: RunFolder, *, json: bool
+) -> None:
     if json:
+        from rinsc.train.run import result_facts
+
+        facts = {"run": str(folder.path), **result_facts(spec, config, result)}
         print(json_text.dumps(facts, indent=2))
         return
     rows = (
-        ("bits per byte", f"{result.bits_per_byte:.4f} on held-out text"),
+        ("bits per byte", f"{result.bits_per_byte:.4f} on {result.held_out_words}"),
         ("steps", exact(result.steps)),
         ("tokens", f"{exact(result.tokens)} ({result.epochs:.2f} epochs)"),
         ("training FLOPs", exact(result.training_flops)),

@@ -50,6 +50,7 @@ class Measuring(TrainerCallback):
     ) -> None:
         self._config, self._log, self._observer = config, log, observer
         self._sample = held_out.spread(config.eval_windows)
+        self._part = held_out.part(config.eval_windows)
         self._peak_flops = peak_flops
         self.seconds, self.training_flops = seconds, training_flops
         self._recent: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS)
@@ -86,6 +87,7 @@ class Measuring(TrainerCallback):
             tokens_per_second=tokens,
             seconds=self.seconds,
             bits_per_byte=quality,
+            held_out=None if quality is None else self._part,
             rounds=self.trainer.depths.shown_rounds(step - 1),
             gradient_norm=self.trainer.gradient_norm,
             model_flops_utilization=use,

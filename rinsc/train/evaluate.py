@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from rinsc.cost.memory import Precision
 from rinsc.data.batches import TokenizedCorpus, cut_windows, evenly_spaced
 from rinsc.graph import Rounds
+from rinsc.train.metrics import Part
 from rinsc.train.precision import autocast
 
 EVALUATION_BATCH = 16  # sequences at once
@@ -81,6 +82,10 @@ class HeldOut:
     def spread(self, count: int | None) -> HeldOut:
         """At most ``count`` of the windows, from all over the text; None means all of them."""
         return HeldOut(evenly_spaced(self.windows, count), evenly_spaced(self.byte_counts, count))
+
+    def part(self, count: int | None) -> Part:
+        """What `spread` of so many windows gives: a sample of the text, or the whole of it."""
+        return "whole" if count is None or count >= len(self.windows) else "sample"
 
     @property
     def predicted_bytes(self) -> int:

@@ -25,6 +25,7 @@ from rinsc.train.evaluate import (
 )
 from rinsc.train.finished import FinishedRun
 from rinsc.train.heldout import run_text
+from rinsc.train.metrics import Part
 
 ProgressFactory = Callable[[str], PreparationProgress]
 
@@ -36,6 +37,7 @@ class ReadText:
     name: str
     held_out: HeldOut
     blocks: Blocks
+    part: Part = "whole"
 
 
 def read_text(
@@ -47,8 +49,9 @@ def read_text(
     tokenizer is another one by now, and what `open_corpus` raises.
     """
     corpus = _tokens(run, data, progress)
-    held_out = held_out_windows(corpus, run.sequence_length).spread(windows)
-    return ReadText(_name(corpus), held_out, window_blocks(held_out))
+    whole = held_out_windows(corpus, run.sequence_length)
+    held_out = whole.spread(windows)
+    return ReadText(_name(corpus), held_out, window_blocks(held_out), whole.part(windows))
 
 
 def read_pair(

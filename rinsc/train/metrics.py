@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, TypeAlias
 
 from rinsc.errors import DataError, Problem
 from rinsc.files import cannot_write, write_atomically
+
+Part: TypeAlias = Literal["sample", "whole"]  # of the held-out text, that a figure is of
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Metrics:
 
     ``loss_nats`` is the mean over the tokens of that step's batch; ``bits_per_byte`` is of
     held-out text, where it was evaluated; ``seconds`` and ``tokens_per_second`` are of training
-    alone, evaluation excluded; ``rounds`` are those of that step by repeat, where they change.
+    alone, evaluation excluded; ``held_out`` says whether ``bits_per_byte`` is of a sample of that
+    text or of the whole of it; ``rounds`` are those of that step by repeat, where they change.
     ``gradient_norm`` is before clipping. ``model_flops_utilization`` (MFU) is training FLOPs per
     second over the measured peak of the device's matrix products.
     """
@@ -37,6 +40,7 @@ class Metrics:
     rounds: Mapping[str, int] | None = None
     gradient_norm: float | None = None
     model_flops_utilization: float | None = None
+    held_out: Part | None = None
 
     def to_json(self) -> str:
         values = dataclasses.asdict(self)

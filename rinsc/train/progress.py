@@ -36,7 +36,7 @@ class TrainingProgress:
 
         self._name = name
         self._console = console or Console(file=sys.stderr, quiet=silent)
-        self._bits_per_byte: float | None = None
+        self._quality: str | None = None
         self._steps = 0
         self._last_line = time.monotonic()
         self._bar = Progress(
@@ -66,7 +66,8 @@ class TrainingProgress:
     def stepped(self, metrics: Metrics) -> None:
         evaluated = metrics.bits_per_byte is not None
         if evaluated:
-            self._bits_per_byte = metrics.bits_per_byte
+            part = "" if metrics.held_out is None else f" ({metrics.held_out})"
+            self._quality = f"{metrics.bits_per_byte:.3f} bits/byte{part}"
         if not self._bar.disable:
             self._bar.update(self._task, completed=metrics.step, state=self._state(metrics))
         elif evaluated or time.monotonic() - self._last_line >= LINE_SECONDS:
@@ -74,13 +75,13 @@ class TrainingProgress:
 
     def finished(self, result: TrainResult) -> None:
         if self._bar.disable:
-            quality = f"{result.bits_per_byte:.4f} bits per byte on held-out text"
+            quality = f"{result.bits_per_byte:.4f} bits per byte on {result.held_out_words}"
             self._line(f"done · {quality} · {result.seconds:.0f} s")
 
     def _state(self, metrics: Metrics) -> str:
         parts = [f"loss {metrics.loss_nats:.3f}"]
-        if self._bits_per_byte is not None:
-            parts.append(f"{self._bits_per_byte:.3f} bits/byte")
+        if self._quality is not None:
+            parts.append(self._quality)
         parts.append(f"{metrics.tokens_per_second:,.0f} tokens/s")
         return " · ".join(parts)
 

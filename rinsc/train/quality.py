@@ -6,7 +6,6 @@ What gives the logits is any function of token ids: a session of ONNX Runtime, o
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,10 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.cost import forward_flops
 from rinsc.data.batches import cut_windows
 from rinsc.data.tokenizer import TokenIds
 from rinsc.errors import DataError, Problem
-from rinsc.graph import Rounds
+from rinsc.graph import BlockGraph, Rounds
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 Logits: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -28,9 +28,9 @@ Observer: TypeAlias = Callable[[float], None]  # told which part of the work is 
 BATCH_TOKENS = 1024  # run at once
 LOGITS_AT_ONCE = 1 << 24  # of one call: 64 MiB of them
 LOGITS_IN_A_CHUNK = 1 << 20  # of those turned into probabilities at once
-PROBE_TOKENS = 64  # whose time says how many more can be afforded
 ENOUGH_TOKENS = 8192  # predicted, for differences that hold
-SECONDS = 15.0  # spent where these take longer
+LEAST_TOKENS = 256  # of a model that is too large for more
+PASS_FLOPS = 400_000_000_000  # of one pass over the text: seconds on a few cores
 
 
 @dataclass
@@ -87,41 +87,46 @@ def compare_quality(
     token_bytes: npt.NDArray[np.int64],
     context: int,
     *,
-    seconds: float = SECONDS,
+    most_tokens: int = ENOUGH_TOKENS,
     observe: Observer = lambda done: None,
 ) -> Quality:
     """The model at each of ``rounds`` on ``tokens`` ``(tokens,)``, beside its exact twin.
 
-    Windows are as long as the context, or as can be afforded. They are taken from all over the
-    text, in an order that is always the same, until there are `ENOUGH_TOKENS`, or until ``seconds``
-    are over. Raises DataError for a text of less than two tokens.
+    Windows are as long as the context, as far as ``most_tokens`` and the memory for logits allow.
+    They are taken from all over the text, in an order that is always the same, until
+    ``most_tokens`` are predicted. No clock has a say, so that the same model on the same text
+    always gives the same figures. Raises DataError for a text of less than two tokens.
     """
     if len(tokens) < 2:
         hint = "give a text of some sentences"
         raise DataError(Problem("too-little-text", "the text has nothing to predict", hint=hint))
-    start, pair = time.monotonic(), _Pair(model, exact, token_bytes)
-    affordable = _affordable_tokens(pair, rounds, tokens[: context + 1], seconds, observe)
-    length = max(1, min(context, len(tokens) - 1, affordable))
-    windows = _spread(cut_windows(tokens, length), -(-ENOUGH_TOKENS // length))
+    pair, at_once = _Pair(model, exact, token_bytes), LOGITS_AT_ONCE // len(token_bytes)
+    length = max(1, min(context, len(tokens) - 1, most_tokens, at_once))
+    windows = _spread(cut_windows(tokens, length), -(-most_tokens // length))
     every = [Sums() for _ in rounds]
-    used = 0
-    for batch in _batches(windows, min(BATCH_TOKENS, affordable)):
-        begun = time.monotonic()
+    passes = len(windows) * len(rounds)
+    done = 0
+    for batch in _batches(windows, min(BATCH_TOKENS, at_once)):
         for sums, each in zip(every, rounds, strict=True):
             pair.add(sums, each, batch)
-            observe(
-                max(used / len(windows), min((time.monotonic() - start) / max(seconds, 1e-6), 1.0))
-            )
-        used += len(batch)
-        now = time.monotonic()
-        if now + (now - begun) > start + seconds:  # another batch would take as long
-            break
+            done += len(batch)
+            observe(done / passes)
     if every[0].byte_count == 0:
         hint = "give a text of some sentences"
         raise DataError(Problem("too-little-text", "the text has nothing to predict", hint=hint))
     pairs = zip(rounds, every, strict=True)
     rows = tuple(_row(each, sums, alone=exact is None) for each, sums in pairs)
-    return Quality(rows, windows[:used], every[0].byte_count)
+    return Quality(rows, windows, every[0].byte_count)
+
+
+def tokens_to_measure(graph: BlockGraph) -> int:
+    """How many tokens a report predicts: a number that depends on the model's size alone.
+
+    So all forms and precisions of a model, on any machine, are measured on the same windows.
+    """
+    length = min(graph.spec.context, ENOUGH_TOKENS)
+    flops_per_token = forward_flops(graph, length).total / length
+    return min(ENOUGH_TOKENS, max(LEAST_TOKENS, int(PASS_FLOPS / flops_per_token)))
 
 
 @dataclass(frozen=True)
@@ -138,20 +143,6 @@ class _Pair:
         given, targets = ids[:, :-1], ids[:, 1:]
         exact = None if self.exact is None else self.exact(given, rounds)
         _add(sums, self.model(given, rounds), exact, targets, self.token_bytes)
-
-
-def _affordable_tokens(
-    pair: _Pair, rounds: Sequence[Rounds], first: TokenIds, seconds: float, observe: Observer
-) -> int:
-    """How many tokens can be run at all rounds, by what a few of the first ones take."""
-    probe = first[None, : PROBE_TOKENS + 1]
-    start = time.monotonic()
-    for each in rounds:
-        pair.add(Sums(), each, probe)
-        observe(0.0)
-    spent = max(time.monotonic() - start, 1e-6)
-    affordable = int(max(seconds - spent, 0.0) / spent * (probe.shape[1] - 1))
-    return min(max(affordable, PROBE_TOKENS), LOGITS_AT_ONCE // len(pair.token_bytes))
 
 
 def _spread(windows: TokenIds, most: int) -> TokenIds:

@@ -8,16 +8,21 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from rinsc.__about__ import __version__
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.memory import allocation_errors
+from rinsc.cost import forward_flops, stored_params
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import CheckpointError, Problem
 from rinsc.files import write_atomically
+from rinsc.fingerprints import fingerprint
+from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.train.callbacks import Measuring, Observer, StopOnSignal
 from rinsc.train.checkpoint import Checkpoint, latest_whole, remove_checkpoints
@@ -28,7 +33,7 @@ from rinsc.train.devices import Devices
 from rinsc.train.evaluate import evaluate, held_out_windows
 from rinsc.train.fits import check_fits
 from rinsc.train.initialise import scale_residuals
-from rinsc.train.metrics import Metrics, MetricsLog, drop_metrics_after, read_metrics
+from rinsc.train.metrics import Metrics, MetricsLog, Part, drop_metrics_after, read_metrics
 from rinsc.train.run_folder import RunFolder, write_inputs, write_result
 from rinsc.train.same_run import require_same_run
 from rinsc.train.trainer import RinscTrainer
@@ -40,8 +45,11 @@ FINAL_TOKENS = 1 << 22  # of held-out text: some 16 MB; a tenth of a large corpu
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run comes to; quality is over the held-out text, or over `FINAL_TOKENS` of it
-    from all over where there are more."""
+    """What a finished run comes to.
+
+    Its quality is over the ``whole`` held-out text, or over a ``sample`` of `FINAL_TOKENS` from all
+    over it where it is longer; ``held_out`` says which. It is None in results of rinsc 0.4.0.
+    """
 
     steps: int
     tokens: int
@@ -52,6 +60,17 @@ class TrainResult:
     seconds: float
     perplexity: float
     accuracy: float
+    held_out: Part | None = None
+    held_out_windows: int | None = None
+    held_out_bytes: int | None = None
+
+    @property
+    def held_out_words(self) -> str:
+        """What the quality is of: ``the whole held-out text (512 windows)``."""
+        if self.held_out is None:
+            return "held-out text"
+        text = "the whole" if self.held_out == "whole" else "a sample of the"
+        return f"{text} held-out text ({self.held_out_windows:,} windows)"
 
 
 class CheckpointWarning(UserWarning):
@@ -104,6 +123,29 @@ def train(
     return _run(model, spec, corpus, config, folder, observer, devices, trackers, start)
 
 
+def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> dict[str, object]:
+    """What ``result.json`` says: which model was trained, how far, and what came of it."""
+    graph = build_graph(spec)
+    rounds = resolve_rounds(graph, config.evaluation_rounds)
+    forward = forward_flops(graph, config.sequence_length, rounds=rounds or None).total
+    return {
+        "rinsc": __version__,
+        "signature": spec.text,
+        "fingerprint": fingerprint(spec),
+        "seed": config.seed,
+        "parameters": stored_params(graph),
+        "rounds": rounds,
+        "forward_flops_per_token": round(forward / config.sequence_length),
+        **dataclasses.asdict(result),
+    }
+
+
+def result_from_facts(facts: Mapping[str, Any]) -> TrainResult:
+    """The result in a ``result.json``, also of an earlier version; raises TypeError."""
+    known = {field.name for field in dataclasses.fields(TrainResult)}
+    return TrainResult(**{name: value for name, value in facts.items() if name in known})
+
+
 def finished_result(
     folder: RunFolder,
     spec: ModelSpec,
@@ -118,7 +160,7 @@ def finished_result(
     try:
         begun = [each.read_text(encoding="utf-8") for each in (folder.model_spec, folder.config)]
         record = json.loads(folder.data_record.read_text(encoding="utf-8"))
-        result = TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
+        result = result_from_facts(json.loads(folder.result.read_text(encoding="utf-8")))
         words = record["tokenizer"]["sha256"]
         is_this = record["corpus"]["name"] == corpus and (
             tokenizer is None or words == tokenizer.sha256
@@ -169,9 +211,11 @@ def _run(
         trainer.train(resume_from_checkpoint=None if start is None else str(start.path))
     if trainer.state.global_step < config.steps:
         raise StoppedError(trainer.state.global_step)
+    most_windows = max(1, FINAL_TOKENS // config.sequence_length)
+    text = held_out.spread(most_windows)
     quality = evaluate(
         trainer.model_wrapped,
-        held_out.spread(max(1, FINAL_TOKENS // config.sequence_length)),
+        text,
         rounds=config.evaluation_rounds,
         precision=config.precision,
     )
@@ -185,9 +229,12 @@ def _run(
         seconds=measuring.seconds,
         perplexity=quality.perplexity,
         accuracy=quality.accuracy,
+        held_out=held_out.part(most_windows),
+        held_out_windows=len(text.windows),
+        held_out_bytes=quality.byte_count,
     )
     save_trained(model, folder, devices)
-    devices.on_first(lambda: write_result(folder, dataclasses.asdict(result)))
+    devices.on_first(lambda: write_result(folder, result_facts(spec, config, result)))
     if observer is not None and first:
         observer.finished(result)
     return result

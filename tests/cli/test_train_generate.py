@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 from rinsc.spec import model_spec
 from rinsc.syntax import parse
 from rinsc.train import run_folder
+from rinsc.train.config import config_from_toml
 from rinsc.train.run_folder import RunFolder, alone_in
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
@@ -390,3 +392,65 @@ def test_sampling_is_reproducible_and_json_holds_the_text(run: Path) -> None:
     assert first == again != other
     assert json.loads(first)["prompt"] == "On"
     assert json.loads(first)["text"]
+
+
+def test_a_sample_and_the_whole_of_the_held_out_text_are_told_apart(tmp_path: Path) -> None:
+    """One step has two figures: each says what it is of, and the sample's is of 64 windows."""
+    folder, text = tmp_path / "run", tmp_path / "rain.txt"
+    lines = [f"On day {day} the rain fell, and the river rose by {day % 7}." for day in range(2000)]
+    text.write_text("\n".join(lines), encoding="utf-8")
+    status, out, err = train(f"text:{text}", folder, "--steps", "4", "--eval-every", "2")
+    assert status == 0, err
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    logged = [json.loads(line) for line in lines]
+    result = json.loads((folder / "result.json").read_text())
+    assert [each["held_out"] for each in logged] == ["sample", "sample"]
+    assert f"{logged[-1]['bits_per_byte']:.3f} bits/byte (sample)" in err
+    windows = result["held_out_windows"]
+    assert windows > 64
+    assert f"{result['bits_per_byte']:.4f} on the whole held-out text ({windows} windows)" in out
+    assert result["bits_per_byte"] != logged[-1]["bits_per_byte"]
+    whole = run_cli("eval", str(folder), "--device", "cpu", "--json")
+    part = run_cli(*("eval", str(folder), "--device", "cpu", "--windows", "64"))
+    facts = json.loads(whole.out)
+    assert (facts["held_out"], facts["windows"]) == ("whole", windows)
+    assert facts["rows"][-1]["bits_per_byte"] == pytest.approx(result["bits_per_byte"], rel=1e-5)
+    assert "a sample of 64 windows" in part.out
+    assert f"{logged[-1]['bits_per_byte']:.4f}" in part.out
+
+
+def test_a_result_of_an_earlier_version_is_read(corpus: str, run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    facts = json.loads((folder / "result.json").read_text())
+    keys = ("steps", "tokens", "epochs", "training_flops", "loss_nats", "bits_per_byte", "seconds")
+    old = {key: facts[key] for key in (*keys, "perplexity", "accuracy")}
+    (folder / "result.json").write_text(json.dumps(old))
+    status, out, err = train(corpus, folder, "--steps", "4")
+    assert status == 0, err
+    assert "this run is finished" in err
+    assert f"{old['bits_per_byte']:.4f} on held-out text" in out
+    assert run_cli("eval", str(folder), "--device", "cpu", "--windows", "3").status == 0
+
+
+def test_the_demo_says_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its train.toml is the variant's own: as many steps as were trained."""
+    from rinsc.cli import demo_story
+    from rinsc.data.corpora import load_corpus
+
+    plays = load_corpus("plays")
+    train, held_out = (
+        tuple(dataclasses.replace(play, text=play.text[:6000]) for play in side[:2])
+        for side in (plays.train, plays.held_out)
+    )
+    few = dataclasses.replace(plays, train=train, held_out=held_out)
+    monkeypatch.setattr(demo_story, "load_corpus", lambda _: few)
+    small = demo_story.DemoSettings(
+        layers=2, width=16, heads=2, mlp_width=24, vocab_size=300, context=32, baseline_tokens=3000
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        demo_story.run_demo(tmp_path, small)
+    ran = config_from_toml((tmp_path / "train.toml").read_text())
+    result = json.loads((tmp_path / "variant" / "result.json").read_text())
+    assert ran.steps == result["steps"]
+    assert ran.tokens == result["tokens"]
+    assert (tmp_path / "model.toml").read_bytes() == (tmp_path / "variant/model.toml").read_bytes()

@@ -31,7 +31,7 @@ from rinsc.train.checkpoint import (
     writing_errors,
 )
 from rinsc.train.config import TrainConfig
-from rinsc.train.run import TrainResult, train
+from rinsc.train.run import result_from_facts, train
 from rinsc.train.run_folder import RunFolder, open_run_folder
 from rinsc.train.trainer import RinscTrainer
 from tests.train.runs import EndAt, EndedError, differing, fresh, timeless, trained
@@ -85,7 +85,7 @@ def test_resuming_is_exact(
     assert seen.first_step == (stop - 1) // 2 * 2
     assert differing(resumed, whole.model) == []
     assert timeless(folder) == timeless(whole.folder)
-    expected = TrainResult(**json.loads(whole.folder.result.read_text()))
+    expected = result_from_facts(json.loads(whole.folder.result.read_text()))
     assert dataclasses.replace(result, seconds=0) == dataclasses.replace(expected, seconds=0)
 
 

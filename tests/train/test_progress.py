@@ -8,15 +8,17 @@ import pytest
 from rich.console import Console
 
 from rinsc.train.config import TrainConfig
-from rinsc.train.metrics import Metrics
+from rinsc.train.metrics import Metrics, Part
 from rinsc.train.progress import TrainingProgress
 from rinsc.train.run import TrainResult
 
-RESULT = TrainResult(4, 64, 0.5, 10**12, 3.21, 2.34567, 83.2, 24.8, 0.31)
+RESULT = TrainResult(4, 64, 0.5, 10**12, 3.21, 2.34567, 83.2, 24.8, 0.31, "whole", 1234, 56789)
 
 
 def _metrics(step: int, bits_per_byte: float | None = None) -> Metrics:
-    return Metrics(step, step * 16, step * 10**12, 3.21, 1e-3, 12345.6, 9.0, bits_per_byte)
+    part: Part | None = None if bits_per_byte is None else "sample"
+    figures = (3.21, 1e-3, 12345.6, 9.0, bits_per_byte)
+    return Metrics(step, step * 16, step * 10**12, *figures, held_out=part)
 
 
 def _run(terminal: bool, name: str = "A[2]^3B") -> str:
@@ -32,8 +34,8 @@ def _run(terminal: bool, name: str = "A[2]^3B") -> str:
 
 def test_a_pipe_gets_plain_lines_at_evaluations_and_at_the_end() -> None:
     assert _run(terminal=False).splitlines() == [
-        "A[2]^3B · step 2/4 · loss 3.210 · 2.500 bits/byte · 12,346 tokens/s",
-        "A[2]^3B · done · 2.3457 bits per byte on held-out text · 83 s",
+        "A[2]^3B · step 2/4 · loss 3.210 · 2.500 bits/byte (sample) · 12,346 tokens/s",
+        "A[2]^3B · done · 2.3457 bits per byte on the whole held-out text (1,234 windows) · 83 s",
     ]
 
 
@@ -44,5 +46,5 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_terminal_gets_a_bar() -> None:
     shown = _run(terminal=True)
-    for part in ("A[2]^3B", "4/4", "loss 3.210", "2.500 bits/byte", "12,346 tokens/s"):
+    for part in ("A[2]^3B", "4/4", "loss 3.210", "2.500 bits/byte (sample)", "12,346 tokens/s"):
         assert part in shown

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from rinsc.backends.torch import CompiledModule
+from rinsc.cost import forward_flops
 from rinsc.data.batches import TokenizedCorpus, cut_windows
 from rinsc.errors import DataError
-from rinsc.graph import Rounds
+from rinsc.graph import Rounds, build_graph
+from rinsc.spec import model_spec
 from rinsc.train import evaluate, quality
 from rinsc.train.evaluate import HeldOut
-from rinsc.train.quality import Ids, Logits, bits_per_byte, compare_quality
+from rinsc.train.quality import (
+    Ids,
+    Logits,
+    bits_per_byte,
+    compare_quality,
+    tokens_to_measure,
+)
 
 
 def _logits(model: CompiledModule, ids: Ids, rounds: Rounds) -> Logits:
@@ -87,35 +96,61 @@ def test_a_model_alone_is_compared_with_nothing(
     assert row.divergence_nats == 0
 
 
-def test_the_time_is_bounded(tokens: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that only the model moves: a second for each 64 tokens."""
-    now = 0.0
-    told: list[float] = []
+@pytest.mark.parametrize("seconds", [0.0, 1e-9, 7.0, 1e6])
+def test_no_clock_decides_the_windows(
+    model: CompiledModule,
+    tokens: TokenizedCorpus,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+) -> None:
+    """Whatever time the model takes, the windows are so many, and the figures the same."""
+    now, told, text = 0.0, list[float](), tokens.held_out
 
     def slow(ids: Ids, rounds: Rounds) -> Logits:
         nonlocal now
-        now += ids.size / 64
-        return np.zeros((*ids.shape, tokens.vocab_size), np.float32)
+        now += seconds
+        return _logits(model, ids, rounds)
 
-    monkeypatch.setattr("rinsc.train.quality.time.monotonic", lambda: now)
+    for clock in ("monotonic", "perf_counter", "time", "process_time"):
+        monkeypatch.setattr(time, clock, lambda: now)
     found = compare_quality(
-        *(slow, slow, (1, 2), tokens.held_out, tokens.token_bytes, 512),
-        seconds=20,
+        *(slow, slow, (1, 2), text, tokens.token_bytes, 23),
+        most_tokens=500,
         observe=told.append,
     )
-    assert 10 < now <= 20
-    assert found.windows.shape[1] - 1 >= quality.PROBE_TOKENS
+    assert found.windows.shape == (22, 24)
     assert told == sorted(told)
-    assert max(told) <= 1
-    now = 0.0
-    fixed = compare_quality(
-        *(slow, None, (1,), tokens.held_out, tokens.token_bytes, 64), seconds=10
+    assert told[-1] == 1
+    held_out = HeldOut(found.windows, tokens.token_bytes[found.windows])
+    for row in found.rows:
+        expected = evaluate.bits_per_byte(model, held_out, rounds=row.rounds)
+        assert row.bits_per_byte == pytest.approx(expected, abs=1e-5)
+
+
+def test_more_tokens_are_the_same_ones_and_more(
+    model: CompiledModule, tokens: TokenizedCorpus
+) -> None:
+    fewer, more = (
+        compare_quality(
+            *(lambda ids, rounds: _logits(model, ids, rounds), None, (1,)),
+            *(tokens.held_out, tokens.token_bytes, 23),
+            most_tokens=count,
+        )
+        for count in (300, 900)
     )
-    again = compare_quality(
-        *(slow, None, (1,), tokens.held_out, tokens.token_bytes, 64), seconds=20
+    assert len(fewer.windows) < len(more.windows)
+    np.testing.assert_array_equal(fewer.windows, more.windows[: len(fewer.windows)])
+
+
+def test_how_many_tokens_depends_on_the_size_of_the_model() -> None:
+    small, middle, large = (
+        tokens_to_measure(build_graph(model_spec("(A^3)B", preset=name)))
+        for name in ("tiny", "small", "1b")
     )
-    assert len(fixed.windows) < len(again.windows)
-    np.testing.assert_array_equal(fixed.windows, again.windows[: len(fixed.windows)])
+    assert small == quality.ENOUGH_TOKENS > middle > large >= quality.LEAST_TOKENS
+    spec = model_spec("(A^3)B", preset="small")
+    passed = forward_flops(build_graph(spec), spec.context).total / spec.context * middle
+    assert passed == pytest.approx(quality.PASS_FLOPS, rel=0.01)
 
 
 def test_too_little_text(tokens: TokenizedCorpus) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import rinsc
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.weights import load_weights
@@ -18,6 +19,7 @@ from rinsc.cost import training_flops
 from rinsc.cost.memory import Precision
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import CheckpointError, DataError, RinscError, SpecError
+from rinsc.fingerprints import fingerprint
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.train import run
@@ -153,7 +155,18 @@ def test_the_run_folder_holds_the_trained_weights_and_the_result(
 ) -> None:
     model = fresh(spec)
     result = train(model, spec, tokens, config, folder)
-    assert json.loads(folder.result.read_text()) == dataclasses.asdict(result)
+    facts = json.loads(folder.result.read_text())
+    assert facts.items() >= dataclasses.asdict(result).items()
+    params = sum(parameter.numel() for parameter in to_torch(spec).parameters())
+    assert (facts["signature"], facts["seed"], facts["parameters"]) == ("(A^3)B", 0, params)
+    assert facts["fingerprint"] == fingerprint(spec)
+    assert facts["rinsc"] == rinsc.__version__
+    assert facts["rounds"] == {"A": 3}
+    assert (facts["steps"], facts["tokens"]) == (config.steps, config.steps * 3 * 23)
+    assert facts["training_flops"] == config.steps * training_flops(spec, 23, batch=3)
+    windows = (len(tokens.held_out) - 1) // 23
+    assert (facts["held_out"], facts["held_out_windows"]) == ("whole", windows)
+    assert facts["held_out_bytes"] == tokens.held_out_bytes[1 : windows * 23 + 1].sum()
     assert json.loads(folder.data_record.read_text()) == tokens.record
     loaded = to_torch(model_spec(folder.model_spec))
     load_weights(loaded, folder.weights)
