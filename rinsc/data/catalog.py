@@ -25,6 +25,7 @@ class Entry:
     """One corpus: where it is got, under which licence, and what must come of it.
 
     ``sha256`` is by version; ``bytes`` are of the plain text of the first of these versions.
+    ``source_archive`` is the name and SHA-256 of the source package, where there is no wheel.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     licence: str
     bytes: int
     sha256: Mapping[str, str]
+    source_archive: Mapping[str, str] | None = None
 
     @property
     def expected_sha256(self) -> str:

@@ -45,6 +45,21 @@ def model_spec(
     return _assemble({"signature": model, "preset": preset, **given}, bind or {}, None, strict)
 
 
+def spec_from_values(values: object, place: str | None = None) -> ModelSpec:
+    """The spec that a file holds as keys and values, the signature as text.
+
+    No text in it is taken for the name of a file or of an entry of the zoo. Raises `SpecError`.
+    """
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        message = f"a spec is a table of keys and values, not {type(values).__name__}"
+        hint = "for example: {'signature': '(A^3)B', 'preset': 'tiny'}"
+        raise SpecError(Problem("bad-type", message, place=place, hint=hint))
+    try:
+        return _assemble(values, {}, place, strict=False)
+    except SignatureError as error:
+        raise SpecError(*error.problems) from None
+
+
 def with_signature(
     spec: ModelSpec, signature: str | Signature, *, strict: bool = False
 ) -> ModelSpec:

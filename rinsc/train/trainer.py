@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.torch.pickles import check_torch_files
 from rinsc.backends.torch.sharded_checkpoint import load_sharded, save_sharded
 from rinsc.backends.torch.whole_checkpoint import shard_moments, shard_weights
 from rinsc.errors import Problem, RinscError
@@ -189,6 +191,7 @@ class RinscTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Weights; those that are or will be in shards are read with the optimizer."""
+        check_torch_files(Path(resume_from_checkpoint))
         if not (self.devices.shard or self._is_sharded(resume_from_checkpoint)):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 

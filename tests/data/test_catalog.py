@@ -9,6 +9,7 @@ import io
 import json
 import platform
 import re
+import sqlite3
 import tarfile
 import zipfile
 from contextlib import suppress
@@ -135,6 +136,84 @@ def test_a_source_package_that_reaches_out_of_its_folder(tmp_path: Path, place: 
     with suppress(DataError):
         module._unpacked(archive, inside)
     assert not (tmp_path / "out.md").exists()
+
+
+def _source_package(archive: Path, files: dict[str, str]) -> str:
+    """A .tar.gz; its SHA-256."""
+    with tarfile.open(archive, "w:gz") as source:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"few_words-1.0/{name}")
+            member.size = len(text)
+            source.addfile(member, io.BytesIO(text.encode()))
+    return hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+def test_the_code_of_a_source_package_does_not_run(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wheel in index.iterdir():
+        wheel.unlink()
+    witness = tmp_path / "ran"
+    setup = f"open({str(witness)!r}, 'w')\nfrom setuptools import setup\nsetup(name='few_words')\n"
+    _source_package(index / "few_words-1.0.tar.gz", {"setup.py": setup})
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # which pip reads as: no isolation
+    with pytest.raises(DataError) as caught:
+        add(words("0" * 64))
+    assert caught.value.code == "download-failed"
+    assert not witness.exists()
+
+
+def test_no_code_of_the_folder_where_you_are_runs(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "pip.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(here)
+    with pytest.raises(DataError) as caught:
+        add(words("0" * 64))
+    assert caught.value.code == "other-text"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("form", ["html", "json"])
+def test_a_package_without_a_wheel_is_fetched_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    name, folder = "few_words-1.0.tar.gz", tmp_path / "simple" / "few-words"
+    folder.mkdir(parents=True)
+    texts = {f"few_words/{number}.md": LINE * (20 + number) for number in range(9)}
+    sha256 = _source_package(folder / name, texts)
+    link = f'"url": "{(folder / name).as_uri()}"' if form == "json" else f'<a href="{name}#x">'
+    (folder / "index.html").write_text(link)
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "simple").as_uri())
+    files = ("few_words-1.0/few_words/*.md",)
+    known = dataclasses.replace(words("0" * 64), files=files, source_archive={name: sha256})
+    with pytest.raises(DataError) as caught:
+        add(known)
+    assert caught.value.code == "other-text"  # it was unpacked and read
+    found = re.search(r"[0-9a-f]{64}", caught.value.message)
+    assert found
+    assert add(dataclasses.replace(known, sha256={"1.0": found[0]})).files == 9
+    changed = dataclasses.replace(known, source_archive={name: "0" * 64})
+    with pytest.raises(DataError) as caught:
+        add(changed)
+    assert caught.value.code == "other-archive"
+
+
+def test_a_database_that_names_a_file_elsewhere(tmp_path: Path) -> None:
+    base = sqlite3.connect(tmp_path / "Bible.db")
+    base.execute("CREATE TABLE Books (TestamentID, BookID, ShortName, LongName)")
+    base.execute("CREATE TABLE Bible (TestamentID, BookID, ChapterID, VerseID, Passage1, Passage2)")
+    base.execute("INSERT INTO Books VALUES (1, 1, '/../../../out', 'Out')")
+    base.commit()
+    base.close()
+    part = tmp_path / "a" / "b"
+    part.mkdir(parents=True)
+    found = dataclasses.replace(catalog()["kjv"], files=("Bible.db",))
+    with pytest.raises(DataError, match="outside"):
+        module._write_texts(found, "1.0", tmp_path, part)
+    assert not list(tmp_path.rglob("*.txt"))
 
 
 def test_what_pip_cannot_get(index: Path, data_folder: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import pickle
 import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
 from rinsc.backends.torch import sharded_checkpoint
 from rinsc.backends.torch.sharded_checkpoint import (
@@ -138,6 +143,138 @@ def test_a_torn_checkpoint_is_never_read(
         load(saved)
     assert caught.value.code == code
     assert caught.value.hint
+
+
+class Runs:
+    """Unpickled, it makes the file that it was given."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.witness,)
+
+
+def _sign(folder: Path) -> None:
+    """The manifest as a stranger would write it, for the files as they are."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    files = [path for path in folder.iterdir() if path.name != MANIFEST]
+    manifest["files"] = {path.name: path.stat().st_size for path in files}
+    manifest["sha256"] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def _index(folder: Path) -> Metadata:
+    index: Metadata = pickle.loads((folder / ".metadata").read_bytes())
+    return index
+
+
+def _write_index(folder: Path, index: object) -> None:
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+
+
+def _index_runs(folder: Path, witness: Path) -> None:
+    _write_index(folder, Runs(witness))
+
+
+def _index_runs_inside(folder: Path, witness: Path) -> None:
+    index = _index(folder)
+    index.planner_data = [Runs(witness)]
+    _write_index(folder, index)
+
+
+def _put(folder: Path, key: str, content: bytes) -> None:
+    """Other content for an entry, at the end of its data file."""
+    index = _index(folder)
+    place = index.storage_data[MetadataIndex(key)]
+    data = folder / place.relative_path
+    place.offset, place.length = data.stat().st_size, len(content)
+    data.write_bytes(data.read_bytes() + content)
+    _write_index(folder, index)
+
+
+def _saved_bytes(value: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+def _number_runs(folder: Path, witness: Path) -> None:
+    _put(folder, "optimizer.param_groups.0.lr", _saved_bytes(Runs(witness)))
+
+
+def _number_unpacks(folder: Path, witness: Path) -> None:
+    """40 kB that unpack to 40 MB."""
+    packed = io.BytesIO()
+    plain = zipfile.ZipFile(io.BytesIO(_saved_bytes(torch.zeros(10_000_000))))
+    with plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    assert len(packed.getvalue()) < 100_000
+    _put(folder, "optimizer.param_groups.0.lr", packed.getvalue())
+
+
+def _points_out(folder: Path, witness: Path) -> None:
+    index = _index(folder)
+    for place in index.storage_data.values():
+        data = folder / place.relative_path
+        (folder.parent / "elsewhere").write_bytes(data.read_bytes())
+        place.relative_path = "../elsewhere"
+    _write_index(folder, index)
+
+
+def _points_beyond(folder: Path, witness: Path) -> None:
+    index = _index(folder)
+    next(iter(index.storage_data.values())).length = 1 << 50
+    _write_index(folder, index)
+
+
+def _claims_a_huge_memo(folder: Path, witness: Path) -> None:
+    (folder / ".metadata").write_bytes(b"\x80\x04Nr\xff\xff\xff\x7f.")
+
+
+def _claims_huge_bytes(folder: Path, witness: Path) -> None:
+    (folder / ".metadata").write_bytes(b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *(_index_runs, _index_runs_inside, _number_runs, _number_unpacks),
+        *(_points_out, _points_beyond, _claims_a_huge_memo, _claims_huge_bytes),
+    ],
+)
+def test_a_stranger_s_checkpoint_runs_nothing(
+    saved: Path, attack: Callable[[Path, Path], None]
+) -> None:
+    """Its lists of files and digests are right: only what the files say is not."""
+    witness = saved.parent / "ran"
+    attack(saved, witness)
+    _sign(saved)
+    with pytest.raises(CheckpointError) as caught:
+        load(saved)
+    assert caught.value.code == "damaged-checkpoint"
+    assert not witness.exists()
+
+
+def test_a_flipped_bit_is_found(saved: Path) -> None:
+    data = next(saved.glob("*.distcp"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 4
+    data.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError) as caught:
+        load(saved)
+    assert caught.value.code == "damaged-checkpoint"
+    assert data.name in caught.value.message
+
+
+def test_a_checkpoint_of_0_4_0_has_no_digests(saved: Path) -> None:
+    manifest = json.loads((saved / MANIFEST).read_text())
+    del manifest["sha256"]
+    (saved / MANIFEST).write_text(json.dumps(manifest))
+    load(saved)
 
 
 @pytest.mark.parametrize(

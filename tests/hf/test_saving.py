@@ -175,6 +175,31 @@ def test_a_config_without_a_model_and_a_rewritten_graph_are_refused() -> None:
         causal_lm(unroll(build_graph(small_spec("A^3B")), 2))
 
 
+@pytest.mark.parametrize("spec", [5, "AB", ["AB"], {5: "AB"}, {"signature": 5}, {}])
+def test_a_config_whose_spec_is_none(tmp_path: Path, spec: object) -> None:
+    config = {"model_type": "rinsc", "spec": spec}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SpecError) as caught:
+        RinscConfig.from_pretrained(tmp_path)
+    assert caught.value.hint
+
+
+def test_a_signature_in_a_config_opens_no_file(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('signature = "AB"\npreset = "tiny"\n')
+    for name in (str(own), "huginn"):
+        with pytest.raises(SpecError):
+            RinscConfig(spec={"signature": name, "preset": "tiny"})
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_config_names_no_code_of_the_hub(tmp_path: Path, key: str) -> None:
+    spec = {"signature": "AB", "preset": "tiny"}
+    values = {"model_type": "rinsc", "spec": spec, key: "someone/kernel"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert RinscConfig.from_pretrained(tmp_path)._attn_implementation != "someone/kernel"
+
+
 def test_a_copy_is_a_model_of_its_own() -> None:
     model, plain = pair("A^3B")
     copied = copy.deepcopy(model)

@@ -10,6 +10,11 @@ from transformers import PreTrainedConfig
 from rinsc.backends.hf.facts import FOREIGN_KEYS, ModelFacts
 from rinsc.graph import Rounds
 
+KERNEL_KEYS = (
+    *("attn_implementation", "_attn_implementation"),
+    *("experts_implementation", "_experts_implementation"),
+)
+
 
 class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call]
     """What `RinscForCausalLM` is made from.
@@ -35,6 +40,9 @@ class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call
     def __post_init__(self, **kwargs: Any) -> None:
         for key in FOREIGN_KEYS:
             kwargs.pop(key, None)
+        for key in KERNEL_KEYS:  # with a "/" in it, it is code that the hub would send
+            if "/" in str(kwargs.get(key, "")):
+                del kwargs[key]
         if self.spec is not None:
             self.spec = self.checked_spec(self.spec)
             kwargs |= self.dimensions()

@@ -19,7 +19,7 @@ from rinsc.errors import LoweringError, Problem, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.layers.hosted import hosted_programs, looks_back_by_attention_alone
 from rinsc.ops import Attention
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec import ModelSpec, spec_from_values
 from rinsc.spec.model import field_values
 from rinsc.syntax import to_text
 from rinsc.syntax.tree import Signature
@@ -50,8 +50,7 @@ class ModelFacts:
     @staticmethod
     def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
         """Every key of the spec; raises `SpecError` for one that is wrong."""
-        given = dict(spec)
-        return spec_keys(model_spec(given.pop("signature", None), **given))
+        return spec_keys(spec_from_values(spec, "spec"))
 
     def dimensions(self) -> dict[str, Any]:
         """The spec in the words that tools know."""
@@ -131,8 +130,7 @@ def spec_keys(spec: ModelSpec) -> dict[str, Any]:
 
 @lru_cache(maxsize=32)
 def _graph(items: tuple[tuple[str, Any], ...]) -> BlockGraph:
-    given = dict(items)
-    return build_graph(model_spec(given.pop("signature"), **given))
+    return build_graph(spec_from_values(dict(items), "spec"))
 
 
 # Asked for in every pass.

@@ -82,6 +82,20 @@ def tokenizer_config(context: int, tokenizer: str) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
+def plain_tokenizer_config(path: Path) -> str:
+    """A tokenizer_config.json without what names code: the folder is loaded with
+    ``trust_remote_code``, which is meant for our code alone. Raises CheckpointError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        plain = {key: value for key, value in values.items() if key != "auto_map"}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        message, hint = f"the {path.name} is damaged", "restore the file, or remove it"
+        raise CheckpointError(
+            Problem("bad-tokenizer", message, place=str(path), hint=hint)
+        ) from None
+    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+
+
 def special_token_ids(tokenizer: str) -> dict[str, int]:
     """The keys of a config that say which tokens end a text and fill a batch."""
     return {f"{use}_token_id": number for use, (_, number) in special_tokens(tokenizer).items()}

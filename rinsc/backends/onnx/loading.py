@@ -23,7 +23,7 @@ from rinsc.backends.onnx.providers import (
 )
 from rinsc.digests import sampled_digest
 from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec import ModelSpec, spec_from_values
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
@@ -130,8 +130,7 @@ def check_weights(metadata: Mapping[str, str], place: str) -> None:
 def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
     """The spec and the rounds that a model was exported with; raises `CheckpointError`."""
     try:
-        values = tomllib.loads(metadata["rinsc.spec"])
-        spec = model_spec(values.pop("signature"), **values)
+        spec = spec_from_values(tomllib.loads(metadata["rinsc.spec"]))
         rounds = {
             str(name): int(count) for name, count in json.loads(metadata["rinsc.rounds"]).items()
         }

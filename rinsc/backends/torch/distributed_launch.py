@@ -56,7 +56,13 @@ def check_gradients(*, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Gradien
 
 
 def _start(folder: Path, rank: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", CHECK, str(folder)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        CHECK,
+        str(folder),
+    ]
     with _errors(folder, rank).open("wb") as errors:
         return subprocess.Popen(
             command,

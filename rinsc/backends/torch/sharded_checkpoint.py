@@ -19,8 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -32,7 +31,14 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from rinsc.backends.torch.parallel import emitted_module
+from rinsc.backends.torch.pickles import (
+    ForeignPickleError,
+    IndexReader,
+    PlainValuesPlanner,
+    read_index,
+)
 from rinsc.backends.torch.processes import is_first, on_first, process_count
+from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import flush_to_disk, write_atomically
 from rinsc.fingerprints import fingerprint
@@ -82,16 +88,29 @@ def save_sharded(
 def load_sharded(folder: str | Path, model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
     """Fill model and optimizers from a folder; returns ``extra``. Every process calls it.
 
-    Their number may be another than that which wrote. Only load checkpoints that you trust: their
-    index is a pickle. Raises `CheckpointError`, before anything is changed, for a folder that is
-    not whole or of another model.
+    The number of processes may differ from that which wrote. Nothing that the files name is run.
+    Raises `CheckpointError` for a folder that is damaged or of another model; what is damaged by
+    accident is found before anything is changed.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
+    on_first(lambda: _check_digests(folder, manifest))
+    try:
+        index = read_index(folder, manifest["files"])
+    except (ForeignPickleError, OSError, AttributeError) as error:
+        raise _foreign(folder, error) from None
     state = _state(model, optimizers)
-    _require_same_model(folder, manifest, model, state["model"])
-    with _alone_or_together() as no_dist:
-        load(state, checkpoint_id=folder, no_dist=no_dist)
+    _require_same_model(folder, manifest, model, state["model"], index)
+    try:
+        with _alone_or_together() as no_dist:
+            load(
+                state,
+                storage_reader=IndexReader(folder, index),
+                planner=PlainValuesPlanner(),
+                no_dist=no_dist,
+            )
+    except CheckpointException as error:
+        raise _foreign(folder, next(iter(error.failures.values()))[0]) from None
     set_state_dict(
         model,
         _listed(optimizers),
@@ -168,8 +187,12 @@ def _make_empty(part: Path) -> None:
 
 def _publish(part: Path, folder: Path, manifest: dict[str, Any]) -> None:
     """Give what is written its name; an old folder of that name goes last."""
-    sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
-    write_atomically(part / MANIFEST, json.dumps(manifest | {"files": sizes}))
+    files = sorted(part.iterdir())
+    facts = {
+        "files": {path.name: path.stat().st_size for path in files},
+        "sha256": {path.name: file_digest(path) for path in files},
+    }
+    write_atomically(part / MANIFEST, json.dumps(manifest | facts))
     old = _beside(folder, "old")
     shutil.rmtree(old, ignore_errors=True)
     with suppress(FileNotFoundError):
@@ -197,26 +220,46 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         message = "this folder is not a checkpoint of many processes"
         hint = "name a folder that save_sharded wrote"
         raise _error("not-a-checkpoint", message, folder, hint)
-    for name, size in manifest["files"].items():
+    files = manifest.get("files")
+    if not (isinstance(files, dict) and files and isinstance(manifest.get("extra"), dict)):
+        raise _damaged(folder, MANIFEST)
+    for name, size in files.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
+        if Path(name).name != name or not path.is_file() or path.stat().st_size != size:
             raise _damaged(folder, name)
     return manifest
 
 
+def _check_digests(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises `CheckpointError` for a file with other content; rinsc 0.4.0 wrote no digests."""
+    digests = manifest.get("sha256")
+    if digests is None:
+        return
+    for name in manifest["files"]:
+        try:
+            is_whole = file_digest(folder / name) == digests[name]
+        except (OSError, LookupError, TypeError):
+            is_whole = False
+        if not is_whole:
+            raise _damaged(folder, name)
+
+
 def _require_same_model(
-    folder: Path, manifest: dict[str, Any], model: nn.Module, weights: Mapping[str, Any]
+    folder: Path,
+    manifest: dict[str, Any],
+    model: nn.Module,
+    weights: Mapping[str, Any],
+    metadata: Metadata,
 ) -> None:
     """Fingerprints, then names and shapes: of these the error can say which blocks differ."""
     emitted, graph = emitted_module(model)
     own = {f"model.{name}": tuple(tensor.shape) for name, tensor in weights.items()}
-    index = FileSystemReader(folder).read_metadata().state_dict_metadata
     found = {
         name: tuple(entry.size)
-        for name, entry in index.items()
+        for name, entry in metadata.state_dict_metadata.items()
         if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
     }
-    if manifest["fingerprint"] == fingerprint(graph.spec) and own == found:
+    if manifest.get("fingerprint") == fingerprint(graph.spec) and own == found:
         return
     parts = sorted(
         {
@@ -244,6 +287,13 @@ def _cannot_write(folder: Path, error: OSError) -> OutputError:
 
 def _damaged(folder: Path, name: str) -> CheckpointError:
     message = f"the checkpoint is damaged or cut short: {name}"
+    return _error("damaged-checkpoint", message, folder, "load an earlier checkpoint")
+
+
+def _foreign(folder: Path, error: BaseException) -> CheckpointError:
+    """A checkpoint whose files save_sharded did not write, or not for these optimizers."""
+    reason = str(error).partition("\n")[0][:160] or type(error).__name__
+    message = f"the checkpoint is damaged or was written by something else: {reason}"
     return _error("damaged-checkpoint", message, folder, "load an earlier checkpoint")
 
 
