@@ -6,11 +6,12 @@ Needs numpy alone, so that a model in ONNX Runtime generates without PyTorch ins
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from rinsc.errors import CheckpointError, Problem, UsageError
+from rinsc.scalars import real, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     Logits = npt.NDArray[np.floating]
 
 MAX_SEED = (1 << 63) - 1  # what every library that draws numbers takes
+_NUMBERS: dict[str, tuple[Callable[[object], int | float | None], str]] = {
+    "temperature": (real, "must be a number"),
+    "top_p": (real, "must be a number"),
+    "top_k": (whole, "must be a whole number"),
+    "seed": (whole, "must be a whole number"),
+}
+_MAY_BE_NONE = ("top_k", "top_p")
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,15 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = _wrong_types(self)
+        problems = []
+        for name, (number, rule) in _NUMBERS.items():
+            given = getattr(self, name)
+            if given is None and name in _MAY_BE_NONE:
+                continue
+            value = number(given)
+            if value is None:
+                problems.append(_problem(name, f"{rule}, not {given!r:.40}", "give one, such as 1"))
+            object.__setattr__(self, name, value)
         if problems:
             raise UsageError(*problems)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -53,6 +69,11 @@ class Sampling:
             )
         if problems:
             raise UsageError(*problems)
+
+
+def checked_seed(given: int) -> int:
+    """A seed as Python's own number; raises `UsageError` for what is none."""
+    return Sampling(seed=given).seed
 
 
 def sample_next(logits: Logits, sampling: Sampling, rng: np.random.Generator) -> int:
@@ -96,23 +117,6 @@ def kept_candidates(
         kept = int(np.searchsorted(reached, top_p * reached[-1])) + 1
         candidates, weights = candidates[:kept], weights[:kept]
     return candidates, weights
-
-
-def _wrong_types(sampling: Sampling) -> list[Problem]:
-    """A problem for each setting that is not a number of its kind."""
-    whole, real = "must be a whole number", "must be a number"
-    problems = []
-    for name, kind, rule in (
-        ("temperature", Real, real),
-        ("top_p", Real, real),
-        ("top_k", Integral, whole),
-        ("seed", Integral, whole),
-    ):
-        value = getattr(sampling, name)
-        may_be_none = name in ("top_k", "top_p") and value is None
-        if not may_be_none and (isinstance(value, bool) or not isinstance(value, kind)):
-            problems.append(_problem(name, f"{rule}, not {value!r:.40}", "give one, such as 1"))
-    return problems
 
 
 def _problem(name: str, message: str, hint: str) -> Problem:

@@ -24,6 +24,7 @@ from rinsc.errors import LoweringError, Problem, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds, unroll
 from rinsc.layers import model_input, require_language_model
 from rinsc.ops import at_sizes
+from rinsc.sampling import checked_seed
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
 from rinsc.syntax.shrink import shrunk
@@ -60,7 +61,7 @@ def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
     The state of PyTorch's generator is left alone. Raises `LoweringError` for a schedule too long
     to be compared in reasonable time.
     """
-    spec = require_spec(spec)
+    spec, seed = require_spec(spec), checked_seed(seed)
     small = small_copy(spec)
     graph = build_graph(small)
     executed = graph.executed_layers()

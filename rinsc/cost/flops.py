@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from rinsc.cost.checks import require_counts, require_sequence
+from rinsc.cost.checks import checked_counts, checked_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import Number, RunCounts, expected_run_counts, run_counts
 from rinsc.cost.runs import ProgramRuns, program_runs
@@ -53,7 +53,11 @@ def forward_flops(
     rounds: Rounds = None,
     convention: FlopConvention = PYTORCH,
 ) -> FlopSplit:
-    """Forward FLOPs of ``batch`` sequences of ``seq`` tokens, at the rounds written or asked."""
+    """Forward FLOPs of ``batch`` sequences of ``seq`` tokens, at the rounds written or asked.
+
+    Raises `SpecError` for counts that are not positive.
+    """
+    seq, batch = checked_counts(seq=seq, batch=batch)
     counts = run_counts(graph, resolve_rounds(graph, rounds))
     by_part: Counter[str] = Counter()
     by_block: Counter[str] = Counter()
@@ -81,8 +85,8 @@ def training_flops(
     keep gradients from what stands before it.
     """
     graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
-    require_sequence(graph.spec, seq)
-    require_counts(batch=batch)
+    seq = checked_sequence(graph.spec, seq)
+    (batch,) = checked_counts(batch=batch)
     counts = expected_run_counts(graph, set_rounds(graph, rounds))
     return round(flops_of_a_step(graph, counts, batch, seq, convention))
 
@@ -99,6 +103,7 @@ def training_flops_per_token(
     Exact where no rounds are drawn, else rounded.
     """
     flops = training_flops(spec, seq, rounds=rounds, convention=convention)
+    (seq,) = checked_counts(seq=seq)
     return (2 * flops + seq) // (2 * seq)
 
 

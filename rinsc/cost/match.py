@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from rinsc.cost.checks import require_counts, require_sequence
+from rinsc.cost.checks import checked_counts, checked_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.flops import training_flops
 from rinsc.errors import Problem, SpecError
@@ -79,8 +79,8 @@ def match_compute(
     """
     seq = require_spec(baseline).context if seq is None else seq
     for spec in (baseline, variant):
-        require_sequence(require_spec(spec), seq)
-    require_counts(tokens=tokens, batch_tokens=batch_tokens)
+        seq = checked_sequence(require_spec(spec), seq)
+    tokens, batch_tokens = checked_counts(tokens=tokens, batch_tokens=batch_tokens)
     if batch_tokens % seq:
         message = f"{batch_tokens} tokens a step are not whole sequences of {seq}"
         hint = f"use a multiple of {seq}, such as {8 * seq}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from rinsc.cost.checks import checked_counts
 from rinsc.cost.counts import RunCounts, exactly, run_counts
 from rinsc.cost.params import stored_params
 from rinsc.cost.runs import FRAME, ProgramRuns, program_runs
@@ -55,6 +56,7 @@ def memory(
     Weights are stored in ``precision``, and so are the cache and the activations. Rounds are those
     written, where none are asked, also where training draws them.
     """
+    seq, batch = checked_counts(seq=seq, batch=batch)
     params = stored_params(graph)
     resolved = resolve_rounds(graph, rounds)
     counts = run_counts(graph, resolved)

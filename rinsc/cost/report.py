@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from rinsc.cost.checks import require_counts, require_sequence
+from rinsc.cost.checks import checked_counts, checked_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import exactly, in_expectation, run_counts
 from rinsc.cost.flops import FlopSplit, forward_flops, set_rounds, training_flops
@@ -94,9 +94,8 @@ def cost_report(
     `GraphError` for rounds that the model cannot run or train.
     """
     graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
-    seq = graph.spec.context if seq is None else seq
-    require_sequence(graph.spec, seq)
-    require_counts(batch=batch)
+    seq = checked_sequence(graph.spec, graph.spec.context if seq is None else seq)
+    (batch,) = checked_counts(batch=batch)
     counts = run_counts(graph, resolve_rounds(graph, rounds))
     given = set_rounds(graph, rounds)
     return CostReport(

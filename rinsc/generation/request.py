@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from rinsc.errors import Problem, UsageError
 from rinsc.graph import Rounds
+from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -51,17 +51,18 @@ def checked_request(
     are not in the vocabulary, and a negative count.
     """
     given: list[Any] = _listed(prompt)
-    is_single = not given or _index(given[0]) is not None
-    rows = [given] if is_single else [_listed(row) for row in given]
-    for number, row in enumerate(rows, start=1):
-        _require_prompt("prompt" if is_single else f"prompt {number} of {len(rows)}", row, spec)
-    _require_ids("stop_ids", stops := _listed(stop_ids), spec)
-    count = _index(new_tokens)
+    is_single = not given or whole(given[0]) is not None
+    listed = [given] if is_single else [_listed(row) for row in given]
+    rows = tuple(
+        _prompt_ids("prompt" if is_single else f"prompt {number} of {len(listed)}", row, spec)
+        for number, row in enumerate(listed, start=1)
+    )
+    stops = frozenset(_ids("stop_ids", _listed(stop_ids), spec))
+    count = whole(new_tokens)
     if count is None or count < 0:
         message = "the number of new tokens must be whole and at least 0"
         raise UsageError(Problem("bad-count", message, hint="say how many to add"))
-    ids = tuple(tuple(map(operator.index, row)) for row in rows)
-    return Request(ids, count, frozenset(map(operator.index, stops)), is_single)
+    return Request(rows, count, stops, is_single)
 
 
 def window_moves(prompt_tokens: int, new_tokens: int, context: int) -> bool:
@@ -69,22 +70,24 @@ def window_moves(prompt_tokens: int, new_tokens: int, context: int) -> bool:
     return new_tokens > 0 and prompt_tokens + new_tokens - 1 > context
 
 
-def _require_prompt(name: str, row: Sequence[Any], spec: ModelSpec) -> None:
+def _prompt_ids(name: str, row: Sequence[Any], spec: ModelSpec) -> tuple[int, ...]:
     if not row:
         raise UsageError(Problem("bad-prompt", f"{name} is empty", hint="give at least one token"))
     if len(row) > spec.context:
         message = f"{name} has {len(row)} tokens, more than the context of {spec.context}"
         hint = f"give at most {spec.context} of them, the last ones, or a model of a larger context"
         raise UsageError(Problem("prompt-too-long", message, hint=hint))
-    _require_ids(name, row, spec)
+    return _ids(name, row, spec)
 
 
-def _require_ids(name: str, ids: Sequence[Any], spec: ModelSpec) -> None:
-    indices = [_index(token) for token in ids]
-    if not all(index is not None and 0 <= index < spec.vocab_size for index in indices):
+def _ids(name: str, given: Sequence[Any], spec: ModelSpec) -> tuple[int, ...]:
+    """Token ids as Python's own numbers; raises `UsageError` for one that is none."""
+    ids = tuple(number for token in given if (number := whole(token)) is not None)
+    if len(ids) < len(given) or not all(0 <= token < spec.vocab_size for token in ids):
         message = f"{name} must be of token ids from 0 to {spec.vocab_size - 1}"
         hint = "give ids that the model's own tokenizer makes of a text"
         raise UsageError(Problem("bad-token", message, hint=hint))
+    return ids
 
 
 def _listed(given: Any) -> list[Any]:
@@ -93,11 +96,3 @@ def _listed(given: Any) -> list[Any]:
         return [None] if isinstance(given, str) else list(given)
     except TypeError:
         return [None]
-
-
-def _index(given: Any) -> int | None:
-    """A whole number of whatever library; None for anything else."""
-    try:
-        return operator.index(given)
-    except TypeError:
-        return None

@@ -6,6 +6,7 @@ from rinsc.graph.rounds import (
     Rounds,
     RoundsWarning,
     beyond_training,
+    plain_rounds,
     resolve_rounds,
     trained_rounds,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "at_rounds",
     "beyond_training",
     "build_graph",
+    "plain_rounds",
     "resolve_rounds",
     "trained_rounds",
     "unroll",

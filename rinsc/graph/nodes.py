@@ -10,7 +10,11 @@ from typing import TypeAlias
 
 import networkx as nx
 
+from rinsc.errors import GraphError, Problem
+from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
+from rinsc.spec.checks import shown
+from rinsc.syntax.limits import MAX_ROUNDS
 from rinsc.syntax.settings import RepeatOptions, Tie
 
 PLAIN = RepeatOptions()
@@ -57,7 +61,7 @@ class Loop:
         """Its rounds among those of every loop, one number for all, or those written."""
         if self.fixed or rounds is None:
             return self.rounds
-        return rounds[self.name] if isinstance(rounds, Mapping) else rounds
+        return checked_count(rounds[self.name] if isinstance(rounds, Mapping) else rounds, "")
 
 
 GraphNode: TypeAlias = Input | Output | Visit | Loop
@@ -160,6 +164,16 @@ class BlockGraph:
             else:
                 for _ in range(step.rounds):
                     yield from step.body.visits()
+
+
+def checked_count(given: object, of: str) -> int:
+    """A number of rounds; raises `GraphError` where it is none from 1 to `MAX_ROUNDS`."""
+    count = whole(given)
+    if count is not None and 1 <= count <= MAX_ROUNDS:
+        return count
+    message = f"rounds{of} are {shown(given)}; they must be whole and from 1 to {MAX_ROUNDS}"
+    hint = f"give a whole number from 1 to {MAX_ROUNDS}"
+    raise GraphError(Problem("bad-rounds", message, hint=hint))
 
 
 def chain(steps: Iterable[Visit | Loop]) -> nx.DiGraph[int]:

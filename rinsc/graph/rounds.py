@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from rinsc.errors import GraphError, Problem, did_you_mean
-from rinsc.graph.nodes import BlockGraph
-from rinsc.spec.checks import shown
+from rinsc.graph.nodes import BlockGraph, checked_count
+from rinsc.scalars import whole
 from rinsc.syntax.limits import MAX_ROUNDS as MAX_ROUNDS
 from rinsc.syntax.samplers import largest_draw
 
@@ -19,8 +19,9 @@ MAX_RUN_VISITS = 1 << 16  # of all blocks: what nested repeats multiply to
 def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
     """Rounds of every dial by its name; repeats that ``rounds`` leaves out run as written.
 
-    One number sets every dial. Raises `GraphError` for an unknown repeat, for rounds that are not
-    whole numbers from 1 to `MAX_ROUNDS`, and for more than `MAX_RUN_VISITS` visits in all.
+    One number sets every dial; those of numpy and torch are welcome. Raises `GraphError` for an
+    unknown repeat, for rounds that are not whole numbers from 1 to `MAX_ROUNDS`, and for more than
+    `MAX_RUN_VISITS` visits in all.
     """
     written = {loop.name: loop.rounds for loop in graph.dials()}
     if rounds is None:
@@ -31,6 +32,16 @@ def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
         message = f"these rounds visit blocks {visits:.2e} times; at most {MAX_RUN_VISITS} are run"
         raise GraphError(Problem("too-many-visits", message, hint="ask for fewer rounds"))
     return asked
+
+
+def plain_rounds(rounds: Rounds) -> Rounds:
+    """The same rounds with Python's own numbers in place of those of other libraries.
+
+    What is no whole number stays as it is, for `resolve_rounds` to refuse.
+    """
+    if isinstance(rounds, Mapping):
+        return {name: whole(count) or count for name, count in rounds.items()}
+    return None if rounds is None else whole(rounds) or rounds
 
 
 class RoundsWarning(UserWarning):
@@ -61,23 +72,16 @@ def beyond_training(rounds: Mapping[str, int], trained: Mapping[str, int]) -> st
 def _asked_rounds(written: Mapping[str, int], rounds: int | Mapping[str, int]) -> dict[str, int]:
     """Each repeat's rounds, each of them possible alone."""
     if not isinstance(rounds, Mapping):
-        _require_count(rounds, "")
-        if not written and rounds != 1:
+        count = checked_count(rounds, "")
+        if not written and count != 1:
             raise GraphError(_unknown_repeat("", written))
-        return dict.fromkeys(written, rounds)
-    for name, count in rounds.items():
+        return dict.fromkeys(written, count)
+    asked = dict(written)
+    for name, given in rounds.items():
         if name not in written:
             raise GraphError(_unknown_repeat(str(name), written))
-        _require_count(count, f" of repeat '{name}'")
-    return {**written, **rounds}
-
-
-def _require_count(count: object, of: str) -> None:
-    if type(count) is int and 1 <= count <= MAX_ROUNDS:
-        return
-    message = f"rounds{of} are {shown(count)}; they must be whole and from 1 to {MAX_ROUNDS}"
-    hint = f"give a whole number from 1 to {MAX_ROUNDS}"
-    raise GraphError(Problem("bad-rounds", message, hint=hint))
+        asked[name] = checked_count(given, f" of repeat '{name}'")
+    return asked
 
 
 def _unknown_repeat(name: str, written: Mapping[str, int]) -> Problem:

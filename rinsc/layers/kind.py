@@ -12,6 +12,7 @@ from rinsc.errors import GraphError, Problem
 from rinsc.kinds import KindPlace, kind_place
 from rinsc.ops import Shape
 from rinsc.program import Builder, Value
+from rinsc.scalars import real
 from rinsc.spec import ModelSpec
 
 Sides: TypeAlias = dict[str, Value]  # made once from the input and given to every layer
@@ -58,8 +59,10 @@ class LayerKind:
             raise TypeError("embed, layer, head, sides, enter and leave must be functions")
         if self.takes not in TAKES:
             raise ValueError(f"takes must be one of {', '.join(TAKES)}, not {self.takes!r}")
-        if not isinstance(self.init_std, int | float) or not 0 < self.init_std < math.inf:
+        init_std = real(self.init_std)
+        if init_std is None or not 0 < init_std < math.inf:
             raise ValueError(f"init_std must be a number above 0, not {self.init_std!r}")
+        object.__setattr__(self, "init_std", float(init_std))
 
 
 @dataclass(frozen=True)

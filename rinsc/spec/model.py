@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from rinsc.errors import Problem, SpecError, did_you_mean
 from rinsc.presets import PRESETS
+from rinsc.scalars import plain
 from rinsc.spec.checks import at_key, combination_problems, value_problem
 from rinsc.syntax import part_sizes, to_text
 from rinsc.syntax.parts import part_options
@@ -43,6 +44,8 @@ class ModelSpec:
     patch_width: int = 768
 
     def __post_init__(self) -> None:
+        for key, value in field_values(self).items():
+            object.__setattr__(self, key, plain(value))
         problems = spec_problems(field_values(self), place=None)
         if problems:
             raise SpecError(*problems)
@@ -127,9 +130,10 @@ def spec_problems(
     for key in KEYS:
         if key not in values:
             continue
-        problem = value_problem(key, KEYS[key], values[key], place)
+        value = plain(values[key])
+        problem = value_problem(key, KEYS[key], value, place)
         if problem is None:
-            sound[key] = values[key]
+            sound[key] = value
         else:
             problems.append(problem)
     return problems + combination_problems(sound, place, strict)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
 from rinsc.presets import PRESETS
+from rinsc.scalars import whole
 from rinsc.spec.checks import at_key
 from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
 from rinsc.syntax import bind as bind_exponents
@@ -155,7 +156,7 @@ def _preset(
 
 def _binding(table: object, problems: list[Problem], place: str | None) -> Mapping[str, int]:
     """The exponents that a file binds."""
-    if isinstance(table, dict) and all(type(value) is int for value in table.values()):
+    if isinstance(table, dict) and all(whole(value) is not None for value in table.values()):
         return table
     message = "'bind' must be a table of whole numbers"
     hint = "for example: bind = { r = 3 }"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rinsc.errors import Problem, Span, SpecError
+from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
 from rinsc.spec.checks import shown
 from rinsc.spec.model import require_spec
@@ -78,7 +79,7 @@ def variants(
     shorter words first; of spellings of one model the first. Raises `SpecError` for bounds out of
     range.
     """
-    _require_bounds(
+    letters, length, degree = _checked_bounds(
         letters=(letters, MAX_LETTERS),
         length=(length, MAX_LENGTH),
         degree=(degree, MAX_ENUMERATED_DEGREE),
@@ -135,12 +136,16 @@ def _variant(word: Word, degree: int, flat: Word, sizes: tuple[int, ...], price:
     return Variant(word, degree, *price.costs(len(sizes), len(flat), executed))
 
 
-def _require_bounds(**bounds: tuple[int, int]) -> None:
-    problems = []
+def _checked_bounds(**bounds: tuple[int, int]) -> tuple[int, ...]:
+    problems, numbers = [], []
     for name, (value, most) in bounds.items():
-        if type(value) is not int or not 1 <= value <= most:
+        number = whole(value)
+        if number is not None and 1 <= number <= most:
+            numbers.append(number)
+        else:
             message = f"{name} must be a whole number from 1 to {most}, not {shown(value)}"
             hint = f"give {name} from 1 to {most}"
             problems.append(Problem("bad-bounds", message, place=name, hint=hint))
     if problems:
         raise SpecError(*problems)
+    return tuple(numbers)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from rinsc.errors import Problem, SpecError
+from rinsc.scalars import real
+from rinsc.spec.checks import shown
 
 
 class HasCosts(Protocol):
@@ -35,6 +37,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         problems = []
+        for field in fields(self):
+            object.__setattr__(self, field.name, self._number(field.name))
         for name in ("parameters", "layers_executed", "cost_ratio"):
             least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if not least <= most:
@@ -43,6 +47,14 @@ class Limits:
                 problems.append(Problem("empty-range", message, place=name, hint=hint))
         if problems:
             raise SpecError(*problems)
+
+    def _number(self, name: str) -> int | float:
+        given = getattr(self, name)
+        number = real(given)
+        if number is None:
+            message = f"{name} must be a number, not {shown(given)}"
+            raise SpecError(Problem("bad-type", message, place=name, hint=f"change '{name}'"))
+        return number
 
     def admit(self, model: HasCosts) -> bool:
         """Whether a model is wanted."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rinsc.errors import Problem, SignatureError
+from rinsc.scalars import whole
 from rinsc.syntax.contradictions import check_contradictions
 from rinsc.syntax.expand import check_limits, free_exponents, require_bound
 from rinsc.syntax.limits import MAX_DIGITS
@@ -25,10 +26,11 @@ def bind(sig: Signature, values: Mapping[str, int]) -> Signature:
     for name in values:
         if name not in free:
             raise _unknown(name, list(free))
+    numbers: dict[str, int] = {}
     for name, span in free.items():
         if name in values:
-            _check_value(name, values[name], replace(sig.body, span=span), sig.source)
-    bound = replace(sig, body=_bind_items(sig.body, values))
+            numbers[name] = _checked(name, values[name], replace(sig.body, span=span), sig.source)
+    bound = replace(sig, body=_bind_items(sig.body, numbers))
     require_bound(bound)
     check_contradictions(bound)
     check_limits(bound)
@@ -59,10 +61,13 @@ def _unknown(name: str, free: list[str]) -> SignatureError:
     return SignatureError(Problem("unknown-exponent", message, place=f"--set {name}", hint=known))
 
 
-def _check_value(name: str, value: int, at: Sequence, source: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def _checked(name: str, given: int, at: Sequence, source: str) -> int:
+    """The value of an exponent as Python's own number."""
+    value = whole(given)
+    if value is None or value < 1:
         message = f"the exponent '{name}' must be a whole number from 1"
         raise signature_error("bad-power", message, source, at.span, f"--set {name}=3")
     if value >= 10**MAX_DIGITS:
         message = f"the exponent '{name}' has more than {MAX_DIGITS} digits"
         raise signature_error("power-too-large", message, source, at.span, f"--set {name}=3")
+    return value

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rinsc.cost.memory import Checkpointing, Precision
 from rinsc.errors import Problem, SpecError, did_you_mean
 from rinsc.graph import Rounds
+from rinsc.scalars import plain
 from rinsc.spec.checks import shown
 from rinsc.train.rules import broken_rules
 
@@ -65,6 +66,8 @@ class TrainConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         problems = [
             Problem(
                 code="bad-config",
@@ -90,6 +93,13 @@ class TrainConfig:
     def tokens(self) -> int:
         """Tokens trained on over the whole run."""
         return self.steps * self.batch_tokens
+
+
+def _plain(value: Any) -> Any:
+    """A setting with Python's own numbers in place of those of other libraries."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else plain(value)
 
 
 def config_to_toml(config: TrainConfig) -> str:

@@ -12,7 +12,7 @@ import torch
 from rinsc.backends.torch import CompiledModule, load_weights, to_torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.cost import forward_flops, stored_params
-from rinsc.cost.checks import require_sequence
+from rinsc.cost.checks import checked_sequence
 from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
 from rinsc.errors import CheckpointError, Problem
@@ -139,7 +139,7 @@ def finished_run(path: Path) -> FinishedRun:
         raise _error("bad-result", message, folder.result, "restore the file")
     steps, training_flops = (int(str(number)) for number in numbers)
     config = config_from_toml(text, place=str(folder.config))
-    require_sequence(graph.spec, config.sequence_length)
+    checked_sequence(graph.spec, config.sequence_length)
     return FinishedRun(folder, graph, config, steps, training_flops)
 
 

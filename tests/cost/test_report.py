@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rinsc.cost import FlopConvention, cost_report
-from rinsc.cost.checks import require_counts
+from rinsc.cost.checks import checked_counts
 from rinsc.errors import RinscError, SpecError
 from rinsc.spec import model_spec
 
@@ -95,10 +95,10 @@ def test_a_count_beyond_the_limit_names_it_and_shows_that_it_is_cut() -> None:
     assert caught.value.message == f"seq must be a whole number from 1 to 1e18, not {10**30}"
     assert count_message(10**90).endswith("not " + "1".ljust(37, "0") + "...")
     assert count_message(10**18 + 1).endswith(f"not {10**18 + 1}")
-    require_counts(tokens=10**18)
+    checked_counts(tokens=10**18)
 
 
 def count_message(count: int) -> str:
     with pytest.raises(SpecError) as caught:
-        require_counts(tokens=count)
+        checked_counts(tokens=count)
     return caught.value.message

@@ -11,6 +11,7 @@ from pathlib import Path
 ORDER = (
     "__about__",
     "errors",
+    "scalars",
     "files",
     "digests",
     "resources",

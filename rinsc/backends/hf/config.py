@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from rinsc.backends.hf.facts import FOREIGN_KEYS, ModelFacts
-from rinsc.graph import Rounds
+from rinsc.graph import Rounds, plain_rounds
 
 KERNEL_KEYS = (
     *("attn_implementation", "_attn_implementation"),
@@ -30,7 +30,7 @@ class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call
     has_no_defaults_at_init = True
 
     spec: dict[str, Any] | None = None
-    rounds: int | dict[str, int] | None = None
+    rounds: Rounds = None
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -51,8 +51,10 @@ class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "rounds" and "num_hidden_layers" in vars(self):
-            self.num_hidden_layers = self.executed_layers(self.resolved(value))
+        if name == "rounds":
+            value = plain_rounds(value)
+            if "num_hidden_layers" in vars(self):
+                self.num_hidden_layers = self.executed_layers(self.resolved(value))
         super().__setattr__(name, value)  # type: ignore[no-untyped-call]
 
     def rounds_of(self, rounds: Rounds = None) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 from rinsc.backends.hf.plans import fsdp_plan, tp_plan
 from rinsc.backends.torch.hosting import HostedModule, hosted_class
 from rinsc.backends.torch.steps import takes_noise_seed
-from rinsc.cost.checks import require_sequence
+from rinsc.cost.checks import checked_sequence
 from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import run_counts
 from rinsc.cost.flops import flops_of_a_step
@@ -99,7 +99,7 @@ class ModelFacts:
 
     def require_sequence(self, seq: int) -> None:
         """Raises `SpecError` for a sequence beyond the context."""
-        require_sequence(self.model_spec, seq)
+        checked_sequence(self.model_spec, seq)
 
     def tp_plan(self) -> dict[str, str]:
         """How matrices are cut over devices."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from inspect import getsource
 from typing import Any, get_args
 
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.sums_source import cache_slots, executed_layers, step_flops, total
 from rinsc.backends.torch.hosting import Checkpointing
 from rinsc.backends.torch.statements import indented
+from rinsc.graph import plain_rounds
 
 LINE = 100
 
@@ -101,7 +103,7 @@ def facts_source(config: RinscConfig) -> str:
         cache_slots=_body([*total(graph, cache_slots(graph)), "return slots"]),
         step_flops=_body(step_flops(graph)),
     )
-    return "\n".join(lines) + "\n\n" + _ERRORS + facts
+    return "\n".join([*lines, "", "", getsource(plain_rounds), ""]) + _ERRORS + facts
 
 
 def literal(name: str, values: Mapping[str, Any]) -> list[str]:
@@ -131,7 +133,7 @@ def _resolved(looped: bool) -> list[str]:
     if looped:
         return ["return dict(resolve_rounds(rounds))"]
     return [
-        "if rounds is True or rounds not in (None, 1, {}):",
+        "if rounds not in (None, {}) and whole(rounds) != 1:",
         '    raise ValueError(f"rounds {rounds!r} were asked of a model without a repeat")',
         "return {}",
     ]

@@ -8,7 +8,7 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import spec_keys
 from rinsc.backends.hf.model import RinscForCausalLM
 from rinsc.errors import LoweringError, Problem
-from rinsc.graph import BlockGraph, Rounds, build_graph
+from rinsc.graph import BlockGraph, Rounds, build_graph, plain_rounds
 from rinsc.spec import ModelSpec
 
 
@@ -24,7 +24,6 @@ def causal_lm(
         message = "a graph that was unrolled or rewritten cannot be said in a config"
         hint = "give the spec, and the rounds when the model runs"
         raise LoweringError(Problem("rewritten-graph", message, hint=hint))
-    plain = rounds if rounds is None or isinstance(rounds, int) else dict(rounds)
-    config = RinscConfig(spec=spec_keys(graph.spec), rounds=plain)
+    config = RinscConfig(spec=spec_keys(graph.spec), rounds=plain_rounds(rounds))
     with torch.device(device):
         return RinscForCausalLM(config)

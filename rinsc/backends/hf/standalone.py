@@ -49,8 +49,7 @@ def standalone_source(config: RinscConfig) -> str:
     emitted = imports.without(emit_source(config.graph, hosted=True))
     facts = facts_source(config)
     imports.add("typing", "Any", "Literal", "TypeAlias")
-    if "Mapping[" in facts:
-        imports.add("collections.abc", "Mapping")
+    imports.add("collections.abc", "Mapping")
     own = [imports.without(_text(part)) for part in PARTS]
     title = _TITLE.format(signature=_wrapped(config.graph.spec.text))
     body = "\n\n\n".join(text.strip("\n") for text in (emitted, facts, *own))

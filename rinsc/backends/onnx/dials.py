@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.errors import LoweringError, Problem
-from rinsc.graph import BlockGraph, Rounds, resolve_rounds
+from rinsc.graph import BlockGraph, Rounds, plain_rounds, resolve_rounds
 
 USED = "rounds_used_"  # outputs of models whose rounds may end early
 
@@ -30,7 +30,7 @@ class Dials:
 
     def arrays(self, rounds: Rounds) -> dict[str, npt.NDArray[np.int64]]:
         """The inputs for these rounds; the last ones are kept, since each token asks again."""
-        asked = dict(rounds) if isinstance(rounds, Mapping) else rounds
+        asked = plain_rounds(rounds)
         last = self._last
         if last is not None and _same(last[0], asked):
             return last[1]

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from rinsc.backends.onnx.builder import FLOAT, OpBuilder, shape_of
 from rinsc.errors import LoweringError, Problem, UsageError, did_you_mean
 from rinsc.graph import BlockGraph
+from rinsc.scalars import real
 
 Measure: TypeAlias = Literal["kl", "state"]
 TINY = 1e-20  # keeps the change of a state that is zero finite
@@ -34,10 +35,12 @@ class Exit:
             hint = did_you_mean(str(self.measure), get_args(Measure))
             message = f"'{self.measure}' is not a measure of change"
             raise UsageError(Problem("exit", message, hint=hint))
-        limits = np.finfo(np.float32)
-        if not float(limits.tiny) <= self.threshold <= float(limits.max):  # False for NaN
+        limits, threshold = np.finfo(np.float32), real(self.threshold)
+        # False for NaN.
+        if threshold is None or not float(limits.tiny) <= threshold <= float(limits.max):
             message = f"a threshold is a number above 0 that float32 holds, not {self.threshold}"
             raise UsageError(Problem("exit", message, hint="write kl:5e-4 or state:0.01"))
+        object.__setattr__(self, "threshold", float(threshold))
 
     @property
     def text(self) -> str:

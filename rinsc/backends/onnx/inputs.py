@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from rinsc.errors import Problem, RinscError, UsageError
 from rinsc.layers import ModelInput
+from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
 
 
@@ -73,7 +74,8 @@ def checked_mask(
 
 def checked_threads(threads: int) -> int:
     """A number of threads; raises `UsageError` for none."""
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+    count = whole(threads)
+    if count is None or count < 1:
         message = f"threads must be a whole number of at least 1, not {threads!r:.40}"
         raise UsageError(Problem("usage", message, hint="leave it out for every core"))
-    return threads
+    return count

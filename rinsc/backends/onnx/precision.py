@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from rinsc.errors import Problem, UsageError, did_you_mean, nearest
+from rinsc.scalars import plain
 
 FloatType: TypeAlias = Literal["fp32", "fp16", "bf16"]
 
@@ -36,6 +37,7 @@ class Precision:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", dict(self.keep))
+        object.__setattr__(self, "block_size", plain(self.block_size))
         if self.name not in PRECISIONS:
             hint = _nearest_name(str(self.name).lower())
             message = f"'{self.name}' is not a precision"

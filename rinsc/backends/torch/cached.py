@@ -82,6 +82,6 @@ def rounds_lines(looped: bool) -> list[str]:
     if looped:
         return ["counts = resolve_rounds(rounds)"]
     return [
-        "if rounds not in (None, 1, {}):",
+        "if rounds not in (None, {}) and whole(rounds) != 1:",
         '    raise ValueError(f"rounds {rounds!r} were asked of a model without a repeat")',
     ]

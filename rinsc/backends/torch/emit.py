@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from inspect import getsource
 
 from torch import nn
 
@@ -29,6 +30,7 @@ from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import cached_programs
 from rinsc.layers.hosted import hosted_programs
 from rinsc.layers.weights import LAYERS, TIED
+from rinsc.scalars import whole
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file
 TAKES = {"input_ids": "tokens", "patches": "patches"}
@@ -43,7 +45,8 @@ import torch.nn.functional as F
 from torch import nn
 '''
 
-_ROUNDS = '''Rounds: TypeAlias = int | Mapping[str, int] | None
+_ROUNDS = '''
+Rounds: TypeAlias = int | Mapping[str, int] | None
 # Of each repeat, as written, and at most.
 ROUNDS = {rounds}
 MAX_ROUNDS = {most}
@@ -53,9 +56,10 @@ def resolve_rounds(rounds: Rounds) -> Mapping[str, int]:
     """Rounds of each repeat: those written, one number for all of them, or by name."""
     if rounds is None:
         return ROUNDS
-    asked = {{**ROUNDS, **rounds}} if isinstance(rounds, Mapping) else dict.fromkeys(ROUNDS, rounds)
-    whole = all(type(count) is int and 1 <= count <= MAX_ROUNDS for count in asked.values())
-    if asked.keys() != ROUNDS.keys() or not whole:
+    given = {{**ROUNDS, **rounds}} if isinstance(rounds, Mapping) else dict.fromkeys(ROUNDS, rounds)
+    asked = {{name: whole(count) or 0 for name, count in given.items()}}
+    fits = all(1 <= count <= MAX_ROUNDS for count in asked.values())
+    if asked.keys() != ROUNDS.keys() or not fits:
         fit = f"do not fit the repeats {{list(ROUNDS)}}, from 1 to {{MAX_ROUNDS}} each"
         raise ValueError(f"rounds {{rounds!r}} {{fit}}")
 {bound}    return asked
@@ -77,7 +81,7 @@ def emit_source(graph: BlockGraph, *, cached: bool = False, hosted: bool = False
     _check_names(graph, programs)
     rounds = {loop.name: loop.rounds for loop in graph.dials()}
     classes = block_classes(graph, programs, cached=cached, hosted=hosted)
-    chunks = [_header(graph, rounds, cached, hosted)]
+    chunks = [_header(graph, rounds, cached, hosted), f"\n{getsource(whole)}"]
     if rounds:
         text = _rounds_text(rounds)
         chunks.append(_ROUNDS.format(rounds=text, most=MAX_ROUNDS, bound=_bound(graph)))
@@ -136,13 +140,13 @@ def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: boo
     name = text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
     counted = f"{blocks} block{'s' * (blocks > 1)}, {visits} visit{'s' * (visits > 1)}"
     title = f"{name}: {counted} at the rounds written."
-    stdlib = "import math\n"
+    stdlib = "import math\nimport operator\n"
     abstract = ["Callable"] * hosted + ["Iterator"] * cached + ["Mapping"] * bool(rounds)
     stdlib += f"from collections.abc import {', '.join(abstract)}\n" if abstract else ""
     shares = cached and any(loop.options.cache != "own" for loop in graph.loops())
     stdlib += "from itertools import islice\n" if shares else ""
-    typed = ["Any", "Protocol"] * hosted + ["TypeAlias"] * bool(rounds)
-    stdlib += f"from typing import {', '.join(typed)}\n" if typed else ""
+    typed = ["Any", "Protocol"] * hosted + ["SupportsIndex"] + ["TypeAlias"] * bool(rounds)
+    stdlib += f"from typing import {', '.join(typed)}\n"
     header = _HEADER.format(title=title, stdlib=stdlib)
     return header + "from torch.utils.checkpoint import checkpoint\n" * hosted
 

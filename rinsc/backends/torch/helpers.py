@@ -101,7 +101,9 @@ def noise_like(x: torch.Tensor, seed: int, positions: torch.Tensor | None = None
     """Normal numbers, each a function of the seed and of its place in x (batch, seq, width)."""
     batch, seq, width = (torch.arange(size, device=x.device) for size in x.shape)
     seq = seq if positions is None else positions
-    start = seed % PRIME * 742938285 % PRIME
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise ValueError(f"the seed of the noise must be a whole number, not {seed!r}")
+    start = seed.__index__() % PRIME * 742938285 % PRIME
     rows = mixed(start + batch[:, None] * 1000003 + seq * 10007)
     places = rows[..., None] + width
     first, second = mixed(mixed(places)), mixed(mixed(places + 2**30))

@@ -4,12 +4,30 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import SupportsIndex, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+def whole(value: object) -> int | None:
+    """A whole number of whatever library as an int; None for anything else.
+
+    Arrays and tensors without dimensions are among them; truth values and floats are not.
+    """
+    if type(value) is int:  # what torch.compile traces
+        return value
+    is_truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if is_truth or getattr(value, "ndim", 0) != 0 or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor without memory
+        return None
+
 
 Rounds: TypeAlias = int | Mapping[str, int] | None
 # Of each repeat, as written, and at most.
@@ -21,9 +39,10 @@ def resolve_rounds(rounds: Rounds) -> Mapping[str, int]:
     """Rounds of each repeat: those written, one number for all of them, or by name."""
     if rounds is None:
         return ROUNDS
-    asked = {**ROUNDS, **rounds} if isinstance(rounds, Mapping) else dict.fromkeys(ROUNDS, rounds)
-    whole = all(type(count) is int and 1 <= count <= MAX_ROUNDS for count in asked.values())
-    if asked.keys() != ROUNDS.keys() or not whole:
+    given = {**ROUNDS, **rounds} if isinstance(rounds, Mapping) else dict.fromkeys(ROUNDS, rounds)
+    asked = {name: whole(count) or 0 for name, count in given.items()}
+    fits = all(1 <= count <= MAX_ROUNDS for count in asked.values())
+    if asked.keys() != ROUNDS.keys() or not fits:
         fit = f"do not fit the repeats {list(ROUNDS)}, from 1 to {MAX_ROUNDS} each"
         raise ValueError(f"rounds {rounds!r} {fit}")
     return asked
