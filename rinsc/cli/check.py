@@ -58,6 +58,7 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         schedule_fingerprint,
         to_text,
     )
+    from rinsc.syntax.notes import notes_on, refuse_doubtful
 
     if options.are_given or model.endswith(".toml") or is_run(model):
         from rinsc.fingerprints import fingerprint
@@ -67,6 +68,8 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         sizes: dict[str, int] | None = dict(spec.parts)
     else:
         signature = bind(parse(model), exponents)
+        if options.strict:
+            refuse_doubtful(signature)
         identity, sizes = schedule_fingerprint(signature), None
     visits = [ref.letter for ref in expand(signature)]
     return {
@@ -78,6 +81,7 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         "blocks": list(dict.fromkeys(visits)),
         "layers": sizes,
         "visits": len(visits),
+        "notes": notes_on(signature),
     }
 
 

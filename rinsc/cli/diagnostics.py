@@ -28,15 +28,17 @@ def note(text: str) -> None:
 
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
-    """What rinsc warns of is a note to who types commands; other warnings stay as they are."""
+    """What rinsc warns of is a note to who types commands, once; other warnings stay."""
     with warnings.catch_warnings():
-        show = warnings.showwarning
+        show, noted = warnings.showwarning, set[str]()
 
         def show_as_note(
             message: Warning | str, category: type[Warning], *place: Any, **more: Any
         ) -> None:
             if category.__module__.partition(".")[0] == "rinsc":
-                note(str(message))
+                if str(message) not in noted:
+                    note(str(message))
+                noted.add(str(message))
             else:
                 show(message, category, *place, **more)
 

@@ -82,7 +82,7 @@ class ModelOptions:
     """Numbers in a patch (kind vit)."""
 
     strict: bool = False
-    """Refuse layers that do not divide evenly over the blocks."""
+    """Refuse layers that do not divide evenly over the blocks, and blocks named like powers."""
 
     @property
     def dimensions(self) -> dict[str, int | float | bool | str | None]:

@@ -11,6 +11,7 @@ from rinsc.kinds import is_kind, kind_names
 from rinsc.syntax import part_sizes
 from rinsc.syntax.contradictions import check_contradictions
 from rinsc.syntax.expand import require_bound
+from rinsc.syntax.notes import refuse_doubtful
 from rinsc.syntax.tree import Call, Option, Signature, mentions, repeats
 
 MAX_DIMENSION = 1 << 24  # no published model comes near; keeps a typing slip from allocating
@@ -57,9 +58,16 @@ def combination_problems(
 ) -> list[Problem]:
     """Values that are right alone and impossible together.
 
-    ``strict`` counts layers that do not divide evenly as impossible.
+    ``strict`` counts layers that do not divide evenly as impossible, and letters that look like
+    powers.
     """
-    problems = []
+    problems: list[Problem] = []
+    if strict and "signature" in sound:
+        where = None if place is None else at_key(place, "signature")
+        try:
+            refuse_doubtful(sound["signature"])
+        except RinscError as error:
+            problems += [dataclasses.replace(problem, place=where) for problem in error.problems]
     for small, large in (("heads", "width"), ("kv_heads", "heads")):
         if small in sound and large in sound and sound[large] % sound[small]:
             divisors = [n for n in range(1, 129) if sound[large] % n == 0 and n <= sound[large]]

@@ -14,6 +14,7 @@ from rinsc.spec.checks import at_key
 from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
 from rinsc.syntax import bind as bind_exponents
 from rinsc.syntax import parse, part_sizes, to_text
+from rinsc.syntax.notes import refuse_doubtful
 from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.tree import Signature
 
@@ -34,8 +35,8 @@ def model_spec(
     A string that ends in ``.toml`` names a file; its tables ``[source]`` and ``[expect]`` are the
     zoo's, and are left alone. A dimension of None counts as not given. ``strict``
     refuses layers that do not divide evenly over the blocks, instead of giving the earlier ones
-    more. Raises `SignatureError` for a signature alone that is wrong, else `SpecError` with every
-    mistake.
+    more, and blocks named like powers (``A3`` where there is no other A). Raises `SignatureError`
+    for a signature alone that is wrong, else `SpecError` with every mistake.
     """
     given = {key: value for key, value in dimensions.items() if value is not None}
     if isinstance(model, Path) or (isinstance(model, str) and model.endswith(".toml")):
@@ -66,13 +67,15 @@ def with_signature(
 ) -> ModelSpec:
     """Another signature at the dimensions of ``spec``; sizes on all its letters give the layers.
 
-    ``strict`` refuses layers that do not divide evenly over the blocks, with a `SignatureError`, as
-    a text that is no signature is refused; raises `SpecError` for what makes no spec.
+    ``strict`` refuses layers that do not divide evenly over the blocks, and blocks named like
+    powers, with a `SignatureError`, as a text that is no signature is refused; raises `SpecError`
+    for what makes no spec.
     """
     tree = parse(signature) if isinstance(signature, str) else signature
     sizes = letter_sizes(tree).values()
     layers = spec.layers if None in sizes else stack_of(tree, each=0)
     if strict:
+        refuse_doubtful(tree)
         part_sizes(tree, layers, strict=True)
     return dataclasses.replace(spec, signature=tree, layers=layers)
 

@@ -10,7 +10,7 @@ from rinsc.errors import Span
 from rinsc.syntax.limits import MAX_DIGITS, MAX_NUMBER_TEXT
 from rinsc.syntax.problems import shown, signature_error
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", "⁽⁾")
 _EXACT = 2.0**53  # up to here a float without a fraction is exactly a whole number
 
 _EXAMPLES = {"power": "A^3", "size": "A[4]", "degree": "AAB@2"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeAlias
 
@@ -16,14 +19,20 @@ from rinsc.syntax.contradictions import check_contradictions
 from rinsc.syntax.expand import check_limits
 from rinsc.syntax.letters import letter_options
 from rinsc.syntax.limits import MAX_DEGREE, MAX_NAME
+from rinsc.syntax.notes import NotationWarning, notes_on, zoo_hint
 from rinsc.syntax.numerals import option_number, whole_number
 from rinsc.syntax.options import check_options
+from rinsc.syntax.printer import to_text
 from rinsc.syntax.problems import signature_error
+from rinsc.syntax.respell import respell
 from rinsc.syntax.sizes import letter_sizes
 from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Scalar, Sequence, Signature
 from rinsc.syntax.unexpected import check_brackets, unexpected
 
 _Tree: TypeAlias = Tree[Token]
+
+AMBIGUOUS = "ambiguous-times"
+MAX_SUGGESTED = 60  # characters of a spelling in a hint
 
 
 def parse(text: str) -> Signature:
@@ -31,19 +40,47 @@ def parse(text: str) -> Signature:
 
     Raises SignatureError for every text that is not a signature within the limits; the error
     points at the place. Free exponents are accepted; options that contradict once they are bound
-    are found by `bind`.
+    are found by `bind`. A text that may not mean what it says (`notes_on`) is a NotationWarning.
     """
+    sig = _read(text, _hint_for(text))
+    for note in notes_on(sig):
+        warnings.warn(NotationWarning(note), stacklevel=2)
+    return sig
+
+
+def _read(text: str, hint_for: Callable[[], str | None]) -> Signature:
+    """The tree of a text; ``hint_for`` may know a better hint where the grammar stops."""
     check_brackets(text)
     try:
         tree = _lark().parse(text)
     except UnexpectedInput as error:
-        raise _reworded(text, error) from None
+        raise _reworded(text, error, hint_for()) from None
     sig = _Builder(text).signature(tree)
     letter_sizes(sig)
     letter_options(sig)
     check_contradictions(sig)
     check_limits(sig)
     return sig
+
+
+def _hint_for(text: str) -> Callable[[], str | None]:
+    """How a text that cannot be read is written in the notation, or which entry of the zoo it may
+    mean; None where nobody can tell."""
+
+    def hint() -> str | None:
+        entry = zoo_hint(text)
+        if entry is not None:
+            return entry
+        respelled = respell(text)
+        if respelled == text:
+            return None
+        try:
+            spelling = to_text(_read(respelled, lambda: None))
+        except SignatureError as error:
+            return error.hint if error.code == AMBIGUOUS else None
+        return f"write {spelling}" if len(spelling) <= MAX_SUGGESTED else None
+
+    return hint
 
 
 class _QuickLexer(BasicLexer):
@@ -68,12 +105,15 @@ def _lark() -> Lark:
     )
 
 
-def _reworded(text: str, error: UnexpectedInput) -> SignatureError:
+def _reworded(text: str, error: UnexpectedInput, hint: str | None) -> SignatureError:
     """Our error for lark's: only the place is taken from it, none of its words."""
     if isinstance(error, UnexpectedToken) and error.token.type != "$END":
-        return unexpected(text, _token_span(error.token))
-    start = len(text) if isinstance(error, UnexpectedToken) else error.pos_in_stream or 0
-    return unexpected(text, Span(start, min(start + 1, len(text))))
+        span = _token_span(error.token)
+    else:
+        start = len(text) if isinstance(error, UnexpectedToken) else error.pos_in_stream or 0
+        span = Span(start, min(start + 1, len(text)))
+    own = unexpected(text, span)
+    return own if hint is None else SignatureError(replace(own.problems[0], hint=hint))
 
 
 class _Builder:
@@ -87,7 +127,39 @@ class _Builder:
         return Signature(self.sequence(body), self.degree(degree), self.source)
 
     def sequence(self, tree: _Tree) -> Sequence:
+        self.check_extents(tree)
         return Sequence(tuple(self.item(child) for child in _trees(tree)), _span(tree))
+
+    def check_extents(self, tree: _Tree) -> None:
+        """A sign of multiplication beside a single letter must not seem to hold for its neighbours
+        too, as in ``AB×3`` and ``3×AB``. An arrow, or another such sign, sets them apart."""
+        items = list(tree.children)
+        for index, item in enumerate(items):
+            written = _times_written(item)
+            if written is None or written.base.data != "block":
+                continue
+            beside = index + 1 if written.first else index - 1
+            if not 0 <= beside < len(items):
+                continue
+            other = items[beside]
+            same = _times_written(other)
+            if isinstance(other, Tree) and (same is None or same.first != written.first):
+                raise self.ambiguous(tree, written)
+
+    def ambiguous(self, sequence: _Tree, written: _TimesWritten) -> SignatureError:
+        """The error for a number of times that can hold for a letter or for more."""
+        whole, item, base = _span(sequence), _span(written.item), _span(written.base)
+        letter, power = self.source[base.start : base.end], f"^{written.number}"
+        before = self.source[whole.start : item.start].strip()
+        after = self.source[item.end : whole.end].strip()
+        one = f"{before}{letter}{power}{after}"
+        if written.first:
+            other = f"{before}({letter}{after}){power}"
+        else:
+            other = f"({before}{letter}){power}{after}"
+        message = f"the number of times can hold for {letter} alone or for what is beside it too"
+        hint = f"write {one} or {other}" if len(one) <= MAX_SUGGESTED else "write A^3B or (AB)^3"
+        return signature_error(AMBIGUOUS, message, self.source, item, hint)
 
     def item(self, tree: _Tree) -> Node:
         return self.repeat(tree) if tree.data == "repeat" else self.base(tree)
@@ -112,6 +184,8 @@ class _Builder:
 
     def repeat(self, tree: _Tree) -> Repeat:
         base, power, *rest = _trees(tree)
+        if base.data == "count":
+            base, power = power, base
         body, count = self.base(base), self.power(power)
         options = self.options(rest[0]) if rest else ()
         check_options(options, "repeat", self.source)
@@ -162,6 +236,27 @@ class _Builder:
         if token.type == "NAME":
             return self.name(token)
         return option_number(token, _token_span(token), self.source)
+
+
+@dataclass(frozen=True)
+class _TimesWritten:
+    """A repeat that is written with a sign of multiplication; ``first`` has the number first."""
+
+    item: _Tree
+    base: _Tree
+    number: Token
+    first: bool
+
+
+def _times_written(item: Token | _Tree) -> _TimesWritten | None:
+    if not isinstance(item, Tree) or item.data != "repeat":
+        return None
+    left, right, *_ = _trees(item)
+    if left.data == "count":
+        return _TimesWritten(item, right, _first(left), first=True)
+    if right.data == "times":
+        return _TimesWritten(item, left, _first(right), first=False)
+    return None
 
 
 def _trees(tree: _Tree) -> list[_Tree]:

@@ -11,9 +11,12 @@ from rinsc.syntax.problems import shown, signature_error
 
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
 _PARTNERS = {**_CLOSERS, **{opener: closer for closer, opener in _CLOSERS.items()}}
-_SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]")
+_SUPERSCRIPT = re.compile("[⁺⁻⁽]?[⁰¹²³⁴⁵⁶⁷⁸⁹]")
 _CAPITAL = re.compile("[A-Z][A-Za-z0-9_]*")
 _NAME_BEFORE = re.compile(r"[a-z][a-z0-9_]*\Z")
+_NUMBER_AT_END = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\Z")
+_TIMES_AT_END = re.compile(r"(?:[×✕⨯]|\\times|\*\*?|(?<=[A-Z0-9)\]} ])x)\Z")
+_NUMBER_HINT = "write a power as A^3, a size as A[4]"
 _INSIDE_POWER = re.compile(r"\^\s*(\{[^{}]*)?\Z")
 
 
@@ -64,6 +67,11 @@ def unexpected(text: str, span: Span) -> SignatureError:
     """
     token = text[span.start : span.end]
     before = text[: span.start].rstrip()
+    number = _count_at_end(before)
+    if number is not None:
+        message = f"the number {shown(number)} cannot stand here"
+        span = Span(len(before) - len(number), len(before))
+        return signature_error("unexpected-character", message, text, span, _NUMBER_HINT)
     code, message, hint = (
         _after_degree(before) or _in_brackets(before, text[span.start :]) or _item(token, before)
     )
@@ -71,6 +79,17 @@ def unexpected(text: str, span: Span) -> SignatureError:
         # The end of the text is no place to point at: the mistake is in what stands before it.
         span = Span(len(before) - 1, len(before))
     return signature_error(code, message, text, span, hint)
+
+
+def _count_at_end(before: str) -> str | None:
+    """A number that stands alone at the end, where only a sign of multiplication could follow."""
+    match = _NUMBER_AT_END.search(before)
+    if match is None or "{" in before[before.rfind("}") + 1 :]:
+        return None
+    head = before[: match.start()]
+    is_apart = head != head.rstrip() or not head[-1:].isalnum()
+    is_count = _TIMES_AT_END.search(head.rstrip()) is None and head.rstrip()[-1:] not in "^[@"
+    return match[0] if is_apart and (is_count or not head.strip()) else None
 
 
 _Words: TypeAlias = tuple[str, str, str]  # code, message, hint
@@ -110,6 +129,13 @@ def _in_options(before: str, rest: str) -> tuple[str, str]:
 
 def _item(token: str, before: str) -> _Words:
     """The words for a place between items, where a block, a group or a power could stand."""
+    sign = _TIMES_AT_END.search(before)
+    if sign is not None:
+        message = f"after {shown(sign[0])} a whole number of times is missing"
+        return "bad-power", message, "write a power with '^': A^3B"
+    if not token:
+        message = "the text ends where more is needed"
+        return "unexpected-character", message, "a signature looks like (A^3)B"
     if token[0] in "^[{@)" or _SUPERSCRIPT.match(token):
         return _suffix(token, before)
     if token[0].islower() and token.isascii():
@@ -121,8 +147,8 @@ def _item(token: str, before: str) -> _Words:
         )
     if token[0].isdigit() and token.isascii():
         message = f"the number {shown(token)} cannot stand here"
-        return "unexpected-character", message, "write a power as A^3, a size as A[4]"
-    if token[0] == "*":
+        return "unexpected-character", message, _NUMBER_HINT
+    if _TIMES_AT_END.search(token):
         message = f"{shown(token)} is not expected here"
         return "unexpected-character", message, "write a power with '^': A^3B"
     # Letters of other scripts can look just like ours, so their code point is shown.

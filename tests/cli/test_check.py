@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,3 +94,30 @@ def test_no_text_escapes(text: str) -> None:
     assert status in (0, 1)
     assert (err == "") == (status == 0) != (out == "")
     assert status == 0 or err.startswith("error[")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "A3B"),
+        ("show", "A3B"),
+        ("cost", "A3B"),
+        ("diff", "AB", "A3B"),
+        ("compile", "A3B", "--to", "torch", "-o", "OUT"),
+    ],
+)
+def test_a_block_that_looks_like_a_power_is_noted_and_refused_if_strict(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    args = [str(tmp_path / "model.py") if arg == "OUT" else arg for arg in command]
+    done = run_cli(*args)
+    assert done.status == 0
+    assert done.err.count("note: A3 is a block; for A three times write A^3\n") == 1
+    refused = run_cli(*args, "--strict")
+    assert refused.status == 1
+    assert "error[lone-number]" in refused.err
+
+
+def test_the_notes_are_in_the_json() -> None:
+    (note,) = json.loads(run_cli("check", "A3B", "--json").out)["notes"]
+    assert note.startswith("A3 is a block")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from rinsc.errors import RinscError, SignatureError
 from rinsc.syntax import MAX_NESTING, MAX_TEXT, canonical, parse, to_text, visit_count
 from rinsc.syntax.limits import MAX_LOOP_DEPTH
+from rinsc.syntax.notes import NotationWarning
 from tests.strategies import signatures
 
 _HERE = Path(__file__).parent
@@ -48,7 +51,7 @@ def test_error(text: str, shows: str) -> None:
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-_NOTATION = st.text("AB2^{}()[]@=,. r3³skip", max_size=30)
+_NOTATION = st.text("AB2^{}()[]@=,. r3³skip×x*$→", max_size=30)
 _RANDOM_TEXTS = st.one_of(
     st.text(max_size=30),
     _NOTATION,
@@ -138,6 +141,74 @@ def test_a_hint_names_what_would_be_accepted() -> None:
     with pytest.raises(SignatureError) as caught:
         parse("A{adapter=lora(8)}")
     assert caught.value.hint == "write it after a power: A^3{skip=0.5}"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("AB×3", "write AB^3 or (AB)^3"),
+        ("AB x 3", "write AB^3 or (AB)^3"),
+        ("C(AB×2)", "write AB^2 or (AB)^2"),
+        ("3×AB", "write A^3B or (AB)^3"),
+        ("3AB", "write A^3B or (AB)^3"),
+        ("3A", "write A^3"),
+        ("3(AB)C", "write (AB)^3C"),
+        ("[A]*3", "write A^3"),
+        ("['A', 'B'] * 2", "write (AB)^2"),
+        ("A-A-B", "write AAB"),
+        ("A^3, B", "write A^3B"),
+        ("(AB)^2 | C", "write (AB)^2C"),
+        ("A·3", "write A^3"),
+        ("A\\cdot 3", "write A^3"),
+        ("A  x  3", "write A^3"),
+        ("A X 3", "write A^3"),
+        ("A(3)B", "write A^3B"),
+        ("A^[3]B", "write A^3B"),
+        ("$A_{1}^{3}A_{2}$", "write A1^3A2"),
+        ("A 3 times", "write A^3"),
+        ("A^3×B", "write A^3B"),
+        ("A×B", "write AB"),
+        ("AʳB", "write A^rB"),
+        ("{A}^{3}B", "write A^3B"),
+        ("`A^3B`", "write A^3B"),
+        ("A×", "write a power with '^': A^3B"),
+        ("huginx", "did you mean the entry of the zoo 'huginn'?"),
+        ("Huginn", "did you mean the entry of the zoo 'huginn'?"),
+        ("RINS-A3B", "did you mean the entry of the zoo 'rins-a3b'?"),
+    ],
+)
+def test_what_is_pasted_from_elsewhere_gets_its_spelling_as_a_hint(text: str, hint: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        parse(text)
+    assert caught.value.hint == hint
+    for spelling in re.findall(r"[A-Z(][^ ]*", hint.partition("write ")[2]):
+        parse(spelling)  # a hint is a signature
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("A3B", ["A3 is a block; for A three times write A^3"]),
+        ("(A12B)^2", ["A12 is a block; for A 12 times write A^12"]),
+        ("A1B", ["A1 is a block; for A once write A"]),
+        ("(AB)X2", ["X2 is a block; to repeat what is before it twice write ^2"]),
+        ("A3BA", []),
+        ("A1A2B", []),
+        ("A^3B", []),
+        ("HUGINN", ["HUGINN is read as a signature of 5 blocks; the zoo has the entry huginn"]),
+        ("ABC", []),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_a_warning(text: str, notes: list[str]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parse(text)
+    assert [str(warning.message) for warning in caught] == notes
+
+
+def test_names_of_the_zoo_that_begin_alike_are_listed() -> None:
+    with pytest.warns(NotationWarning, match=r"RINS is read .* rins-a2b, rins-a3b"):
+        parse("RINS")
 
 
 def test_lark_waits_for_the_first_parse() -> None:
