@@ -23,6 +23,8 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
+from rinsc.files import parse_json
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for bytes that are no character
 
 
@@ -277,7 +279,7 @@ def _stages(backend: Any) -> list[Stage]:
     stages: list[Stage] = []
     fused = False
     try:
-        steps = list(_steps(json.loads(decoder.__getstate__())))
+        steps = list(_steps(parse_json(decoder.__getstate__())))
     except Exception:  # a decoder written in Python has no state
         return [_Whole(decoder, fused=False)]
     for step in steps:

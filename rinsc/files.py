@@ -1,16 +1,74 @@
-"""Writing files so that a reader sees the old content or the new, never a half of it."""
+"""Files: written so that a reader sees the old content or the new, and JSON and TOML read with
+limits on size and depth."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import stat
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from rinsc.errors import OutputError, Problem
+
+MAX_DEPTH = 64  # of values in values; no file of ours or of the libraries comes near
+MAX_RECORD_BYTES = 1 << 24  # of a JSON file that says something of others
+
+
+def parse_json(text: str | bytes, most_depth: int = MAX_DEPTH) -> Any:
+    """The value of a JSON text; bytes are UTF-8.
+
+    Raises ValueError for what is no JSON, and for values nested deeper than ``most_depth``.
+    """
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    try:
+        return _shallow(json.loads(text), most_depth)
+    except RecursionError:
+        raise _too_deep(most_depth) from None
+
+
+def read_json(path: Path, most_bytes: int = MAX_RECORD_BYTES) -> Any:
+    """The value of a JSON file.
+
+    Raises OSError where the file cannot be read or is not a regular one, and ValueError for what
+    is no JSON, is larger than ``most_bytes``, or nests deeper than `MAX_DEPTH`.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for who writes to it
+        raise OSError(None, "it is not a regular file")
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ValueError(f"it has more than {most_bytes} bytes")
+    return parse_json(data)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The keys of a TOML text; raises ValueError as `parse_json` does."""
+    try:
+        keys: dict[str, Any] = _shallow(tomllib.loads(text), MAX_DEPTH)
+    except RecursionError:
+        raise _too_deep(MAX_DEPTH) from None
+    return keys
+
+
+def _shallow(value: Any, most_depth: int) -> Any:
+    """The value itself; raises ValueError where it nests too deep to be handled."""
+    level = [[value]]
+    for _ in range(most_depth + 1):
+        inner = [item for items in level for item in items if isinstance(item, dict | list)]
+        if not inner:
+            return value
+        level = [list(item.values()) if isinstance(item, dict) else item for item in inner]
+    raise _too_deep(most_depth)
+
+
+def _too_deep(most_depth: int) -> ValueError:
+    return ValueError(f"values nest deeper than {most_depth}")
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:

@@ -20,7 +20,7 @@ from rinsc.cli.runs import run_trained_rounds
 from rinsc.cli.values import option_values
 from rinsc.errors import OutputError, Problem, RinscError, UsageError
 from rinsc.extras import require
-from rinsc.files import check_writable
+from rinsc.files import check_writable, parse_json
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import OnnxModel, RoundsForm
@@ -237,8 +237,8 @@ def _print_result(
             "files": {str(path): path.stat().st_size for path in files},
             "signature": metadata["rinsc.signature"],
             "form": metadata["rinsc.form"],
-            "rounds": json_text.loads(metadata["rinsc.rounds"]),
-            "cache": json_text.loads(metadata["rinsc.cache"]),
+            "rounds": parse_json(metadata["rinsc.rounds"]),
+            "cache": parse_json(metadata["rinsc.cache"]),
             "operators": metadata["rinsc.operators"],
             "precision": metadata["rinsc.precision"],
             "exit": metadata["rinsc.exit"] or None,
@@ -253,7 +253,7 @@ def _print_result(
 
 def _in_words(metadata: Mapping[str, str], report: Report | None) -> str:
     """The model's form, operators and precision, and what it was run on, in one line."""
-    counts: Mapping[str, int] = json_text.loads(metadata["rinsc.rounds"])
+    counts: Mapping[str, int] = parse_json(metadata["rinsc.rounds"])
     written = counts_in_words(counts)
     rounds = {
         "fixed": "1 round" if written == "1" else f"{written} rounds",

@@ -8,6 +8,7 @@ from pathlib import Path
 from rinsc.cli.runs import is_run
 from rinsc.cli.values import bindings
 from rinsc.errors import Problem, RinscError, SignatureError
+from rinsc.files import parse_toml
 
 
 def share_bindings(pairs: Sequence[str], models: Sequence[str]) -> list[dict[str, int]]:
@@ -57,9 +58,7 @@ def _free_names(model: str) -> set[str] | None:
 
 
 def _signature_of_file(path: str) -> str:
-    import tomllib
-
-    text = tomllib.loads(Path(path).read_text(encoding="utf-8"))["signature"]
+    text = parse_toml(Path(path).read_text(encoding="utf-8"))["signature"]
     if not isinstance(text, str):
         raise TypeError
     return text

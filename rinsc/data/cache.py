@@ -21,6 +21,7 @@ from rinsc.data.problems import data_error
 from rinsc.data.progress import PreparationProgress
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.digests import file_digest, sampled_digest, short_digest
+from rinsc.files import read_json
 
 FORMAT = 2  # raised whenever the same source would give other files
 RECORD = "record.json"
@@ -178,7 +179,7 @@ def _opened(
 def _valid_record(place: Path) -> dict[str, Any] | None:
     """What was written down of whole files; None where they are not there, or not whole."""
     try:
-        record = json.loads((place / RECORD).read_bytes())
+        record = read_json(place / RECORD)
         if record.pop("digest") != _record_digest(record):
             return None
         files = record["files"]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +13,7 @@ from typing import Literal
 from rinsc.data.places import corpora_folder
 from rinsc.data.problems import data_error
 from rinsc.errors import did_you_mean
+from rinsc.files import parse_toml, read_json
 
 PLAYS = "plays"
 RECORD = ".rinsc.json"  # beside the texts; no file of text
@@ -70,7 +69,7 @@ def catalog() -> Mapping[str, Entry]:
             **{"name": name, "without": (), **values, "files": tuple(values["files"])}
             | {"without": tuple(values.get("without", ()))}
         )
-        for name, values in tomllib.loads(text).items()
+        for name, values in parse_toml(text).items()
     }
 
 
@@ -90,7 +89,7 @@ def added_folder(name: str) -> Path:
 def added(name: str) -> Added | None:
     """What `rinsc data add` wrote down; None where the corpus is not here."""
     try:
-        record = json.loads((added_folder(name) / RECORD).read_text(encoding="utf-8"))
+        record = read_json(added_folder(name) / RECORD)
         return Added(**record)
     except (OSError, ValueError, TypeError):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import zlib
 from codecs import BOM_UTF8
@@ -19,11 +18,13 @@ from rinsc.data.places import expanded
 from rinsc.data.problems import cannot_read, damaged, data_error, not_utf8
 from rinsc.errors import DataError, nearest
 from rinsc.extras import require
+from rinsc.files import parse_json
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
 PARQUET_SUFFIXES = (".parquet",)
 PARQUET_ROWS = 256  # read at once
 MAX_LINE_BYTES = 1 << 28
+MAX_ROW_DEPTH = 512  # of values in values; only one of them is read
 _LIBRARIES = ("datasets", "pyarrow", "huggingface_hub")
 
 _FileReader = Callable[[Path, str], Iterator[str]]
@@ -166,10 +167,10 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
 
 def _json_text(line: bytes, field: str, place: str, offset: int) -> str:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = parse_json(line, MAX_ROW_DEPTH)
     except UnicodeDecodeError as error:
         raise not_utf8(offset + error.start, place) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         message = f"not JSON: {_first_line(error)}"
         raise data_error("bad-json", message, place, "one JSON object a line") from error
     if not isinstance(row, dict):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
+from rinsc.files import parse_toml
 from rinsc.presets import PRESETS
 from rinsc.scalars import whole
 from rinsc.spec.checks import at_key
@@ -110,10 +110,9 @@ def read_toml(path: Path) -> dict[str, object]:
         message = f"a spec has at most {MAX_FILE_BYTES} bytes"
         raise SpecError(Problem("spec-not-toml", message, place=str(path), hint=hint))
     try:
-        return tomllib.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        reason = "it nests too deep" if isinstance(error, RecursionError) else f"{error}"
-        message = f"not a TOML file: {reason:.200}"
+        return parse_toml(content.decode("utf-8"))
+    except ValueError as error:
+        message = f"not a TOML file: {error!s:.200}"
         raise SpecError(Problem("spec-not-toml", message, place=str(path), hint=hint)) from None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rinsc.digests import file_digest
 from rinsc.errors import OutputError, Problem
-from rinsc.files import cannot_write, flush_to_disk, write_atomically
+from rinsc.files import cannot_write, flush_to_disk, read_json, write_atomically
 
 NAME = "checkpoint-{step}"
 MANIFEST = "checksums.json"
@@ -71,7 +71,7 @@ def latest_whole(folder: Path) -> tuple[Checkpoint | None, list[Checkpoint]]:
 def is_whole(checkpoint: Checkpoint) -> bool:
     """Whether every file is there with the content that it was written with."""
     try:
-        listed = json.loads((checkpoint.path / MANIFEST).read_text(encoding="utf-8"))
+        listed = read_json(checkpoint.path / MANIFEST)
         return bool(listed) and all(
             file_digest(checkpoint.path / name) == digest for name, digest in listed.items()
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rinsc.cost.memory import Checkpointing, Precision
 from rinsc.errors import Problem, SpecError, did_you_mean
+from rinsc.files import parse_toml
 from rinsc.graph import Rounds
 from rinsc.scalars import plain
 from rinsc.spec.checks import shown
@@ -119,8 +119,8 @@ def _toml(value: object) -> str:
 def config_from_toml(text: str, place: str | None = None) -> TrainConfig:
     """Read the settings back; ``place`` names the file in errors. Raises SpecError."""
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = parse_toml(text)
+    except ValueError as error:
         hint = "write lines such as: steps = 1000"
         raise SpecError(Problem("bad-toml", str(error), place=place, hint=hint)) from error
     return config_from_mapping(values, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from rinsc.cost.checks import checked_sequence
 from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
 from rinsc.errors import CheckpointError, Problem
+from rinsc.files import read_json
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
 from rinsc.layers import require_language_model
@@ -145,7 +145,7 @@ def finished_run(path: Path) -> FinishedRun:
 
 def _read_json(path: Path) -> Mapping[str, object]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):

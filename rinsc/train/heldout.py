@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from rinsc.data.documents import PartTally, Source
 from rinsc.data.progress import PreparationProgress
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError, Problem
+from rinsc.files import read_json
 from rinsc.train.run_folder import RunFolder
 
 SAMPLE_BYTES = 64 * 1024
@@ -68,7 +68,7 @@ def first_lines(text: str, most_bytes: int) -> str:
 def corpus_record(folder: RunFolder) -> Mapping[str, object]:
     """What the run says about its text; raises DataError."""
     try:
-        record = json.loads(folder.data_record.read_text(encoding="utf-8"))["corpus"]
+        record = read_json(folder.data_record)["corpus"]
     except (OSError, ValueError, TypeError, KeyError):
         record = None
     if not isinstance(record, dict):

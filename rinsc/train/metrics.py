@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
 from rinsc.errors import DataError, Problem
-from rinsc.files import cannot_write, write_atomically
+from rinsc.files import cannot_write, parse_json, write_atomically
 
 Part: TypeAlias = Literal["sample", "whole"]  # of the held-out text, that a figure is of
 
@@ -86,7 +86,7 @@ def read_metrics(path: Path) -> list[Metrics]:
     except (OSError, UnicodeDecodeError) as error:
         raise _bad(path, "cannot read the metrics") from error
     try:
-        return [Metrics(**json.loads(line)) for line in lines[:-1]]
+        return [Metrics(**parse_json(line)) for line in lines[:-1]]
     except (ValueError, TypeError) as error:
         raise _bad(path, "this is not a file of training metrics") from error
 

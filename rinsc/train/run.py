@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from rinsc.cost import forward_flops, stored_params
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import CheckpointError, Problem
-from rinsc.files import write_atomically
+from rinsc.files import read_json, write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
@@ -159,8 +158,8 @@ def finished_result(
         return None
     try:
         begun = [each.read_text(encoding="utf-8") for each in (folder.model_spec, folder.config)]
-        record = json.loads(folder.data_record.read_text(encoding="utf-8"))
-        result = result_from_facts(json.loads(folder.result.read_text(encoding="utf-8")))
+        record = read_json(folder.data_record)
+        result = result_from_facts(read_json(folder.result))
         words = record["tokenizer"]["sha256"]
         is_this = record["corpus"]["name"] == corpus and (
             tokenizer is None or words == tokenizer.sha256

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.files import parse_json
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 from rinsc.train.config import TrainConfig, config_from_toml
 from rinsc.train.differences import model_differences
@@ -25,7 +26,7 @@ def require_same_run(
     if model is not None and model != spec_to_toml(spec):
         raise _of_another_model(model_spec(folder.model_spec), spec, folder.model_spec)
     _require_same_settings(folder.config, config)
-    begun, now = _begun_record(folder.data_record), json.loads(json.dumps(data_record))
+    begun, now = _begun_record(folder.data_record), parse_json(json.dumps(data_record))
     for key, what in (("corpus", "text"), ("tokenizer", "tokenizer")):
         if begun is not None and begun.get(key) != now.get(key):
             raise _of_another(what, folder.data_record)
@@ -64,7 +65,7 @@ def _begun_record(path: Path) -> Mapping[str, object] | None:
     """The record of the text that the run was begun with."""
     text = _begun_with(path, "text")
     try:
-        record = None if text is None else dict(json.loads(text))
+        record = None if text is None else dict(parse_json(text))
     except (TypeError, ValueError):
         raise _cannot_read("text", path) from None
     return record

@@ -9,7 +9,7 @@ from rinsc.backends.hf.folder import special_token_ids, tokenizer_config
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.backends.torch.weights import save_weights
-from rinsc.files import write_atomically
+from rinsc.files import parse_json, write_atomically
 from rinsc.train.devices import Devices
 from rinsc.train.run_folder import RunFolder
 
@@ -28,7 +28,7 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
-        config = json.loads(model.config.to_json_string())
+        config = parse_json(model.config.to_json_string())
         if folder.tokenizer.is_file():  # a run from Python may have none
             words = folder.tokenizer.read_text(encoding="utf-8")
             config |= special_token_ids(words)

@@ -16,7 +16,14 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.model import RinscForCausalLM
 from rinsc.backends.hf.standalone import standalone_source
 from rinsc.errors import CheckpointError, OutputError, Problem
-from rinsc.files import atomic_path, check_folder, check_writable, made_folder
+from rinsc.files import (
+    atomic_path,
+    check_folder,
+    check_writable,
+    made_folder,
+    parse_json,
+    read_json,
+)
 from rinsc.text import ENDS_OF_DOCUMENT, PADDING
 
 CODE = "modeling_rinsc"
@@ -86,7 +93,7 @@ def plain_tokenizer_config(path: Path) -> str:
     """A tokenizer_config.json without what names code: the folder is loaded with
     ``trust_remote_code``, which is meant for our code alone. Raises CheckpointError."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         plain = {key: value for key, value in values.items() if key != "auto_map"}
     except (OSError, ValueError, AttributeError, RecursionError):
         message, hint = f"the {path.name} is damaged", "restore the file, or remove it"
@@ -108,7 +115,7 @@ def special_tokens(tokenizer: str) -> dict[str, tuple[str, int]]:
     Raises CheckpointError for a text that is no tokenizer.json.
     """
     try:
-        added = json.loads(tokenizer).get("added_tokens") or []
+        added = parse_json(tokenizer).get("added_tokens") or []
         special = {token["content"]: token["id"] for token in added if token.get("special")}
     except (ValueError, AttributeError, KeyError, TypeError):
         message = "the tokenizer.json is damaged"
@@ -123,7 +130,7 @@ def special_tokens(tokenizer: str) -> dict[str, tuple[str, int]]:
 
 
 def _config_json(model: RinscForCausalLM, files: Mapping[str, bytes]) -> str:
-    values: dict[str, Any] = json.loads(model.config.to_json_string())
+    values: dict[str, Any] = parse_json(model.config.to_json_string())
     if TOKENIZER_FILE in files:
         values |= special_token_ids(files[TOKENIZER_FILE].decode("utf-8"))
     values |= {"architectures": [RinscForCausalLM.__name__], "auto_map": AUTO_MAP}
@@ -133,7 +140,7 @@ def _config_json(model: RinscForCausalLM, files: Mapping[str, bytes]) -> str:
 
 def _is_ours(config: Path) -> bool:
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = read_json(config)
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("auto_map") == AUTO_MAP

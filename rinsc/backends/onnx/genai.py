@@ -16,6 +16,7 @@ from rinsc.backends.onnx.fusion import can_fuse
 from rinsc.backends.onnx.loading import MODEL_FILE, read_metadata
 from rinsc.backends.onnx.past import PAST, PRESENT
 from rinsc.errors import DataError, LoweringError, Problem
+from rinsc.files import parse_json
 from rinsc.generation import checked_request
 from rinsc.spec import ModelSpec
 
@@ -146,7 +147,7 @@ def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[bytes, Mapping[str, An
     except OSError as error:
         raise _tokenizer_error("cannot-read", "cannot read the tokenizer", path) from error
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         ids = [*content["model"]["vocab"].values()]
         ids += [token["id"] for token in content.get("added_tokens", ())]
         tokens = 1 + max(map(int, ids))
@@ -156,7 +157,6 @@ def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[bytes, Mapping[str, An
         TypeError,
         AttributeError,
         OverflowError,
-        RecursionError,
     ) as error:
         message = "not the file of a byte-pair tokenizer"
         raise _tokenizer_error("bad-tokenizer", message, path) from error

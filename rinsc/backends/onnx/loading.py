@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tomllib
 import warnings
 from collections.abc import Mapping
 from mmap import ACCESS_READ, mmap
@@ -23,6 +21,7 @@ from rinsc.backends.onnx.providers import (
 )
 from rinsc.digests import sampled_digest
 from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
+from rinsc.files import parse_json, parse_toml
 from rinsc.spec import ModelSpec, spec_from_values
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
 def check_weights(metadata: Mapping[str, str], place: str) -> None:
     """Raise `CheckpointError` where the weights beside a model's file are another model's."""
     try:
-        name, digest = json.loads(metadata[DATA_KEY])
+        name, digest = parse_json(metadata[DATA_KEY])
         found = sampled_digest(Path(place).parent / name)
     except (*METADATA_ERRORS, OSError):
         return  # all in one file, or without a record
@@ -130,9 +129,9 @@ def check_weights(metadata: Mapping[str, str], place: str) -> None:
 def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
     """The spec and the rounds that a model was exported with; raises `CheckpointError`."""
     try:
-        spec = spec_from_values(tomllib.loads(metadata["rinsc.spec"]))
+        spec = spec_from_values(parse_toml(metadata["rinsc.spec"]))
         rounds = {
-            str(name): int(count) for name, count in json.loads(metadata["rinsc.rounds"]).items()
+            str(name): int(count) for name, count in parse_json(metadata["rinsc.rounds"]).items()
         }
     except METADATA_ERRORS as error:
         writer = metadata.get("rinsc.version", "")
@@ -151,7 +150,7 @@ def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, d
 def trained_record(metadata: Mapping[str, str]) -> dict[str, int]:
     """The rounds that the model's run was trained at, by repeat; empty without a record."""
     try:
-        record = json.loads(metadata[TRAINED_KEY])
+        record = parse_json(metadata[TRAINED_KEY])
         return {str(name): int(count) for name, count in record.items()}
     except METADATA_ERRORS:
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy.typing as npt
 
 from rinsc.backends.onnx.session import Session
+from rinsc.files import parse_json
 from rinsc.graph import Rounds
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def counted_flops(
 
 def executed_flops(profile: Path) -> Iterator[int]:
     """FLOPs of each kernel in a profile that multiplies matrices, in order of execution."""
-    for event in json.loads(profile.read_text(encoding="utf-8")):
+    for event in parse_json(profile.read_bytes()):
         arguments = event.get("args", {})
         count = _FLOPS.get(arguments.get("op_name", ""))
         if count is not None and event["name"].endswith("_kernel_time"):

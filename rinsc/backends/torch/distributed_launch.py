@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from rinsc.backends.torch.distributed_check import GRADIENT_LIMIT, RESULT
 from rinsc.errors import Problem, RinscError
+from rinsc.files import read_json
 
 CHECK = "rinsc.backends.torch.distributed_check"
 PROCESSES = 2
@@ -51,7 +51,7 @@ def check_gradients(*, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Gradien
             for process in processes:
                 process.kill()
                 process.wait()
-        gaps = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        gaps = read_json(folder / RESULT)
         return [GradientRow(what, gap) for what, gap in gaps.items()]
 
 

@@ -40,7 +40,7 @@ from rinsc.backends.torch.pickles import (
 from rinsc.backends.torch.processes import is_first, on_first, process_count
 from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, OutputError, Problem
-from rinsc.files import flush_to_disk, write_atomically
+from rinsc.files import flush_to_disk, read_json, write_atomically
 from rinsc.fingerprints import fingerprint
 
 FORMAT = "rinsc-sharded-checkpoint-1"
@@ -210,7 +210,7 @@ def _publish(part: Path, folder: Path, manifest: dict[str, Any]) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """What `save_sharded` wrote about a folder, once every file of it is there and whole."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
     except FileNotFoundError:
         message, hint = "there is no checkpoint here", "name a folder that save_sharded wrote"
         raise _error("no-checkpoint", message, folder, hint) from None

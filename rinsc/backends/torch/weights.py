@@ -16,7 +16,7 @@ from rinsc.__about__ import __version__
 from rinsc.backends.torch.hosting import HostedModule
 from rinsc.backends.torch.module import CompiledModule
 from rinsc.errors import CheckpointError, Problem
-from rinsc.files import write_atomically
+from rinsc.files import parse_json, write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.spec import spec_to_toml
 
@@ -76,7 +76,7 @@ def _without_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _facts(text: str) -> dict[str, Any]:
     """What `save_weights` wrote about the file; nothing for a file of other origin."""
     try:
-        facts = json.loads(text)
+        facts = parse_json(text)
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}
