@@ -17,9 +17,9 @@ _SAMPLERS = {
     "poisson_lognormal(1.5, 0.2)": 9,
     "poisson_lognormal(1, 0.5)": 1,
 }
-_OWNING = ("adapter=scale", "inject=gate", "init=learned, inject=add")
+_OWNING = ("adapter=scale", "adapter=shared(1)", "inject=gate", "init=learned, inject=add")
 _FROM_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
-_ADAPTERS = ("linear", "lora(2)", "scale", "embed", "gate")
+_ADAPTERS = ("linear", "lora(2)", "shared(2)", "scale", "embed", "gate")
 
 
 @st.composite

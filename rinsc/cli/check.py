@@ -1,19 +1,25 @@
-"""``rinsc check``: reads models and says what they are. Imports no backend and builds no graph."""
+"""``rinsc check``: reads models and says what they are. Imports no backend, and builds a
+graph for adapters alone."""
 
 from __future__ import annotations
 
 import json as json_text
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from rinsc.cli.diagnostics import note
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.runs import is_run
 from rinsc.cli.values import model_text
 from rinsc.errors import Problem, UsageError
 from rinsc.sweep.listing import listed
+
+if TYPE_CHECKING:
+    from rinsc.spec import ModelSpec
+    from rinsc.syntax import Signature
 
 MAX_NAMES = 16  # of blocks, on one line
 
@@ -66,12 +72,16 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         spec = options.spec(model, exponents)
         signature, identity = spec.signature, fingerprint(spec)
         sizes: dict[str, int] | None = dict(spec.parts)
+        heavy = _heavy_adapters(signature, spec)
     else:
         signature = bind(parse(model), exponents)
         if options.strict:
             refuse_doubtful(signature)
         identity, sizes = schedule_fingerprint(signature), None
+        heavy = _heavy_adapters(signature, None)
     visits = [ref.letter for ref in expand(signature)]
+    if heavy is not None:
+        note(heavy)
     return {
         "model": model,
         "signature": to_text(signature),
@@ -81,8 +91,22 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         "blocks": list(dict.fromkeys(visits)),
         "layers": sizes,
         "visits": len(visits),
-        "notes": notes_on(signature),
+        "notes": [*notes_on(signature), *([] if heavy is None else [heavy])],
     }
+
+
+def _heavy_adapters(signature: Signature, spec: ModelSpec | None) -> str | None:
+    """Words for adapters that are not light, at the dimensions given or else at the presets."""
+    from rinsc.syntax.tree import repeats
+
+    if not any(o.name == "adapter" for repeat in repeats(signature.body) for o in repeat.options):
+        return None  # and there is no graph to build
+    from rinsc.cost.adapters import adapter_share, heavy_at_presets, heavy_note
+    from rinsc.graph import build_graph
+
+    if spec is None:
+        return heavy_at_presets(signature)
+    return heavy_note(spec, adapter_share(build_graph(spec)))
 
 
 def _text(facts: dict[str, object]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,12 +15,8 @@ from rinsc.cost.memory import Precision
 from rinsc.errors import Problem, UsageError
 from rinsc.ops import Causal
 
-if TYPE_CHECKING:
-    from rinsc.cost import CostReport
-
 DEFAULT_TOKENS = 1_000_000_000
 DEFAULT_BATCH = 16
-LIGHT_SHARE = 0.01  # of the parameters: what arXiv 2502.07503 takes for a light adapter
 
 
 def cost(
@@ -70,6 +66,7 @@ def cost(
         Print JSON with exact integers.
     """
     from rinsc.cost import FlopConvention, cost_report, match_compute
+    from rinsc.cost.adapters import heavy_note
 
     models = [model] if baseline is None else [model, baseline]
     exponents = share_bindings(options.set_, models)
@@ -85,7 +82,9 @@ def cost(
             spec, seq=seq, batch=batch, rounds=asked, convention=convention, precision=precision
         )
     data: dict[str, Any] = report.as_dict()
-    _warn_of_adapters(report)
+    heavy = heavy_note(spec, report.adapter_share)
+    if heavy is not None:
+        note(heavy)
     other = plan = None
     if baseline is not None:
         other_spec = spec_like(spec, baseline, exponents[1], strict=options.strict)
@@ -111,10 +110,3 @@ def cost(
     if other is not None and plan is not None:
         print_comparison(other, report)
         print_plan(other.signature, report.signature, plan)
-
-
-def _warn_of_adapters(report: CostReport) -> None:
-    """Adapters are meant to be light: told on standard error where they are not."""
-    if round(report.adapter_share, 4) > LIGHT_SHARE:  # the figure that is printed
-        share = f"{100 * report.adapter_share:.2f} %"
-        note(f"adapters hold {share} of the parameters of {report.signature}, more than 1 %")

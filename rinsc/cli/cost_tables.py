@@ -6,6 +6,7 @@ from rinsc.cli.numbers import exact, ratio, rounded_bytes, rounded_count, rounde
 from rinsc.cli.tables import print_line, print_table
 from rinsc.cli.words import short_text
 from rinsc.cost import ComputeMatch, CostReport
+from rinsc.cost.adapters import share_text
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec
 
@@ -159,7 +160,7 @@ def _expected(report: CostReport) -> str:
 
 
 def _adapter_share(report: CostReport) -> str:
-    return f"{100 * report.adapter_share:.2f} %"
+    return share_text(report.adapter_share)
 
 
 def _blocks(report: CostReport) -> list[tuple[str, ...]]:

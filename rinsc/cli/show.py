@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.tables import PIPED_WIDTH
 from rinsc.errors import Problem, UsageError
@@ -34,6 +35,7 @@ def show(
         Print the graph as JSON in place of the drawing.
     """
     from rinsc.cost import block_params
+    from rinsc.cost.adapters import adapter_share, heavy_note
     from rinsc.files import write_atomically
     from rinsc.graph import build_graph
     from rinsc.graph.draw import FORMATS, schedule_lines, to_json, tree_lines
@@ -46,6 +48,9 @@ def show(
             raise UsageError(Problem("unknown-format", message, place=str(path), hint=hint))
     graph = build_graph(options.spec(model))
     counts = block_params(graph)
+    heavy = heavy_note(graph.spec, adapter_share(graph))
+    if heavy is not None:
+        note(heavy)
     for path in output:
         write_atomically(path, FORMATS[path.suffix](graph, counts))
         print(f"wrote {path}", file=sys.stderr)

@@ -8,6 +8,7 @@ from textwrap import fill
 from rinsc.cli.numbers import exact, rounded_count
 from rinsc.cli.tables import console, print_line, print_table
 from rinsc.cli.words import short_text
+from rinsc.cost.adapters import share_text
 from rinsc.sweep.claims import Claim, Figures
 from rinsc.sweep.costed import Costed
 from rinsc.sweep.listing import listed
@@ -15,6 +16,7 @@ from rinsc.sweep.zoo import ZooEntry
 
 MAX_REPEATS = 4
 SIGNATURE_WIDTHS = (10, 30)  # in the list of entries, where there is little room and where much
+WIDTH_WITH_ADAPTERS = 96  # of a terminal with room for their share in the list of entries
 GAP = 2  # between two columns of a table
 
 
@@ -24,26 +26,33 @@ def rounds_text(expected: Mapping[str, int | float]) -> str:
 
 
 def print_entries(entries: Iterable[tuple[ZooEntry, Figures]]) -> None:
-    """A row an entry; signatures get what the terminal's width leaves them."""
-    heads = ("name", "signature", "params", "ratio", "rounds", "arXiv")
+    """A row an entry; signatures get what the terminal's width leaves them.
+
+    A narrow terminal has no column for the share of adapters, which few entries have.
+    """
+    width = console().width
+    heads = ("name", "signature", "params", "adapters", "ratio", "rounds", "arXiv")
     rows = [
         (
             entry.name,
             figures.signature,
             rounded_count(figures.parameters),
+            share_text(figures.adapter_share) if figures.adapter_share else "-",
             f"{figures.cost_ratio:.3f}",
             rounds_text(figures.expected_rounds),
             entry.source.arxiv or "-",
         )
         for entry, figures in entries
     ]
+    if width < WIDTH_WITH_ADAPTERS:
+        heads, *rows = [(*row[:3], *row[4:]) for row in (heads, *rows)]  # type: ignore[assignment]
     others = [max(map(len, column)) + GAP for column in zip(heads, *rows, strict=True)]
     least, most = SIGNATURE_WIDTHS
-    room = min(max(console().width - sum(others) + others[1] - GAP, least), most)
+    room = min(max(width - sum(others) + others[1] - GAP, least), most)
     print_table(
         heads,
         [(name, short_text(signature, room), *rest) for name, signature, *rest in rows],
-        left=(0, 1, 5),
+        left=(0, 1, len(heads) - 1),
     )
 
 
@@ -77,6 +86,7 @@ def print_entry(
     print_line()
     print_line(f"cost ratio                   {figures.cost_ratio:.3f} against {figures.baseline}")
     print_line(f"expected rounds in training  {rounds_text(figures.expected_rounds)}")
+    print_line(f"share of adapters            {share_text(figures.adapter_share)}")
     print_line()
     for line in drawing:
         print_line(line)

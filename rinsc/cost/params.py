@@ -8,6 +8,7 @@ from rinsc.cost.counts import run_counts
 from rinsc.cost.runs import repeat_row
 from rinsc.graph import Block, BlockGraph, Loop, Rounds, resolve_rounds
 from rinsc.layers import Programs, trace_loop, trace_programs
+from rinsc.ops import Row
 from rinsc.program import Program
 
 ADAPTER = "adapter"  # the part of a repeat's programs
@@ -107,7 +108,9 @@ def _params_of_part(program: Program, part: str) -> int:
 
 
 def _params_of_a_round(program: Program, loop: Loop) -> int:
-    """Injection whole, and one adapter."""
-    adapters = _params_of_part(program, ADAPTER)
-    one = adapters // loop.adapters if adapters else 0
-    return program.param_count - adapters + one
+    """Injection whole, and one adapter with what all of them share."""
+    return sum(
+        param.count // (loop.adapters if node.part == ADAPTER and isinstance(node.op, Row) else 1)
+        for node in program.nodes
+        for param in node.params
+    )

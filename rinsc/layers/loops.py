@@ -144,6 +144,10 @@ def _adapted(
         matrix = b(Row(rows, (width, width), "zeros"), index, name="adapter")
         return b(Add(), x, b(Project(), x, matrix))
     rank = adapter.rank or 1
+    if adapter.kind == "shared":
+        low = b(Linear(rank), x, name="adapter_down")
+        low = b(Mul(), low, b(Row(rows, (rank,), "ones"), index, name="adapter"))
+        return b(Add(), x, b(Linear(width, init="zeros"), low, name="adapter_up"))
     down = b(Row(rows, (rank, width), "normal"), index, name="adapter_down")
     up = b(Row(rows, (width, rank), "zeros"), index, name="adapter_up")
     return b(Add(), x, b(Project(), b(Project(), x, down), up))

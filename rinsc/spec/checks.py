@@ -103,9 +103,9 @@ def _option_problems(sig: Signature, width: int | None, place: str | None) -> It
     for repeat in repeats(sig.body):
         for option in repeat.options:
             match option.value:
-                case Call("lora", (int(rank),)) if width is not None and rank > width:
+                case Call("lora" | "shared" as name, (int(rank),)) if width and rank > width:
                     message = f"rank {rank} is above the width of the model, {width}"
-                    hint = f"write at most lora({width})"
+                    hint = f"write at most {name}({width})"
                     yield problem("rank-above-width", option, message, hint)
     for ref in mentions(sig.body):
         for option in ref.options:

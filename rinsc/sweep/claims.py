@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rinsc.cost import (
-    adapter_params,
     expected_rounds,
     stored_params,
     training_flops_per_token,
 )
+from rinsc.cost.adapters import adapter_share
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec
 from rinsc.sweep.costed import visited_once
@@ -61,7 +61,7 @@ def figures(entry: ZooEntry) -> Figures:
         executed_layers=graph.executed_layers(),
         cost_ratio=_cost_ratio(entry.spec, baseline),
         baseline=baseline.text,
-        adapter_share=adapter_params(graph) / parameters,
+        adapter_share=adapter_share(graph),
         expected_rounds=expected_rounds(graph),
     )
 

@@ -33,7 +33,11 @@ def _contradictions(repeat: Repeat) -> Iterator[tuple[Option, str, str]]:
         yield later, "'skip' and 'sample' both say how rounds are drawn", "keep one of the two"
     if (by := written.get("adapter_by")) and "adapter" not in written:
         message = "'adapter_by' says which adapter a round takes, and there is none"
-        yield by, message, "add adapter=linear, lora(rank), scale, embed or gate, or remove it"
+        yield (
+            by,
+            message,
+            "add adapter=linear, shared(rank), lora(rank), scale, embed or gate, or remove it",
+        )
     if (grad := written.get("grad")) and isinstance(repeat.count, int):
         yield from _gradient(grad, repeat, repeat.count, inject)
         yield from _untrained(written, grad, fewest_rounds(repeat, repeat.count))

@@ -54,7 +54,7 @@ def _one_of(*names: str) -> Check:
 
 def _is_adapter(value: Value) -> bool:
     match value:
-        case Call("lora", (int(rank),)):
+        case Call("lora" | "shared", (int(rank),)):
             return rank >= 1
     return isinstance(value, str) and value in ("linear", "scale", "embed", "gate")
 
@@ -72,7 +72,10 @@ RULES: tuple[OptionRule, ...] = (
         is_sampler,
     ),
     OptionRule(
-        "adapter", "repeat", "adapter=linear, lora(rank), scale, embed or gate", _is_adapter
+        "adapter",
+        "repeat",
+        "adapter=linear, shared(rank), lora(rank), scale, embed or gate",
+        _is_adapter,
     ),
     OptionRule(
         "adapter_by",

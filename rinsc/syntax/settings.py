@@ -10,7 +10,7 @@ from rinsc.syntax.options import effective
 from rinsc.syntax.printer import options_text
 from rinsc.syntax.tree import Call, Option
 
-AdapterKind: TypeAlias = Literal["linear", "lora", "scale", "embed", "gate"]
+AdapterKind: TypeAlias = Literal["linear", "shared", "lora", "scale", "embed", "gate"]
 Inject: TypeAlias = Literal["add", "gate", "concat"]
 Start: TypeAlias = Literal["carry", "zero", "noise", "learned"]
 CacheSlot: TypeAlias = Literal["own", "first", "last"]
@@ -19,7 +19,7 @@ Tie: TypeAlias = Literal["attention", "mlp"]
 
 @dataclass(frozen=True)
 class Adapter:
-    """A residual adapter of each round; ``rank`` is that of ``lora``."""
+    """A residual adapter of each round; ``rank`` is that of ``lora`` and ``shared``."""
 
     kind: AdapterKind
     rank: int | None

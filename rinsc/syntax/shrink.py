@@ -10,7 +10,7 @@ from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Sequence, Si
 
 def shrunk(sig: Signature, *, part_layers: int, rank: int) -> Signature:
     """The signature with no written size above ``part_layers`` for each of a letter's parts, and
-    no LoRA rank above ``rank``. Letters, rounds and all other options stay."""
+    no rank of an adapter above ``rank``. Letters, rounds and all other options stay."""
     return replace(sig, body=_sequence(sig.body, part_layers * parts_per_letter(sig), rank))
 
 
@@ -33,6 +33,6 @@ def _node(node: Node, size: int, rank: int) -> Node:
 
 def _option(option: Option, rank: int) -> Option:
     match option.value:
-        case Call("lora", (int(written),)):
-            return replace(option, value=Call("lora", (min(written, rank),)))
+        case Call("lora" | "shared" as name, (int(written),)):
+            return replace(option, value=Call(name, (min(written, rank),)))
     return option

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from rinsc.errors import Span
@@ -92,3 +92,20 @@ def repeats(node: Node) -> Iterator[Repeat]:
     elif isinstance(node, Sequence):
         for item in node.items:
             yield from repeats(item)
+
+
+def with_repeat_options(sequence: Sequence, change: Callable[[Option], Option]) -> Sequence:
+    """The tree with each option of a repeat changed."""
+    return replace(sequence, items=tuple(_with_options(item, change) for item in sequence.items))
+
+
+def _with_options(node: Node, change: Callable[[Option], Option]) -> Node:
+    match node:
+        case BlockRef():
+            return node
+        case Sequence():
+            return with_repeat_options(node, change)
+        case Repeat(body):
+            inner = _with_options(body, change)
+            assert isinstance(inner, BlockRef | Sequence)
+            return replace(node, body=inner, options=tuple(map(change, node.options)))

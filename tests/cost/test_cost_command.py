@@ -7,6 +7,7 @@ import json
 import pytest
 
 from rinsc.cost import cost_report
+from rinsc.presets import PRESETS
 from rinsc.spec import model_spec
 from tests.cli.command_line import run_cli
 
@@ -43,10 +44,32 @@ def test_adapters_are_named_and_heavy_ones_warned_of() -> None:
     heavy = json.loads(out)
     assert status == 0
     assert heavy["adapter_share"] > 0.01
-    assert err == (
+    assert err.startswith(
         f"note: adapters hold {100 * heavy['adapter_share']:.2f} % of the parameters of "
-        "A^3{adapter=linear}B, more than 1 %\n"
+        "A^3{adapter=linear}B, more than 1 %; with adapter=shared("
     )
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_the_adapter_that_is_offered_is_light_and_the_next_larger_one_is_not(preset: str) -> None:
+    heavy = model_spec("A^3{adapter=linear}B", preset=preset)
+    width, stored = heavy.width, cost_report(heavy).stored_params
+    assert 3 * width**2 / stored > 0.01
+    bare = stored - 3 * width**2
+    err = run_cli("check", "A^3{adapter=linear}B", "--preset", preset).err
+    rank = int(err.partition("shared(")[2].partition(")")[0])
+
+    def share(rank: int) -> float:
+        own = 2 * rank * width + 3 * rank
+        return own / (bare + own)
+
+    assert share(rank) <= 0.01005 < share(2 * rank) or 2 * rank > width
+    assert f"{100 * share(rank):.2f} %" in err
+    assert f"{preset} (" in run_cli("check", "A^3{adapter=linear}B").err
+    for command in ("show", "cost"):
+        assert run_cli(command, "A^3{adapter=linear}B", "--preset", preset).err == err
+    light = f"A^3{{adapter=shared({rank})}}B"
+    assert run_cli("check", light, "--preset", preset).err == ""
 
 
 def test_what_repeats_do_is_a_part_and_a_row() -> None:

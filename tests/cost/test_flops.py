@@ -56,6 +56,7 @@ def test_flops_with_options_equal_the_counter(
         "A^5{inject=add, grad=2}B",
         "A[2]{each=2} A{reverse} B{tie=mlp}",
         "A^3{adapter=lora(2)}B^2{adapter=linear, adapter_by=count}",
+        "A^3{adapter=shared(5)}B",
         "P R^6{inject=concat, init=noise, grad=2} C",
         "((A^4{inject=gate, grad=3})B)^3{inject=add, init=noise, grad=2}C",
     ],

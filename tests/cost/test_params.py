@@ -63,6 +63,7 @@ WIDTH = 12
         ("adapter=gate", 3 * WIDTH, 0),
         ("adapter=linear", 3 * WIDTH**2, 0),
         ("adapter=lora(2)", 3 * 2 * 2 * WIDTH, 0),
+        ("adapter=shared(5)", 2 * 5 * WIDTH + 3 * 5, 0),
         ("adapter=scale, sample=uniform(1, 5)", 5 * WIDTH, 0),
         ("inject=gate", 0, WIDTH),
         ("inject=concat, init=learned, adapter=scale", 3 * WIDTH, 2 * WIDTH**2 + WIDTH),
@@ -75,6 +76,8 @@ def test_repeats_own_what_their_options_say(options: str, adapters: int, others:
     plain = graph_of("A^3B")
     assert stored_params(graph) == stored_params(plain) + adapters + others
     each = adapters // (5 if "uniform" in options else 3)
+    if "shared" in options:
+        each = 2 * 5 * WIDTH + 5  # what all rounds share runs in each of them
     start = WIDTH if "learned" in options else 0
     extra = 3 * (each + others - start) + start
     assert executed_params(graph) == executed_params(plain) + extra

@@ -35,7 +35,9 @@ ROOT = Path(__file__).parents[2]
 CASES = {
     "plain": small_spec("(A^3)B"),
     "rich": small_spec(RICH),
-    "nested": small_spec("P(A^2{adapter=lora(3), adapter_by=count}B)^3{inject=add, init=noise}"),
+    "nested": small_spec(
+        "P(A^2{adapter=lora(3), adapter_by=count}B^2{adapter=shared(2)})^3{inject=add, init=noise}"
+    ),
     "window": small_spec("P[1]A[2]^4{inject=concat, grad=2}B[1]", tied_embedding=False),
     "gpt": small_spec("A^3{kv=last}B", kind="gpt"),
     "huginn": small_spec("P[1] R[2]^3{inject=concat, init=noise} C[1]", kind="huginn"),

@@ -84,6 +84,7 @@ def check_depths(
         *(("A^3B", kind) for kind in CAUSAL),
         ("A^3{adapter=linear}B", "llama"),
         ("A^3{adapter=lora(2), adapter_by=count}B", "gpt"),
+        ("A^3{adapter=shared(2)}B", "llama"),
         ("A^3{kv=first}B", "llama"),
         ("A^3{kv=last}B", "llama"),
         ("P A^3{inject=concat, init=learned, kv=last} B", "ouro"),

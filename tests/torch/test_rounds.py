@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rinsc.backends.torch import CompiledModule, to_torch
 from tests.onnx.models import lively_model, small_spec
 
-ADAPTERS = [None, "linear", "lora(3)", "scale", "embed", "gate"]
+ADAPTERS = [None, "linear", "lora(3)", "shared(3)", "scale", "embed", "gate"]
 INJECTIONS = [None, "add", "gate", "concat"]
 STARTS = ["carry", "zero", "noise", "learned"]
 CLOSE = 2e-5
@@ -52,6 +52,9 @@ def plain_logits(
                 x = x + x @ weights["adapter.weight"].T
             elif adapter == "lora(3)":
                 x = x + x @ weights["adapter_down.weight"].T @ weights["adapter_up.weight"].T
+            elif adapter == "shared(3)":
+                down, up = own["adapter_down.weight"], own["adapter_up.weight"]
+                x = x + ((x @ down.T) * weights["adapter.weight"]) @ up.T
             elif adapter == "scale":
                 x = x * (1 + weights["adapter.weight"])
             elif adapter == "embed":
