@@ -18,6 +18,7 @@ from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.tables import PIPED_WIDTH
 from rinsc.cli.values import Count, option_values
 from rinsc.cli.words import short_text
+from rinsc.errors import RinscError
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -127,19 +128,26 @@ def family(
 ) -> None:
     """Print a family of variants: a signature a line, at a terminal with its costs.
 
-    ``rins`` holds the forms of recursion round RINS: early, in the middle, late and total.
+    ``rins`` holds the forms of recursion round RINS: early, in the middle, late and total. Without
+    --layers and --preset the layers divide evenly over the blocks of all members. Elsewhere uneven
+    members are marked, and --strict leaves them out.
 
     Parameters
     ----------
     json
         Print one JSON object a variant.
     """
+    from dataclasses import replace
+
     from rinsc.sweep.families import family as members_of
+    from rinsc.sweep.families import layers_for_all
 
     with option_values():
         members = members_of(name)
     limits = filters.limits
     base, strict = options.spec("A"), options.strict
+    if options.layers is None and options.preset is None:
+        base = replace(base, layers=layers_for_all(members, base.layers))
     rows = [row for row in _costed(members, base, strict=strict) if limits.admit(row[0])]
     width = max(len(text) for text in ("signature", *(row.signature for row, _ in rows)))
     _print_variants(rows, width, json=json)
@@ -148,20 +156,33 @@ def family(
 def _costed(
     members: Iterable[Member], base: ModelSpec, *, strict: bool
 ) -> Iterator[tuple[Costed, str]]:
-    """Each member with its costs; at few layers two of them may be the same model."""
+    """Each member with its costs; those that do not fit the layers are left out, with a note.
+
+    At few layers two of them may be the same model.
+    """
     from rinsc.fingerprints import fingerprint
     from rinsc.spec import with_signature
     from rinsc.sweep.costed import costed
 
     known: dict[str, str] = {}
+    left_out: list[str] = []
     for member in members:
-        key = fingerprint(with_signature(base, member.signature, strict=strict))
+        try:
+            key = fingerprint(with_signature(base, member.signature, strict=strict))
+        except RinscError as error:
+            if error.code != "layers-do-not-split":
+                raise
+            left_out.append(member.signature)
+            continue
         if key in known:
             same = f"{member.signature} is the same model as {known[key]}"
             note(f"at {base.layers} layers {same}, and left out")
         else:
             known[key] = member.signature
             yield costed(base, member.signature, strict=strict), member.idea
+    if left_out:
+        why = "do not divide evenly over the blocks of" if strict else "are too few for"
+        note(f"{base.layers} layers {why} {', '.join(left_out)}, left out")
 
 
 def _print_variants(rows: Iterable[tuple[Costed, str]], width: int, *, json: bool) -> None:
@@ -172,16 +193,20 @@ def _print_variants(rows: Iterable[tuple[Costed, str]], width: int, *, json: boo
     if json:
         for row, idea in rows:
             print(_json({**asdict(row), **({"idea": idea} if idea else {})}))
-    elif not sys.stdout.isatty():
-        for row, _ in rows:
-            print(row.signature)
-    else:
+        return
+    is_table = sys.stdout.isatty()
+    columns = shutil.get_terminal_size().columns
+    if is_table:
         from rinsc.cli.zoo_tables import variant_heads, variant_row
 
-        columns = shutil.get_terminal_size().columns
         print(variant_heads(width))
-        for row, idea in rows:
-            print(short_text(variant_row(row, idea, width), columns))
+    uneven = 0
+    for row, idea in rows:
+        uneven += row.layers_if_even is not None
+        print(short_text(variant_row(row, idea, width), columns) if is_table else row.signature)
+    if uneven:
+        words = "variant splits" if uneven == 1 else "variants split"
+        note(f"{uneven} {words} the layers unevenly; --strict leaves them out, --json marks them")
 
 
 def _drawing(entry: ZooEntry) -> Iterator[str]:

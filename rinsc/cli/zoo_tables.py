@@ -96,7 +96,9 @@ def variant_row(variant: Costed, idea: str, width: int) -> str:
     """A row of a table that is printed while it is made, under `variant_heads`."""
     figures = (rounded_count(variant.parameters), exact(variant.executed_layers))
     row = _row(variant.signature, *figures, f"{variant.cost_ratio:.3f}", width)
-    return f"{row}  {idea}".rstrip()
+    even = variant.layers_if_even
+    uneven = "" if even is None else f"uneven: {even:g} layers if even"
+    return f"{row}  {'; '.join(filter(None, (uneven, idea)))}".rstrip()
 
 
 def variant_heads(width: int) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rinsc.cost import cost_report, training_flops_per_token
+from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, with_signature
+from rinsc.syntax import uneven_split
 from rinsc.syntax.canonical import letter_name
+from rinsc.syntax.sizes import even_sizes
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,8 @@ class Costed:
     """A signature at some dimensions.
 
     FLOPs are of the training of one token in a sequence as long as the context; ``cost_ratio`` is
-    their ratio to those of the same blocks visited once each.
+    their ratio to those of the same blocks visited once each. Where the layers do not divide over
+    the blocks, ``layers_if_even`` is how many an even split would run.
     """
 
     signature: str
@@ -22,6 +26,7 @@ class Costed:
     executed_layers: int
     training_flops_per_token: int
     cost_ratio: float
+    layers_if_even: float | None = None
 
 
 def visited_once(spec: ModelSpec) -> ModelSpec:
@@ -48,4 +53,13 @@ def costed(base: ModelSpec, signature: str, *, strict: bool = False) -> Costed:
         executed_layers=report.executed_layers,
         training_flops_per_token=flops,
         cost_ratio=flops / training_flops_per_token(once, once.context),
+        layers_if_even=_layers_if_even(spec),
     )
+
+
+def _layers_if_even(spec: ModelSpec) -> float | None:
+    if uneven_split(spec.signature, spec.layers) is None:
+        return None
+    visits = build_graph(spec).visit_counts()
+    sizes = even_sizes(spec.signature, spec.layers)
+    return float(sum(sizes[name] * count for name, count in visits.items()))

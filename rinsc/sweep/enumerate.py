@@ -38,6 +38,7 @@ class Variant:
     executed_layers: int
     training_flops_per_token: int
     cost_ratio: float
+    layers_if_even: float | None = None
 
     @cached_property
     def signature(self) -> str:
@@ -55,6 +56,7 @@ class Variant:
             self.executed_layers,
             self.training_flops_per_token,
             self.cost_ratio,
+            self.layers_if_even,
         )
 
     def spec(self, base: ModelSpec) -> ModelSpec:
@@ -133,7 +135,8 @@ def _is_new(
 def _variant(word: Word, degree: int, flat: Word, sizes: tuple[int, ...], price: Prices) -> Variant:
     visits = Counter(flat)
     executed = sum(times * sizes[number] for number, times in visits.items())
-    return Variant(word, degree, *price.costs(len(sizes), len(flat), executed))
+    even = None if price.layers % len(sizes) == 0 else len(flat) * price.layers / len(sizes)
+    return Variant(word, degree, *price.costs(len(sizes), len(flat), executed), even)
 
 
 def _checked_bounds(**bounds: tuple[int, int]) -> tuple[int, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import lcm
 
 from rinsc.errors import Problem, SpecError, did_you_mean
+from rinsc.syntax import MAX_VISITS, parse
+from rinsc.syntax.sizes import even_sizes
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,13 @@ RINS: Mapping[str, str] = {
 }
 
 FAMILIES: Mapping[str, Mapping[str, str]] = {"rins": RINS}
+
+
+def layers_for_all(members: Iterable[Member], least: int) -> int:
+    """The fewest layers from ``least`` on that divide evenly over the blocks of every member."""
+    parts = (parse(member.signature) for member in members)
+    together = lcm(*(len(even_sizes(sig, MAX_VISITS)) for sig in parts))
+    return -(-least // together) * together
 
 
 def family(name: str) -> tuple[Member, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from rinsc.errors import Problem, SignatureError, Span
 from rinsc.syntax.degree import parts_per_letter, substitute
@@ -77,6 +78,15 @@ def uneven_split(sig: Signature, layers: int | None) -> str | None:
         over = f"{plural(split.layers, 'layer')}{of} over {plural(len(split.parts), noun)}"
         words.append(f"{over}: {', '.join(sizes)}")
     return "; ".join(words) or None
+
+
+def even_sizes(sig: Signature, layers: int | None) -> dict[str, Fraction]:
+    """Layers of each part were they shared out evenly, in fractions; raises as `part_sizes`."""
+    return {
+        name: Fraction(split.layers, len(split.parts))
+        for split in _splits(sig, layers)
+        for name in split.parts
+    }
 
 
 def stack_of(sig: Signature, each: int) -> int:

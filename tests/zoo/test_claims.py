@@ -111,7 +111,7 @@ def test_the_expected_cost_of_huginn_is_that_of_many_draws() -> None:
     spec = zoo_entry("huginn").spec
     draw = random.Random(0)
     rounds = [
-        1 + poisson(math.exp(draw.gauss(math.log(31) - 0.125, 0.5)), draw) for _ in range(4000)
+        1 + poisson(math.exp(draw.gauss(math.log(32) - 0.125, 0.5)), draw) for _ in range(4000)
     ]
     width, context = spec.width, spec.context
     layer = 2 * (4 * width**2 + 3 * width * spec.mlp_width) + 4 * width * context
@@ -125,6 +125,8 @@ def test_the_expected_cost_of_huginn_is_that_of_many_draws() -> None:
     ]
     drawn = sum(steps) / len(steps) / (3 * (8 * layer + head))
     assert figures(zoo_entry("huginn")).cost_ratio == pytest.approx(drawn, rel=0.02)
+    assert sum(rounds) / len(rounds) == pytest.approx(33, abs=1)
+    assert figures(zoo_entry("huginn")).expected_rounds["R"] == 33
 
 
 def poisson(rate: float, draw: random.Random) -> int:
