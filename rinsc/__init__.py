@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rinsc.cost import FlopConvention, cost_report, match_compute
     from rinsc.fingerprints import fingerprint
     from rinsc.graph import build_graph, unroll
+    from rinsc.graph.law import draw_rounds
     from rinsc.spec import ModelSpec, model_spec
     from rinsc.syntax import canonical, parse
     from rinsc.verification import verify
@@ -30,6 +31,7 @@ _HOMES = {
     "build_graph": "rinsc.graph",
     "canonical": "rinsc.syntax",
     "cost_report": "rinsc.cost",
+    "draw_rounds": "rinsc.graph.law",
     "fingerprint": "rinsc.fingerprints",
     "load_weights": "rinsc.backends.torch",
     "match_compute": "rinsc.cost",
@@ -57,6 +59,7 @@ __all__ = [
     "build_graph",
     "canonical",
     "cost_report",
+    "draw_rounds",
     "fingerprint",
     "load_weights",
     "match_compute",

@@ -150,14 +150,14 @@ def _spread(model: CompiledModule) -> None:
 def _torch_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRow]:
     graph = model.graph
     for rounds in dialled_rounds(graph):
-        flat = to_torch(unroll(graph, rounds))
+        flat = to_torch(unroll(graph, rounds)).eval()
         flat.load_state_dict(model.state_dict())
         gap = _gap(model(given, rounds=rounds), flat(given))
         yield VerifyRow(f"torch, {_words(rounds)}", "torch, unrolled", "logits", gap, EXACT)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         save_weights(model, path)
-        fresh = to_torch(graph)
+        fresh = to_torch(graph).eval()
         load_weights(fresh, path)
     gap = _gap(model(given), fresh(given))
     yield VerifyRow("torch, as written", "torch, weights reloaded", "logits", gap, EXACT)

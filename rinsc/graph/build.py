@@ -49,6 +49,17 @@ def build_graph(spec: ModelSpec) -> BlockGraph:
     return run_passes(graph, PASSES)
 
 
+def require_graph(model: ModelSpec | BlockGraph) -> BlockGraph:
+    """The graph of a spec, or the graph itself, verified: what every backend starts from.
+
+    Raises `SpecError` for what is neither, and `GraphError` for a graph that no backend can run.
+    """
+    if not isinstance(model, BlockGraph):
+        return build_graph(model)
+    verify(model, rules=(loop_names_are_unique,))
+    return model
+
+
 def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:
     """Run passes in order, with the verifier after each."""
     rules: tuple[Rule, ...] = ()

@@ -5,16 +5,28 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from random import Random
-from typing import cast
+from typing import TypeAlias, cast
 
+from rinsc.graph.draws import (
+    chosen_rounds,
+    fixed_rounds,
+    poisson_lognormal_rounds,
+    poisson_rate,
+    skipped_rounds,
+    step_generator,
+    uniform_rounds,
+)
 from rinsc.graph.nodes import BlockGraph, Loop
 from rinsc.graph.rounds import MAX_ROUNDS
+from rinsc.spec import ModelSpec
 from rinsc.syntax.settings import RepeatOptions
+
+Sampler: TypeAlias = Callable[..., int]
 
 QUADRATURE_STEP = 1 / 64  # deviations; see `PoissonLognormal.mean_upto`
 QUADRATURE_END = 9  # deviations; what lies beyond has a probability below 1e-18
@@ -28,9 +40,15 @@ class RoundsLaw(ABC):
     def pmf(self) -> Mapping[int, Fraction] | None:
         """The probability of each number of rounds; None where there is no largest one."""
 
+    @property
     @abstractmethod
+    def sampler(self) -> tuple[Sampler, tuple[float, ...]]:
+        """The function of `rinsc.graph.draws` that draws, and its arguments after a generator."""
+
     def draw(self, generator: Random) -> int:
         """One number of rounds. It depends on ``generator.random()`` alone."""
+        function, arguments = self.sampler
+        return function(generator, *arguments)
 
     @property
     def largest(self) -> int | None:
@@ -58,8 +76,9 @@ class Fixed(RoundsLaw):
     def pmf(self) -> Mapping[int, Fraction]:
         return {self.rounds: Fraction(1)}
 
-    def draw(self, generator: Random) -> int:
-        return self.rounds
+    @property
+    def sampler(self) -> tuple[Sampler, tuple[float, ...]]:
+        return fixed_rounds, (self.rounds,)
 
 
 @dataclass(frozen=True)
@@ -91,8 +110,9 @@ class Skipped(RoundsLaw):
     def mean_upto(self, most: int) -> Fraction:
         return _skipped_mean_upto(self.rounds, self.skip, most)
 
-    def draw(self, generator: Random) -> int:
-        return 1 + sum(generator.random() >= self.skip for _ in range(self.rounds - 1))
+    @property
+    def sampler(self) -> tuple[Sampler, tuple[float, ...]]:
+        return skipped_rounds, (self.rounds, self.skip)
 
 
 @dataclass(frozen=True)
@@ -106,8 +126,9 @@ class Choice(RoundsLaw):
         times = Counter(self.counts)
         return {rounds: Fraction(n, len(self.counts)) for rounds, n in times.items()}
 
-    def draw(self, generator: Random) -> int:
-        return self.counts[int(generator.random() * len(self.counts))]
+    @property
+    def sampler(self) -> tuple[Sampler, tuple[float, ...]]:
+        return chosen_rounds, self.counts
 
 
 @dataclass(frozen=True)
@@ -122,8 +143,9 @@ class Uniform(RoundsLaw):
         share = Fraction(1, self.high - self.low + 1)
         return dict.fromkeys(range(self.low, self.high + 1), share)
 
-    def draw(self, generator: Random) -> int:
-        return self.low + int(generator.random() * (self.high - self.low + 1))
+    @property
+    def sampler(self) -> tuple[Sampler, tuple[float, ...]]:
+        return uniform_rounds, (self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -154,16 +176,9 @@ class PoissonLognormal(RoundsLaw):
         """
         return Fraction(_poisson_lognormal_mean_upto(self.given_mean, self.sigma, most))
 
-    def draw(self, generator: Random) -> int:
-        rate = self.rate(_normal(generator))
-        return 1 + _poisson(generator, rate, MAX_ROUNDS - 1)
-
-    def rate(self, deviations: float) -> float:
-        """The Poisson rate at so many deviations of the normal variable from its mean."""
-        if self.given_mean <= 1:
-            return 0.0
-        log_rate = math.log(self.given_mean - 1) - self.sigma**2 / 2 + self.sigma * deviations
-        return math.exp(min(log_rate, 2 * math.log(MAX_ROUNDS)))  # cut to MAX_ROUNDS in any case
+    @property
+    def sampler(self) -> tuple[Sampler, tuple[float, ...]]:
+        return poisson_lognormal_rounds, (self.given_mean, self.sigma)
 
 
 def rounds_law(options: RepeatOptions, rounds: int) -> RoundsLaw:
@@ -189,36 +204,22 @@ def drawn_loops(graph: BlockGraph) -> Iterator[Loop]:
     return (loop for loop in graph.dials() if loop.options.is_drawn)
 
 
-def draw_rounds(graph: BlockGraph, seed: int, step: int) -> dict[str, int]:
+def draw_rounds(model: ModelSpec | BlockGraph, seed: int, step: int) -> dict[str, int]:
     """Rounds of every repeat in a training step: drawn where its options say so, else as written.
 
     A function of ``seed`` and ``step`` alone, so that every rank draws the same, and so does a run
-    that is resumed.
+    that is resumed. `rinsc train` and modules that draw for themselves run these rounds.
     """
-    generator = Random(f"rounds of step {step} with seed {seed}")
+    from rinsc.graph.build import require_graph  # which asks for laws while it builds
+
+    graph = require_graph(model)
+    generator = step_generator(seed, step)
     return {loop.name: loop_law(loop).draw(generator) for loop in graph.dials()}
 
 
 def _written(number: float) -> Fraction:
     """A number as it was written: 0.1 is one tenth."""
     return Fraction(repr(number))
-
-
-def _normal(generator: Random) -> float:
-    """A standard normal number, by Box and Muller's method (1958)."""
-    radius = math.sqrt(-2 * math.log(1 - generator.random()))
-    return radius * math.cos(2 * math.pi * generator.random())
-
-
-def _poisson(generator: Random, rate: float, most: int) -> int:
-    """The arrivals before time ``rate``, with exponential waits of mean 1; ``most`` at most."""
-    time, arrivals = 0.0, 0
-    while arrivals < most:
-        time -= math.log(1 - generator.random())
-        if time > rate:
-            break
-        arrivals += 1
-    return arrivals
 
 
 @lru_cache(maxsize=256)
@@ -238,13 +239,12 @@ def _skipped_mean_upto(rounds: int, skip: float, most: int) -> Fraction:
 
 @lru_cache(maxsize=256)
 def _poisson_lognormal_mean_upto(mean: float, sigma: float, most: int) -> float:
-    law = PoissonLognormal(mean, sigma)
     points = round(QUADRATURE_END / QUADRATURE_STEP)
     density = math.sqrt(2 * math.pi)
     return math.fsum(
         QUADRATURE_STEP
         * (math.exp(-(z**2) / 2) / density)
-        * (1 + _poisson_mean_upto(law.rate(z), most - 1))
+        * (1 + _poisson_mean_upto(poisson_rate(mean, sigma, z), most - 1))
         for z in (QUADRATURE_STEP * index for index in range(-points, points + 1))
     )
 

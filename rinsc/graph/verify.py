@@ -18,20 +18,19 @@ MAX_COMPARED = 4096  # visits of two schedules, when a pass is held to the one b
 Rule: TypeAlias = Callable[[BlockGraph], Iterator[str]]
 
 
-def verify(graph: BlockGraph, *, after: str, rules: Iterable[Rule] = ()) -> None:
+def verify(graph: BlockGraph, *, after: str | None = None, rules: Iterable[Rule] = ()) -> None:
     """Check the rules that always hold, and ``rules``, which hold from some pass on.
 
-    Raises `GraphError` that names ``after``, the pass that ran last.
+    Raises `GraphError` that names ``after``, the pass that ran last; None for a graph that was
+    made elsewhere.
     """
     for rule in (*ALWAYS, *rules):
         for complaint in rule(graph):
-            raise GraphError(
-                Problem(
-                    "broken-graph",
-                    f"after '{after}': {complaint}",
-                    hint="this is a fault of the pass, not of the signature; please report it",
-                )
-            )
+            if after is None:
+                hint = "build the graph with build_graph(spec), or change what is said of it"
+                raise GraphError(Problem("broken-graph", complaint, hint=hint))
+            hint = "this is a fault of the pass, not of the signature; please report it"
+            raise GraphError(Problem("broken-graph", f"after '{after}': {complaint}", hint=hint))
 
 
 def is_a_chain(graph: BlockGraph) -> Iterator[str]:

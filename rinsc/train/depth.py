@@ -12,15 +12,11 @@ from collections.abc import Mapping
 from rinsc.cost import training_flops
 from rinsc.cost.flops import set_rounds
 from rinsc.graph import BlockGraph, Rounds, build_graph
+from rinsc.graph.draws import noise_seed_of
 from rinsc.graph.law import draw_rounds, drawn_loops, loop_law
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
 
-NOISE_SEEDS = 2**31 - 1  # from 1 up: 0 is the noise of evaluation
-NOISE_PRIME = 2**31 - 1
-# `noise_like` adds 1000003 a row and 742938285 a seed, modulo the prime: a row is so many seeds.
-SEEDS_A_ROW = 1_000_003 * pow(742_938_285, -1, NOISE_PRIME)
-NOISE_STRIDE = 1_000_003  # between seeds, so that runs of neighbouring seeds see other noise
 EXACT_STEPS = 4_000_000  # whose draws are added up to plan a run: half a minute
 
 
@@ -125,10 +121,9 @@ class Depths:
         """The seed of the noise that loops start from in ``step``: another one each step.
 
         A part of the batch gets that with which its rows, from ``first_row`` on, have the noise
-        that they have in the whole batch: `noise_like` reads of row and seed one sum alone.
+        that they have in the whole batch.
         """
-        seed = 1 + (self._config.seed * NOISE_STRIDE + step) % NOISE_SEEDS
-        return (seed + first_row * SEEDS_A_ROW) % NOISE_PRIME if first_row else seed
+        return noise_seed_of(self._config.seed, step, first_row)
 
     def _scheduled(self, step: int) -> int:
         starts = [start for start, _ in self._stages()]

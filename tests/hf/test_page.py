@@ -23,7 +23,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_cli(*shlex.split(command)).status == 0
     output = io.StringIO()
     examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     names: dict[str, object] = {}
     with contextlib.redirect_stdout(output):
         for example in examples:
@@ -33,6 +33,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "torch.Size([1, 7])",
         "True",
         "{'A': 4} RinscForCausalLM",
+        "True",
         "RinscForCausalLM",
     ]
 

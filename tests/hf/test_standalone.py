@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from rinsc import draw_rounds
 from rinsc.backends.hf import RinscConfig, RinscForCausalLM, causal_lm
 from rinsc.backends.hf.facts import spec_keys
 from rinsc.backends.hf.facts_source import facts_source
@@ -43,6 +44,7 @@ CASES = {
     "huginn": small_spec("P[1] R[2]^3{inject=concat, init=noise} C[1]", kind="huginn"),
     "ouro": small_spec("A^2B", kind="ouro"),
     "unrepeated": small_spec("AB"),
+    "drawn": small_spec("A^5{skip=0.5}B^2{inject=add, init=noise, sample=uniform(1, 4)}"),
 }
 
 
@@ -96,6 +98,13 @@ def test_logits_tokens_gradients_and_counts_are_our_own(folder: Path, case: str)
             assert torch.equal(found[name], value), name
         else:
             assert found[name] == value, name
+
+
+def test_the_folder_draws_rounds_in_training(folder: Path) -> None:
+    steps = range(2, 10)  # two passes were for the gradients
+    expected = [draw_rounds(CASES["drawn"], 0, step)["A"] for step in steps]
+    assert torch.load(folder / "drawn" / "found.pt")["visits"] == expected
+    assert len(set(expected)) > 2
 
 
 def test_sabotage_a_changed_weight_is_seen(folder: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments, pipeline
 
-from rinsc.backends.hf import causal_lm
+from rinsc import draw_rounds
+from rinsc.backends.hf import RoundsCallback, causal_lm
 from rinsc.cost import training_flops
 from rinsc.spec import ModelSpec
 from tests.hf.texts import rows, tokenizer
@@ -174,3 +175,98 @@ def test_an_evaluation_has_a_loss(tmp_path: Path) -> None:
     found = trainer.evaluate(data)["eval_loss"]
     batch = torch.stack([row["input_ids"] for row in data])
     assert found == pytest.approx(model(batch, labels=batch).loss.item(), rel=1e-5)
+
+
+DRAWN = small_spec("A^5{skip=0.5}B", vocab_size=300, context=32)
+
+
+class CountVisits(TrainerCallback):
+    """How often a block runs in each part of each step."""
+
+    def __init__(self, model: Any, name: str = "A") -> None:
+        self.visits = 0
+        self.parts: list[int] = []
+        self.steps: list[list[int]] = []
+        # A checkpoint stops before the end of what it runs again.
+        model.model.get_submodule(name).register_forward_pre_hook(self._count)
+
+    def _count(self, *given: Any) -> None:
+        self.visits += 1
+
+    def taken(self) -> int:
+        """The visits since the last call."""
+        visits, self.visits = self.visits, 0
+        return visits
+
+    def on_substep_end(self, *given: Any, **named: Any) -> None:
+        self.parts.append(self.taken())
+
+    def on_step_end(self, *given: Any, **named: Any) -> None:
+        self.steps.append([*self.parts, self.taken()])
+        self.parts.clear()
+
+
+def drawn_steps(folder: Path, *, callback: bool, steps: int = 6, **given: Any) -> Any:
+    model = fresh(DRAWN)
+    count = CountVisits(model)
+    callbacks = [count, *[RoundsCallback()] * callback]
+    trainer = trainer_of(
+        model, folder, rows(SEQ, 24), CountingTrainer, callbacks=callbacks, max_steps=steps, **given
+    )
+    trainer.train()
+    return trainer, count.steps
+
+
+def test_the_trainer_draws_rounds(tmp_path: Path) -> None:
+    trainer, steps = drawn_steps(tmp_path, callback=False)
+    expected = [draw_rounds(DRAWN, 0, step)["A"] for step in range(6)]
+    assert steps == [[rounds] for rounds in expected]
+    assert len(set(expected)) > 2
+    flops = [training_flops(DRAWN, SEQ, batch=4, rounds=rounds) for rounds in expected]
+    assert trainer.state.total_flos == sum(flops)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_parts_of_a_batch_run_the_rounds_of_their_step(tmp_path: Path, checkpointing: bool) -> None:
+    given: dict[str, Any] = {
+        "gradient_accumulation_steps": 3,
+        "seed": 5,
+        "gradient_checkpointing": checkpointing,
+    }
+    _, steps = drawn_steps(tmp_path, callback=True, per_device_train_batch_size=1, **given)
+    expected = [draw_rounds(DRAWN, 5, step)["A"] for step in range(6)]
+    times = 2 if checkpointing else 1
+    assert steps == [[times * rounds] * 3 for rounds in expected]
+    assert len(set(expected)) > 2
+
+
+def test_a_resumed_run_draws_as_an_unbroken_one(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"save_steps": 3, "save_strategy": "steps"}
+    whole, steps = drawn_steps(tmp_path, callback=True, **given)
+    model = fresh(DRAWN)
+    count = CountVisits(model)
+    again = trainer_of(
+        model, tmp_path / "b", rows(SEQ, 24), callbacks=[count, RoundsCallback()], max_steps=6
+    )
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert count.steps == steps[3:]
+    assert steps == [[draw_rounds(DRAWN, 42, step)["A"]] for step in range(6)]  # Trainer's seed
+    for one, other in zip(whole.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_generation_evaluation_and_what_the_config_fixes_draw_nothing() -> None:
+    model = fresh(DRAWN).train()
+    count = CountVisits(model)
+    given = torch.arange(6)[None]
+    for cache in (True, False):
+        model.generate(given, max_new_tokens=3, do_sample=False, use_cache=cache)
+        assert count.taken() == 3 * 5
+    model.eval()(given)
+    assert count.taken() == 5
+    model.train().config.rounds = 2
+    model(given, labels=given)
+    assert count.taken() == 2
+    model(given, rounds=4)
+    assert count.taken() == 4
+    assert model.draws.step == 0

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from rinsc import draw_rounds
 from rinsc.backends.hf import causal_lm
-from tests.hf.test_trainer import losses
+from tests.hf.test_trainer import CountVisits, losses
 from tests.hf.texts import text, tokenizer
 from tests.onnx.models import small_spec
 
@@ -19,7 +20,8 @@ datasets = pytest.importorskip("datasets")
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_loss_falls(tmp_path: Path, packing: bool) -> None:
-    spec = small_spec("P(A^2)^2B", vocab_size=300, context=48)  # as long as a document
+    # As long as a document.
+    spec = small_spec("P(A^2)^2B^3{sample=uniform(1, 6)}", vocab_size=300, context=48)
     torch.manual_seed(0)
     model: Any = causal_lm(spec)
     lines = [line for line in text().splitlines() if len(line) > 20]
@@ -45,6 +47,11 @@ def test_the_loss_falls(tmp_path: Path, packing: bool) -> None:
         train_dataset=datasets.Dataset.from_dict({"text": lines}),
         processing_class=tokenizer(),
     )
+    count = CountVisits(model, "B")
+    trainer.add_callback(count)
     trainer.train()
+    # Every visit runs a second time in the backward pass.
+    drawn = [2 * draw_rounds(spec, 0, step)["B"] for step in range(30)]
+    assert count.steps == [[visits] for visits in drawn]
     found = losses(trainer)
     assert sum(found[-5:]) / 5 < found[0] - 0.5

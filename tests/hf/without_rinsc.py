@@ -51,8 +51,21 @@ def outputs(model: Any, given: dict[str, Any]) -> dict[str, Any]:
         model(ids, labels=ids).loss.backward()
         found[f"gradient {how}"] = model.get_input_embeddings().weight.grad.clone()
         model.zero_grad()
+    found["visits"] = visits(model, ids)
     model.eval()
     found["plans"] = (model.tp_plan, model.fsdp_plan, sorted(model._no_split_modules))
+    return found
+
+
+def visits(model: Any, ids: Any) -> list[int]:
+    """How often the block A, or R, runs in each of some training passes."""
+    found, block = [], getattr(model.model, "A", None) or model.model.R
+    for _ in range(8):
+        calls: list[int] = []
+        handle = block.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        model(ids, labels=ids)
+        handle.remove()
+        found.append(len(calls))
     return found
 
 

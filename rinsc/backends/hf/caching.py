@@ -87,7 +87,11 @@ class RoundsGenerationMixin(GenerationMixin):
         self.config.require_sequence(max_cache_length)
         if not self.config.keeps_cache:
             generation_config.use_cache = False
-        with self._config_at(model_kwargs.get("rounds")):
+        # A text is written at one number of rounds: nothing is drawn, whatever the mode.
+        model_kwargs["rounds"] = self.config.rounds_of(model_kwargs.get("rounds"))
+        if self.config.takes_noise_seed:
+            model_kwargs["noise_seed"] = model_kwargs.get("noise_seed") or 0
+        with self._config_at(model_kwargs["rounds"]):
             prepare: Callable[..., Any] = super()._prepare_cache_for_generation  # type: ignore[misc]
             sizes = (generation_mode, batch_size, max_cache_length)
             return prepare(generation_config, model_kwargs, *sizes)

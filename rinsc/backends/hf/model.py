@@ -65,7 +65,7 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         past_key_values: Cache | None = None,
         labels: torch.Tensor | None = None,
         rounds: Rounds = None,
-        noise_seed: int = 0,
+        noise_seed: int | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -115,12 +115,14 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         rounds: Rounds = None,
-        noise_seed: int = 0,
+        noise_seed: int | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **ignored: Any,
     ) -> tuple[Cache | None, dict[str, Any]]:
         """The cache, and what the emitted module is given."""
+        if past_key_values is None:  # a sequence that goes on keeps its rounds
+            rounds, noise_seed = self._drawn(rounds, noise_seed, input_ids.shape[0])
         cache = self._cache(past_key_values, use_cache, rounds, position_ids)
         past = self._past_tokens(cache, input_ids.shape[1], rounds, position_ids)
         mask = visible_keys(self.config, input_ids, attention_mask, position_ids, cache)
@@ -137,13 +139,28 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
             "keep": _kept(logits_to_keep),
         }
         if self.config.takes_noise_seed:
-            arguments["noise_seed"] = noise_seed
+            arguments["noise_seed"] = noise_seed or 0
         return cache, arguments
 
     @property
     def base_model(self) -> nn.Module:
         """The model up to its head, for tools that compute a loss of their own."""
         return Backbone(self.model, self._arranged)
+
+    @property
+    def draws(self) -> Any:
+        """Which step and seed training passes draw for; None where a model draws nothing."""
+        return getattr(self.model, "draws", None)
+
+    def _drawn(
+        self, rounds: Rounds, noise_seed: int | None, rows: int
+    ) -> tuple[Rounds, int | None]:
+        """In training, what neither the caller nor the config sets is drawn."""
+        asked = self.config.rounds if rounds is None else rounds
+        if self.training and self.draws is not None and self.draws.lacks(asked, noise_seed):
+            drawn: tuple[Rounds, int | None] = self.draws.fill(asked, noise_seed, rows)
+            return drawn
+        return rounds, noise_seed
 
     def _run_rounds(self, rounds: Rounds) -> dict[str, int] | None:
         """What the emitted module is told; a model without a repeat is told nothing."""
@@ -211,7 +228,10 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         not. Of every parameter, also frozen ones.
         """
         batch, seq = inputs["input_ids"].shape
-        return self.config.step_flops(batch, seq, self.config.rounds_of(inputs.get("rounds")))
+        rounds: Rounds = inputs.get("rounds")
+        if rounds is None and self.training and self.draws is not None:
+            rounds = self.draws.rounds or None
+        return self.config.step_flops(batch, seq, self.config.rounds_of(rounds))
 
     def _init_weights(self, module: nn.Module) -> None:
         """What transformers asks of each module after loading: weights that no file had.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rinsc.backends.torch.blocks import BlockClass
+from rinsc.backends.torch.drawing import drawing_lines
 from rinsc.backends.torch.statements import (
     definition,
     indented,
@@ -35,7 +36,7 @@ def cached_forward(
         "attention_mask: torch.Tensor | None = None",
         f"rounds: {'Rounds' if looped else 'int | None'} = None",
     ]
-    parameters += ["noise_seed: int = 0"] if takes_noise_seed(graph) else []
+    parameters += ["noise_seed: int | None = None"] if takes_noise_seed(graph) else []
     sides = tuple(name for name in programs.embed.outputs if name != "x")
     writer = StepWriter(graph, classes, sides, cached=True)
     head, results = statements(programs.head, {"x": "x"})
@@ -54,6 +55,7 @@ def cached_forward(
                 '    raise ValueError(f"attention_mask {found}, not {shape}")',
                 f"if shape[1] > {context}:",
                 f'    raise ValueError(f"{{shape[1]}} tokens exceed the context of {context}")',
+                *drawing_lines(graph, "input_ids.shape[0]", again="past is not None"),
                 *rounds_lines(looped),
                 *embed_lines(programs.embed),
                 *(f"size {'+' * bool(i)}= {term}" for i, term in enumerate(terms)),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ class CachedModule(nn.Module):
     spec: ClassVar[ModelSpec]
     graph: ClassVar[BlockGraph]
     takes_noise_seed: ClassVar[bool]
+    draws: Any = None  # of a model that draws in training
 
 
 def cached_module(model: CompiledModule) -> CachedModule:
@@ -46,6 +48,8 @@ def cached_module(model: CompiledModule) -> CachedModule:
         # The very same tables, so that what is trained, frozen, moved or cast is so here as well.
         module._parameters = model.get_submodule(name)._parameters
         module._buffers = model.get_submodule(name)._buffers
+    if model.draws is not None:
+        made.draws = copy(model.draws)  # which goes on by itself
     return made.train(model.training)
 
 

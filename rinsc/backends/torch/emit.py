@@ -10,6 +10,12 @@ from torch import nn
 
 from rinsc.backends.torch.blocks import BlockClass, block_classes, class_sources, own_lines
 from rinsc.backends.torch.cached import cached_forward, embed_lines, rounds_lines
+from rinsc.backends.torch.drawing import (
+    drawing_imports,
+    drawing_lines,
+    drawing_source,
+    draws_in_training,
+)
 from rinsc.backends.torch.helpers import HELPERS
 from rinsc.backends.torch.hosted import hosted_methods
 from rinsc.backends.torch.initialise import WIDEST, reset_lines
@@ -86,6 +92,7 @@ def emit_source(graph: BlockGraph, *, cached: bool = False, hosted: bool = False
         text = _rounds_text(rounds)
         chunks.append(_ROUNDS.format(rounds=text, most=MAX_ROUNDS, bound=_bound(graph)))
     chunks += [HELPERS[name] for name in _helpers(graph, programs, hosted)]
+    chunks += drawing_source(graph)
     chunks += class_sources(classes.values())
     forward = hosted_methods if hosted else cached_forward if cached else _forward_lines
     chunks.append(_model_class(graph, programs, classes, forward(graph, programs, classes)))
@@ -140,15 +147,24 @@ def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: boo
     name = text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
     counted = f"{blocks} block{'s' * (blocks > 1)}, {visits} visit{'s' * (visits > 1)}"
     title = f"{name}: {counted} at the rounds written."
+    imports = {
+        "collections.abc": {*["Callable"] * hosted, *["Iterator"] * cached}
+        | {*["Mapping"] * bool(rounds)},
+        "itertools": {*["islice"] * (cached and _shares_slots(graph))},
+        "typing": {*["Any", "Protocol"] * hosted, "SupportsIndex"}
+        | {*["TypeAlias"] * bool(rounds)},
+    }
+    for module, drawing in drawing_imports(graph).items():
+        imports[module] = imports.get(module, set()) | set(drawing)
     stdlib = "import math\nimport operator\n"
-    abstract = ["Callable"] * hosted + ["Iterator"] * cached + ["Mapping"] * bool(rounds)
-    stdlib += f"from collections.abc import {', '.join(abstract)}\n" if abstract else ""
-    shares = cached and any(loop.options.cache != "own" for loop in graph.loops())
-    stdlib += "from itertools import islice\n" if shares else ""
-    typed = ["Any", "Protocol"] * hosted + ["SupportsIndex"] + ["TypeAlias"] * bool(rounds)
-    stdlib += f"from typing import {', '.join(typed)}\n"
+    for module, names in sorted(imports.items()):
+        stdlib += f"from {module} import {', '.join(sorted(names))}\n" if names else ""
     header = _HEADER.format(title=title, stdlib=stdlib)
     return header + "from torch.utils.checkpoint import checkpoint\n" * hosted
+
+
+def _shares_slots(graph: BlockGraph) -> bool:
+    return any(loop.options.cache != "own" for loop in graph.loops())
 
 
 def _rounds_text(rounds: dict[str, int]) -> str:
@@ -177,7 +193,8 @@ def _model_class(
     classes: Mapping[str, BlockClass],
     forward: list[str],
 ) -> str:
-    init = ["super().__init__()", *own_lines(programs.embed.nodes)]
+    init = ["super().__init__()", *["self.draws = Draws()"] * draws_in_training(graph)]
+    init += own_lines(programs.embed.nodes)
     init += [
         f"self.{block.name} = {classes[block.name].name}Block({block.layers})"
         for block in graph.blocks.values()
@@ -205,7 +222,7 @@ def _forward_lines(
     given = programs.input.name
     parameters = [f"{given}: torch.Tensor"]
     parameters.append(f"rounds: {'Rounds' if looped else 'int | None'} = None")
-    parameters += ["noise_seed: int = 0"] if takes_noise_seed(graph) else []
+    parameters += ["noise_seed: int | None = None"] if takes_noise_seed(graph) else []
     sides = tuple(name for name in programs.embed.outputs if name != "x")
     head, results = statements(programs.head, {"x": "x"})
     context = graph.spec.context
@@ -216,6 +233,7 @@ def _forward_lines(
                 f"if {given}.shape[1] > {context}:",
                 f'    raise ValueError(f"{{{given}.shape[1]}} '
                 f'{TAKES[given]} exceed the context of {context}")',
+                *drawing_lines(graph, f"{given}.shape[0]"),
                 *rounds_lines(looped),
                 *embed_lines(programs.embed),
                 *within_width(StepWriter(graph, classes, sides).lines(graph)),

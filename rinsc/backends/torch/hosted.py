@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rinsc.backends.torch.blocks import BlockClass, own_lines
 from rinsc.backends.torch.cached import embed_lines, rounds_lines
+from rinsc.backends.torch.drawing import drawing_lines
 from rinsc.backends.torch.statements import (
     call,
     definition,
@@ -59,7 +60,7 @@ def hosted_forward(
         "slots: Slots | None = None",
         f"rounds: {'Rounds' if looped else 'int | None'} = None",
     ]
-    parameters += ["noise_seed: int = 0"] if takes_noise_seed(graph) else []
+    parameters += ["noise_seed: int | None = None"] if takes_noise_seed(graph) else []
     parameters += ["keep: slice | torch.Tensor | None = None"]
     sides = tuple(name for name in programs.embed.outputs if name != "x")
     writer = StepWriter(graph, classes, sides, hosted=True)
@@ -71,6 +72,7 @@ def hosted_forward(
         *definition("states", parameters, "torch.Tensor"),
         *indented(
             [
+                *drawing_lines(graph, "input_ids.shape[0]", when="slots is None and "),
                 *rounds_lines(looped),
                 *(
                     f"by_{part} = self.training and slots is None "

@@ -35,6 +35,7 @@ class HostedModule(nn.Module):
     takes_noise_seed: ClassVar[bool]
     keeps_cache: ClassVar[bool]  # false where a layer looks back by more than attention
     checkpointing: Checkpointing
+    draws: Any = None  # of a model that draws in training
 
     def states(self, *given: Any, **named: Any) -> torch.Tensor:
         """What the head's matrix is multiplied with, (batch, seq, width); arguments as above."""

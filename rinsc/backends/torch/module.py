@@ -30,13 +30,15 @@ class CompiledModule(nn.Module):
     spec: ClassVar[ModelSpec]
     graph: ClassVar[BlockGraph]
     takes_noise_seed: ClassVar[bool]
+    draws: Any = None  # of a model that draws in training
 
 
 def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu") -> CompiledModule:
     """The module of a spec, or of a graph rolled or unrolled, freshly initialised.
 
     ``module(input_ids, rounds=None)`` maps token ids (batch, seq) to logits (batch, seq,
-    vocab_size); where a repeat starts from noise, ``noise_seed=0`` chooses it.
+    vocab_size); where a repeat starts from noise, ``noise_seed`` chooses it. In training mode,
+    rounds and seed that you leave out are drawn; ``module.draws`` says for which step.
     ``module.source`` is the Python that runs, ``module.spec`` and ``module.graph``
     what it came from. On the device ``meta`` nothing is allocated. Raises `LoweringError` for a
     model that memory cannot hold.

@@ -107,11 +107,12 @@ def definition(name: str, parameters: Iterable[str], result: str) -> list[str]:
     return [f"def {name}(", *(f"{INDENT}{each}," for each in given), f") -> {result}:"]
 
 
-def call(start: str, arguments: Iterable[str]) -> list[str]:
-    """A call in a method's body, which is cut where it is too long."""
+def call(start: str, arguments: Iterable[str], indent: int = 1) -> list[str]:
+    """A call so many levels deep in a method, which is cut where it is too long."""
     given = ", ".join(arguments)
     line = f"{start}({given})"
-    return [line] if len(line) <= WIDEST else [f"{start}(", INDENT + given, ")"]
+    fits = indent * len(INDENT) + len(line) <= WIDEST
+    return [line] if fits else [f"{start}(", INDENT + given, ")"]
 
 
 def with_shape(line: str, value: Value) -> list[str]:

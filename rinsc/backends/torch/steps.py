@@ -117,7 +117,7 @@ class StepWriter:
         if options.grad is not None:
             wanted = f"round_{name} >= {rounds} - {options.grad} and torch.is_grad_enabled()"
             body = [f"with torch.set_grad_enabled({wanted}):", *indented(body)]
-        counted = any(f"round_{name}" in line for line in body)
+        counted = any(re.search(rf"\bround_{name}\b", line) for line in body)
         yield f"for {f'round_{name}' if counted else '_'} in range({rounds}):"
         yield from indented(body)
         if shares and self.hosted:
