@@ -44,7 +44,14 @@ class _Passes:
 
 
 def eval_(
-    run: Annotated[str, Parameter(name="RUN", help="The folder of a finished run.")],
+    run: Annotated[
+        str,
+        Parameter(
+            name="RUN",
+            help="The folder of a run or of one of its checkpoints. Of a run that is not finished "
+            "it is the latest one.",
+        ),
+    ],
     /,
     *,
     rounds: str | None = None,
@@ -73,7 +80,7 @@ def eval_(
     windows
         At most so many windows of the text, from all over it; all if not given.
     baseline
-        The folder of a baseline's run: was recursion worth its training FLOPs?
+        The folder of a baseline's run, or of a checkpoint: was recursion worth its training FLOPs?
     margin
         Bits per byte that one round may be worse than the baseline and still leave no regret.
     tasks
@@ -94,14 +101,14 @@ def eval_(
     _check_tasks(tasks, include, limit)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
     from rinsc.train.devices import find_devices
-    from rinsc.train.finished import finished_run
+    from rinsc.train.finished import trained_run
     from rinsc.train.regret import require_margin
 
     require_margin(margin)
-    found = finished_run(Path(run))
+    found = trained_run(Path(run))
     every = _rounds(rounds, found)
-    picture = found.folder.path / PICTURE if output is None else output
-    other = None if baseline is None else finished_run(Path(baseline))
+    picture = _picture(found) if output is None else output
+    other = None if baseline is None else trained_run(Path(baseline))
     _check_output(picture, found, other)
     place = find_devices(device).device
     if other is not None:
@@ -117,6 +124,14 @@ def eval_(
         print(json_text.dumps(report.facts(), indent=2))
     else:
         print_evaluation(report)
+
+
+def _picture(run: FinishedRun) -> Path:
+    """Beside the run, one for each checkpoint that is evaluated."""
+    folder, checkpoint = run.folder, run.checkpoint
+    if checkpoint is None:
+        return folder.path / PICTURE
+    return folder.evaluation_of(checkpoint.path.name)
 
 
 def _check_counts(windows: int | None, limit: int | None) -> None:
@@ -229,7 +244,9 @@ def _evaluate(
         observe = _Passes(passes, progress)
         ours = Measured(run, text, device, observe)
         report = EvalReport(
-            run=str(run.folder.path),
+            run=str(run.path),
+            steps=run.steps,
+            state=run.words,
             signature=run.signature,
             text=text.name,
             held_out=text.part,
@@ -244,7 +261,8 @@ def _evaluate(
         return replace(
             report,
             baseline=_row(baseline, baseline.rounds, theirs.quality(baseline.rounds)),
-            baseline_run=str(baseline.folder.path),
+            baseline_run=str(baseline.path),
+            baseline_state=baseline.words,
             baseline_signature=baseline.signature,
             baseline_sequence_length=baseline.sequence_length,
             verdict=judge(

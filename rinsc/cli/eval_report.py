@@ -66,6 +66,8 @@ class EvalReport:
     """Rows, the text that they were measured on, and the verdict where there is a baseline."""
 
     run: str
+    steps: int
+    state: str
     signature: str
     text: str
     held_out: Part
@@ -75,6 +77,7 @@ class EvalReport:
     rows: tuple[EvalRow, ...]
     baseline: EvalRow | None = None
     baseline_run: str = ""
+    baseline_state: str = ""
     baseline_signature: str = ""
     baseline_sequence_length: int = 0
     verdict: Verdict | None = None
@@ -88,6 +91,8 @@ class EvalReport:
         """The report as plain data."""
         known: dict[str, object] = {
             "run": self.run,
+            "steps": self.steps,
+            "checkpoint": self.state or None,
             "signature": self.signature,
             "text": self.text,
             "held_out": self.held_out,
@@ -100,6 +105,7 @@ class EvalReport:
         if self.baseline is not None and self.verdict is not None:
             known["baseline"] = {
                 "run": self.baseline_run,
+                "checkpoint": self.baseline_state or None,
                 "signature": self.baseline_signature,
                 "sequence_length": self.baseline_sequence_length,
                 **self.baseline.facts(),
@@ -156,6 +162,10 @@ def print_evaluation(report: EvalReport) -> None:
         f"{report.part_words} {report.windows} windows of {lengths} of held-out text of "
         f"{report.text}, {exact(report.rows[0].quality.byte_count)} bytes · {report.precision}"
     )
+    if report.state:
+        print_line(f"weights: {report.state}")
+    if report.baseline_state:
+        print_line(f"weights of the baseline: {report.baseline_state}")
     if any(row.scores for row in report.rows):
         _print_tasks(report)
     if report.verdict is not None:

@@ -13,13 +13,14 @@ from cyclopts import Parameter
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
 from rinsc.cli.numbers import exact, rounded_flops
+from rinsc.cli.runs import find_run, is_run
 from rinsc.cli.train_options import (
     NO_TRAIN_OPTIONS,
     OPTION_OF_SETTING,
     TrainOptions,
     parse_budget,
 )
-from rinsc.cli.train_steps import finished, fresh_module, prepare_text, run, take_over
+from rinsc.cli.train_steps import finished, fresh_module, prepare_text, run, spec_for, take_over
 from rinsc.cli.values import Count, option_values
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rinsc.train.devices import Devices
     from rinsc.train.run import TrainResult
     from rinsc.train.run_folder import RunFolder
+    from rinsc.train.warm_start import Source
 
 DEFAULT_STEPS = 1000
 
@@ -48,6 +50,7 @@ def train(
     tokens: Count | None = None,
     flops: Count | None = None,
     match: str | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
     tokenizer: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     shard: bool = False,
@@ -79,6 +82,9 @@ def train(
     match
         A baseline of the same dimensions, as AB: the budget is its, and this model gets the steps
         that cost as many training FLOPs.
+    from_
+        A run, finished or not, or a checkpoint of one: begin with its weights, block by block, in
+        its dimensions and with its tokenizer.
     tokenizer
         A tokenizer.json, or a folder with one; learned from the text if not given.
     device
@@ -96,7 +102,9 @@ def train(
     """
     from rinsc.layers.language import require_language_model
 
-    spec = options.spec(model)
+    _check_model(model, from_)
+    source = None if from_ is None else _source(from_, output, overwrite=overwrite)
+    spec = options.spec(model) if source is None else spec_for(source, model, options)
     with option_values():
         require_language_model(spec)
         spent = _budget(budget, steps, tokens, flops)
@@ -116,7 +124,7 @@ def train(
         check_devices(spec, config, place)
         _require_trackers(track)
         _print_plan(spec, config, data, place)
-        done = None if overwrite else finished(output, spec, config, data, tokenizer, place)
+        done = None if overwrite else finished(output, spec, config, data, tokenizer, place, source)
         if done is not None:
             if place.is_first:
                 print("rinsc train: this run is finished; nothing was done", file=sys.stderr)
@@ -124,12 +132,33 @@ def train(
             return
         folder = check_run_folder(output, overwrite=overwrite)
         goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
-        text, words = prepare_text(spec, config, data, tokenizer, folder, place, goes_on=goes_on)
+        text, words = prepare_text(
+            *(spec, config, data, tokenizer, folder, place, source), goes_on=goes_on
+        )
         module = fresh_module(spec, config, place)
         take_over(folder, words, place, held, goes_on=goes_on, overwrite=overwrite)
-        result = run(module, text, config, folder, place, track, resume=goes_on)
+        result = run(module, text, config, folder, place, track, source, resume=goes_on)
     if place.is_first:
         _print_result(result, spec, config, folder, json=json)
+
+
+def _check_model(model: str, source: str | None) -> None:
+    """Raises UsageError for a run in place of a model: its weights would be fresh ones."""
+    if source is not None or not is_run(model):
+        return
+    spec = find_run(model).model_spec
+    message = f"'{model}' is a run, and training begins with fresh weights"
+    hint = f"write --from {model} to begin with its weights; for fresh ones name {spec}"
+    raise UsageError(Problem("run-as-model", message, place="MODEL", hint=hint))
+
+
+def _source(path: str, output: Path, *, overwrite: bool) -> Source:
+    """The run that ``--from`` names, found before anything else."""
+    require("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
+    from rinsc.train.run_folder import RunFolder
+    from rinsc.train.warm_start import open_source
+
+    return open_source(path, RunFolder(output), anew=overwrite)
 
 
 def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: int | None) -> Budget:

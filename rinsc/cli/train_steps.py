@@ -7,20 +7,39 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rinsc.cli.exponents import share_bindings
+from rinsc.cli.runs import is_run
 from rinsc.errors import OutputError, Problem
 
 if TYPE_CHECKING:
     from rinsc.backends.hf import RinscForCausalLM
+    from rinsc.cli.model_options import ModelOptions
     from rinsc.data.batches import TokenizedCorpus
-    from rinsc.data.documents import Source
+    from rinsc.data.documents import Source as Corpus
     from rinsc.data.tokenizer import BytePairTokenizer
     from rinsc.spec import ModelSpec
     from rinsc.train.config import TrainConfig
     from rinsc.train.devices import Devices
     from rinsc.train.run import TrainResult
     from rinsc.train.run_folder import RunFolder
+    from rinsc.train.warm_start import Source
 
 TOKENIZER_BYTES = 50_000_000  # of text that a tokenizer is learned from
+
+
+def spec_for(source: Source, model: str, options: ModelOptions) -> ModelSpec:
+    """The model at the dimensions of the source, but for those that are given.
+
+    A file, a run folder and a preset have dimensions of their own.
+    """
+    from rinsc.syntax import bind, parse
+    from rinsc.train.warm_start import spec_from
+
+    if options.preset is not None or model.endswith(".toml") or is_run(model):
+        return options.spec(model)
+    (exponents,) = share_bindings(options.set_, [model])
+    signature = bind(parse(model), exponents)
+    return spec_from(source.spec, signature, strict=options.strict, **options.dimensions)
 
 
 def finished(
@@ -30,6 +49,7 @@ def finished(
     data: str,
     tokenizer: Path | None,
     place: Devices,
+    begins_with: Source | None,
 ) -> TrainResult | None:
     """The result of this very run, where it is finished, as when a command is repeated until it
     succeeds; raises OutputError where the folder holds another one."""
@@ -42,9 +62,9 @@ def finished(
 
     def find() -> TrainResult | None:
         words = None if tokenizer is None else load_tokenizer(tokenizer)
-        found = finished_result(folder, spec, config, data, words)
+        found = finished_result(folder, spec, config, data, words, begins_with)
         if found is None and folder.is_finished:
-            raise another_run(folder, spec, config)
+            raise another_run(folder, spec, config, begins_with)
         return found
 
     return place.on_first(find)
@@ -57,6 +77,7 @@ def prepare_text(
     tokenizer: Path | None,
     folder: RunFolder,
     place: Devices,
+    begins_with: Source | None,
     *,
     goes_on: bool,
 ) -> tuple[TokenizedCorpus, BytePairTokenizer]:
@@ -68,15 +89,19 @@ def prepare_text(
     from rinsc.data.tokenizer import tokenizer_from_json
     from rinsc.train.fits import check_fits, check_vocabulary
     from rinsc.train.same_run import require_same_run
+    from rinsc.train.warm_start import check_source, check_tokenizer
 
     def prepare() -> str:
-        source = open_corpus(data)
-        words = _tokenizer(source, spec, folder, tokenizer, resume=goes_on)
+        corpus = open_corpus(data)
+        words = _tokenizer(corpus, spec, folder, tokenizer, begins_with, resume=goes_on)
         if not goes_on:  # which has more to say of another model
             check_vocabulary(spec, words.vocab_size)
-        text = _prepared(source, words)
+        text = _prepared(corpus, words)
         if goes_on:
-            require_same_run(folder, spec, config, text.record)
+            require_same_run(folder, spec, config, text.record, begins_with)
+        elif begins_with is not None:
+            check_tokenizer(begins_with, text.record)
+            check_source(begins_with.spec, spec, begins_with.path)
         check_fits(spec, text, config, place)
         return words.to_json()
 
@@ -120,18 +145,24 @@ def fresh_module(spec: ModelSpec, config: TrainConfig, place: Devices) -> RinscF
         return causal_lm(spec, device=place.device)
 
 
-def _prepared(source: Source, words: BytePairTokenizer) -> TokenizedCorpus:
+def _prepared(corpus: Corpus, words: BytePairTokenizer) -> TokenizedCorpus:
     from rinsc.data.cache import prepare
     from rinsc.data.progress import PreparationProgress
 
-    with PreparationProgress(source.name) as progress:
-        return prepare(source, words, progress=progress)
+    with PreparationProgress(corpus.name) as progress:
+        return prepare(corpus, words, progress=progress)
 
 
 def _tokenizer(
-    source: Source, spec: ModelSpec, folder: RunFolder, given: Path | None, *, resume: bool
+    corpus: Corpus,
+    spec: ModelSpec,
+    folder: RunFolder,
+    given: Path | None,
+    begins_with: Source | None,
+    *,
+    resume: bool,
 ) -> BytePairTokenizer:
-    """The given one, that of the run that goes on, once it was begun, or one learned here."""
+    """The given one, that of the run that goes on or is begun with, or one learned here."""
     from rinsc.data.corpora import training_texts
     from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 
@@ -139,7 +170,9 @@ def _tokenizer(
         return load_tokenizer(given)
     if resume and folder.data_record.exists() and folder.tokenizer.exists():
         return load_tokenizer(folder.tokenizer)
-    return train_tokenizer(training_texts(source, TOKENIZER_BYTES), spec.vocab_size)
+    if begins_with is not None and begins_with.run is not None:
+        return begins_with.run.tokenizer()
+    return train_tokenizer(training_texts(corpus, TOKENIZER_BYTES), spec.vocab_size)
 
 
 def run(
@@ -149,6 +182,7 @@ def run(
     folder: RunFolder,
     place: Devices,
     track: tuple[str, ...],
+    begins_with: Source | None,
     *,
     resume: bool,
 ) -> TrainResult:
@@ -165,6 +199,8 @@ def run(
                 resume=resume,
                 devices=place,
                 trackers=track,
+                source=begins_with,
+                report=progress.took_over,
             )
     except StoppedError as stop:
         if place.is_first:

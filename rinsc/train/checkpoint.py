@@ -49,6 +49,10 @@ class Checkpoint:
         return self.path / "trainer_state.json"
 
 
+def is_checkpoint_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def checkpoints(folder: Path) -> list[Checkpoint]:
     """Those of a run folder, the earliest first."""
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""A finished run read back: what was trained, at which rounds, for how many FLOPs."""
+"""A run read back: what was trained, at which rounds, for how many FLOPs; finished or not yet."""
 
 from __future__ import annotations
 
@@ -8,33 +8,79 @@ from pathlib import Path
 
 import torch
 
+from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import CompiledModule, load_weights, to_torch
 from rinsc.backends.torch.memory import allocation_errors
+from rinsc.backends.torch.sharded_checkpoint import load_sharded
 from rinsc.cost import forward_flops, stored_params
 from rinsc.cost.checks import checked_sequence
 from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
+from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, Problem
 from rinsc.files import read_json
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
 from rinsc.layers import require_language_model
 from rinsc.spec import model_spec
+from rinsc.train.checkpoint import (
+    MANIFEST,
+    SHARDED,
+    Checkpoint,
+    checkpoints,
+    is_checkpoint_name,
+    is_whole,
+    latest_whole,
+)
 from rinsc.train.config import TrainConfig, config_from_toml
 from rinsc.train.depth import Depths
 from rinsc.train.heldout import corpus_record
+from rinsc.train.optimizer import build_optimizer, each_optimizer
 from rinsc.train.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run with a result; ``training_flops`` are those that it spent in all its ``steps``."""
+    """A run and the weights that it ended with, or those of a ``checkpoint``.
+
+    ``training_flops`` are those that it spent in all its ``steps``, and those of the run whose
+    weights it began with.
+    """
 
     folder: RunFolder
     graph: BlockGraph
     config: TrainConfig
     steps: int
     training_flops: int
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def path(self) -> Path:
+        """The run folder, or that of the checkpoint."""
+        return self.folder.path if self.checkpoint is None else self.checkpoint.path
+
+    @property
+    def words(self) -> str:
+        """What it is, where it is not the end of a run; empty where it is."""
+        if self.checkpoint is None:
+            return ""
+        state = "" if self.folder.is_finished else " of a run that is not finished"
+        steps = f"after {self.steps:,} of {self.config.steps:,} steps"
+        return f"{self.checkpoint.path.name}{state}, {steps}"
+
+    @property
+    def weights(self) -> Path:
+        """The file of the weights; a checkpoint of many processes has a folder."""
+        if self.checkpoint is None:
+            return self.folder.weights
+        name = SHARDED if self.checkpoint.is_sharded else self.folder.weights.name
+        return self.checkpoint.path / name
+
+    @property
+    def weights_digest(self) -> str:
+        """The SHA-256 of the weights."""
+        sharded = self.checkpoint is not None and self.checkpoint.is_sharded
+        return file_digest(self.path / MANIFEST if sharded else self.weights)
 
     @property
     def signature(self) -> str:
@@ -92,19 +138,34 @@ class FinishedRun:
     def model(self, device: torch.device) -> CompiledModule:
         """The trained module; raises CheckpointError, and LoweringError where memory is short."""
         with allocation_errors():
+            if self.checkpoint is not None and self.checkpoint.is_sharded:
+                return self._from_shards().to(device)
             model = to_torch(self.graph.spec)
-            load_weights(model, self.folder.weights)
+            load_weights(model, self.weights)
             return model.to(device)
+
+    def _from_shards(self) -> CompiledModule:
+        """The module with the weights of a checkpoint that many processes wrote."""
+        whole, model = causal_lm(self.graph.spec), to_torch(self.graph.spec)
+        optimizer = build_optimizer(whole.model, whole.model.graph, self.config)
+        load_sharded(self.weights, whole, each_optimizer(optimizer))
+        model.load_state_dict(whole.model.state_dict())
+        return model
 
     def tokenizer(self) -> BytePairTokenizer:
         """The tokenizer that the run was trained with; raises DataError, and CheckpointError."""
         found = load_tokenizer(self.folder.tokenizer)
         check_vocabulary(found, self.graph.spec.vocab_size)
-        begun = _read_json(self.folder.data_record).get("tokenizer")
+        begun = self.data_facts.get("tokenizer")
         if not isinstance(begun, Mapping) or begun.get("sha256") != found.sha256:
             message = "the tokenizer is not the one that the run was trained with"
             raise _error("other-tokenizer", message, self.folder.tokenizer, "restore the file")
         return found
+
+    @property
+    def data_facts(self) -> Mapping[str, object]:
+        """What the run noted of its text and its tokenizer; raises CheckpointError."""
+        return _read_json(self.folder.data_record)
 
     @property
     def held_out(self) -> object:
@@ -123,8 +184,51 @@ def finished_run(path: Path) -> FinishedRun:
         hint = "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
         raise _error("not-a-run", "this is not the folder of a training run", path, hint)
     if not folder.is_finished:
-        hint = "give its rinsc train command again: it goes on from its last checkpoint"
+        hint = "it has no whole checkpoint; give its rinsc train command again"
         raise _error("unfinished-run", "this run has not been finished", path, hint)
+    graph, config = _inputs(folder)
+    result = _read_json(folder.result)
+    numbers = [result.get(key) for key in ("steps", "training_flops")]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        message = "this is not the result of a training run"
+        raise _error("bad-result", message, folder.result, "restore the file")
+    steps, training_flops = (int(str(number)) for number in numbers)
+    return FinishedRun(folder, graph, config, steps, training_flops + _flops_before(folder))
+
+
+def trained_run(path: Path) -> FinishedRun:
+    """What there is to run in ``path``: a finished run, a checkpoint, or an unfinished run.
+
+    Of an unfinished run it is the latest whole checkpoint. Raises what `finished_run` raises, and
+    CheckpointError for a checkpoint that is damaged.
+    """
+    if is_checkpoint_name(path.name) and not RunFolder(path).model_spec.is_file():
+        folder = RunFolder(path.parent)
+        named = (each for each in checkpoints(folder.path) if each.path.name == path.name)
+        found = next(named, None)
+        if not folder.model_spec.is_file() or found is None:
+            hint = "name a run folder, or a checkpoint inside one"
+            raise _error("not-a-run", "this is no checkpoint of a training run", path, hint)
+        if not is_whole(found):
+            hint = "take another checkpoint of the run"
+            raise _error("damaged-checkpoint", "the checkpoint is damaged", path, hint)
+        return _at_checkpoint(folder, found)
+    folder = RunFolder(path)
+    if folder.model_spec.is_file() and not folder.is_finished:
+        latest, _ = latest_whole(path)
+        if latest is not None:
+            return _at_checkpoint(folder, latest)
+    return finished_run(path)
+
+
+def _at_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> FinishedRun:
+    graph, config = _inputs(folder)
+    spent = Depths(graph.spec, config).flops_until(checkpoint.step) + _flops_before(folder)
+    return FinishedRun(folder, graph, config, checkpoint.step, spent, checkpoint)
+
+
+def _inputs(folder: RunFolder) -> tuple[BlockGraph, TrainConfig]:
+    """Model and settings of a run; raises SpecError where they do not fit, and CheckpointError."""
     graph = build_graph(model_spec(folder.model_spec))
     require_language_model(graph.spec)
     try:
@@ -132,15 +236,20 @@ def finished_run(path: Path) -> FinishedRun:
     except (OSError, UnicodeDecodeError):
         message = "cannot read the settings of the run"
         raise _error("cannot-read", message, folder.config, "restore the file") from None
-    result = _read_json(folder.result)
-    numbers = [result.get(key) for key in ("steps", "training_flops")]
-    if not all(type(number) is int and number > 0 for number in numbers):
-        message = "this is not the result of a training run"
-        raise _error("bad-result", message, folder.result, "restore the file")
-    steps, training_flops = (int(str(number)) for number in numbers)
     config = config_from_toml(text, place=str(folder.config))
     checked_sequence(graph.spec, config.sequence_length)
-    return FinishedRun(folder, graph, config, steps, training_flops)
+    return graph, config
+
+
+def _flops_before(folder: RunFolder) -> int:
+    """Training FLOPs in the weights that the run began with."""
+    if not folder.source.exists():
+        return 0
+    spent = _read_json(folder.source).get("training_flops")
+    if not isinstance(spent, int) or isinstance(spent, bool) or spent < 0:
+        message = "the record of the weights that the run began with is damaged"
+        raise _error("cannot-read", message, folder.source, "restore the file")
+    return spent
 
 
 def _read_json(path: Path) -> Mapping[str, object]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rinsc.train.run import TrainResult
+    from rinsc.train.warm_start import Source, Takeover
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
@@ -62,6 +63,12 @@ class TrainingProgress:
         if step:
             self._line(f"goes on after step {step}")
         self._bar.reset(self._task, total=config.steps, completed=step, state="")
+
+    def took_over(self, source: Source, takeover: Takeover) -> None:
+        """What a run that begins with another's weights has of them."""
+        step = f" after {source.record['step']:,} steps"
+        for line in (f"begins with the weights of {source.path}{step}", *takeover.lines()):
+            self._line(line)
 
     def stepped(self, metrics: Metrics) -> None:
         evaluated = metrics.bits_per_byte is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from rinsc.__about__ import __version__
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.memory import allocation_errors
+from rinsc.backends.torch.weights import load_weights, save_weights
 from rinsc.cost import forward_flops, stored_params
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.data.tokenizer import BytePairTokenizer
@@ -34,9 +35,11 @@ from rinsc.train.fits import check_fits
 from rinsc.train.initialise import scale_residuals
 from rinsc.train.metrics import Metrics, MetricsLog, Part, drop_metrics_after, read_metrics
 from rinsc.train.run_folder import RunFolder, write_inputs, write_result
-from rinsc.train.same_run import require_same_run
+from rinsc.train.same_run import difference_of_sources, require_same_run
+from rinsc.train.schedule import schedule_note
 from rinsc.train.trainer import RinscTrainer
 from rinsc.train.utilization import matrix_peak_flops
+from rinsc.train.warm_start import Source, Takeover, check_tokenizer, take_weights
 from rinsc.train.weights import save_trained
 
 FINAL_TOKENS = 1 << 22  # of held-out text: some 16 MB; a tenth of a large corpus takes too long
@@ -76,6 +79,10 @@ class CheckpointWarning(UserWarning):
     """A checkpoint cannot be used, and an earlier one is."""
 
 
+class ScheduleWarning(UserWarning):
+    """The learning rate does not go where the settings say."""
+
+
 class StoppedError(Exception):
     """The run was asked to stop; its checkpoint of ``step`` is written."""
 
@@ -96,8 +103,14 @@ def train(
     resume: bool = False,
     devices: Devices | None = None,
     trackers: tuple[str, ...] = (),
+    source: Source | None = None,
+    report: Callable[[Source, Takeover], None] = lambda source, takeover: None,
 ) -> TrainResult:
     """Train ``model`` in place and keep everything about it in ``folder``.
+
+    With a ``source`` it begins with the weights of another run (`rinsc.train.warm_start`), block by
+    block, and tells ``report`` what became of them. The folder has a copy, so that a resumed run
+    does not read the source again.
 
     With ``resume`` the run goes on from the folder's last whole checkpoint, where there is one, to
     the very weights that an unbroken run on the CPU ends with. With several ``devices`` every
@@ -109,13 +122,19 @@ def train(
     """
     devices = devices or Devices(next(model.parameters()).device)
     if resume:
-        require_same_run(folder, spec, config, corpus.record)
+        require_same_run(folder, spec, config, corpus.record, source)
     check_fits(spec, corpus, config, devices)
+    note = schedule_note(config)
+    if note is not None and devices.is_first:
+        warnings.warn(note, ScheduleWarning, stacklevel=3)
     torch.manual_seed(config.seed)
     start = devices.on_first(lambda: _start(folder)) if resume else None
-    devices.on_first(lambda: _begin(folder, spec, config, corpus.record, start))
-    if config.init_depth == "stored" and start is None:
-        scale_residuals(model.model, model.model.graph)
+    if start is None:
+        if config.init_depth == "stored":
+            scale_residuals(model.model, model.model.graph)
+        if source is not None:
+            source = _begin_with(model, source, corpus.record, folder, devices, report)
+    devices.on_first(lambda: _begin(folder, spec, config, corpus.record, start, source))
     model.set_checkpointing(config.checkpointing)
     if config.compile:
         compile_blocks(model.model)
@@ -151,6 +170,7 @@ def finished_result(
     config: TrainConfig,
     corpus: str,
     tokenizer: BytePairTokenizer | None,
+    source: Source | None = None,
 ) -> TrainResult | None:
     """The result in ``folder``, where it is that of this model, these settings, the text that is
     called so (it is not read) and, if one is given, this tokenizer; None for any other."""
@@ -164,6 +184,7 @@ def finished_result(
         is_this = record["corpus"]["name"] == corpus and (
             tokenizer is None or words == tokenizer.sha256
         )
+        is_this = is_this and difference_of_sources(folder, source) is None
     except (OSError, ValueError, TypeError, LookupError):
         return None
     return result if is_this and begun == [spec_to_toml(spec), config_to_toml(config)] else None
@@ -233,6 +254,7 @@ def _run(
         held_out_bytes=quality.byte_count,
     )
     save_trained(model, folder, devices)
+    devices.on_first(lambda: folder.initial_weights.unlink(missing_ok=True))
     devices.on_first(lambda: write_result(folder, result_facts(spec, config, result)))
     if observer is not None and first:
         observer.finished(result)
@@ -256,17 +278,41 @@ def _start(folder: RunFolder) -> Checkpoint | None:
     return found
 
 
+def _begin_with(
+    model: RinscForCausalLM,
+    source: Source,
+    data_record: Mapping[str, Any],
+    folder: RunFolder,
+    devices: Devices,
+    report: Callable[[Source, Takeover], None],
+) -> Source:
+    """Put the weights of the source into ``model``: from the folder's own copy where it has one.
+
+    Returns the source with what was taken in its record. Every process calls it.
+    """
+    if source.run is None:
+        load_weights(model.model, folder.initial_weights)
+        return source
+    check_tokenizer(source, data_record)
+    takeover = take_weights(model.model, model.model.graph, source.run)
+    if devices.is_first:
+        report(source, takeover)
+    devices.on_first(lambda: save_weights(model.model, folder.initial_weights))
+    return dataclasses.replace(source, record={**source.record, **takeover.facts()})
+
+
 def _begin(
     folder: RunFolder,
     spec: ModelSpec,
     config: TrainConfig,
     record: Mapping[str, object],
     start: Checkpoint | None,
+    source: Source | None,
 ) -> None:
     """The run's inputs on disk, and its metrics as they were at the start."""
     if start is None:
         remove_checkpoints(folder.path)
-        write_inputs(folder, spec, config, record)
+        write_inputs(folder, spec, config, record, None if source is None else source.record)
         write_atomically(folder.metrics, "")
     elif folder.metrics.exists():
         drop_metrics_after(folder.metrics, start.step)

@@ -45,6 +45,16 @@ class RunFolder:
         return self.path / "environment.json"
 
     @property
+    def source(self) -> Path:
+        """Which weights the run began with, of one that was begun from another run."""
+        return self.path / "source.json"
+
+    @property
+    def initial_weights(self) -> Path:
+        """The weights that such a run began with, until it is finished."""
+        return self.path / "initial.safetensors"
+
+    @property
     def tokenizer(self) -> Path:
         return self.path / "tokenizer.json"
 
@@ -102,7 +112,12 @@ class RunFolder:
         """Every file that training writes, the result first."""
         inputs = (self.model_spec, self.config, self.data_record, self.environment, self.tokenizer)
         model = (self.result, self.weights, self.hf_config, self.tokenizer_config)
-        return (*model, *self.evaluation, self.metrics, *inputs)
+        begun_with = self.source, self.initial_weights
+        return (*model, *self.evaluation, self.metrics, *inputs, *begun_with)
+
+    def evaluation_of(self, checkpoint: str) -> Path:
+        """The picture that ``rinsc eval`` draws of a checkpoint, unless it is told where."""
+        return self.path / f"eval-{checkpoint}.svg"
 
 
 def open_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
@@ -169,9 +184,15 @@ def alone_in(folder: RunFolder) -> Iterator[None]:
 
 
 def write_inputs(
-    folder: RunFolder, spec: ModelSpec, config: TrainConfig, data_record: Mapping[str, object]
+    folder: RunFolder,
+    spec: ModelSpec,
+    config: TrainConfig,
+    data_record: Mapping[str, object],
+    source_record: Mapping[str, object] | None = None,
 ) -> None:
     """Write what the run is made from, before it starts; raises OutputError."""
+    if source_record is not None:
+        write_atomically(folder.source, _json(source_record))
     write_atomically(folder.model_spec, spec_to_toml(spec))
     write_atomically(folder.config, config_to_toml(config))
     write_atomically(folder.data_record, _json(data_record))
@@ -195,7 +216,8 @@ def environment() -> dict[str, str]:
 
 
 def _remove(folder: RunFolder) -> None:
-    for file in folder.files:
+    of_checkpoints = folder.path.glob("eval-checkpoint-*")
+    for file in (*folder.files, *of_checkpoints):
         try:
             file.unlink(missing_ok=True)
         except OSError as error:

@@ -9,16 +9,21 @@ from pathlib import Path
 
 from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import parse_json
+from rinsc.graph.differences import model_differences
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 from rinsc.train.config import TrainConfig, config_from_toml
-from rinsc.train.differences import model_differences
 from rinsc.train.run_folder import RunFolder, already_finished
+from rinsc.train.warm_start import Source, recorded_source, same_source
 
 
 def require_same_run(
-    folder: RunFolder, spec: ModelSpec, config: TrainConfig, data_record: Mapping[str, object]
+    folder: RunFolder,
+    spec: ModelSpec,
+    config: TrainConfig,
+    data_record: Mapping[str, object],
+    source: Source | None = None,
 ) -> None:
-    """Raises CheckpointError where the run was begun with another model, settings or text.
+    """Raises CheckpointError where the run was begun with another model, settings, text or source.
 
     There is one problem for each setting. A folder in which nothing was begun takes anything.
     """
@@ -26,17 +31,33 @@ def require_same_run(
     if model is not None and model != spec_to_toml(spec):
         raise _of_another_model(model_spec(folder.model_spec), spec, folder.model_spec)
     _require_same_settings(folder.config, config)
+    if folder.config.exists():
+        difference = difference_of_sources(folder, source)
+        if difference is not None:
+            hint = "give the same --from, choose another folder, or use --overwrite"
+            place = str(folder.source)
+            raise CheckpointError(Problem("other-source", difference, place=place, hint=hint))
     begun, now = _begun_record(folder.data_record), parse_json(json.dumps(data_record))
     for key, what in (("corpus", "text"), ("tokenizer", "tokenizer")):
         if begun is not None and begun.get(key) != now.get(key):
             raise _of_another(what, folder.data_record)
 
 
-def another_run(folder: RunFolder, spec: ModelSpec, config: TrainConfig) -> OutputError:
+def difference_of_sources(folder: RunFolder, source: Source | None) -> str | None:
+    """How the weights that the run was begun with differ from ``source``; None where they are it.
+
+    Raises CheckpointError where the record is damaged.
+    """
+    return same_source(recorded_source(folder), None if source is None else source.record)
+
+
+def another_run(
+    folder: RunFolder, spec: ModelSpec, config: TrainConfig, source: Source | None = None
+) -> OutputError:
     """The error of `check_run_folder` for a finished run, with how it differs from this one."""
     problems = [already_finished(folder)]
     try:
-        require_same_run(folder, spec, config, _begun_record(folder.data_record) or {})
+        require_same_run(folder, spec, config, _begun_record(folder.data_record) or {}, source)
     except CheckpointError as error:
         problems += [replace(each, hint=None) for each in error.problems]
     return OutputError(*problems)

@@ -12,6 +12,17 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * learning_rate_share(config, step)
 
 
+def schedule_note(config: TrainConfig) -> str | None:
+    """What a user may not expect of the schedule, in words; None where there is nothing."""
+    if config.warmup_steps < config.steps:
+        return None
+    last = learning_rate(config, config.steps - 1)
+    return (
+        f"the warm-up of {config.warmup_steps} steps is as long as the run of {config.steps} or "
+        f"longer: the learning rate ends at {last:.2g} and never reaches {config.learning_rate:g}"
+    )
+
+
 def learning_rate_share(config: TrainConfig, step: int) -> float:
     """Share of the highest learning rate at ``step``: a linear warm-up, then the schedule.
 

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from rinsc.backends.torch import load_weights, to_torch
+from rinsc.data.progress import PreparationProgress
+from rinsc.spec import model_spec
 from rinsc.train import finished
+from rinsc.train.evaluate import evaluate
+from rinsc.train.measure import read_text
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
@@ -159,9 +164,46 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["result.json", "model.safetensors"])
-def test_a_run_that_is_not_finished(copied: Path, missing: str) -> None:
+def test_a_run_that_is_not_finished_without_a_checkpoint(copied: Path, missing: str) -> None:
     (copied / missing).unlink()
+    shutil.rmtree(copied / "checkpoint-4")
     assert refused(str(copied)) == "unfinished-run"
+
+
+def test_a_checkpoint_and_an_unfinished_run(corpus: str, tmp_path: Path) -> None:
+    """Of a run to step 6 the checkpoint of step 4 is what a run of 4 steps would be."""
+    folder = tmp_path / "run"
+    command = ("train", SIGNATURE, *TINY, "--data", corpus, "-o", str(folder), "--steps", "6")
+    more = ("--batch", "2", "--device", "cpu", "--checkpoint-every", "4")
+    assert run_cli(*command, *more).status == 0
+    at_four = run_cli("eval", str(folder / "checkpoint-4"), "--json")
+    assert at_four.status == 0, at_four.err
+    facts = json.loads(at_four.out)
+    assert (facts["steps"], facts["checkpoint"]) == (4, "checkpoint-4, after 4 of 6 steps")
+    assert (folder / "eval-checkpoint-4.json").exists()
+    model = to_torch(model_spec(folder / "model.toml"))
+    load_weights(model, folder / "checkpoint-4" / "model.safetensors")
+    run = finished.finished_run(folder)
+    text = read_text(run, None, None, PreparationProgress)
+    expected = evaluate(model, text.held_out).bits_per_byte
+    assert facts["rows"][-1]["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
+    whole = json.loads(run_cli("eval", str(folder), "--json").out)
+    assert whole["checkpoint"] is None
+    assert whole["rows"][-1]["bits_per_byte"] != facts["rows"][-1]["bits_per_byte"]
+    assert (folder / "checkpoint-4" / "checksums.json").exists()
+    assert not list((folder / "checkpoint-4").glob("eval*"))
+    # A run that is not finished: its latest whole checkpoint, which is said.
+    (folder / "result.json").unlink()
+    (folder / "checkpoint-6" / "optimizer.pt").write_bytes(b"torn")
+    unfinished = run_cli("eval", str(folder))
+    assert unfinished.status == 0, unfinished.err
+    said = "weights: checkpoint-4 of a run that is not finished, after 4 of 6 steps"
+    assert said in unfinished.out
+    assert refused(str(folder / "checkpoint-6")) == "damaged-checkpoint"
+    assert refused(str(folder / "checkpoint-5")) == "not-a-run"
+    assert run_cli(*command, *more).status == 0
+    assert run_cli(*command, *more[:-1], "5", "--overwrite").status == 0
+    assert not list(folder.glob("eval-checkpoint*"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"steps": 0, "training_flops": 5}'])

@@ -454,3 +454,13 @@ def test_the_demo_says_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert ran.steps == result["steps"]
     assert ran.tokens == result["tokens"]
     assert (tmp_path / "model.toml").read_bytes() == (tmp_path / "variant/model.toml").read_bytes()
+
+
+def test_a_warm_up_longer_than_the_run_is_said_before_it_starts(
+    corpus: str, tmp_path: Path
+) -> None:
+    status, _, err = train(corpus, tmp_path / "run", "--steps", "4", "--warmup", "100")
+    assert status == 0
+    note = "note: the warm-up of 100 steps is as long as the run of 4 or longer"
+    assert err.index(note) < err.index("step 4/4")
+    assert err.count(note) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import os
 import subprocess
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.backends.torch import emit_source, load_weights, save_weights, to_torch
-from rinsc.errors import LoweringError, SpecError
+from rinsc.errors import CheckpointError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Loop, build_graph, unroll
 from rinsc.kinds import KINDS
 from rinsc.layers import LayerKind, layer_kind, llama, trace_programs, weight_shapes
@@ -273,6 +274,31 @@ def test_the_wrong_weights_are_refused(tmp_path: Path) -> None:
     other = to_torch(model_spec("AB", preset="tiny"))
     with pytest.raises(Exception, match="weights-of-another-model"):
         load_weights(other, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"norm_eps": 1e-3}, ["norm_eps is 0.001, not 1e-05"]),
+        ({"rope_theta": 5e5, "context": 64}, ["rope_theta is 500000.0", "context is 64, not 128"]),
+        ({"width": 32}, ["width is 32, not 64", "'A.0.down.weight'"]),
+        ({"tied_embedding": False}, ["tied_embedding is False, not True", "'head.weight'"]),
+        ({"signature": parse("A^3B")}, ["visited in another way: 'A^3B', not 'A^2B'"]),
+        ({"signature": parse("A^2{skip=0.5}B")}, ["options", "'A^2{skip=0.5}B', not 'A^2B'"]),
+    ],
+)
+def test_what_differs_from_the_weights_is_named(
+    tmp_path: Path, change: dict[str, object], named: list[str]
+) -> None:
+    spec = model_spec("A^2B", preset="tiny")
+    path = tmp_path / "weights.safetensors"
+    save_weights(to_torch(spec), path)
+    other = to_torch(dataclasses.replace(spec, **change))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(other, path)
+    for words in named:
+        assert words in caught.value.message
+    assert "schedules" not in caught.value.message
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, -1])

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,15 @@ def test_its_commands_run_and_write_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^\$ rinsc (.+)$", TEXT, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         assert main(shlex.split(command)) == 0, command
-    named = set(re.findall(r"`([a-z_]+\.(?:toml|json|jsonl|safetensors))`", TEXT))
+    named = set(re.findall(r"`([a-z_]+\.(?:toml|json|jsonl|safetensors))`", TEXT)) - {"source.json"}
+    assert (tmp_path / "runs" / "deeper" / "source.json").exists()
+    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "training.md", "exec"), names)
+    assert names["source"].record["signature"] == "A^2B"
     for run in (tmp_path / "runs").iterdir():
         assert named <= {path.name for path in run.iterdir()}
     spent = [json.loads(RunFolder(run).result.read_text()) for run in (tmp_path / "runs").iterdir()]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.train.config import TrainConfig
-from rinsc.train.schedule import learning_rate
+from rinsc.train.schedule import learning_rate, schedule_note
 
 
 def rates(**settings: object) -> list[float]:
@@ -64,3 +64,15 @@ def test_no_rate_is_ever_out_of_range(
         assert found[warmup] == 1.0 or schedule == "wsd"
         falls = schedule == "cosine" or round(decay * steps) > 0
         assert found[-1] == pytest.approx(final if falls else 1.0)
+
+
+@pytest.mark.parametrize(("warmup", "noted"), [(0, False), (19, False), (20, True), (100, True)])
+def test_a_warm_up_that_the_run_does_not_reach_the_end_of_is_noted(
+    warmup: int, noted: bool
+) -> None:
+    config = TrainConfig(steps=20, warmup_steps=warmup, learning_rate=1e-3)
+    note = schedule_note(config)
+    highest = max(learning_rate(config, step) for step in range(20))
+    assert (note is not None) == noted == (highest < 1e-3)
+    if note is not None:
+        assert f"ends at {highest:.2g} and never reaches 0.001" in note

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from safetensors.torch import save
 from rinsc.__about__ import __version__
 from rinsc.backends.torch.hosting import HostedModule
 from rinsc.backends.torch.module import CompiledModule
-from rinsc.errors import CheckpointError, Problem
-from rinsc.files import parse_json, write_atomically
+from rinsc.errors import CheckpointError, Problem, RinscError
+from rinsc.files import parse_json, parse_toml, write_atomically
 from rinsc.fingerprints import fingerprint
-from rinsc.spec import spec_to_toml
+from rinsc.graph.differences import model_differences
+from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 
 HOST_PREFIX = "model."
+MOST_NAMES = 4  # of tensors that differ, in an error
 METADATA_KEY = "rinsc"  # one key, so that equal weights make equal files
 
 
@@ -48,7 +50,7 @@ def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
     with open_weights(path) as file:
         facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}"))
         tensors = _without_host({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    _require_same_model(model, facts.get("fingerprint"), tensors, path)
+    _require_same_model(model, facts, tensors, path)
     model.load_state_dict(tensors)
 
 
@@ -84,7 +86,7 @@ def _facts(text: str) -> dict[str, Any]:
 
 def _require_same_model(
     model: CompiledModule | HostedModule,
-    written: object,
+    facts: Mapping[str, object],
     tensors: dict[str, torch.Tensor],
     path: Path,
 ) -> None:
@@ -92,12 +94,16 @@ def _require_same_model(
     expected = fingerprint(model.spec)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if written in (expected, None) and own == found:
+    if facts.get("fingerprint") in (expected, None) and own == found:
         return
-    difference = sorted(own.keys() ^ found.keys()) or [
-        name for name in own if own[name] != found[name]
-    ]
-    detail = f"they differ at '{difference[0]}'" if difference else "their schedules differ"
+    names = sorted(own.keys() | found.keys())
+    differing = [name for name in names if own.get(name) != found.get(name)]
+    detail = _settings_that_differ(facts.get("spec"), model.spec) or "their schedules differ"
+    if differing:
+        shown = ", ".join(f"'{name}'" for name in differing[:MOST_NAMES])
+        more = f" and {len(differing) - MOST_NAMES} more" if len(differing) > MOST_NAMES else ""
+        tensors_differ = f"they differ at {shown}{more}"
+        detail = f"{detail}; {tensors_differ}" if facts.get("spec") else tensors_differ
     raise CheckpointError(
         Problem(
             "weights-of-another-model",
@@ -106,3 +112,13 @@ def _require_same_model(
             hint="compile the spec that the file was written for (it is in its metadata)",
         )
     )
+
+
+def _settings_that_differ(written: object, spec: ModelSpec) -> str:
+    """What the spec in a file's metadata says otherwise; empty where it cannot be read."""
+    try:
+        values = parse_toml(str(written or ""))
+        of_file = model_spec(str(values.pop("signature")), **values)
+    except (ValueError, LookupError, TypeError, RinscError):
+        return ""
+    return "; ".join(model_differences(of_file, spec))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from rinsc.graph import BlockGraph, build_graph
-from rinsc.graph.nodes import Block
+from rinsc.graph.build import build_graph
+from rinsc.graph.nodes import Block, BlockGraph
 from rinsc.spec import ModelSpec
 
 MOST = 8  # differences that are told
@@ -15,9 +15,10 @@ def model_differences(left: ModelSpec, right: ModelSpec) -> list[str]:
     """What differs from ``left`` to ``right``: blocks, then dimensions, then the schedule."""
     graphs = build_graph(left), build_graph(right)
     found = [*_blocks(*graphs), *_dimensions(left, right)]
-    if not found and graphs[0].visit_counts() != graphs[1].visit_counts():
-        found = ["its blocks are visited in another way"]
-    found = found or ["options of its repeats differ"]
+    if not found:
+        same = graphs[0].visit_counts() == graphs[1].visit_counts()
+        what = "options of its repeats differ" if same else "its blocks are visited in another way"
+        found = [f"{what}: '{right.text}', not '{left.text}'"]
     more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
     return [*found[:MOST], *more]
 
