@@ -105,16 +105,17 @@ def render(problem: Problem) -> str:
     Words of a user stand in it, so what is unprintable (line breaks, codes of terminals) is not
     passed on.
     """
-    lines = [f"error[{problem.code}]: {_printable(problem.message)}"]
+    lines = [f"error[{problem.code}]: {printable(problem.message)}"]
     if problem.place is not None:
-        lines.append(f"  at {_printable(problem.place)}")
+        lines.append(f"  at {printable(problem.place)}")
     if problem.source is not None and problem.span is not None:
         lines.extend(_caret_lines(problem.source, problem.span))
     if problem.hint is not None:
-        lines.append(f"  hint: {_printable(problem.hint)}")
+        lines.append(f"  hint: {printable(problem.hint)}")
     return "\n".join(lines)
 
 
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # in place of what cannot be shown
 _WINDOW = 76  # columns of source shown at most
 
 
@@ -126,12 +127,12 @@ def _caret_lines(source: str, span: Span) -> list[str]:
     first = max(line_start, min(span.start - _WINDOW // 2, line_end - _WINDOW))
     text = source[first : min(line_end, first + _WINDOW)]
     width = max(1, min(span.end, first + len(text)) - span.start)
-    return [f"  {_printable(text)}", f"  {' ' * (span.start - first)}{'^' * width}"]
+    return [f"  {printable(text)}", f"  {' ' * (span.start - first)}{'^' * width}"]
 
 
-def _printable(text: str) -> str:
-    """The text with one replacement character for each that cannot be shown."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+def printable(text: str) -> str:
+    """A line of the text with one replacement character for each that cannot be shown."""
+    return "".join(char if char.isprintable() else REPLACEMENT for char in text)
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:

@@ -12,7 +12,8 @@ from cyclopts import App, CycloptsError, Parameter
 
 from rinsc.__about__ import __version__
 from rinsc.cli.diagnostics import print_error, warnings_as_notes
-from rinsc.errors import OutputError, Problem, RinscError, UsageError
+from rinsc.cli.output import result_alone
+from rinsc.errors import OutputError, Problem, RinscError
 
 # Imported only when called: name, where the function is, what `rinsc --help` says about it.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -78,11 +79,19 @@ def _status(tokens: Sequence[str]) -> int:
 
 def _run(tokens: Sequence[str]) -> int:
     try:
-        status = app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        command, given, _ = app().parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        command = " ".join(("rinsc", *(error.command_chain or ())))
-        message = " ".join(str(error).split()).rstrip(".")
-        raise UsageError(Problem("usage", message, hint=f"see {command} --help")) from None
+        from rinsc.cli.usage import usage_error
+
+        raise usage_error(error) from None
+    if not command.__module__.startswith("rinsc."):  # the parser's own: --help and --version
+        try:
+            command(*given.args, **given.kwargs)
+        except SystemExit:  # so rich ends where nobody reads
+            raise BrokenPipeError from None
+        return 0
+    with result_alone():
+        status: int | None = command(*given.args, **given.kwargs)
     return status or 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,7 +14,9 @@ from rinsc.cli.bench_report import BenchReport, BenchRow, print_bench
 from rinsc.cli.bench_rounds import asked_rounds, rounds_by_repeat
 from rinsc.cli.bench_text import HeldOut, find_held_out
 from rinsc.cli.diagnostics import note
+from rinsc.cli.output import print_json, print_note
 from rinsc.cli.quality_report import LateProgress
+from rinsc.cli.values import Listed
 from rinsc.cli.words import short_text
 from rinsc.errors import CheckpointError, Problem, UsageError
 from rinsc.extras import require
@@ -47,7 +47,7 @@ def bench(
     model: Annotated[str, Parameter(name="MODEL", help="A model folder or an ONNX file.")],
     /,
     *,
-    rounds: str | None = None,
+    rounds: Listed = (),
     prompt_tokens: int | None = None,
     new_tokens: int | None = None,
     threads: int | None = None,
@@ -64,8 +64,8 @@ def bench(
     Parameters
     ----------
     rounds
-        As 1..4, as 1,2,4, or both; at most 32 numbers. If not given: those that the model was
-        written with and, where it can run them, fewer.
+        As 1..4, as 1,2,4, or both, and may be given again; at most 32 numbers. If not given: those
+        that the model was written with and, where it can run them, fewer.
     prompt_tokens
         Tokens before the first one that is generated; 128 if not given, or what has room.
     new_tokens
@@ -81,7 +81,7 @@ def bench(
     json
         Print JSON.
     """
-    numbers = None if rounds is None else asked_rounds(rounds)
+    numbers = asked_rounds(*rounds) if rounds else None
     _check_threads(threads)
     if output is not None:
         _check_picture(output)
@@ -103,9 +103,9 @@ def bench(
     report = _measure(task, held_out, quiet=json)
     if output is not None:
         _draw(report, output)
-        print(f"wrote {output}", file=sys.stderr)
+        print_note(f"wrote {output}")
     if json:
-        print(json_text.dumps(report.facts(), indent=2))
+        print_json(report.facts())
     else:
         print_bench(report)
         if output is None and held_out is not None:

@@ -19,9 +19,10 @@ MOST_BY_DEFAULT = 8
 _PART = re.compile(r"([0-9]{1,9})(?:\.\.([0-9]{1,9}))?")
 
 
-def asked_rounds(text: str) -> list[int]:
+def asked_rounds(*texts: str) -> list[int]:
     """``1..4``, ``1,2,4``, ``1..4,8`` as numbers, each once, fewest first; raises UsageError."""
     numbers: set[int] = set()
+    text = ",".join(texts)
     for part in text.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None:

@@ -3,7 +3,6 @@ graph for adapters alone."""
 
 from __future__ import annotations
 
-import json as json_text
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 from rinsc.cli.diagnostics import note
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
+from rinsc.cli.output import print_json, print_result
 from rinsc.cli.runs import is_run
 from rinsc.cli.values import model_text
 from rinsc.errors import Problem, UsageError
@@ -40,7 +40,7 @@ def check(
     models
         Signatures such as '(A^3)B', TOML files, names of the zoo or run folders.
     json
-        Print one JSON object a line.
+        Print one JSON document: an object, of several models a list of them.
     """
     if not models:
         raise UsageError(Problem("usage", "no model is given", hint="rinsc check '(A^3)B'"))
@@ -48,10 +48,9 @@ def check(
     exponents = share_bindings(options.set_, models)
     found = [_describe(*pair, options) for pair in zip(models, exponents, strict=True)]
     if json:
-        for facts in found:
-            print(json_text.dumps(facts, ensure_ascii=False))
+        print_json(found if len(found) > 1 else found[0])
         return
-    print("\n\n".join(_text(facts) for facts in found))
+    print_result("\n\n".join(_text(facts) for facts in found))
 
 
 def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -> dict[str, object]:

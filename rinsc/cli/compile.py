@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +12,7 @@ from rinsc.cli.compile_onnx import Request, compile_onnx
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.onnx_options import NO_ONNX_OPTIONS, OnnxOptions
+from rinsc.cli.output import print_json, print_note
 from rinsc.cli.runs import is_run, open_run
 from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
 from rinsc.errors import Problem, UsageError
@@ -86,9 +85,9 @@ def compile_(
     check_writable(path)
     _write_source(spec, path, asked, cache)
     size = path.stat().st_size
-    print(f"wrote {path} ({rounded_bytes(size)})", file=sys.stderr)
+    print_note(f"wrote {path} ({rounded_bytes(size)})")
     if json:
-        print(json_text.dumps({"files": {str(path): size}, "signature": spec.text}, indent=2))
+        print_json({"files": {str(path): size}, "signature": spec.text})
 
 
 def _check_rounds(spec: ModelSpec, rounds: Rounds) -> None:

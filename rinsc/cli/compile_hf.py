@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_text
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 from rinsc.cli.diagnostics import note
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.onnx_options import OnnxOptions
+from rinsc.cli.output import print_json, print_note
 from rinsc.errors import OutputError, Problem, UsageError
 from rinsc.extras import require
 
@@ -53,14 +52,14 @@ def compile_hf(request: FolderRequest) -> None:
     written = write_standalone_folder(model, request.output, files)
     size = rounded_bytes(sum(path.stat().st_size for path in written))
     names = ", ".join(path.name for path in written)
-    print(f"wrote {request.output}{os.sep} ({size}: {names})", file=sys.stderr)
+    print_note(f"wrote {request.output}{os.sep} ({size}: {names})")
     for name in TOKENIZER_FILES:
         if name not in files and (request.output / name).exists():
             note(f"{request.output / name} stood there before; it is not of this model")
     if request.run is None and request.weights is None:
         note("no weights were given; the model has fresh, untrained ones")
     if request.json:
-        print(json_text.dumps(_facts(request, model, written), indent=2))
+        print_json(_facts(request, model, written))
 
 
 def refuse_onnx_options(onnx: OnnxOptions, *, cache: bool) -> None:

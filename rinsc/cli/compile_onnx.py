@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_text
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from rinsc.cli.diagnostics import note
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.onnx_options import OnnxForm, OnnxOptions
+from rinsc.cli.output import print_json, print_note
 from rinsc.cli.quality_report import Report, counts_in_words, measure, print_report
 from rinsc.cli.runs import run_trained_rounds
 from rinsc.cli.values import option_values
@@ -223,9 +223,9 @@ def _say_written(request: Request, files: Sequence[Path]) -> None:
     size = rounded_bytes(sum(path.stat().st_size for path in files))
     if request.is_folder:
         names = ", ".join(path.name for path in files)
-        print(f"wrote {request.path}{os.sep} ({size}: {names})", file=sys.stderr)
+        print_note(f"wrote {request.path}{os.sep} ({size}: {names})")
     else:
-        print(f"wrote {' and '.join(map(str, files))} ({size})", file=sys.stderr)
+        print_note(f"wrote {' and '.join(map(str, files))} ({size})")
 
 
 def _print_result(
@@ -244,9 +244,9 @@ def _print_result(
             "exit": metadata["rinsc.exit"] or None,
             "quality": None if report is None else report.facts(),
         }
-        print(json_text.dumps(document, indent=2))
+        print_json(document)
         return
-    print(_in_words(metadata, report), file=sys.stderr)
+    print_note(_in_words(metadata, report))
     if report is not None:
         print_report(report)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -10,6 +9,7 @@ from cyclopts import Parameter
 from rinsc.cli.diagnostics import note
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
+from rinsc.cli.output import print_json
 from rinsc.cli.values import Count, ModelText, RoundsOption, option_values, parse_rounds
 from rinsc.cost.memory import Precision
 from rinsc.errors import Problem, UsageError
@@ -102,7 +102,7 @@ def cost(
             )
         data |= {"baseline": other.as_dict(), "plan": plan.as_dict()}
     if json:
-        print(json_text.dumps(data, indent=2, ensure_ascii=False))
+        print_json(data)
         return
     from rinsc.cli.cost_tables import print_comparison, print_plan, print_report
 

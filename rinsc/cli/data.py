@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from rinsc.cli.numbers import exact, rounded_bytes
+from rinsc.cli.output import print_json, print_json_list, print_result
 from rinsc.cli.values import Count, option_values
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
@@ -28,15 +28,14 @@ def list_(*, json: bool = False) -> None:
     Parameters
     ----------
     json
-        Print one JSON object a corpus.
+        Print one JSON document: a list of objects.
     """
     from rinsc.data.catalog import catalog
     from rinsc.data.corpora import state
 
     rows = [(entry, state(entry.name)) for entry in catalog().values()]
     if json:
-        for entry, said in rows:
-            print(json_text.dumps({**asdict(entry), "state": said}, ensure_ascii=False))
+        print_json_list({**asdict(entry), "state": said} for entry, said in rows)
         return
     from rinsc.cli.tables import print_table
 
@@ -62,7 +61,7 @@ def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) 
     found: Added = add_corpus(wanted)
     folder = str(added_folder(name))
     if json:
-        print(json_text.dumps({"name": name, "folder": folder, **asdict(found)}, indent=2))
+        print_json({"name": name, "folder": folder, **asdict(found)})
         return
     rows = (
         ("corpus", f"{name}: {wanted.title}"),
@@ -72,7 +71,7 @@ def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) 
         ("sha256", f"{found.sha256} as it must be"),
         ("folder", folder),
     )
-    print("\n".join(f"{name:<9} {value}" for name, value in rows))
+    print_result("\n".join(f"{name:<9} {value}" for name, value in rows))
 
 
 def prepare(
@@ -109,7 +108,7 @@ def prepare(
         found = prepare(source, chosen, progress=progress)
     folder = str(tokens_folder() / cache_key(source, chosen))
     if json:
-        print(json_text.dumps({"folder": folder, **found.record}, indent=2))
+        print_json({"folder": folder, **found.record})
         return
     held_out_bytes = int(found.held_out_bytes.sum())
     rows = (
@@ -118,7 +117,7 @@ def prepare(
         ("documents", exact(len(found.train_starts)) + " to train on"),
         ("folder", folder),
     )
-    print("\n".join(f"{name:<10} {value}" for name, value in rows))
+    print_result("\n".join(f"{name:<10} {value}" for name, value in rows))
 
 
 def _tokenizer(source: Source, path: Path | None, vocab_size: int | None) -> BytePairTokenizer:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from rinsc.cli.output import print_note
 from rinsc.errors import RinscError
 
 
@@ -23,7 +24,7 @@ def print_error(error: RinscError) -> None:
 
 def note(text: str) -> None:
     """Something that the user should know, and that is no mistake."""
-    print(f"note: {text}", file=sys.stderr)
+    print_note(f"note: {text}")
 
 
 @contextmanager

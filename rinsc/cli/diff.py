@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_text
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions, spec_like
+from rinsc.cli.output import print_json
 from rinsc.cli.runs import is_run
 from rinsc.cli.values import ModelText
 
@@ -41,7 +41,7 @@ def diff(
 
     found = compare(*_specs(left, right, options))
     if json:
-        print(json_text.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        print_json(found.as_dict())
         return
     _print(found)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json as json_text
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from rinsc.cli.output import print_json
 from rinsc.errors import render
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def doctor(*, distributed: bool = False, json: bool = False) -> int:
     if json:
         told = [{"code": p.code, "message": p.message, "hint": p.hint} for p in problems]
         document = asdict(found) | {"problems": told}
-        print(json_text.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     else:
         _print(found, problems)
     return FAILED if problems else 0
@@ -55,7 +55,7 @@ def _check_gradients(json: bool) -> int:
     passed = all(row.passed for row in rows)
     if json:
         told = [_row_facts(row) for row in rows]
-        print(json_text.dumps({"passed": passed, "rows": told}, indent=2))
+        print_json({"passed": passed, "rows": told})
         return 0 if passed else FAILED
     from rinsc.cli.tables import print_table
 

@@ -12,8 +12,9 @@ from cyclopts import Parameter
 
 from rinsc.cli.bench_rounds import asked_rounds, default_rounds
 from rinsc.cli.eval_report import EvalReport, EvalRow, print_evaluation
+from rinsc.cli.output import print_json
 from rinsc.cli.quality_report import LateProgress
-from rinsc.cli.values import Count, option_values
+from rinsc.cli.values import Count, Listed, listed, option_values
 from rinsc.cli.words import short_text
 from rinsc.errors import DataError, Problem, UsageError
 from rinsc.extras import require
@@ -22,6 +23,7 @@ from rinsc.files import check_writable, write_atomically
 if TYPE_CHECKING:
     import torch
 
+    from rinsc.graph import Rounds
     from rinsc.train.evaluate import Evaluation
     from rinsc.train.finished import FinishedRun
     from rinsc.train.harness import Tasks
@@ -54,12 +56,12 @@ def eval_(
     ],
     /,
     *,
-    rounds: str | None = None,
+    rounds: Listed = (),
     data: str | None = None,
     windows: Count | None = None,
     baseline: str | None = None,
     margin: float = 0.0,
-    tasks: str | None = None,
+    tasks: Listed = (),
     include: Path | None = None,
     limit: Count | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -84,7 +86,7 @@ def eval_(
     margin
         Bits per byte that one round may be worse than the baseline and still leave no regret.
     tasks
-        Tasks of lm-evaluation-harness, separated by commas.
+        Tasks of lm-evaluation-harness, separated by commas; may be given again for more.
     include
         A folder with YAML files of more tasks.
     limit
@@ -113,7 +115,7 @@ def eval_(
     place = find_devices(device).device
     if other is not None:
         _check_pair(found, other, data, windows)
-    names = [] if tasks is None else [name.strip() for name in tasks.split(",")]
+    names = listed(tasks)
     manager = _tasks(found, names, include)
     report = _evaluate(found, other, every, data, windows, place, margin)
     if manager is not None:
@@ -121,7 +123,7 @@ def eval_(
     _draw(report, picture)
     write_atomically(picture.with_suffix(".json"), json_text.dumps(report.facts(), indent=2) + "\n")
     if json:
-        print(json_text.dumps(report.facts(), indent=2))
+        print_json(report.facts())
     else:
         print_evaluation(report)
 
@@ -147,32 +149,45 @@ def _check_margin(margin: float, baseline: str | None) -> None:
         raise UsageError(Problem("usage", message, hint="name its run with --baseline"))
 
 
-def _check_tasks(tasks: str | None, include: Path | None, limit: int | None) -> None:
+def _check_tasks(tasks: Sequence[str], include: Path | None, limit: int | None) -> None:
     for name, given in (("--include", include), ("--limit", limit)):
-        if given is not None and tasks is None:
+        if given is not None and not tasks:
             message = f"{name} is about tasks, and none are named"
             raise UsageError(Problem("usage", message, hint="name them with --tasks"))
-    if tasks is not None:
+    if tasks and not listed(tasks):
+        message = "--tasks names no task"
+        raise UsageError(Problem("usage", message, hint="write --tasks NAME,NAME"))
+    if tasks:
         require("lm_eval")
 
 
-def _rounds(text: str | None, run: FinishedRun) -> list[dict[str, int]]:
+def _rounds(texts: Sequence[str], run: FinishedRun) -> list[dict[str, int]]:
     """The rounds to evaluate, by repeat; raises UsageError for what the model cannot run."""
     from rinsc.graph import resolve_rounds
 
     trained = run.rounds
-    if text is None:
+    if not texts:
         if not trained:
             return [{}]
         most = default_rounds(max(trained.values()))
         capped = [{name: min(count, own) for name, own in trained.items()} for count in most]
         return [each for place, each in enumerate(capped) if each not in capped[:place]]
-    name, equals, numbers = text.rpartition("=")
-    asked = asked_rounds(numbers)
-    with option_values():
-        if equals:
-            return [resolve_rounds(run.graph, trained | {name.strip(): n}) for n in asked]
-        return [resolve_rounds(run.graph, number) for number in asked]
+    every = []
+    for name, numbers in _rounds_by_name(texts).items():
+        with option_values():
+            for number in asked_rounds(*numbers):
+                asked: Rounds = trained | {name: number} if name else number
+                every.append(resolve_rounds(run.graph, asked))
+    return [each for place, each in enumerate(every) if each not in every[:place]]
+
+
+def _rounds_by_name(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The numbers of each value of --rounds, by the repeat that it names; "" is every repeat."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        found.setdefault(name.strip(), []).append(numbers)
+    return found
 
 
 def _check_output(picture: Path, *runs: FinishedRun | None) -> None:

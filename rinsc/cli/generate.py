@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from cyclopts import Parameter
 
 from rinsc.cli.diagnostics import note
 from rinsc.cli.generate_source import Source, onnx_file, onnx_runtime, pytorch
+from rinsc.cli.output import print_json, print_text
 from rinsc.cli.values import RoundsOption, Seed, parse_rounds
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
@@ -117,12 +117,12 @@ def _pieces(
 
 def _print_live(prompt: str, first: str, pieces: Iterator[str]) -> None:
     """The text while it is made; what stands there when it is interrupted stays."""
-    print(prompt + first, end="", flush=True)
+    print_text(prompt + first, end="", flush=True)
     try:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print_text(piece, end="", flush=True)
     finally:
-        print(flush=True)
+        print_text("", flush=True)
 
 
 def _print_all(
@@ -134,7 +134,7 @@ def _print_all(
         for added in pieces:
             texts = [text + piece for text, piece in zip(texts, added, strict=True)]
     finally:
-        print("\n\n".join(texts), flush=True)
+        print_text("\n\n".join(texts), flush=True)
 
 
 def _print_json(prompts: Sequence[str], texts: Sequence[str], used: Mapping[str, int]) -> None:
@@ -142,7 +142,7 @@ def _print_json(prompts: Sequence[str], texts: Sequence[str], used: Mapping[str,
     more = {"rounds_used": dict(used)} if used else {}
     pairs = zip(prompts, texts, strict=True)
     found = [{"prompt": prompt, "text": text, **more} for prompt, text in pairs]
-    print(json_text.dumps(found if len(found) > 1 else found[0], ensure_ascii=False))
+    print_json(found if len(found) > 1 else found[0])
 
 
 def _note_limits(source: Source, request: Request, sampling: Sampling) -> None:

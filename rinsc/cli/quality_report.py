@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rinsc.cli.numbers import exact
+from rinsc.cli.output import print_note
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class LateProgress:
 
         console = Console(file=sys.stderr)
         if not console.is_terminal:
-            print(f"{self._what} …", file=sys.stderr, flush=True)
+            print_note(f"{self._what} …", flush=True)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
         self._bar = Progress(*columns, console=console, transient=True)

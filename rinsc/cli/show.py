@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from cyclopts import Parameter
 
 from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
+from rinsc.cli.output import print_note, print_result, result_stream
 from rinsc.cli.tables import PIPED_WIDTH
 from rinsc.errors import Problem, UsageError
 
@@ -53,12 +53,12 @@ def show(
         note(heavy)
     for path in output:
         write_atomically(path, FORMATS[path.suffix](graph, counts))
-        print(f"wrote {path}", file=sys.stderr)
+        print_note(f"wrote {path}")
     if json:
-        print(to_json(graph, counts), end="")
+        print_result(to_json(graph, counts), end="")
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_WIDTH
+        width = shutil.get_terminal_size().columns if result_stream().isatty() else PIPED_WIDTH
         lines = [*tree_lines(graph, counts), "", *schedule_lines(graph, width)]
         uneven = uneven_split(graph.spec.signature, graph.spec.layers)
         lines += [] if uneven is None else ["", f"uneven: {uneven}"]
-        print("\n".join(lines))
+        print_result("\n".join(lines))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from rinsc.cli.output import result_stream, without_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,8 +17,13 @@ def console(least_width: int = 0) -> Console:
     """A console on standard output that takes no text for markup."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
-    shown = Console(width=width, markup=False, highlight=False, emoji=False)
+    class ResultConsole(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the process with status 1
+            raise BrokenPipeError
+
+    stream = result_stream()
+    width = None if stream.isatty() else PIPED_WIDTH
+    shown = ResultConsole(file=stream, width=width, markup=False, highlight=False, emoji=False)
     if shown.width < least_width:
         shown.width = least_width
     return shown
@@ -25,7 +31,7 @@ def console(least_width: int = 0) -> Console:
 
 def print_line(text: str = "", style: str = "") -> None:
     """A line of its own, never folded."""
-    console().print(text, style=style, soft_wrap=True)
+    console().print(without_controls(text), style=style, soft_wrap=True)
 
 
 def print_table(
@@ -41,7 +47,7 @@ def print_table(
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False
     )
-    rows = list(rows)
+    rows = [[without_controls(cell) for cell in row] for row in rows]
     for index, head in enumerate(heads):
         cells = [head, *(row[index] for row in rows)]
         if index in left:

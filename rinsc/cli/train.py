@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_text
-import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +12,7 @@ from cyclopts import Parameter
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
 from rinsc.cli.numbers import exact, rounded_flops
+from rinsc.cli.output import print_json, print_note, print_result
 from rinsc.cli.runs import find_run, is_run
 from rinsc.cli.train_options import (
     NO_TRAIN_OPTIONS,
@@ -21,8 +21,8 @@ from rinsc.cli.train_options import (
     parse_budget,
 )
 from rinsc.cli.train_steps import finished, fresh_module, prepare_text, run, spec_for, take_over
-from rinsc.cli.values import Count, option_values
-from rinsc.errors import Problem, UsageError
+from rinsc.cli.values import Count, Listed, listed, option_values
+from rinsc.errors import Problem, UsageError, did_you_mean
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rinsc.train.warm_start import Source
 
 DEFAULT_STEPS = 1000
+TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 def train(
@@ -55,7 +56,7 @@ def train(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     shard: bool = False,
     recursed: Literal["pin", "reshard"] = "pin",
-    track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = (),
+    track: Listed = (),
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
@@ -94,7 +95,8 @@ def train(
     recursed
         With --shard, whether blocks with several visits stay gathered or are gathered for each.
     track
-        A tracker to tell besides metrics.jsonl; may be given again for another.
+        A tracker to tell besides metrics.jsonl: tensorboard, trackio or wandb; several between
+        commas, or the option given again.
     overwrite
         Remove a run that is already in the folder.
     json
@@ -122,12 +124,12 @@ def train(
         if settings.fast or config.compile:
             config = _as_fast_as_possible(config, settings, place)
         check_devices(spec, config, place)
-        _require_trackers(track)
+        trackers = _trackers(track)
         _print_plan(spec, config, data, place)
         done = None if overwrite else finished(output, spec, config, data, tokenizer, place, source)
         if done is not None:
             if place.is_first:
-                print("rinsc train: this run is finished; nothing was done", file=sys.stderr)
+                print_note("rinsc train: this run is finished; nothing was done")
                 _print_result(done, spec, config, RunFolder(output), json=json)
             return
         folder = check_run_folder(output, overwrite=overwrite)
@@ -137,7 +139,7 @@ def train(
         )
         module = fresh_module(spec, config, place)
         take_over(folder, words, place, held, goes_on=goes_on, overwrite=overwrite)
-        result = run(module, text, config, folder, place, track, source, resume=goes_on)
+        result = run(module, text, config, folder, place, trackers, source, resume=goes_on)
     if place.is_first:
         _print_result(result, spec, config, folder, json=json)
 
@@ -217,13 +219,19 @@ def _as_fast_as_possible(
     precision = fast_precision(place.device)
     note = f"fast: {precision}, blocks {'compiled' if compiles else 'not compiled'}"
     if place.is_first:
-        print(f"rinsc train: {note}", file=sys.stderr)
+        print_note(f"rinsc train: {note}")
     return dataclasses.replace(config, precision=precision, compile=compiles)
 
 
-def _require_trackers(track: tuple[str, ...]) -> None:
-    for name in track:
+def _trackers(track: Sequence[str]) -> tuple[str, ...]:
+    """The trackers that are named; raises UsageError, and MissingExtraError."""
+    names = tuple(listed(track))
+    for name in names:
+        if name not in TRACKERS:
+            message = f"'{name}' is not a tracker"
+            raise UsageError(Problem("usage", message, hint=did_you_mean(name, TRACKERS)))
         require(name)
+    return names
 
 
 def _print_plan(spec: ModelSpec, config: TrainConfig, data: str, place: Devices) -> None:
@@ -234,11 +242,10 @@ def _print_plan(spec: ModelSpec, config: TrainConfig, data: str, place: Devices)
         return
     plan = spending(config, spec)
     over = f" over {place.count} processes" if place.count > 1 else ""
-    print(
+    print_note(
         f"rinsc train: {spec.text} on {data}{over}: {exact(plan.steps)} steps, "
         f"{exact(plan.tokens)} tokens, {rounded_flops(plan.training_flops)} of training"
-        + ("" if plan.is_exact else " in expectation"),
-        file=sys.stderr,
+        + ("" if plan.is_exact else " in expectation")
     )
 
 
@@ -257,7 +264,7 @@ def _print_result(
         from rinsc.train.run import result_facts
 
         facts = {"run": str(folder.path), **result_facts(spec, config, result)}
-        print(json_text.dumps(facts, indent=2))
+        print_json(facts)
         return
     rows = (
         ("bits per byte", f"{result.bits_per_byte:.4f} on {result.held_out_words}"),
@@ -267,4 +274,4 @@ def _print_result(
         ("seconds", f"{result.seconds:.1f}"),
         ("run folder", str(folder.path)),
     )
-    print("\n".join(f"{name:<15} {value}" for name, value in rows))
+    print_result("\n".join(f"{name:<15} {value}" for name, value in rows))

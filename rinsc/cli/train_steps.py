@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rinsc.cli.exponents import share_bindings
+from rinsc.cli.output import print_note
 from rinsc.cli.runs import is_run
 from rinsc.errors import OutputError, Problem
 
@@ -204,8 +204,7 @@ def run(
             )
     except StoppedError as stop:
         if place.is_first:
-            print(
-                f"stopped after step {stop.step}, with a checkpoint: the same command goes on",
-                file=sys.stderr,
+            print_note(
+                f"stopped after step {stop.step}, with a checkpoint: the same command goes on"
             )
         raise KeyboardInterrupt from None

@@ -55,8 +55,17 @@ def _convert_seed(_: type[Any], tokens: Sequence[Token]) -> int:
 
 Seed = Annotated[int, Parameter(converter=_convert_seed, n_tokens=1)]
 
+# An option that may be given again, and takes several values at once between commas: see `listed`.
+Listed = Annotated[tuple[str, ...], Parameter(show_default=False, negative=())]
+
 # What parse_rounds reads.
-RoundsOption = Annotated[tuple[str, ...], Parameter(show_default=False)]
+RoundsOption = Listed
+
+
+def listed(texts: Sequence[str]) -> list[str]:
+    """``["a,b", "c"]`` as ``["a", "b", "c"]``, each value once, empty ones left out."""
+    values = (value.strip() for text in texts for value in text.split(","))
+    return list(dict.fromkeys(value for value in values if value))
 
 
 def model_text(text: str) -> str:
@@ -92,7 +101,8 @@ def bindings(pairs: Sequence[str]) -> dict[str, int]:
 
 
 def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
-    """``["3"]`` as a number for every repeat, ``["A=2", "B=4"]`` as a mapping, [] as None."""
+    """``["3"]`` as a number for every repeat, ``["A=2", "B=4"]`` and ``["A=2,B=4"]`` as a mapping,
+    [] as None."""
     if not texts:
         return None
     if len(texts) == 1 and re.fullmatch(r"\d{1,9}", texts[0]):
@@ -102,7 +112,7 @@ def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
 
 def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, int]:
     found: dict[str, int] = {}
-    for text in texts:
+    for text in (part.strip() for given in texts for part in given.split(",")):
         match = _PAIR.fullmatch(text)
         if match is None:
             message = f"{option} does not take '{text[:60]}'"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_text
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
+from rinsc.cli.output import print_json
 from rinsc.cli.values import Seed
 from rinsc.extras import require
 
@@ -48,7 +48,7 @@ def verify(
             "passed": not failed,
             "rows": [_facts(row) for row in rows],
         }
-        print(json_text.dumps(document, indent=2))
+        print_json(document)
         return FAILED if failed else 0
     from rinsc.cli.tables import print_line, print_table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from cyclopts import App, Parameter
 from rinsc.cli.diagnostics import note
 from rinsc.cli.filters import NO_FILTERS, Filters
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
+from rinsc.cli.output import print_json, print_json_list, print_result, result_stream
 from rinsc.cli.tables import PIPED_WIDTH
 from rinsc.cli.values import Count, option_values
 from rinsc.cli.words import short_text
@@ -35,7 +35,7 @@ def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
     Parameters
     ----------
     json
-        Print one JSON object an entry.
+        Print one JSON document: a list of objects.
     """
     from rinsc.sweep.claims import figures
     from rinsc.sweep.zoo import zoo_entries
@@ -44,8 +44,10 @@ def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
     rows = [(entry, figures(entry)) for entry in zoo_entries()]
     rows = [(entry, found) for entry, found in rows if limits.admit(found)]
     if json:
-        for entry, found in rows:
-            print(_json({"name": entry.name, **asdict(found), "source": asdict(entry.source)}))
+        print_json_list(
+            {"name": entry.name, **asdict(found), "source": asdict(entry.source)}
+            for entry, found in rows
+        )
         return
     from rinsc.cli.zoo_tables import print_entries
 
@@ -71,7 +73,7 @@ def show(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False)
         source, expect = asdict(entry.source), asdict(entry.expect)
         rows = [{**asdict(claim), "holds": claim.holds} for claim in beside]
         data = {"name": entry.name, **asdict(found), "source": source, "expect": expect}
-        print(_json({**data, "claims": rows}))
+        print_json({**data, "claims": rows})
         return
     from rinsc.cli.zoo_tables import print_entry
 
@@ -105,7 +107,7 @@ def enumerate_(
     limit
         Stop after so many.
     json
-        Print one JSON object a variant.
+        Print one JSON document: a list of objects, each as soon as it is made.
     """
     from rinsc.sweep.enumerate import variants
 
@@ -135,7 +137,7 @@ def family(
     Parameters
     ----------
     json
-        Print one JSON object a variant.
+        Print one JSON document: a list of objects, each as soon as it is made.
     """
     from dataclasses import replace
 
@@ -191,19 +193,19 @@ def _print_variants(rows: Iterable[tuple[Costed, str]], width: int, *, json: boo
     ``width`` is that of the column of signatures.
     """
     if json:
-        for row, idea in rows:
-            print(_json({**asdict(row), **({"idea": idea} if idea else {})}))
+        print_json_list({**asdict(row), **({"idea": idea} if idea else {})} for row, idea in rows)
         return
-    is_table = sys.stdout.isatty()
+    is_table = result_stream().isatty()
     columns = shutil.get_terminal_size().columns
     if is_table:
         from rinsc.cli.zoo_tables import variant_heads, variant_row
 
-        print(variant_heads(width))
+        print_result(variant_heads(width))
     uneven = 0
     for row, idea in rows:
         uneven += row.layers_if_even is not None
-        print(short_text(variant_row(row, idea, width), columns) if is_table else row.signature)
+        line = short_text(variant_row(row, idea, width), columns) if is_table else row.signature
+        print_result(line)
     if uneven:
         words = "variant splits" if uneven == 1 else "variants split"
         note(f"{uneven} {words} the layers unevenly; --strict leaves them out, --json marks them")
@@ -216,14 +218,10 @@ def _drawing(entry: ZooEntry) -> Iterator[str]:
     from rinsc.graph.draw import schedule_lines, tree_lines
 
     graph = build_graph(entry.spec)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_WIDTH
+    width = shutil.get_terminal_size().columns if result_stream().isatty() else PIPED_WIDTH
     yield from tree_lines(graph, block_params(graph))
     yield ""
     yield from schedule_lines(graph, width)
-
-
-def _json(data: object) -> str:
-    return json_text.dumps(data, ensure_ascii=False)
 
 
 zoo = App(name="zoo", help="Published architectures, and variants by the thousand.")

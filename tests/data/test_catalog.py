@@ -270,8 +270,8 @@ def test_html_becomes_text(tmp_path: Path) -> None:
 
 def test_the_commands(tmp_path: Path) -> None:
     listed = run_cli("data", "list", "--json")
-    assert [json.loads(line)["name"] for line in listed.out.splitlines()] == list(catalog())
-    assert {json.loads(line)["state"] for line in listed.out.splitlines()} <= {
+    assert [row["name"] for row in json.loads(listed.out)] == list(catalog())
+    assert {row["state"] for row in json.loads(listed.out)} <= {
         "installed",
         "not here",
     }

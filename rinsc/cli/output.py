@@ -1,0 +1,151 @@
+"""What a command prints: its result on standard output, everything else on standard error.
+
+While a command runs, file descriptor 1 is standard error for everybody else: libraries, code in C
+and child processes print what they like, and the result stays whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+from rinsc.errors import REPLACEMENT
+
+_result: TextIO | None = None
+
+# Marks that turn the direction of text, and separators that end a line in some terminals.
+_UNSAFE_MARKS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+_UNSAFE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
+
+
+@contextmanager
+def result_alone() -> Iterator[None]:
+    """In the body standard output takes only what the functions here print."""
+    global _result
+    outer, stdout = _result, sys.stdout
+    if not _is_process_output(stdout):
+        _result, sys.stdout = stdout, sys.stderr
+        try:
+            yield
+        finally:
+            _result, sys.stdout = outer, stdout
+        return
+    stdout.flush()
+    saved = os.dup(1)
+    try:
+        with suppress(OSError):  # a shell can close standard error (``2>&-``)
+            os.dup2(2, 1)
+        _result, sys.stdout = _writer(saved, stdout), sys.stderr
+        try:
+            yield
+            _result.flush()
+        finally:
+            with suppress(OSError, ValueError):  # of a reader that is gone
+                _result.close()
+            with suppress(OSError, ValueError):
+                stdout.flush()
+    finally:
+        _result, sys.stdout = outer, stdout
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def result_stream() -> TextIO:
+    """Where results go."""
+    return sys.stdout if _result is None else _result
+
+
+def print_result(text: str = "", *, end: str = "\n", flush: bool = False) -> None:
+    """Text on standard output, with U+FFFD in place of what controls a terminal."""
+    print(without_controls(text), end=end, file=result_stream(), flush=flush)
+
+
+def print_text(text: str, *, end: str = "\n", flush: bool = False) -> None:
+    """Text that a model wrote: as it is into files and pipes, without controls on a terminal."""
+    shown = without_controls(text) if result_stream().isatty() else text
+    print(shown, end=end, file=result_stream(), flush=flush)
+
+
+def print_note(text: str, *, flush: bool = False) -> None:
+    """A line about what was done, on standard error."""
+    print(without_controls(text), file=sys.stderr, flush=flush)
+
+
+def print_json(document: object) -> None:
+    """The one JSON document of a command that was given --json."""
+    print(_json(document, indent=2), file=result_stream())
+
+
+def print_json_list(items: Iterable[object]) -> None:
+    """One JSON document: a list whose items are printed as they come, a line each."""
+    stream, before = result_stream(), "[\n"
+    for item in items:
+        stream.write(before + _json(item))
+        before = ",\n"
+    stream.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def without_controls(text: str) -> str:
+    """The text with U+FFFD for each character that controls a terminal; lines and tabs stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_safe(char) for char in text.replace("\r\n", "\n"))
+
+
+def _safe(char: str) -> str:
+    if char in "\n\t":
+        return char
+    is_unsafe = char in _UNSAFE_MARKS or unicodedata.category(char) in _UNSAFE_CATEGORIES
+    return REPLACEMENT if is_unsafe else char
+
+
+def _json(document: object, indent: int | None = None) -> str:
+    """JSON in characters that the stream has and that control no terminal."""
+    encoding = (getattr(result_stream(), "encoding", None) or "utf-8").lower()
+    ascii_alone = encoding.replace("-", "").replace("_", "") != "utf8"
+    text = json.dumps(_finite(document), indent=indent, ensure_ascii=ascii_alone)
+    return re.sub(r"[^\x20-\x7e\n]", lambda match: _escaped(match.group()), text)
+
+
+def _escaped(char: str) -> str:
+    return char if _safe(char) == char else f"\\u{ord(char):04x}"
+
+
+def _finite(value: object) -> object:
+    """JSON has no number that is not finite: null stands in its place."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_process_output(stream: Any) -> bool:
+    """Whether a stream is the process's own standard output, as no test's and no notebook's is."""
+    try:
+        return isinstance(stream, io.TextIOWrapper) and stream.fileno() == 1
+    except (OSError, ValueError):
+        return False
+
+
+def _writer(descriptor: int, like: TextIO) -> TextIO:
+    """A stream to a descriptor, which it does not own, that encodes and buffers like another."""
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    is_terminal = os.isatty(descriptor)
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=like.encoding,
+        errors=like.errors,
+        line_buffering=is_terminal,
+    )
+    return cast(TextIO, stream)
