@@ -29,7 +29,7 @@ RESERVED = frozenset(
     (
         *("x", "embedded", "each", "reverse", "rounds", "counts", "tied", "layer", "self"),
         *("past", "present", "made", "slots", "size", "mask", "position_ids", "attention_mask"),
-        *("by_visit", "by_round", "keep"),
+        *("by_visit", "by_round", "keep", "visited", "inputs_embeds"),
     )
 )
 RESERVED_PREFIXES = ("past_", "present_", "made_", "kept_", "shared_", "entry_", "given_", "round_")

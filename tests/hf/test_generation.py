@@ -208,7 +208,7 @@ def test_what_cannot_be_run_is_one_clear_error() -> None:
     with pytest.raises(LoweringError, match="at_rounds"):
         greedy(model, input_ids, past_key_values=DynamicCache(config=model.config), rounds=4)
     with pytest.raises(LoweringError, match="no-such-output"):
-        model(input_ids, output_hidden_states=True)
+        model(input_ids, output_attentions=True)
 
 
 def test_the_config_counts_the_layers_of_the_rounds_it_has() -> None:

@@ -164,7 +164,7 @@ def test_the_source_stands_alone(kind: str) -> None:
             else []
         )
     }
-    assert imported <= {"__future__", "collections", "math", "torch", "typing"}
+    assert imported <= {"__future__", "collections", "math", "operator", "torch", "typing"}
     assert all(len(line) <= 100 for line in source.splitlines())
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rinsc.backends.torch import emit_source
 from rinsc.cost import training_flops
 from rinsc.layers import weight_shapes
 from rinsc.spec import ModelSpec
-from tests.hf.models import CAUSAL, ids, pair
+from tests.hf.models import CAUSAL, CLOSE, ids, pair
 from tests.hf.test_hosted import RICH, causal
 from tests.hf.without_rinsc import outputs
 from tests.onnx.models import small_spec
@@ -90,6 +91,9 @@ def test_logits_tokens_gradients_and_counts_are_our_own(folder: Path, case: str)
     assert found.pop("again")
     errors = found.pop("errors")
     found.pop("trained", None)
+    found.pop("resized", None)
+    assert torch.equal(found.pop("one graph", expected["logits None"]), expected["logits None"])
+    assert torch.equal(found.pop("auto"), expected["features"])
     assert len(errors) == 3
     assert all("rounds" in error for error in errors)
     assert found.keys() == expected.keys()
@@ -145,6 +149,26 @@ def test_code_and_config_of_two_models_are_refused(folder: Path) -> None:
     assert "another model than this code" in torch.load(folder / "mixed" / "refused.pt")
 
 
+@pytest.mark.parametrize("case", ["plain", "window"])
+def test_another_vocabulary_is_the_same_code(folder: Path, case: str) -> None:
+    """Tied and not: what was saved there is a model here too, and of the spec of that size."""
+    model, _ = pair(CASES[case])
+    given = given_of(CASES[case], model)["ids"]
+    found = torch.load(folder / case / "found.pt")["resized"]
+    size = CASES[case].vocab_size + 11
+    assert found["equal"]
+    assert found["size"] == size
+    ours: Any = AutoModelForCausalLM.from_pretrained(folder / case / "resized")
+    assert type(ours) is RinscForCausalLM
+    assert torch.equal(ours(given).logits, found["logits"])
+    old = model(given).logits
+    assert torch.allclose(found["logits"][..., : old.shape[-1]], old, atol=CLOSE)
+    spec = replace(CASES[case], vocab_size=size)
+    assert ours.config.model_spec == spec
+    flops = causal_lm(spec).floating_point_ops({"input_ids": given})
+    assert found["flops"] == flops
+
+
 def test_the_trainer_trains_it(folder: Path) -> None:
     model, _ = pair(CASES["plain"])
     given = given_of(CASES["plain"], model)["ids"]
@@ -190,6 +214,7 @@ def test_the_sums_are_those_of_the_graph(spec: ModelSpec, rounds: int, seq: int)
     header += "from typing import Any, Literal, TypeAlias\n"
     exec(header + facts_source(config), space)
     facts = space["ModelFacts"]()
+    facts.spec = dict(config.spec or {})
     counts = config.rounds_of(rounds if any(config.graph.dials()) else None)
     for method in ("executed_layers", "cache_slots"):
         assert getattr(facts, method)(counts) == getattr(config, method)(counts)

@@ -53,6 +53,17 @@ def outputs(model: Any, given: dict[str, Any]) -> dict[str, Any]:
         model.zero_grad()
     found["visits"] = visits(model, ids)
     model.eval()
+    with torch.no_grad():
+        rows = model.get_input_embeddings()(padded)
+        found["embeds"] = model(inputs_embeds=rows, attention_mask=mask).logits
+        states = model(ids, output_hidden_states=True).hidden_states
+        found |= {f"state {visit}": state for visit, state in enumerate(states)}
+        found["features"] = model.base_model(ids).last_hidden_state
+    if given["rounds"][-1] is not None:
+        model.generation_config.rounds = 2
+        found["config rounds"] = model.generate(ids, **greedy)
+        found["over config rounds"] = model.generate(ids, rounds=1, **greedy)
+        del model.generation_config.rounds
     found["plans"] = (model.tp_plan, model.fsdp_plan, sorted(model._no_split_modules))
     return found
 
@@ -67,6 +78,35 @@ def visits(model: Any, ids: Any) -> list[int]:
         handle.remove()
         found.append(len(calls))
     return found
+
+
+def in_one_graph(model: Any, ids: Any) -> Any:
+    """Logits, compiled without a break in the graph."""
+    import torch
+
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(model, fullgraph=True, backend="eager")
+    return compiled(ids).logits
+
+
+def resized(case: Path, folder: Path, ids: Any) -> dict[str, Any]:
+    """The model with 11 tokens more, saved to a folder, and what that folder gives."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(case, trust_remote_code=True)
+    size = model.config.vocab_size + 11
+    torch.manual_seed(0)
+    model.resize_token_embeddings(size)
+    model.save_pretrained(folder)
+    again: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    logits = again(ids).logits
+    return {
+        "size": again.config.vocab_size,
+        "logits": logits,
+        "equal": torch.equal(model(ids).logits, logits),
+        "flops": again.floating_point_ops({"input_ids": ids}),
+    }
 
 
 def trained(case: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +145,7 @@ def refused(folder: Path) -> str:
 
 def main(folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
     for case in sorted(folder.iterdir()):
         given = torch.load(case / "given.pt")
@@ -122,8 +162,14 @@ def main(folder: Path) -> None:
             except ValueError as error:
                 errors.append(str(error))
         found["errors"] = errors
+        features: Any = AutoModel.from_pretrained(case, trust_remote_code=True)
+        found["auto"] = features(given["ids"]).last_hidden_state
         if case.name == "plain":
             found["trained"] = trained(case, given)
+            with torch.no_grad():
+                found["one graph"] = in_one_graph(model, given["ids"])
+        if case.name in ("plain", "window"):
+            found["resized"] = resized(case, case / "resized", given["ids"])
         torch.save(found, case / "found.pt")
     torch.save(refused(folder), folder / "mixed" / "refused.pt")
     assert not any(name.partition(".")[0] == "rinsc" for name in sys.modules)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerFast,
@@ -12,19 +13,27 @@ from transformers import (
 from rinsc.backends.hf.adapters import merge_lora
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.fresh import causal_lm
-from rinsc.backends.hf.model import RinscForCausalLM
+from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 
 if TYPE_CHECKING:
     from rinsc.backends.hf.drawn import RoundsCallback
 
 AutoConfig.register(RinscConfig.model_type, RinscConfig, exist_ok=True)
+AutoModel.register(RinscConfig, RinscModel, exist_ok=True)
 AutoModelForCausalLM.register(RinscConfig, RinscForCausalLM, exist_ok=True)
 # A folder with a tokenizer.json needs nothing else.
 AutoTokenizer.register(  # type: ignore[no-untyped-call]
     RinscConfig, fast_tokenizer_class=PreTrainedTokenizerFast, exist_ok=True
 )
 
-__all__ = ["RinscConfig", "RinscForCausalLM", "RoundsCallback", "causal_lm", "merge_lora"]
+__all__ = [
+    "RinscConfig",
+    "RinscForCausalLM",
+    "RinscModel",
+    "RoundsCallback",
+    "causal_lm",
+    "merge_lora",
+]
 
 
 def __getattr__(name: str) -> Any:

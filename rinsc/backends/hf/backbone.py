@@ -29,9 +29,14 @@ class Backbone(nn.Module):
         self._tp_plan, self._pp_plan = vars(model)["_tp_plan"], None
 
     def forward(
-        self, input_ids: torch.Tensor, *given: Any, **named: Any
+        self, input_ids: torch.Tensor | None = None, *given: Any, **named: Any
     ) -> BaseModelOutputWithPast:
         """Arguments are those of the whole model, without labels."""
         cache, arguments = self._arranged(input_ids, *given, **named)
         state = self.model.states(**arguments)
-        return BaseModelOutputWithPast(last_hidden_state=state, past_key_values=cache)
+        visited = arguments["visited"]
+        return BaseModelOutputWithPast(
+            last_hidden_state=state,
+            past_key_values=cache,
+            hidden_states=None if visited is None else tuple(visited),
+        )

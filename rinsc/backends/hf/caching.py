@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, GenerationMixin
+from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin
 
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run
 from rinsc.backends.hf.masks import has_documents
 from rinsc.backends.torch.hosting import HostedModule as Model
 from rinsc.graph import Rounds
+
+OWN = ("rounds", "noise_seed")  # arguments of a pass that only models of ours have
 
 
 class RoundsGenerationMixin(GenerationMixin):
@@ -30,7 +32,8 @@ class RoundsGenerationMixin(GenerationMixin):
         rounds: Rounds,
         position_ids: torch.Tensor | None,
     ) -> Cache | None:
-        """The cache that was given, else a new one where wanted; in training that must be said.
+        """The cache that was given, else a new one where wanted; in training and in an export that
+        must be said.
 
         A pass that makes its activations again would write every key twice, so that it has none;
         nor have packed documents, of which a cache could continue the last one alone.
@@ -38,11 +41,18 @@ class RoundsGenerationMixin(GenerationMixin):
         checkpoints = self.model.checkpointing != "none"
         recomputes = self.training and checkpoints and torch.is_grad_enabled()
         if not self.config.keeps_cache or recomputes:
+            if given is not None and given.get_seq_length() > 0:
+                why = "activations are made again in the backward pass" if recomputes else ""
+                message = "the cache that was given cannot be gone on with"
+                message += f": {why or 'layers look back by a shift'}"
+                hint = "turn gradient checkpointing off" if recomputes else "give whole sequences"
+                raise cannot_run("no-cache", message, hint, "past_key_values")
             return None
-        wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
+        without = self.training or torch.compiler.is_exporting()  # then a cache must be asked for
+        wanted = self.config.use_cache and not without if use_cache is None else use_cache
         if given is not None or not wanted or has_documents(position_ids):
             return given
-        return DynamicCache(config=self.config.at_rounds(rounds))
+        return DynamicCache()  # which makes slots as they are written
 
     def _past_tokens(
         self,
@@ -75,6 +85,21 @@ class RoundsGenerationMixin(GenerationMixin):
             self.config.require_sequence(past + new)
         return past
 
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """What a generation config says of our own arguments reaches every pass; those of a call
+        to ``generate`` win."""
+        given = {key: value for key, value in kwargs.items() if value is not None}
+        kwargs = {key: value for key, value in kwargs.items() if key not in OWN} | given
+        prepare: Callable[..., Any] = super()._prepare_generation_config  # type: ignore[misc]
+        prepared, arguments = prepare(generation_config, **kwargs)
+        for key in OWN:
+            value = vars(prepared).pop(key, None)
+            if value is not None:
+                arguments.setdefault(key, value)
+        return prepared, arguments
+
     def _prepare_cache_for_generation(
         self,
         generation_config: Any,
@@ -86,6 +111,10 @@ class RoundsGenerationMixin(GenerationMixin):
         """Caches are sized for the rounds that are asked; what is too long is refused at once."""
         self.config.require_sequence(max_cache_length)
         if not self.config.keeps_cache:
+            if model_kwargs.get("inputs_embeds") is not None:
+                message = "a model without a cache cannot generate from embeddings"
+                hint = "give input_ids, or compute the logits of one token after the other"
+                raise cannot_run("no-cache", message, hint, "inputs_embeds")
             generation_config.use_cache = False
         # A text is written at one number of rounds: nothing is drawn, whatever the mode.
         model_kwargs["rounds"] = self.config.rounds_of(model_kwargs.get("rounds"))

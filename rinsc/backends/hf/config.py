@@ -55,6 +55,8 @@ class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call
             value = plain_rounds(value)
             if "num_hidden_layers" in vars(self):
                 self.num_hidden_layers = self.executed_layers(self.resolved(value))
+        if name == "vocab_size" and self.spec is not None and value != self.spec[name]:
+            self.spec = self.checked_spec({**self.spec, name: value})
         super().__setattr__(name, value)  # type: ignore[no-untyped-call]
 
     def rounds_of(self, rounds: Rounds = None) -> dict[str, int]:

@@ -5,8 +5,11 @@ A folder that runs without rinsc has constants in the place of this file (`facts
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
+
+import torch
 
 from rinsc.backends.hf.plans import fsdp_plan, tp_plan
 from rinsc.backends.torch.hosting import HostedModule, hosted_class
@@ -17,6 +20,7 @@ from rinsc.cost.counts import run_counts
 from rinsc.cost.flops import flops_of_a_step
 from rinsc.errors import LoweringError, Problem, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
+from rinsc.layers import layer_kind
 from rinsc.layers.hosted import hosted_programs, looks_back_by_attention_alone
 from rinsc.ops import Attention
 from rinsc.spec import ModelSpec, spec_from_values
@@ -26,6 +30,10 @@ from rinsc.syntax.tree import Signature
 
 # Of a folder that brings its own code: what our class saves has none.
 FOREIGN_KEYS: tuple[str, ...] = ("auto_map",)
+
+Items: TypeAlias = tuple[tuple[str, Any], ...]  # of a spec's keys and values
+Function = TypeVar("Function", bound=Callable[..., object])
+Counts: TypeAlias = tuple[tuple[str, int], ...]  # rounds by repeat
 
 
 class ModelFacts:
@@ -45,7 +53,11 @@ class ModelFacts:
             message = "the config says nothing of its model"
             hint = "make it of a spec: RinscConfig(spec={'signature': '(A^3)B', 'preset': 'tiny'})"
             raise SpecError(Problem("no-spec", message, place="spec", hint=hint))
-        return _graph(tuple(self.spec.items()))
+        return _graph(self._items)
+
+    @property
+    def _items(self) -> Items:
+        return tuple((self.spec or {}).items())
 
     @staticmethod
     def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
@@ -64,25 +76,31 @@ class ModelFacts:
             "head_dim": spec.head_dim,
             "max_position_embeddings": spec.context,
             "tie_word_embeddings": spec.tied_embedding,
+            "initializer_range": layer_kind(spec.kind).init_std,
         }
 
     @property
     def takes_noise_seed(self) -> bool:
         """Whether some repeat starts from noise."""
-        return _takes_noise_seed(self.graph)
+        return _takes_noise_seed(self._items)
 
     @property
     def keeps_cache(self) -> bool:
         """False where a layer looks back by more than attention."""
-        return _keeps_cache(self.graph)
+        return _keeps_cache(self._items)
 
     def new_module(self) -> HostedModule:
         """The emitted module, freshly initialised."""
         return hosted_class(self.graph)()
 
+    def adopt(self, module: HostedModule) -> None:
+        """Let the module, whose vocabulary was resized, be one of the graph that it has now."""
+        if isinstance(module, HostedModule) and module.graph != self.graph:
+            module.__class__ = hosted_class(self.graph)
+
     def resolved(self, rounds: Rounds) -> dict[str, int]:
         """Rounds of every repeat; raises `GraphError` for those that the model cannot run."""
-        return resolve_rounds(self.graph, rounds)
+        return dict(_resolved(self._items, rounds))
 
     def executed_layers(self, counts: dict[str, int]) -> int:
         """Layers that a pass at these rounds runs."""
@@ -91,7 +109,7 @@ class ModelFacts:
     def cache_slots(self, counts: dict[str, int]) -> int:
         """Pairs of keys and values that a pass at these rounds keeps: one for each layer of each
         visit, except where the rounds of a repeat share theirs."""
-        return _cache_slots(self.graph, tuple(counts.items()))
+        return _cache_slots(self._items, tuple(counts.items()))
 
     def step_flops(self, batch: int, seq: int, counts: dict[str, int]) -> int:
         """FLOPs of a training step over (batch, seq) tokens, by PyTorch's convention."""
@@ -99,7 +117,8 @@ class ModelFacts:
 
     def require_sequence(self, seq: int) -> None:
         """Raises `SpecError` for a sequence beyond the context."""
-        checked_sequence(self.model_spec, seq)
+        if self.spec is not None and seq > self.spec["context"]:
+            checked_sequence(self.model_spec, int(seq))
 
     def tp_plan(self) -> dict[str, str]:
         """How matrices are cut over devices."""
@@ -129,16 +148,41 @@ def spec_keys(spec: ModelSpec) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=32)
-def _graph(items: tuple[tuple[str, Any], ...]) -> BlockGraph:
+def _graph(items: Items) -> BlockGraph:
     return build_graph(spec_from_values(dict(items), "spec"))
 
 
-# Asked for in every pass.
-_takes_noise_seed = lru_cache(maxsize=32)(takes_noise_seed)
+def _constant(function: Function) -> Function:
+    """A function of constants that every pass asks: torch.compile takes its answer as given."""
+    constant: Function = torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
+    return constant
+
+
+@_constant
+def _resolved(items: Items, rounds: Rounds) -> Counts:
+    return tuple(resolve_rounds(_graph(items), rounds).items())
+
+
+@_constant
+def _takes_noise_seed(items: Items) -> bool:
+    return _has_noise(_graph(items))
+
+
+@_constant
+def _keeps_cache(items: Items) -> bool:
+    return _attends_alone(_graph(items))
+
+
+@_constant
+def _cache_slots(items: Items, counts: Counts) -> int:
+    return _slots(_graph(items), counts)
+
+
+_has_noise = lru_cache(maxsize=32)(takes_noise_seed)
 
 
 @lru_cache(maxsize=32)
-def _keeps_cache(graph: BlockGraph) -> bool:
+def _attends_alone(graph: BlockGraph) -> bool:
     return looks_back_by_attention_alone(hosted_programs(graph.spec))
 
 
@@ -150,13 +194,11 @@ def slots_of_visit(graph: BlockGraph, name: str) -> int:
 
 
 @lru_cache(maxsize=256)
-def _cache_slots(graph: BlockGraph, counts: tuple[tuple[str, int], ...]) -> int:
+def _slots(graph: BlockGraph, counts: Counts) -> int:
     runs = run_counts(graph, dict(counts)).blocks
     return sum(int(runs[name].cache_slots) * slots_of_visit(graph, name) for name in graph.blocks)
 
 
 @lru_cache(maxsize=256)
-def _step_flops(
-    graph: BlockGraph, batch: int, seq: int, counts: tuple[tuple[str, int], ...]
-) -> int:
+def _step_flops(graph: BlockGraph, batch: int, seq: int, counts: Counts) -> int:
     return round(flops_of_a_step(graph, run_counts(graph, dict(counts)), batch, seq, PYTORCH))

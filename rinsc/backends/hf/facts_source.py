@@ -31,23 +31,31 @@ _CLASS = '''
 class ModelFacts:
     """What follows from the spec of this model."""
 
+    spec: dict[str, Any]
     takes_noise_seed = {takes_noise_seed}
     keeps_cache = {keeps_cache}
 
     @staticmethod
     def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
-        """The spec, which this file is the code of."""
-        if spec != SPEC:
+        """The spec, which this file is the code of, at any size of the vocabulary."""
+        if spec != {{**SPEC, "vocab_size": spec.get("vocab_size")}}:
             raise ValueError("the config is of another model than this code; export both anew")
         return spec
 
     def dimensions(self) -> dict[str, Any]:
         """The spec in the words that tools know."""
-        return dict(DIMENSIONS)
+        return {{**DIMENSIONS, "vocab_size": self.spec["vocab_size"]}}
 
     def new_module(self) -> Model:
         """The module, freshly initialised."""
-        return Model()
+        model, rows = Model(), self.spec["vocab_size"]
+        if rows != SPEC["vocab_size"]:
+{resized}
+            model.reset_parameters()
+        return model
+
+    def adopt(self, module: Model) -> None:
+        """Nothing: the code is that of every size of the vocabulary."""
 
     def resolved(self, rounds: Rounds) -> dict[str, int]:
         """Rounds of every repeat."""
@@ -98,6 +106,7 @@ def facts_source(config: RinscConfig) -> str:
         takes_noise_seed=config.takes_noise_seed,
         keeps_cache=config.keeps_cache,
         context=graph.spec.context,
+        resized=_body(indented(_resized(graph.spec.tied_embedding))),
         resolved=_body(_resolved(looped)),
         executed_layers=_body([*total(graph, executed_layers(graph)), "return layers"]),
         cache_slots=_body([*total(graph, cache_slots(graph)), "return slots"]),
@@ -127,6 +136,13 @@ def _value(value: object) -> str:
 
 def _body(lines: list[str]) -> str:
     return "\n".join(indented(indented(lines)))
+
+
+def _resized(tied: bool) -> list[str]:
+    """Statements that give the embedding, and a head of its own, another number of ``rows``."""
+    lines = ["model.embedding = nn.Embedding(rows, model.embedding.embedding_dim)"]
+    head = "model.head = nn.Linear(model.head.in_features, rows, bias=False)"
+    return lines if tied else [*lines, head]
 
 
 def _resolved(looped: bool) -> list[str]:

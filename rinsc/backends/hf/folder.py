@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from rinsc.backends.hf.config import RinscConfig
-from rinsc.backends.hf.model import RinscForCausalLM
+from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 from rinsc.backends.hf.standalone import standalone_source
 from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import (
@@ -36,6 +36,7 @@ FILES = (WEIGHTS_FILE, CONFIG_FILE, f"{CODE}.py", GENERATION_FILE)
 TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 AUTO_MAP = {
     "AutoConfig": f"{CODE}.{RinscConfig.__name__}",
+    "AutoModel": f"{CODE}.{RinscModel.__name__}",
     "AutoModelForCausalLM": f"{CODE}.{RinscForCausalLM.__name__}",
 }
 
@@ -69,7 +70,7 @@ def write_standalone_folder(
     texts = {
         CONFIG_FILE: _config_json(model, files),
         f"{CODE}.py": standalone_source(model.config),
-        GENERATION_FILE: GenerationConfig.from_model_config(model.config).to_json_string(),
+        GENERATION_FILE: _generation_json(model.config),
     }
     contents = {name: text.encode("utf-8") for name, text in texts.items()} | dict(files)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -138,9 +139,17 @@ def _config_json(model: RinscForCausalLM, files: Mapping[str, bytes]) -> str:
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
+def _generation_json(config: RinscConfig) -> str:
+    """Where ``rounds`` may be added: they are ignored in a file that is marked as derived."""
+    generation = GenerationConfig.from_model_config(config)
+    generation._from_model_config = False
+    return str(generation.to_json_string())
+
+
 def _is_ours(config: Path) -> bool:
     try:
         values = read_json(config)
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and values.get("auto_map") == AUTO_MAP
+    code = values.get("auto_map") if isinstance(values, dict) else None
+    return isinstance(code, dict) and bool(code) and code.items() <= AUTO_MAP.items()

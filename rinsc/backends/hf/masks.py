@@ -18,12 +18,12 @@ def has_documents(position_ids: torch.Tensor | None) -> bool:
 
 def visible_keys(
     config: PreTrainedConfig,
-    input_ids: torch.Tensor,
+    tokens: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
     cache: Cache | None,
 ) -> torch.Tensor | None:
-    """The mask (batch, 1, seq, total) of new tokens (batch, seq); None where causal says it all.
+    """The mask (batch, 1, seq, total) of new tokens (batch, seq, …); None where causal says it all.
 
     ``attention_mask`` (batch, total) is 0 for padding; one of four dimensions is taken as it is.
     ``position_ids`` (batch or 1, seq) that restart within a row, where nothing is cached, are
@@ -32,7 +32,7 @@ def visible_keys(
     if position_ids is None and attention_mask is None and cache is None:
         return None
     # Only the shape, the type and the device are read of it.
-    state = torch.empty((*input_ids.shape, 0), device=input_ids.device)
+    state = torch.empty((*tokens.shape[:2], 0), device=tokens.device)
     make = cast(Callable[..., torch.Tensor], create_causal_mask)
     config = _of_booleans(config)
     padded = attention_mask is not None and attention_mask.ndim == 2

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -18,7 +18,7 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
 from rinsc.backends.hf.masks import visible_keys
 from rinsc.backends.hf.slots import CacheSlots
-from rinsc.backends.hf.starts import flag_made, layer_classes, make_missing
+from rinsc.backends.hf.starts import flag_made, is_made, layer_classes, make_missing
 from rinsc.backends.torch.hosting import Checkpointing
 from rinsc.backends.torch.hosting import HostedModule as Model
 from rinsc.graph import Rounds
@@ -47,7 +47,10 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
 
     def __init__(self, config: RinscConfig) -> None:
         super().__init__(config)
+        if self.generation_config is not None:  # else what is set there of our own is not saved
+            self.generation_config._from_model_config = False
         self.model = config.new_module()
+        self._embedding_width = cast(nn.Embedding, self.get_input_embeddings()).embedding_dim
         if config.tie_word_embeddings:
             vars(self.get_input_embeddings())["bias"] = None  # a head, to tools that ask for one
         flag_made(self.model)
@@ -59,10 +62,11 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         rounds: Rounds = None,
         noise_seed: int | None = None,
@@ -74,24 +78,25 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (batch, seq or those kept, vocab_size) of token ids (batch, seq).
 
+        In place of the ids, ``inputs_embeds`` (batch, seq, width) are rows as the embedding gives
+        them. With ``output_hidden_states`` the output has the state before the first visit of a
+        block and after each visit, the last one as the head's matrix reads it.
+
         ``attention_mask`` (batch, total) is 0 for padding. ``position_ids`` (batch or 1, seq) that
         restart within a row are packed documents, which do not see each other. The loss is that of
         ``labels`` (batch, seq), each token predicting the next one's, or of ``shift_labels``,
         which are shifted already; -100 counts for nothing, and ``num_items_in_batch`` divides the
         sum in place of the number of targets.
         """
-        for wish in ("output_hidden_states", "output_attentions"):
-            if kwargs.get(wish, getattr(self.config, wish, False)):
-                message = f"{wish} is asked for, and this model has none to give"
-                raise cannot_run("no-such-output", message, "hook the blocks of model.model")
         cache, arguments = self._arranged(
-            *(input_ids, attention_mask, position_ids, past_key_values),
+            *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds),
             rounds=rounds,
             noise_seed=noise_seed,
             use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
+            output_attentions=kwargs.pop("output_attentions", None),
+            output_hidden_states=kwargs.pop("output_hidden_states", None),
         )
-        logits = self.model(**arguments)
+        logits = self.model(**arguments, keep=_kept(logits_to_keep))
         # No parameter of its own: the Trainer would take it for a label that every batch has.
         shift_labels: torch.Tensor | None = kwargs.pop("shift_labels", None)
         loss = None
@@ -104,39 +109,54 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
                 shift_labels=None if shift_labels is None else shift_labels.contiguous(),
                 **kwargs,
             )
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        visited = arguments["visited"]
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=cache,
+            hidden_states=None if visited is None else tuple(visited),
+        )
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
     def _arranged(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         rounds: Rounds = None,
         noise_seed: int | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         **ignored: Any,
     ) -> tuple[Cache | None, dict[str, Any]]:
         """The cache, and what the emitted module is given."""
+        tokens = _tokens(input_ids, inputs_embeds, self._embedding_width)
         if past_key_values is None:  # a sequence that goes on keeps its rounds
-            rounds, noise_seed = self._drawn(rounds, noise_seed, input_ids.shape[0])
+            rounds, noise_seed = self._drawn(rounds, noise_seed, tokens.shape[0])
+        seq = tokens.shape[1]
         cache = self._cache(past_key_values, use_cache, rounds, position_ids)
-        past = self._past_tokens(cache, input_ids.shape[1], rounds, position_ids)
-        mask = visible_keys(self.config, input_ids, attention_mask, position_ids, cache)
+        past = self._past_tokens(cache, seq, rounds, position_ids)
+        mask = visible_keys(self.config, tokens, attention_mask, position_ids, cache)
         self._check_lookback(mask)
         if position_ids is None:
-            places = torch.arange(input_ids.shape[1], device=input_ids.device)
-            position_ids = (places + past)[None]
+            position_ids = (torch.arange(seq, device=tokens.device) + past)[None]
+        if _asked(output_attentions, self.config.output_attentions):
+            message = "attention is one fused operation here, which keeps no weights to give out"
+            hint = "leave output_attentions out; output_hidden_states has the state of each visit"
+            raise cannot_run("no-such-output", message, hint, "output_attentions")
+        wanted = _asked(output_hidden_states, self.config.output_hidden_states)
         arguments: dict[str, Any] = {
             "input_ids": input_ids,
             "position_ids": position_ids,
             "mask": mask,
             "slots": None if cache is None else CacheSlots(cache),
             "rounds": self._run_rounds(rounds),
-            "keep": _kept(logits_to_keep),
+            "inputs_embeds": inputs_embeds,
+            "visited": [] if wanted else None,
         }
         if self.config.takes_noise_seed:
             arguments["noise_seed"] = noise_seed or 0
@@ -162,8 +182,10 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
             return drawn
         return rounds, noise_seed
 
-    def _run_rounds(self, rounds: Rounds) -> dict[str, int] | None:
+    def _run_rounds(self, rounds: Rounds) -> Rounds:
         """What the emitted module is told; a model without a repeat is told nothing."""
+        if torch.compiler.is_compiling():  # the emitted module looks at them itself
+            return self.config.rounds if rounds is None else rounds
         return self.config.rounds_of(rounds) or None
 
     def _check_lookback(self, mask: torch.Tensor | None) -> None:
@@ -210,16 +232,42 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         """The head: the embedding itself where it is tied."""
         return self.model.get_submodule("embedding" if self.config.tie_word_embeddings else "head")
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another embedding in the place of the model's."""
+        self.model.set_submodule("embedding", value)
+        if self.config.tie_word_embeddings:
+            vars(value)["bias"] = None  # a head, to tools that ask for one
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Put another head in the place of the model's: where it is tied, another embedding."""
+        if self.config.tie_word_embeddings:
+            self.set_input_embeddings(new_embeddings)
+        else:
+            self.model.set_submodule("head", new_embeddings)
+
     def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, *given: Any, **named: Any
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """The embedding, where its size is right; the vocabulary is part of the model."""
-        if new_num_tokens in (None, self.config.vocab_size):
-            return cast(nn.Embedding, self.get_input_embeddings())
-        message = f"the vocabulary has {self.config.vocab_size} tokens and cannot be resized"
-        message += f" to {new_num_tokens}"
-        hint = "compile the spec with another vocab_size, as the embedding belongs to the spec"
-        raise cannot_run("fixed-vocabulary", message, hint, "vocab_size")
+        """The embedding, at another number of tokens; config and spec follow.
+
+        New rows start as transformers makes them: near the mean of those there are, or without
+        ``mean_resizing`` as those of a fresh model.
+        """
+        for name, number in (
+            ("new_num_tokens", new_num_tokens),
+            ("pad_to_multiple_of", pad_to_multiple_of),
+        ):
+            if number is not None and (isinstance(number, bool) or number < 1):
+                message = f"{name} is {number!r:.40}; it must be a whole number from 1"
+                raise wrong_value("bad-count", message, "give the size of the tokenizer", name)
+        embedding: nn.Embedding = super().resize_token_embeddings(
+            *(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        )
+        self.config.adopt(self.model)
+        return embedding
 
     def floating_point_ops(self, inputs: dict[str, Any], exclude_embeddings: bool = True) -> int:
         """FLOPs of a training step over ``inputs`` at the rounds that ran; every visit counts.
@@ -240,7 +288,68 @@ class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[
         come out of a load empty, and are made again.
         """
         if module is self.model:
-            make_missing(self.model)
+            make_missing(self.model, self.config.new_module)
+        elif isinstance(module, nn.Embedding | nn.Linear) and not is_made(module.weight):
+            # A table or a head of another size, before it takes the place of the old one.
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+
+
+class RinscModel(RinscForCausalLM):  # type: ignore[no-untyped-call]
+    """Token ids to states, for tools that extract features; the weights are those of the whole
+    model, its head among them."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        rounds: Rounds = None,
+        noise_seed: int | None = None,
+        use_cache: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """The state (batch, seq, width) that the head's matrix is multiplied with."""
+        output: BaseModelOutputWithPast = self.base_model(
+            *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds),
+            rounds=rounds,
+            noise_seed=noise_seed,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+
+def _tokens(
+    input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, width: int
+) -> torch.Tensor:
+    """What a pass is over: ids (batch, seq) or embeddings (batch, seq, width), one of the two."""
+    if input_ids is None and inputs_embeds is None:
+        hint = "give input_ids, or inputs_embeds in their place"
+        raise wrong_value("bad-inputs", "there is nothing to run over", hint, "input_ids")
+    if input_ids is not None and inputs_embeds is not None:
+        message = "input_ids and inputs_embeds are given, and both say what the tokens are"
+        raise wrong_value("bad-inputs", message, "leave one of them out", "inputs_embeds")
+    if input_ids is not None:
+        if input_ids.ndim != 2:
+            message = f"input_ids have the shape {tuple(input_ids.shape)}, not (batch, seq)"
+            hint = "add the batch: input_ids[None]"
+            raise wrong_value("bad-inputs", message, hint, "input_ids")
+        return input_ids
+    embeds = cast(torch.Tensor, inputs_embeds)
+    if embeds.ndim != 3 or embeds.shape[-1] != width:
+        message = f"inputs_embeds have the shape {tuple(embeds.shape)}, not (batch, seq, {width})"
+        hint = "make them as model.get_input_embeddings()(input_ids) does"
+        raise wrong_value("bad-inputs", message, hint, "inputs_embeds")
+    return embeds
+
+
+def _asked(given: bool | None, default: bool | None) -> bool:
+    """An output that a pass asks for, else one that the config does."""
+    return bool(default if given is None else given)
 
 
 def _kept(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from rinsc.backends.torch.hosting import HostedModule as Model
@@ -16,14 +18,19 @@ def flag_made(module: Model) -> None:
             setattr(parameter, MADE, True)
 
 
-def make_missing(module: Model) -> None:
+def is_made(parameter: torch.Tensor) -> bool:
+    """Whether a weight has its value, made or loaded."""
+    return bool(getattr(parameter, MADE, False))
+
+
+def make_missing(module: Model, new_module: Callable[[], Model]) -> None:
     """Give weights that a load has left empty their first values, and make the tables again."""
     device = next(module.parameters()).device
     with torch.device(device):
         module.reset_tables()
         parameters = module.named_parameters()
-        missing = [name for name, parameter in parameters if not getattr(parameter, MADE, False)]
-        fresh = dict(type(module)().named_parameters()) if missing else {}
+        missing = [name for name, parameter in parameters if not is_made(parameter)]
+        fresh = dict(new_module().named_parameters()) if missing else {}
     for name in missing:
         module.get_parameter(name).data.copy_(fresh[name])
 

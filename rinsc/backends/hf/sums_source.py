@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from rinsc.backends.hf.facts import slots_of_visit
 from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import BlockRuns, LoopRuns, RunCounts
 from rinsc.cost.flops import flops_of_a_step
-from rinsc.graph import BlockGraph, Loop, Visit
+from rinsc.graph import BlockGraph, Loop, Visit, build_graph
 
 # A number, or what each token and each pair of tokens adds to one.
 Amount: TypeAlias = tuple[int, int]
@@ -74,13 +74,14 @@ def cache_slots(graph: BlockGraph) -> Sum:
 def step_flops(graph: BlockGraph) -> list[str]:
     """The body of ``step_flops``: what runs forward, twice that of what runs with gradients."""
     costs = _UnitCosts(graph)
+    vocabulary = _UnitCosts(_with_one_more_token(graph)).frame[0] - costs.frame[0]
     windows = {
         loop.name: f'min(counts["{loop.name}"], {loop.options.grad})'
         for loop in graph.loops()
         if loop.options.grad is not None
     }
     repeated = total(graph, Sum("flops", costs.visit, costs.round, of_tokens=True))
-    frame = Sum("frame", costs.visit, of_tokens=True).text(costs.frame)
+    frame = _frame_text(costs.frame, vocabulary, graph.spec.vocab_size)
     factor = PYTORCH.gradient_factor
     if not windows:
         return [*repeated, f"frame = {frame}", f"return batch * (frame + {1 + factor} * flops)"]
@@ -95,6 +96,19 @@ def step_flops(graph: BlockGraph) -> list[str]:
         *(f'with_gradients["{name}"] = {rounds}' for name, rounds in windows.items()),
         f"return batch * (frame + forward(counts) + {factor} * forward(with_gradients))",
     ]
+
+
+def _frame_text(frame: Amount, of_a_token: int, vocab_size: int) -> str:
+    """What embedding and head cost, of a vocabulary that may be resized."""
+    rest = Sum("frame", lambda visit: (0, 0), of_tokens=True).text(
+        (frame[0] - of_a_token * vocab_size, frame[1])
+    )
+    head = f'{of_a_token} * self.spec["vocab_size"] * seq'
+    return head if rest == "0" else f"{head} + {rest}"
+
+
+def _with_one_more_token(graph: BlockGraph) -> BlockGraph:
+    return build_graph(replace(graph.spec, vocab_size=graph.spec.vocab_size + 1))
 
 
 @dataclass(frozen=True)

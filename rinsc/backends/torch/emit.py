@@ -183,7 +183,7 @@ def _helpers(graph: BlockGraph, programs: Programs, hosted: bool) -> list[str]:
     if any(loop.options.grad is not None for loop in graph.loops()):
         called.add("gradients")
     if hosted:
-        called |= {"attend", "recomputed"}
+        called |= {"attend", "recomputed", "record"}
     return [name for name in HELPERS if name in called]
 
 

@@ -56,7 +56,7 @@ def attend(
     """Attention behind what the slots hold; causal, or of what the mask lets through."""
     if slots is not None:
         key, value = slots.update(key, value)
-    causal = mask is None and query.shape[2] > 1
+    causal = False if query.shape[2] == 1 else mask is None
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
     )
@@ -70,6 +70,12 @@ def recomputed(
         # A visit is repeated by many: only this form of checkpoints counts each of them once.
         return checkpoint(function, *given, use_reentrant=False, **options)
     return function(*given, **options)
+''',
+    "record": '''
+def record(visited: list[torch.Tensor] | None, state: torch.Tensor) -> None:
+    """Keep the state between two visits, where somebody asks for them."""
+    if visited is not None:
+        visited.append(state)
 ''',
     "positions_of": '''
 def positions_of(attention_mask: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
@@ -96,9 +102,8 @@ def mixed(number: torch.Tensor) -> torch.Tensor:
     return square * square % PRIME * number % PRIME
 
 
-@torch.compiler.disable  # torch.compile writes the arithmetic out once a use: minutes
-def noise_like(x: torch.Tensor, seed: int, positions: torch.Tensor | None = None) -> torch.Tensor:
-    """Normal numbers, each a function of the seed and of its place in x (batch, seq, width)."""
+def noise(x: torch.Tensor, seed: int, positions: torch.Tensor | None) -> torch.Tensor:
+    """The numbers of `noise_like`."""
     batch, seq, width = (torch.arange(size, device=x.device) for size in x.shape)
     seq = seq if positions is None else positions
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
@@ -111,5 +116,19 @@ def noise_like(x: torch.Tensor, seed: int, positions: torch.Tensor | None = None
     radius = torch.sqrt(-2 * torch.log((first // 128 + 1).float() / 2**24))
     angle = (second // 128).float() * (math.tau / 2**24)
     return (radius * torch.cos(angle)).to(x.dtype)
+
+
+if not hasattr(torch.ops.rinsc, "noise"):
+    # torch.compile takes it for one operation; it would write the arithmetic out for minutes.
+    SCHEMA = "(Tensor x, SymInt seed, Tensor? at) -> Tensor"
+    OPERATION = torch.library.custom_op("rinsc::noise", noise, mutates_args=(), schema=SCHEMA)
+    OPERATION.register_fake(lambda x, seed, at: torch.empty_like(x))
+
+
+def noise_like(x: torch.Tensor, seed: int, positions: torch.Tensor | None = None) -> torch.Tensor:
+    """Normal numbers, each a function of the seed and of its place in x (batch, seq, width)."""
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        return torch.ops.rinsc.noise(x.detach(), seed, positions)
+    return noise(x, seed, positions)
 ''',
 }

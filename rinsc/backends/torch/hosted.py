@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rinsc.backends.torch.blocks import BlockClass, own_lines
 from rinsc.backends.torch.cached import embed_lines, rounds_lines
 from rinsc.backends.torch.drawing import drawing_lines
+from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import (
     call,
     definition,
@@ -15,10 +16,10 @@ from rinsc.backends.torch.statements import (
     with_shape,
     within_width,
 )
-from rinsc.backends.torch.steps import StepWriter, takes_noise_seed
+from rinsc.backends.torch.steps import RECORD, StepWriter, takes_noise_seed
 from rinsc.graph import BlockGraph
 from rinsc.layers import Programs
-from rinsc.ops import Linear, RotaryRows, TiedLinear
+from rinsc.ops import Embedding, Linear, RotaryRows, TiedLinear
 from rinsc.program import Program
 
 
@@ -50,18 +51,24 @@ def hosted_forward(
 
     ``states`` goes as far as what the head's matrix is multiplied with. ``mask`` (batch, 1, seq,
     total) says which keys each token sees, none that it is causal; ``slots`` is where keys and
-    values are kept; ``keep`` are the places in the sequence that logits are wanted of.
+    values are kept. ``inputs_embeds`` (batch, seq, width) stand in for the rows of the embedding.
+    ``visited`` is a list that gets the state before the first visit and after each one; the last
+    is as the head's matrix reads it.
+    ``keep`` are the places in the sequence that logits are wanted of.
     """
     looped = any(graph.dials())
     parameters = [
-        "input_ids: torch.Tensor",
+        "input_ids: torch.Tensor | None",
         "position_ids: torch.Tensor",
         "mask: torch.Tensor | None = None",
         "slots: Slots | None = None",
         f"rounds: {'Rounds' if looped else 'int | None'} = None",
     ]
     parameters += ["noise_seed: int | None = None"] if takes_noise_seed(graph) else []
-    parameters += ["keep: slice | torch.Tensor | None = None"]
+    parameters += [
+        "inputs_embeds: torch.Tensor | None = None",
+        "visited: list[torch.Tensor] | None = None",
+    ]
     sides = tuple(name for name in programs.embed.outputs if name != "x")
     writer = StepWriter(graph, classes, sides, hosted=True)
     before, matrix = head_parts(programs.head)
@@ -72,7 +79,9 @@ def hosted_forward(
         *definition("states", parameters, "torch.Tensor"),
         *indented(
             [
-                *drawing_lines(graph, "input_ids.shape[0]", when="slots is None and "),
+                *_embed_lines(programs.embed),
+                RECORD,
+                *drawing_lines(graph, "x.shape[0]", when="slots is None and "),
                 *rounds_lines(looped),
                 *(
                     f"by_{part} = self.training and slots is None "
@@ -80,24 +89,49 @@ def hosted_forward(
                     for part in ("visit", "round")
                     if part == "visit" or any(graph.loops())
                 ),
-                *embed_lines(programs.embed),
                 *within_width(writer.lines(graph)),
-                "if keep is not None:",
-                "    x = x[:, keep]",
                 *head,
-                *with_shape(f"return {state['x']}", before.outputs["x"]),
+                *with_shape(f"x = {state['x']}", before.outputs["x"]),
+                "if visited is not None:",
+                "    visited[-1] = x",
+                "return x",
             ]
         ),
         "",
-        *definition("forward", parameters, "torch.Tensor"),
+        *definition(
+            "forward", [*parameters, "keep: slice | torch.Tensor | None = None"], "torch.Tensor"
+        ),
         *indented(
             [
                 *call("x = self.states", names),
+                "if keep is not None:",
+                "    x = x[:, keep]",
                 *project,
                 *with_shape(f"return {results['logits']}", matrix.outputs["logits"]),
             ]
         ),
     ]
+
+
+def _embed_lines(embed: Program) -> list[str]:
+    """`embed_lines` of a caller that may give the rows of the embedding itself.
+
+    A model that reads token ids elsewhere too still needs them.
+    """
+    ids = embed.inputs["input_ids"]
+    readers = [node for node in embed.nodes if ids in node.inputs]
+    lookup = next(node for node in readers if isinstance(node.op, Embedding))
+    table = TORCH_OPS[Embedding].call(lookup, ["input_ids"])
+    nodes = tuple(node for node in embed.nodes if node is not lookup)
+    rest = Program({**embed.inputs, "x": lookup.output}, nodes, embed.outputs)
+    lines = with_shape(f"x = {table} if inputs_embeds is None else inputs_embeds", lookup.output)
+    if len(readers) > 1:
+        lines = [
+            "if input_ids is None:",
+            '    raise ValueError("this model reads token ids in several places; give input_ids")',
+            *lines,
+        ]
+    return [*lines, *embed_lines(rest)]
 
 
 def head_parts(head: Program) -> tuple[Program, Program]:

@@ -24,9 +24,12 @@ class HostedModule(nn.Module):
     ``module(input_ids, position_ids, mask=None, slots=None, rounds=None)`` maps token ids (batch,
     seq) at their positions (batch or 1, seq) to logits (batch, seq, vocab_size). ``mask`` (batch,
     1, seq, total) is true, or 0, where a token sees a key; without it attention is causal.
-    ``slots`` keeps keys and values. With ``checkpointing`` by ``visit``, or by ``round`` of the
-    outermost repeats, activations of each are made again in the backward pass of training;
-    visits outside of repeats are no part of a round.
+    ``slots`` keeps keys and values. ``inputs_embeds`` (batch, seq, width) stand in for rows of the
+    embedding; the list ``visited`` gets the state before the first visit and after each one, the
+    last as the head's matrix reads it; ``keep`` are the places in the sequence that logits are
+    wanted of. With ``checkpointing`` by ``visit``, or by ``round`` of the outermost repeats,
+    activations of each are made again in the backward pass of training; visits outside of repeats
+    are no part of a round.
     """
 
     source: ClassVar[str]
@@ -38,7 +41,8 @@ class HostedModule(nn.Module):
     draws: Any = None  # of a model that draws in training
 
     def states(self, *given: Any, **named: Any) -> torch.Tensor:
-        """What the head's matrix is multiplied with, (batch, seq, width); arguments as above."""
+        """What the head's matrix is multiplied with, (batch, seq, width); arguments as above but
+        ``keep``."""
         raise NotImplementedError
 
     def reset_parameters(self) -> None:

@@ -38,6 +38,7 @@ def takes_noise_seed(graph: BlockGraph) -> bool:
 
 
 Lines: TypeAlias = Iterator[str]
+RECORD = "record(visited, x)"  # of the state in a hosted model
 
 
 def slot_count(graph: BlockGraph, classes: Mapping[str, BlockClass]) -> str:
@@ -78,6 +79,8 @@ class StepWriter:
                 sides = self.classes[step.block].sides
                 host = self.classes[step.block].host
                 yield visit_text(step, ", ".join(["x", *sides, *slots, *host]), self.hosted)
+                if self.hosted:
+                    yield RECORD
             else:
                 yield from self.loop(step, past, present, outermost=graph is self.graph)
 
