@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import stat
 import tomllib
@@ -17,7 +18,16 @@ from typing import Any
 from rinsc.errors import OutputError, Problem
 
 MAX_DEPTH = 64  # of values in values; no file of ours or of the libraries comes near
+MAX_TOML = 1 << 17  # characters of a TOML text
+MAX_KEY_PARTS = 16  # of a dotted key in TOML
 MAX_RECORD_BYTES = 1 << 24  # of a JSON file that says something of others
+
+# Strings and comments as wholes, so that nothing inside them counts; a mark of structure; a dot.
+_TOML_TOKEN = re.compile(
+    r'''"""(?:[^"\\]|\\.|"(?!""))*"""|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[][{},=\n.]'''
+    r"""|'''.*?'''|'[^'\n]*'""",
+    re.DOTALL,
+)
 
 
 def parse_json(text: str | bytes, most_depth: int = MAX_DEPTH) -> Any:
@@ -48,12 +58,35 @@ def read_json(path: Path, most_bytes: int = MAX_RECORD_BYTES) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The keys of a TOML text; raises ValueError as `parse_json` does."""
+    """The keys of a TOML text; raises ValueError as `parse_json` does.
+
+    The text is looked through first: `tomllib` takes time and memory that grow with the square of
+    the parts of a dotted key, so that 65 kB could take gigabytes.
+    """
+    _check_toml(text)
     try:
         keys: dict[str, Any] = _shallow(tomllib.loads(text), MAX_DEPTH)
     except RecursionError:
         raise _too_deep(MAX_DEPTH) from None
     return keys
+
+
+def _check_toml(text: str) -> None:
+    """Raises ValueError for a text that is too long to parse, or nests too deep, also by keys."""
+    if len(text) > MAX_TOML:
+        raise ValueError(f"it has more than {MAX_TOML} characters")
+    depth = dots = 0
+    for token in _TOML_TOKEN.finditer(text):
+        char = token[0][0]
+        if char == ".":
+            dots += 1
+            if dots >= MAX_KEY_PARTS:
+                raise ValueError(f"a key has more than {MAX_KEY_PARTS} parts")
+        elif char in ",=\n[]{}":
+            dots = 0
+            depth += (char in "[{") - (char in "]}")
+            if depth > MAX_DEPTH:
+                raise _too_deep(MAX_DEPTH)
 
 
 def _shallow(value: Any, most_depth: int) -> Any:

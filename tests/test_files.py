@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rinsc
-from rinsc.files import MAX_DEPTH, parse_json, parse_toml, read_json
+from rinsc.files import MAX_DEPTH, MAX_TOML, parse_json, parse_toml, read_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -82,3 +82,56 @@ def test_nothing_else_reads_json_or_toml() -> None:
     reads = re.compile(r"\b(json(_text)?|tomllib)\.loads?\(")
     own = [path for path in HOME.rglob("*.py") if reads.search(path.read_text(encoding="utf-8"))]
     assert [path.name for path in own] == ["files.py"]
+
+
+_DOTTED = "a." * 32_000 + "a = 1"
+_COSTLY = {
+    "a dotted key": _DOTTED,
+    "a header": f"[{'a.' * 32_000}a]",
+    "quoted parts": '"a" . ' * 10_000 + "a = 1",
+    "inside a table": f"x = {{{_DOTTED}}}",
+    "after an empty string": f'x = """"""\n{_DOTTED}',
+    "after a string that ends in a quote": f'x = """a"""""\n{_DOTTED}',
+    "after a string with an escape": f'x = "\\\\"\n{_DOTTED}',
+    "after a literal string": f"x = '\\'\n{_DOTTED}",
+    "after a comment": f'# "\n{_DOTTED}',
+    "arrays": "x = " + "[" * 32_000 + "]" * 32_000,
+    "tables": "x = " + "{a=" * 16_000 + "1" + "}" * 16_000,
+    "many characters": "#" * (MAX_TOML + 1),
+}
+
+
+@pytest.mark.parametrize("text", _COSTLY.values(), ids=_COSTLY)
+def test_a_costly_toml_is_refused_before_it_is_parsed(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tomllib, "loads", lambda text: pytest.fail("it was parsed"))
+    with pytest.raises(ValueError, match=r"more than|deeper than"):
+        parse_toml(text)
+
+
+_TOML_VALUES = st.recursive(
+    st.one_of(
+        st.integers(),
+        st.floats(allow_nan=False),
+        st.booleans(),
+        st.text("ab.[]{}=#,\n\"'\\ é", max_size=12),
+    ),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text("ab.#[", min_size=1, max_size=4), _TOML_VALUES, max_size=4))
+def test_dots_and_brackets_in_strings_do_not_count(values: dict[str, object]) -> None:
+    def written(value: object) -> str:
+        if isinstance(value, list):
+            return f"[{', '.join(map(written, value))}]"
+        if isinstance(value, float):
+            return repr(value)
+        return json.dumps(value)
+
+    lines = [f"{json.dumps(key)} = {written(value)}" for key, value in values.items()]
+    many = [f"list = {written(['a.b[' * 50] * 30)}"] if "list" not in values else []
+    text = "\n".join(lines + many)
+    assert parse_toml(text) == tomllib.loads(text)
