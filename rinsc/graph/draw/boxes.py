@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from rinsc.graph.draw.layout import Box, Style
 from rinsc.graph.draw.palette import PAPER, Colour
-from rinsc.graph.draw.shapes import LINE, MUTED, fit, rect, text
+from rinsc.graph.draw.shapes import LINE, MUTED, fill_of, fit, rect, text
 from rinsc.graph.draw.words import (
     block_text,
     layers_text,
@@ -47,7 +47,7 @@ def visit_box(box: Box, style: Style, facts: Facts, colour: Colour) -> Iterator[
     top, height = box.y - style.box_height / 2, style.box_height
     yield f'<g class="visit" data-block={quoteattr(facts.name)}>'
     yield f"<title>{escape(facts.hover)}</title>"
-    yield rect(box.x, top, box.width, height, 14, colour.fill)
+    yield rect(box.x, top, box.width, height, 14, fill_of(colour))
     if box.shared:
         inner = (box.x + 4, top + 4, box.width - 8, height - 8, 10)
         yield rect(*inner, "none", colour.text, dashed=True)

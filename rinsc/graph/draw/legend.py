@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rinsc.graph.draw.palette import INK, PAPER, block_colours
-from rinsc.graph.draw.shapes import LINE, fit, rect, text
+from rinsc.graph.draw.shapes import LINE, MUTED, fill_of, fit, rect, text, wrap
 from rinsc.graph.draw.words import layers_text, params_text
 from rinsc.graph.nodes import BlockGraph
 
 CELL_WIDTH, CELL_HEIGHT = 240, 34
+NOTE_SIZE, NOTE_HEIGHT = 13, 19
 _CHIP_WIDTH, _CHIP_HEIGHT = 36, 24
 
 
@@ -32,13 +33,23 @@ def legend(
         words = f"{layers_text(block.layers)} · {params_text(param_counts[block.name])}"
         name, size = fit(block.name, _CHIP_WIDTH - 6, 15, 7, bold=True)
         colour = colours[block.name]
-        yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, colour.fill)
+        yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, fill_of(colour))
         yield text(name, x + _CHIP_WIDTH / 2, y + 12 + 0.36 * size, size, colour.text, bold=True)
         yield _words(words, x, y)
     if shared:
         x, y = _corner(len(graph.blocks), columns, width)
         yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, PAPER, LINE, dashed=True)
         yield _words("shared, drawn before", x, y)
+
+
+def notes(words: Iterable[str], width: float) -> tuple[list[str], float]:
+    """Sentences below the picture, in lines that fit, and how high they are together."""
+    lines = [line for each in words for line in wrap(each, width, NOTE_SIZE)]
+    drawn = [
+        text(line, 0, NOTE_HEIGHT * (index + 0.7), NOTE_SIZE, MUTED, anchor="start")
+        for index, line in enumerate(lines)
+    ]
+    return drawn, NOTE_HEIGHT * len(lines)
 
 
 def _columns(entries: int, width: float) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from xml.sax.saxutils import escape
 
+from rinsc.graph.draw.palette import Colour
 from rinsc.graph.draw.words import cut
 
 LINE = "#5b6675"
@@ -29,6 +31,31 @@ def rect(
         f'<rect x="{num(x)}" y="{num(y)}" width="{num(width)}" height="{num(height)}" '
         f'rx="{num(radius)}" fill="{fill}"{line}{dashes}/>'
     )
+
+
+def fill_of(colour: Colour) -> str:
+    """What a box of this colour is filled with: the colour, or the pattern of its stripes."""
+    return colour.fill if colour.stripes is None else f"url(#{_pattern_name(colour)})"
+
+
+def pattern(colour: Colour) -> str:
+    """The definition that `fill_of` refers to; nothing for a colour without stripes."""
+    stripes = colour.stripes
+    if stripes is None:
+        return ""
+    size = stripes.spacing
+    return (
+        f'<pattern id="{_pattern_name(colour)}" width="{size}" height="{size}" '
+        f'patternUnits="userSpaceOnUse" patternTransform="rotate({stripes.angle})">'
+        f'<rect width="{size}" height="{size}" fill="{colour.fill}"/>'
+        f'<rect width="3" height="{size}" fill="{stripes.colour}"/></pattern>'
+    )
+
+
+def _pattern_name(colour: Colour) -> str:
+    stripes = colour.stripes
+    assert stripes is not None
+    return f"stripes-{colour.fill[1:]}-{stripes.angle}-{stripes.spacing}"
 
 
 def line(path: str, colour: str = LINE, thickness: float = 2) -> str:
@@ -63,6 +90,11 @@ def fit(
     advance = BOLD_ADVANCE if bold else ADVANCE
     shown = cut(words, max(1, int(room / (advance * smallest))))
     return shown, min(size, room / (advance * max(len(shown), 1)))
+
+
+def wrap(words: str, room: float, size: float) -> list[str]:
+    """The words in lines that fit; a break may stand anywhere in what has no spaces."""
+    return textwrap.wrap(words, max(1, int(room / (ADVANCE * size))), subsequent_indent="    ")
 
 
 def num(number: float) -> str:
