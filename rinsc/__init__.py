@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rinsc.fingerprints import fingerprint
     from rinsc.graph import build_graph, unroll
     from rinsc.graph.law import draw_rounds
+    from rinsc.layers import register_kind
     from rinsc.spec import ModelSpec, model_spec
     from rinsc.syntax import canonical, parse
     from rinsc.verification import verify
@@ -37,6 +38,7 @@ _HOMES = {
     "match_compute": "rinsc.cost",
     "model_spec": "rinsc.spec",
     "parse": "rinsc.syntax",
+    "register_kind": "rinsc.layers",
     "save_weights": "rinsc.backends.torch",
     "to_onnx": "rinsc.backends.onnx",
     "to_torch": "rinsc.backends.torch",
@@ -65,6 +67,7 @@ __all__ = [
     "match_compute",
     "model_spec",
     "parse",
+    "register_kind",
     "save_weights",
     "to_onnx",
     "to_torch",

@@ -1,6 +1,7 @@
 """The layer kinds that a spec may name, and where each is described. One line a kind.
 
-Other packages add kinds of their own by an entry point of the group "rinsc.kinds".
+Other packages add kinds of their own by an entry point of the group "rinsc.kinds", a running
+program by `rinsc.register_kind`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+
+from rinsc.errors import nearest
 
 GROUP = "rinsc.kinds"
 
@@ -27,27 +30,54 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class KindPlace:
-    """Where a kind is found: ``attribute`` of ``module``, which ``package`` brings."""
+    """Where a kind is found: ``attribute`` of ``module``, which ``package`` brings.
+
+    A kind that the running program has registered has no package.
+    """
 
     module: str
     attribute: str
     package: str
 
+    @property
+    def owner(self) -> str:
+        """Who can mend the kind, in words."""
+        return f"the package '{self.package}'" if self.package else "the code"
+
+
+# Kinds of the running program, `LayerKind` by name; `rinsc.layers.register_kind` fills it.
+in_this_program: dict[str, object] = {}
+
 
 def is_kind(name: object) -> bool:
     """Whether a layer kind has this name, here or in another package that is installed."""
-    return name in KINDS or (isinstance(name, str) and name in registered())
+    return name in KINDS or (
+        isinstance(name, str) and (name in in_this_program or name in registered())
+    )
 
 
 def kind_names() -> tuple[str, ...]:
-    """Every name of a layer kind: those of rinsc, then those of other packages."""
-    return (*KINDS, *(name for name in sorted(registered()) if name not in KINDS))
+    """Every name of a layer kind: those of rinsc, then those of others."""
+    others = {*registered(), *in_this_program}
+    return (*KINDS, *(name for name in sorted(others) if name not in KINDS))
+
+
+def unknown_kind_hint(name: str) -> str:
+    """A hint for a name that no kind has."""
+    close = nearest(name, kind_names())
+    if close is not None:
+        return f"did you mean '{close}'?"
+    own = f"a kind of your own is registered with rinsc.register_kind('{name:.32}', kind)"
+    return f"one of: {', '.join(kind_names())}; {own}"
 
 
 def kind_place(name: str) -> KindPlace:
-    """Where the kind is found; a kind of rinsc wins over one of the same name."""
+    """Where the kind is found; one of rinsc wins over others of the same name, then one of the
+    running program."""
     if name in KINDS:
         return _place(KINDS[name], "rinsc")
+    if name in in_this_program:
+        return KindPlace("this program", name, "")
     return registered()[name]
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import rinsc
 from rinsc import kinds
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.onnx.ops import ONNX_OPS
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.cost import forward_flops, stored_params
-from rinsc.errors import GraphError
+from rinsc.errors import GraphError, SpecError
 from rinsc.graph import build_graph
 from rinsc.kinds import KINDS
 from rinsc.layers import LayerKind, layer_kind, trace_programs
@@ -316,3 +319,101 @@ def test_a_kind_of_rinsc_cannot_be_replaced(register: Register) -> None:
     register("llama = strange_layers", "KIND = 1")
     assert isinstance(layer_kind("llama"), LayerKind)
     assert kinds.kind_names() == tuple(KINDS)
+
+
+@pytest.fixture
+def this_program() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    before = dict(kinds.in_this_program)
+    yield
+    kinds.in_this_program.clear()
+    kinds.in_this_program.update(before)
+    trace_programs.cache_clear()
+
+
+def mixed(width: int, name: str) -> LayerFunction:
+    def layer(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
+        with b.part("mlp"):
+            h = b(Activation("relu"), b(Linear(width), x, name=name))
+            return b(Add(), x, b(Linear(spec.width), h, name="back"))
+
+    return layer
+
+
+@pytest.mark.usefixtures("this_program")
+def test_a_kind_is_registered_while_the_program_runs() -> None:
+    with pytest.raises(SpecError, match=r"rinsc\.register_kind"):
+        model_spec("AB", preset="tiny", kind="zmixer")
+    kind = LayerKind(embed, mixed(10, "there"), head)
+    assert rinsc.register_kind("zmixer", kind) is kind
+    spec = model_spec("A^3{adapter=scale}B{kind=llama}", preset="tiny", layers=4, kind="zmixer")
+    model = to_torch(spec).eval()
+    w = {name: value.detach() for name, value in model.named_parameters()}
+    layers = [name for name in w if name.endswith("there.weight")]
+    assert len(layers) == 2
+    assert sum(w[name].numel() for name in layers) == 2 * 10 * spec.width
+    input_ids = torch.randint(spec.vocab_size, (2, 9))
+    logits = Session(to_onnx(model)).logits(input_ids.numpy())
+    assert np.abs(logits - model(input_ids).detach().numpy()).max() < 1e-4
+    alone = to_torch(model_spec("A", preset="tiny", layers=1, kind="zmixer")).eval()
+    w = {name: value.detach() for name, value in alone.named_parameters()}
+    (there,), (back,) = ([w[n] for n in w if part in n] for part in ("there", "back"))
+    x = w["embedding.weight"][input_ids]
+    x = x + torch.relu(x @ there.T) @ back.T
+    norm = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w["final_norm.weight"]
+    torch.testing.assert_close(alone(input_ids), norm @ w["embedding.weight"].T)
+
+
+@pytest.mark.usefixtures("this_program")
+def test_a_name_is_taken_again_only_when_that_is_said() -> None:
+    first, second = (LayerKind(embed, mixed(width, "there"), head) for width in (10, 20))
+    rinsc.register_kind("zmixer", first)
+    spec = model_spec("AB", preset="tiny", kind="zmixer")
+    small = stored_params(build_graph(spec))
+    rinsc.register_kind("zmixer", first)
+    with pytest.raises(SpecError, match="replace=True"):
+        rinsc.register_kind("zmixer", second)
+    assert stored_params(build_graph(spec)) == small
+    rinsc.register_kind("zmixer", second, replace=True)
+    assert stored_params(build_graph(spec)) == small + 12 * 2 * 10 * spec.width
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "code"),
+    [
+        ("llama", layer_kind("gpt"), "kind-taken"),
+        ("Mixer", layer_kind("gpt"), "bad-kind-name"),
+        ("a-b", layer_kind("gpt"), "bad-kind-name"),
+        ("class", layer_kind("gpt"), "bad-kind-name"),
+        ("m" * 33, layer_kind("gpt"), "bad-kind-name"),
+        (7, layer_kind("gpt"), "bad-kind-name"),
+        ("zmixer", mixed(3, "a"), "bad-kind"),
+    ],
+)
+def test_what_cannot_be_registered(name: Any, kind: Any, code: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        rinsc.register_kind(name, kind)
+    assert caught.value.code == code
+    assert name not in kinds.in_this_program
+
+
+@pytest.mark.usefixtures("this_program")
+def test_a_registered_kind_that_fails_says_so() -> None:
+    def broken(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
+        raise KeyError("cos")
+
+    rinsc.register_kind("zbroken", LayerKind(embed, broken, head))
+    with pytest.raises(GraphError, match="KeyError: 'cos'") as caught:
+        trace_programs(model_spec("AB", preset="tiny", kind="zbroken"))
+    assert caught.value.hint == "mend the code that registers it"
+
+
+@pytest.mark.usefixtures("this_program")
+def test_the_example_of_the_page_on_kinds_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "kinds.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile(example, "kinds.md", "exec"), {})
+    width, layers, vocab = 64, 12, 512
+    llama = 2 * width + 2 * width * 176 + 176 * width + 2 * width * width + 2 * width * width // 2
+    own = (width + width**2) * layers // 2
+    assert int(capsys.readouterr().out) == own + llama * layers // 2 + vocab * width + width

@@ -1,6 +1,6 @@
 """Layer kinds: short compositions of primitive operations."""
 
-from rinsc.layers.kind import LayerKind, ModelInput, layer_kind, model_input
+from rinsc.layers.kind import LayerKind, ModelInput, layer_kind, model_input, register_kind
 from rinsc.layers.language import require_language_model
 from rinsc.layers.loops import LoopPrograms, loop_prefix, trace_loop
 from rinsc.layers.programs import Programs
@@ -17,6 +17,7 @@ __all__ = [
     "layer_kind",
     "loop_prefix",
     "model_input",
+    "register_kind",
     "require_language_model",
     "trace_loop",
     "trace_programs",

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from keyword import iskeyword
 from typing import Literal, TypeAlias, get_args
 
-from rinsc.errors import GraphError, Problem
-from rinsc.kinds import KindPlace, kind_place
+from rinsc.errors import GraphError, Problem, SpecError
+from rinsc.kinds import KindPlace, in_this_program, is_kind, kind_place
 from rinsc.ops import Shape
 from rinsc.program import Builder, Value
 from rinsc.scalars import real
 from rinsc.spec import ModelSpec
+from rinsc.syntax.limits import MAX_NAME
 
 Sides: TypeAlias = dict[str, Value]  # made once from the input and given to every layer
 Takes: TypeAlias = Literal["tokens", "patches"]
 TAKES = get_args(Takes)
+_NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")  # as the notation writes names
 Dtype: TypeAlias = Literal["int64", "float32"]
 BlockFunction: TypeAlias = Callable[[Builder, Value, Sides, ModelSpec], Value]
 SideFunction: TypeAlias = Callable[[Builder, Value, Value, ModelSpec], Sides]
@@ -83,6 +87,10 @@ def layer_kind(name: str) -> LayerKind:
     if place.package == "rinsc":
         own: LayerKind = getattr(import_module(place.module), place.attribute)
         return own
+    if name in in_this_program:
+        registered = in_this_program[name]
+        assert isinstance(registered, LayerKind)
+        return registered
     if not name.isidentifier():
         raise broken_kind(name, place, "its name must be an identifier")
     try:
@@ -94,10 +102,56 @@ def layer_kind(name: str) -> LayerKind:
     return kind
 
 
+def register_kind(name: str, kind: LayerKind, *, replace: bool = False) -> LayerKind:
+    """Make a layer kind known to this program under ``name``, which then stands wherever the name
+    of a kind does: ``model_spec("A^3B", kind="mine", …)``, ``A{kind=mine}``, TOML files.
+
+    It holds in this process: another one that loads such a model registers the kind too, or an
+    installed package does so by an entry point. ``replace`` takes the place of a kind that this
+    program has registered before; models that were made stay as they are. Returns the kind. Raises
+    `SpecError` for a name that is taken or that the notation cannot write, and for anything but a
+    `LayerKind`.
+    """
+    problem = _registration_problem(name, kind, replace)
+    if problem is not None:
+        raise SpecError(problem)
+    if in_this_program.get(name) is not kind:
+        in_this_program[name] = kind
+        for forget in forget_traces:
+            forget()
+    return kind
+
+
+# What was traced of a kind is forgotten when another takes its name.
+forget_traces: list[Callable[[], None]] = []
+
+
+def _registration_problem(name: object, kind: object, replace: bool) -> Problem | None:
+    if not isinstance(kind, LayerKind):
+        message = f"a layer kind is a LayerKind, not {type(kind).__name__}"
+        hint = "make one: rinsc.layers.LayerKind(embed=…, layer=…, head=…)"
+        return Problem("bad-kind", message, hint=hint)
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or iskeyword(name):
+        message = f"{name!r:.40} cannot be the name of a kind"
+        hint = f"write lower case letters, digits and '_', at most {MAX_NAME}, as in 'my_kind'"
+        return Problem("bad-kind-name", message, hint=hint)
+    if name in in_this_program:
+        if replace or in_this_program[name] is kind:
+            return None
+        message = f"this program has registered another kind '{name}'"
+        return Problem("kind-taken", message, hint="choose another name, or give replace=True")
+    if is_kind(name):
+        message = f"there is a kind '{name}' of {kind_place(name).owner}"
+        return Problem("kind-taken", message, hint="choose another name")
+    return None
+
+
 def broken_kind(name: str, place: KindPlace, reason: str) -> GraphError:
     """The error for a kind of another package that cannot be used."""
     message = f"the layer kind '{name}' cannot be loaded from '{place.module}': {reason:.200}"
-    hint = f"mend or uninstall the package '{place.package}', which registers it"
+    hint = f"mend {place.owner} that registers it"
+    if place.package:
+        hint = f"mend or uninstall {place.owner}, which registers it"
     return GraphError(Problem("broken-kind", message, hint=hint))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rinsc.graph import Loop
+from rinsc.layers.kind import forget_traces
 from rinsc.layers.tracing import trace_programs
 from rinsc.ops import (
     Add,
@@ -70,6 +71,9 @@ def _trace_loop(
         before=_before(spec, options, adapters, state),
         after=_gate(spec, adapters, state) if adapter and adapter.kind == "gate" else None,
     )
+
+
+forget_traces.append(_trace_loop.cache_clear)
 
 
 def _start(spec: ModelSpec, options: RepeatOptions, state: Shape, cached: bool) -> Program:

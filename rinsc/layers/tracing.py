@@ -15,6 +15,7 @@ from rinsc.layers.kind import (
     LayerKind,
     SideFunction,
     broken_kind,
+    forget_traces,
     layer_kind,
     model_input,
 )
@@ -71,6 +72,9 @@ def trace_programs(spec: ModelSpec) -> Programs:
     )
     check_programs(spec, kinds, programs)
     return programs
+
+
+forget_traces.append(trace_programs.cache_clear)
 
 
 def _value(made: object, function: str) -> Value:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rinsc.errors import Problem, RinscError, did_you_mean
-from rinsc.kinds import is_kind, kind_names
+from rinsc.errors import Problem, RinscError
+from rinsc.kinds import is_kind, unknown_kind_hint
 from rinsc.syntax import part_sizes
 from rinsc.syntax.contradictions import check_contradictions
 from rinsc.syntax.expand import require_bound
@@ -39,7 +39,7 @@ def value_problem(key: str, wanted: Any, value: object, place: str | None) -> Pr
         return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
     if key == "kind" and not is_kind(value):
         message = f"'{value}' is not a layer kind"
-        hint = did_you_mean(str(value), kind_names())
+        hint = unknown_kind_hint(str(value))
         return Problem("unknown-kind", message, place=at_key(place, key), hint=hint)
     return None
 
@@ -111,5 +111,5 @@ def _option_problems(sig: Signature, width: int | None, place: str | None) -> It
         for option in ref.options:
             if option.name == "kind" and not is_kind(option.value):
                 message = f"'{option.value}' is not a layer kind"
-                hint = did_you_mean(str(option.value), kind_names())
+                hint = unknown_kind_hint(str(option.value))
                 yield problem("unknown-kind", option, message, hint)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
 from rinsc.files import parse_toml
 from rinsc.presets import PRESETS
+from rinsc.resources import zoo_file
 from rinsc.scalars import whole
 from rinsc.spec.checks import at_key
 from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
@@ -30,7 +31,8 @@ def model_spec(
     strict: bool = False,
     **dimensions: int | float | bool | str | None,
 ) -> ModelSpec:
-    """The spec of a signature or of a TOML file; dimensions given here win over file and preset.
+    """The spec of a signature, of a TOML file, or of an entry of the zoo by its name, as in
+    ``model_spec("huginn")``; dimensions given here win over file and preset.
 
     A string that ends in ``.toml`` names a file; its tables ``[source]`` and ``[expect]`` are the
     zoo's, and are left alone. A dimension of None counts as not given. ``strict``
@@ -39,8 +41,10 @@ def model_spec(
     for a signature alone that is wrong, else `SpecError` with every mistake.
     """
     given = {key: value for key, value in dimensions.items() if value is not None}
-    if isinstance(model, Path) or (isinstance(model, str) and model.endswith(".toml")):
-        path = Path(model)
+    if isinstance(model, str):
+        model = Path(model) if model.endswith(".toml") else zoo_file(model) or model
+    if isinstance(model, Path):
+        path = model
         values = {k: value for k, value in read_toml(path).items() if k not in ZOO_TABLES}
         chosen = {"preset": preset} if preset is not None else {}
         return _assemble({**values, **chosen, **given}, bind or {}, str(path), strict)
@@ -131,10 +135,16 @@ def _assemble(
         signature = _signature(own["signature"], bound, problems, place)
         if signature is None:
             del merged["signature"]
+            # Whether its sizes give the layers is not known; with nothing but a text, it may have
+            # been meant as another thing than a signature.
+            only_text = place is None and not (own.keys() - {"signature"}) and not base
+            explained |= set(REQUIRED) if only_text else {"layers"}
         else:
             merged |= {"signature": signature, **_sizes_as_layers(signature, own)}
     if "heads" in merged:
         merged.setdefault("kv_heads", merged["heads"])
+    else:
+        explained.add("kv_heads")  # are as many as the heads, once those are given
     problems += spec_problems(merged, place, missing_and_known=explained, strict=strict)
     if problems:
         only_text = all(problem.span is not None for problem in problems) and place is None

@@ -224,3 +224,41 @@ def test_files_that_are_no_spec(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="spec-not-readable"):
         model_spec(tmp_path / "nothing.toml")
+
+
+def codes_and_keys(model: str, **dimensions: Any) -> list[str]:
+    """Codes of the problems, with the key where one is missing."""
+    with pytest.raises(RinscError) as caught:
+        model_spec(model, **dimensions)
+    return [
+        str(problem.place) if problem.code == "missing-key" else problem.code
+        for problem in caught.value.problems
+    ]
+
+
+def test_the_name_of_an_entry_of_the_zoo_stands_for_its_file() -> None:
+    for path in zoo_dir().glob("*.toml"):
+        assert model_spec(path.stem) == model_spec(path)
+    assert model_spec("gpt2", context=8).context == 8
+
+
+SOME = {"width": 8, "mlp_width": 8, "vocab_size": 8, "context": 8}
+
+
+@pytest.mark.parametrize(
+    ("model", "dimensions", "found"),
+    [
+        ("huginx", {}, ["unexpected-character"]),
+        ("A[2]^rB[2]", {}, ["unbound-exponent"]),
+        ("A[2]^rB[2]", {**SOME, "heads": 2}, ["unbound-exponent"]),
+        ("A[2]^rB[2]", {"width": 8}, ["unbound-exponent", "heads", *list(SOME)[1:]]),
+        ("A[2]B[2]", {}, ["width", "heads", *list(SOME)[1:]]),
+        ("A[2]B[2]", SOME, ["heads"]),
+        ("AB", {**SOME, "heads": 2}, ["layers"]),
+        ("A^", {"preset": "tiny"}, ["bad-power"]),
+    ],
+)
+def test_no_mistake_is_told_that_mending_the_others_mends(
+    model: str, dimensions: dict[str, Any], found: list[str]
+) -> None:
+    assert codes_and_keys(model, **dimensions) == found
