@@ -10,13 +10,6 @@ from rinsc.errors import Problem, UsageError
 MAX_PENDING_IDS = 64  # of bytes that never become a character
 KEPT_IDS = 8  # one of the last 3 bytes may begin a character
 
-# What ends a document, where a vocabulary holds one of them as a special token.
-ENDS_OF_DOCUMENT = (
-    *("<|endoftext|>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
-    *("<eos>", "</s>", "[SEP]"),
-)
-PADDING = ("<pad>", "<|pad|>", "[PAD]", "<|padding|>")  # special tokens that fill a batch
-
 
 class TextStream:
     """The text of ids that come one by one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +40,8 @@ def compile_hf(request: FolderRequest) -> None:
     """Write the folder, and say what it holds."""
     _check_no_run(request.output)
     require("torch", "safetensors", "transformers")
-    from rinsc.backends.hf.folder import (
-        TOKENIZER_FILES,
-        check_standalone_folder,
-        write_standalone_folder,
-    )
+    from rinsc.backends.hf.folder import check_standalone_folder, write_standalone_folder
+    from rinsc.tokenizer_files import TOKENIZER_FILES
 
     check_standalone_folder(request.output)
     model = _model(request)
@@ -93,6 +90,13 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
     from rinsc.backends.torch.memory import require_memory
     from rinsc.backends.torch.weights import open_weights
     from rinsc.graph import build_graph
+    from rinsc.tokenizer_files import (
+        generation_config,
+        read_declared,
+        special_tokens,
+        stop_ids,
+        vocabulary_size,
+    )
 
     graph = build_graph(request.spec)
     weights = request.weights
@@ -106,31 +110,30 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
     model = causal_lm(graph, rounds=request.rounds)
     if weights is not None:
         load_weights(model.model, weights)
-    if request.run is not None and request.run.hf_config.is_file():
-        trained = RinscConfig.from_pretrained(request.run.path)
+    run = request.run
+    if run is not None and run.hf_config.is_file():
+        trained = RinscConfig.from_pretrained(run.path)
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.config, key, getattr(trained, key))
+    if run is not None and run.tokenizer.is_file():
+        text = run.tokenizer.read_text(encoding="utf-8")
+        special = special_tokens(text, read_declared(run.path))
+        stops = stop_ids(run.path, special.stop_ids, request.spec.vocab_size)
+        for key, value in replace(special, stop_ids=stops).config_ids.items():
+            setattr(model.config, key, value)
+        padding = generation_config(stops, vocabulary_size(text), request.spec.vocab_size)
+        model.generation_config.suppress_tokens = padding.get("suppress_tokens")
     return model
 
 
 def _tokenizer_files(request: FolderRequest) -> Mapping[str, bytes]:
     """The run's tokenizer, and what it is loaded with."""
-    from rinsc.backends.hf.folder import (
-        TOKENIZER_CONFIG_FILE,
-        TOKENIZER_FILE,
-        plain_tokenizer_config,
-        tokenizer_config,
-    )
+    from rinsc.tokenizer_files import read_tokenizer_files
 
     run = request.run
     if run is None or not run.tokenizer.is_file():
         return {}
-    words = run.tokenizer.read_text(encoding="utf-8")
-    config = tokenizer_config(request.spec.context, words)
-    if run.tokenizer_config.is_file():
-        config = plain_tokenizer_config(run.tokenizer_config)
-    texts = {TOKENIZER_FILE: words, TOKENIZER_CONFIG_FILE: config}
-    return {name: text.encode("utf-8") for name, text in texts.items()}
+    return read_tokenizer_files(run.tokenizer, request.spec.context)
 
 
 def _facts(

@@ -71,7 +71,7 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
 
     outline = form.outline(request.spec)
     if request.is_folder:
-        _check_folder(request, outline, genai=options.genai)
+        _check_folder(request, outline, options)
     del outline
     measured = options.report and _is_worth_measuring(request.spec, form)
     text = _held_out(request, form, measured=measured)
@@ -84,7 +84,7 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
             note(
                 f"the run has no tokenizer.json; rinsc generate {request.output} needs --tokenizer"
             )
-    files = _write(request, model, text, genai=options.genai)
+    files = _write(request, model, text, options)
     _say_written(request, files)
     if request.run is None and request.weights is None:
         note("no weights were given; the model has fresh, untrained ones")
@@ -118,19 +118,23 @@ def _check_no_run(path: Path) -> None:
     from rinsc.train.run_folder import RunFolder
 
     there = RunFolder(path)
-    if any(file.exists() for file in there.files if file != there.tokenizer):
+    shared = (there.tokenizer, there.tokenizer_config, there.chat_template)
+    if any(file.exists() for file in there.files if file not in shared):
         message = "the folder holds a training run; a model folder is one of its own"
         hint = f"choose another folder, or write a file: -o {path / 'model.onnx'}"
         raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
 
 
-def _check_folder(request: Request, outline: OnnxModel, *, genai: bool) -> None:
+def _check_folder(request: Request, outline: OnnxModel, options: OnnxOptions) -> None:
     """Raises where the folder, or a file in it, cannot be written."""
-    from rinsc.backends.onnx.folder import HELD_OUT_FILE, TOKENIZER_FILE, check_model_folder
+    from rinsc.backends.onnx.folder import HELD_OUT_FILE, OTHER_FILES, check_model_folder
+    from rinsc.tokenizer_files import TOKENIZER_FILE
 
-    names = {TOKENIZER_FILE, HELD_OUT_FILE}
-    if genai:
-        names |= _genai_files(outline, request.tokenizer).keys()
+    names = {TOKENIZER_FILE, HELD_OUT_FILE, *OTHER_FILES}
+    if request.tokenizer is not None:
+        names |= _tokenizer_files(request, request.tokenizer, options).keys()
+    if options.genai:
+        names |= _genai_files(request, outline, options).keys()
     check_model_folder(request.path, names)
 
 
@@ -178,22 +182,25 @@ def _module(request: Request) -> CompiledModule:
     return module
 
 
-def _write(request: Request, model: OnnxModel, text: str | None, *, genai: bool) -> list[Path]:
+def _write(
+    request: Request, model: OnnxModel, text: str | None, options: OnnxOptions
+) -> list[Path]:
     """Write what is asked for; the paths of all files, the model's first."""
     path = request.path
     if not request.is_folder:
         model.save(path)
         has_data = path.stat().st_size < model.weight_bytes  # then they stand beside it
         return [path, path.with_name(f"{path.name}.data")] if has_data else [path]
-    from rinsc.backends.onnx.folder import HELD_OUT_FILE, TOKENIZER_FILE, write_model_folder
+    from rinsc.backends.onnx.folder import HELD_OUT_FILE, write_model_folder
+    from rinsc.tokenizer_files import TOKENIZER_FILE
 
     files: dict[str, bytes] = {}
     if request.tokenizer is not None:
-        files[TOKENIZER_FILE] = request.tokenizer.read_bytes()
+        files |= _tokenizer_files(request, request.tokenizer, options)
     if text is not None:
         files[HELD_OUT_FILE] = text.encode("utf-8")
-    if genai:
-        files |= _genai_files(model, request.tokenizer)
+    if options.genai:
+        files |= _genai_files(request, model, options)
     written = write_model_folder(model, path, files)
     for name in (TOKENIZER_FILE, HELD_OUT_FILE):
         if name not in files and (path / name).exists():
@@ -201,11 +208,45 @@ def _write(request: Request, model: OnnxModel, text: str | None, *, genai: bool)
     return written
 
 
-def _genai_files(model: OnnxModel, tokenizer: Path | None) -> Mapping[str, bytes]:
-    from rinsc.backends.onnx.genai import genai_files
+def _tokenizer_files(request: Request, tokenizer: Path, options: OnnxOptions) -> dict[str, bytes]:
+    """The tokenizer's files and, where it does not say so itself, the ids that end a text."""
+    from rinsc.tokenizer_files import (
+        GENERATION_FILE,
+        generation_config,
+        read_declared,
+        read_tokenizer_files,
+        special_tokens,
+    )
+
+    files = dict(read_tokenizer_files(tokenizer, request.spec.context))
+    text, declared = tokenizer.read_text(encoding="utf-8"), read_declared(tokenizer.parent)
+    stops = _stop_ids(request, tokenizer, options)
+    if stops != special_tokens(text, declared).stop_ids:
+        config = generation_config(stops, request.spec.vocab_size, request.spec.vocab_size)
+        files[GENERATION_FILE] = f"{json_text.dumps(config, indent=2)}\n".encode()
+    return files
+
+
+def _stop_ids(request: Request, tokenizer: Path, options: OnnxOptions) -> tuple[int, ...]:
+    """The ids that are asked for, and those that the run and its tokenizer name."""
+    from rinsc.generation import checked_request
+    from rinsc.tokenizer_files import read_declared, special_tokens, stop_ids
 
     with option_values():
-        return genai_files(model, tokenizer)
+        asked = checked_request([0], 0, request.spec, options.stop_id).stop_ids
+    text, declared = tokenizer.read_text(encoding="utf-8"), read_declared(tokenizer.parent)
+    ids = special_tokens(text, declared).stop_ids
+    known = stop_ids(tokenizer.parent, ids, request.spec.vocab_size)
+    return tuple(dict.fromkeys([*known, *sorted(asked)]))
+
+
+def _genai_files(request: Request, model: OnnxModel, options: OnnxOptions) -> Mapping[str, bytes]:
+    from rinsc.backends.onnx.genai import genai_files
+
+    tokenizer = request.tokenizer
+    stops = () if tokenizer is None else _stop_ids(request, tokenizer, options)
+    with option_values():
+        return genai_files(model, tokenizer, stop_ids=stops)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,10 @@ def generate(
     top_p: float | None = None,
     seed: Seed = 0,
     stop: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
+    stop_id: Annotated[tuple[int, ...], Parameter(show_default=False)] = (),
+    ignore_eos: Annotated[bool, Parameter(negative=())] = False,
+    chat: Annotated[bool, Parameter(negative=())] = False,
+    raw: Annotated[bool, Parameter(negative=())] = False,
     cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
     tokenizer: Path | None = None,
     provider: str | None = None,
@@ -61,6 +66,14 @@ def generate(
         The same one draws the same text; each further prompt takes the next one.
     stop
         End before this text; may be given several times.
+    stop_id
+        End at this token id, besides those that end a text; may be given several times.
+    ignore_eos
+        Go on after a token that ends a text.
+    chat
+        Treat each prompt as a user's message: the tokenizer's chat template makes the text of it.
+    raw
+        Treat the names of special tokens in a prompt as plain characters.
     cache
         Keep keys and values from token to token; a run folder can do without. Where rounds share
         them (kv=first, kv=last) that is an approximation.
@@ -71,6 +84,7 @@ def generate(
     json
         Print JSON.
     """
+    from rinsc.cli.chat import render_chats
     from rinsc.generation import checked_request, stream_tokens
     from rinsc.sampling import Sampling
     from rinsc.text import TextStream, checked_stop
@@ -81,23 +95,30 @@ def generate(
     if max_new_tokens < 0:
         message = "--max-new-tokens must be at least 0"
         raise UsageError(Problem("usage", message, hint="say how many to add"))
+    if chat and raw:
+        message = "--chat writes special tokens, and --raw knows none"
+        raise UsageError(Problem("usage", message, hint="keep one of them"))
     stops = checked_stop(stop)
     _require_text("--prompt", prompt)
     _require_text("--stop", stops)
     asked = parse_rounds(rounds)
     require("numpy", "tokenizers")
     source = _open(model, tokenizer, asked, cache=cache, provider=provider)
-    words, spec = source.words, source.graph.spec
-    rows = [words.encode(text) for text in prompt]
-    request = checked_request(rows if len(rows) > 1 else rows[0], max_new_tokens, spec)
-    streams = [TextStream(words.decode, stops) for _ in prompt]
+    chosen, spec = source.tokenizer, source.graph.spec
+    asked_texts = render_chats(chosen, prompt) if chat else prompt
+    rows = [chosen.encode(text, characters=raw) for text in asked_texts]
+    ends = (*(() if ignore_eos else source.stop_ids), *stop_id)
+    request = checked_request(rows if len(rows) > 1 else rows[0], max_new_tokens, spec, ends)
+    decode = partial(chosen.decode, skip_special_tokens=True)
+    streams = [TextStream(decode, stops) for _ in prompt]
     pieces = _pieces(stream_tokens(source.next_logits, request, sampling), streams)
     first = next(pieces)  # most of what can fail has then failed, with nothing printed
     _note_limits(source, request, sampling)
+    shown = [f"{text}\n" for text in prompt] if chat else prompt  # an answer has lines of its own
     if len(prompt) == 1 and not json:
-        _print_live(prompt[0], first[0], (piece for (piece,) in pieces))
+        _print_live(shown[0], first[0], (piece for (piece,) in pieces))
     elif not json:
-        _print_all(prompt, first, pieces)
+        _print_all(shown, first, pieces)
     else:
         texts = ["".join(parts) for parts in zip(first, *pieces, strict=True)]
         _print_json(prompt, texts, source.rounds_used())

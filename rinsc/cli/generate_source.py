@@ -13,6 +13,7 @@ from rinsc.cli.runs import is_signature, open_run, run_model, run_spec, run_trai
 from rinsc.cli.values import option_values
 from rinsc.errors import CheckpointError, Problem, UsageError
 from rinsc.extras import require
+from rinsc.tokenizer_files import TOKENIZER_FILE, stop_ids
 
 if TYPE_CHECKING:
     from rinsc.data.tokenizer import BytePairTokenizer
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A model in its runtime: its words, its logits, and what is to be said of its rounds.
+    """A model in its runtime: its tokenizer, its logits, and what is to be said of its rounds.
 
+    ``next_logits`` are of the ids that the tokenizer has. A text ends at each of ``stop_ids``.
     ``untrained`` tells of rounds beyond training; ``rounds_used`` gives, of repeats that may end
     early, the rounds of the last token.
     """
 
     graph: BlockGraph
-    words: BytePairTokenizer
+    tokenizer: BytePairTokenizer
     next_logits: RowLogits
+    stop_ids: tuple[int, ...]
     untrained: str | None
     rounds_used: Callable[[], Mapping[str, int]]
 
@@ -72,16 +75,19 @@ def pytorch(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool) 
     from rinsc.graph import beyond_training, build_graph, resolve_rounds
     from rinsc.layers import require_language_model
     from rinsc.train.generate import row_logits
+    from rinsc.train.run_folder import begun_tokenizer
 
     folder = open_run(model)
     graph = build_graph(run_spec(folder))
     require_language_model(graph.spec)
     with option_values():
         asked = resolve_rounds(graph, rounds)
-    words = _tokenizer(tokenizer or folder.tokenizer, graph.spec.vocab_size)
+    begun = begun_tokenizer(folder) if tokenizer is None else None
+    chosen = _tokenizer(tokenizer or folder.tokenizer, graph.spec.vocab_size, begun)
     untrained = beyond_training(asked, run_trained_rounds(folder, graph))
     next_logits = row_logits(run_model(folder), rounds, cache=cache)
-    return Source(graph, words, next_logits, untrained, dict)
+    stops = stop_ids(folder.path, chosen.stop_ids, graph.spec.vocab_size)
+    return Source(graph, chosen, _of(chosen, next_logits), stops, untrained, dict)
 
 
 def onnx_runtime(
@@ -99,11 +105,14 @@ def onnx_runtime(
     with _rounds_option():
         session.check_rounds(rounds)
         asked = resolve_rounds(session.graph, rounds)
-    words = _tokenizer(tokenizer or path.parent / "tokenizer.json", session.spec.vocab_size)
+    size = session.spec.vocab_size
+    chosen = _tokenizer(tokenizer or path.parent / TOKENIZER_FILE, size)
     run = session.rounds if rounds is None else asked
     untrained = beyond_training(run, session.trained_rounds)
     next_logits = row_logits(session, rounds)
-    return Source(session.graph, words, next_logits, untrained, lambda: session.rounds_used)
+    stops = stop_ids(path.parent, chosen.stop_ids, size)
+    limited = _of(chosen, next_logits)
+    return Source(session.graph, chosen, limited, stops, untrained, lambda: session.rounds_used)
 
 
 @contextmanager
@@ -121,7 +130,15 @@ def _rounds_option() -> Iterator[None]:
         raise UsageError(*problems) from None
 
 
-def _tokenizer(path: Path, vocab_size: int) -> BytePairTokenizer:
+def _of(tokenizer: BytePairTokenizer, next_logits: RowLogits) -> RowLogits:
+    """The logits of the ids that the tokenizer has: a model's vocabulary may be padded."""
+    size = tokenizer.vocab_size
+    return lambda rows, live: [logits[:size] for logits in next_logits(rows, live)]
+
+
+def _tokenizer(
+    path: Path, vocab_size: int, begun: Mapping[str, object] | None = None
+) -> BytePairTokenizer:
     from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
 
     if not path.is_file():
@@ -129,6 +146,6 @@ def _tokenizer(path: Path, vocab_size: int) -> BytePairTokenizer:
         raise UsageError(
             Problem("no-tokenizer", "there is no tokenizer", place=str(path), hint=hint)
         )
-    found = load_tokenizer(path)
+    found = load_tokenizer(path, begun)
     check_vocabulary(found, vocab_size)
     return found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Group, Parameter
 
 from rinsc.cli.exponents import share_bindings
-from rinsc.cli.runs import find_run, is_run, run_spec
+from rinsc.cli.runs import find_run, is_run, is_signature, run_spec
 from rinsc.cli.values import Count, ModelText
 from rinsc.errors import Problem, UsageError
 from rinsc.kinds import KINDS
@@ -94,6 +95,16 @@ class ModelOptions:
     def are_given(self) -> bool:
         """Whether any of them says how large the model is."""
         return self.preset is not None or any(v is not None for v in self.dimensions.values())
+
+    def names_vocabulary(self, model: str) -> bool:
+        """Whether the size of the vocabulary is given: as an option, in a file or by a run."""
+        from rinsc.spec.reading import read_toml
+
+        if self.vocab_size is not None:
+            return True
+        if model.endswith(".toml"):
+            return "vocab_size" in read_toml(Path(model))
+        return not is_signature(model)
 
     def spec(self, model: str, exponents: Mapping[str, int] | None = None) -> ModelSpec:
         """The spec of a signature, TOML file or run folder under these options.

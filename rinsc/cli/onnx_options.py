@@ -44,6 +44,9 @@ class OnnxOptions:
     genai: bool = False
     """A model folder that onnxruntime-genai loads; it has a cache."""
 
+    stop_id: Annotated[tuple[int, ...], Parameter(show_default=False)] = ()
+    """A token id that ends a text, besides those of the tokenizer; may be given again."""
+
     report: Annotated[bool, Parameter(negative="--no-report")] = True
     """Print the loss on a run's held-out text, which takes some seconds."""
 
@@ -58,6 +61,7 @@ class OnnxOptions:
             "--gated": self.gated,
             "--exit": self.exit is not None,
             "--genai": self.genai,
+            "--stop-id": self.stop_id,
             "--no-report": not self.report,
         }
         return [name for name, value in values.items() if value]

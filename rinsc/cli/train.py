@@ -20,7 +20,15 @@ from rinsc.cli.train_options import (
     TrainOptions,
     parse_budget,
 )
-from rinsc.cli.train_steps import finished, fresh_module, prepare_text, run, spec_for, take_over
+from rinsc.cli.train_steps import (
+    finished,
+    fresh_module,
+    prepare_text,
+    run,
+    spec_for,
+    take_over,
+    vocabulary_of,
+)
 from rinsc.cli.values import Count, Listed, listed, option_values
 from rinsc.errors import Problem, UsageError, did_you_mean
 from rinsc.extras import require
@@ -87,7 +95,8 @@ def train(
         A run, finished or not, or a checkpoint of one: begin with its weights, block by block, in
         its dimensions and with its tokenizer.
     tokenizer
-        A tokenizer.json, or a folder with one; learned from the text if not given.
+        A tokenizer.json, or a folder with one; learned from the text if not given. Unless you
+        name a vocabulary size, the model takes the tokenizer's.
     device
         Where to train; auto takes a GPU where there is one.
     shard
@@ -111,6 +120,8 @@ def train(
         require_language_model(spec)
         spent = _budget(budget, steps, tokens, flops)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
+    if tokenizer is not None and source is None and not options.names_vocabulary(model):
+        spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer))
     with option_values(OPTION_OF_SETTING):
         baseline = None if match is None else spec_like(spec, match, {})
         config = _config(settings, spec, spent, baseline)
@@ -138,7 +149,7 @@ def train(
             *(spec, config, data, tokenizer, folder, place, source), goes_on=goes_on
         )
         module = fresh_module(spec, config, place)
-        take_over(folder, words, place, held, goes_on=goes_on, overwrite=overwrite)
+        take_over(folder, spec, words, place, held, goes_on=goes_on, overwrite=overwrite)
         result = run(module, text, config, folder, place, trackers, source, resume=goes_on)
     if place.is_first:
         _print_result(result, spec, config, folder, json=json)

@@ -55,19 +55,26 @@ def finished(
     succeeds; raises OutputError where the folder holds another one."""
     from rinsc.data.tokenizer import load_tokenizer
     from rinsc.train.run import finished_result
-    from rinsc.train.run_folder import RunFolder
+    from rinsc.train.run_folder import RunFolder, begun_tokenizer
     from rinsc.train.same_run import another_run
 
     folder = RunFolder(output)
 
     def find() -> TrainResult | None:
-        words = None if tokenizer is None else load_tokenizer(tokenizer)
+        words = None if tokenizer is None else load_tokenizer(tokenizer, begun_tokenizer(folder))
         found = finished_result(folder, spec, config, data, words, begins_with)
         if found is None and folder.is_finished:
             raise another_run(folder, spec, config, begins_with)
         return found
 
     return place.on_first(find)
+
+
+def vocabulary_of(tokenizer: Path) -> int:
+    """How many tokens the file has; raises DataError."""
+    from rinsc.data.tokenizer import load_tokenizer
+
+    return load_tokenizer(tokenizer).vocab_size
 
 
 def prepare_text(
@@ -86,7 +93,7 @@ def prepare_text(
     The first process prepares the text; the others then find it prepared.
     """
     from rinsc.data.corpora import open_corpus
-    from rinsc.data.tokenizer import tokenizer_from_json
+    from rinsc.data.tokenizer import tokenizer_from_state
     from rinsc.train.fits import check_fits, check_vocabulary
     from rinsc.train.same_run import require_same_run
     from rinsc.train.warm_start import check_source, check_tokenizer
@@ -103,14 +110,15 @@ def prepare_text(
             check_tokenizer(begins_with, text.record)
             check_source(begins_with.spec, spec, begins_with.path)
         check_fits(spec, text, config, place)
-        return words.to_json()
+        return words.to_state()
 
-    words = tokenizer_from_json(place.on_first(prepare))
+    words = tokenizer_from_state(place.on_first(prepare))
     return _prepared(open_corpus(data), words), words
 
 
 def take_over(
     folder: RunFolder,
+    spec: ModelSpec,
     words: BytePairTokenizer,
     place: Devices,
     held: ExitStack,
@@ -128,7 +136,9 @@ def take_over(
             message = "another process began a run here in the meantime"
             hint = "give the command again: it goes on from the last checkpoint"
             raise OutputError(Problem("run-in-use", message, place=str(folder.path), hint=hint))
-        words.save(open_run_folder(folder.path, overwrite=overwrite).tokenizer)
+        open_run_folder(folder.path, overwrite=overwrite)
+        if not (goes_on and folder.tokenizer.is_file()):
+            words.save_folder(folder.path, spec.context)
 
     place.on_first(take)
 
@@ -165,11 +175,13 @@ def _tokenizer(
     """The given one, that of the run that goes on or is begun with, or one learned here."""
     from rinsc.data.corpora import training_texts
     from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
+    from rinsc.train.run_folder import begun_tokenizer
 
+    begun = begun_tokenizer(folder) if resume else None
     if given is not None:
-        return load_tokenizer(given)
+        return load_tokenizer(given, begun)
     if resume and folder.data_record.exists() and folder.tokenizer.exists():
-        return load_tokenizer(folder.tokenizer)
+        return load_tokenizer(folder.tokenizer, begun)
     if begins_with is not None and begins_with.run is not None:
         return begins_with.run.tokenizer()
     return train_tokenizer(training_texts(corpus, TOKENIZER_BYTES), spec.vocab_size)

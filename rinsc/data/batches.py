@@ -77,8 +77,13 @@ def tokenize(corpus: Corpus, tokenizer: BytePairTokenizer) -> TokenizedCorpus:
 def tokenizer_record(
     tokenizer: BytePairTokenizer, train_tokens: int, held_out_tokens: int, held_out_bytes: int
 ) -> dict[str, object]:
-    """What a run notes of its tokenizer and of what it made of the text."""
+    """What a run notes of its tokenizer and of what it made of the text.
+
+    Runs of rinsc 0.4 say nothing of special tokens: their names were characters then.
+    """
+    parsed = {} if tokenizer.is_legacy else {"special_tokens": "parsed"}
     return {
+        **parsed,
         "vocab_size": tokenizer.vocab_size,
         "sha256": tokenizer.sha256,
         "train_tokens": train_tokens,

@@ -23,7 +23,7 @@ from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.digests import file_digest, sampled_digest, short_digest
 from rinsc.files import read_json
 
-FORMAT = 2  # raised whenever the same source would give other files
+FORMAT = 3  # raised whenever the same source would give other files
 RECORD = "record.json"
 WHOLE_DIGEST_BYTES = 1 << 28  # larger files are compared by samples
 
@@ -61,6 +61,7 @@ def cache_key(source: Source, tokenizer: BytePairTokenizer) -> str:
         "source": dict(source.identity()),
         "tokenizer": content,
         "end_of_document": tokenizer.end_of_document,
+        "legacy": tokenizer.is_legacy,
     }
     return short_digest(json.dumps(facts, sort_keys=True))
 

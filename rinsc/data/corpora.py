@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from rinsc.data.text_files import SUFFIXES, TextFiles
 from rinsc.errors import MissingExtraError, Problem
 
 MAX_LOADED_BYTES = 1 << 30  # of a corpus that is loaded whole
+TEXT_BYTES = 1 << 20  # of a document that a tokenizer is learned from, at once
 
 
 def open_corpus(name: str) -> Source:
@@ -65,7 +67,7 @@ def load(source: Source) -> Corpus:
 
 
 def training_texts(source: Source, most_bytes: int) -> Iterator[str]:
-    """The first ``most_bytes`` of the training part, to learn a tokenizer from.
+    """The first ``most_bytes`` of the training part, in parts, to learn a tokenizer from.
 
     Raises DataError where there is too little to train on.
     """
@@ -73,11 +75,13 @@ def training_texts(source: Source, most_bytes: int) -> Iterator[str]:
     for part, document in source.documents():
         if part == "held_out":
             continue
-        data = document.text.encode("utf-8")[: most_bytes - total]
-        total += len(data)
-        yield data.decode("utf-8", "ignore")  # half a character at the end is left out
-        if total >= most_bytes:
-            return
+        decoder = codecs.getincrementaldecoder("utf-8")()  # leaves half a character at the end out
+        for start in range(0, document.byte_count, TEXT_BYTES):
+            data = document.data[start : start + min(TEXT_BYTES, most_bytes - total)]
+            total += len(data)
+            yield decoder.decode(data)
+            if total >= most_bytes:
+                return
     check_amounts(source.name, total, MIN_HELD_OUT_BYTES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,18 +15,50 @@ Part: TypeAlias = Literal["train", "held_out"]
 HELD_OUT_SHARE = 0.10
 MIN_TRAIN_BYTES = 4096
 MIN_HELD_OUT_BYTES = 256
+PART_BYTES = 1 << 16  # of a long text, at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Document:
-    """One text; ``name`` is its path inside the corpus, with slashes, or its place in it."""
+    """One text; ``name`` is its path inside the corpus, with slashes, or its place in it.
+
+    It is kept as UTF-8: a str takes four bytes for each character where one of them is an emoji.
+    """
 
     name: str
-    text: str
+    data: bytes
+
+    def __init__(self, name: str, text: str | bytes | None = None, data: bytes = b"") -> None:
+        object.__setattr__(self, "name", name)
+        if text is not None:  # else `dataclasses.replace` hands over the data
+            data = text.encode("utf-8") if isinstance(text, str) else text
+        object.__setattr__(self, "data", data)
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8")
+
+    @property
+    def is_blank(self) -> bool:
+        return not self.data.strip() or all(part.isspace() for part in text_parts(self.data))
 
     @property
     def byte_count(self) -> int:
-        return len(self.text.encode("utf-8"))
+        return len(self.data)
+
+
+def text_parts(data: bytes) -> Iterator[str]:
+    """UTF-8 as text, part by part; raises UnicodeDecodeError with the place in all of it."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), PART_BYTES):
+        part = data[start : start + PART_BYTES]
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(part, start + PART_BYTES >= len(data))
+        except UnicodeDecodeError as error:
+            at = start - held + error.start
+            raise UnicodeDecodeError("utf-8", b"", at, at + 1, error.reason) from None
+        yield text
 
 
 class Source(Protocol):
@@ -80,10 +113,9 @@ class PartTally:
         self.byte_count = 0
 
     def add(self, document: Document) -> None:
-        data = document.text.encode("utf-8")
         self.documents += 1
-        self.byte_count += len(data)
-        self._digest.update(data)
+        self.byte_count += document.byte_count
+        self._digest.update(document.data)
         if self._names_documents:
             self._names.append(document.name)
 
@@ -101,7 +133,7 @@ def split(name: str, documents: Iterable[Document]) -> Corpus:
     A corpus of one file is cut at the end of a line instead. Raises DataError where either part
     would be too small to use.
     """
-    documents = [document for document in documents if document.text.strip()]
+    documents = [document for document in documents if not document.is_blank]
     if len(documents) == 1:
         head, tail = cut(documents[0])
         corpus = Corpus(name, train=(head,), held_out=(tail,))
@@ -126,7 +158,7 @@ class TextFacts:
 
 
 def text_facts(document: Document) -> TextFacts:
-    return TextFacts(document.byte_count, _sha256(document.text))
+    return TextFacts(document.byte_count, hashlib.sha256(document.data).hexdigest())
 
 
 def held_out_names(files: Mapping[str, TextFacts]) -> frozenset[str]:
@@ -163,11 +195,25 @@ def part_of(text: str) -> Part:
 
 def cut(document: Document) -> tuple[Document, Document]:
     """The only file of a corpus in two: at the end of a line, or inside one that is too long."""
-    middle = int(len(document.text) * (1 - HELD_OUT_SHARE))
-    last = (middle + len(document.text)) // 2  # at least half of the share is held out
-    end = document.text.find("\n", middle, last) + 1 or middle
-    head = Document(f"{document.name} (beginning)", document.text[:end])
-    return head, Document(f"{document.name} (end)", document.text[end:])
+    data = document.data
+    characters = sum(map(len, text_parts(data)))
+    middle = int(characters * (1 - HELD_OUT_SHARE))
+    last = (middle + characters) // 2  # at least half of the share is held out
+    first, beyond = _byte_of(data, middle), _byte_of(data, last)
+    end = data.find(b"\n", first, beyond) + 1 or first
+    head = Document(f"{document.name} (beginning)", data[:end])
+    return head, Document(f"{document.name} (end)", data[end:])
+
+
+def _byte_of(data: bytes, character: int) -> int:
+    """Where the character begins that has so many before it."""
+    at = 0
+    for part in text_parts(data):
+        if character <= len(part):
+            return at + len(part[:character].encode("utf-8"))
+        character -= len(part)
+        at += len(part.encode("utf-8"))
+    return at
 
 
 def check_amounts(name: str, train_bytes: int, held_out_bytes: int) -> None:

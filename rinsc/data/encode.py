@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rinsc.data.documents import Document, Part
-from rinsc.data.tokenizer import ByteCounts, BytePairTokenizer, TokenIds
+from rinsc.data.tokenizer import BytePairTokenizer, TextBytes, TokenIds
 from rinsc.errors import DataError, Problem
 
-BATCH_CHARS = 1 << 22
+BATCH_BYTES = 1 << 22
 BATCH_DOCUMENTS = 4096
 
 
@@ -26,7 +26,7 @@ class EncodedDocument:
     part: Part
     document: Document
     ids: TokenIds
-    byte_counts: ByteCounts | None
+    byte_counts: TextBytes | None
 
 
 def encode_documents(
@@ -37,7 +37,9 @@ def encode_documents(
     Raises DataError where a byte-level tokenizer does not give a text back.
     """
     for batch in _read_ahead(_batches(documents)):
-        encoded = tokenizer.encode_batch([document.text for _, document in batch])
+        texts = [document.data for _, document in batch]
+        encoded = tokenizer.encode_batch(texts, end=tokenizer.end_of_document)
+        del texts
         for (part, document), ids in zip(batch, encoded, strict=True):
             yield _finished(tokenizer, part, document, ids)
 
@@ -45,23 +47,23 @@ def encode_documents(
 def _finished(
     tokenizer: BytePairTokenizer, part: Part, document: Document, ids: TokenIds
 ) -> EncodedDocument:
+    text_ids = ids if tokenizer.end_of_document is None else ids[:-1]
     counts = None
     if tokenizer.is_byte_level:
-        _require_lossless(tokenizer, ids, document)
+        _require_lossless(tokenizer, text_ids, document)
     if part == "held_out":
         if tokenizer.is_byte_level:
-            counts = tokenizer.token_bytes[ids]
+            counts = tokenizer.text_bytes(text_ids)
         else:
-            ids, counts = tokenizer.encode_counted(document.text)
-    if tokenizer.end_of_document is not None:
-        ids = np.append(ids, ids.dtype.type(tokenizer.end_of_document))
-        counts = None if counts is None else np.append(counts, 0)
+            _, counts = tokenizer.encode_counted(document.data)
+        if tokenizer.end_of_document is not None:
+            counts = np.append(counts, counts.dtype.type(0))
     return EncodedDocument(part, document, ids, counts)
 
 
 def _require_lossless(tokenizer: BytePairTokenizer, ids: TokenIds, document: Document) -> None:
     try:
-        tokenizer.require_lossless(ids, document.text)
+        tokenizer.require_lossless(ids, document.data)
     except DataError as error:
         problem = error.problems[0]
         place = f"document {document.name}"
@@ -72,13 +74,13 @@ def _require_lossless(tokenizer: BytePairTokenizer, ids: TokenIds, document: Doc
 
 def _batches(documents: Iterable[tuple[Part, Document]]) -> Iterator[list[tuple[Part, Document]]]:
     batch: list[tuple[Part, Document]] = []
-    chars = 0
+    size = 0
     for item in documents:
         batch.append(item)
-        chars += len(item[1].text)
-        if chars >= BATCH_CHARS or len(batch) >= BATCH_DOCUMENTS:
+        size += item[1].byte_count
+        if size >= BATCH_BYTES or len(batch) >= BATCH_DOCUMENTS:
             yield batch
-            batch, chars = [], 0
+            batch, size = [], 0
     if batch:
         yield batch
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rinsc.data.documents import Document, Part, cut, held_out_names, text_facts
+from rinsc.data.documents import Document, Part, cut, held_out_names, text_facts, text_parts
 from rinsc.data.markup import plain_text
 from rinsc.data.paths import file_facts, total_size
 from rinsc.data.problems import cannot_read, data_error, not_utf8
@@ -41,29 +42,36 @@ class TextFiles:
         for document in self._read_all():
             if len(files) == 1:
                 head, tail = cut(document)
+                del document  # what is long is kept once
                 yield "train", head
+                del head
                 yield "held_out", tail
             elif document.name in files:  # else it was blank a moment ago
                 yield ("held_out" if document.name in held_out else "train"), document
 
     def _read_all(self) -> Iterator[Document]:
         for name, path in self.files.items():
-            text = read_text(path)
-            if text.strip():
-                yield Document(name.removesuffix(self.ending), text)
+            document = Document(name.removesuffix(self.ending), read_text(path))
+            if not document.is_blank:
+                parts = [document]
+                del document
+                yield parts.pop()
 
 
-def read_text(path: Path) -> str:
-    """The text of one file, with plain line ends; raises DataError."""
+def read_text(path: Path) -> bytes:
+    """The text of one file in UTF-8, with plain line ends; raises DataError."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             message = f"{size} bytes in one file; at most {MAX_FILE_BYTES} are read"
             raise data_error("too-much-text", message, path, "cut it into several files")
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes().removeprefix(BOM_UTF8)
+        for _ in text_parts(data):
+            pass  # all of it is UTF-8
     except OSError as error:
         raise cannot_read(path, error) from error
     except UnicodeDecodeError as error:
         raise not_utf8(error.start, path) from error
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return plain_text(text) if path.suffix.lower() == ".md" else text
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return plain_text(data.decode()).encode() if path.suffix.lower() == ".md" else data

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,12 +13,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.data.learning import learned_texts
+from rinsc.data.pieces import Piece, encoded_pieces
 from rinsc.data.problems import data_error
 from rinsc.decoders import byte_level_bytes
 from rinsc.errors import DataError
 from rinsc.extras import require
 from rinsc.files import write_atomically
-from rinsc.text import ENDS_OF_DOCUMENT
+from rinsc.tokenizer_files import (
+    END_OF_TEXT,
+    TOKENIZER_FILE,
+    DeclaredTokens,
+    read_declared,
+    resolve,
+    tokenizer_files,
+    without_additions,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -24,12 +36,12 @@ if TYPE_CHECKING:
 # uint16 as long as the vocabulary fits into 16 bits, else uint32.
 TokenIds: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 ByteCounts: TypeAlias = npt.NDArray[np.int64]
+TextBytes: TypeAlias = npt.NDArray[np.integer[Any]]  # of each token of a text
 
 MIN_VOCAB = 256  # one token for every byte
 MAX_VOCAB = 1 << 16  # of a tokenizer that is trained here
 MIN_PAIR_COUNT = 2
-PIECE_CHARS = 1 << 16  # long texts are encoded in pieces, on all cores
-
+COMPARED_TOKENS = 1 << 16  # of a text, at once
 
 # Texts that tokenizers change which add spaces, drop spaces or normalize.
 _PROBES = (
@@ -46,24 +58,42 @@ _PROBES = (
 class BytePairTokenizer:
     """Text to token ids and back, by any tokenizer of the library tokenizers.
 
-    What stands in the text is text: the names of special tokens are encoded like other words.
+    Nothing is added to a text, cut off or filled up, and no merge is left out by chance: templates,
+    truncation, padding and dropout of ``backend`` are taken out, in the file that `save` writes,
+    too, so that every tool makes the same ids. The name of a special token in a text is that
+    token, as in other tools. ``declared`` says what stands beside the tokenizer's file.
+
+    A ``legacy`` tokenizer reads text as rinsc 0.4 did: names of special tokens are characters, and
+    the file stays as it is. Runs that were begun so go on so.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        declared: DeclaredTokens | None = None,
+        *,
+        legacy: bool = False,
+    ) -> None:
+        self.declared = declared or DeclaredTokens()
+        self.is_legacy = legacy
+        if legacy:
+            backend.no_truncation()
+            backend.no_padding()
+        else:
+            text = backend.to_str()
+            plain = without_additions(text)
+            backend = backend if plain is text else type(backend).from_str(plain)
+            _add_declared(backend, self.declared)
+        backend.encode_special_tokens = legacy
         self._backend = backend
-        special = {
-            i: token for i, token in backend.get_added_tokens_decoder().items() if token.special
-        }
-        self._special_ids = frozenset(special)
+        self._added = backend.get_added_tokens_decoder()
+        special = {token.content: i for i, token in self._added.items() if token.special}
+        self._special_ids = frozenset(special.values())
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.ids_type = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
-        by_text = {token.content: i for i, token in special.items()}
-        self.end_of_document: int | None = next(
-            (by_text[text] for text in ENDS_OF_DOCUMENT if text in by_text), None
-        )
+        used = resolve(special, DeclaredTokens() if legacy else self.declared)
+        self.end_of_document: int | None = used.end_of_document
+        self.stop_ids: tuple[int, ...] = used.stop_ids
 
     @property
     def backend_tokenizer(self) -> tokenizers.Tokenizer:
@@ -73,6 +103,9 @@ class BytePairTokenizer:
     @cached_property
     def is_byte_level(self) -> bool:
         """Whether the bytes of the tokens, in a row, are always the bytes of the text."""
+        takes_spaces = any(token.lstrip or token.rstrip for token in self._added.values())
+        if takes_spaces and not self.is_legacy:
+            return False
         return all(self._bytes_of(probe) == probe.encode("utf-8") for probe in _PROBES)
 
     @cached_property
@@ -81,52 +114,96 @@ class BytePairTokenizer:
 
         Raises DataError for a tokenizer that is not byte-level: there it depends on the text.
         """
-        if not self.is_byte_level:
-            message = "a token of this tokenizer does not always stand for the same bytes"
-            raise data_error("not-byte-level", message, None, "use a byte-level tokenizer")
-        return np.array([len(data) for data in self._token_texts], dtype=np.int64)
+        counts = self._widths.copy()
+        counts[list(self._special_ids)] = 0
+        return counts
 
-    def encode(self, text: str) -> TokenIds:
-        """The ids of ``text``, shape ``(tokens,)``; no special token is added."""
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """Special tokens by the names that transformers gives them, for templates of chats."""
+        ends = self.end_of_document
+        eos = None if ends is None else self._backend.id_to_token(ends)
+        return ({} if eos is None else {"eos_token": eos}) | self.declared.tokens
+
+    def encode(self, text: str | bytes, *, characters: bool = False) -> TokenIds:
+        """The ids of ``text``, a str or UTF-8, shape ``(tokens,)``.
+
+        With ``characters`` the names of special tokens are characters like others.
+        """
+        if characters and not self.is_legacy:
+            return self._by_characters.encode(text)
         return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """The ids of each text, on all cores."""
-        pieces = [list(self._pieces(text)) for text in texts]
-        flat = [piece for parts in pieces for piece in parts]
-        encoded = iter(self._encoded(flat))
-        return [
-            self._joined([np.array(next(encoded).ids, dtype=self.ids_type) for _ in parts])
-            for parts in pieces
-        ]
+    def encode_batch(
+        self, texts: Sequence[str | bytes], *, end: int | None = None
+    ) -> list[TokenIds]:
+        """The ids of each text, on all cores, and ``end`` behind them where it is given.
 
-    def encode_counted(self, text: str) -> tuple[TokenIds, ByteCounts]:
+        What is held beside them does not grow with the texts.
+        """
+        data = [_utf8(text) for text in texts]
+        ids = [_Ids(len(text), self.ids_type) for text in data]
+        for piece in encoded_pieces(data, self._encode_pieces):
+            ids[piece.text].add(piece.ids)
+        last = np.array([] if end is None else [end], dtype=self.ids_type)
+        for some in ids:
+            some.add(last)
+        return [some.all for some in ids]
+
+    def encode_counted(self, text: str | bytes) -> tuple[TokenIds, TextBytes]:
         """The ids of ``text`` and the bytes of it that each stands for, which add up to all.
 
         Each token stands for what follows the token before it, up to its own end.
         """
         if self.is_byte_level:
             ids = self.encode(text)
-            return ids, self.token_bytes[ids]
-        (encoded,) = self._encoded([text], with_offsets=True)
-        widths = np.array([0, *(len(char.encode("utf-8")) for char in text)], dtype=np.int64)
-        ends = np.array([end for _, end in encoded.offsets], dtype=np.int64)
-        if len(ends):
-            ends = np.maximum.accumulate(ends)
-            ends[-1] = len(text)
-        counts = np.diff(np.cumsum(widths)[ends], prepend=0)
-        return np.array(encoded.ids, dtype=self.ids_type), counts
+            return ids, self.text_bytes(ids)
+        data = _utf8(text)
+        ids_found, counts = array("I"), array("q")
+        before = 0
+        for piece in encoded_pieces([data], self._encode_pieces):
+            ids_found.frombytes(piece.ids.astype(np.uint32).tobytes())
+            ends = np.maximum.accumulate(np.concatenate([[before], piece.ends]))
+            counts.frombytes(np.diff(ends).astype(np.int64).tobytes())
+            before = int(ends[-1])
+        if counts:
+            counts[-1] += len(data) - before
+        return (
+            np.frombuffer(ids_found, dtype=np.uint32).astype(self.ids_type),
+            np.frombuffer(counts, dtype=np.int64),
+        )
 
-    def require_lossless(self, ids: TokenIds, text: str) -> None:
+    def text_bytes(self, ids: TokenIds) -> TextBytes:
+        """The bytes of a text that each of its ids stands for, also the names of special tokens.
+
+        Raises DataError for a tokenizer that is not byte-level.
+        """
+        counts: TextBytes = self._narrow_widths[ids]
+        return counts
+
+    def require_lossless(self, ids: TokenIds, text: str | bytes) -> None:
         """Raises DataError unless the ids of a byte-level tokenizer hold exactly this text."""
-        if self._joined_bytes(ids) != text.encode("utf-8"):
-            message = "the text changes when it is encoded and decoded"
-            hint = "train the tokenizer with rinsc"
-            raise data_error("lossy-tokenizer", message, None, hint)
+        data, position = _utf8(text), 0
+        for start in range(0, len(ids), COMPARED_TOKENS):
+            part = self._joined_bytes(ids[start : start + COMPARED_TOKENS])
+            if not data.startswith(part, position):
+                break
+            position += len(part)
+        else:
+            if position == len(data):
+                return
+        message = "the text changes when it is encoded and decoded"
+        hint = "train the tokenizer with rinsc"
+        raise data_error("lossy-tokenizer", message, None, hint)
 
-    def decode(self, ids: Sequence[int] | TokenIds) -> str:
+    def decode(
+        self,
+        ids: Sequence[int] | npt.NDArray[np.integer[Any]],
+        *,
+        skip_special_tokens: bool = False,
+    ) -> str:
         """The text of ``ids``; bytes that are no whole character show as U+FFFD."""
-        return self._backend.decode(list(map(int, ids)), skip_special_tokens=False)
+        return self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens)
 
     @property
     def sha256(self) -> str:
@@ -136,26 +213,53 @@ class BytePairTokenizer:
     def to_json(self) -> str:
         return self._backend.to_str(pretty=True)
 
+    def to_state(self) -> str:
+        """All that `tokenizer_from_state` needs in another process."""
+        declared = vars(self.declared)
+        return json.dumps([self.to_json(), declared, self.is_legacy])
+
     def save(self, path: Path) -> None:
         """Write tokenizer.json; raises OutputError."""
         write_atomically(path, self.to_json())
 
+    def save_folder(self, folder: Path, context: int) -> None:
+        """Write what every tool reads: tokenizer.json, its config, a template of chats.
+
+        Raises OutputError.
+        """
+        files = dict(tokenizer_files(self.to_json(), self.declared, context))
+        if self.is_legacy:
+            files[TOKENIZER_FILE] = self.to_json().encode("utf-8")
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+
+    @cached_property
+    def _by_characters(self) -> BytePairTokenizer:
+        copy = type(self._backend).from_str(self._backend.to_str())
+        return BytePairTokenizer(copy, legacy=True)
+
     @cached_property
     def _token_texts(self) -> list[bytes]:
         """The bytes of each token, as in the byte-level alphabet one character is one byte."""
-        added = self._backend.get_added_tokens_decoder()
         names = [""] * self.vocab_size
         for name, i in self._backend.get_vocab(with_added_tokens=True).items():
             names[i] = name
-        texts = []
-        for i, name in enumerate(names):
-            if i in self._special_ids:
-                texts.append(b"")
-            elif i in added:
-                texts.append(name.encode("utf-8"))
-            else:
-                texts.append(byte_level_bytes(name))
-        return texts
+        return [
+            name.encode("utf-8") if i in self._added else byte_level_bytes(name)
+            for i, name in enumerate(names)
+        ]
+
+    @cached_property
+    def _widths(self) -> ByteCounts:
+        """Shape ``(vocab,)``: the bytes of each token, of special ones those of their names."""
+        if not self.is_byte_level:
+            message = "a token of this tokenizer does not always stand for the same bytes"
+            raise data_error("not-byte-level", message, None, "use a byte-level tokenizer")
+        return np.array([len(data) for data in self._token_texts], dtype=np.int64)
+
+    @cached_property
+    def _narrow_widths(self) -> npt.NDArray[np.uint32]:
+        return self._widths.astype(np.uint32)  # a text has one of them for each of its tokens
 
     def _joined_bytes(self, ids: TokenIds) -> bytes:
         return b"".join(map(self._token_texts.__getitem__, ids.tolist()))
@@ -163,6 +267,21 @@ class BytePairTokenizer:
     def _bytes_of(self, text: str) -> bytes:
         (encoded,) = self._encoded([text])
         return self._joined_bytes(np.array(encoded.ids, dtype=self.ids_type))
+
+    def _encode_pieces(self, texts: Sequence[bytes]) -> list[Piece]:
+        """Each text as ids, with the bytes at which each token ends."""
+        strings = [text.decode("utf-8") for text in texts]
+        by_widths = self.is_byte_level
+        pieces = []
+        for number, encoded in enumerate(self._encoded(strings, with_offsets=not by_widths)):
+            ids = np.array(encoded.ids, dtype=np.int64)
+            if by_widths:
+                ends = np.cumsum(self._widths[ids])
+            else:
+                ends = np.array([end for _, end in encoded.offsets], dtype=np.int64)
+                ends = _byte_positions(strings[number])[ends]
+            pieces.append(Piece(ids, ends))
+        return pieces
 
     def _encoded(self, texts: list[str], *, with_offsets: bool = False) -> list[Any]:
         """What the library makes of each text; raises DataError where it cannot encode one."""
@@ -174,20 +293,35 @@ class BytePairTokenizer:
             hint = "use a tokenizer with a token for what it does not know"
             raise data_error("tokenizer-failed", message, None, hint) from error
 
-    def _pieces(self, text: str) -> Iterator[str]:
-        """Only where the end of a piece changes nothing but the tokens at it."""
-        return _pieces(text) if self.is_byte_level else iter([text])
 
-    def _joined(self, parts: list[TokenIds]) -> TokenIds:
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=self.ids_type)
+class _Ids:
+    """Ids that are added to. Most texts have fewer tokens than bytes, and memory that is not
+    written to takes no place."""
+
+    def __init__(self, text_bytes: int, kind: np.dtype[Any]) -> None:
+        self._ids = np.empty(text_bytes + 1, dtype=kind)
+        self._count = 0
+
+    def add(self, ids: npt.NDArray[Any]) -> None:
+        end = self._count + len(ids)
+        if end > len(self._ids):
+            self._ids = np.concatenate([self.all, np.empty(end, dtype=self._ids.dtype)])
+        self._ids[self._count : end] = ids
+        self._count = end
+
+    @property
+    def all(self) -> TokenIds:
+        return self._ids[: self._count]
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, end_of_text: str | None = END_OF_TEXT
+) -> BytePairTokenizer:
     """Learn ``vocab_size`` tokens from ``texts``; equal texts give equal tokenizers.
 
-    Raises DataError where the size is out of range or the text has too few repeated pairs for it.
+    The first of them is the special token ``end_of_text``, unless it is None or there is only room
+    for the bytes. Raises DataError where the size is out of range or the text has too few repeated
+    pairs for it.
     """
     if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
         message = f"a vocabulary of {vocab_size} tokens cannot be trained"
@@ -201,49 +335,84 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
         vocab_size=vocab_size,
         min_frequency=MIN_PAIR_COUNT,
         show_progress=False,
+        special_tokens=[] if end_of_text is None or vocab_size == MIN_VOCAB else [end_of_text],
         initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
     )
-    backend.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
+    backend.train_from_iterator(learned_texts(texts), trainer)
     tokenizer = BytePairTokenizer(backend)
-    check_vocabulary(tokenizer, vocab_size)
-    return tokenizer
-
-
-def load_tokenizer(path: Path) -> BytePairTokenizer:
-    """Read tokenizer.json, or the one in a folder; raises DataError where it cannot be read."""
-    _library()
-    path = path / "tokenizer.json" if path.is_dir() else path
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _not_readable("cannot-read", "cannot read the tokenizer", path) from error
-    try:
-        return tokenizer_from_json(text)
-    except Exception as error:  # the library raises bare Exception for a bad file
-        raise _not_readable("bad-tokenizer", "not a tokenizer file", path) from error
-
-
-def tokenizer_from_json(text: str) -> BytePairTokenizer:
-    """The tokenizer whose ``to_json`` this is."""
-    return BytePairTokenizer(_library().Tokenizer.from_str(text))
-
-
-def check_vocabulary(tokenizer: BytePairTokenizer, vocab_size: int) -> None:
-    """Raises DataError unless the tokenizer has exactly the model's vocabulary."""
     if tokenizer.vocab_size != vocab_size:
         message = f"the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}"
         hint = f"use more text, or give the model --vocab-size {tokenizer.vocab_size}"
         raise data_error("vocabulary-mismatch", message, None, hint)
+    return tokenizer
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces of whole lines, of about PIECE_CHARS characters."""
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start + PIECE_CHARS) + 1 or len(text)
-        end = min(end, start + 2 * PIECE_CHARS)
-        yield text[start:end]
-        start = end
+def load_tokenizer(path: Path, begun: Mapping[str, object] | None = None) -> BytePairTokenizer:
+    """Read tokenizer.json, or the one in a folder, with what stands beside it.
+
+    ``begun`` is what the record of a run says of its tokenizer: a run that was begun by rinsc 0.4
+    gets its text as it had it then. Raises DataError where a file cannot be read.
+    """
+    _library()
+    path = path / TOKENIZER_FILE if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _not_readable("cannot-read", "cannot read the tokenizer", path) from error
+    declared = read_declared(path.parent) if path.name == TOKENIZER_FILE else DeclaredTokens()
+    try:
+        return tokenizer_from_json(text, declared, legacy=_is_legacy(begun))
+    except Exception as error:  # the library raises bare Exception for a bad file
+        raise _not_readable("bad-tokenizer", "not a tokenizer file", path) from error
+
+
+def tokenizer_from_json(
+    text: str, declared: DeclaredTokens | None = None, *, legacy: bool = False
+) -> BytePairTokenizer:
+    """The tokenizer whose ``to_json`` this is."""
+    return BytePairTokenizer(_library().Tokenizer.from_str(text), declared, legacy=legacy)
+
+
+def tokenizer_from_state(state: str) -> BytePairTokenizer:
+    """The tokenizer whose ``to_state`` this is."""
+    text, declared, legacy = json.loads(state)
+    return tokenizer_from_json(text, DeclaredTokens(**declared), legacy=legacy)
+
+
+def check_vocabulary(tokenizer: BytePairTokenizer, vocab_size: int) -> None:
+    """Raises DataError where the tokenizer has more tokens than the model.
+
+    A model may have more, as vocabularies are often padded to a round number.
+    """
+    if tokenizer.vocab_size > vocab_size:
+        message = f"the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}"
+        hint = f"give the model --vocab-size {tokenizer.vocab_size}, or more"
+        raise data_error("vocabulary-mismatch", message, None, hint)
+
+
+def _add_declared(backend: tokenizers.Tokenizer, declared: DeclaredTokens) -> None:
+    """Declared tokens of the vocabulary are special, as transformers makes them."""
+    added = backend.get_added_tokens_decoder()
+    special = {token.content for token in added.values() if token.special}
+    known = [t for t in declared.tokens.values() if backend.token_to_id(t) is not None]
+    if missing := [text for text in dict.fromkeys(known) if text not in special]:
+        backend.add_special_tokens(missing)
+
+
+def _is_legacy(begun: Mapping[str, object] | None) -> bool:
+    return begun is not None and "special_tokens" not in begun
+
+
+def _utf8(text: str | bytes) -> bytes:
+    return text.encode("utf-8") if isinstance(text, str) else text
+
+
+def _byte_positions(text: str) -> npt.NDArray[np.int64]:
+    """Where each character of ``text`` begins in UTF-8, and where the last one ends."""
+    if text.isascii():
+        return np.arange(len(text) + 1)
+    widths = [len(char.encode("utf-8")) for char in text]
+    return np.cumsum([0, *widths], dtype=np.int64)
 
 
 def _library() -> Any:

@@ -154,9 +154,10 @@ class FinishedRun:
 
     def tokenizer(self) -> BytePairTokenizer:
         """The tokenizer that the run was trained with; raises DataError, and CheckpointError."""
-        found = load_tokenizer(self.folder.tokenizer)
-        check_vocabulary(found, self.graph.spec.vocab_size)
         begun = self.data_facts.get("tokenizer")
+        known = begun if isinstance(begun, Mapping) else None
+        found = load_tokenizer(self.folder.tokenizer, known)
+        check_vocabulary(found, self.graph.spec.vocab_size)
         if not isinstance(begun, Mapping) or begun.get("sha256") != found.sha256:
             message = "the tokenizer is not the one that the run was trained with"
             raise _error("other-tokenizer", message, self.folder.tokenizer, "restore the file")

@@ -26,8 +26,8 @@ def check_fits(
 ) -> None:
     """Everything that can be wrong before the first step; nothing is allocated.
 
-    Raises what `check_settings` and `check_devices` raise, SpecError where the text has another
-    vocabulary than the model, and DataError where it does not fill one sequence.
+    Raises what `check_settings` and `check_devices` raise, SpecError where the text has more
+    tokens than the model, and DataError where it does not fill one sequence.
     """
     check_settings(spec, config)
     check_vocabulary(spec, corpus.vocab_size)
@@ -37,9 +37,12 @@ def check_fits(
 
 
 def check_vocabulary(spec: ModelSpec, tokens: int) -> None:
-    """Raises SpecError where a text of so many different tokens is not the model's."""
-    if tokens != spec.vocab_size:
-        message = f"the text has {tokens} tokens, the model {spec.vocab_size}"
+    """Raises SpecError where a text has more different tokens than the model.
+
+    A model may have more: ids that no text has are never a target, nor generated.
+    """
+    if tokens > spec.vocab_size:
+        message = f"the tokenizer has {tokens} tokens, the model {spec.vocab_size}"
         hint = f"give the model --vocab-size {tokens}, or use another tokenizer"
         raise SpecError(Problem("vocabulary-mismatch", message, hint=hint))
 

@@ -31,7 +31,7 @@ def held_out_sample(folder: RunFolder) -> str:
         if part == "held_out":
             tally.add(document)
             if len(beginning) <= SAMPLE_BYTES:
-                beginning += document.text[: SAMPLE_BYTES + 1]
+                beginning += document.data[: 4 * SAMPLE_BYTES + 4].decode("utf-8", "ignore")
     _require_same({"held_out": tally.record()}, record, folder)
     return first_lines(beginning, SAMPLE_BYTES)
 

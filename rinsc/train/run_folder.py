@@ -16,6 +16,7 @@ from rinsc.__about__ import __version__
 from rinsc.errors import OutputError, Problem
 from rinsc.files import cannot_write, check_folder, make_folder, write_atomically
 from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.tokenizer_files import TEMPLATE_FILE
 from rinsc.train.checkpoint import checkpoints, remove_checkpoints
 from rinsc.train.config import TrainConfig, config_to_toml
 
@@ -71,6 +72,10 @@ class RunFolder:
         return self.path / "tokenizer_config.json"
 
     @property
+    def chat_template(self) -> Path:
+        return self.path / TEMPLATE_FILE
+
+    @property
     def evaluation(self) -> tuple[Path, ...]:
         """What ``rinsc eval`` writes beside the run, unless it is told where."""
         return self.path / "eval.svg", self.path / "eval.json"
@@ -113,7 +118,7 @@ class RunFolder:
         inputs = (self.model_spec, self.config, self.data_record, self.environment, self.tokenizer)
         model = (self.result, self.weights, self.hf_config, self.tokenizer_config)
         begun_with = self.source, self.initial_weights
-        return (*model, *self.evaluation, self.metrics, *inputs, *begun_with)
+        return (*model, self.chat_template, *self.evaluation, self.metrics, *inputs, *begun_with)
 
     def evaluation_of(self, checkpoint: str) -> Path:
         """The picture that ``rinsc eval`` draws of a checkpoint, unless it is told where."""
@@ -197,6 +202,15 @@ def write_inputs(
     write_atomically(folder.config, config_to_toml(config))
     write_atomically(folder.data_record, _json(data_record))
     write_atomically(folder.environment, _json(environment()))
+
+
+def begun_tokenizer(folder: RunFolder) -> Mapping[str, object] | None:
+    """What the record of a run that was begun says of its tokenizer; None where nothing does."""
+    try:
+        record = json.loads(folder.data_record.read_text(encoding="utf-8"))["tokenizer"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 
 from rinsc.backends.hf import RinscForCausalLM
-from rinsc.backends.hf.folder import special_token_ids, tokenizer_config
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.backends.torch.weights import save_weights
 from rinsc.files import parse_json, write_atomically
+from rinsc.tokenizer_files import (
+    TOKENIZER_CONFIG_FILE,
+    read_declared,
+    special_tokens,
+    tokenizer_files,
+)
 from rinsc.train.devices import Devices
 from rinsc.train.run_folder import RunFolder
 
@@ -30,9 +35,11 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         save_weights(plain, folder.weights)
         config = parse_json(model.config.to_json_string())
         if folder.tokenizer.is_file():  # a run from Python may have none
-            words = folder.tokenizer.read_text(encoding="utf-8")
-            config |= special_token_ids(words)
-            write_atomically(folder.tokenizer_config, tokenizer_config(plain.spec.context, words))
+            declared = read_declared(folder.path)
+            text = folder.tokenizer.read_text(encoding="utf-8")
+            config |= special_tokens(text, declared).config_ids
+            files = tokenizer_files(text, declared, plain.spec.context)
+            write_atomically(folder.tokenizer_config, files[TOKENIZER_CONFIG_FILE])
         write_atomically(folder.hf_config, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     devices.on_first(write)

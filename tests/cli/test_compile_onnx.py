@@ -27,7 +27,9 @@ from rinsc.train.run_folder import RunFolder
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
-NAMES = ["heldout.txt", "model.onnx", "model.onnx.data", "tokenizer.json"]
+NAMES = [
+    *("heldout.txt", "model.onnx", "model.onnx.data", "tokenizer.json", "tokenizer_config.json")
+]
 
 
 def _compile(run: Path | str, output: Path | str, *more: str) -> Result:
@@ -48,7 +50,7 @@ def test_the_folder_of_a_run(run: Path, corpus: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == NAMES
     wrote, form = err.splitlines()
     assert wrote.startswith(f"wrote {folder}/ (")
-    assert wrote.endswith("KiB: model.onnx, model.onnx.data, tokenizer.json, heldout.txt)")
+    assert wrote.endswith("tokenizer.json, tokenizer_config.json, heldout.txt)")
     assert form == (
         "any rounds (2 if not given) · cache · fused operators · int4 · run by ONNX Runtime on cpu"
     )

@@ -80,7 +80,7 @@ def test_batches_of_another_size_change_nothing(
     source: Source, small: BytePairTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = prepare(source, small, folder=tmp_path / "one")
-    monkeypatch.setattr(encode, "BATCH_CHARS", 700)
+    monkeypatch.setattr(encode, "BATCH_BYTES", 700)
     assert same(made, prepare(source, small, folder=tmp_path / "two"))
 
 
@@ -270,7 +270,7 @@ def test_a_folder_that_cannot_be_written(
 def test_memory_holds_a_few_batches_only(
     small: BytePairTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "BATCH_CHARS", 1000)
+    monkeypatch.setattr(encode, "BATCH_BYTES", 1000)
     text = LINE.format(1)
     taken = 0
 

@@ -166,15 +166,29 @@ def test_a_tokenizer_that_makes_nothing_of_a_text(tmp_path: Path) -> None:
     assert [each.suffix for each in (tmp_path / "tokens").iterdir()] == [".lock"]
 
 
-def test_the_name_of_a_special_token_in_a_text_is_text() -> None:
+def test_the_name_of_a_special_token_in_a_text_is_that_token() -> None:
     tokenizer = MADE["byte level"]
     text = f"before {END} after"
-    ids = tokenizer.encode(text)
-    assert tokenizer.end_of_document not in ids
+    ids, counts = tokenizer.encode_counted(text)
+    assert ids.tolist() == _byte_level().encode(text).ids
+    assert (ids == tokenizer.end_of_document).sum() == 1
     assert tokenizer.decode(ids) == text
-    assert tokenizer.token_bytes[ids].sum() == len(text)
+    assert counts.sum() == len(text)
+    tokenizer.require_lossless(ids, text)
     again = BytePairTokenizer(tokenizers.Tokenizer.from_str(tokenizer.to_json()))
     assert np.array_equal(again.encode(text), ids)
+
+
+def test_names_of_special_tokens_can_be_characters() -> None:
+    tokenizer = MADE["byte level"]
+    text = f"before {END} after"
+    for ids in (
+        tokenizer.encode(text, characters=True),
+        BytePairTokenizer(_byte_level(), legacy=True).encode(text),
+    ):
+        assert tokenizer.end_of_document not in ids
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.token_bytes[ids].sum() == len(text)
 
 
 def test_nothing_is_added_cut_or_filled_up() -> None:

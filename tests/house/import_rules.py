@@ -30,6 +30,7 @@ ORDER = (
     "generation",
     "decoders",
     "text",
+    "tokenizer_files",
     "backends",
     "installation",
     "verification",

@@ -348,7 +348,7 @@ def test_a_run_does_not_go_on_with_other_settings(
 @pytest.mark.parametrize(
     ("spec_change", "config_change", "error", "code"),
     [
-        ({"vocab_size": 512}, {}, SpecError, "vocabulary-mismatch"),
+        ({"vocab_size": 306}, {}, SpecError, "vocabulary-mismatch"),
         ({}, {"sequence_length": 30}, SpecError, "beyond-context"),
         ({"signature": parse("AB")}, {"rounds": 2}, RinscError, "unknown-repeat"),
         (

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 from rinsc.backends.hf.standalone import standalone_source
-from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.errors import OutputError, Problem
 from rinsc.files import (
     atomic_path,
     check_folder,
@@ -24,16 +24,13 @@ from rinsc.files import (
     parse_json,
     read_json,
 )
-from rinsc.text import ENDS_OF_DOCUMENT, PADDING
+from rinsc.tokenizer_files import TOKENIZER_FILES
 
 CODE = "modeling_rinsc"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-TOKENIZER_FILE = "tokenizer.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, f"{CODE}.py", GENERATION_FILE)
-TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 AUTO_MAP = {
     "AutoConfig": f"{CODE}.{RinscConfig.__name__}",
     "AutoModel": f"{CODE}.{RinscModel.__name__}",
@@ -68,9 +65,9 @@ def write_standalone_folder(
     """
     check_standalone_folder(path)
     texts = {
-        CONFIG_FILE: _config_json(model, files),
+        CONFIG_FILE: _config_json(model),
         f"{CODE}.py": standalone_source(model.config),
-        GENERATION_FILE: _generation_json(model.config),
+        GENERATION_FILE: _generation_json(model),
     }
     contents = {name: text.encode("utf-8") for name, text in texts.items()} | dict(files)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -82,67 +79,22 @@ def write_standalone_folder(
     return [path / name for name in (WEIGHTS_FILE, *contents)]
 
 
-def tokenizer_config(context: int, tokenizer: str) -> str:
-    """What ``AutoTokenizer`` is to make of a tokenizer.json, of this text, as JSON."""
-    values: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "backend": "tokenizers"}
-    values["model_max_length"] = context
-    values |= {f"{use}_token": token for use, (token, _) in special_tokens(tokenizer).items()}
-    return json.dumps(values, indent=2) + "\n"
-
-
-def plain_tokenizer_config(path: Path) -> str:
-    """A tokenizer_config.json without what names code: the folder is loaded with
-    ``trust_remote_code``, which is meant for our code alone. Raises CheckpointError."""
-    try:
-        values = read_json(path)
-        plain = {key: value for key, value in values.items() if key != "auto_map"}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        message, hint = f"the {path.name} is damaged", "restore the file, or remove it"
-        raise CheckpointError(
-            Problem("bad-tokenizer", message, place=str(path), hint=hint)
-        ) from None
-    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
-
-
-def special_token_ids(tokenizer: str) -> dict[str, int]:
-    """The keys of a config that say which tokens end a text and fill a batch."""
-    return {f"{use}_token_id": number for use, (_, number) in special_tokens(tokenizer).items()}
-
-
-def special_tokens(tokenizer: str) -> dict[str, tuple[str, int]]:
-    """The tokens that end a text (``eos``) and fill a batch (``pad``), as far as a tokenizer.json
-    has some; what ends a text fills a batch where nothing else does.
-
-    Raises CheckpointError for a text that is no tokenizer.json.
-    """
-    try:
-        added = parse_json(tokenizer).get("added_tokens") or []
-        special = {token["content"]: token["id"] for token in added if token.get("special")}
-    except (ValueError, AttributeError, KeyError, TypeError):
-        message = "the tokenizer.json is damaged"
-        hint = "restore the file, or train the run again"
-        raise CheckpointError(Problem("bad-tokenizer", message, hint=hint)) from None
-    found = {}
-    for use, names in (("eos", ENDS_OF_DOCUMENT), ("pad", (*PADDING, *ENDS_OF_DOCUMENT))):
-        name = next((name for name in names if name in special), None)
-        if name is not None:
-            found[use] = (name, special[name])
-    return found
-
-
-def _config_json(model: RinscForCausalLM, files: Mapping[str, bytes]) -> str:
+def _config_json(model: RinscForCausalLM) -> str:
     values: dict[str, Any] = parse_json(model.config.to_json_string())
-    if TOKENIZER_FILE in files:
-        values |= special_token_ids(files[TOKENIZER_FILE].decode("utf-8"))
     values |= {"architectures": [RinscForCausalLM.__name__], "auto_map": AUTO_MAP}
     values["dtype"] = str(model.dtype).removeprefix("torch.")
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
-def _generation_json(config: RinscConfig) -> str:
-    """Where ``rounds`` may be added: they are ignored in a file that is marked as derived."""
-    generation = GenerationConfig.from_model_config(config)
+def _generation_json(model: RinscForCausalLM) -> str:
+    """The config's ids, and the ids without a token that generation is to leave out.
+
+    ``rounds`` may be added: they are ignored in a file that is marked as derived.
+    """
+    generation = GenerationConfig.from_model_config(model.config)
     generation._from_model_config = False
+    if model.generation_config is not None:
+        generation.suppress_tokens = model.generation_config.suppress_tokens
     return str(generation.to_json_string())
 
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from rinsc.backends.onnx.loading import MODEL_FILE
 from rinsc.errors import OutputError, Problem
 from rinsc.files import atomic_path, check_folder, check_writable, made_folder
+from rinsc.tokenizer_files import GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
 
 DATA_FILE = f"{MODEL_FILE}.data"  # the weights, in pages that a runtime can map
-TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "genai_config.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-GENAI_FILES = {CONFIG_FILE, TOKENIZER_CONFIG_FILE}  # beside those of every model
+# Beside those of every model: what an earlier one left here would be taken for the new one's.
+OTHER_FILES = {CONFIG_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE, GENERATION_FILE}
 HELD_OUT_FILE = "heldout.txt"  # a sample of text that the model was not trained on
 
 
@@ -39,7 +39,7 @@ def write_model_folder(model: OnnxModel, path: Path, files: Mapping[str, bytes])
     """Write the model and further ``files`` by name; their paths, the model's first.
 
     The folder is made where it is missing. Every file is complete before the first takes its
-    name, and files of other names are left alone, but for those of `GENAI_FILES` that an earlier
+    name, and files of other names are left alone, but for those of `OTHER_FILES` that an earlier
     model left. Raises OutputError; a folder that was made, and
     nothing else, is then removed again.
     """
@@ -48,7 +48,7 @@ def write_model_folder(model: OnnxModel, path: Path, files: Mapping[str, bytes])
         for name, content in files.items():
             writing.enter_context(atomic_path(path / name)).write_bytes(content)
         model.save(path / MODEL_FILE, external_data_over=0)
-    for name in GENAI_FILES - files.keys():
+    for name in OTHER_FILES - files.keys():
         (path / name).unlink(missing_ok=True)  # of a model that stood here before
     return [path / name for name in (MODEL_FILE, DATA_FILE, *files)]
 

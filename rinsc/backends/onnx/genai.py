@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rinsc.backends.onnx.builder import shape_of
-from rinsc.backends.onnx.folder import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from rinsc.backends.onnx.folder import CONFIG_FILE
 from rinsc.backends.onnx.fusion import can_fuse
 from rinsc.backends.onnx.loading import MODEL_FILE, read_metadata
 from rinsc.backends.onnx.past import PAST, PRESENT
@@ -19,6 +19,15 @@ from rinsc.errors import DataError, LoweringError, Problem
 from rinsc.files import parse_json
 from rinsc.generation import checked_request
 from rinsc.spec import ModelSpec
+from rinsc.tokenizer_files import (
+    read_declared,
+    special_tokens,
+    tokenizer_files,
+    vocabulary_size,
+)
+from rinsc.tokenizer_files import (
+    stop_ids as known_stop_ids,
+)
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
@@ -35,10 +44,12 @@ def genai_files(
 ) -> Mapping[str, bytes]:
     """Files, by name, that make the folder of ``model.onnx`` one that `onnxruntime_genai` loads.
 
-    They are ``genai_config.json`` and, with a ``tokenizer`` (a file of the library tokenizers),
-    ``tokenizer.json`` and ``tokenizer_config.json``. Generation ends at each of ``stop_ids`` and at
-    ``max_length``, by default the context. The package cannot do without a token that ends a text:
-    where none is given it is the byte 0xFF of a byte-level tokenizer, which no text holds.
+    They are ``genai_config.json`` and, with a ``tokenizer`` (a file of the library tokenizers), the
+    files of `rinsc.tokenizer_files`, with a template of chats where one stands beside it.
+    Generation ends at each of ``stop_ids`` and at ``max_length``, by default the context. Where no
+    stop ids are given they are those of the tokenizer and of the configs beside it. The package
+    cannot do without a token that ends a text: where none is known it is the byte 0xFF of a
+    byte-level tokenizer, which no text holds.
 
     The rounds of a gated model are set for each generator, before it is given tokens, and are those
     of the whole sequence::
@@ -64,12 +75,14 @@ def genai_files(
     files: dict[str, bytes] = {}
     if tokenizer is not None:
         text, content = _read_tokenizer(tokenizer, spec)
-        stops = stops or _never_in_text(content)
-        files[TOKENIZER_FILE] = text
-        files[TOKENIZER_CONFIG_FILE] = _json(_tokenizer_config(spec))
+        declared = read_declared(tokenizer.parent)
+        ids = special_tokens(text, declared).stop_ids
+        known = known_stop_ids(tokenizer.parent, ids, spec.vocab_size)
+        stops = stops or list(known) or _never_in_text(content)
+        files.update(tokenizer_files(text, declared, spec.context))
     if not stops:
         message = "ONNX Runtime GenAI needs a token that ends a text, and none is known"
-        hint = "give stop_ids, or a byte-level tokenizer, which has a byte that no text holds"
+        hint = "name one: --stop-id ID, or stop_ids=[ID] in Python"
         raise LoweringError(Problem("no-stop-token", message, hint=hint))
     config = {
         "model": {
@@ -140,17 +153,18 @@ def _is_fused(model: OnnxModel) -> bool:
     return model.metadata["rinsc.operators"] == "fused"
 
 
-def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[bytes, Mapping[str, Any]]:
+def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[str, Mapping[str, Any]]:
     """The file as it is and what it says; raises `DataError`."""
     try:
-        text = path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise _tokenizer_error("cannot-read", "cannot read the tokenizer", path) from error
     try:
+        text = data.decode("utf-8")
         content = parse_json(text)
-        ids = [*content["model"]["vocab"].values()]
-        ids += [token["id"] for token in content.get("added_tokens", ())]
-        tokens = 1 + max(map(int, ids))
+        tokens = vocabulary_size(text)
+        if not tokens:
+            raise ValueError("it has no tokens")
     except (
         ValueError,
         KeyError,
@@ -158,7 +172,7 @@ def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[bytes, Mapping[str, An
         AttributeError,
         OverflowError,
     ) as error:
-        message = "not the file of a byte-pair tokenizer"
+        message = "not the file of a tokenizer"
         raise _tokenizer_error("bad-tokenizer", message, path) from error
     if tokens > spec.vocab_size:
         message = f"the tokenizer has {tokens} tokens, the model {spec.vocab_size}"
@@ -173,14 +187,6 @@ def _never_in_text(tokenizer: Mapping[str, Any]) -> list[int]:
         return []
     found = tokenizer["model"]["vocab"].get(NEVER_IN_TEXT)
     return [] if found is None else [found]
-
-
-def _tokenizer_config(spec: ModelSpec) -> Mapping[str, Any]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # all that it does stands in tokenizer.json
-        "model_max_length": spec.context,
-        "clean_up_tokenization_spaces": False,
-    }
 
 
 def _tokenizer_error(code: str, message: str, path: Path) -> DataError:

@@ -1,0 +1,95 @@
+"""Prompts of a chat: the text that a tokenizer's template makes of a user's message.
+
+A template is a program that somebody else wrote. It runs in the sandbox of transformers, which has
+no way to files or to other programs, and in a process of its own with limits of time and memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from rinsc.errors import DataError, Problem
+from rinsc.extras import require
+
+if TYPE_CHECKING:
+    from rinsc.data.tokenizer import BytePairTokenizer
+
+SECONDS = 60  # of a process that renders, most of them to import transformers
+RENDER_SECONDS = 10  # of the processor, for the template alone
+RENDER_BYTES = 1 << 29  # beside what is held before it
+
+
+def render_chats(tokenizer: BytePairTokenizer, messages: tuple[str, ...]) -> list[str]:
+    """Each message as the text of a chat that an assistant is to go on with.
+
+    Raises DataError where the tokenizer has no template, and where it cannot be rendered.
+    """
+    template = tokenizer.declared.template
+    if template is None:
+        hint = "leave --chat out, or train with a --tokenizer FOLDER that has chat_template.jinja"
+        raise DataError(
+            Problem("no-chat-template", "the tokenizer has no chat template", hint=hint)
+        )
+    require("transformers")
+    asked = {"template": template, "messages": messages, "tokens": tokenizer.named_tokens}
+    command = [sys.executable, "-c", f"from {__name__} import render_process; render_process()"]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(asked).encode("ascii"),
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        answer = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise _failed("it takes too long") from None
+    except ValueError:
+        raise _failed("it takes too much time or memory") from None
+    if "error" in answer:
+        raise _failed(str(answer["error"]))
+    return [str(text) for text in answer["texts"]]
+
+
+def render_process() -> None:
+    """What the process of `render_chats` does: JSON from standard input to standard output."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    asked = json.load(sys.stdin)
+    _limit()
+    try:
+        chats = [[{"role": "user", "content": message}] for message in asked["messages"]]
+        found = render_jinja_template(
+            conversations=chats,
+            chat_template=asked["template"],
+            add_generation_prompt=True,
+            **asked["tokens"],
+        )
+        answer: dict[str, object] = {"texts": found[0]}
+    except Exception as error:  # a template may go wrong in every way
+        answer = {"error": (str(error).strip() or type(error).__name__).partition("\n")[0][:200]}
+    json.dump(answer, sys.stdout)
+
+
+def _limit() -> None:
+    """Where the system has such limits."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+        from pathlib import Path
+
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        seconds = int(used) + RENDER_SECONDS
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        size = pages * resource.getpagesize() + RENDER_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def _failed(reason: str) -> DataError:
+    hint = "mend chat_template.jinja beside the tokenizer, or leave --chat out"
+    message = f"the chat template cannot be used: {reason}"
+    return DataError(Problem("bad-chat-template", message, hint=hint))

@@ -1,0 +1,217 @@
+"""Long texts in pieces, whose tokens in a row are those of the whole text.
+
+A library needs some hundred bytes of memory for each token, so a long text is encoded piece by
+piece. A cut must not change a token. So each piece is encoded behind some bytes of the text before
+it, its context, whose tokens are dropped again; and a cut counts only where the tokens before it
+are the same with the text after it and without::
+
+    text       ... the cat sat on the mat. And the ...
+    cut                         ^                       after "on"
+    context             the cat sat on                  as 5 tokens
+    next piece          the cat sat on the mat. And     without its first 5 tokens
+
+Where no such place is known beforehand, as in a text without a space, the tokens of a piece say
+where it can be cut: where encoding anew from an earlier token's beginning gives the same tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+PIECE_BYTES = 1 << 14
+CONTEXT_BYTES = 1 << 9
+GROUP_BYTES = PIECE_BYTES * max(4, os.cpu_count() or 1)  # encoded at once, on all cores
+TRIED_SPACES = 4  # places after white space at which a cut is tried
+TRIED_TOKENS = 12  # tokens at whose end a cut is tried
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of a text: ids, the bytes of the text at which they end, and which text it is."""
+
+    ids: Ints
+    ends: Ints
+    text: int = 0
+
+
+Encode: TypeAlias = Callable[[Sequence[bytes]], Sequence[Piece]]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A piece begins at ``start``; it is encoded from ``context`` on, without ``skipped`` ids."""
+
+    start: int
+    context: int
+    skipped: Ints
+
+
+def encoded_pieces(texts: Sequence[bytes], encode: Encode) -> Iterator[Piece]:
+    """The tokens of all texts in their order, in pieces; ``ends`` are bytes of the whole text."""
+    group: list[tuple[int, bytes]] = []
+    size = 0
+    for number, text in enumerate(texts):
+        is_long = len(text) > 2 * PIECE_BYTES
+        if group and (is_long or size + len(text) > GROUP_BYTES):
+            yield from _whole(group, encode)
+            group, size = [], 0
+        if is_long:
+            for piece in _long(text, encode):
+                yield Piece(piece.ids, piece.ends, number)
+        else:
+            group.append((number, text))
+            size += len(text)
+    yield from _whole(group, encode)
+
+
+def _whole(group: Sequence[tuple[int, bytes]], encode: Encode) -> Iterator[Piece]:
+    if group:
+        pieces = encode([text for _, text in group])
+        for (number, _), piece in zip(group, pieces, strict=True):
+            yield Piece(piece.ids, piece.ends, number)
+
+
+def _long(text: bytes, encode: Encode) -> Iterator[Piece]:
+    """A text piece by piece: many at once, and one by one where a cut proves to be wrong."""
+    here = _Cut(0, 0, _none())
+    count = GROUP_BYTES // PIECE_BYTES
+    while True:
+        targets = range(here.start + PIECE_BYTES, len(text) - PIECE_BYTES, PIECE_BYTES)[:count]
+        cuts = [here, *_cuts_at_spaces(text, targets, encode)]
+        ends = [cut.start for cut in cuts[1:]]
+        if not targets:
+            ends = [len(text)]
+        elif not ends:
+            piece, here = _stitched(text, here, targets[0], encode)
+            yield piece
+            continue
+        slices = [text[cut.context : end] for cut, end in zip(cuts, ends, strict=False)]
+        for number, piece in enumerate(encode(slices)):
+            cut, last = cuts[number], not targets
+            if not last and not _ends_with(piece.ids, cuts[number + 1].skipped):
+                piece, here = _stitched(text, cut, ends[number], encode)
+                yield piece
+                break
+            yield _behind(cut, piece)
+            if last:
+                return
+            here = cuts[number + 1]
+
+
+def _cuts_at_spaces(text: bytes, targets: Sequence[int], encode: Encode) -> list[_Cut]:
+    """Cuts near ``targets`` that change no token next to them, up to the first that has none."""
+    found: dict[int, _Cut] = {}
+    places = {target: _spaces(text, target) for target in targets}
+    for attempt in range(TRIED_SPACES):
+        tried = {
+            t: places[t][attempt] for t in targets if t not in found and attempt < len(places[t])
+        }
+        if not tried:
+            break
+        contexts = [_char_start(text, at - CONTEXT_BYTES) for at in tried.values()]
+        pairs = list(zip(contexts, tried.values(), strict=True))
+        before = encode([text[context:at] for context, at in pairs])
+        both = encode([text[c : _char_start(text, at + CONTEXT_BYTES)] for c, at in pairs])
+        for (context, at), target, left, whole in zip(pairs, tried, before, both, strict=True):
+            if _begins_with(whole.ids, left.ids):
+                found[target] = _Cut(at, context, left.ids)
+    cuts = []
+    for target in targets:
+        if target not in found:
+            break
+        cuts.append(found[target])
+    return cuts
+
+
+def _spaces(text: bytes, target: int) -> list[int]:
+    """Places just after ``target`` where a cut is likely right: at ends of lines, else of words."""
+    places = []
+    for mark, is_after in ((b"\n", True), (b" ", False)):
+        at = target
+        for _ in range(TRIED_SPACES // 2):
+            at = text.find(mark, at + 1, target + PIECE_BYTES // 2)
+            if at < 0:
+                break
+            places.append(at + is_after)
+    return places
+
+
+def _stitched(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piece, _Cut]:
+    """The piece from ``cut`` to about ``target``, and the cut at its end, by its own tokens."""
+    stop = _char_start(text, target + CONTEXT_BYTES)
+    (whole,) = encode([text[cut.context : stop]])
+    ends = np.maximum.accumulate(whole.ends) + cut.context
+    skipped = len(cut.skipped)
+    limits = np.searchsorted(ends, [target - 3 * CONTEXT_BYTES, target - CONTEXT_BYTES, target])
+    first, middle, last = (max(int(limit), skipped) for limit in limits)
+    for index in _spread(middle, last, TRIED_TOKENS):
+        at = int(ends[index])
+        if _char_start(text, at) != at:
+            continue
+        after = int(np.searchsorted(ends, at, side="right"))
+        for begin in _spread(first, middle, TRIED_TOKENS):
+            start = int(ends[begin])
+            if _char_start(text, start) != start or start >= at:
+                continue
+            known = whole.ids[int(np.searchsorted(ends, start, side="right")) : after]
+            (again,) = encode([text[start : _char_start(text, at + CONTEXT_BYTES)]])
+            same = int(np.searchsorted(np.maximum.accumulate(again.ends), at - start, side="right"))
+            if len(known) and same and _ends_with(known, again.ids[:same]):
+                kept = Piece(whole.ids[:after], whole.ends[:after])
+                return _behind(cut, kept), _Cut(at, start, again.ids[:same])
+    return _torn(text, cut, target, encode)
+
+
+def _torn(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piece, _Cut]:
+    """A cut at ``target`` whatever it changes."""
+    at = _char_start(text, target)
+    context = _char_start(text, at - CONTEXT_BYTES)
+    piece, before = encode([text[cut.context : at], text[context:at]])
+    return _behind(cut, piece), _Cut(at, context, before.ids)
+
+
+def _behind(cut: _Cut, piece: Piece) -> Piece:
+    """The tokens of a piece without those of its context."""
+    skipped = len(cut.skipped)
+    if not _begins_with(piece.ids, cut.skipped):  # what stands far behind changed the context
+        skipped = int(np.searchsorted(piece.ends, cut.start - cut.context, side="right"))
+    return Piece(piece.ids[skipped:], piece.ends[skipped:] + cut.context)
+
+
+def _begins_with(ids: Ints, context: Ints) -> bool:
+    return np.array_equal(ids[: len(context)], context)
+
+
+def _ends_with(ids: Ints, context: Ints) -> bool:
+    """Whether the later half of the context's tokens are the last of the piece before it."""
+    count = (len(context) + 1) // 2
+    return count <= len(ids) and np.array_equal(
+        ids[len(ids) - count :], context[len(context) - count :]
+    )
+
+
+def _spread(first: int, last: int, count: int) -> list[int]:
+    """At most ``count`` numbers from ``first`` below ``last``, the last ones first."""
+    numbers = range(last - 1, first - 1, -1)
+    step = max(1, len(numbers) // count)
+    return list(numbers[::step][:count])
+
+
+def _char_start(text: bytes, at: int) -> int:
+    """The beginning of the character that the byte ``at`` belongs to."""
+    at = max(0, min(at, len(text)))
+    while at < len(text) and text[at] & 0xC0 == 0x80:
+        at -= 1
+    return at
+
+
+def _none() -> Ints:
+    return np.empty(0, dtype=np.int64)
