@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
-from rinsc.graph import BlockGraph, Loop, Visit
+from rinsc.graph import BlockGraph, Loop, Visit, verified
 from rinsc.graph.law import loop_law
 
 Number: TypeAlias = int | Fraction  # a fraction where rounds are drawn
@@ -75,7 +75,9 @@ class LoopRounds:
 
 def run_counts(graph: BlockGraph, rounds: Mapping[str, int]) -> RunCounts:
     """The counts of a pass at these rounds, which name every dial of the graph."""
-    return _run_counts(graph, {loop.name: exactly(loop, rounds) for loop in graph.loops()})
+    return _run_counts(
+        graph, {loop.name: exactly(loop, rounds) for loop in verified(graph).loops()}
+    )
 
 
 def expected_run_counts(graph: BlockGraph, rounds: Mapping[str, int] | None = None) -> RunCounts:
@@ -89,7 +91,7 @@ def expected_run_counts(graph: BlockGraph, rounds: Mapping[str, int] | None = No
         graph,
         {
             loop.name: exactly(loop, given) if loop.name in given else in_expectation(loop)
-            for loop in graph.loops()
+            for loop in verified(graph).loops()
         },
     )
 

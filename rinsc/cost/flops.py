@@ -11,7 +11,7 @@ from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import Number, RunCounts, expected_run_counts, run_counts
 from rinsc.cost.runs import ProgramRuns, program_runs
 from rinsc.errors import GraphError, Problem
-from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
+from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds
 from rinsc.layers import trace_programs
 from rinsc.ops import at_sizes
 from rinsc.program import Program, Value
@@ -84,7 +84,7 @@ def training_flops(
     `GraphError` for rounds that the model cannot run, or at which a repeat with ``grad`` would
     keep gradients from what stands before it.
     """
-    graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
+    graph = require_graph(spec)
     seq = checked_sequence(graph.spec, seq)
     (batch,) = checked_counts(batch=batch)
     counts = expected_run_counts(graph, set_rounds(graph, rounds))

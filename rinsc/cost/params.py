@@ -6,7 +6,7 @@ from collections import Counter
 
 from rinsc.cost.counts import run_counts
 from rinsc.cost.runs import repeat_row
-from rinsc.graph import Block, BlockGraph, Loop, Rounds, resolve_rounds
+from rinsc.graph import Block, BlockGraph, Loop, Rounds, resolve_rounds, verified
 from rinsc.layers import Programs, trace_loop, trace_programs
 from rinsc.ops import Row
 from rinsc.program import Program
@@ -27,7 +27,7 @@ def block_params(graph: BlockGraph) -> dict[str, int]:
         block.name: block.layers * (_layer_params(programs, block) - _tied_params(programs, block))
         + _tied_params(programs, block)
         + _visit_params(programs, block)
-        for block in graph.blocks.values()
+        for block in verified(graph).blocks.values()
     }
 
 
@@ -35,7 +35,7 @@ def repeat_params(graph: BlockGraph) -> dict[str, int]:
     """Parameters of each repeat's own, by its name in reports; repeats without any are left out."""
     counts = {
         repeat_row(loop.name): sum(p.param_count for p in trace_loop(graph.spec, loop).every)
-        for loop in graph.loops()
+        for loop in verified(graph).loops()
     }
     return {name: count for name, count in counts.items() if count}
 
@@ -44,14 +44,14 @@ def adapter_params(graph: BlockGraph) -> int:
     """Parameters of the adapters of all repeats."""
     return sum(
         _params_of_part(program, ADAPTER)
-        for loop in _loops(graph)
+        for loop in _loops(verified(graph))
         for program in trace_loop(graph.spec, loop).every
     )
 
 
 def frame_params(graph: BlockGraph) -> int:
     """Parameters outside the blocks: embedding, last norm, head where it is not tied."""
-    programs = trace_programs(graph.spec)
+    programs = trace_programs(verified(graph).spec)
     return programs.embed.param_count + programs.head.param_count
 
 

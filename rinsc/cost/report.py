@@ -17,7 +17,7 @@ from rinsc.cost.params import (
     repeat_params,
     stored_params,
 )
-from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
+from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds, verified
 from rinsc.graph.law import drawn_loops
 from rinsc.spec import ModelSpec
 
@@ -93,7 +93,7 @@ def cost_report(
     Raises `SpecError` for counts that are not positive and for a ``seq`` beyond the context, and
     `GraphError` for rounds that the model cannot run or train.
     """
-    graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
+    graph = require_graph(spec)
     seq = checked_sequence(graph.spec, graph.spec.context if seq is None else seq)
     (batch,) = checked_counts(batch=batch)
     counts = run_counts(graph, resolve_rounds(graph, rounds))
@@ -124,7 +124,7 @@ def expected_rounds(
     """Expected rounds of each repeat in training, where only those of ``rounds`` are set."""
     given = rounds or {}
     means = {}
-    for loop in graph.dials():
+    for loop in verified(graph).dials():
         known = exactly(loop, given) if loop.name in given else in_expectation(loop)
         means[loop.name] = known.rounds
     return {name: int(mean) if mean == int(mean) else float(mean) for name, mean in means.items()}

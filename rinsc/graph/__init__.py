@@ -1,6 +1,6 @@
 """The block graph: nodes, building, passes, rounds."""
 
-from rinsc.graph.build import build_graph
+from rinsc.graph.build import build_graph, require_graph
 from rinsc.graph.nodes import Block, BlockGraph, Input, Loop, Output, Visit
 from rinsc.graph.rounds import (
     Rounds,
@@ -11,6 +11,7 @@ from rinsc.graph.rounds import (
     trained_rounds,
 )
 from rinsc.graph.unroll import at_rounds, unroll
+from rinsc.graph.verify import verified
 
 __all__ = [
     "Block",
@@ -25,7 +26,9 @@ __all__ = [
     "beyond_training",
     "build_graph",
     "plain_rounds",
+    "require_graph",
     "resolve_rounds",
     "trained_rounds",
     "unroll",
+    "verified",
 ]

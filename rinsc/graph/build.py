@@ -9,7 +9,7 @@ from rinsc.graph.fold_runs import fold_runs
 from rinsc.graph.law import rounds_law
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
 from rinsc.graph.number_loops import number_loops
-from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verify
+from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verified, verify
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
 from rinsc.syntax import substitute
@@ -56,8 +56,7 @@ def require_graph(model: ModelSpec | BlockGraph) -> BlockGraph:
     """
     if not isinstance(model, BlockGraph):
         return build_graph(model)
-    verify(model, rules=(loop_names_are_unique,))
-    return model
+    return verified(model)
 
 
 def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:

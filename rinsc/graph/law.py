@@ -23,6 +23,7 @@ from rinsc.graph.draws import (
 )
 from rinsc.graph.nodes import BlockGraph, Loop
 from rinsc.graph.rounds import MAX_ROUNDS
+from rinsc.graph.verify import verified
 from rinsc.spec import ModelSpec
 from rinsc.syntax.settings import RepeatOptions
 
@@ -201,7 +202,7 @@ def loop_law(loop: Loop) -> RoundsLaw:
 
 def drawn_loops(graph: BlockGraph) -> Iterator[Loop]:
     """The loops whose rounds training draws."""
-    return (loop for loop in graph.dials() if loop.options.is_drawn)
+    return (loop for loop in verified(graph).dials() if loop.options.is_drawn)
 
 
 def draw_rounds(model: ModelSpec | BlockGraph, seed: int, step: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from rinsc.errors import GraphError, Problem, did_you_mean
 from rinsc.graph.nodes import BlockGraph, checked_count
+from rinsc.graph.verify import verified
 from rinsc.scalars import whole
 from rinsc.syntax.limits import MAX_ROUNDS as MAX_ROUNDS
 from rinsc.syntax.samplers import largest_draw
@@ -23,7 +24,7 @@ def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
     unknown repeat, for rounds that are not whole numbers from 1 to `MAX_ROUNDS`, and for more than
     `MAX_RUN_VISITS` visits in all.
     """
-    written = {loop.name: loop.rounds for loop in graph.dials()}
+    written = {loop.name: loop.rounds for loop in verified(graph).dials()}
     if rounds is None:
         return written
     asked = _asked_rounds(written, rounds)
@@ -55,7 +56,7 @@ def trained_rounds(graph: BlockGraph) -> dict[str, int]:
     """
     return {
         loop.name: largest_draw(loop.options.sample) if loop.options.sample else loop.rounds
-        for loop in graph.dials()
+        for loop in verified(graph).dials()
     }
 
 

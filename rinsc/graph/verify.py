@@ -11,9 +11,12 @@ import networkx as nx
 
 from rinsc.errors import GraphError, Problem
 from rinsc.graph.nodes import PLAIN, BlockGraph, Input, Loop, Output, Visit
+from rinsc.kinds import is_kind
 from rinsc.syntax.settings import RepeatOptions
 
 MAX_COMPARED = 4096  # visits of two schedules, when a pass is held to the one before it
+
+HOW_TO_BUILD = "make the graph with build_graph(spec), or mend what is said of it"
 
 Rule: TypeAlias = Callable[[BlockGraph], Iterator[str]]
 
@@ -27,10 +30,33 @@ def verify(graph: BlockGraph, *, after: str | None = None, rules: Iterable[Rule]
     for rule in (*ALWAYS, *rules):
         for complaint in rule(graph):
             if after is None:
-                hint = "build the graph with build_graph(spec), or change what is said of it"
-                raise GraphError(Problem("broken-graph", complaint, hint=hint))
+                raise GraphError(Problem("broken-graph", complaint, hint=HOW_TO_BUILD))
             hint = "this is a fault of the pass, not of the signature; please report it"
             raise GraphError(Problem("broken-graph", f"after '{after}': {complaint}", hint=hint))
+
+
+def verified(graph: BlockGraph) -> BlockGraph:
+    """The graph itself, once every rule is checked: what anything that reads a graph starts from.
+
+    Raises `GraphError` for a graph that was made or changed by hand and that nothing can run.
+    """
+    if not isinstance(graph, BlockGraph):
+        message = f"this needs a block graph, not {type(graph).__name__}"
+        raise GraphError(Problem("not-a-graph", message, hint="make one: rinsc.build_graph(spec)"))
+    if "_is_verified" in vars(graph):
+        return graph
+    try:
+        for complaint in nodes_are_known(graph):
+            raise GraphError(Problem("broken-graph", complaint, hint=HOW_TO_BUILD))
+        verify(graph, rules=HANDED_IN)
+    except (AttributeError, KeyError, TypeError, ValueError, nx.NetworkXException) as error:
+        message = f"the graph cannot be read: {type(error).__name__}: {error}"
+        raise GraphError(Problem("broken-graph", message, hint=HOW_TO_BUILD)) from None
+    if nx.is_frozen(graph.digraph):  # else it may change
+        vars(graph)["_is_verified"] = True
+    for loop in graph.loops():  # which visit some blocks alone
+        vars(loop.body)["_is_verified"] = True
+    return graph
 
 
 def is_a_chain(graph: BlockGraph) -> Iterator[str]:
@@ -83,6 +109,47 @@ def loop_names_are_unique(graph: BlockGraph) -> Iterator[str]:
             yield f"{count} loops are called '{name}'"
 
 
+def nodes_are_known(graph: BlockGraph) -> Iterator[str]:
+    """Every node of the digraph is one of the four kinds, in bodies too."""
+    for key, data in graph.digraph.nodes(data=True):
+        node = data.get("node")
+        if not isinstance(node, Input | Output | Visit | Loop):
+            yield f"node {key} holds {type(node).__name__}, not an Input, Visit, Loop or Output"
+        elif isinstance(node, Loop):
+            if not isinstance(node.body, BlockGraph):
+                yield f"the body of the loop '{node.name}' is {type(node.body).__name__}"
+            else:
+                yield from nodes_are_known(node.body)
+
+
+def blocks_are_sound(graph: BlockGraph) -> Iterator[str]:
+    for name, block in graph.blocks.items():
+        if block.name != name:
+            yield f"the block '{name}' calls itself '{block.name}'"
+        if type(block.layers) is not int or block.layers < 1:
+            yield f"the block '{name}' has {block.layers} layers"
+        if not is_kind(block.kind):
+            yield f"the block '{name}' is of the kind '{block.kind}', which does not exist"
+    for visit in _visits(graph):
+        if type(visit.each) is not int or visit.each < 1:
+            yield f"a visit of '{visit.block}' runs each layer {visit.each} times"
+
+
+def loops_are_sound(graph: BlockGraph) -> Iterator[str]:
+    """Each dial has a name of its own, and loops of one name share what they own."""
+    dials = Counter(loop.name for loop in graph.dials())
+    for name, count in dials.items():
+        if count > 1:
+            yield f"{count} loops are called '{name}'"
+    first: dict[str, Loop] = {}
+    for loop in graph.loops():
+        if type(loop.adapters) is not int or bool(loop.adapters) != bool(loop.options.adapter):
+            yield f"the loop '{loop.name}' has {loop.adapters} adapters"
+        other = first.setdefault(loop.name, loop)
+        if (loop.options, loop.adapters) != (other.options, other.adapters):
+            yield f"two loops called '{loop.name}' own different weights"
+
+
 def has_no_dials(graph: BlockGraph) -> Iterator[str]:
     """Holds once a graph is unrolled."""
     for loop in graph.dials():
@@ -131,9 +198,18 @@ ALWAYS: tuple[Rule, ...] = (
 )
 
 
+# What else is checked of a graph that did not come from a pass.
+HANDED_IN: tuple[Rule, ...] = (blocks_are_sound, loops_are_sound)
+
+
 def _blocks_named(graph: BlockGraph) -> Iterator[str]:
+    return (visit.block for visit in _visits(graph))
+
+
+def _visits(graph: BlockGraph) -> Iterator[Visit]:
+    """The visits as they are written, each once."""
     for step in graph.steps():
         if isinstance(step, Visit):
-            yield step.block
+            yield step
         else:
-            yield from _blocks_named(step.body)
+            yield from _visits(step.body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rinsc.graph import Block, BlockGraph
+from rinsc.graph import Block, BlockGraph, verified
 from rinsc.layers.loops import loop_prefix, trace_loop
 from rinsc.layers.programs import Programs
 from rinsc.layers.tracing import trace_programs
@@ -60,7 +60,7 @@ class BlockWeights:
 
 
 def block_weights(graph: BlockGraph, name: str) -> BlockWeights:
-    return BlockWeights(graph.blocks[name], trace_programs(graph.spec))
+    return BlockWeights(verified(graph).blocks[name], trace_programs(graph.spec))
 
 
 def weight_shapes(graph: BlockGraph) -> dict[str, Sizes]:
@@ -70,7 +70,7 @@ def weight_shapes(graph: BlockGraph) -> dict[str, Sizes]:
 
 def weights(graph: BlockGraph) -> Iterator[tuple[str, Param]]:
     """Every weight of a model with its name: embedding, blocks, repeats, head."""
-    programs = trace_programs(graph.spec)
+    programs = trace_programs(verified(graph).spec)
     yield from ((param.name, param) for param in programs.embed.params)
     for name in graph.blocks:
         yield from BlockWeights(graph.blocks[name], programs).params()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import networkx as nx
 import pytest
 from hypothesis import given
 
+import rinsc
+from rinsc.backends.hf import causal_lm
+from rinsc.cost import stored_params
 from rinsc.errors import GraphError
-from rinsc.graph import BlockGraph, Input, Loop, Output, Visit
+from rinsc.graph import Block, BlockGraph, Input, Loop, Output, Visit, at_rounds, unroll
 from rinsc.graph.build import PASSES, Pass, run_passes
 from rinsc.graph.number_loops import number_loops
-from rinsc.graph.verify import ALWAYS, has_no_dials, loop_names_are_unique, verify
+from rinsc.graph.verify import ALWAYS, has_no_dials, loop_names_are_unique, verified, verify
 from tests.graph.graphs import graph_of, spec_of
 from tests.strategies import signatures
 
@@ -124,6 +129,99 @@ def test_a_sabotaged_pass_is_named(breaker: Breaker) -> None:
         run_passes(graph_of("AB"), [*PASSES, Pass(breaker)])
     assert caught.value.code == "broken-graph"
     assert f"after '{breaker.__name__}'" in caught.value.message
+
+
+def unknown_kind(graph: BlockGraph) -> BlockGraph:
+    return replace(graph, blocks=dict(graph.blocks) | {"A": Block("A", 1, "nothing")})
+
+
+def no_layers(graph: BlockGraph) -> BlockGraph:
+    return replace(graph, blocks=dict(graph.blocks) | {"A": Block("A", 0, "llama")})
+
+
+def other_node(graph: BlockGraph) -> BlockGraph:
+    return wired(graph, [Input(), "A", Visit("B"), Output()], [(0, 1), (1, 2), (2, 3)])
+
+
+def no_node(graph: BlockGraph) -> BlockGraph:
+    return replace(graph, digraph=nx.DiGraph([(0, 1)]))
+
+
+def no_visits_in_place(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps([Visit("A", each=0), Visit("B")])
+
+
+def no_body(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps([Loop("A", None, 2), Visit("B")])  # type: ignore[arg-type]
+
+
+def missing_adapters(graph: BlockGraph) -> BlockGraph:
+    return graph.with_steps([Loop("AB", graph, 2, adapters=3)])
+
+
+HANDED_IN: dict[Breaker, str] = BROKEN | {
+    same_names: "2 loops are called 'AB'",
+    unknown_kind: "'nothing', which does not exist",
+    no_layers: "'A' has 0 layers",
+    other_node: "node 1 holds str",
+    no_node: "node 0 holds NoneType",
+    no_visits_in_place: "each layer 0 times",
+    no_body: "body of the loop 'A' is NoneType",
+    missing_adapters: "'AB' has 3 adapters",
+}
+PUBLIC = ("graph", "graph.draw", "graph.law", "cost", "layers", "backends.torch", "backends.onnx")
+PUBLIC += ("backends.torch.hosting", "backends.torch.memory", "backends.hf")
+GIVEN = {"seq": 4, "seed": 0, "step": 0, "rounds": {}, "param_counts": {}, "name": "A"}
+
+
+def functions_of_graphs() -> dict[str, Callable[..., object]]:
+    """Every public function whose first parameter is a graph."""
+    found = {}
+    for module in (import_module(f"rinsc.{name}") for name in PUBLIC):
+        for name in getattr(module, "__all__", vars(module)):
+            function = getattr(module, name)
+            if not inspect.isfunction(function) or name.startswith("_"):
+                continue
+            first = next(iter(inspect.signature(function).parameters.values()), None)
+            if first is not None and "BlockGraph" in str(first.annotation):
+                found[f"{module.__name__}.{name}"] = function
+    return found
+
+
+@pytest.mark.parametrize("breaker", HANDED_IN, ids=lambda breaker: breaker.__name__)
+def test_every_function_refuses_an_illegal_graph(breaker: Breaker) -> None:
+    functions = functions_of_graphs()
+    assert len(functions) > 25
+    for name, function in functions.items():
+        parameters = inspect.signature(function).parameters.values()
+        needed = [p.name for p in parameters if p.default is inspect.Parameter.empty][1:]
+        given = {each: GIVEN.get(each) for each in needed}
+        with pytest.raises(GraphError, match=HANDED_IN[breaker]) as caught:
+            pytest.fail(f"{name} gave {_whole(function(breaker(graph_of('AB')), **given))}")
+        assert len(caught.value.problems) == 1
+
+
+def _whole(result: object) -> object:
+    return list(result) if isinstance(result, Iterator) else result
+
+
+def test_two_branches_are_no_chain() -> None:
+    """They were compiled one after the other."""
+    for make in (rinsc.to_torch, rinsc.cost_report, causal_lm):
+        with pytest.raises(GraphError, match="more than one predecessor or successor"):
+            make(fork(graph_of("AB")))
+
+
+def test_what_the_library_makes_is_taken() -> None:
+    for text in ("A^3B", "P(A^2{adapter=scale}B)^2{inject=add}"):
+        graph = graph_of(text)
+        for rewritten in (graph, at_rounds(graph, 2), unroll(graph, 3)):
+            assert verified(rewritten) is rewritten
+
+
+def test_something_else_is_no_graph() -> None:
+    with pytest.raises(GraphError, match="this needs a block graph, not ModelSpec"):
+        stored_params(spec_of("AB"))  # type: ignore[arg-type]
 
 
 def test_a_rule_of_an_earlier_pass_still_holds() -> None:

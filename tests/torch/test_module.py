@@ -16,7 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import emit_source, load_weights, save_weights, to_torch
+from rinsc.backends.torch.continuation import cached_module
 from rinsc.errors import CheckpointError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Loop, build_graph, unroll
 from rinsc.kinds import KINDS
@@ -351,3 +353,52 @@ def test_a_model_without_a_repeat_takes_the_rounds_of_none(rounds: Any) -> None:
     assert torch.equal(module(ids, rounds=rounds), module(ids))
     with pytest.raises(ValueError, match="without a repeat"):
         module(ids, rounds={"A": 1})
+
+
+SMALL = model_spec("A^2B", preset="tiny", layers=2)
+
+
+def devices_of(model: torch.nn.Module) -> set[str]:
+    return {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
+
+
+def test_a_module_is_made_on_the_device_that_torch_is_told() -> None:
+    with torch.device("meta"):
+        assert devices_of(to_torch(SMALL)) == devices_of(causal_lm(SMALL)) == {"meta"}
+        assert devices_of(to_torch(SMALL, device="cpu")) == {"cpu"}
+    torch.set_default_device("meta")
+    try:
+        assert devices_of(to_torch(SMALL)) == devices_of(causal_lm(SMALL)) == {"meta"}
+        on_cpu = cached_module(to_torch(SMALL, device="cpu"))
+        assert devices_of(on_cpu) == {"cpu"}
+        assert on_cpu(torch.zeros(1, 3, dtype=torch.long, device="cpu"))[0].device.type == "cpu"
+    finally:
+        torch.set_default_device(None)
+    assert devices_of(to_torch(SMALL)) == devices_of(causal_lm(SMALL)) == {"cpu"}
+
+
+def test_what_memory_cannot_hold_is_made_on_the_meta_device() -> None:
+    huge = model_spec("A^2B", preset="1b", layers=2000, width=16384, mlp_width=65536)
+    with torch.device("meta"):
+        assert devices_of(to_torch(huge)) == {"meta"}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_module_is_of_the_default_type(kind: str, dtype: torch.dtype) -> None:
+    """The same numbers as a float32 model that is cast."""
+    signature = "A[1]^2{inject=add, init=noise}B[1]"
+    spec = model_spec(signature, preset="tiny", kind=kind, layers=2, width=32, heads=2)
+    torch.set_default_dtype(dtype)
+    try:
+        model = to_torch(spec).eval()
+        given = random_input(spec, batch=2, seq=5)
+        logits = model(given)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {tensor.dtype for tensor in (*model.parameters(), *model.buffers())} == {dtype}
+    plain = to_torch(spec).to(dtype).eval()
+    plain.load_state_dict(model.state_dict())
+    assert logits.dtype == dtype
+    tolerance = 1e-4 if dtype == torch.float64 else 4e-2  # tables are rounded once more there
+    torch.testing.assert_close(logits, plain(given), atol=tolerance, rtol=tolerance)

@@ -8,22 +8,27 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import spec_keys
 from rinsc.backends.hf.model import RinscForCausalLM
 from rinsc.errors import LoweringError, Problem
-from rinsc.graph import BlockGraph, Rounds, build_graph, plain_rounds
+from rinsc.graph import BlockGraph, Rounds, build_graph, plain_rounds, require_graph
 from rinsc.spec import ModelSpec
 
 
 def causal_lm(
-    spec: ModelSpec | BlockGraph, *, rounds: Rounds = None, device: torch.device | str = "cpu"
+    spec: ModelSpec | BlockGraph,
+    *,
+    rounds: Rounds = None,
+    device: torch.device | str | None = None,
 ) -> RinscForCausalLM:
     """A model of a spec, freshly initialised: with equal seeds as `to_torch` makes it.
 
+    Without ``device`` it is made where ``with torch.device(…)`` says.
+
     Raises `SpecError` for a spec that is no language model.
     """
-    graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
+    graph = require_graph(spec)
     if graph != build_graph(graph.spec):
         message = "a graph that was unrolled or rewritten cannot be said in a config"
         hint = "give the spec, and the rounds when the model runs"
         raise LoweringError(Problem("rewritten-graph", message, hint=hint))
     config = RinscConfig(spec=spec_keys(graph.spec), rounds=plain_rounds(rounds))
-    with torch.device(device):
+    with torch.get_default_device() if device is None else torch.device(device):
         return RinscForCausalLM(config)

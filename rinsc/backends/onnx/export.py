@@ -21,7 +21,7 @@ from rinsc.backends.onnx.skip_norms import fuse_skip_norms
 from rinsc.backends.onnx.weights import HasStateDict, weights_of
 from rinsc.errors import LoweringError, Problem
 from rinsc.fingerprints import fingerprint
-from rinsc.graph import BlockGraph, Rounds, Visit, at_rounds, resolve_rounds, unroll
+from rinsc.graph import BlockGraph, Rounds, Visit, at_rounds, resolve_rounds, unroll, verified
 from rinsc.spec import spec_to_toml
 
 RoundsForm: TypeAlias = Rounds | Literal["dynamic"]
@@ -94,7 +94,7 @@ def graph_to_onnx(
     exit: Exit | str | None = None,
 ) -> OnnxModel:
     """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them)."""
-    name, lowered = _lowered(graph, rounds, gated=gated)
+    name, lowered = _lowered(verified(graph), rounds, gated=gated)
     counts = resolve_rounds(graph, None if isinstance(rounds, str) else rounds)
     identity = fingerprint(graph.spec)
     _require_short(lowered, gated=gated)

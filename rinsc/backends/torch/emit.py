@@ -30,7 +30,7 @@ from rinsc.backends.torch.statements import (
 )
 from rinsc.backends.torch.steps import StepWriter, loop_modules, loop_programs, takes_noise_seed
 from rinsc.errors import LoweringError, Problem
-from rinsc.graph import BlockGraph, Visit
+from rinsc.graph import BlockGraph, Visit, verified
 from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import cached_programs
@@ -83,7 +83,7 @@ def emit_source(graph: BlockGraph, *, cached: bool = False, hosted: bool = False
     Other forms have the same weights: a ``cached`` model continues sequences (`cached_forward`),
     a ``hosted`` one is given positions, mask and cache by its caller (`hosted_forward`).
     """
-    programs = _programs(graph, cached, hosted)
+    programs = _programs(verified(graph), cached, hosted)
     _check_names(graph, programs)
     rounds = {loop.name: loop.rounds for loop in graph.dials()}
     classes = block_classes(graph, programs, cached=cached, hosted=hosted)

@@ -9,6 +9,12 @@ def rotary_angles(context: int, head_dim: int, theta: float) -> torch.Tensor:
     powers = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     return torch.outer(torch.arange(context, dtype=torch.float32), theta**-powers)
 ''',
+    "rotary_table": '''
+def rotary_table(function: str, context: int, head_dim: int, theta: float) -> torch.Tensor:
+    """Cosine or sine of the angles in the default type: (context, head_dim / 2)."""
+    angles = rotary_angles(context, head_dim, theta)
+    return (angles.cos() if function == "cos" else angles.sin()).to(torch.get_default_dtype())
+''',
     "rotate": '''
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary positions: x (batch, heads, seq, head_dim), cos and sin (seq, head_dim / 2)."""

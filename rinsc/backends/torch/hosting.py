@@ -11,7 +11,7 @@ from torch import nn
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.module import emitted_class
 from rinsc.backends.torch.steps import takes_noise_seed
-from rinsc.graph import BlockGraph
+from rinsc.graph import BlockGraph, verified
 from rinsc.layers.hosted import hosted_programs, looks_back_by_attention_alone
 from rinsc.spec import ModelSpec
 
@@ -52,12 +52,17 @@ class HostedModule(nn.Module):
         """Make the tables that are computed, not trained."""
 
 
-@lru_cache(maxsize=32)
 def hosted_class(graph: BlockGraph) -> type[HostedModule]:
     """The emitted class, made once for a graph.
 
-    Raises `SpecError` for a model that predicts no next token.
+    Raises `SpecError` for a model that predicts no next token, and `GraphError` for a graph that
+    nothing can run.
     """
+    return _hosted_class(verified(graph))
+
+
+@lru_cache(maxsize=32)
+def _hosted_class(graph: BlockGraph) -> type[HostedModule]:
     source = emit_source(graph, hosted=True)
     origin = {
         "source": source,

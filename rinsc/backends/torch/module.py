@@ -16,7 +16,7 @@ from torch import nn
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.memory import require_memory
 from rinsc.backends.torch.steps import takes_noise_seed
-from rinsc.graph import BlockGraph, build_graph
+from rinsc.graph import BlockGraph, require_graph
 from rinsc.spec import ModelSpec
 
 _numbers = itertools.count()
@@ -33,18 +33,22 @@ class CompiledModule(nn.Module):
     draws: Any = None  # of a model that draws in training
 
 
-def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu") -> CompiledModule:
+def to_torch(
+    spec: ModelSpec | BlockGraph, *, device: torch.device | str | None = None
+) -> CompiledModule:
     """The module of a spec, or of a graph rolled or unrolled, freshly initialised.
 
     ``module(input_ids, rounds=None)`` maps token ids (batch, seq) to logits (batch, seq,
     vocab_size); where a repeat starts from noise, ``noise_seed`` chooses it. In training mode,
     rounds and seed that you leave out are drawn; ``module.draws`` says for which step.
     ``module.source`` is the Python that runs, ``module.spec`` and ``module.graph``
-    what it came from. On the device ``meta`` nothing is allocated. Raises `LoweringError` for a
-    model that memory cannot hold.
+    what it came from. The default ``device`` is that of ``with torch.device(…)`` or of
+    ``torch.set_default_device``, and weights have torch's default dtype. On the device ``meta``
+    nothing is allocated. Raises `LoweringError` for a model that memory cannot hold.
     """
-    graph = spec if isinstance(spec, BlockGraph) else build_graph(spec)
-    if torch.device(device).type == "cpu":
+    graph = require_graph(spec)
+    device = torch.get_default_device() if device is None else torch.device(device)
+    if device.type == "cpu":
         require_memory(graph)
     source = emit_source(graph)
     origin = {
@@ -54,7 +58,7 @@ def to_torch(spec: ModelSpec | BlockGraph, *, device: torch.device | str = "cpu"
         "takes_noise_seed": takes_noise_seed(graph),
     }
     model_class = emitted_class("Model", CompiledModule, origin)
-    with torch.device(device):
+    with device:
         return model_class()
 
 

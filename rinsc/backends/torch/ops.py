@@ -61,6 +61,12 @@ def _norm(class_name: str) -> Callable[[Node], str]:
 
 def _rotary_table(node: Node) -> str:
     op: Any = node.op
+    given = f'"{op.function}", {op.context}, {op.head_dim}, {op.theta!r}'
+    return f'self.register_buffer("{node.name}", rotary_table({given}), persistent=False)'
+
+
+def _rotary_rows_table(node: Node) -> str:
+    op: Any = node.op
     angles = f"rotary_angles({op.context}, {op.head_dim}, {op.theta!r})"
     return f'self.register_buffer("{node.name}", {angles}.{op.function}(), persistent=False)'
 
@@ -147,7 +153,7 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
         lambda node, args: f"self.{node.name}[: {args[0]}.shape[1]]",
         _rotary_table,
         result="angles",
-        helpers=("rotary_angles",),
+        helpers=("rotary_angles", "rotary_table"),
     ),
     ops.Linear: TorchOp(_own, _linear, result="h"),
     ops.TiedLinear: TorchOp(
@@ -197,7 +203,7 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ),
     ops.RotaryRows: TorchOp(
         _rotary_rows,
-        _rotary_table,
+        _rotary_rows_table,
         result="angles",
         helpers=("rotary_angles",),
     ),

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from rinsc.backends.torch.blocks import BlockClass, own_lines, visit_text
 from rinsc.backends.torch.statements import indented, statements
-from rinsc.graph import BlockGraph, Loop, Visit
+from rinsc.graph import BlockGraph, Loop, Visit, verified
 from rinsc.layers import trace_loop
 from rinsc.ops import Noise
 from rinsc.program import Program
@@ -27,7 +27,8 @@ def loop_modules(graph: BlockGraph) -> Iterator[str]:
 
 def loop_programs(graph: BlockGraph) -> list[Program]:
     """The programs of every loop."""
-    return [program for loop in graph.loops() for program in trace_loop(graph.spec, loop).every]
+    loops = verified(graph).loops()
+    return [program for loop in loops for program in trace_loop(graph.spec, loop).every]
 
 
 def takes_noise_seed(graph: BlockGraph) -> bool:

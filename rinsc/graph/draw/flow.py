@@ -10,6 +10,7 @@ from typing import TypeAlias
 from rinsc.graph.draw.shorten import Elided, shorten
 from rinsc.graph.draw.words import block_text, layers_text, params_text, times_text, visit_text
 from rinsc.graph.nodes import BlockGraph, Visit
+from rinsc.graph.verify import verified
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ FlowItem: TypeAlias = FlowNode | FlowLoop
 
 def flow(graph: BlockGraph, param_counts: Mapping[str, int]) -> tuple[FlowItem, ...]:
     """The items of a drawing in order; a block drawn before is marked as shared."""
-    return _items(graph, param_counts, count(1), set())
+    return _items(verified(graph), param_counts, count(1), set())
 
 
 def nodes_in(items: tuple[FlowItem, ...]) -> Iterator[FlowNode]:

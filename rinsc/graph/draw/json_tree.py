@@ -8,6 +8,7 @@ from typing import Any
 
 from rinsc.graph.draw.words import first_layers
 from rinsc.graph.nodes import BlockGraph, Visit
+from rinsc.graph.verify import verified
 
 FORMAT = "rinsc-graph"
 VERSION = 1
@@ -24,7 +25,7 @@ def to_json(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
     ``parameters`` (of the blocks), ``layers_stored``, ``layers_executed`` and ``visits`` at the
     rounds written.
     """
-    starts = first_layers(graph)
+    starts = first_layers(verified(graph))
     blocks = [
         {
             "name": block.name,

@@ -24,6 +24,7 @@ from rinsc.graph.draw.shapes import (
 )
 from rinsc.graph.draw.words import caption, cut, times_text
 from rinsc.graph.nodes import BlockGraph
+from rinsc.graph.verify import verified
 
 MARGIN = 32
 HEAD_HEIGHT = 88  # title and caption
@@ -38,7 +39,7 @@ def to_svg(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
     of many visits has small boxes in several rows, and a legend. Options of a repeat for which
     there is no room at its arc stand below the picture.
     """
-    layout = arrange(graph)
+    layout = arrange(verified(graph))
     footnotes = _footnotes(layout)
     inner = max(layout.width, MIN_WIDTH)
     width, left = inner + 2 * MARGIN, MARGIN + (inner - layout.width) / 2

@@ -16,6 +16,7 @@ from rinsc.graph.draw.words import (
     visit_text,
 )
 from rinsc.graph.nodes import BlockGraph, Visit
+from rinsc.graph.verify import verified
 
 MAX_SCHEDULE_VISITS = 64
 _HEADS = ("visits  ", "layers  ")
@@ -23,7 +24,7 @@ _HEADS = ("visits  ", "layers  ")
 
 def tree_lines(graph: BlockGraph, param_counts: Mapping[str, int]) -> list[str]:
     """The rolled tree: the signature, then a line for each repeat and each block in it."""
-    return [cut(graph.spec.text, 100), *_branches(graph, param_counts, set())]
+    return [cut(graph.spec.text, 100), *_branches(verified(graph), param_counts, set())]
 
 
 def schedule_lines(graph: BlockGraph, width: int = 80) -> list[str]:
@@ -31,7 +32,7 @@ def schedule_lines(graph: BlockGraph, width: int = 80) -> list[str]:
 
     Folded to ``width`` columns; all but the first `MAX_SCHEDULE_VISITS` are only counted.
     """
-    starts = first_layers(graph)
+    starts = first_layers(verified(graph))
     visits = list(islice(graph.visits(), MAX_SCHEDULE_VISITS))
     columns = [
         (visit.block, _layer_range(visit, starts[visit.block], graph.blocks[visit.block].layers))
