@@ -169,14 +169,16 @@ HANDED_IN: dict[Breaker, str] = BROKEN | {
     no_body: "body of the loop 'A' is NoneType",
     missing_adapters: "'AB' has 3 adapters",
 }
-PUBLIC = ("graph", "graph.draw", "graph.law", "cost", "layers", "backends.torch", "backends.onnx")
-PUBLIC += ("backends.torch.hosting", "backends.torch.memory", "backends.hf")
+PUBLIC = (
+    *("graph", "graph.draw", "graph.law", "cost", "layers", "backends.torch", "backends.onnx"),
+    *("backends.torch.hosting", "backends.torch.memory", "backends.hf"),
+)
 GIVEN = {"seq": 4, "seed": 0, "step": 0, "rounds": {}, "param_counts": {}, "name": "A"}
 
 
 def functions_of_graphs() -> dict[str, Callable[..., object]]:
     """Every public function whose first parameter is a graph."""
-    found = {}
+    found: dict[str, Callable[..., object]] = {}
     for module in (import_module(f"rinsc.{name}") for name in PUBLIC):
         for name in getattr(module, "__all__", vars(module)):
             function = getattr(module, name)

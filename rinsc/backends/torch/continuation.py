@@ -63,4 +63,4 @@ def _cached_class(graph: BlockGraph) -> type[CachedModule]:
         "graph": graph,
         "takes_noise_seed": takes_noise_seed(graph),
     }
-    return emitted_class("CachedModel", CachedModule, origin)
+    return emitted_class("CachedModel", CachedModule, origin, _cached_class)

@@ -71,4 +71,4 @@ def _hosted_class(graph: BlockGraph) -> type[HostedModule]:
         "takes_noise_seed": takes_noise_seed(graph),
         "keeps_cache": looks_back_by_attention_alone(hosted_programs(graph.spec)),
     }
-    return emitted_class("HostedModel", HostedModule, origin)
+    return emitted_class("HostedModel", HostedModule, origin, _hosted_class)

@@ -6,7 +6,8 @@ import itertools
 import linecache
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -16,7 +17,7 @@ from torch import nn
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.memory import require_memory
 from rinsc.backends.torch.steps import takes_noise_seed
-from rinsc.graph import BlockGraph, require_graph
+from rinsc.graph import BlockGraph, require_graph, verified
 from rinsc.spec import ModelSpec
 
 _numbers = itertools.count()
@@ -50,25 +51,91 @@ def to_torch(
     device = torch.get_default_device() if device is None else torch.device(device)
     if device.type == "cpu":
         require_memory(graph)
-    source = emit_source(graph)
-    origin = {
-        "source": source,
-        "spec": graph.spec,
-        "graph": graph,
-        "takes_noise_seed": takes_noise_seed(graph),
-    }
-    model_class = emitted_class("Model", CompiledModule, origin)
+    model_class = _plain_class(graph)
     with device:
         return model_class()
 
 
-def emitted_class(name: str, base: type[Module], origin: Mapping[str, Any]) -> type[Module]:
+def _plain_class(graph: BlockGraph) -> type[CompiledModule]:
+    """The emitted class, a new one each time: torch.compile counts what it makes by class."""
+    origin = {
+        "source": emit_source(graph),
+        "spec": graph.spec,
+        "graph": graph,
+        "takes_noise_seed": takes_noise_seed(graph),
+    }
+    return emitted_class("Model", CompiledModule, origin, _plain_class)
+
+
+def emitted_class(
+    name: str,
+    base: type[Module],
+    origin: Mapping[str, Any],
+    maker: Callable[[BlockGraph], type[Module]],
+) -> type[Module]:
     """The ``Model`` of the emitted ``origin["source"]`` as a class that also has what ``origin``
-    says; its source is a module as long as the class lives."""
+    says; its source is a module as long as the class lives.
+
+    ``maker``, a function of a module, makes the class of a graph: instances are pickled with the
+    graph, and made anew by whoever loads them.
+    """
     namespace = load_source(origin["source"])
     made = type(name, (namespace["Model"], base), dict(origin))
     weakref.finalize(made, _forget, namespace["__name__"]).atexit = False
+    classes = {
+        own.__name__: own
+        for own in namespace.values()
+        if isinstance(own, type) and own.__module__ == namespace["__name__"]
+    }
+    emitted = _Emitted(maker, origin["graph"], classes, weakref.ref(made))
+    for own in (*classes.values(), made):
+        setattr(own, "_emitted", emitted)  # noqa: B010
+        setattr(own, "__reduce_ex__", _reduced)  # noqa: B010
     return cast(type[Module], made)
+
+
+@dataclass(frozen=True, eq=False)
+class _Emitted:
+    """The classes of one emitted file, and the class of its model. A pickle holds how to make
+    them."""
+
+    maker: Callable[[BlockGraph], type]
+    graph: BlockGraph
+    classes: Mapping[str, type]
+    model: weakref.ref[type]
+
+    def name_of(self, wanted: type) -> str | None:
+        """The name by which `named` gives the class; None for one that was derived from ours."""
+        own = self.classes.get(wanted.__name__) is wanted
+        return wanted.__name__ if own else "" if self.model() is wanted else None
+
+    def named(self, name: str) -> type | None:
+        return self.classes[name] if name else self.model()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _class_again, (self.maker, self.graph)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Emitted:
+        return self
+
+
+def _class_again(maker: Callable[[BlockGraph], type], graph: BlockGraph) -> type:
+    return maker(verified(graph))
+
+
+def _reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
+    """An instance of an emitted class, which no other process can import."""
+    reduced: tuple[Any, ...] = object.__reduce_ex__(self, max(2, protocol))  # type: ignore[assignment]
+    emitted: _Emitted = type(self)._emitted
+    name = emitted.name_of(type(self))
+    return reduced if name is None else (_new, (emitted, name), *reduced[2:])
+
+
+def _new(source: Any, name: str) -> Any:
+    """An empty instance; what a pickle says of the classes has become the class of the model."""
+    emitted: _Emitted = source if isinstance(source, _Emitted) else source._emitted
+    made: Any = emitted.named(name)
+    return made.__new__(made)
 
 
 def load_source(source: str) -> dict[str, Any]:
