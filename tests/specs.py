@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hypothesis import strategies as st
 
 from rinsc.kinds import KINDS
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 from rinsc.syntax import parse
 from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.tree import Signature
@@ -70,3 +70,27 @@ def nested_specs(draw: st.DrawFn) -> ModelSpec:
         vocab_size=13,
         context=16,
     )
+
+
+@st.composite
+def damaged_tomls(draw: st.DrawFn) -> bytes:
+    """The file of a spec with a few of its bytes taken away, doubled, or replaced by others."""
+    data = spec_to_toml(draw(nested_specs())).encode()
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        end = draw(st.integers(start, min(start + 40, len(data))))
+        noise = draw(
+            st.one_of(
+                st.just(data[start:end] * 2),
+                st.sampled_from(
+                    (b"", b"[", b"]", b"{", b'"', b"=", b".", b"#", b"\n", b"\\", b"\xff")
+                ),
+                st.sampled_from((b"nan", b"inf", b"-1", b"0", b"true", b"1e999", b"9" * 5000)),
+                st.sampled_from(
+                    (b"a." * 40, b"[" * 80, b"[bind]\nr = 3\n", b"[source]\n", b"0x7f")
+                ),
+                st.binary(max_size=8),
+            )
+        )
+        data = data[:start] + noise + data[end:]
+    return data

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import Phase, find, given, settings
 
 from rinsc.cost import block_params, cost_report
+from rinsc.errors import RinscError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS, schedule_lines, tree_lines
-from rinsc.spec import ModelSpec, with_signature
+from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.sweep.diff import diff
 from rinsc.syntax import canonical
 from rinsc.syntax.options import RULES
 from tests.cli.command_line import run_cli
-from tests.specs import nested_specs
+from tests.specs import damaged_tomls, nested_specs
 from tests.strategies import nested_signatures
 
 
-@settings(max_examples=60)
-@given(nested_specs())
-def test_a_model_and_its_canonical_spelling_are_described_alike(spec: ModelSpec) -> None:
+def describe(spec: ModelSpec) -> None:
+    """Every description of a model, and of its canonical spelling; they must say the same."""
     graph, counts = build_graph(spec), block_params(build_graph(spec))
     for draw in FORMATS.values():
         assert draw(graph, counts)
@@ -35,6 +37,32 @@ def test_a_model_and_its_canonical_spelling_are_described_alike(spec: ModelSpec)
     one, two = cost_report(spec), cost_report(other)
     assert (one.stored_params, one.executed_layers) == (two.stored_params, two.executed_layers)
     assert (one.forward_flops, one.training_flops) == (two.forward_flops, two.training_flops)
+
+
+@settings(max_examples=60)
+@given(nested_specs())
+def test_a_model_and_its_canonical_spelling_are_described_alike(spec: ModelSpec) -> None:
+    describe(spec)
+
+
+def read(data: bytes, folder: Path) -> None:
+    """A file of a spec, damaged or not, ends as a spec that can be described or as one error."""
+    path = folder / "model.toml"
+    path.write_bytes(data)
+    found: RinscError | None = None
+    try:
+        assert cost_report(model_spec(path)).stored_params > 0
+    except RinscError as error:
+        found = error
+    assert found is None or all(problem.hint for problem in found.problems)
+    assert found is None or len(str(found)) < 10_000
+
+
+@settings(max_examples=150)
+@given(damaged_tomls())
+def test_a_damaged_file_is_a_spec_or_one_error(data: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        read(data, Path(folder))
 
 
 @settings(max_examples=20)
@@ -54,3 +82,9 @@ def test_the_commands_take_it(text: str) -> None:
 def test_the_strategy_writes_every_option(option: str) -> None:
     only_one = settings(max_examples=500, phases=[Phase.generate])
     find(nested_signatures(), lambda text: option in text, settings=only_one)
+
+
+def test_a_file_of_many_or_of_endless_keys_is_told_of_in_short(tmp_path: Path) -> None:
+    endless = "k" * 5000
+    read(f"{endless} = 1\nkind = '{endless}'\npreset = '{endless}'\n".encode(), tmp_path)
+    read("".join(f"key{number} = 1\n" for number in range(5000)).encode(), tmp_path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from rinsc.errors import Problem, RinscError
+from rinsc.errors import Problem, RinscError, did_you_mean
 from rinsc.kinds import is_kind, unknown_kind_hint
 from rinsc.syntax import part_sizes
 from rinsc.syntax.contradictions import check_contradictions
@@ -16,12 +16,38 @@ from rinsc.syntax.tree import Call, Option, Signature, mentions, repeats
 
 MAX_DIMENSION = 1 << 24  # no published model comes near; keeps a typing slip from allocating
 MAX_REAL = 1e12
+MAX_UNKNOWN = 16  # keys that are told one by one
 MAX_SHOWN = 40  # characters of a value in a message
 
 
 def at_key(place: str | None, key: str) -> str:
-    """Where a key stands: in a file, or among the arguments."""
+    """Where a key stands: in a file, or among the arguments; of a long key, its beginning."""
+    key = key if len(key) <= MAX_SHOWN else f"{key[: MAX_SHOWN - 3]}..."
     return key if place is None else f"{place}: {key}"
+
+
+def unknown_keys(
+    keys: Iterable[str], known: Collection[str], of: str, place: Callable[[str], str]
+) -> list[Problem]:
+    """A problem for each key that is not ``known``, and one for all beyond `MAX_UNKNOWN`.
+
+    ``of`` says what they are not a key of, ``place`` where a key stands.
+    """
+    unknown = [key for key in keys if key not in known]
+    problems = [
+        Problem(
+            "unknown-key",
+            f"{shown(key)} is not a key of {of}",
+            place=place(key),
+            hint=did_you_mean(key[:MAX_SHOWN], known),
+        )
+        for key in unknown[:MAX_UNKNOWN]
+    ]
+    if len(unknown) > MAX_UNKNOWN:
+        message = f"{len(unknown) - MAX_UNKNOWN} more keys are not keys of {of}"
+        hint = f"one of: {', '.join(known)}"
+        problems.append(Problem("unknown-key", message, place=place(unknown[-1]), hint=hint))
+    return problems
 
 
 def value_problem(key: str, wanted: Any, value: object, place: str | None) -> Problem | None:
@@ -38,8 +64,8 @@ def value_problem(key: str, wanted: Any, value: object, place: str | None) -> Pr
         message = f"'{key}' is {shown(value)}; it must be above 0 and at most {MAX_REAL:.0e}"
         return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
     if key == "kind" and not is_kind(value):
-        message = f"'{value}' is not a layer kind"
-        hint = unknown_kind_hint(str(value))
+        message = f"{shown(value)} is not a layer kind"
+        hint = unknown_kind_hint(str(value)[:MAX_SHOWN])
         return Problem("unknown-kind", message, place=at_key(place, key), hint=hint)
     return None
 

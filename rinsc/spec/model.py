@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
 
-from rinsc.errors import Problem, SpecError, did_you_mean
+from rinsc.errors import Problem, SpecError
 from rinsc.presets import PRESETS
 from rinsc.scalars import plain
-from rinsc.spec.checks import at_key, combination_problems, value_problem
+from rinsc.spec.checks import at_key, combination_problems, unknown_keys, value_problem
 from rinsc.syntax import part_sizes, to_text
 from rinsc.syntax.parts import part_options
 from rinsc.syntax.settings import BlockOptions
@@ -110,16 +110,7 @@ def spec_problems(
     Keys in ``missing_and_known`` are missing for a reason that is reported elsewhere; ``strict``
     refuses layers that do not divide evenly.
     """
-    problems = [
-        Problem(
-            "unknown-key",
-            f"'{key}' is not a key of a spec",
-            place=at_key(place, key),
-            hint=did_you_mean(key, KEYS),
-        )
-        for key in values
-        if key not in KEYS
-    ]
+    problems = unknown_keys(values, KEYS, "a spec", lambda key: at_key(place, key))
     for key in REQUIRED:
         if key not in values and key not in missing_and_known:
             hint = f"add '{key}', or name a preset: {', '.join(PRESETS)}"

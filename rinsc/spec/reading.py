@@ -11,7 +11,7 @@ from rinsc.files import parse_toml
 from rinsc.presets import PRESETS
 from rinsc.resources import zoo_file
 from rinsc.scalars import whole
-from rinsc.spec.checks import at_key
+from rinsc.spec.checks import MAX_SHOWN, at_key, shown
 from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
 from rinsc.syntax import bind as bind_exponents
 from rinsc.syntax import parse, part_sizes, to_text
@@ -160,9 +160,11 @@ def _preset(
         return {}
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
-    hint = did_you_mean(str(name), PRESETS)
+    hint = did_you_mean(str(name)[:MAX_SHOWN], PRESETS)
     where = at_key(place, "preset")
-    problems.append(Problem("unknown-preset", f"'{name}' is not a preset", place=where, hint=hint))
+    problems.append(
+        Problem("unknown-preset", f"{shown(name)} is not a preset", place=where, hint=hint)
+    )
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from rinsc.errors import Problem, RinscError, SpecError, did_you_mean
 from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec, with_signature
-from rinsc.spec.checks import at_key, shown
+from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
 from rinsc.spec.reading import read_toml
 
 
@@ -99,8 +99,9 @@ def zoo_entry(name: str) -> ZooEntry:
         return read_entry(Path(name))
     names = sorted(path.stem for path in zoo_dir().glob("*.toml"))
     if name not in names:
-        message = f"'{name}' is not in the zoo"
-        raise SpecError(Problem("unknown-entry", message, hint=did_you_mean(name, names)))
+        message = f"{shown(name)} is not in the zoo"
+        hint = did_you_mean(name.lower()[:MAX_SHOWN], names)
+        raise SpecError(Problem("unknown-entry", message, hint=hint))
     return read_entry(zoo_dir() / f"{name}.toml")
 
 
@@ -139,12 +140,9 @@ def _table(
         return None
     before = len(problems)
     wanted = get_type_hints(kind)
+    problems += unknown_keys(found, known, f"[{name}]", lambda key: place)
     for key, value in found.items():
-        if key not in known:
-            message = f"'{key}' is not a key of [{name}]"
-            hint = did_you_mean(key, known)
-            problems.append(Problem("unknown-key", message, place=place, hint=hint))
-        elif not _fits(value, wanted[key]):
+        if key in known and not _fits(value, wanted[key]):
             message = f"'{key}' of [{name}] cannot be {shown(value)}"
             problems.append(Problem("bad-value", message, place=place, hint=f"change '{key}'"))
     for key, item in known.items():

@@ -52,7 +52,7 @@ def test_error(text: str, shows: str) -> None:
 
 
 _NOTATION = st.text("AB2^{}()[]@=,. r3³skip×x*$→", max_size=30)
-_RANDOM_TEXTS = st.one_of(
+RANDOM_TEXTS = st.one_of(
     st.text(max_size=30),
     _NOTATION,
     st.builds(
@@ -66,7 +66,7 @@ _RANDOM_TEXTS = st.one_of(
 _LARK_NAMES = ("LETTER", "NUMBER", "NAME", "SUPERSCRIPT", "Token", "$END", "__ANON", "LPAR")
 
 
-def _ends_well(text: str, parse: Callable[[str], object]) -> bool:
+def ends_well(text: str, parse: Callable[[str], object]) -> bool:
     """Whether a text has a tree, or one error that points into it and names nothing internal."""
     try:
         parse(text)
@@ -83,13 +83,13 @@ def _ends_well(text: str, parse: Callable[[str], object]) -> bool:
 
 
 @settings(max_examples=500)
-@given(_RANDOM_TEXTS)
+@given(RANDOM_TEXTS)
 def test_random_text_ends_as_a_tree_or_as_one_error(text: str) -> None:
-    assert _ends_well(text, parse)
+    assert ends_well(text, parse)
 
 
 def test_an_escaping_exception_is_caught() -> None:
-    find(_RANDOM_TEXTS, lambda text: not _ends_well(text, lambda text: parse(text) and 1 // 0))
+    find(RANDOM_TEXTS, lambda text: not ends_well(text, lambda text: parse(text) and 1 // 0))
 
 
 @pytest.mark.parametrize(
