@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import CompiledModule, load_weights, save_weights, to_torch
-from rinsc.backends.torch.continuation import cached_module
+from rinsc.backends.torch.continuation import CachedModule, cached_module
 from rinsc.cost import forward_flops, stored_params, training_flops
 from rinsc.errors import LoweringError, Problem, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds, unroll
@@ -33,6 +34,8 @@ from rinsc.syntax.sizes import stack_of
 LOGIT_LIMIT = 1e-4  # fp32 in two runtimes
 ROUNDING_SLACK = 4  # times what rounding to fp32 changes, where that is more
 EXACT = 0.0
+# New token ids, the cache of those before and the mask of all, to logits and the cache.
+Step: TypeAlias = Callable[..., tuple[Any, Any]]
 MAX_LAYERS = 160  # executed by the small copy, at any rounds compared
 MAX_TRACED_LAYERS = 512  # executed at full size, where only operations are counted
 
@@ -178,41 +181,75 @@ def _onnx_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRow
 
 
 def _cached_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRow]:
-    """Every form that continues sequences; none of kinds that have no cache.
+    """Every form that continues sequences, however they are cut and batched; none without a cache.
 
-    Where rounds share their slots a cache is an approximation, and PyTorch's is what the others
-    have to equal.
+    Where rounds share slots a cache is an approximation: PyTorch's, one token at a time, is what
+    the others have to equal.
     """
     try:
         require_language_model(model.spec)
         cached = cached_module(model)
     except (SpecError, LoweringError):
         return
-    exact = all(loop.options.cache == "own" for loop in model.graph.loops())
     dial = Session(to_onnx(model, rounds="dynamic", cache=True))
     for rounds in dialled_rounds(model.graph):
-        limit, words = _limit(model, given, rounds), f"torch, cached, {_words(rounds)}"
-        expected = _in_steps(partial(cached, rounds=rounds), given)
-        if exact:
-            gap = _gap(model(given, rounds=rounds), expected)
-            yield VerifyRow(f"torch, {_words(rounds)}", "torch, cached", "logits", gap, limit)
-        sessions = {"ONNX, cached, dial": dial}
+        limit, words = _limit(model, given, rounds), _words(rounds)
+        if model.graph.shares_slots:
+            left = f"torch, cached, token by token, {words}"
+            run = partial(_of_arrays(cached), rounds=rounds)
+            expected = _in_steps(run, given, singles=given.shape[1])
+        else:
+            left, expected = f"torch, {words}", model(given, rounds=rounds)
+        forms: dict[str, Step] = {
+            "torch, cached": _of_arrays(cached),
+            "ONNX, cached, dial": dial.step,
+        }
         if rounds is None:
-            sessions["ONNX, cached"] = Session(to_onnx(model, cache=True))
-            sessions["ONNX, cached, portable"] = Session(to_onnx(model, cache=True, portable=True))
-            sessions["ONNX, cached, gated"] = Session(to_onnx(model, cache=True, gated=True))
-        for form, session in sessions.items():
-            gap = _gap(expected, _in_steps(partial(session.step, rounds=rounds), given.numpy()))
-            yield VerifyRow(words, form, "logits", gap, limit)
+            forms["ONNX, cached"] = Session(to_onnx(model, cache=True)).step
+            forms["ONNX, cached, portable"] = Session(
+                to_onnx(model, cache=True, portable=True)
+            ).step
+            forms["ONNX, cached, gated"] = Session(to_onnx(model, cache=True, gated=True)).step
+        for form, step in forms.items():
+            run = partial(step, rounds=rounds)
+            gap = _gap(expected, _in_steps(run, given))
+            yield VerifyRow(left, form, "logits", gap, limit)
+            gap = _batch_gap(run, given, expected)
+            yield VerifyRow(left, f"{form}, other batches", "logits", gap, limit)
 
 
-def _in_steps(step: Callable[..., tuple[Any, Any]], given: Any) -> torch.Tensor:
-    """Logits of all tokens: most of them at once, and the last three one by one."""
+def _of_arrays(cached: CachedModule) -> Step:
+    """The module, given arrays as a session is."""
+
+    def step(ids: Any, past: Any, *, attention_mask: Any, rounds: Rounds) -> tuple[Any, Any]:
+        seen = None if attention_mask is None else torch.from_numpy(attention_mask)
+        result: tuple[Any, Any] = cached(torch.from_numpy(ids), past, seen, rounds=rounds)
+        return result
+
+    return step
+
+
+def _in_steps(
+    step: Step, given: torch.Tensor, mask: torch.Tensor | None = None, *, singles: int = 3
+) -> torch.Tensor:
+    """Logits of all tokens: most of them at once, and the last ones one by one."""
     past, made, seq = None, [], given.shape[1]
-    for start, end in ((0, seq - 3), (seq - 3, seq - 2), (seq - 2, seq - 1), (seq - 1, seq)):
-        logits, past = step(given[:, start:end], past)
+    ends = sorted({seq - singles, *range(seq - singles + 1, seq + 1)} - {0})
+    for start, end in pairwise([0, *ends]):
+        seen = None if mask is None else mask[:, :end].numpy()
+        logits, past = step(given[:, start:end].numpy(), past, attention_mask=seen)
         made.append(torch.as_tensor(logits))
     return torch.cat(made, dim=1)
+
+
+def _batch_gap(step: Step, given: torch.Tensor, expected: torch.Tensor) -> float:
+    """How far rows are from those expected when they run alone, and beside padding."""
+    alone = _gap(expected[:1], _in_steps(step, given[:1]))
+    padded, mask, cut = given.clone(), torch.ones_like(given), 2
+    padded[1, cut:], mask[1, :cut] = given[1, :-cut], 0
+    logits = _in_steps(step, padded, mask)
+    first = _gap(expected[0], logits[0])
+    return max(alone, first, _gap(expected[1, :-cut], logits[1, cut:]))
 
 
 def _limit(model: CompiledModule, given: torch.Tensor, rounds: Rounds) -> float:

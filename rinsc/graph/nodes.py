@@ -127,6 +127,15 @@ class BlockGraph:
         dialled = {name for loop in self.dials() for name in loop.body.visit_counts()}
         return [name for name in self.blocks if counts[name] > 1 or name in dialled]
 
+    @property
+    def shares_slots(self) -> bool:
+        """Whether rounds share cache slots (``kv=first``, ``kv=last``).
+
+        A cached pass then runs one token at a time. A token sees the tokens before it as their
+        slots keep them, so its logits depend neither on where its sequence is cut nor on its batch.
+        """
+        return any(loop.options.cache != "own" for loop in self.loops())
+
     def dials(self) -> Iterator[Loop]:
         """The loops whose rounds can be asked for."""
         return (loop for loop in self.loops() if not loop.fixed)

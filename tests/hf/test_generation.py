@@ -102,6 +102,29 @@ def test_shared_slots_are_those_of_the_cached_form(signature: str, cache: str) -
         assert found[0, 5:].tolist() == expected
 
 
+@pytest.mark.parametrize("keep", ["first", "last"])
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_shared_slots_do_not_depend_on_cuts_and_batches(keep: str, cache: str) -> None:
+    model, plain = pair(f"A^3{{kv={keep}}}B")
+    prompt = ids(plain.spec, 2, 6)
+    alone = [greedy(model, row[None], cache_implementation=cache)[0, 6:] for row in prompt]
+    together = greedy(model, prompt, cache_implementation=cache)[:, 6:]
+    assert torch.equal(together, torch.stack(alone))
+    padded = torch.cat((torch.zeros(2, 3, dtype=torch.long), prompt), dim=1)
+    mask = (torch.arange(9) >= 3).long().expand(2, 9)
+    found = greedy(model, padded, attention_mask=mask, cache_implementation=cache)
+    assert torch.equal(found[:, 9:], together)
+    with torch.no_grad():
+        whole = model(prompt, use_cache=True).logits
+        part = model(prompt[:, :4], use_cache=True)
+        rest = model(prompt[:, 4:], past_key_values=part.past_key_values).logits
+        unsaid = model(prompt)
+    assert torch.allclose(torch.cat((part.logits, rest), dim=1), whole, atol=CLOSE)
+    assert unsaid.past_key_values is None, "a whole pass, which is exact, is the default"
+    assert torch.allclose(unsaid.logits, plain(prompt), atol=CLOSE)
+    assert not torch.allclose(unsaid.logits, whole, atol=1e-3)
+
+
 def test_caches_have_the_slots_that_are_used() -> None:
     model, plain = pair("P(A^2{kv=last}B)^3")
     config = model.config

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -154,3 +155,50 @@ def test_mistakes_with_a_cache() -> None:
     for mask in ([[1]], [[1, 1, 1, 2]], ragged):
         with pytest.raises(RinscError, match="bad-input"):
             session.step([[1]], past, rounds=2, attention_mask=mask)
+
+
+SHARING = ["A^3{kv=first}B", "P A^2{kv=last}B", "(A^2{kv=last}B)^2{kv=first}"]
+
+
+@pytest.mark.parametrize("text", SHARING)
+@pytest.mark.parametrize("form", ["fixed", "dial", "gated", "portable"])
+def test_rounds_that_share_slots_do_not_depend_on_cuts_and_batches(text: str, form: str) -> None:
+    """A row cut anywhere, in any batch, against PyTorch's rows alone, one token at a time."""
+    model = lively_model(small_spec(text, layers=3, width=64))
+    rounds: Any = "dynamic" if form == "dial" else None
+    options = {"gated": form == "gated", "portable": form == "portable"}
+    session = Session(to_onnx(model, rounds, cache=True, **options), threads=1)
+    cached, ids, past = cached_module(model), random_ids(model.spec, 3, 8), None
+    singles = []
+    with torch.no_grad():
+        for index in range(8):
+            logits, past = cached(torch.from_numpy(ids[:1, index : index + 1]), past)
+            singles.append(logits.numpy())
+    expected = np.concatenate(singles, axis=1)
+    for first in (1, 5, 8):
+        found = stepped(session, ids, first)
+        np.testing.assert_allclose(found[:1], expected, rtol=0, atol=CLOSE)
+    mask = np.ones((3, 10), np.int64)
+    mask[0, :2] = mask[1, 3:5] = 0
+    padded = np.zeros_like(mask)
+    padded[mask == 1] = np.concatenate([ids[0], ids[1], ids[2], ids[2, :2]])
+    found, _ = session.step(padded, attention_mask=mask)
+    np.testing.assert_allclose(found[:1, 2:], expected, rtol=0, atol=CLOSE)
+    prompts = [[1, 2], [3, 4, 5, 6], [7]]
+    assert session.generate(prompts, 9) == [session.generate(prompt, 9) for prompt in prompts]
+
+
+def test_plain_runtimes_are_told_to_run_such_models_token_by_token() -> None:
+    exported = to_onnx(lively_model(small_spec("A^2{kv=last}B")), cache=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    raw = onnxruntime.InferenceSession(exported.to_bytes(), options)
+    slots = [slot for slot in raw.get_inputs() if slot.name.startswith("past")]
+    feed = {slot.name: np.zeros((1, slot.shape[1], 0, slot.shape[3]), np.float32) for slot in slots}
+    for seq in (1, 2):
+        feed |= {name: np.ones((1, seq), np.int64) for name in ("input_ids", "attention_mask")}
+        if seq == 1:
+            assert raw.run(None, feed)[0].shape == (1, 1, 53)
+        else:
+            with pytest.raises(Exception, match="seq must be 1: rounds share slots"):
+                raw.run(None, feed)

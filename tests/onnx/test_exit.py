@@ -107,15 +107,28 @@ def test_behind_a_cache_that_rounds_share(when: str, width: int) -> None:
     cached = cached_module(model)
     ids = random_ids(model.spec, 1, 12)
     past, kept, used = None, None, set()
-    for start, end in [(0, 5), *((place, place + 1) for place in range(5, 12))]:
-        logits, past = session.step(ids[:, start:end], past)
+    rows = []
+    for index in range(12):
+        logits, past = session.step(ids[:, index : index + 1], past)
         rounds = session.rounds_used["R"]
         used.add(rounds)
         with torch.no_grad():
-            expected, kept = cached(torch.from_numpy(ids[:, start:end]), kept, rounds=rounds)
+            token = torch.from_numpy(ids[:, index : index + 1])
+            expected, kept = cached(token, kept, rounds=rounds)
         np.testing.assert_allclose(logits, expected.numpy(), rtol=0, atol=CLOSE)
+        rows.append(logits)
     assert len(used) > 1, "the rounds differ from token to token"
-    assert len(session.generate([1, 2], 10)) == 10
+    single = np.concatenate(rows, axis=1)
+    at_once, _ = session.step(ids)
+    np.testing.assert_allclose(at_once, single, rtol=0, atol=CLOSE)
+    assert session.rounds_used["R"] == max(used)
+    batch = np.concatenate([random_ids(model.spec, 2, 12, seed=5), ids])
+    together, past = session.step(batch[:, :9])
+    np.testing.assert_allclose(together[2:], single[:, :9], rtol=0, atol=CLOSE)
+    last, _ = session.step(batch[:, 9:], past)
+    np.testing.assert_allclose(last[2:], single[:, 9:], rtol=0, atol=CLOSE)
+    prompts = [[1, 2], [3, 4, 5], [6]]
+    assert session.generate(prompts, 10) == [session.generate(prompt, 10) for prompt in prompts]
 
 
 def test_mistakes() -> None:

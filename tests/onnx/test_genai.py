@@ -81,8 +81,9 @@ def generated(
     prompts: Sequence[Sequence[int]],
     depth: Mapping[str, int] | None = None,
     tokens: int = TOKENS,
+    singly: bool = False,
 ) -> list[list[int]]:
-    """What the package says after prompts that are padded to one length."""
+    """What the package says after prompts of one length, given ``singly`` token by token."""
     model = og.Model(str(folder))
     params = og.GeneratorParams(model)
     length = len(prompts[0])
@@ -91,7 +92,9 @@ def generated(
     held = {name: np.array(rounds, np.int64) for name, rounds in (depth or {}).items()}
     for name, rounds in held.items():
         generator.set_model_input(name, rounds)
-    generator.append_tokens(np.array(prompts, np.int32))
+    width = 1 if singly else length
+    for start in range(0, length, width):
+        generator.append_tokens(np.array([row[start : start + width] for row in prompts], np.int32))
     while not generator.is_done():
         generator.generate_next_token()
     rows = [generator.get_sequence(row).tolist() for row in range(len(prompts))]
@@ -156,9 +159,13 @@ def test_rounds_that_share_slots(kv: str, tmp_path: Path) -> None:
     }
     stop = unsaid(*expected.values())
     fixed = write_folder(tmp_path / "fixed", to_onnx(model, cache=True), [stop])
-    assert generated(fixed, [PROMPT]) == [expected[3]]
+    assert generated(fixed, [PROMPT], singly=True) == [expected[3]]
+    with pytest.raises(Exception, match="run token by token"):
+        generated(fixed, [PROMPT])
     gated = write_folder(tmp_path / "gated", to_onnx(model, cache=True, gated=True), [stop])
-    assert {d: generated(gated, [PROMPT], {"depth": d})[0] for d in expected} == expected
+    assert {
+        d: generated(gated, [PROMPT], {"depth": d}, singly=True)[0] for d in expected
+    } == expected
     assert expected[3] != generate_ids(model, PROMPT, TOKENS, sampling=Sampling(), cache=False)
 
 

@@ -35,6 +35,8 @@ class RoundsGenerationMixin(GenerationMixin):
         """The cache that was given, else a new one where wanted; in training and in an export that
         must be said.
 
+        It must also be said where rounds share slots: a cached pass then only approximates the
+        whole one, token by token.
         A pass that makes its activations again would write every key twice, so that it has none;
         nor have packed documents, of which a cache could continue the last one alone.
         """
@@ -48,7 +50,8 @@ class RoundsGenerationMixin(GenerationMixin):
                 hint = "turn gradient checkpointing off" if recomputes else "give whole sequences"
                 raise cannot_run("no-cache", message, hint, "past_key_values")
             return None
-        without = self.training or torch.compiler.is_exporting()  # then a cache must be asked for
+        # In these a cache must be asked for.
+        without = self.training or torch.compiler.is_exporting() or self.config.shares_slots
         wanted = self.config.use_cache and not without if use_cache is None else use_cache
         if given is not None or not wanted or has_documents(position_ids):
             return given

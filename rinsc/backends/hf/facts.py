@@ -89,6 +89,11 @@ class ModelFacts:
         """False where a layer looks back by more than attention."""
         return _keeps_cache(self._items)
 
+    @property
+    def shares_slots(self) -> bool:
+        """Whether rounds share cache slots, so that a cached pass runs one token at a time."""
+        return self.graph.shares_slots
+
     def new_module(self) -> HostedModule:
         """The emitted module, freshly initialised."""
         return hosted_class(self.graph)()

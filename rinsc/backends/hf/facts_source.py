@@ -34,6 +34,7 @@ class ModelFacts:
     spec: dict[str, Any]
     takes_noise_seed = {takes_noise_seed}
     keeps_cache = {keeps_cache}
+    shares_slots = {shares_slots}
 
     @staticmethod
     def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +106,7 @@ def facts_source(config: RinscConfig) -> str:
     facts = _CLASS.format(
         takes_noise_seed=config.takes_noise_seed,
         keeps_cache=config.keeps_cache,
+        shares_slots=config.shares_slots,
         context=graph.spec.context,
         resized=_body(indented(_resized(graph.spec.tied_embedding))),
         resolved=_body(_resolved(looped)),

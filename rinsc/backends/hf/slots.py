@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,6 +43,25 @@ class CacheSlots:
             self._written = self.slot
             return self.cache.update(key, value, slot)
         return self._instead(key, value, slot)
+
+    def one_by_one(
+        self, position_ids: torch.Tensor, mask: torch.Tensor | None
+    ) -> Iterator[tuple[slice, torch.Tensor | None]]:
+        """Where each token of a pass is, and the keys it sees; slots are counted anew for each."""
+        seq, device = position_ids.shape[1], position_ids.device
+        is_static = self.cache.is_compileable  # its keys are all its room
+        if mask is None and is_static:
+            ends = self.cache.get_seq_length() + torch.arange(seq, device=device)
+            room = torch.arange(self.cache.get_max_length(), device=device)
+            mask = (room <= ends[:, None])[None, None]
+        for index in range(seq):
+            self.slot = self._written = 0
+            one = slice(index, index + 1)
+            seen = mask
+            if mask is not None:
+                keys = mask.shape[3] if is_static else mask.shape[3] - seq + index + 1
+                seen = mask[:, :, one, :keys]
+            yield one, seen
 
     def enter(self, keep: str) -> None:
         """A repeat starts whose rounds share slots."""

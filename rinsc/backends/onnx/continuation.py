@@ -7,7 +7,7 @@ cache short. Behind a cache a batch of rows runs token by token: the attention t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from weakref import ref
@@ -30,11 +30,13 @@ Dials: TypeAlias = Mapping[str, npt.NDArray[np.int64]]
 class Continuation:
     """Runs the steps of one session of ONNX Runtime.
 
-    ``in_place`` says whether the cache is appended to where it stands; see `works_in_place`.
+    With ``shares_slots`` rounds share theirs, and tokens run one at a time. ``in_place`` says
+    whether the cache is appended to where it stands; see `works_in_place`.
     """
 
     runtime: Runtime
     fused: bool
+    shares_slots: bool = False
     in_place: bool = False
     least_capacity: int = FIRST_CAPACITY
 
@@ -43,20 +45,52 @@ class Continuation:
 
         ``mask`` (batch, past + seq); of a fused model its first part is that of the cache.
         """
+        if self.runtime.used and past.batch > 1:
+            return self._row_by_row(ids, mask, past, dials)
+        continues_batch = past.length > 0 and past.batch > 1  # the operator takes one token then
+        if self.shares_slots or (self.fused and continues_batch):
+            return self._token_by_token(ids, mask, past, dials)
         if not self.fused:
             return self._portable(ids, mask, past, dials)
         new = mask[:, past.length :]
-        alone = past.length == 0 or past.batch == 1  # else an operator takes one token at a time
-        if new.all() and (alone or ids.shape[1] == 1):
+        if new.all():
             return self._run(ids, past.counts, new, past, dials)
-        if alone:
-            return self._compacted(ids, new, past, dials)
-        made = []
-        for column in range(ids.shape[1]):
-            one = slice(column, column + 1)
-            logits, past = self._run(ids[:, one], past.counts, new[:, one], past, dials)
-            made.append(logits)
-        return np.concatenate(made, axis=1), past
+        return self._compacted(ids, new, past, dials)
+
+    def _token_by_token(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
+        def runs(past: Past) -> Iterator[tuple[Logits, Past]]:
+            for column in range(ids.shape[1]):
+                token, seen = ids[:, column : column + 1], mask[:, : past.length + 1]
+                if self.fused:
+                    logits, past = self._run(token, past.counts, seen[:, -1:], past, dials)
+                else:
+                    logits, past = self._portable(token, seen, past, dials)
+                yield logits, past
+
+        results = self._collected(runs(past))
+        logits = [each for each, _ in results]
+        return logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1), results[-1][1]
+
+    def _row_by_row(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
+        """Each row behind a cache of its own: an exit ends the rounds of all rows that it runs."""
+        rows = past.values or [self.empty(1, past.rounds, past.owner)] * past.batch
+        results = self._collected(
+            self.step(ids[row : row + 1], mask[row : row + 1], before, dials)
+            for row, before in enumerate(rows)
+        )
+        logits = np.concatenate([each for each, _ in results])
+        return logits, Past(past.owner, past.rounds, mask, [after for _, after in results])
+
+    def _collected(self, runs: Iterator[tuple[Logits, Past]]) -> list[tuple[Logits, Past]]:
+        """What several runs give; of rounds that end early, the most that any of them took."""
+        used = self.runtime.used
+        results, most = [], dict.fromkeys(used, 0)
+        for result in runs:
+            results.append(result)
+            most = {name: max(count, int(used[name])) for name, count in most.items()}
+        for name, count in most.items():
+            used[name][...] = count
+        return results
 
     def empty(self, batch: int, rounds: Mapping[str, int], owner: object) -> Past:
         """The cache of no position."""

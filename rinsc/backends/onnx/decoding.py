@@ -32,11 +32,13 @@ class Decoding:
         self._logits = np.empty((past.batch, 1, continuation.runtime.vocab_size), np.float32)
         self._last_logits = self._logits[:, 0]
         self._run = continuation.runtime.session.run_with_iobinding
+        alone = past.batch == 1 or not continuation.runtime.used  # else rows have their own caches
+        self._is_bound = continuation.in_place and alone
         self._reads_arrays = continuation.runtime.device == "cpu"  # elsewhere binding copies them
 
     def __call__(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         self._ids[:, 0] = tokens
-        if not self._continuation.in_place:
+        if not self._is_bound:
             return self._step()
         if self._total >= self._capacity:
             self._make_room()

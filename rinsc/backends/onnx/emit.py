@@ -61,10 +61,12 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
         checked[str(longest.name)] = _checked_length(op, longest, graph.spec.context)
     if takes.dtype == "float32":
         checked[takes.name] = as_real(op, checked[takes.name])
+    if form.cached and graph.shares_slots:
+        checked[takes.name] = _checked_single(op, checked[takes.name])
     embed, packing, first = programs.embed, None, None
     if form.fused:
         first = make_value(FIRST, (), op.real)
-        packing = packed(op, given[takes.name], given[MASK], first)
+        packing = packed(op, checked[takes.name], given[MASK], first)
         embed = _embed_of_packed(embed)
         checked = {takes.name: packing.ids, POSITIONS: packing.positions}
     sides = emit_program(op, embed, checked)
@@ -111,3 +113,10 @@ def _checked_length(op: OpBuilder, given: ir.Value, context: int) -> ir.Value:
     with op.scope("checks"), op.scope("seq"):
         seq = op.Shape(given, start=1, end=2, shape=(1,), dtype=INT64)
         return guarded(op, given, seq, context, f"seq must be from 1 to {context}")
+
+
+def _checked_single(op: OpBuilder, ids: ir.Value) -> ir.Value:
+    """Where rounds share slots, a token must see those before it as the slots keep them."""
+    with op.scope("checks"), op.scope("single"):
+        seq = op.Shape(ids, start=1, end=2, shape=(1,), dtype=INT64)
+        return guarded(op, ids, seq, 1, "seq must be 1: rounds share slots, run token by token")

@@ -100,7 +100,9 @@ class Session:
             self._used,
         )
         fused = metadata.get("rinsc.operators") == "fused"
-        self._continuation = Continuation(runtime, fused=fused)
+        self._continuation = Continuation(
+            runtime, fused=fused, shares_slots=self.graph.shares_slots
+        )
         self._continuation.in_place = fused and self._continuation.works_in_place(
             self._dials.settings(None), self._dials.arrays(None)
         )
@@ -185,7 +187,10 @@ class Session:
 
     @property
     def rounds_used(self) -> dict[str, int]:
-        """Of repeats that may end early, the rounds that the last run took; 0 before the first."""
+        """Of repeats that may end early, the rounds that the last call took; 0 before the first.
+
+        They are the most that any row and, with a cache, any token took.
+        """
         return {name.removeprefix(USED): int(count) for name, count in self._used.items()}
 
     @property
@@ -218,8 +223,8 @@ class Session:
         """The ``max_new_tokens`` ids that follow ``prompt``, or fewer, up to one of ``stop_ids``.
 
         Of a sequence of prompts, of any lengths, there is one list each: prompt i alone would be
-        followed by the same ids with the seed ``seed + i``, as far as a batch is not one matter to
-        the model: activations in 8 bits, an early exit, rounds that share slots. A sequence that
+        followed by the same ids with the seed ``seed + i``, unless rows share something in the
+        model: the scale of 8-bit activations, or an early exit without a cache. A sequence that
         outgrows the context goes on as its last ``context`` ids, which is slow: each token runs all
         of them anew.
         Without a cache in the model every step runs the whole sequence.

@@ -56,6 +56,7 @@ def cached_forward(
                 f"if shape[1] > {context}:",
                 f'    raise ValueError(f"{{shape[1]}} tokens exceed the context of {context}")',
                 *drawing_lines(graph, "input_ids.shape[0]", again="past is not None"),
+                *(_one_by_one(graph) if graph.shares_slots else []),
                 *rounds_lines(looped),
                 *embed_lines(programs.embed),
                 *(f"size {'+' * bool(i)}= {term}" for i, term in enumerate(terms)),
@@ -68,6 +69,22 @@ def cached_forward(
                 f"return {results['logits']}, present",
             ]
         ),
+    ]
+
+
+def _one_by_one(graph: BlockGraph) -> list[str]:
+    """Several new tokens as passes of one token each, for rounds that share slots."""
+    arguments = ["token", "past", "seen", "rounds"]
+    arguments += ["noise_seed"] if takes_noise_seed(graph) else []
+    return [
+        "if input_ids.shape[1] > 1:  # each token sees what the slots keep of those before it",
+        "    tokens = []",
+        "    for end in range(before + 1, shape[1] + 1):",
+        "        token, seen = input_ids[:, end - before - 1, None], attention_mask[:, :end]",
+        *indented(indented([f"logits, past = self.forward({', '.join(arguments)})"])),
+        "        tokens.append(logits)",
+        "    assert past is not None",
+        "    return torch.cat(tokens, dim=1), past",
     ]
 
 

@@ -148,9 +148,9 @@ def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: boo
     counted = f"{blocks} block{'s' * (blocks > 1)}, {visits} visit{'s' * (visits > 1)}"
     title = f"{name}: {counted} at the rounds written."
     imports = {
-        "collections.abc": {*["Callable"] * hosted, *["Iterator"] * cached}
+        "collections.abc": {*["Callable"] * hosted, *["Iterator"] * (cached or hosted)}
         | {*["Mapping"] * bool(rounds)},
-        "itertools": {*["islice"] * (cached and _shares_slots(graph))},
+        "itertools": {*["islice"] * (cached and graph.shares_slots)},
         "typing": {*["Any", "Protocol"] * hosted, "SupportsIndex"}
         | {*["TypeAlias"] * bool(rounds)},
     }
@@ -161,10 +161,6 @@ def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: boo
         stdlib += f"from {module} import {', '.join(sorted(names))}\n" if names else ""
     header = _HEADER.format(title=title, stdlib=stdlib)
     return header + "from torch.utils.checkpoint import checkpoint\n" * hosted
-
-
-def _shares_slots(graph: BlockGraph) -> bool:
-    return any(loop.options.cache != "own" for loop in graph.loops())
 
 
 def _rounds_text(rounds: dict[str, int]) -> str:

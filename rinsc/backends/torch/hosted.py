@@ -79,6 +79,7 @@ def hosted_forward(
         *definition("states", parameters, "torch.Tensor"),
         *indented(
             [
+                *(_one_by_one(graph) if graph.shares_slots else []),
                 *_embed_lines(programs.embed),
                 RECORD,
                 *drawing_lines(graph, "x.shape[0]", when="slots is None and "),
@@ -132,6 +133,31 @@ def _embed_lines(embed: Program) -> list[str]:
             *lines,
         ]
     return [*lines, *embed_lines(rest)]
+
+
+def _one_by_one(graph: BlockGraph) -> list[str]:
+    """Several new tokens as passes of one token each, for rounds that share slots."""
+    arguments = [
+        "None if input_ids is None else input_ids[:, one]",
+        *("position_ids[:, one]", "seen", "slots", "rounds"),
+        *(["noise_seed"] if takes_noise_seed(graph) else []),
+        "None if inputs_embeds is None else inputs_embeds[:, one]",
+        "states[-1]",
+    ]
+    return [
+        "if slots is not None and position_ids.shape[1] > 1:",
+        "    # Each token sees what the slots keep of those before it.",
+        "    states: list[list[torch.Tensor]] = []",
+        "    for one, seen in slots.one_by_one(position_ids, mask):",
+        "        states.append([])",
+        "        self.states(",
+        *(f"            {argument}," for argument in arguments),
+        "        )",
+        "    joined = [torch.cat(each, dim=1) for each in zip(*states, strict=True)]",
+        "    if visited is not None:",
+        "        visited += joined",
+        "    return joined[-1]",
+    ]
 
 
 def head_parts(head: Program) -> tuple[Program, Program]:
