@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +64,14 @@ def torch_logits(
     with torch.no_grad():
         logits: npt.NDArray[np.float32] = model(torch.from_numpy(given), rounds).numpy()
     return logits
+
+
+def rounding(model: nn.Module, given: npt.NDArray[Any], rounds: Rounds = None) -> float:
+    """How far fp32 itself is from fp64: of some random models, far."""
+    exact = copy.deepcopy(model).double()
+    patches = given.dtype.kind == "f"
+    wide = torch_logits(exact, given.astype(np.float64) if patches else given, rounds)
+    return float(np.abs(torch_logits(model, given, rounds) - wide).max())
 
 
 def unique_bytes(model: nn.Module) -> int:
