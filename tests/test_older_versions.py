@@ -71,7 +71,8 @@ def test_models_in_transformers(name: str) -> None:
     from transformers import AutoModelForCausalLM
 
     code = {"trust_remote_code": True} if name == "hf" else {}
-    model = AutoModelForCausalLM.from_pretrained(OLD / name, **code).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(OLD / name, **code)
+    model.eval()
     for rounds, expected in EXPECTED["torch"].items():
         assert gap(model(torch.tensor(IDS), rounds=int(rounds)).logits, expected) < CLOSE
 

@@ -165,7 +165,7 @@ def test_the_backbone_and_the_head_are_the_model() -> None:
     """What tools compute a loss from: the state of `base_model`, times the head's matrix."""
     for tied in (True, False):
         for text in ("P(A^3{adapter=linear})B", "A^2{init=noise, inject=concat}B"):
-            model: Any = causal_lm(small_spec(text, tied_embedding=tied)).eval()
+            model: Any = causal_lm(small_spec(text, tied_embedding=tied)).eval()  # type: ignore[no-untyped-call]
             given = {"input_ids": ids(model.model.spec, 2, 9), "rounds": 2}
             given["attention_mask"] = torch.ones(2, 9).long().index_fill_(1, torch.tensor([0]), 0)
             state = model.base_model(**given, use_cache=False).last_hidden_state

@@ -167,7 +167,7 @@ def test_rounds_that_share_slots_do_not_depend_on_cuts_and_batches(text: str, fo
     """A row cut anywhere, in any batch, against PyTorch's rows alone, one token at a time."""
     model = lively_model(small_spec(text, layers=3, width=64))
     rounds: Any = "dynamic" if form == "dial" else None
-    options = {"gated": form == "gated", "portable": form == "portable"}
+    options: Any = {"gated": form == "gated", "portable": form == "portable"}
     session = Session(to_onnx(model, rounds, cache=True, **options), threads=1)
     cached, ids, past = cached_module(model), random_ids(model.spec, 3, 8), None
     singles = []
