@@ -119,6 +119,9 @@ def test_shared_slots_do_not_depend_on_cuts_and_batches(keep: str, cache: str) -
         part = model(prompt[:, :4], use_cache=True)
         rest = model(prompt[:, 4:], past_key_values=part.past_key_values).logits
         unsaid = model(prompt)
+        shown = model(prompt, use_cache=True, output_hidden_states=True).hidden_states
+        every = model(prompt, use_cache=False, output_hidden_states=True).hidden_states
+    assert [state.shape for state in shown] == [state.shape for state in every]
     assert torch.allclose(torch.cat((part.logits, rest), dim=1), whole, atol=CLOSE)
     assert unsaid.past_key_values is None, "a whole pass, which is exact, is the default"
     assert torch.allclose(unsaid.logits, plain(prompt), atol=CLOSE)
