@@ -13,7 +13,7 @@ from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.onnx_options import NO_ONNX_OPTIONS, OnnxOptions
 from rinsc.cli.output import print_json, print_note
-from rinsc.cli.runs import is_run, open_run
+from rinsc.cli.runs import is_run, open_run, own_rounds
 from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
@@ -69,6 +69,8 @@ def compile_(
     spec = options.spec(model)
     dynamic = rounds == ("dynamic",)
     asked = None if dynamic else parse_rounds(rounds)
+    if asked is None and not dynamic and to != "torch":
+        asked = own_rounds(folder)
     _check_rounds(spec, asked)
     if not output:
         raise UsageError(Problem("usage", "-o is empty", hint="name the file or folder to write"))

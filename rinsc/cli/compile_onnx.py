@@ -147,7 +147,7 @@ def _is_worth_measuring(spec: ModelSpec, form: OnnxForm) -> bool:
 
 def _held_out(request: Request, form: OnnxForm, *, measured: bool) -> str | None:
     """Held-out text of the run; None, and a note where it is missed, where there is none."""
-    if request.run is None:
+    if request.run is None or not request.run.model_spec.is_file():
         if measured and form.precision.name != "fp32":
             note(f"{NO_TABLE}: only a run has held-out text")
         return None

@@ -215,6 +215,8 @@ def _check_pair(
     from rinsc.train.regret import require_repeat
 
     require_repeat(run)
+    for each in (run, baseline):
+        each.require_history()
     if data is None and run.held_out != baseline.held_out:
         message = "the baseline was trained with another held-out text"
         hint = "name a text that neither was trained on with --data"

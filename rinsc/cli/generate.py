@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 def generate(
     model: Annotated[
-        str, Parameter(name="MODEL", help="A run folder, a model folder or an ONNX file.")
+        str,
+        Parameter(
+            name="MODEL",
+            help="The folder of a run, of a saved model or of an ONNX model, or an ONNX file.",
+        ),
     ],
     /,
     *,

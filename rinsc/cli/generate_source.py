@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rinsc.cli.runs import is_signature, open_run, run_model, run_spec, run_trained_rounds
+from rinsc.cli.runs import (
+    is_model_folder,
+    is_signature,
+    open_run,
+    own_rounds,
+    run_model,
+    run_spec,
+    run_trained_rounds,
+)
 from rinsc.cli.values import option_values
 from rinsc.errors import CheckpointError, Problem, UsageError
 from rinsc.extras import require
@@ -47,6 +55,8 @@ def onnx_file(model: str) -> Path | None:
         return None
     if os.path.isfile(os.path.join(model, "model.onnx")):
         return Path(model, "model.onnx")
+    if is_model_folder(model):
+        return None
     if model.endswith(".onnx"):
         return Path(model)
     raise CheckpointError(_not_a_model(model))
@@ -56,8 +66,8 @@ def _not_a_model(text: str) -> Problem:
     """What the text names instead, and what to do about it."""
     make = "make one with rinsc train or rinsc compile, or name an ONNX file"
     if os.path.isdir(text):
-        message = "this is neither the folder of a training run (model.toml, model.safetensors) "
-        message += "nor a model folder (model.onnx, tokenizer.json)"
+        message = "this is neither the folder of a training run (model.toml, model.safetensors), "
+        message += "nor a model folder (model.onnx), nor a saved model of rinsc (config.json)"
         return Problem("not-a-model", message, place=text, hint=make)
     if os.path.exists(text):
         hint = "name the folder of the run or of the model"
@@ -80,6 +90,7 @@ def pytorch(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool) 
     folder = open_run(model)
     graph = build_graph(run_spec(folder))
     require_language_model(graph.spec)
+    rounds = own_rounds(folder) if rounds is None else rounds
     with option_values():
         asked = resolve_rounds(graph, rounds)
     begun = begun_tokenizer(folder) if tokenizer is None else None

@@ -25,8 +25,8 @@ ModelArgument: TypeAlias = Annotated[
     ModelText,
     Parameter(
         name="MODEL",
-        help="A signature such as '(A^3)B', a TOML file, the name of an entry of the zoo, or a run "
-        "folder, which stands for its spec.",
+        help="A signature such as '(A^3)B', a TOML file, the name of an entry of the zoo, or the "
+        "folder of a run or of a model that transformers saved, which stands for its spec.",
     ),
 ]
 

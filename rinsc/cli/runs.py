@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rinsc.backends.torch import CompiledModule
-    from rinsc.graph import BlockGraph
+    from rinsc.graph import BlockGraph, Rounds
     from rinsc.spec import ModelSpec
     from rinsc.train.run_folder import RunFolder
 
@@ -39,31 +39,61 @@ def is_signature(text: str) -> bool:
 
 
 def find_run(text: str) -> RunFolder:
-    """The folder of a run, finished or not; raises CheckpointError."""
+    """The folder of a run, finished or not, or of a model that transformers has saved.
+
+    Raises CheckpointError, also for an adapter that is not merged.
+    """
     from rinsc.train.run_folder import RunFolder
+    from rinsc.train.saved_model import is_saved_model, refuse_adapter, saved_model_hint
 
     folder = RunFolder(Path(text))
-    if not folder.model_spec.is_file():
-        message = "this is not the folder of a training run"
-        hint = "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
+    refuse_adapter(folder)
+    if not folder.model_spec.is_file() and not is_saved_model(folder):
+        message = "this is not the folder of a training run, nor of a model that was saved"
+        hint = saved_model_hint(folder.path)
         raise CheckpointError(Problem("not-a-run", message, place=text, hint=hint))
     return folder
 
 
 def open_run(text: str) -> RunFolder:
-    """The folder of a finished run; raises CheckpointError."""
+    """The folder of a finished run or of a saved model, with its weights; raises
+    CheckpointError."""
     folder = find_run(text)
-    if not folder.weights.is_file():
-        message = "this run has not been finished; it has no weights yet"
-        hint = "finish it: the same rinsc train command goes on"
-        raise CheckpointError(Problem("unfinished-run", message, place=text, hint=hint))
-    return folder
+    if folder.weights.is_file():
+        return folder
+    if not folder.model_spec.is_file():
+        message = "the folder has a config.json and no model.safetensors"
+        hint = f"write the weights there: model.save_pretrained('{text}')"
+        raise CheckpointError(Problem("no-weights", message, place=text, hint=hint))
+    message = "this run has not been finished; it has no weights yet"
+    hint = "finish it: the same rinsc train command goes on"
+    raise CheckpointError(Problem("unfinished-run", message, place=text, hint=hint))
+
+
+def is_model_folder(text: str) -> bool:
+    """Whether a run, a saved model or an adapter lies there, to be opened or refused."""
+    from rinsc.train.run_folder import RunFolder
+    from rinsc.train.saved_model import ADAPTER, is_saved_model
+
+    folder = RunFolder(Path(text))
+    if not os.path.isdir(text):
+        return False
+    names = (folder.model_spec, folder.path / ADAPTER)
+    return any(path.is_file() for path in names) or is_saved_model(folder)
 
 
 def run_spec(folder: RunFolder) -> ModelSpec:
-    from rinsc.spec import model_spec
+    """The spec of a run or of a saved model."""
+    from rinsc.train.saved_model import folder_spec
 
-    return model_spec(folder.model_spec)
+    return folder_spec(folder)
+
+
+def own_rounds(folder: RunFolder | None) -> Rounds:
+    """The rounds that a saved model runs where none are asked; None for those written."""
+    from rinsc.train.saved_model import saved_rounds
+
+    return None if folder is None else saved_rounds(folder)
 
 
 def run_model(folder: RunFolder) -> CompiledModule:
@@ -76,13 +106,14 @@ def run_model(folder: RunFolder) -> CompiledModule:
 
 
 def run_trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int]:
-    """The most rounds of every repeat in this run: as it was told, else by the signature."""
-    from rinsc.graph import trained_rounds
+    """The most rounds of every repeat in this run: as it was told, else by the signature. Of a
+    saved model those that its config says are trained."""
+    from rinsc.graph import resolve_rounds, trained_rounds
     from rinsc.train.config import config_from_toml
     from rinsc.train.depth import told_rounds
 
     if not folder.config.is_file():
-        return trained_rounds(graph)
+        return trained_rounds(graph) | resolve_rounds(graph, own_rounds(folder))
     text = folder.config.read_text(encoding="utf-8", errors="replace")
     config = config_from_toml(text, place=str(folder.config))
     return trained_rounds(graph) | told_rounds(graph, config)

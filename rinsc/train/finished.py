@@ -17,7 +17,7 @@ from rinsc.cost.checks import checked_sequence
 from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
 from rinsc.digests import file_digest
-from rinsc.errors import CheckpointError, Problem
+from rinsc.errors import CheckpointError, DataError, Problem
 from rinsc.files import read_json
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
@@ -37,6 +37,7 @@ from rinsc.train.depth import Depths
 from rinsc.train.heldout import corpus_record
 from rinsc.train.optimizer import build_optimizer, each_optimizer
 from rinsc.train.run_folder import RunFolder
+from rinsc.train.saved_model import folder_spec, is_saved_model, refuse_adapter, saved_rounds
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,66 @@ class FinishedRun:
         """What the run noted of its text and its tokenizer; raises CheckpointError."""
         return _read_json(self.folder.data_record)
 
+    def require_history(self) -> None:
+        """Raises DataError where nothing says what was trained on, and for how many FLOPs."""
+
     @property
     def held_out(self) -> object:
         """What the run's record says of its held-out text; raises DataError."""
         return corpus_record(self.folder).get("held_out")
+
+
+@dataclass(frozen=True)
+class SavedModel(FinishedRun):
+    """A model that transformers has saved, whose training nobody noted: no steps, no FLOPs, no
+    held-out text. Its sequences are as long as the context."""
+
+    @property
+    def words(self) -> str:
+        return "a saved model, whose training is not known"
+
+    @property
+    def rounds(self) -> dict[str, int]:
+        """Those that its config runs."""
+        return resolve_rounds(self.graph, saved_rounds(self.folder))
+
+    @property
+    def trained_rounds(self) -> dict[str, frozenset[int]]:
+        """Those of its config, too."""
+        written = super().trained_rounds
+        return {name: counts | {self.rounds[name]} for name, counts in written.items()}
+
+    def tokenizer(self) -> BytePairTokenizer:
+        """The tokenizer in the folder; raises CheckpointError."""
+        found = load_tokenizer(self.folder.tokenizer)
+        check_vocabulary(found, self.graph.spec.vocab_size)
+        return found
+
+    def require_history(self) -> None:
+        message = "a saved model does not say what it was trained on, nor for how many FLOPs"
+        hint = "name a text with --data, or give the folder of the run that made it"
+        raise DataError(Problem("no-history", message, place=str(self.folder.path), hint=hint))
+
+    @property
+    def held_out(self) -> object:
+        self.require_history()
+        return None
+
+    @property
+    def data_facts(self) -> Mapping[str, object]:
+        self.require_history()
+        return {}
+
+
+def _saved_model(folder: RunFolder) -> SavedModel:
+    if not folder.weights.is_file():
+        hint = f"write the weights there: model.save_pretrained('{folder.path}')"
+        message = "the folder has a config.json and no model.safetensors"
+        raise _error("no-weights", message, folder.path, hint)
+    graph = build_graph(folder_spec(folder))
+    require_language_model(graph.spec)
+    config = TrainConfig(sequence_length=graph.spec.context)
+    return SavedModel(folder, graph, config, steps=0, training_flops=0)
 
 
 def finished_run(path: Path) -> FinishedRun:
@@ -198,7 +255,8 @@ def finished_run(path: Path) -> FinishedRun:
 
 
 def trained_run(path: Path) -> FinishedRun:
-    """What there is to run in ``path``: a finished run, a checkpoint, or an unfinished run.
+    """What there is to run in ``path``: a finished run, a checkpoint, an unfinished run, or a
+    model that transformers has saved.
 
     Of an unfinished run it is the latest whole checkpoint. Raises what `finished_run` raises, and
     CheckpointError for a checkpoint that is damaged.
@@ -215,6 +273,9 @@ def trained_run(path: Path) -> FinishedRun:
             raise _error("damaged-checkpoint", "the checkpoint is damaged", path, hint)
         return _at_checkpoint(folder, found)
     folder = RunFolder(path)
+    refuse_adapter(folder)
+    if is_saved_model(folder):
+        return _saved_model(folder)
     if folder.model_spec.is_file() and not folder.is_finished:
         latest, _ = latest_whole(path)
         if latest is not None:

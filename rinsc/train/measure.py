@@ -117,6 +117,7 @@ class Measured:
 def _tokens(run: FinishedRun, data: str | None, progress: ProgressFactory) -> TokenizedCorpus:
     tokenizer = run.tokenizer()
     if data is None:
+        run.require_history()
         return run_text(run.folder, tokenizer, progress)
     source = open_corpus(data)
     with progress(source.name) as shown:

@@ -86,7 +86,10 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        return self.path / "model.safetensors"
+        """The file, or the list of its shards where transformers has cut it."""
+        whole = self.path / "model.safetensors"
+        shards = self.path / "model.safetensors.index.json"
+        return shards if shards.is_file() and not whole.exists() else whole
 
     @property
     def result(self) -> Path:

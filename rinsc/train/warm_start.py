@@ -134,13 +134,14 @@ def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:
     """The run, finished or not, or the checkpoint in ``path``, to begin a run in ``folder`` with.
 
     Where that run was begun with it before, the source need not be there any more, unless it is
-    begun ``anew``. Raises what `trained_run` raises, and CheckpointError where both folders are the
-    same.
+    begun ``anew``. Raises what `trained_run` raises, DataError for a saved model, and
+    CheckpointError where both folders are the same.
     """
     begun = None if anew else begun_source(folder)
     if begun is not None and is_named(begun.record, path):
         return begun
     run = trained_run(Path(path))
+    run.require_history()
     if run.folder.path.resolve() == folder.path.resolve():
         message = "a run cannot begin with its own weights"
         hint = "choose another run folder with -o; to go on with a run, leave --from out"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from rinsc.__about__ import __version__
 from rinsc.backends.torch.hosting import HostedModule
 from rinsc.backends.torch.module import CompiledModule
 from rinsc.errors import CheckpointError, Problem, RinscError
-from rinsc.files import parse_json, parse_toml, write_atomically
+from rinsc.files import parse_json, parse_toml, read_json, write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.graph.differences import model_differences
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 
 HOST_PREFIX = "model."
 MOST_NAMES = 4  # of tensors that differ, in an error
+INDEX = ".index.json"
+ADAPTER = re.compile(r"\.(base_layer|lora_[A-Za-z_]+|modules_to_save)\.")  # in PEFT's names
 METADATA_KEY = "rinsc"  # one key, so that equal weights make equal files
 
 
@@ -41,7 +44,8 @@ def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
 
 
 def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None:
-    """Fill a module made by `to_torch` from a file, also from one of ``save_pretrained``.
+    """Fill a module made by `to_torch` from a file, also from one of ``save_pretrained``, or from
+    the shards that its ``model.safetensors.index.json`` lists.
 
     Raises `CheckpointError`, with the module unchanged, for a file that cannot be read, is cut
     short, or holds another model's weights.
@@ -56,7 +60,18 @@ def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[Any]:
-    """A safetensors file, its header read and checked; raises `CheckpointError`."""
+    """A safetensors file, or the shards that a file ``….index.json`` lists, headers read and
+    checked; raises `CheckpointError`."""
+    with ExitStack() as opened:
+        if not path.name.endswith(INDEX):
+            yield opened.enter_context(_one_file(path))
+            return
+        files = [opened.enter_context(_one_file(each)) for each in _shards(path)]
+        yield _Shards(files)
+
+
+@contextmanager
+def _one_file(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -66,6 +81,41 @@ def open_weights(path: Path) -> Iterator[Any]:
         hint = "name a safetensors file that is whole, such as the model.safetensors of a run"
         problem = Problem("weights-not-readable", message, place=str(path), hint=hint)
         raise CheckpointError(problem) from None
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files of a list, each once, all in its folder."""
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        plain = bool(names) and all(Path(name).name == name for name in names)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        plain = False
+    if not plain:
+        message = "cannot read the weights: this is no list of files in the same folder"
+        hint = "restore it, or save the model anew"
+        raise CheckpointError(Problem("weights-not-readable", message, place=str(index), hint=hint))
+    return [index.with_name(name) for name in names]
+
+
+class _Shards:
+    """Several safetensors files as one."""
+
+    def __init__(self, files: list[Any]) -> None:
+        self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+
+    def keys(self) -> list[str]:
+        return list(self._files)
+
+    def metadata(self) -> dict[str, str]:
+        """Nothing of a single shard says whose weights they are together."""
+        return {}
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._files[name].get_tensor(name)
+        return tensor
+
+    def get_slice(self, name: str) -> Any:
+        return self._files[name].get_slice(name)
 
 
 def _without_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -96,6 +146,10 @@ def _require_same_model(
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if facts.get("fingerprint") in (expected, None) and own == found:
         return
+    if any(ADAPTER.search(name) for name in found):
+        message = "the weights hold an adapter of PEFT that is not merged"
+        hint = "merge it before you save: merge_lora(peft_model).save_pretrained(FOLDER)"
+        raise CheckpointError(Problem("unmerged-adapter", message, place=str(path), hint=hint))
     names = sorted(own.keys() | found.keys())
     differing = [name for name in names if own.get(name) != found.get(name)]
     detail = _settings_that_differ(facts.get("spec"), model.spec) or "their schedules differ"

@@ -1,0 +1,97 @@
+"""Folders that transformers loads, read without transformers: what ``save_pretrained`` or
+``rinsc compile --to hf`` wrote, from ``config.json`` to its shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rinsc.errors import CheckpointError, GraphError, Problem
+from rinsc.files import read_json
+from rinsc.graph import Rounds, build_graph, resolve_rounds
+from rinsc.graph.rounds import plain_rounds
+from rinsc.spec import ModelSpec, model_spec, spec_from_values
+from rinsc.train.run_folder import RunFolder
+
+MODEL_TYPE = "rinsc"  # of RinscConfig
+ADAPTER = "adapter_config.json"  # of PEFT
+SOFT_PROMPTS = ("PROMPT", "P_TUNING", "PREFIX", "CPT", "CARTRIDGE")  # within names of its methods
+
+
+def is_saved_model(folder: RunFolder) -> bool:
+    """Whether a model of ours lies here, and no run that it came from."""
+    if folder.model_spec.is_file() or not folder.hf_config.is_file():
+        return False
+    try:
+        values = read_json(folder.hf_config)
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
+
+
+def folder_spec(folder: RunFolder) -> ModelSpec:
+    """The spec of a run or of a saved model; raises SpecError, and CheckpointError."""
+    if folder.model_spec.is_file():
+        return model_spec(folder.model_spec)
+    return spec_from_values(_config(folder).get("spec"), str(folder.hf_config))
+
+
+def saved_rounds(folder: RunFolder) -> Rounds:
+    """The rounds that a saved model runs where none are asked; None for those written.
+
+    Raises CheckpointError for rounds that it does not have.
+    """
+    if not is_saved_model(folder):
+        return None
+    rounds: Rounds = plain_rounds(_config(folder).get("rounds"))
+    try:
+        resolve_rounds(build_graph(folder_spec(folder)), rounds)
+    except GraphError as error:
+        place = str(folder.hf_config)
+        raise CheckpointError(*(replace(each, place=place) for each in error.problems)) from None
+    return rounds
+
+
+def refuse_adapter(folder: RunFolder) -> None:
+    """Raises CheckpointError for a folder with an adapter of PEFT beside, or without, a model."""
+    path = folder.path / ADAPTER
+    if not os.path.isfile(path):  # of any length
+        return
+    try:
+        method = str(read_json(path).get("peft_type"))
+    except (OSError, ValueError, AttributeError):
+        method = "unknown"
+    message = f"the folder holds an adapter of PEFT ({method:.40}), which is not in the weights yet"
+    hint = f"merge it: merge_lora(PeftModel.from_pretrained(model, '{folder.path}'))"
+    if method != "LORA":
+        hint = "merge it with PEFT: merge_and_unload()"
+    hint += ".save_pretrained('merged'), and name that folder"
+    if any(name in method for name in SOFT_PROMPTS):
+        hint = "a soft prompt cannot be merged: run the model with PEFT, or fine-tune with LoRA"
+    raise CheckpointError(Problem("unmerged-adapter", message, place=str(folder.path), hint=hint))
+
+
+def _config(folder: RunFolder) -> Mapping[str, Any]:
+    try:
+        values = read_json(folder.hf_config)
+    except (OSError, ValueError):
+        values = None
+    if not isinstance(values, dict):
+        message, hint = (
+            "this config.json cannot be read",
+            "restore the file, or save the model anew",
+        )
+        raise CheckpointError(
+            Problem("cannot-read", message, place=str(folder.hf_config), hint=hint)
+        )
+    return values
+
+
+def saved_model_hint(path: Path) -> str:
+    """What to do about a folder of which nothing is ours."""
+    if (path / "config.json").is_file():
+        return "its config.json is of another model; only models of rinsc can be compiled"
+    return "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
