@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,15 +106,19 @@ def test_the_two_commands_are_targets(target: str) -> None:
     assert re.search(rf"^{target}: setup", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_the_example_of_the_page_on_onnx_runs(
+def test_the_examples_of_the_page_on_onnx_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    names: dict[str, Any] = {}
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        exec(compile(example, "onnx.md", "exec"), {})
-    first, second = output.getvalue().splitlines()
+        for example in examples:
+            exec(compile(example, "onnx.md", "exec"), names)
+    first, second, same = output.getvalue().splitlines()
+    assert same == "True"
     assert first.endswith(" True")
     assert [len(row) for row in ast.literal_eval(second)] == [8, 8]

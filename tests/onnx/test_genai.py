@@ -135,6 +135,36 @@ def test_an_unset_depth_is_an_error_of_the_package(tmp_path: Path) -> None:
         generated(write_folder(tmp_path, exported, [1]), [PROMPT])
 
 
+def beamed(folder: Path, beams: int, depth: int | None = None) -> list[int]:
+    """What beam search says after the prompt."""
+    model = og.Model(str(folder))
+    params = og.GeneratorParams(model)
+    length = len(PROMPT) + 20
+    params.set_search_options(max_length=length, num_beams=beams, early_stopping=False)
+    generator = og.Generator(model, params)
+    held = np.array(depth or 0, np.int64)
+    if depth is not None:
+        generator.set_model_input("depth", held)
+    generator.append_tokens(np.array([PROMPT], np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    ids: list[int] = generator.get_sequence(0).tolist()
+    return ids
+
+
+def test_beams_below_the_written_depth(tmp_path: Path) -> None:
+    """Caches of beams are copied, so that slots of skipped rounds must grow with the others."""
+    model = eloquent_model(wide_spec("(A^3)B"))
+    gated = write_folder(tmp_path / "gated", to_onnx(model, cache=True, gated=True), [0])
+    differ = []
+    for depth in (1, 2, 3):
+        fixed = write_folder(tmp_path / str(depth), to_onnx(model, depth, cache=True), [0])
+        expected = beamed(fixed, 3)
+        assert beamed(gated, 3, depth) == expected
+        differ.append(expected != beamed(fixed, 1))
+    assert any(differ), "beams find other texts"
+
+
 def test_each_repeat_has_its_depth(tmp_path: Path) -> None:
     model = eloquent_model(wide_spec("(A^2)(B^3)", layers=2))
     asked = [{"A": 1, "B": 3}, {"A": 2, "B": 1}, {"A": 2, "B": 2}]

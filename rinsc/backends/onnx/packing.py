@@ -29,7 +29,8 @@ class Packing:
 
     ``ids`` (batch, seq); ``positions`` (batch, seq) of the packed tokens; ``last`` (batch,), int32,
     the position of the last of them, padding included; ``total``, int32, the mask's width.
-    ``target`` (batch, seq) says where in its row each token went.
+    ``target`` (batch, seq) says where in its row each token went. ``grows``, whether what is
+    present is longer than what is past: false where a cache has room to be appended to in place.
     """
 
     ids: ir.Value
@@ -37,6 +38,7 @@ class Packing:
     last: ir.Value
     total: ir.Value
     target: ir.Value
+    grows: ir.Value
 
     def unpacked(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """States (batch, seq, width) in the order in which the tokens came."""
@@ -81,4 +83,5 @@ def packed(op: OpBuilder, ids: ir.Value, mask: ir.Value, slot: ir.Value) -> Pack
             last=op.Cast(op.Squeeze(after, op.ints(1), shape=("batch",)), to=INT32, dtype=INT32),
             total=op.Cast(op.Squeeze(width, shape=()), to=INT32, dtype=INT32),
             target=target,
+            grows=op.Greater(width, room, dtype=BOOL),
         )

@@ -154,6 +154,7 @@ class Walk:
         slot = loop.options.cache
         shared: list[ir.Value] = []
         kept: list[ir.Value] = []
+        before = len(slots.present)
         with self.op.scope(f"loop_{loop.name}"):
             x = self.start(loop, entry)
             for number in range(loop.rounds):
@@ -161,11 +162,12 @@ class Walk:
                 if slot != "own":
                     own = replayed(iter(shared)) if number else recorded(slots, shared)
                 with self.op.scope(f"round_{number + 1}"):
-                    before = kept if slot == "last" else None
                     if number == 0 or loop.fixed:
                         x = self.numbered_round(loop, entry, number, x, own)
+                        first = own.present[before:] if slot == "own" else own.present
                     else:
-                        x = self.gated_round(loop, entry, number, x, own, before)
+                        skipped = kept if slot == "last" else None
+                        x = self.gated_round(loop, entry, number, x, own, first, skipped)
                 if slot != "own" and (number == 0 or slot == "last"):
                     kept = own.present
             slots.present += kept
@@ -184,11 +186,13 @@ class Walk:
         number: int,
         x: ir.Value,
         slots: Slots,
+        first: list[ir.Value],
         skipped: list[ir.Value] | None,
     ) -> ir.Value:
         """A round that runs where the rounds reach it; else state and slots stay as they were.
 
-        ``skipped`` is what is present then, by default what was past.
+        ``skipped`` is what is present then, by default what was past. Where what is present must
+        be longer, slots that nobody reads hold what the ``first`` round made.
         """
         op = self.op
         runs = op.Greater(self.rounds[loop.name], op.scalar(number), shape=(), dtype=BOOL)
@@ -197,18 +201,28 @@ class Walk:
         with op.body() as nodes:
             made = [self.numbered_round(loop, entry, number, x, inner), *inner.present]
         then = ir.Graph([], made, nodes=nodes, name=op.scoped("run"))
-        with op.body() as nodes:
-            as_before = [x, *(past if skipped is None else skipped)]
-            same = [
-                op.Identity(value, name=op.scoped(f"same_{index}"))
-                for index, value in enumerate(as_before)
-            ]
-        skip = ir.Graph([], same, nodes=nodes, name=op.scoped("skip"))
         shapes = [shape_of(value) for value in made]
+        skip = self.same("same", [x, *(past if skipped is None else skipped)])
+        if skipped is None and self.packing is not None:
+            longer = self.same("longer", [x, *first])
+            with op.body() as nodes:
+                branches = {"then_branch": longer, "else_branch": skip}
+                either = op.many("If", [self.packing.grows], branches, shapes)
+            skip = ir.Graph([], either, nodes=nodes, name=op.scoped("skip"))
         branches = {"then_branch": then, "else_branch": skip}
         x, *present = op.many("If", [runs], branches, shapes)
         slots.present += present
         return x
+
+    def same(self, name: str, values: Sequence[ir.Value]) -> ir.Graph:
+        """The branch that gives these values as they are."""
+        op = self.op
+        with op.body() as nodes:
+            same = [
+                op.Identity(value, name=op.scoped(f"{name}_{index}"))
+                for index, value in enumerate(values)
+            ]
+        return ir.Graph([], same, nodes=nodes, name=op.scoped(name))
 
     def scan(self, loop: Loop, entry: ir.Value, slots: Slots) -> ir.Value:
         """One ``Scan`` over the rounds' numbers and, where each has one, their cache slots."""
