@@ -3,6 +3,7 @@ limits on size and depth."""
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -124,7 +125,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         old_mode = _mode_of_old(named)
         target = Path(os.path.realpath(named))
-        part = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(4)}.part{target.suffix}")
+        part = target.with_name(_part_name(target, secrets.token_hex(4)))
         # What replaces a private file is private from its first byte.
         part.touch(0o666 if old_mode is None else 0o600, exist_ok=False)
         yield part
@@ -139,6 +140,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if part is not None:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def remove_parts_of(path: Path) -> None:
+    """Remove what killed processes left beside ``path``: only for who alone writes it."""
+    random = "[0-9a-f]" * 8
+    for part in path.parent.glob(_part_name(Path(glob.escape(path.name)), random)):
+        with suppress(OSError):
+            part.unlink()
+
+
+def _part_name(target: Path, random: str) -> str:
+    return f".{target.stem[:64]}-{random}.part{target.suffix}"
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

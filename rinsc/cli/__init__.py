@@ -69,7 +69,8 @@ def _status(tokens: Sequence[str]) -> int:
         print_error(error)
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        with suppress(OSError):  # a terminal that was closed
+            print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         _discard_stdout()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,7 +216,8 @@ def run(
             )
     except StoppedError as stop:
         if place.is_first:
-            print_note(
-                f"stopped after step {stop.step}, with a checkpoint: the same command goes on"
-            )
+            with suppress(OSError):  # a terminal that was closed
+                print_note(
+                    f"stopped after step {stop.step}, with a checkpoint: the same command goes on"
+                )
         raise KeyboardInterrupt from None

@@ -69,7 +69,8 @@ class Measuring(TrainerCallback):
         self.seconds += self._recent[-1][0]
         self.training_flops += flops
         metrics = self._metrics(step, self._evaluate_if_due(step, self.trainer.model_wrapped))
-        if step % self._config.log_every == 0 or metrics.bits_per_byte is not None:
+        self.trainer.measured = metrics
+        if is_due(self._config, metrics):
             self._log.write(metrics)
             self.trainer.log(_for_trackers(metrics))  # in place of what the Trainer would log
         if self._observer is not None:
@@ -110,6 +111,11 @@ class Measuring(TrainerCallback):
         )
 
 
+def is_due(config: TrainConfig, metrics: Metrics) -> bool:
+    """Whether a step is written down: every few, and those with an evaluation."""
+    return metrics.step % config.log_every == 0 or metrics.bits_per_byte is not None
+
+
 def _for_trackers(metrics: Metrics) -> dict[str, float]:
     """The numbers of the metrics file, some by the names that the Trainer gives them."""
     values = {
@@ -125,9 +131,10 @@ def _for_trackers(metrics: Metrics) -> dict[str, float]:
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
+    """SIGINT, SIGTERM and SIGHUP end the run after the step at hand, with a checkpoint.
 
-    Of several processes, any may be told first: they agree on the step before they end.
+    A SIGHUP that is ignored, as nohup has it, stays ignored. Of several processes, any may be told
+    first: they agree on the step before they end.
     """
 
     def __init__(self) -> None:
@@ -137,7 +144,10 @@ class StopOnSignal(TrainerCallback):
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Within, the signals are caught; only the main thread of a program can do so."""
-        names = (signal.SIGINT, signal.SIGTERM)
+        names = [signal.SIGINT, signal.SIGTERM]
+        hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+        if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
+            names.append(hang_up)
         try:
             before = [signal.signal(name, self._caught) for name in names]
         except ValueError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ from rinsc.files import cannot_write, flush_to_disk, read_json, write_atomically
 
 NAME = "checkpoint-{step}"
 MANIFEST = "checksums.json"
+METRICS = "metrics.json"
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"  # as the Trainer calls them
+SCHEDULER, RNG_STATES = "scheduler.pt", "rng_state*.pth"
 SHARDED = "sharded"  # the folder inside that many processes write together
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FULL_DISK = (
@@ -45,6 +48,11 @@ class Checkpoint:
         return (self.path / SHARDED).is_dir()
 
     @property
+    def metrics(self) -> Path:
+        """What was measured at its step, whether it was logged or not."""
+        return self.path / METRICS
+
+    @property
     def trainer_state(self) -> Path:
         return self.path / "trainer_state.json"
 
@@ -62,11 +70,16 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda each: each.step)
 
 
-def latest_whole(folder: Path) -> tuple[Checkpoint | None, list[Checkpoint]]:
-    """The last checkpoint whose files are as they were written, and the later ones that are not."""
+def latest_whole(
+    folder: Path, is_usable: Callable[[Checkpoint], bool] = lambda checkpoint: True
+) -> tuple[Checkpoint | None, list[Checkpoint]]:
+    """The last checkpoint whose files are as they were written, and the later ones that are not.
+
+    ``is_usable`` says what else must hold of it.
+    """
     damaged: list[Checkpoint] = []
     for each in reversed(checkpoints(folder)):
-        if is_whole(each):
+        if is_whole(each) and is_usable(each):
             return each, damaged
         damaged.append(each)
     return None, damaged
@@ -80,6 +93,14 @@ def is_whole(checkpoint: Checkpoint) -> bool:
             file_digest(checkpoint.path / name) == digest for name, digest in listed.items()
         )
     except (OSError, ValueError, AttributeError):
+        return False
+
+
+def is_of_its_step(checkpoint: Checkpoint) -> bool:
+    """Whether it was written after the step that its name says."""
+    try:
+        return bool(read_json(checkpoint.trainer_state)["global_step"] == checkpoint.step)
+    except (OSError, ValueError, TypeError, LookupError):
         return False
 
 

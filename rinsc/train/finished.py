@@ -29,6 +29,7 @@ from rinsc.train.checkpoint import (
     Checkpoint,
     checkpoints,
     is_checkpoint_name,
+    is_of_its_step,
     is_whole,
     latest_whole,
 )
@@ -268,7 +269,7 @@ def trained_run(path: Path) -> FinishedRun:
         if not folder.model_spec.is_file() or found is None:
             hint = "name a run folder, or a checkpoint inside one"
             raise _error("not-a-run", "this is no checkpoint of a training run", path, hint)
-        if not is_whole(found):
+        if not (is_whole(found) and is_of_its_step(found)):
             hint = "take another checkpoint of the run"
             raise _error("damaged-checkpoint", "the checkpoint is damaged", path, hint)
         return _at_checkpoint(folder, found)
@@ -277,7 +278,7 @@ def trained_run(path: Path) -> FinishedRun:
     if is_saved_model(folder):
         return _saved_model(folder)
     if folder.model_spec.is_file() and not folder.is_finished:
-        latest, _ = latest_whole(path)
+        latest, _ = latest_whole(path, is_of_its_step)
         if latest is not None:
             return _at_checkpoint(folder, latest)
     return finished_run(path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, TypeAlias
+from typing import IO, Literal, TypeAlias, get_args
 
 from rinsc.errors import DataError, Problem
 from rinsc.files import cannot_write, parse_json, write_atomically
@@ -77,24 +77,66 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """The metrics of a run; an incomplete last line, as a crash leaves it, is skipped.
+    """The metrics of a run; lines that a crash or a disk damaged are skipped.
 
-    Raises DataError where the file cannot be read or holds something else.
+    Raises DataError where the file cannot be read, or holds lines and none of metrics.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
         raise _bad(path, "cannot read the metrics") from error
+    found = [metrics for line in lines if (metrics := metrics_from_json(line)) is not None]
+    if not found and any(line.strip() for line in lines[:-1]):
+        raise _bad(path, "this is not a file of training metrics")
+    return found
+
+
+def metrics_from_json(line: bytes | str) -> Metrics | None:
+    """The metrics of one line; None for what is damaged. Keys of later versions are skipped."""
     try:
-        return [Metrics(**parse_json(line)) for line in lines[:-1]]
-    except (ValueError, TypeError) as error:
-        raise _bad(path, "this is not a file of training metrics") from error
+        values = parse_json(line)
+        known = {key: value for key, value in values.items() if key in _KINDS}
+        if all(_KINDS[key](value) for key, value in known.items()):
+            return Metrics(**known)
+    except (ValueError, TypeError, AttributeError):  # UnicodeDecodeError is a ValueError
+        pass
+    return None
 
 
-def drop_metrics_after(path: Path, step: int) -> None:
-    """Forget what was measured after ``step``; a resumed run measures it again."""
-    kept = [metrics for metrics in read_metrics(path) if metrics.step <= step]
+def resume_metrics(path: Path, step: int, last: Metrics | None) -> None:
+    """Forget what was measured after ``step``, which a resumed run measures again.
+
+    ``last`` is what its checkpoint knows of ``step``; a line that is damaged is put back from it.
+    Whatever the file holds, it does not keep the run from going on.
+    """
+    try:
+        kept = [metrics for metrics in read_metrics(path) if metrics.step <= step]
+    except DataError:
+        kept = []
+    if last is not None and not any(metrics.step == last.step for metrics in kept):
+        kept.append(last)
     write_atomically(path, "".join(metrics.to_json() + "\n" for metrics in kept))
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _are_rounds(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
+_KINDS: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("step", "tokens", "training_flops"), _is_count),
+    **dict.fromkeys(("loss_nats", "learning_rate", "tokens_per_second", "seconds"), _is_number),
+    **dict.fromkeys(("bits_per_byte", "gradient_norm", "model_flops_utilization"), _is_number),
+    "rounds": _are_rounds,
+    "held_out": lambda value: value in get_args(Part),
+}
 
 
 def _bad(path: Path, message: str) -> DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rinsc.train.config import TrainConfig
@@ -52,17 +53,20 @@ class TrainingProgress:
         self._task = self._bar.add_task(_escaped(name), total=None, state="")
 
     def __enter__(self) -> TrainingProgress:
-        self._bar.start()
+        with _maybe_gone():
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        with _maybe_gone():
+            self._bar.stop()
 
     def started(self, config: TrainConfig, step: int) -> None:
         self._steps = config.steps
         if step:
             self._line(f"goes on after step {step}")
-        self._bar.reset(self._task, total=config.steps, completed=step, state="")
+        with _maybe_gone():
+            self._bar.reset(self._task, total=config.steps, completed=step, state="")
 
     def took_over(self, source: Source, takeover: Takeover) -> None:
         """What a run that begins with another's weights has of them."""
@@ -76,7 +80,8 @@ class TrainingProgress:
             part = "" if metrics.held_out is None else f" ({metrics.held_out})"
             self._quality = f"{metrics.bits_per_byte:.3f} bits/byte{part}"
         if not self._bar.disable:
-            self._bar.update(self._task, completed=metrics.step, state=self._state(metrics))
+            with _maybe_gone():
+                self._bar.update(self._task, completed=metrics.step, state=self._state(metrics))
         elif evaluated or time.monotonic() - self._last_line >= LINE_SECONDS:
             self._line(f"step {metrics.step}/{self._steps} · {self._state(metrics)}")
 
@@ -95,7 +100,13 @@ class TrainingProgress:
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         line = f"{self._name} · {text}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with _maybe_gone():
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _maybe_gone() -> suppress:
+    """Within, nothing is raised by a terminal that was closed: a signal ends the run, not this."""
+    return suppress(OSError)
 
 
 def _escaped(name: str) -> str:

@@ -24,7 +24,7 @@ from rinsc.files import read_json, write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
-from rinsc.train.callbacks import Measuring, Observer, StopOnSignal
+from rinsc.train.callbacks import Measuring, Observer, StopOnSignal, is_due
 from rinsc.train.checkpoint import Checkpoint, latest_whole, remove_checkpoints
 from rinsc.train.config import TrainConfig, config_to_toml
 from rinsc.train.dataset import TrainingData
@@ -33,7 +33,15 @@ from rinsc.train.devices import Devices
 from rinsc.train.evaluate import evaluate, held_out_windows
 from rinsc.train.fits import check_fits
 from rinsc.train.initialise import scale_residuals
-from rinsc.train.metrics import Metrics, MetricsLog, Part, drop_metrics_after, read_metrics
+from rinsc.train.metrics import (
+    Metrics,
+    MetricsLog,
+    Part,
+    metrics_from_json,
+    read_metrics,
+    resume_metrics,
+)
+from rinsc.train.resumable import why_unusable
 from rinsc.train.run_folder import RunFolder, write_inputs, write_result
 from rinsc.train.same_run import difference_of_sources, require_same_run
 from rinsc.train.schedule import schedule_note
@@ -128,7 +136,7 @@ def train(
     if note is not None and devices.is_first:
         warnings.warn(note, ScheduleWarning, stacklevel=3)
     torch.manual_seed(config.seed)
-    start = devices.on_first(lambda: _start(folder)) if resume else None
+    start = devices.on_first(lambda: _start(folder, model, config)) if resume else None
     if start is None:
         if config.init_depth == "stored":
             scale_residuals(model.model, model.model.graph)
@@ -261,18 +269,25 @@ def _run(
     return result
 
 
-def _start(folder: RunFolder) -> Checkpoint | None:
-    """Where the run goes on: the last whole checkpoint."""
-    found, damaged = latest_whole(folder.path)
+def _start(folder: RunFolder, model: RinscForCausalLM, config: TrainConfig) -> Checkpoint | None:
+    """Where the run goes on: the last whole checkpoint with the state of this very run."""
+    reasons: dict[str, str] = {}
+
+    def is_usable(checkpoint: Checkpoint) -> bool:
+        reason = why_unusable(checkpoint, model, model.model.graph, config)
+        if reason is not None:
+            reasons[checkpoint.path.name] = f" ({reason})"
+        return reason is None
+
+    found, damaged = latest_whole(folder.path, is_usable)
+    names = ", ".join(f"{each.path.name}{reasons.get(each.path.name, '')}" for each in damaged)
     if found is None and damaged:
-        names = ", ".join(each.path.name for each in damaged)
         message = f"no checkpoint of this run is whole: {names}"
         hint = "begin again with --overwrite, or restore the files"
         raise CheckpointError(
             Problem("damaged-checkpoint", message, place=str(folder.path), hint=hint)
         )
     if found is not None and damaged:
-        names = ", ".join(each.path.name for each in damaged)
         message = f"{names} is damaged: the run goes on from {found.path.name}"
         warnings.warn(message, CheckpointWarning, stacklevel=2)
     return found
@@ -314,12 +329,23 @@ def _begin(
         remove_checkpoints(folder.path)
         write_inputs(folder, spec, config, record, None if source is None else source.record)
         write_atomically(folder.metrics, "")
-    elif folder.metrics.exists():
-        drop_metrics_after(folder.metrics, start.step)
+    else:
+        measured = _measured_at(start)
+        is_logged = measured is not None and is_due(config, measured)
+        resume_metrics(folder.metrics, start.step, measured if is_logged else None)
+
+
+def _measured_at(start: Checkpoint) -> Metrics | None:
+    """What the checkpoint says of its step; None in those of rinsc 0.4.0."""
+    try:
+        return metrics_from_json(start.metrics.read_bytes())
+    except OSError:
+        return None
 
 
 def _metrics_at(folder: RunFolder, start: Checkpoint | None) -> Metrics | None:
-    """The last that were written down of the steps before."""
-    if start is None or not folder.metrics.exists():
+    """What is known of the last step before: from the checkpoint, or the last that was logged."""
+    if start is None:
         return None
-    return max(read_metrics(folder.metrics), key=lambda each: each.step, default=None)
+    measured = _measured_at(start)
+    return measured or max(read_metrics(folder.metrics), key=lambda each: each.step, default=None)

@@ -14,7 +14,13 @@ from typing import Any
 
 from rinsc.__about__ import __version__
 from rinsc.errors import OutputError, Problem
-from rinsc.files import cannot_write, check_folder, make_folder, write_atomically
+from rinsc.files import (
+    cannot_write,
+    check_folder,
+    make_folder,
+    remove_parts_of,
+    write_atomically,
+)
 from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.tokenizer_files import TEMPLATE_FILE
 from rinsc.train.checkpoint import checkpoints, remove_checkpoints
@@ -137,6 +143,8 @@ def open_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
     """
     folder = check_run_folder(path, overwrite=overwrite)
     make_folder(path)
+    for file in folder.files:
+        remove_parts_of(file)
     if overwrite:
         _remove(folder)
     return folder

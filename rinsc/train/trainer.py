@@ -27,11 +27,16 @@ from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch.pickles import check_torch_files
 from rinsc.backends.torch.sharded_checkpoint import load_sharded, save_sharded
 from rinsc.backends.torch.whole_checkpoint import shard_moments, shard_weights
-from rinsc.errors import Problem, RinscError
+from rinsc.errors import CheckpointError, Problem, RinscError
+from rinsc.files import write_atomically
 from rinsc.train.arguments import training_arguments
 from rinsc.train.callbacks import StopOnSignal
 from rinsc.train.checkpoint import (
+    METRICS,
+    OPTIMIZER,
+    SCHEDULER,
     SHARDED,
+    WEIGHTS,
     checkpoints,
     part_of,
     publish,
@@ -42,12 +47,11 @@ from rinsc.train.config import TrainConfig
 from rinsc.train.dataset import TrainingData, collate
 from rinsc.train.depth import Depths
 from rinsc.train.devices import Devices
+from rinsc.train.metrics import Metrics
 from rinsc.train.optimizer import OptimizerPair, build_optimizer, each_optimizer, each_state
 from rinsc.train.precision import autocast
 from rinsc.train.run_folder import RunFolder
 from rinsc.train.schedule import learning_rate, learning_rate_share
-
-WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"  # as the Trainer calls them
 
 
 class RinscTrainer(Trainer):
@@ -69,6 +73,7 @@ class RinscTrainer(Trainer):
         self.config, self.run_folder, self.devices, self.depths = config, folder, devices, depths
         self.causal_lm, self.data, self._stop = model, data, stop
         self.loss_nats, self.gradient_norm = math.nan, math.nan
+        self.measured: Metrics | None = None  # at the last step, for its checkpoint
         self._losses: list[torch.Tensor] = []
         super().__init__(
             model,
@@ -182,20 +187,32 @@ class RinscTrainer(Trainer):
         with writing_errors(part), _no_progress_bars():
             self.causal_lm.save_pretrained(part)
             torch.save(self._plain_optimizer().state_dict(), part / OPTIMIZER)
-            torch.save(self._schedule().state_dict(), part / "scheduler.pt")
+            torch.save(self._schedule().state_dict(), part / SCHEDULER)
 
     def _finish_checkpoint(self, step: int) -> None:
         with writing_errors(part_of(self.run_folder.path, step)):
-            self.state.save_to_json(str(part_of(self.run_folder.path, step) / "trainer_state.json"))
+            part = part_of(self.run_folder.path, step)
+            self.state.save_to_json(str(part / "trainer_state.json"))
+            if self.measured is not None:
+                write_atomically(part / METRICS, self.measured.to_json() + "\n")
         publish(self.run_folder.path, step, self.config.keep)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Weights; those that are or will be in shards are read with the optimizer."""
         check_torch_files(Path(resume_from_checkpoint))
         if not (self.devices.shard or self._is_sharded(resume_from_checkpoint)):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with _reading(resume_from_checkpoint):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            self._load_moments(checkpoint)
+
+    def _load_moments(self, checkpoint: str | None) -> None:
         sharded = checkpoint is not None and self._is_sharded(checkpoint)
         if checkpoint is None or not (self.devices.shard or sharded):
             super()._load_optimizer_and_scheduler(checkpoint)
@@ -239,6 +256,22 @@ class RinscTrainer(Trainer):
         message = f"step {step} gave loss {self.loss_nats} and gradient norm {self.gradient_norm}"
         hint = f"lower the learning rate or lengthen its warm-up; {where}"
         return RinscError(Problem("loss-not-finite", message, hint=hint))
+
+
+@contextmanager
+def _reading(checkpoint: str | None) -> Iterator[None]:
+    """What libraries raise over a checkpoint that is damaged or foreign becomes one error."""
+    try:
+        yield
+    except (RinscError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        message = f"cannot go on from this checkpoint: {reason[:200]}"
+        hint = "remove it: the run then goes on from the one before; or begin with --overwrite"
+        raise CheckpointError(
+            Problem("damaged-checkpoint", message, place=checkpoint, hint=hint)
+        ) from error
 
 
 @contextmanager

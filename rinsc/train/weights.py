@@ -34,6 +34,11 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
         config = parse_json(model.config.to_json_string())
+        # What saving a checkpoint notes in the config, whether this process saved one or not.
+        config |= {
+            "architectures": [RinscForCausalLM.__name__],
+            "dtype": str(next(iter(own.values())).dtype).removeprefix("torch."),
+        }
         if folder.tokenizer.is_file():  # a run from Python may have none
             declared = read_declared(folder.path)
             text = folder.tokenizer.read_text(encoding="utf-8")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.data.batches import TokenizedCorpus
@@ -31,6 +33,7 @@ from rinsc.train.checkpoint import (
     writing_errors,
 )
 from rinsc.train.config import TrainConfig
+from rinsc.train.resumable import why_unusable
 from rinsc.train.run import result_from_facts, train
 from rinsc.train.run_folder import RunFolder, open_run_folder
 from rinsc.train.trainer import RinscTrainer
@@ -308,3 +311,111 @@ def test_other_errors_of_writing_are_not_a_full_disk(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     with pytest.raises(RuntimeError, match="shapes"), writing_errors(tmp_path):
         raise RuntimeError("shapes do not fit")
+
+
+def _sealed(path: Path) -> None:
+    """A manifest that fits what lies in a checkpoint by now."""
+    listed = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.iterdir())
+        if file.name != "checksums.json"
+    }
+    (path / "checksums.json").write_text(json.dumps(listed))
+
+
+def _other_shapes(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    for values in state["state"].values():
+        values["exp_avg"] = torch.zeros(3, 5)
+    torch.save(state, path)
+
+
+def _fewer_groups(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "param_groups": state["param_groups"][:1]}, path)
+
+
+def _other_betas(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["param_groups"][0]["betas"] = (0.5, 0.5)
+    torch.save(state, path)
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "no file of torch": ("optimizer.pt", lambda path: path.write_bytes(b"garbage")),
+    "an empty file": ("optimizer.pt", lambda path: path.write_bytes(b"")),
+    "another object": ("optimizer.pt", lambda path: torch.save([1, 2], path)),
+    "no moments": ("optimizer.pt", lambda p: torch.save({"state": {}, "param_groups": []}, p)),
+    "moments of other shapes": ("optimizer.pt", _other_shapes),
+    "other groups": ("optimizer.pt", _fewer_groups),
+    "other settings": ("optimizer.pt", _other_betas),
+    "rng garbage": ("rng_state.pth", lambda path: path.write_bytes(b"\x80\x04garbage")),
+    "rng of nothing": ("rng_state.pth", lambda path: torch.save({}, path)),
+    "rng of another kind": ("rng_state.pth", lambda p: torch.save({"python": 1, "cpu": 2}, p)),
+    "another schedule": ("scheduler.pt", lambda path: torch.save({"last_epoch": 1}, path)),
+    "other weights": (
+        "model.safetensors",
+        lambda path: save_file({"model.embedding.weight": torch.zeros(2, 2)}, path),
+    ),
+    "another step": ("trainer_state.json", lambda path: path.write_text('{"global_step": 2}')),
+    "no state": ("trainer_state.json", lambda path: path.write_text("[[[")),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    config: TrainConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """As `broken`, to be copied."""
+    folder = open_run_folder(tmp_path_factory.mktemp("ended") / "run")
+    with pytest.raises(EndedError):
+        train(fresh(spec), spec, tokens, config, folder, observer=EndAt(5))
+    return folder.path
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.filterwarnings("ignore::rinsc.train.run.CheckpointWarning")
+def test_foreign_files_are_passed_over_though_their_manifest_fits(
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    config: TrainConfig,
+    ended: Path,
+    tmp_path: Path,
+    damage: str,
+) -> None:
+    """The run goes on from the checkpoint before; without one it is an error."""
+    name, spoil = DAMAGE[damage]
+    folder = RunFolder(Path(shutil.copytree(ended, tmp_path / "run")))
+    earlier, last = checkpoints(folder.path)
+    spoil(last.path / name)
+    _sealed(last.path)
+    assert is_whole(last)
+    seen = EndAt(earlier.step + 1)
+    with pytest.raises(EndedError):
+        train(fresh(spec), spec, tokens, config, folder, resume=True, observer=seen)
+    assert seen.first_step == earlier.step
+    shutil.rmtree(earlier.path)
+    with pytest.raises(CheckpointError) as caught:
+        train(fresh(spec), spec, tokens, config, folder, resume=True)
+    assert caught.value.code == "damaged-checkpoint"
+    assert f"{last.path.name} (" in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "muon"}, {"learning_rate_visits_power": 0.5}])
+def test_its_own_files_are_not_taken_for_foreign_ones(
+    spec: ModelSpec,
+    tokens: TokenizedCorpus,
+    config: TrainConfig,
+    tmp_path: Path,
+    change: dict[str, Any],
+) -> None:
+    config = dataclasses.replace(config, **change)
+    folder = open_run_folder(tmp_path / "run")
+    model = fresh(spec)
+    train(model, spec, tokens, config, folder)
+    for each in checkpoints(folder.path):
+        assert why_unusable(each, fresh(spec), fresh(spec).model.graph, config) is None

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import random
+import select
+import shutil
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +20,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from rinsc.train.callbacks import StopOnSignal
 from rinsc.train.checkpoint import checkpoints, is_whole
 from rinsc.train.run_folder import RunFolder
+from tests.cli.command_line import run_cli
 from tests.train import processes
 from tests.train.runs import timeless
 
@@ -65,6 +74,14 @@ def require_same(run: RunFolder, whole: RunFolder) -> None:
     for name, weight in found.items():
         np.testing.assert_array_equal(weight, expected[name])
     assert _timeless_result(run) == _timeless_result(whole)
+    for name in (
+        "config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "train.toml",
+        "data.json",
+    ):
+        assert (run.path / name).read_bytes() == (whole.path / name).read_bytes(), name
     assert not list(run.path.glob(".checkpoint-*"))
 
 
@@ -114,7 +131,86 @@ def test_killed_before_its_first_checkpoint_it_begins_anew(
     finish(text, folder, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+LATE = {
+    "before the evaluation": ("model.safetensors", "config.json", "tokenizer_config.json"),
+    "between weights and config": ("config.json", "tokenizer_config.json"),
+    "before the result": (),
+}
+
+
+@pytest.mark.parametrize("moment", LATE)
+@pytest.mark.parametrize("line", [None, -1, 0])
+def test_killed_after_its_last_step_it_is_finished_byte_for_byte(
+    text: str, tmp_path: Path, whole: RunFolder, moment: str, line: int | None
+) -> None:
+    """What lies in the folder after such a kill is that of an unbroken run, less what came later.
+
+    Half of a file that was being written lies beside it, and a line of the log may be damaged.
+    """
+    folder = tmp_path / "run"
+    shutil.copytree(whole.path, folder)
+    expected = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    for name in ("result.json", *LATE[moment]):
+        (folder / name).unlink()
+    (folder / ".model-0123abcd.part.safetensors").write_bytes(b"half")
+    if line is not None:
+        lines = (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+        lines[line] = b"\x00" * (len(lines[line]) - 1) + b"\n"
+        (folder / "metrics.jsonl").write_bytes(b"".join(lines))
+        lines = expected[folder / "metrics.jsonl"].splitlines(keepends=True)
+        expected[folder / "metrics.jsonl"] = b"".join(lines[1:] if line == 0 else lines)
+    status, _, err = run_cli(*command(text, folder))
+    assert status == 0, err
+    found = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert found.keys() == expected.keys()
+    for file, content in found.items():
+        assert content == expected[file], file.name
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored(text: str, tmp_path: Path) -> None:
+    """As nohup has it: the run goes on to its end."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopOnSignal().installed():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        stop = StopOnSignal()
+        with stop.installed():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.was_asked
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(text: str, tmp_path: Path) -> None:
+    """The kernel sends SIGHUP, and from then on nothing can be printed."""
+    folder = tmp_path / "run"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+        os.execv(sys.executable, [sys.executable, "-m", "rinsc", *command(text, folder)])
+    try:
+        drained = threading.Thread(target=_drain, args=(terminal, lambda: _steps(folder) >= 3))
+        drained.start()
+        drained.join(processes.SECONDS)
+    finally:
+        os.close(terminal)
+    _, ended = os.waitpid(child, 0)
+    assert 3 <= _steps(folder) < STEPS
+    assert os.waitstatus_to_exitcode(ended) == 130
+    assert all(is_whole(each) for each in checkpoints(folder))
+    assert not list(folder.glob(".checkpoint-*"))
+
+
+def _drain(terminal: int, until: Callable[[], bool]) -> None:
+    while not until():
+        if select.select([terminal], [], [], 0.01)[0]:
+            os.read(terminal, 1 << 16)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_asked_to_stop_it_writes_a_checkpoint(
     text: str, tmp_path: Path, whole: RunFolder, number: signal.Signals
 ) -> None:
