@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 from transformers.trainer_pt_utils import safe_globals
 
-from rinsc.backends.torch.pickles import check_torch_files
+from rinsc.backends.torch.pickles import UnpicklingError, check_torch_files
 from rinsc.backends.torch.weights import open_weights
 from rinsc.errors import RinscError
 from rinsc.graph import BlockGraph

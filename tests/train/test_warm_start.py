@@ -295,7 +295,7 @@ def test_the_command_takes_dimensions_tokenizer_and_weights(
             "own-source",
         ),
         (("train", "A^3B", "--from", "{first}", "--width", "32", *REST), "other-dimensions"),
-        (("train", "A^3B", "--from", "{first}", "--vocab-size", "280", *REST), "vocabulary"),
+        (("train", "A^3B", "--from", "{first}", "--vocab-size", "280", *REST), "other-dimensions"),
         (("train", "CD", "--from", "{first}", *REST), "nothing-to-take"),
         (
             ("train", "A^3B", "--from", "{first}", "--tokenizer", "{other}", *REST),

@@ -31,6 +31,8 @@ from torch.distributed.checkpoint.planner import ReadItem
 
 from rinsc.errors import CheckpointError, Problem
 
+UnpicklingError = pickle.UnpicklingError  # what safe readers raise, for those who catch it
+
 INDEX = ".metadata"  # as torch.distributed.checkpoint calls it
 TORCH_FILES = ("*.pt", "*.pth", "*.bin")  # what a Trainer reads beside its safetensors
 MAX_INDEX_BYTES = 1 << 28  # some million pieces of tensors
