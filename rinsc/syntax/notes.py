@@ -14,6 +14,7 @@ from rinsc.syntax.tree import BlockRef, Signature, mentions
 
 _TIMES = ("no times", "once", "twice", "three times", "four times", "five times", "six times")
 _MAX_ENTRIES = 4  # of the zoo, in a note
+MIN_LIKE, MAX_LIKE = 4, 32  # characters of a word that is compared with every name
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9.-]{2,63}")  # what could be meant as the name of an entry
 
 
@@ -24,7 +25,7 @@ class NotationWarning(UserWarning):
 def notes_on(sig: Signature) -> list[str]:
     """A sentence or two on each thing that is easily meant otherwise."""
     notes = [f"{problem.message}; {problem.hint}" for problem in _lone_numbers(sig)]
-    entries = _entries_meant(sig.source)
+    entries = _entries_meant(sig.source) or _entries_like(sig.source)
     if entries:
         blocks = plural(len({ref.letter for ref in mentions(sig.body)}), "block")
         word = "entry" if len(entries) == 1 else "entries"
@@ -82,10 +83,7 @@ def zoo_hint(text: str) -> str | None:
     word = text.strip()
     if not _WORD.fullmatch(word):
         return None
-    entries = _entries_meant(word)
-    if not entries:
-        near = nearest(word.lower(), _entry_names(), cutoff=0.75)
-        entries = [] if near is None else [near]
+    entries = _entries_meant(word) or _entries_like(word)
     if not entries:
         return None
     if entries == [word]:
@@ -106,6 +104,15 @@ def _entries_meant(text: str) -> list[str]:
     if word in names:
         return [word]
     return [name for name in names if name.startswith(f"{word}-")]
+
+
+def _entries_like(text: str) -> list[str]:
+    """The entry of the zoo whose name is most like a word of some length."""
+    word = text.strip()
+    if not MIN_LIKE <= len(word) <= MAX_LIKE or not _WORD.fullmatch(word):
+        return []
+    near = nearest(word.lower(), _entry_names(), cutoff=0.75)
+    return [] if near is None else [near]
 
 
 @cache

@@ -10,6 +10,9 @@ _ITEM = r"(?=\s*[A-Z(\[])"
 # In this order. What a pattern should not have touched makes a text that cannot be read, and so
 # no hint.
 _RULES: tuple[tuple[str, str], ...] = (
+    (r"([\]'\"](?:\s*\*\s*\d+)?)\s*\+\s*(?=[\['\"\d])", r"\1 "),  # lists and texts of Python, added
+    (r"\^\s*\{?\s*(?:×|\\times)\s*(\d+)\s*\}?", r"^\1"),  # A^{×3}
+    (r"([×*]\s*\d+)\s*[×*]" + _ITEM, r"\1 "),  # A×3×B
     (r"[\"'`“”‘’]|\\[()\[\]]|^\$+|\$+$", ""),  # quotes, marks of LaTeX
     (r"\\(?:left|right|quad|qquad|big|Big)(?![a-zA-Z])", ""),
     (r"\\(?:mathbf|mathrm|mathit|mathcal|text|operatorname)\s*\{([^{}]*)\}", r"\1"),
@@ -29,7 +32,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     (_ITEM_END + r"\s*(?:[-–—,;|/>&]|then|and)+" + _ITEM, " "),  # A-A-B
     (r"(?<=[A-Z)\]}⁰¹²³⁴⁵⁶⁷⁸⁹⁾])\s*(?:[×✕⨯·*]|\\times)" + _ITEM, " "),  # A×B
     (r"(\^\{?\w+\}?)\s*(?:[×✕⨯·*]|\\times)" + _ITEM, r"\1 "),  # A^3×B
-    (r"\(([A-Z][0-9]*)\)", r"\1"),
+    (r"(?<!\*)\(([A-Z][0-9]*)\)", r"\1"),
 )
 
 

@@ -171,6 +171,11 @@ def test_a_hint_names_what_would_be_accepted() -> None:
         ("AʳB", "write A^rB"),
         ("{A}^{3}B", "write A^3B"),
         ("`A^3B`", "write A^3B"),
+        ("[A]*3 + [B]", "write A^3B"),
+        ("'A'*3 + 'B'", "write A^3B"),
+        ("3*[A] + [B]", "write (A)^3B"),
+        ("A^{\\times 3}B", "write A^3B"),
+        ("A×3×B", "write A^3B"),
         ("A×", "write a power with '^': A^3B"),
         ("huginx", "did you mean the entry of the zoo 'huginn'?"),
         ("Huginn", "did you mean the entry of the zoo 'huginn'?"),
@@ -196,7 +201,9 @@ def test_what_is_pasted_from_elsewhere_gets_its_spelling_as_a_hint(text: str, hi
         ("A1A2B", []),
         ("A^3B", []),
         ("HUGINN", ["HUGINN is read as a signature of 5 blocks; the zoo has the entry huginn"]),
+        ("HUGINX", ["HUGINX is read as a signature of 6 blocks; the zoo has the entry huginn"]),
         ("ABC", []),
+        ("ABCDABCD", []),
     ],
 )
 def test_what_may_be_meant_otherwise_is_a_warning(text: str, notes: list[str]) -> None:
