@@ -35,7 +35,12 @@ def render_chats(tokenizer: BytePairTokenizer, messages: tuple[str, ...]) -> lis
             Problem("no-chat-template", "the tokenizer has no chat template", hint=hint)
         )
     require("transformers")
-    asked = {"template": template, "messages": messages, "tokens": tokenizer.named_tokens}
+    asked = {
+        "template": template,
+        "messages": messages,
+        "tokens": tokenizer.named_tokens,
+        "seconds": RENDER_SECONDS,
+    }
     command = [sys.executable, "-c", f"from {__name__} import render_process; render_process()"]
     try:
         done = subprocess.run(
@@ -60,7 +65,7 @@ def render_process() -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     asked = json.load(sys.stdin)
-    _limit()
+    _limit(asked["seconds"])
     try:
         chats = [[{"role": "user", "content": message}] for message in asked["messages"]]
         found = render_jinja_template(
@@ -70,19 +75,21 @@ def render_process() -> None:
             **asked["tokens"],
         )
         answer: dict[str, object] = {"texts": found[0]}
+    except MemoryError:
+        answer = {"error": "it takes too much memory"}
     except Exception as error:  # a template may go wrong in every way
         answer = {"error": (str(error).strip() or type(error).__name__).partition("\n")[0][:200]}
     json.dump(answer, sys.stdout)
 
 
-def _limit() -> None:
+def _limit(render_seconds: int) -> None:
     """Where the system has such limits."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
         from pathlib import Path
 
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        seconds = int(used) + RENDER_SECONDS
+        seconds = int(used) + 1 + render_seconds
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         size = pages * resource.getpagesize() + RENDER_BYTES

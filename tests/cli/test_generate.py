@@ -278,3 +278,113 @@ def test_a_reader_that_goes_away_ends_it(run: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (141, "O")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="session")
+def ending(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """The model with a tokenizer whose second or a later drawn token after "On" ends a text.
+
+    With it the id of that token, and the text before it.
+    """
+    from tokenizers import Tokenizer
+
+    words = load_tokenizer(model / "tokenizer.json")
+    folder = tmp_path_factory.mktemp("ending") / "model"
+    shutil.copytree(model, folder)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    ids = drawn(model, "On", 8)
+    place = next(i for i in range(1, 8) if ids[i] not in ids[:i])
+    content = json.loads(words.to_json())
+    names = {i: name for name, i in content["model"]["vocab"].items()}
+    old, stop = names[ids[place]], ids[place]
+    vocab = content["model"]["vocab"]
+    vocab[old], vocab["<|endoftext|>"] = vocab["<|endoftext|>"], stop
+    content["added_tokens"][0] |= {"id": stop}
+    text = json.dumps(content)
+    Tokenizer.from_str(text)
+    (folder / "tokenizer.json").write_text(text)
+    if (folder / "data.json").exists():
+        (folder / "data.json").unlink()
+    return folder, stop, words.decode(ids[:place])
+
+
+DRAWN = ("--temperature", "2", "--seed", "1")
+
+
+def drawn(model: Path, prompt: str, count: int) -> list[int]:
+    """The ids that the model draws as with `DRAWN`."""
+    words = load_tokenizer(model / "tokenizer.json")
+    ids = words.encode(prompt).tolist()
+    if (model / "model.onnx").exists():
+        from rinsc.backends.onnx import Session
+
+        return Session(model).generate(ids, count, temperature=2.0, seed=1)
+    from rinsc.cli.runs import open_run, run_model
+    from rinsc.sampling import Sampling
+
+    sampling = Sampling(temperature=2.0, seed=1)
+    return generate_ids(run_model(open_run(str(model))), ids, count, sampling=sampling)
+
+
+def test_a_text_ends_at_the_token_that_ends_a_text(ending: tuple[Path, int, str]) -> None:
+    folder, stop, before = ending
+    assert generate(folder, "--prompt", "On", *DRAWN).out == f"On{before}\n"
+    whole = continued(folder, "On", *DRAWN, "--ignore-eos")
+    assert whole.startswith(before)
+    assert len(whole) > len(before)
+    assert "<|endoftext|>" not in whole
+    assert continued(folder, "On", *DRAWN, "--ignore-eos", "--stop-id", str(stop)) == before
+
+
+def test_the_configs_beside_a_model_name_what_ends_a_text(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    ids = drawn(model, "On", 8)
+    place = next(i for i in range(1, 8) if ids[i] not in ids[:i])
+    words = load_tokenizer(model / "tokenizer.json")
+    before = words.decode(ids[:place]).removesuffix("\ufffd")
+    for name in ("generation_config.json", "config.json"):
+        config = tmp_path / "model" / name
+        old = config.read_bytes() if config.exists() else None
+        config.write_text(json.dumps({"eos_token_id": [int(ids[place]), 10**9]}))
+        assert continued(tmp_path / "model", "On", *DRAWN).removesuffix("\ufffd") == before
+        config.unlink() if old is None else config.write_bytes(old)
+
+
+def test_ids_without_a_token_are_never_generated(model: Path) -> None:
+    import numpy as np
+
+    from rinsc.cli.generate_source import _of
+
+    words = load_tokenizer(model / "tokenizer.json")
+    size = words.vocab_size
+    limited = _of(words, lambda rows, live: [np.arange(size + 4.0)])
+    (logits,) = limited([[1]], [0])
+    assert len(logits) == size
+
+
+def test_a_tokenizer_without_a_template_and_options_that_exclude_each_other(run: Path) -> None:
+    refused([str(run), "--prompt", "On", "--chat"], "no-chat-template", 1)
+    refused([str(run), "--prompt", "On", "--chat", "--raw"], "usage", 2)
+    refused([str(run), "--prompt", "On", "--stop-id", "9999"], "bad-token", 2)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ 'a' * 10**11 }}", "memory"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "time"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{% if %}", "chat template cannot be used"),
+        ("{{ raise_exception('no users here') }}", "no users here"),
+    ],
+)
+def test_a_template_can_do_no_harm(
+    run: Path, tmp_path: Path, template: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rinsc.cli.chat.RENDER_SECONDS", 1)
+    shutil.copy(run / "tokenizer.json", tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    words = ("--tokenizer", str(tmp_path / "tokenizer.json"))
+    error = refused([str(run), "--prompt", "On", "--chat", *words], "bad-chat-template", 1)
+    assert said in error

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import tokenizers
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from rinsc.data import pieces
 from rinsc.data.documents import Corpus
@@ -18,6 +23,7 @@ from rinsc.data.tokenizer import (
     train_tokenizer,
 )
 from rinsc.errors import DataError
+from tests.test_decoders import TOKENIZERS
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +104,103 @@ def test_the_check_for_lossless_encoding_can_fail(tokenizer: BytePairTokenizer) 
     tokenizer.require_lossless(ids, "a text")
     with pytest.raises(DataError, match="text changes"):
         tokenizer.require_lossless(ids[:-1], "a text")
+
+
+KINDS_OF_TEXT = {
+    "one giant word": "".join(random.Random(1).choices("abcdefghijklmnop", k=4 << 20)),
+    "words that are all new": "".join(random.Random(2).choices("abcdefghijklmno ", k=4 << 20)),
+    "NULs": "ab ab\n" + "\0" * (4 << 20),
+    "one letter, and an emoji": "a" * (4 << 20) + "\U0001f642",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_TEXT)
+def test_learning_and_reading_take_little_memory(kind: str, tmp_path: Path) -> None:
+    """At most 6 bytes for each byte of text, and what the libraries take for any text."""
+    text = KINDS_OF_TEXT[kind]
+    measured = []
+    for size in (len(text) // 5, len(text)):
+        path = tmp_path / f"{size}.txt"
+        path.write_text(text[:size])
+        command = [sys.executable, "-c", MEASURED, str(path), str(tmp_path / str(size))]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        measured.append((path.stat().st_size, int(done.stdout)))
+    (small, least), (large, most) = measured
+    assert (most - least) / (large - small) < 6
+    assert most - least < 64 << 20
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from rinsc.data.cache import prepare
+from rinsc.data.corpora import open_corpus, training_texts
+from rinsc.data.tokenizer import train_tokenizer
+
+source = open_corpus(f"text:{sys.argv[1]}")
+tokenizer = train_tokenizer(training_texts(source, 50_000_000), 259)
+prepare(source, tokenizer, folder=Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_a_learned_tokenizer_has_a_token_for_the_end_of_a_text(trained: BytePairTokenizer) -> None:
+    assert trained.end_of_document == 0
+    assert trained.stop_ids == (0,)
+    assert trained.decode([0]) == "<|endoftext|>"
+    assert trained.decode([0], skip_special_tokens=True) == ""
+    texts = ["the king, the queen and the thing\n" * 40]
+    assert train_tokenizer(texts, 270, end_of_text=None).end_of_document is None
+    assert train_tokenizer(texts, 256).end_of_document is None  # there is room for bytes alone
+    other = train_tokenizer(texts, 270, end_of_text="[EOS]")
+    assert other.backend_tokenizer.token_to_id("[EOS]") == 0
+
+
+def test_ordinary_text_is_learned_from_as_a_whole(plays: Corpus) -> None:
+    """The tokens are those of the library's own trainer on the whole text."""
+    texts = [document.text for document in plays.train[:6]]
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=500,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    library.train_from_iterator([line for text in texts for line in text.splitlines(True)], trainer)
+    assert train_tokenizer(texts, 500).backend_tokenizer.get_vocab() == library.get_vocab()
+
+
+PIECED = (
+    "\n ab",
+    "'s",
+    "don't ",
+    "12345",
+    "aaaa",
+    "é",
+    "e\u0301",
+    "日本",
+    "🙂",
+    " \n\n ",
+    "\0",
+    "<s>",
+)
+
+
+@pytest.mark.parametrize("name", ["byte_level", "byte_fallback", "unigram", "word_piece"])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.sampled_from(PIECED), min_size=1), times=st.integers(20, 60))
+def test_pieces_are_encoded_as_the_whole_text(
+    name: str, parts: list[str], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = BytePairTokenizer(TOKENIZERS[name])
+    text = "".join(parts) * times
+    expected = TOKENIZERS[name].encode(text, add_special_tokens=False).ids
+    with monkeypatch.context() as small:
+        small.setattr(pieces, "PIECE_BYTES", 300)
+        small.setattr(pieces, "CONTEXT_BYTES", 120)
+        small.setattr(pieces, "GROUP_BYTES", 900)
+        ids, counts = tokenizer.encode_counted(text)
+        assert tokenizer.encode(text).tolist() == ids.tolist() == expected
+    assert counts.sum() == (len(text.encode()) if expected else 0)
