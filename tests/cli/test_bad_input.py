@@ -123,7 +123,7 @@ def test_three_mistakes_in_a_file_are_reported_together(tmp_path: Path) -> None:
         (["verify", "AB", "--seed", str(2**63)], "usage", 2),
         (["compile", "AB", "--to", "onnx", "-o", "x.onnx", "--seed", "9" * 23], "usage", 2),
         (["compile", "AB", "--to", "onnx", "-o", "x.onnx", "--seed=-1"], "usage", 2),
-        (["show", "AB", "-o", "x.png"], "unknown-format", 2),
+        (["show", "AB", "-o", "x.gif"], "unknown-format", 2),
         (["compile", "AB", "--to", "torch", "-o", "x.py", "--weights", "w"], "usage", 2),
         (["compile", "AB", "--to", "torch", "-o", "x.py", "--rounds", "2"], "unknown-repeat", 2),
         (["compile", "A^2", "--to", "onnx", "-o", "x.onnx", "--rounds", "0"], "bad-rounds", 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,17 @@ def test_no_digit_is_lost_where_there_is_no_room(
 
 def test_markup_in_a_signature_is_text() -> None:
     assert "A[4]B[8]" in run_cli("cost", "A[4]B[8]").out
+
+
+def test_show_writes_pictures_and_says_what_they_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    png, pdf = tmp_path / "model.PNG", tmp_path / "model.pdf"
+    assert run_cli("show", "(A^3)B", "-o", str(png), "-o", str(pdf)).status == 0
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = run_cli("show", "(A^3)B", "-o", str(tmp_path / "other.png"))
+    assert done.status == 1
+    assert "rinsc[draw]" in done.err
+    assert not (tmp_path / "other.png").exists()
