@@ -11,7 +11,12 @@ SAMPLES, SAMPLE_BYTES = 64, 4096
 
 def short_digest(text: str) -> str:
     """The first `DIGITS` hexadecimal digits of the SHA-256 of a text."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:DIGITS]
+    return text_digest(text)[:DIGITS]
+
+
+def text_digest(text: str) -> str:
+    """The whole SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def file_digest(path: Path) -> str:

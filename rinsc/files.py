@@ -125,14 +125,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         old_mode = _mode_of_old(named)
         target = Path(os.path.realpath(named))
+        remove_parts_of(target)
         part = target.with_name(_part_name(target, secrets.token_hex(4)))
         # What replaces a private file is private from its first byte.
         part.touch(0o666 if old_mode is None else 0o600, exist_ok=False)
-        yield part
-        if old_mode is not None:
-            part.chmod(old_mode)
-        flush_to_disk(part)
-        part.replace(target)
+        with hold(part):
+            yield part
+            if old_mode is not None:
+                part.chmod(old_mode)
+            flush_to_disk(part)
+            part.replace(target)
         flush_to_disk(target.parent)
     except OSError as error:
         raise cannot_write(named, error) from error
@@ -143,15 +145,51 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_parts_of(path: Path) -> None:
-    """Remove what killed processes left beside ``path``: only for who alone writes it."""
+    """Remove what killed processes wrote to become ``path``."""
     random = "[0-9a-f]" * 8
     for part in path.parent.glob(_part_name(Path(glob.escape(path.name)), random)):
-        with suppress(OSError):
-            part.unlink()
+        if part.is_file() and not is_held(part):
+            with suppress(OSError):
+                part.unlink()
 
 
 def _part_name(target: Path, random: str) -> str:
     return f".{target.stem[:64]}-{random}.part{target.suffix}"
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Lock a file or folder, as a sign that a process is at it; the system lets go of it when the
+    process ends, in whatever way."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _locked(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process may be at a file or folder; True where the system cannot tell."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return True
+    try:
+        return not _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether the lock could be had."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # another process has it, or there are no locks here
+        return False
+    return True
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +20,7 @@ from rinsc.backends.torch import CompiledModule, load_weights, save_weights, to_
 from rinsc.backends.torch.continuation import CachedModule, cached_module
 from rinsc.cost import forward_flops, stored_params, training_flops
 from rinsc.errors import LoweringError, Problem, SpecError
+from rinsc.folders import temporary_folder
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds, unroll
 from rinsc.layers import model_input, require_language_model
 from rinsc.ops import at_sizes
@@ -157,8 +156,8 @@ def _torch_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRo
         flat.load_state_dict(model.state_dict())
         gap = _gap(model(given, rounds=rounds), flat(given))
         yield VerifyRow(f"torch, {_words(rounds)}", "torch, unrolled", "logits", gap, EXACT)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.safetensors"
+    with temporary_folder() as folder:
+        path = folder / "weights.safetensors"
         save_weights(model, path)
         fresh = to_torch(graph).eval()
         load_weights(fresh, path)

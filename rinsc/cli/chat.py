@@ -41,7 +41,12 @@ def render_chats(tokenizer: BytePairTokenizer, messages: tuple[str, ...]) -> lis
         "tokens": tokenizer.named_tokens,
         "seconds": RENDER_SECONDS,
     }
-    command = [sys.executable, "-c", f"from {__name__} import render_process; render_process()"]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        f"from {__name__} import render_process; render_process()",
+    ]
     try:
         done = subprocess.run(
             command,

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rinsc.cli.diagnostics import note
@@ -21,6 +20,7 @@ from rinsc.cli.values import option_values
 from rinsc.errors import OutputError, Problem, RinscError, UsageError
 from rinsc.extras import require
 from rinsc.files import check_writable, parse_json
+from rinsc.folders import temporary_folder
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import OnnxModel, RoundsForm
@@ -90,10 +90,10 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
         note("no weights were given; the model has fresh, untrained ones")
     facts, report = dict(model.metadata), None
     if measured and text is not None and request.run is not None:
-        with _failure_as_note(), TemporaryDirectory() as place:
+        with _failure_as_note(), temporary_folder() as place:
             twin = None
             if form.precision.name != "fp32":
-                twin = Path(place) / "fp32.onnx"
+                twin = place / "fp32.onnx"
                 form.export(module, "fp32").save(twin, external_data_over=0)
             del module, model  # sessions load the weights anew
             report = measure(files[0], facts, twin, text, request.run)
@@ -188,9 +188,10 @@ def _write(
     """Write what is asked for; the paths of all files, the model's first."""
     path = request.path
     if not request.is_folder:
+        from rinsc.backends.onnx.integrity import data_files
+
         model.save(path)
-        has_data = path.stat().st_size < model.weight_bytes  # then they stand beside it
-        return [path, path.with_name(f"{path.name}.data")] if has_data else [path]
+        return [path, *sorted(data_files(path))]
     from rinsc.backends.onnx.folder import HELD_OUT_FILE, write_model_folder
     from rinsc.tokenizer_files import TOKENIZER_FILE
 

@@ -19,6 +19,7 @@ from rinsc.cli.runs import (
     run_trained_rounds,
 )
 from rinsc.cli.values import option_values
+from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, Problem, UsageError
 from rinsc.extras import require
 from rinsc.tokenizer_files import TOKENIZER_FILE, stop_ids
@@ -116,14 +117,23 @@ def onnx_runtime(
     with _rounds_option():
         session.check_rounds(rounds)
         asked = resolve_rounds(session.graph, rounds)
-    size = session.spec.vocab_size
-    chosen = _tokenizer(tokenizer or path.parent / TOKENIZER_FILE, size)
+    size, beside = session.spec.vocab_size, path.parent / TOKENIZER_FILE
+    if tokenizer is None and session.tokenizer_sha256 is not None and beside.is_file():
+        _require_as_written(beside, session.tokenizer_sha256)
+    chosen = _tokenizer(tokenizer or beside, size)
     run = session.rounds if rounds is None else asked
     untrained = beyond_training(run, session.trained_rounds)
     next_logits = row_logits(session, rounds)
     stops = stop_ids(path.parent, chosen.stop_ids, size)
     limited = _of(chosen, next_logits)
     return Source(session.graph, chosen, limited, stops, untrained, lambda: session.rounds_used)
+
+
+def _require_as_written(path: Path, sha256: str) -> None:
+    if file_digest(path) != sha256:
+        message = "the tokenizer is damaged, or not the one that was written with the model"
+        hint = "restore the file; to use it as it is, name it with --tokenizer"
+        raise CheckpointError(Problem("damaged-tokenizer", message, place=str(path), hint=hint))
 
 
 @contextmanager

@@ -58,8 +58,11 @@ def find_run(text: str) -> RunFolder:
 def open_run(text: str) -> RunFolder:
     """The folder of a finished run or of a saved model, with its weights; raises
     CheckpointError."""
+    from rinsc.train.run_folder import check_files
+
     folder = find_run(text)
     if folder.weights.is_file():
+        check_files(folder)
         return folder
     if not folder.model_spec.is_file():
         message = "the folder has a config.json and no model.safetensors"

@@ -23,14 +23,14 @@ from dataclasses import asdict
 from http.client import HTTPException
 from itertools import accumulate
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
-from rinsc.data.aside import folder_aside, one_process
+from rinsc.data.aside import one_process
 from rinsc.data.catalog import RECORD, Added, Entry, added_folder, folder_sha256
 from rinsc.data.problems import cannot_read, damaged, data_error
 from rinsc.data.readers import READERS
+from rinsc.folders import folder_aside, temporary_folder
 
 DOWNLOAD_SECONDS = 600
 MAX_ARCHIVE_BYTES = 1 << 28
@@ -106,8 +106,8 @@ def _package(entry: Entry) -> Iterator[tuple[Path, str]]:
     """The folder below which the package's files lie, and its version."""
     match entry.get:
         case "pip":
-            with TemporaryDirectory(prefix="rinsc-") as folder:
-                yield _downloaded(entry, Path(folder)), next(iter(entry.sha256))
+            with temporary_folder() as folder:
+                yield _downloaded(entry, folder), next(iter(entry.sha256))
         case "debian":
             yield SYSTEM_ROOT, _debian_version(entry)
         case "python":

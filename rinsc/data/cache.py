@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.data.aside import folder_aside, one_process
+from rinsc.data.aside import one_process
 from rinsc.data.batches import TokenizedCorpus, bytes_by_token, tokenizer_record
 from rinsc.data.documents import Part, PartTally, Source, check_amounts
 from rinsc.data.encode import EncodedDocument, encode_documents
@@ -22,9 +23,12 @@ from rinsc.data.progress import PreparationProgress
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.digests import file_digest, sampled_digest, short_digest
 from rinsc.files import read_json
+from rinsc.folders import folder_aside
 
 FORMAT = 3  # raised whenever the same source would give other files
 RECORD = "record.json"
+IDS, STARTS, COUNTS = ("<u2", "<u4"), ("<i8",), ("<u4",)  # types of numbers, as numpy has them
+ARRAYS = {"train": IDS, "held_out": IDS, "train_starts": STARTS, "held_out_bytes": COUNTS}
 WHOLE_DIGEST_BYTES = 1 << 28  # larger files are compared by samples
 
 
@@ -46,11 +50,25 @@ def prepare(
     place = folder / cache_key(source, tokenizer)
     record = _valid_record(place)
     if record is None:
-        with one_process(place, None if progress is None else progress.waiting):
-            record = _valid_record(place)  # another process may have made it meanwhile
-            if record is None:
-                record = _build(place, source, tokenizer, progress)
-    return _opened(place, record, source.name, tokenizer)
+        record = _made(place, source, tokenizer, progress)
+    corpus = _opened(place, record, source.name, tokenizer)
+    if not _ids_fit(corpus):
+        shutil.rmtree(place, ignore_errors=True)
+        record = _made(place, source, tokenizer, progress)
+        corpus = _opened(place, record, source.name, tokenizer)
+    return corpus
+
+
+def _made(
+    place: Path,
+    source: Source,
+    tokenizer: BytePairTokenizer,
+    progress: PreparationProgress | None,
+) -> dict[str, Any]:
+    """The record of a folder that this process or another one makes."""
+    with one_process(place, None if progress is None else progress.waiting):
+        record = _valid_record(place)  # another process may have made it meanwhile
+        return _build(place, source, tokenizer, progress) if record is None else record
 
 
 def cache_key(source: Source, tokenizer: BytePairTokenizer) -> str:
@@ -184,10 +202,19 @@ def _valid_record(place: Path) -> dict[str, Any] | None:
         if record.pop("digest") != _record_digest(record):
             return None
         files = record["files"]
-        whole = all(_digest(place / name) == facts["digest"] for name, facts in files.items())
+        whole = files.keys() == ARRAYS.keys() and all(
+            facts["type"] in ARRAYS[name] and _digest(place / name) == facts["digest"]
+            for name, facts in files.items()
+        )
         return record if whole else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _ids_fit(corpus: TokenizedCorpus) -> bool:
+    """Whether large files, of which digests are of samples, hold ids of the vocabulary alone."""
+    large = (ids for ids in (corpus.train, corpus.held_out) if ids.nbytes > WHOLE_DIGEST_BYTES)
+    return all(int(ids.max()) < corpus.vocab_size for ids in large)
 
 
 def _record_digest(record: Mapping[str, Any]) -> str:

@@ -24,6 +24,9 @@ METRICS = "metrics.json"
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"  # as the Trainer calls them
 SCHEDULER, RNG_STATES = "scheduler.pt", "rng_state*.pth"
 SHARDED = "sharded"  # the folder inside that many processes write together
+DECIDING = (".safetensors", ".pt", ".pth", ".bin", ".json", ".distcp", ".metadata")  # by suffix
+WHOLE_FILES = {WEIGHTS, OPTIMIZER, SCHEDULER}
+SHARDED_FILES = {f"{SHARDED}/checkpoint.json", f"{SHARDED}/.metadata"}
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FULL_DISK = (
     "No space left",
@@ -86,10 +89,14 @@ def latest_whole(
 
 
 def is_whole(checkpoint: Checkpoint) -> bool:
-    """Whether every file is there with the content that it was written with."""
+    """Whether all that a run goes on from is there, with the content that it was written with."""
     try:
         listed = read_json(checkpoint.path / MANIFEST)
-        return bool(listed) and all(
+        names = _names_in(checkpoint.path)
+        needed = {name for name in names if name.endswith(DECIDING)}
+        if checkpoint.trainer_state.is_file():
+            needed |= SHARDED_FILES if checkpoint.is_sharded else WHOLE_FILES
+        return needed <= listed.keys() <= names and all(
             file_digest(checkpoint.path / name) == digest for name, digest in listed.items()
         )
     except (OSError, ValueError, AttributeError):
@@ -102,6 +109,12 @@ def is_of_its_step(checkpoint: Checkpoint) -> bool:
         return bool(read_json(checkpoint.trainer_state)["global_step"] == checkpoint.step)
     except (OSError, ValueError, TypeError, LookupError):
         return False
+
+
+def _names_in(folder: Path) -> set[str]:
+    """Files below a checkpoint, but for the list of them."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix() for file in files} - {MANIFEST}
 
 
 def start_part(folder: Path, step: int) -> Path:
@@ -123,8 +136,9 @@ def publish(folder: Path, step: int, keep: int) -> Checkpoint:
     """Give what `start_part` began its name, once it is on disk; the last ``keep`` are kept."""
     part, path = part_of(folder, step), folder / NAME.format(step=step)
     try:
-        files = sorted(file for file in part.rglob("*") if file.is_file())
-        listed = {file.relative_to(part).as_posix(): file_digest(file) for file in files}
+        names = sorted(_names_in(part))
+        files = [part / name for name in names]
+        listed = {name: file_digest(part / name) for name in names}
         write_atomically(part / MANIFEST, json.dumps(listed, indent=1))
         for each in (*files, *(place for place in part.rglob("*") if place.is_dir()), part):
             flush_to_disk(each)

@@ -37,7 +37,7 @@ from rinsc.train.config import TrainConfig, config_from_toml
 from rinsc.train.depth import Depths
 from rinsc.train.heldout import corpus_record
 from rinsc.train.optimizer import build_optimizer, each_optimizer
-from rinsc.train.run_folder import RunFolder
+from rinsc.train.run_folder import RunFolder, check_files
 from rinsc.train.saved_model import folder_spec, is_saved_model, refuse_adapter, saved_rounds
 
 
@@ -252,6 +252,7 @@ def finished_run(path: Path) -> FinishedRun:
         message = "this is not the result of a training run"
         raise _error("bad-result", message, folder.result, "restore the file")
     steps, training_flops = (int(str(number)) for number in numbers)
+    check_files(folder, *(file for file in folder.compared if file != folder.tokenizer))
     return FinishedRun(folder, graph, config, steps, training_flops + _flops_before(folder))
 
 

@@ -42,7 +42,7 @@ from rinsc.train.metrics import (
     resume_metrics,
 )
 from rinsc.train.resumable import why_unusable
-from rinsc.train.run_folder import RunFolder, write_inputs, write_result
+from rinsc.train.run_folder import RunFolder, check_files, write_inputs, write_result
 from rinsc.train.same_run import difference_of_sources, require_same_run
 from rinsc.train.schedule import schedule_note
 from rinsc.train.trainer import RinscTrainer
@@ -184,6 +184,7 @@ def finished_result(
     called so (it is not read) and, if one is given, this tokenizer; None for any other."""
     if not folder.is_finished:
         return None
+    check_files(folder)
     try:
         begun = [each.read_text(encoding="utf-8") for each in (folder.model_spec, folder.config)]
         record = read_json(folder.data_record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from rinsc.__about__ import __version__
-from rinsc.errors import OutputError, Problem
+from rinsc.digests import file_digest, text_digest
+from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import (
     cannot_write,
     check_folder,
     make_folder,
+    read_json,
     remove_parts_of,
     write_atomically,
 )
@@ -102,6 +105,12 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def checksums(self) -> Path:
+        """The SHA-256 of every file that decides what a finished run says; the weights carry
+        theirs inside."""
+        return self.path / "checksums.json"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 
@@ -122,10 +131,16 @@ class RunFolder:
         return any(file.exists() for file in self.files)
 
     @property
+    def compared(self) -> tuple[Path, ...]:
+        """Files in `checksums`, the result first."""
+        inputs = (self.model_spec, self.config, self.data_record, self.source, self.tokenizer)
+        return (self.result, *inputs)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Every file that training writes, the result first."""
         inputs = (self.model_spec, self.config, self.data_record, self.environment, self.tokenizer)
-        model = (self.result, self.weights, self.hf_config, self.tokenizer_config)
+        model = (self.result, self.checksums, self.weights, self.hf_config, self.tokenizer_config)
         begun_with = self.source, self.initial_weights
         return (*model, self.chat_template, *self.evaluation, self.metrics, *inputs, *begun_with)
 
@@ -226,7 +241,37 @@ def begun_tokenizer(folder: RunFolder) -> Mapping[str, object] | None:
 
 def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:
     """Mark the run as finished; raises OutputError."""
-    write_atomically(folder.result, _json(result))
+    text = _json(result)
+    try:
+        listed = {
+            file.name: file_digest(file) for file in folder.compared[1:] if file.is_file()
+        } | {folder.result.name: text_digest(text)}
+    except OSError as error:
+        raise cannot_write(folder.checksums, error) from error
+    write_atomically(folder.checksums, _json(listed))
+    write_atomically(folder.result, text)
+
+
+def check_files(folder: RunFolder, *files: Path) -> None:
+    """Raises CheckpointError where one of the ``files`` of a finished run, by default all that
+    `RunFolder.compared` has, is not as it was written.
+
+    Runs of rinsc 0.4.0 have no list of digests, and pass. What is missing is told where it is read.
+    """
+    if not (folder.result.is_file() and os.path.lexists(folder.checksums)):
+        return
+    try:
+        listed = read_json(folder.checksums)
+        for file in files or folder.compared:
+            if file.exists() and file_digest(file) != listed.get(file.name):
+                raise _changed(file, "this file of the run is not as it was written")
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise _changed(folder.checksums, "the list of digests of the run is damaged") from None
+
+
+def _changed(file: Path, message: str) -> CheckpointError:
+    hint = "restore the file; if you changed it yourself, remove checksums.json"
+    return CheckpointError(Problem("damaged-run", message, place=str(file), hint=hint))
 
 
 def environment() -> dict[str, str]:

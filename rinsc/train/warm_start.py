@@ -20,7 +20,7 @@ from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.files import parse_toml, read_json
 from rinsc.graph import BlockGraph, build_graph
 from rinsc.layers.loops import loop_prefix
-from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.spec import ModelSpec, model_spec, spec_from_values, spec_to_toml
 from rinsc.spec.model import field_values
 from rinsc.syntax import Signature, to_text
 from rinsc.syntax.sizes import letter_sizes
@@ -126,8 +126,7 @@ def begun_source(folder: RunFolder) -> Source | None:
 
 
 def _recorded_spec(record: Mapping[str, Any]) -> ModelSpec:
-    values = parse_toml(record["model"])
-    return model_spec(str(values.pop("signature")), **values)
+    return spec_from_values(parse_toml(record["model"]))
 
 
 def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:
@@ -162,10 +161,11 @@ def spec_from(
         largest = max(source.parts.values())
         own = (size or source.parts.get(name, largest) for name, size in sizes.items())
         given["layers"] = sum(own)
-    values = {**field_values(source), **given, "signature": to_text(signature)}
+    values = {**field_values(source), **given}
     if "layers" not in given:
         del values["layers"]
-    return model_spec(str(values.pop("signature")), strict=strict, **values)
+    del values["signature"]
+    return model_spec(to_text(signature), strict=strict, **values)
 
 
 def check_source(source: ModelSpec, spec: ModelSpec, place: str) -> None:

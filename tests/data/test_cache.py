@@ -22,6 +22,7 @@ from rinsc.data.cache import RECORD, cache_key, prepare
 from rinsc.data.corpora import load, open_corpus
 from rinsc.data.documents import Document, Source
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
+from rinsc.digests import short_digest
 from rinsc.errors import DataError, OutputError
 
 ROOT = Path(module.__file__).parents[2]
@@ -142,6 +143,39 @@ def test_a_damaged_file_is_made_anew(
         data[len(data) // 2] ^= 0x55
         (place / name).write_bytes(data if damage == "flip" else data[: len(data) // 2])
     assert same(prepare(source, small, folder=folder), whole)
+
+
+def test_ids_beyond_the_vocabulary_in_a_large_file(
+    texts: Path, small: BytePairTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of large files there are samples alone, between which an id can change."""
+    monkeypatch.setattr("rinsc.data.cache.WHOLE_DIGEST_BYTES", 10)
+    monkeypatch.setattr("rinsc.digests.SAMPLE_BYTES", 4)
+    source, folder = open_corpus(f"text:{texts}"), tmp_path / "tokens"
+    prepare(source, small, folder=folder)
+    path = folder / cache_key(source, small) / "train"
+    data = bytearray(path.read_bytes())
+    data[10:12] = b"\xff\xff"
+    path.write_bytes(bytes(data))
+    assert same(prepare(source, small, folder=folder), tokenize(load(source), small))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("type", "<f8"), ("type", "|O"), ("type", 5), ("digest", None)]
+)
+def test_a_record_of_other_numbers_is_made_anew(
+    texts: Path, small: BytePairTokenizer, tmp_path: Path, key: str, value: object
+) -> None:
+    """Signed as a stranger would sign it."""
+    source, folder = open_corpus(f"text:{texts}"), tmp_path / "tokens"
+    prepare(source, small, folder=folder)
+    path = folder / cache_key(source, small) / RECORD
+    record = json.loads(path.read_text())
+    del record["digest"]
+    record["files"]["train"][key] = value
+    digest = short_digest(json.dumps(record, sort_keys=True))
+    path.write_text(json.dumps({**record, "digest": digest}))
+    assert same(prepare(source, small, folder=folder), tokenize(load(source), small))
 
 
 @pytest.mark.parametrize("content", ["3", "[]", "{}", '{"files": {}}', '{"files": 3}', "digit"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,23 @@ def test_a_place_that_is_taken_is_left_alone(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "notes" / "notes.txt").read_text() == "mine"
 
 
+def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
+    assert compiled(tmp_path / "out").status == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        done = [compiled(tmp_path / name, "--seed", "9") for name in ("out", "new")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for each in done:
+        assert each.status == 1
+        assert "error[cannot-write]: cannot write: file too large" in each.err
+        assert "Traceback" not in each.err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_failure_while_writing_leaves_the_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +127,7 @@ def test_a_failure_while_writing_leaves_the_old_files(
     def full(*given: Any, **named: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rinsc.backends.hf.folder.save_file", full)
+    monkeypatch.setattr("rinsc.backends.hf.folder.write_tensors", full)
     for output in ("out", "new/deep"):
         done = compiled(tmp_path / output, "--seed", "9")
         assert done.status == 1

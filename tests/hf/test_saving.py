@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rinsc.backends.hf import RinscConfig, RinscForCausalLM, causal_lm
+from rinsc.backends.hf.folder import write_standalone_folder
 from rinsc.backends.torch import load_weights, save_weights, to_torch
 from rinsc.errors import CheckpointError, LoweringError, SpecError
 from rinsc.graph import build_graph, unroll
@@ -171,6 +174,30 @@ def test_a_config_without_a_model_and_a_rewritten_graph_are_refused() -> None:
         RinscConfig(spec={"signature": "AB", "preset": "tiny", "widht": 3})
     with pytest.raises(LoweringError, match="rewritten-graph"):
         causal_lm(unroll(build_graph(small_spec("A^3B")), 2))
+
+
+def test_a_damaged_folder_is_found_by_our_class_and_by_its_own_code(tmp_path: Path) -> None:
+    model, _ = pair("A^3B")
+    write_standalone_folder(model, tmp_path, {})
+    RinscForCausalLM.from_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 0x40
+    weights.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        RinscForCausalLM.from_pretrained(tmp_path)
+    assert str(weights) in str(caught.value)
+    spec = spec_from_file_location("modeling_rinsc", tmp_path / "modeling_rinsc.py")
+    assert spec
+    assert spec.loader
+    code = module_from_spec(spec)
+    sys.modules[spec.name] = code
+    try:
+        spec.loader.exec_module(code)
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+            code.RinscForCausalLM.from_pretrained(tmp_path)
+    finally:
+        del sys.modules[spec.name]
 
 
 @pytest.mark.parametrize("spec", [5, "AB", ["AB"], {5: "AB"}, {"signature": 5}, {}])

@@ -259,6 +259,28 @@ def test_a_checkpoint_appears_whole_and_replaces_a_damaged_one(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
+OF_A_CHECKPOINT = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+
+
+@pytest.mark.parametrize("left_out", OF_A_CHECKPOINT)
+def test_a_list_of_some_files_is_not_enough(tmp_path: Path, left_out: str) -> None:
+    part = start_part(tmp_path, 3)
+    for name in OF_A_CHECKPOINT:
+        (part / name).write_bytes(b"content")
+    made = publish(tmp_path, 3, keep=1)
+    (made.path / "notes.md").write_text("mine")  # decides nothing
+    assert is_whole(made)
+    listed = json.loads((made.path / MANIFEST).read_text())
+    (made.path / MANIFEST).write_text(json.dumps(listed | {"../../other": "0" * 64}))
+    assert not is_whole(made)
+    del listed[left_out]
+    (made.path / MANIFEST).write_text(json.dumps(listed))
+    _flip(made.path / left_out)
+    assert not is_whole(made)
+    (made.path / left_out).unlink()
+    assert is_whole(made) == (left_out == "trainer_state.json")
+
+
 def test_a_later_one_that_was_passed_over_takes_no_place(tmp_path: Path) -> None:
     for step in (7, 14):
         _write(tmp_path, step, b"x")

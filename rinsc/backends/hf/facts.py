@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from rinsc.cost.checks import checked_sequence
 from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import run_counts
 from rinsc.cost.flops import flops_of_a_step
-from rinsc.errors import LoweringError, Problem, SpecError
+from rinsc.errors import CheckpointError, LoweringError, Problem, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.layers import layer_kind
 from rinsc.layers.hosted import hosted_programs, looks_back_by_attention_alone
@@ -137,6 +138,13 @@ class ModelFacts:
 def cannot_run(code: str, message: str, hint: str, place: str | None = None) -> LoweringError:
     """The error for what a model cannot do."""
     return LoweringError(Problem(code, message, place=place, hint=hint))
+
+
+def damaged_weights(path: Path) -> CheckpointError:
+    """The error for a file of weights that is not as it was written."""
+    message = "the weights are damaged: the file is not as it was written"
+    hint = "copy or export it again; a digest inside the file tells"
+    return CheckpointError(Problem("damaged-weights", message, place=str(path), hint=hint))
 
 
 def wrong_value(code: str, message: str, hint: str, place: str | None = None) -> SpecError:

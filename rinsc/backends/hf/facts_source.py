@@ -21,6 +21,11 @@ def cannot_run(code: str, message: str, hint: str, place: str | None = None) -> 
     return ValueError(f"{message}; {hint}")
 
 
+def damaged_weights(path: Path) -> ValueError:
+    """The error for a file of weights that is not as it was written."""
+    return ValueError(f"{path} is damaged; copy or export it again")
+
+
 def wrong_value(code: str, message: str, hint: str, place: str | None = None) -> ValueError:
     """The error for a value that nothing has."""
     return ValueError(f"{message}; {hint}")

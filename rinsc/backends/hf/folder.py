@@ -9,21 +9,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 from rinsc.backends.hf.standalone import standalone_source
+from rinsc.backends.torch.weights import write_tensors
 from rinsc.errors import OutputError, Problem
 from rinsc.files import (
     atomic_path,
     check_folder,
     check_writable,
-    made_folder,
     parse_json,
     read_json,
 )
+from rinsc.folders import replace_contents
 from rinsc.tokenizer_files import TOKENIZER_FILES
 
 CODE = "modeling_rinsc"
@@ -60,8 +60,8 @@ def write_standalone_folder(
 ) -> list[Path]:
     """Write the model, its code and further ``files`` by name; their paths, the weights first.
 
-    The folder is made where it is missing. Every file is complete before the first takes its
-    name, and files of other names are left alone. Raises OutputError; nothing is then changed.
+    The folder is made where it is missing, and takes the place of an old one in one step; files of
+    other names are left alone. Raises OutputError; nothing is then changed.
     """
     check_standalone_folder(path)
     texts = {
@@ -71,11 +71,15 @@ def write_standalone_folder(
     }
     contents = {name: text.encode("utf-8") for name, text in texts.items()} | dict(files)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with made_folder(path), ExitStack() as writing:
-        weights = writing.enter_context(atomic_path(path / WEIGHTS_FILE))
-        save_file(tensors, weights, metadata={"format": "pt"})
-        for name, content in contents.items():
-            writing.enter_context(atomic_path(path / name)).write_bytes(content)
+
+    def write(folder: Path) -> None:
+        with ExitStack() as writing:  # every file is complete before the first takes its name
+            weights = writing.enter_context(atomic_path(folder / WEIGHTS_FILE))
+            write_tensors(tensors, weights, {"format": "pt"})
+            for name, content in contents.items():
+                writing.enter_context(atomic_path(folder / name)).write_bytes(content)
+
+    replace_contents(path, write, (WEIGHTS_FILE, *contents), ())
     return [path / name for name in (WEIGHTS_FILE, *contents)]
 
 

@@ -18,7 +18,13 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
 from rinsc.backends.hf.masks import visible_keys
 from rinsc.backends.hf.slots import CacheSlots
-from rinsc.backends.hf.starts import flag_made, is_made, layer_classes, make_missing
+from rinsc.backends.hf.starts import (
+    CheckedWeights,
+    flag_made,
+    is_made,
+    layer_classes,
+    make_missing,
+)
 from rinsc.backends.torch.hosting import Checkpointing
 from rinsc.backends.torch.hosting import HostedModule as Model
 from rinsc.graph import Rounds
@@ -28,7 +34,7 @@ logger = logging.get_logger(__name__)
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(RinscConfig.model_type, "RinscForCausalLM")
 
 
-class RinscForCausalLM(RoundsGenerationMixin, PreTrainedModel):  # type: ignore[no-untyped-call]
+class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel):  # type: ignore[no-untyped-call,misc]
     """Token ids to logits and a loss, over the emitted module ``model.model``.
 
     Blocks are stored once, whatever the number of visits, and so is a tied embedding: the head

@@ -21,13 +21,14 @@ from rinsc.backends.hf.facts_source import facts_source
 from rinsc.backends.torch.emit import emit_source
 
 PARTS = (
-    "config",
-    "masks",
-    "slots",
-    "caching",
-    "starts",
-    "backbone",
-    "model",
+    "rinsc.weights_digest",
+    "rinsc.backends.hf.config",
+    "rinsc.backends.hf.masks",
+    "rinsc.backends.hf.slots",
+    "rinsc.backends.hf.caching",
+    "rinsc.backends.hf.starts",
+    "rinsc.backends.hf.backbone",
+    "rinsc.backends.hf.model",
 )  # each after what it imports
 WIDTH = 100
 
@@ -59,11 +60,11 @@ def standalone_source(config: RinscConfig) -> str:
 
 def _text(part: str) -> str:
     """Our own module, without the remarks that its type checker needs."""
-    spec = find_spec(f"rinsc.backends.hf.{part}")
+    spec = find_spec(part)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"rinsc.backends.hf.{part}")
+        raise ModuleNotFoundError(part)
     text = Path(spec.origin).read_text(encoding="utf-8")
-    return re.sub(r"  # type: ignore\[[a-z-]+\]", "", text)
+    return re.sub(r"  # type: ignore\[[a-z, -]+\]", "", text)
 
 
 def _wrapped(signature: str) -> str:

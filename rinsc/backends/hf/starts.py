@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from rinsc.backends.hf.facts import damaged_weights
 from rinsc.backends.torch.hosting import HostedModule as Model
+from rinsc.weights_digest import is_damaged
 
 MADE = "_is_hf_initialized"  # the flag by which transformers knows a weight that has its value
+
+
+class CheckedWeights:
+    """Compares the file of weights in a folder with the digest inside it, while it is loaded."""
+
+    @classmethod
+    def from_pretrained(cls, name: Any = None, *given: Any, **named: Any) -> Any:
+        """What transformers loads; raises where the file is not as it was written."""
+        path = Path(str(name)) / str(named.get("subfolder") or "") / "model.safetensors"
+        with ThreadPoolExecutor(1) as others:
+            damaged = others.submit(is_damaged, path)
+            try:
+                return super().from_pretrained(name, *given, **named)  # type: ignore[misc]
+            finally:
+                if damaged.result():
+                    raise damaged_weights(path)
 
 
 def flag_made(module: Model) -> None:

@@ -212,7 +212,9 @@ def metadata_of(file: Path) -> Mapping[str, str]:
     """What a model that a session has loaded says about itself."""
     from mmap import ACCESS_READ, mmap
 
+    from rinsc.backends.onnx.integrity import DIGEST_KEY
     from rinsc.backends.onnx.outline import read_outline
 
     with file.open("rb") as stream:
-        return read_outline(memoryview(mmap(stream.fileno(), 0, access=ACCESS_READ))).metadata
+        outline = read_outline(memoryview(mmap(stream.fileno(), 0, access=ACCESS_READ)))
+    return {key: value for key, value in outline.metadata.items() if key != DIGEST_KEY}

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx_ir as ir
 from onnx_ir import TensorProtocol
 
-from rinsc.backends.onnx.loading import DATA_KEY
-from rinsc.digests import sampled_digest
+from rinsc.backends.onnx.integrity import (
+    DATA_KEY,
+    DIGEST_KEY,
+    NO_DIGEST,
+    left_data_files,
+    signed,
+)
 from rinsc.errors import LoweringError, Problem
 from rinsc.files import atomic_path
 
@@ -59,51 +66,96 @@ class OnnxModel:
     ) -> None:
         """Write the model to ``path`` in one step.
 
-        With more than ``external_data_over`` bytes of weights, the large ones go to
-        ``<path>.data`` beside it, and both files are complete before either takes its name.
+        With more than ``external_data_over`` bytes of weights, the large ones go to a second file
+        beside it: ``<path>.data``, or ``<path>.<digest>.data`` where an old model at ``path`` uses
+        that name. The old model is whole until the new one takes its name; its weights go then.
         Raises `OutputError`; what stood there before then survives.
         """
         target = Path(path)
+        left = left_data_files(target)
         if self.weight_bytes <= external_data_over:
             with atomic_path(target) as part:
                 part.write_bytes(self.to_bytes())
+            _remove(left)
             return
-        data = target.with_name(f"{target.name}.data")
-        with (
-            atomic_path(target) as part,
-            atomic_path(data) as data_part,
-            data_part.open("wb") as stream,
-        ):
-            part.write_bytes(self._with_external_data(stream, data.name))
+        digest = self._data_digest()
+        data = _free_name(target, digest)
+        is_new = not data.exists()
+        # The weights first, under a name that no model uses yet: the model's own renaming is the
+        # one step by which the new pair takes the place of the old one.
+        try:
+            with atomic_path(target) as part:
+                part.write_bytes(self._with_external_data(data.name, digest))
+                with atomic_path(data) as data_part, data_part.open("wb") as stream:
+                    for piece in self._data_pieces():
+                        stream.write(piece)
+        except BaseException:
+            if is_new:
+                _remove([data])
+            raise
+        _remove(left - {data})
 
     def _tensors(self) -> dict[str, TensorProtocol]:
         initializers = self.ir.graph.initializers.values()
         return {str(v.name): v.const_value for v in initializers if v.const_value is not None}
 
-    def _with_external_data(self, stream: BinaryIO, location: str) -> bytes:
-        """Write the weights to ``stream``; the protobuf that finds them at ``location``."""
-        tensors = self._tensors()
-        facts = self.ir.metadata_props
+    def _outside(self) -> Iterator[tuple[str, TensorProtocol, int]]:
+        """The tensors that go to a second file, with their offsets in it."""
+        end = 0
+        for name, tensor in self._tensors().items():
+            if tensor.nbytes >= SMALL_BYTES:
+                start = end + -end % ALIGNMENT_BYTES
+                yield name, tensor, start
+                end = start + tensor.nbytes
+
+    def _data_pieces(self) -> Iterator[bytes]:
+        """The second file, piece by piece."""
+        end = 0
+        for _, tensor, start in self._outside():
+            yield b"\0" * (start - end)
+            yield tensor.tobytes()
+            end = start + tensor.nbytes
+
+    def _data_digest(self) -> str:
+        digest = hashlib.sha256()
+        for piece in self._data_pieces():
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _with_external_data(self, location: str, digest: str) -> bytes:
+        """The protobuf that finds the large weights at ``location``."""
+        initializers, facts = self.ir.graph.initializers, self.ir.metadata_props
+        outside = list(self._outside())
         try:
-            for name, tensor in tensors.items():
-                if tensor.nbytes < SMALL_BYTES:
-                    continue
-                stream.write(b"\0" * (-stream.tell() % ALIGNMENT_BYTES))
-                outside = _external(tensor, location, stream.tell())
-                stream.write(tensor.tobytes())
-                self.ir.graph.initializers[name].const_value = outside
-            stream.flush()
-            facts[DATA_KEY] = json.dumps([location, sampled_digest(Path(stream.name))])
+            for name, tensor, start in outside:
+                initializers[name].const_value = _external(tensor, location, start)
+            facts[DATA_KEY] = json.dumps([location, digest])
             return _serialized(self.ir)
         finally:
             facts.pop(DATA_KEY, None)
-            for name, tensor in tensors.items():
-                self.ir.graph.initializers[name].const_value = tensor
+            for name, tensor, _ in outside:
+                initializers[name].const_value = tensor
+
+
+def _free_name(target: Path, digest: str) -> Path:
+    """Where the weights go: beside the model, and not where those of another are."""
+    plain = target.with_name(f"{target.name}.data")
+    return target.with_name(f"{target.name}.{digest[:8]}.data") if plain.exists() else plain
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for path in files:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _serialized(model: ir.Model) -> bytes:
-    data: bytes = ir.to_proto(model).SerializeToString()
-    return data
+    """The protobuf, with the digest of it in its metadata."""
+    model.metadata_props[DIGEST_KEY] = NO_DIGEST
+    try:
+        return signed(ir.to_proto(model).SerializeToString())
+    finally:
+        del model.metadata_props[DIGEST_KEY]
 
 
 def _external(tensor: TensorProtocol, location: str, offset: int) -> ir.ExternalTensor:

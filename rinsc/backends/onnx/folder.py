@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rinsc.backends.onnx.integrity import TOKENIZER_KEY, data_files, left_data_files
 from rinsc.backends.onnx.loading import MODEL_FILE
 from rinsc.errors import OutputError, Problem
-from rinsc.files import atomic_path, check_folder, check_writable, made_folder
-from rinsc.tokenizer_files import GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
+from rinsc.files import atomic_path, check_folder, check_writable
+from rinsc.folders import replace_contents
+from rinsc.tokenizer_files import (
+    GENERATION_FILE,
+    TEMPLATE_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+)
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
@@ -38,19 +46,25 @@ def check_model_folder(path: Path, names: Collection[str] = ()) -> None:
 def write_model_folder(model: OnnxModel, path: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write the model and further ``files`` by name; their paths, the model's first.
 
-    The folder is made where it is missing. Every file is complete before the first takes its
-    name, and files of other names are left alone, but for those of `OTHER_FILES` that an earlier
-    model left. Raises OutputError; a folder that was made, and
-    nothing else, is then removed again.
+    The folder is made where it is missing, and takes the place of an old one in one step. Files of
+    other names are left alone, but for those that an earlier model left: its weights, and those of
+    `OTHER_FILES`. Raises OutputError, with the old folder as it was.
     """
     _require_no_file(path)
-    with made_folder(path), ExitStack() as writing:
-        for name, content in files.items():
-            writing.enter_context(atomic_path(path / name)).write_bytes(content)
-        model.save(path / MODEL_FILE, external_data_over=0)
-    for name in OTHER_FILES - files.keys():
-        (path / name).unlink(missing_ok=True)  # of a model that stood here before
-    return [path / name for name in (MODEL_FILE, DATA_FILE, *files)]
+    names = (MODEL_FILE, DATA_FILE, *files)
+    if TOKENIZER_FILE in files:
+        model.metadata[TOKENIZER_KEY] = hashlib.sha256(files[TOKENIZER_FILE]).hexdigest()
+
+    def write(folder: Path) -> None:
+        with ExitStack() as writing:  # every file is complete before the first takes its name
+            for name, content in files.items():
+                writing.enter_context(atomic_path(folder / name)).write_bytes(content)
+            model.save(folder / MODEL_FILE, external_data_over=0)
+
+    old = {each.name for each in left_data_files(path / MODEL_FILE)} | OTHER_FILES
+    replace_contents(path, write, names, old - set(names))
+    data = sorted(data_files(path / MODEL_FILE))
+    return [path / MODEL_FILE, *data, *(path / name for name in files)]
 
 
 def _require_no_file(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rinsc.__about__ import __version__
+from rinsc.backends.onnx.integrity import check_requests, compared
 from rinsc.backends.onnx.outline import FIRST_BYTE, Outline, read_outline
 from rinsc.backends.onnx.providers import (
     PROVIDERS,
@@ -19,7 +20,6 @@ from rinsc.backends.onnx.providers import (
     provider_of,
     providers_to_ask,
 )
-from rinsc.digests import sampled_digest
 from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
 from rinsc.files import parse_json, parse_toml
 from rinsc.spec import ModelSpec, spec_from_values
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.onnx"  # in a model folder
 TRAINED_KEY = "rinsc.trained"  # metadata: the most rounds in training, by repeat
-DATA_KEY = "rinsc.data"  # metadata: the file with the weights, and its digest
 BFLOAT16 = 16  # of onnx.TensorProto.DataType
 
 AGAIN = "export it again"
@@ -65,17 +64,16 @@ def load(
     precision that the installed runtime lacks; warns (`ProviderWarning`) where CUDA is installed
     and does not load.
     """
-    from onnxruntime import InferenceSession
-
     names, without_cuda = providers_to_ask(provider)
     if isinstance(model, str | os.PathLike):
-        path, source = model_file(model), b""
+        path = model_file(model)
+        outline = _checked_outline(path)
+        with compared(path, outline.metadata, outline):
+            session = _session(path, outline, options, names, place)
+            read_metadata(outline.metadata, place)  # whose error says more than that of a digest
     else:
-        path, source = None, model.to_bytes()
-    try:
-        session = InferenceSession(path or source, options, providers=names, enable_fallback=0)
-    except Exception as error:  # the runtime's errors have no base of their own
-        raise _why(error, path, source, place) from None
+        source = model.to_bytes()
+        session = _session(source, read_outline(memoryview(source)), options, names, place)
     if names[0] == PROVIDERS["cuda"] and provider_of(session) != "cuda":
         without_cuda = "the runtime gives it to a small model, and not to this model"
     if provider == "cuda" and without_cuda is not None:
@@ -84,6 +82,15 @@ def load(
         message = f"running on the CPU, since CUDA does not load: {without_cuda}"
         warnings.warn(ProviderWarning(f"{message} (see rinsc doctor)"), stacklevel=3)
     return session
+
+
+def _session(source: Path | bytes, outline: Outline, options: Any, names: Any, place: str) -> Any:
+    from onnxruntime import InferenceSession
+
+    try:
+        return InferenceSession(source, options, providers=names, enable_fallback=0)
+    except Exception as error:  # the runtime's errors have no base of their own
+        raise _why(error, outline, place) from None
 
 
 def place_of(model: OnnxModel | str | os.PathLike[str]) -> str:
@@ -111,19 +118,6 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     else:
         message, hint = "there is no such file", "export it first"
     raise CheckpointError(Problem("no-such-file", message, place=str(named), hint=hint))
-
-
-def check_weights(metadata: Mapping[str, str], place: str) -> None:
-    """Raise `CheckpointError` where the weights beside a model's file are another model's."""
-    try:
-        name, digest = parse_json(metadata[DATA_KEY])
-        found = sampled_digest(Path(place).parent / name)
-    except (*METADATA_ERRORS, OSError):
-        return  # all in one file, or without a record
-    if found != digest:
-        message = f"the weights in {name} are not those of this model"
-        hint = f"it belongs to one {Path(place).name} alone: copy both, or export the model again"
-        raise CheckpointError(Problem("damaged-data", message, place=place, hint=hint))
 
 
 def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
@@ -162,22 +156,29 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(map(int, found.group().split("."))) if found else ()
 
 
-def _why(error: Exception, path: Path | None, source: bytes, place: str) -> RinscError:
-    """What is wrong with a model that the runtime refuses with ``error``."""
+def _checked_outline(path: Path) -> Outline:
+    """The outline of a file whose weights are there, and which asks for nothing elsewhere."""
     try:
-        data = memoryview(source) if path is None else _mapped(path)
+        data = _mapped(path)
     except OSError as refused:
-        return _cannot_read(refused, path or Path(place))
+        raise _cannot_read(refused, path) from None
+    place = str(path)
     if not data:
         message = "the model's file is empty"
-        return CheckpointError(Problem("damaged-model", message, place=place, hint=AGAIN))
+        raise CheckpointError(Problem("damaged-model", message, place=place, hint=AGAIN))
     try:
         outline = read_outline(data)
     except ValueError:
-        return _not_whole(bytes(data[:512]), place)
-    missing = None if path is None else _data_problem(outline, path)
+        raise _not_whole(bytes(data[:512]), place) from None
+    check_requests(outline, path)
+    missing = _data_problem(outline, path)
     if missing is not None:
-        return CheckpointError(missing)
+        raise CheckpointError(missing)
+    return outline
+
+
+def _why(error: Exception, outline: Outline, place: str) -> RinscError:
+    """What is wrong with a model that the runtime refuses with ``error``."""
     reason = str(error)
     unsupported = UNSUPPORTED.search(reason)
     if unsupported is not None:

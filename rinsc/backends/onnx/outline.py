@@ -9,11 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 # Field numbers of onnx.proto.
-GRAPH, OPSET_IMPORT, METADATA = 7, 8, 14  # of a model
-INITIALIZER = 5  # of a graph
-DATA_TYPE, EXTERNAL_DATA = 2, 13  # of a tensor
+GRAPH, OPSET_IMPORT, METADATA, FUNCTIONS = 7, 8, 14, 25  # of a model
+NODE, INITIALIZER, SPARSE_INITIALIZER = 1, 5, 15  # of a graph
+OP_TYPE, ATTRIBUTE, NODE_DOMAIN = 4, 5, 7  # of a node
+TENSORS, GRAPHS, SPARSE_TENSORS = (5, 10), (6, 11), (22, 23)  # of an attribute, one and several
+DIMS, DATA_TYPE, NAME, EXTERNAL_DATA = 1, 2, 8, 13  # of a tensor
+CONTENT = frozenset({4, 5, 6, 7, 9, 10, 11})  # of a tensor, in one of these by its type
+VALUES, INDICES = 1, 2  # of a sparse tensor: tensors
 DOMAIN, VERSION = 1, 2  # of an import of operators
 KEY, VALUE = 1, 2  # of an entry of metadata, and of external data
+MAX_DEPTH = 64  # of graphs in graphs
+LOCAL = "a function of the model"  # in place of the domain of an operator that it defines itself
 
 FIRST_BYTE = b"\x08"  # of every writer: the tag of ir_version, the first field
 Field = int | memoryview  # the value of a field: a number, or bytes of any meaning
@@ -25,24 +31,26 @@ NOTHING = memoryview(b"")
 
 @dataclass(frozen=True)
 class Outline:
-    """Versions of the operators by domain, metadata, and of the initializers the types and files.
+    """Versions of the operators by domain, metadata, and of all tensors the types and files.
 
     ``data_types`` are numbers of onnx.TensorProto.DataType; ``external_bytes`` says of each file
-    of weights, by its name beside the model, how long it must be at least.
+    of weights, by its name beside the model, how long it must be at least. ``operators`` are pairs
+    of domain and name, and ``hollow`` the tensors whose shape needs more than is written of them.
     """
 
     opsets: Mapping[str, int]
     metadata: Mapping[str, str]
     data_types: frozenset[int]
     external_bytes: Mapping[str, int]
+    operators: frozenset[tuple[str, str]]
+    hollow: tuple[str, ...]
 
 
 def read_outline(data: memoryview) -> Outline:
     """The outline of a serialized model; raises ValueError where it is cut short or no protobuf."""
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
-    types: set[int] = set()
-    external: dict[str, int] = {}
+    contents = _Contents()
     for number, value in _fields(data):
         if number == OPSET_IMPORT:
             given = dict(_fields(_bytes(value)))
@@ -51,14 +59,94 @@ def read_outline(data: memoryview) -> Outline:
             key, text = _entry(value)
             metadata[key] = text
         elif number == GRAPH:
-            for tensor in _all(value, INITIALIZER):
-                types.update(_number(kind) for kind in _all(tensor, DATA_TYPE))
-                outside = dict(_entry(entry) for entry in _all(tensor, EXTERNAL_DATA))
-                if outside:
-                    name = outside.get("location", "")
-                    end = int(outside.get("offset", "0")) + int(outside.get("length", "0"))
-                    external[name] = max(external.get(name, 0), end)
-    return Outline(opsets, metadata, frozenset(types), external)
+            contents.add_graph(value, 0)
+        elif number == FUNCTIONS:
+            contents.operators.add((LOCAL, _text(dict(_fields(_bytes(value))).get(1, NOTHING))))
+    return Outline(
+        opsets,
+        metadata,
+        frozenset(contents.types),
+        contents.external,
+        frozenset(contents.operators),
+        tuple(contents.hollow),
+    )
+
+
+class _Contents:
+    """What all graphs of a model hold, those in its nodes too."""
+
+    def __init__(self) -> None:
+        self.types: set[int] = set()
+        self.external: dict[str, int] = {}
+        self.operators: set[tuple[str, str]] = set()
+        self.hollow: list[str] = []
+
+    def add_graph(self, graph: Field, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise ValueError("graphs nest too deep")
+        for number, value in _fields(_bytes(graph)):
+            if number == NODE:
+                self._add_node(value, depth)
+            elif number == INITIALIZER:
+                self._add_tensor(value)
+            elif number == SPARSE_INITIALIZER:
+                self._add_sparse(value)
+
+    def _add_node(self, node: Field, depth: int) -> None:
+        kind, domain = "", ""
+        for number, value in _fields(_bytes(node)):
+            if number == OP_TYPE:
+                kind = _text(value)
+            elif number == NODE_DOMAIN:
+                domain = _text(value)
+            elif number == ATTRIBUTE:
+                for what, held in _fields(_bytes(value)):
+                    if what in TENSORS:
+                        self._add_tensor(held)
+                    elif what in GRAPHS:
+                        self.add_graph(held, depth + 1)
+                    elif what in SPARSE_TENSORS:
+                        self._add_sparse(held)
+        self.operators.add((domain, kind))
+
+    def _add_sparse(self, tensor: Field) -> None:
+        for number, value in _fields(_bytes(tensor)):
+            if number in (VALUES, INDICES):
+                self._add_tensor(value)
+
+    def _add_tensor(self, tensor: Field) -> None:
+        elements, content, name, outside = 1, 0, "", {}
+        for number, value in _fields(_bytes(tensor)):
+            if number == DIMS:
+                for size in [value] if isinstance(value, int) else _packed(value):
+                    elements *= size
+            elif number == DATA_TYPE:
+                self.types.add(_number(value))
+            elif number == NAME:
+                name = _text(value)
+            elif number in CONTENT:
+                content += 8 if isinstance(value, int) else len(value)
+            elif number == EXTERNAL_DATA:
+                key, text = _entry(value)
+                outside[key] = text
+                if key == "location":  # of several, a reader may take any
+                    self.external.setdefault(text, 0)
+        if outside:
+            place, length = outside.get("location", ""), int(outside.get("length", "0"))
+            start = int(outside.get("offset", "0"))
+            if start < 0 or length < 0:
+                raise ValueError("a tensor lies before its file")
+            self.external[place] = max(self.external.get(place, 0), start + length)
+            content += length
+        if elements > 2 * content:  # four bits are the smallest element
+            self.hollow.append(name)
+
+
+def _packed(data: memoryview) -> Iterator[int]:
+    index = 0
+    while index < len(data):
+        value, index = _varint(data, index)
+        yield value
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Field]]:
@@ -93,10 +181,6 @@ def _varint(data: memoryview, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, place + index + 1
     raise ValueError("cut short")
-
-
-def _all(message: Field, number: int) -> Iterator[Field]:
-    return (value for found, value in _fields(_bytes(message)) if found == number)
 
 
 def _entry(message: Field) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from rinsc.backends.onnx.session import Session
 from rinsc.files import parse_json
+from rinsc.folders import temporary_folder
 from rinsc.graph import Rounds
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def counted_flops(
 
     Every pair of positions counts, masked or not. Raises what `Session` raises.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        session = Session(model, threads=1, profile_folder=Path(folder))
+    with temporary_folder() as folder:
+        session = Session(model, threads=1, profile_folder=folder)
         session.logits(input_ids, rounds)
         return sum(executed_flops(session.finish_profile()))
 

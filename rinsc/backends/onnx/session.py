@@ -17,7 +17,8 @@ from rinsc.backends.onnx.decoding import Decoding
 from rinsc.backends.onnx.dials import USED, Dials, dial_inputs
 from rinsc.backends.onnx.generation import row_logits
 from rinsc.backends.onnx.inputs import checked_input, checked_mask, checked_threads
-from rinsc.backends.onnx.loading import check_weights, load, place_of, read_metadata, trained_record
+from rinsc.backends.onnx.integrity import TOKENIZER_KEY
+from rinsc.backends.onnx.loading import load, place_of, read_metadata, trained_record
 from rinsc.backends.onnx.past import CacheLayout, Past
 from rinsc.backends.onnx.providers import ONLY_FATAL, provider_of
 from rinsc.errors import LoweringError, Problem
@@ -49,7 +50,8 @@ class Session:
     """An exported model, ready to run: an `OnnxModel`, its file, or the folder that holds it.
 
     ``spec`` is the model's spec; ``rounds`` those that it was written with, by repeat, and
-    ``trained_rounds`` the most that it was trained at. One thread at a time may use it. It runs on
+    ``trained_rounds`` the most that it was trained at, ``tokenizer_sha256`` the digest of the
+    tokenizer.json that was written beside it, if any. One thread at a time may use it. It runs on
     ``provider``, "cuda" or "cpu"; with None on the first of them that loads. With ``threads`` None
     the runtime takes every core. ``profile_folder`` switches the profiler on. Raises
     `CheckpointError` for a file that is damaged or was not exported by rinsc, `LoweringError` for
@@ -77,9 +79,9 @@ class Session:
         self._place = place_of(model)
         self._session = load(model, options, provider, self._place)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        check_weights(metadata, self._place)
         self.spec, self.rounds = read_metadata(metadata, self._place)
         self.graph = build_graph(self.spec)
+        self.tokenizer_sha256 = metadata.get(TOKENIZER_KEY)
         self.trained_rounds = trained_rounds(self.graph) | trained_record(metadata)
         inputs = self._session.get_inputs()
         self._input = model_input(self.spec)

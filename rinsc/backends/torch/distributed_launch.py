@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from rinsc.backends.torch.distributed_check import GRADIENT_LIMIT, RESULT
 from rinsc.errors import Problem, RinscError
 from rinsc.files import read_json
+from rinsc.folders import temporary_folder
 
 CHECK = "rinsc.backends.torch.distributed_check"
 PROCESSES = 2
@@ -42,8 +42,7 @@ def check_gradients(*, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Gradien
     Raises `RinscError` where the processes cannot start, fail, or do not end in time; none of them
     outlives the call.
     """
-    with tempfile.TemporaryDirectory(prefix="rinsc-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         processes = [_start(folder, rank) for rank in range(PROCESSES)]
         try:
             _wait(processes, folder, time.monotonic() + timeout_seconds)

@@ -7,11 +7,10 @@ its name once it is whole and on disk; `checkpoint.json` says how long each file
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,8 +39,9 @@ from rinsc.backends.torch.pickles import (
 from rinsc.backends.torch.processes import is_first, on_first, process_count
 from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, OutputError, Problem
-from rinsc.files import flush_to_disk, read_json, write_atomically
+from rinsc.files import read_json, write_atomically
 from rinsc.fingerprints import fingerprint
+from rinsc.folders import publish_folder
 
 FORMAT = "rinsc-sharded-checkpoint-1"
 MANIFEST = "checkpoint.json"
@@ -193,18 +193,7 @@ def _publish(part: Path, folder: Path, manifest: dict[str, Any]) -> None:
         "sha256": {path.name: file_digest(path) for path in files},
     }
     write_atomically(part / MANIFEST, json.dumps(manifest | facts))
-    old = _beside(folder, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    with suppress(FileNotFoundError):
-        os.rename(folder, old)
-    try:
-        os.rename(part, folder)
-    except OSError:
-        with suppress(FileNotFoundError):
-            os.rename(old, folder)
-        raise
-    flush_to_disk(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    publish_folder(part, folder)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

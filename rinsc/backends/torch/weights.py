@@ -5,28 +5,41 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from rinsc.__about__ import __version__
 from rinsc.backends.torch.hosting import HostedModule
 from rinsc.backends.torch.module import CompiledModule
 from rinsc.errors import CheckpointError, Problem, RinscError
-from rinsc.files import parse_json, parse_toml, read_json, write_atomically
+from rinsc.files import atomic_path, parse_json, parse_toml, read_json
 from rinsc.fingerprints import fingerprint
 from rinsc.graph.differences import model_differences
-from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.spec import ModelSpec, spec_from_values, spec_to_toml
+from rinsc.weights_digest import DIGEST_KEY, NO_DIGEST, is_damaged, sign_weights
 
 HOST_PREFIX = "model."
 MOST_NAMES = 4  # of tensors that differ, in an error
 INDEX = ".index.json"
 ADAPTER = re.compile(r"\.(base_layer|lora_[A-Za-z_]+|modules_to_save)\.")  # in PEFT's names
-METADATA_KEY = "rinsc"  # one key, so that equal weights make equal files
+METADATA_KEY = "rinsc"
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None:
@@ -40,7 +53,33 @@ def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
         "spec": spec_to_toml(model.spec),
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(Path(path), save(tensors, metadata={METADATA_KEY: json.dumps(facts)}))
+    with atomic_path(path) as part:
+        write_tensors(tensors, part, {METADATA_KEY: json.dumps(facts)})
+
+
+def write_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]
+) -> None:
+    """Write a file of safetensors, tensor by tensor, with a digest of its content; raises OSError.
+
+    The library's own writer holds a second copy of all weights, or leaves a file of another name
+    behind when it is killed.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {"__metadata__": {**metadata, DIGEST_KEY: NO_DIGEST}}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        shape, dtype = list(tensor.shape), DTYPES[tensor.dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text = text.ljust(-(-len(text) // 8) * 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            plain = tensor.detach().cpu().contiguous().reshape(-1)
+            file.write(plain.view(torch.uint8).numpy().data)
+    sign_weights(path)
 
 
 def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None:
@@ -51,11 +90,25 @@ def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
     short, or holds another model's weights.
     """
     path = Path(path)
-    with open_weights(path) as file:
+    with checked_weights(path), open_weights(path) as file:
         facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}"))
         tensors = _without_host({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     _require_same_model(model, facts, tensors, path)
     model.load_state_dict(tensors)
+
+
+@contextmanager
+def checked_weights(path: Path) -> Iterator[None]:
+    """Compare a file with the digest inside it while the body reads it; raises `CheckpointError`
+    at the end of the body. A file without a digest, as of rinsc 0.4.0, passes."""
+    with ThreadPoolExecutor(1) as others:
+        damaged = others.submit(is_damaged, path)
+        yield
+        if damaged.result():
+            message = "the weights are damaged: the file is not as it was written"
+            hint = "copy or export it again; a digest inside the file tells"
+            problem = Problem("damaged-weights", message, place=str(path), hint=hint)
+            raise CheckpointError(problem)
 
 
 @contextmanager
@@ -171,8 +224,7 @@ def _require_same_model(
 def _settings_that_differ(written: object, spec: ModelSpec) -> str:
     """What the spec in a file's metadata says otherwise; empty where it cannot be read."""
     try:
-        values = parse_toml(str(written or ""))
-        of_file = model_spec(str(values.pop("signature")), **values)
+        of_file = spec_from_values(parse_toml(str(written or "")))
     except (ValueError, LookupError, TypeError, RinscError):
         return ""
     return "; ".join(model_differences(of_file, spec))

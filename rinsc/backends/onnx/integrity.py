@@ -1,0 +1,153 @@
+"""What a model's file may ask for, and whether it and its weights are as they were written.
+
+A file that a stranger wrote can name other files and operators that load code. What it names is
+checked before ONNX Runtime sees it. The digest of a file stands in its own metadata, computed with
+zeros in its place; that of the weights beside it stands there too.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+from rinsc.backends.onnx.outline import Outline, read_outline
+from rinsc.digests import file_digest, sampled_digest
+from rinsc.errors import CheckpointError, Problem
+from rinsc.files import is_held
+
+DIGEST_KEY = "rinsc.sha256"  # metadata: of the file itself
+DATA_KEY = "rinsc.data"  # metadata: the file with the weights, and its digest
+TOKENIZER_KEY = "rinsc.tokenizer"  # metadata: the digest of the tokenizer.json beside it
+NO_DIGEST = "0" * 64
+SAMPLED_DIGITS = 16  # of a digest that rinsc 0.4.0 wrote, of samples of the weights
+
+DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # of operators that the runtime brings
+LOADING = frozenset({"EPContext"})  # operators that load what a device is to run
+
+# As a protobuf has the entry: its value is field 2, of 64 bytes.
+_MARK = DIGEST_KEY.encode("ascii") + b"\x12\x40"
+
+
+def signed(model: bytes) -> bytes:
+    """A serialized model, with its digest in place of `NO_DIGEST`."""
+    start = model.rfind(_MARK + NO_DIGEST.encode("ascii"))
+    if start < 0:
+        return model
+    start += len(_MARK)
+    view, digest = memoryview(model), hashlib.sha256(model).hexdigest()
+    return b"".join((view[:start], digest.encode("ascii"), view[start + len(digest) :]))
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether it names a file beside the model, and nothing elsewhere."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not any(char in name for char in "/\\\0")
+        and (os.name != "nt" or ":" not in name)
+    )
+
+
+def data_files(path: Path) -> set[Path]:
+    """The files of weights beside a model that is there; none for what is no model."""
+    try:
+        with (
+            path.open("rb") as file,
+            mmap(file.fileno(), 0, access=ACCESS_READ) as model,
+            memoryview(model) as view,
+        ):
+            outline = read_outline(view)
+    except (OSError, ValueError):
+        return set()
+    return {path.parent / name for name in outline.external_bytes if is_plain_name(name)}
+
+
+def left_data_files(path: Path) -> set[Path]:
+    """Files of weights that `OnnxModel.save` wrote for a model at ``path``: that of the model that
+    is there, and those that killed commands left."""
+    own = re.compile(rf"{re.escape(path.name)}(\.[0-9a-f]{{8}})?\.data")
+    used = {each for each in data_files(path) if own.fullmatch(each.name)}
+    left = {*path.parent.glob(f"{glob.escape(path.name)}.????????.data")}
+    if used & left:  # then the plain name is that of weights from before
+        left.add(path.with_name(f"{path.name}.data"))
+    part = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]{{8}})?-[0-9a-f]{{8}}\.part\.data")
+    parts = {each for each in path.parent.glob(".*.part.data") if part.fullmatch(each.name)}
+    begun = {each for each in parts if not is_held(each)}
+    return used | begun | {each for each in left if own.fullmatch(each.name)}
+
+
+def check_requests(outline: Outline, path: Path) -> None:
+    """Raises `CheckpointError` where the model names files elsewhere, operators that load code, or
+    tensors that are larger than what is written of them."""
+    strange = sorted(name for name in outline.external_bytes if not is_plain_name(name))
+    foreign = sorted(
+        f"{domain}.{name}".lstrip(".")
+        for domain, name in outline.operators
+        if domain not in DOMAINS or name in LOADING
+    )
+    if strange:
+        message = f"the model keeps weights outside of its folder: {strange[0]!r:.80}"
+    elif foreign:
+        message = f"the model has an operator that rinsc never writes: {foreign[0]:.80}"
+    elif outline.hollow:
+        message = f"the model claims more than it holds for '{outline.hollow[0]:.80}'"
+    else:
+        return
+    hint = "run models that rinsc exported"
+    raise CheckpointError(Problem("foreign-model", message, place=str(path), hint=hint))
+
+
+@contextmanager
+def compared(path: Path, metadata: Mapping[str, str], outline: Outline) -> Iterator[None]:
+    """Compare the file and its weights with their digests while the body runs; raises
+    `CheckpointError` after it. Files without digests, as of rinsc 0.4.0, pass."""
+    with ThreadPoolExecutor(2) as others:
+        data = others.submit(_data_problem, path, metadata, outline)
+        own = others.submit(_is_damaged, path, metadata)
+        yield
+        problem = data.result()
+        if problem is None and own.result():
+            message = "the model is damaged: the file is not as it was written"
+            hint = f"export it again; if you changed it, remove '{DIGEST_KEY}' from its metadata"
+            problem = Problem("damaged-model", message, place=str(path), hint=hint)
+        if problem is not None:
+            raise CheckpointError(problem)
+
+
+def _is_damaged(path: Path, metadata: Mapping[str, str]) -> bool:
+    expected = metadata.get(DIGEST_KEY)
+    if expected is None:
+        return False
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as model:
+        start = model.rfind(_MARK) + len(_MARK)
+        with memoryview(model) as view:
+            digest = hashlib.sha256(view[:start])
+            digest.update(NO_DIGEST.encode("ascii"))
+            digest.update(view[start + len(NO_DIGEST) :])
+    return digest.hexdigest() != expected
+
+
+def _data_problem(path: Path, metadata: Mapping[str, str], outline: Outline) -> Problem | None:
+    record = metadata.get(DATA_KEY)
+    if record is None:
+        return None  # all in one file, or without a record
+    try:
+        name, expected = json.loads(record)
+        listed = is_plain_name(name) and set(outline.external_bytes) <= {name}
+        digest = sampled_digest if len(expected) == SAMPLED_DIGITS else file_digest
+        if listed and digest(path.parent / name) == expected:
+            return None
+    except (OSError, ValueError, TypeError, RecursionError):
+        name = None
+    shown = name if is_plain_name(name) else "the file beside it"
+    message = f"the weights in {shown} are not those of this model"
+    hint = f"they belong to one {path.name} alone: copy both, or export the model again"
+    return Problem("damaged-data", message, place=str(path), hint=hint)
