@@ -17,8 +17,10 @@ from rinsc.cost import ComputeMatch
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.spec import ModelSpec
+from rinsc.train.budget import matched
 from rinsc.train.callbacks import Observer
 from rinsc.train.config import TrainConfig
+from rinsc.train.depth import Depths
 from rinsc.train.fits import check_fits
 from rinsc.train.run import TrainResult, train
 from rinsc.train.run_folder import RunFolder, check_run_folder, open_run_folder
@@ -54,10 +56,11 @@ def train_pair(
     All other settings are those of ``config``, the same seed and learning rate included. Old runs
     in these folders are removed, once it is known that both new ones can start.
     """
-    plans = (
-        ("baseline", baseline, _for_steps(config, plan.baseline_steps)),
-        ("variant", variant, _for_steps(config, plan.variant_steps)),
-    )
+    first = _for_steps(config, plan.baseline_steps)
+    steps = plan.variant_steps
+    if any(Depths(spec, config).drawn for spec in (baseline, variant)):
+        steps = matched(first, variant, baseline).steps  # the plan has expectations
+    plans = (("baseline", baseline, first), ("variant", variant, _for_steps(config, steps)))
     for name, spec, settings in plans:
         check_fits(spec, corpus, settings)
         check_run_folder(folder / name, overwrite=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rinsc.extras import require
 from rinsc.files import atomic_path
-from rinsc.train.metrics import Metrics
+from rinsc.train.metrics import Metrics, Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +30,19 @@ class Curve:
     name: str
     training_flops: tuple[float, ...]
     bits_per_byte: tuple[float, ...]
+    held_out: Part = "sample"
 
 
 def curve(name: str, metrics: Iterable[Metrics]) -> Curve:
     """The evaluated points of a run."""
-    points = [(m.training_flops, m.bits_per_byte) for m in metrics if m.bits_per_byte is not None]
-    return Curve(name, tuple(x for x, _ in points), tuple(y for _, y in points))
+    points = [m for m in metrics if m.bits_per_byte is not None]
+    whole = bool(points) and all(m.held_out == "whole" for m in points)
+    return Curve(
+        name,
+        tuple(m.training_flops for m in points),
+        tuple(m.bits_per_byte for m in points if m.bits_per_byte is not None),
+        "whole" if whole else "sample",
+    )
 
 
 def draw_training(curves: Sequence[Curve], path: Path) -> tuple[Path, ...]:
@@ -45,7 +52,9 @@ def draw_training(curves: Sequence[Curve], path: Path) -> tuple[Path, ...]:
     is not installed.
     """
     curves = [line for line in curves if line.training_flops]
-    figure, axes = _canvas("Held-out text (a sample) against training compute", "training FLOPs")
+    whole = bool(curves) and all(line.held_out == "whole" for line in curves)
+    text = f"Held-out text ({'the whole' if whole else 'a sample'})"
+    figure, axes = _canvas(f"{text} against training compute", "training FLOPs")
     for index, line in enumerate(curves):
         _line(axes, index, line.training_flops, line.bits_per_byte)
     _compute_axis(axes)

@@ -19,6 +19,7 @@ from rinsc.backends.torch.weights import load_weights, save_weights
 from rinsc.cost import forward_flops, stored_params
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.data.tokenizer import BytePairTokenizer
+from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, Problem
 from rinsc.files import read_json, write_atomically
 from rinsc.fingerprints import fingerprint
@@ -47,7 +48,14 @@ from rinsc.train.same_run import difference_of_sources, require_same_run
 from rinsc.train.schedule import schedule_note
 from rinsc.train.trainer import RinscTrainer
 from rinsc.train.utilization import matrix_peak_flops
-from rinsc.train.warm_start import Source, Takeover, check_tokenizer, take_weights
+from rinsc.train.warm_start import (
+    Source,
+    Takeover,
+    check_tokenizer,
+    recorded_source,
+    require_initial_weights,
+    take_weights,
+)
 from rinsc.train.weights import save_trained
 
 FINAL_TOKENS = 1 << 22  # of held-out text: some 16 MB; a tenth of a large corpus takes too long
@@ -264,7 +272,11 @@ def _run(
     )
     save_trained(model, folder, devices)
     devices.on_first(lambda: folder.initial_weights.unlink(missing_ok=True))
-    devices.on_first(lambda: write_result(folder, result_facts(spec, config, result)))
+    facts = result_facts(spec, config, result)
+    begun = recorded_source(folder)
+    if begun is not None:
+        facts["source"] = {key: begun[key] for key in ("path", "step", "training_flops")}
+    devices.on_first(lambda: write_result(folder, facts))
     if observer is not None and first:
         observer.finished(result)
     return result
@@ -307,14 +319,20 @@ def _begin_with(
     Returns the source with what was taken in its record. Every process calls it.
     """
     if source.run is None:
+        require_initial_weights(folder, source)
         load_weights(model.model, folder.initial_weights)
         return source
     check_tokenizer(source, data_record)
     takeover = take_weights(model.model, model.model.graph, source.run)
     if devices.is_first:
         report(source, takeover)
-    devices.on_first(lambda: save_weights(model.model, folder.initial_weights))
-    return dataclasses.replace(source, record={**source.record, **takeover.facts()})
+
+    def keep() -> str:
+        save_weights(model.model, folder.initial_weights)
+        return file_digest(folder.initial_weights)
+
+    kept = {"initial_sha256": devices.on_first(keep)}
+    return dataclasses.replace(source, record={**source.record, **kept, **takeover.facts()})
 
 
 def _begin(

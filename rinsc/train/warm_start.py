@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rinsc.backends.torch.memory import allocation_errors
+from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.files import parse_toml, read_json
 from rinsc.graph import BlockGraph, build_graph
@@ -127,6 +128,19 @@ def begun_source(folder: RunFolder) -> Source | None:
 
 def _recorded_spec(record: Mapping[str, Any]) -> ModelSpec:
     return spec_from_values(parse_toml(record["model"]))
+
+
+def require_initial_weights(folder: RunFolder, source: Source) -> None:
+    """Raises CheckpointError where the run's copy of its first weights is missing or damaged."""
+    try:
+        if file_digest(folder.initial_weights) == source.record.get("initial_sha256"):
+            return
+    except OSError:
+        pass
+    message = f"the copy of the weights of {source.path} is damaged, and there is no checkpoint yet"
+    hint = "begin again with --overwrite"
+    place = str(folder.initial_weights)
+    raise CheckpointError(Problem("damaged-checkpoint", message, place=place, hint=hint))
 
 
 def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:

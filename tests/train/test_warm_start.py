@@ -198,8 +198,9 @@ def test_training_from_a_source_is_training_from_its_weights(
     assert record["step"] == config.steps
     assert not folder.initial_weights.exists()
     run = finished_run(folder.path)
-    own = json.loads(folder.result.read_text())["training_flops"]
-    assert run.training_flops == own + source.training_flops
+    facts = json.loads(folder.result.read_text())
+    assert run.training_flops == facts["training_flops"] + source.training_flops
+    assert facts["source"]["training_flops"] == source.training_flops
 
 
 @pytest.mark.parametrize("stop", [1, 5])
@@ -226,6 +227,13 @@ def test_it_resumes_to_the_same_bits_without_its_source(
     shutil.rmtree(gone)
     resumed, begun = fresh(deeper), begun_source(folder)
     assert begun is not None
+    if stop == 1:
+        damaged = RunFolder(Path(shutil.copytree(folder.path, tmp_path / "damaged")))
+        content = bytearray(damaged.initial_weights.read_bytes())
+        content[-5] ^= 1
+        damaged.initial_weights.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            train(fresh(deeper), deeper, tokens, config, damaged, resume=True, source=begun)
     train(resumed, deeper, tokens, config, folder, resume=True, source=begun)
     assert differing(resumed, whole) == []
     assert timeless(folder) == timeless(whole_folder)
