@@ -112,7 +112,7 @@ def test_the_examples_of_the_page_on_onnx_run(
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     names: dict[str, Any] = {}
     output = io.StringIO()
     with contextlib.redirect_stdout(output):

@@ -49,7 +49,7 @@ def find_held_out(
 def _read(path: Path, model: Path, vocab_size: int) -> HeldOut:
     from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
 
-    text = _read_text(path)
+    text = read_beginning(path)
     file = model.parent / "tokenizer.json"
     if not file.is_file():
         hint = "put the tokenizer.json of the model's run beside the model"
@@ -63,11 +63,12 @@ def _read(path: Path, model: Path, vocab_size: int) -> HeldOut:
     return HeldOut(tokens, tokenizer.token_bytes)
 
 
-def _read_text(path: Path) -> str:
-    """The first `MAX_BYTES` of a text; raises DataError."""
+def read_beginning(
+    path: Path, *, missing: str = "there is no held-out text", option: str = "--text"
+) -> str:
+    """The first `MAX_BYTES` of a text that an option names; raises DataError."""
     if not path.is_file():
-        hint = "name a text file with --text"
-        raise _error("no-text", "there is no held-out text", path, hint)
+        raise _error("no-text", missing, path, f"name a text file with {option}")
     try:
         with path.open("rb") as file:
             # Half a character at the end is left out.

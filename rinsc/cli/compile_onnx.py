@@ -25,6 +25,7 @@ from rinsc.folders import temporary_folder
 if TYPE_CHECKING:
     from rinsc.backends.onnx import OnnxModel, RoundsForm
     from rinsc.backends.torch import CompiledModule
+    from rinsc.data.tokenizer import TokenIds
     from rinsc.spec import ModelSpec
     from rinsc.train.run_folder import RunFolder
 
@@ -75,8 +76,10 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
     del outline
     measured = options.report and _is_worth_measuring(request.spec, form)
     text = _held_out(request, form, measured=measured)
+    calibrate = _calibration(request, form, options)
     module = _module(request)
-    model = form.export(module)
+    with option_values():
+        model = form.export(module, calibrate=calibrate)
     if request.run is not None:
         trained = run_trained_rounds(request.run, module.graph)
         model.metadata[TRAINED_KEY] = json_text.dumps(dict(trained))
@@ -160,6 +163,56 @@ def _held_out(request: Request, form: OnnxForm, *, measured: bool) -> str | None
     except RinscError as error:
         note(f"no held-out text: {error.message} ({error.hint})")
         return None
+
+
+def _calibration(request: Request, form: OnnxForm, options: OnnxOptions) -> TokenIds | bool:
+    """Windows of the text by which weights are rounded: the one that is named, or a run's own.
+
+    True stands for random tokens, which are taken, with a note, where there is no text; False
+    where the precision or the weights have no use for any. Raises UsageError or DataError for a
+    text that is asked for and cannot be read.
+    """
+    if not form.precision.is_calibrated or options.no_calibrate:
+        return False
+    if options.calibrate is not None:
+        return _windows_of(request, _encoded(request, options.calibrate))
+    if request.run is None:
+        if request.weights is not None:
+            note(
+                "int4 is rounded by random tokens; in Python, to_onnx(..., calibrate=ids) by yours"
+            )
+        return request.weights is not None
+    from rinsc.data.tokenizer import load_tokenizer
+    from rinsc.train.heldout import run_text
+
+    try:
+        tokens = run_text(request.run, load_tokenizer(request.run.tokenizer)).train
+        return _windows_of(request, tokens)
+    except RinscError as error:
+        note(f"int4 is rounded by random tokens: {error.message} ({error.hint})")
+        return True
+
+
+def _encoded(request: Request, path: Path) -> TokenIds:
+    from rinsc.cli.bench_text import read_beginning
+    from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
+
+    if request.tokenizer is None:
+        message = "--calibrate needs a tokenizer, and there is none without a run"
+        raise UsageError(Problem("usage", message, hint="compile a run, or use to_onnx in Python"))
+    text = read_beginning(path, missing="there is no such text", option="--calibrate")
+    tokenizer = load_tokenizer(request.tokenizer)
+    check_vocabulary(tokenizer, request.spec.vocab_size)
+    return tokenizer.encode(text)
+
+
+def _windows_of(request: Request, tokens: TokenIds) -> TokenIds:
+    """Windows (windows, seq) from all over a text; raises DataError where it has not one token."""
+    from rinsc.backends.torch.calibration import ENOUGH_TOKENS
+    from rinsc.data.batches import cut_windows, evenly_spaced
+
+    length = max(1, min(request.spec.context, len(tokens) - 1))
+    return evenly_spaced(cut_windows(tokens, length), -(-ENOUGH_TOKENS // length))[:, :length]
 
 
 def _module(request: Request) -> CompiledModule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx.exits import Exit
     from rinsc.backends.onnx.precision import Precision
     from rinsc.backends.torch import CompiledModule
+    from rinsc.data.tokenizer import TokenIds
     from rinsc.spec import ModelSpec
 
 
@@ -31,6 +33,20 @@ class OnnxOptions:
 
     keep: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
     """A block that stays more exact, as fp16:A; may be given again for another."""
+
+    embedding: str | None = None
+    """What the token embedding is stored as in few bits: int4, int8, fp16 or fp32; a tied head
+    reads it too. int4 and int8 have it in their own bits if not given."""
+
+    symmetric: bool = False
+    """Leave out the zero points of int4: 2 % smaller, less exact; for runtimes without them."""
+
+    calibrate: Path | None = None
+    """A text, for int4: weights are rounded so that the model changes least on it. Of a run it is
+    the training text if not given, else random tokens."""
+
+    no_calibrate: bool = False
+    """Round each weight of int4 by itself: faster, and far less exact."""
 
     portable: bool = False
     """Standard operators alone, for other runtimes than ONNX Runtime."""
@@ -57,6 +73,10 @@ class OnnxOptions:
             "--precision": self.precision is not None,
             "--block-size": self.block_size is not None,
             "--keep": self.keep,
+            "--embedding": self.embedding is not None,
+            "--symmetric": self.symmetric,
+            "--calibrate": self.calibrate is not None,
+            "--no-calibrate": self.no_calibrate,
             "--portable": self.portable,
             "--gated": self.gated,
             "--exit": self.exit is not None,
@@ -79,9 +99,27 @@ class OnnxOptions:
             message = "--gated needs a number of rounds, the most that are to be run"
             raise UsageError(Problem("usage", message, hint="write --gated --rounds 4"))
         name = "fp32" if self.precision is None else self.precision
-        precision = parse_precision(name, block_size=self.block_size, keep=self.keep)
+        precision = parse_precision(
+            name,
+            block_size=self.block_size,
+            keep=self.keep,
+            embedding=self.embedding,
+            symmetric=self.symmetric,
+        )
+        self._check_calibration(precision)
         when = None if self.exit is None else parse_exit(self.exit)
         return OnnxForm(rounds, cache or self.genai, self.portable, self.gated, precision, when)
+
+    def _check_calibration(self, precision: Precision) -> None:
+        named = "--no-calibrate" if self.no_calibrate else "--calibrate"
+        if self.calibrate is not None and self.no_calibrate:
+            message, hint = "--calibrate and --no-calibrate exclude each other", "leave one out"
+        elif (self.calibrate is not None or self.no_calibrate) and not precision.is_calibrated:
+            message = f"{named} means nothing to '{precision.name}'"
+            hint = "it goes with --precision int4; other precisions round each weight by itself"
+        else:
+            return
+        raise UsageError(Problem("usage", message, hint=hint))
 
 
 NO_ONNX_OPTIONS = OnnxOptions()
@@ -98,8 +136,17 @@ class OnnxForm:
     precision: Precision
     exit: Exit | None = None
 
-    def export(self, module: CompiledModule, precision: str | None = None) -> OnnxModel:
-        """The module in this form, or in this form at another precision."""
+    def export(
+        self,
+        module: CompiledModule,
+        precision: str | None = None,
+        *,
+        calibrate: TokenIds | bool = False,
+    ) -> OnnxModel:
+        """The module in this form, or in this form at another precision.
+
+        ``calibrate`` are windows of token ids by which weights are rounded; True for random ones.
+        """
         from rinsc.backends.onnx import to_onnx
 
         return to_onnx(
@@ -110,6 +157,7 @@ class OnnxForm:
             gated=self.gated,
             precision=self.precision if precision is None else precision,
             exit=self.exit,
+            calibrate=calibrate,
         )
 
     def outline(self, spec: ModelSpec) -> OnnxModel:

@@ -44,7 +44,7 @@ def saved(
     module: CompiledModule, path: Path, rounds: RoundsForm = None, precision: str = "fp32"
 ) -> Path:
     """The path of the exported model, its weights in a second file beside it."""
-    exported = to_onnx(module, rounds, cache=True, precision=precision)
+    exported = to_onnx(module, rounds, cache=True, precision=precision, calibrate=False)
     exported.save(path, external_data_over=0)
     return path
 

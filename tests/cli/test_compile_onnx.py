@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from rinsc.backends.onnx import Session
+from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.onnx import file as onnx_file_module
 from rinsc.backends.onnx.quantize import blockwise
 from rinsc.backends.torch import load_weights, to_torch
@@ -91,11 +91,11 @@ def test_a_spoiled_matrix_shows(run: Path, tmp_path: Path, monkeypatch: pytest.M
     sound = _quality(_compile(run, tmp_path / "a", *words))
     spoiled = []
 
-    def spoil(whole: npt.NDArray[np.float32], *sizes: Any, name: str) -> Any:
+    def spoil(whole: npt.NDArray[np.float32], *sizes: Any, name: str, **more: Any) -> Any:
         if name == "A.0.value":
             spoiled.append(name)
             whole = np.roll(whole, 1, axis=0)
-        return blockwise(whole, *sizes, name=name)
+        return blockwise(whole, *sizes, name=name, **more)
 
     monkeypatch.setattr("rinsc.backends.onnx.matrices.blockwise", spoil)
     found = _quality(_compile(run, tmp_path / "b", *words))
@@ -126,6 +126,90 @@ def test_blocks_and_what_is_kept_reach_the_model(run: Path, tmp_path: Path) -> N
     assert all(node.attributes["block_size"].as_int() == 128 for node in products)
 
 
+def test_int4_is_rounded_by_the_training_text_of_the_run(
+    run: Path, corpus: str, tmp_path: Path
+) -> None:
+    """Or by a text that is named, or by none: each leads to codes of its own."""
+    text = tmp_path / "text.txt"
+    text.write_text("A text of other words, zebras and quartz. " * 40, encoding="utf-8")
+    options = {
+        "run": [],
+        "run again": [],
+        "named": ["--calibrate", str(text)],
+        "none": ["--no-calibrate"],
+    }
+    codes = {}
+    for name, words in options.items():
+        file = tmp_path / f"{name}.onnx"
+        done = _compile(run, file, "--precision", "int4", "--no-report", *words)
+        assert done.status == 0, done.err
+        assert "random tokens" not in done.err
+        codes[name] = _codes(ir.load(file))
+    assert codes["run"] == codes["run again"]
+    assert len(set(codes.values())) == 3
+
+    tokens = load_tokenizer(run / "tokenizer.json").encode(
+        "".join(document.text for document in load_corpus(corpus).train)
+    )
+    spec = model_spec(run / "model.toml")
+    module = to_torch(spec)
+    load_weights(module, RunFolder(run).weights)
+    count = (len(tokens) - 1) // spec.context
+    chosen = min(count, 8192 // spec.context)
+    windows = [
+        tokens[start * spec.context :][: spec.context]
+        for start in (number * count // chosen for number in range(chosen))
+    ]
+    by_hand = to_onnx(module, precision="int4", calibrate=np.stack(windows))
+    assert _codes(by_hand.ir) == codes["run"]
+
+
+def _codes(model: ir.Model) -> bytes:
+    values = model.graph.initializers.items()
+    found = [value.const_value for name, value in sorted(values) if name.endswith(".codes")]
+    return b"".join(tensor.tobytes() for tensor in found if tensor is not None)
+
+
+def test_a_text_that_is_missing_or_no_text(run: Path, tmp_path: Path) -> None:
+    binary = tmp_path / "text.bin"
+    binary.write_bytes(b"\xff\xfe\x00 no text")
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    cases = {tmp_path / "missing.txt": "no-text", binary: "cannot-read", empty: "too-little-text"}
+    for path, code in cases.items():
+        words = ("--precision", "int4", "--calibrate", str(path))
+        status, out, err = _compile(run, tmp_path / "m.onnx", *words)
+        assert (status, out) == (1, "")
+        assert err.startswith(f"error[{code}]: "), err
+        assert "  hint: " in err
+    assert not (tmp_path / "m.onnx").exists()
+    status, _, err = _compile(SIGNATURE, tmp_path / "m.onnx", *TINY, *words)
+    assert status == 2
+    assert "--calibrate needs a tokenizer" in err
+
+
+def test_a_run_without_its_text_is_rounded_by_random_tokens(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "data.json").unlink()
+    status, _, err = _compile(copy, tmp_path / "m.onnx", "--precision", "int4", "--no-report")
+    assert status == 0
+    assert "note: int4 is rounded by random tokens: the run does not say" in err
+
+
+@pytest.mark.parametrize("embedding", ["int4", "int8", "fp16", "fp32"])
+def test_the_embedding_is_stored_as_asked(run: Path, tmp_path: Path, embedding: str) -> None:
+    words = ("--precision", "int4", "--embedding", embedding, "--no-report")
+    done = _compile(run, tmp_path / "m.onnx", *words)
+    assert done.status == 0, done.err
+    model = ir.load(tmp_path / "m.onnx")
+    expected = "int4" if embedding == "int4" else f"int4 {embedding}:embedding"
+    assert model.metadata_props["rinsc.precision"] == expected
+    gathers = [n for n in model.graph if n.op_type in ("Gather", "GatherBlockQuantized")]
+    (table,) = [n for n in gathers if "embedding" in str(n.outputs[0].name)]
+    assert (table.op_type == "GatherBlockQuantized") is embedding.startswith("int")
+
+
 def test_portable_operators(run: Path, tmp_path: Path) -> None:
     assert _compile(run, tmp_path / "m", "--cache", "--portable", "--no-report").status == 0
     model = ir.load(tmp_path / "m" / "model.onnx")
@@ -154,6 +238,13 @@ def test_a_folder_for_genai(run: Path, tmp_path: Path) -> None:
         (["--precision", "int4", "--keep", "fp16"], "keep"),
         (["--precision", "int4", "--keep", "fp16:A", "--keep", "fp32:A"], "keep"),
         (["--precision", "int4", "--portable"], "not-portable"),
+        (["--precision", "int4", "--embedding", "int3"], "embedding"),
+        (["--precision", "int4", "--embedding", "int8", "--keep", "fp16:embedding"], "keep"),
+        (["--embedding", "int8"], "embedding"),
+        (["--precision", "int8", "--symmetric"], "symmetric"),
+        (["--precision", "int8", "--calibrate", "text.txt"], "usage"),
+        (["--precision", "int8", "--no-calibrate"], "usage"),
+        (["--precision", "int4", "--calibrate", "text.txt", "--no-calibrate"], "usage"),
         (["--gated", "--rounds", "dynamic"], "usage"),
         (["--genai", "--rounds", "dynamic"], "usage"),
         (["--genai", "-o", "m.onnx"], "usage"),

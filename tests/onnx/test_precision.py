@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rinsc.backends.onnx.precision import (
     BLOCK_SIZES,
+    EMBEDDING_FORMATS,
     FLOAT_TYPES,
     KEPT_FORMATS,
     PRECISIONS,
@@ -30,7 +31,14 @@ def precisions(draw: st.DrawFn) -> Precision:
     sizes = BLOCK_SIZES if name in WEIGHT_ONLY_BITS else BLOCK_SIZES[:1]
     kept = st.dictionaries(LETTERS, st.sampled_from(KEPT_FORMATS), max_size=4)
     keep = {} if name in FLOAT_TYPES else draw(kept)
-    return Precision(name, draw(st.sampled_from(sizes)), keep)
+    tables = (name,) if name in FLOAT_TYPES else EMBEDDING_FORMATS
+    return Precision(
+        name,
+        draw(st.sampled_from(sizes)),
+        keep,
+        embedding=draw(st.none() | st.sampled_from(tables)),
+        symmetric=name == "int4" and draw(st.booleans()),
+    )
 
 
 @given(precisions())
@@ -51,7 +59,7 @@ def test_equal_texts_are_equal_precisions(one: Precision, other: Precision) -> N
     assert (one.text == other.text) == (one == other)
 
 
-@given(st.text(max_size=40) | st.text("fpint8416:/,ABZ -dynamic", max_size=24))
+@given(st.text(max_size=40) | st.text("fpint8416:/,ABZ -dynamicsebg", max_size=24))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         precision = parse_precision(text)
@@ -95,6 +103,12 @@ def test_activations_are_floats(text: str, float_type: str) -> None:
         ("int8/128", "int8/128"),
         ("  int4   fp16:B,A  fp16:A ", "int4 fp16:A,B"),
         ("int4 fp16:B fp32:A", "int4 fp32:A fp16:B"),
+        ("int4 int8:embedding fp16:A symmetric", "int4 symmetric fp16:A int8:embedding"),
+        ("int4/128 fp16:A,embedding", "int4/128 fp16:A fp16:embedding"),
+        ("int4 int4:embedding", "int4"),
+        ("int8 int8:embedding", "int8"),
+        ("int8-dynamic fp32:embedding", "int8-dynamic"),
+        ("fp16 fp16:embedding", "fp16"),
     ],
 )
 def test_there_is_one_spelling(spelled: str, canonical: str) -> None:
@@ -105,6 +119,32 @@ def test_options_add_to_the_text() -> None:
     given = parse_precision("int4", block_size=128, keep=["fp16:A, B", "fp32:C", "fp16:A"])
     assert given == Precision("int4", 128, {"A": "fp16", "B": "fp16", "C": "fp32"})
     assert parse_precision("int4 fp16:A", keep=["fp16:B"]).text == "int4 fp16:A,B"
+
+
+def test_the_embedding_and_zero_points_are_options_too() -> None:
+    given = parse_precision("int4", keep=["fp16:A"], embedding="int8", symmetric=True)
+    assert given == Precision("int4", keep={"A": "fp16"}, embedding="int8", symmetric=True)
+    assert parse_precision("int4 int8:embedding", embedding="int8").embedding == "int8"
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "head"),
+    [
+        ("fp32", "fp32", "fp32"),
+        ("fp16", "fp16", "fp16"),
+        ("int8-dynamic", "fp32", "int8-dynamic"),
+        ("int8-dynamic int8:embedding", "int8", "int8"),
+        ("int8", "int8", "int8"),
+        ("int4", "int4", "int4"),
+        ("int4 int8:embedding", "int8", "int8"),
+        ("int4 fp16:embedding", "fp16", "int4"),
+        ("int4 fp16:A fp32:embedding", "fp32", "int4"),
+    ],
+)
+def test_a_tied_head_reads_the_bits_of_the_table(text: str, table: str, head: str) -> None:
+    precision = parse_precision(text)
+    assert precision.table_format == table
+    assert precision.matrix_format("embedding") == head
 
 
 def test_a_precision_is_a_value() -> None:
@@ -134,6 +174,13 @@ def test_a_precision_is_a_value() -> None:
         ("int4 fp16:a", "keep", "'a' is not the letter of a block", "like A or B2"),
         ("int4 fp16:A,,B", "keep", "'' is not the letter of a block", "like A or B2"),
         ("int4 fp16:A fp32:A", "keep", "'A' is kept in fp16 and in fp32", "name each block once"),
+        ("int4 int3:embedding", "embedding", "cannot be stored in 'int3'", "one of: fp32, fp16"),
+        ("int4 bf16:embedding", "embedding", "cannot be stored in 'bf16'", "one of: fp32, fp16"),
+        ("fp16 int8:embedding", "embedding", "precision of floats", "int8-dynamic, int8 or int4"),
+        ("int4 int8:embedding fp16:embedding", "keep", "the embedding is kept in", "once"),
+        ("int8 symmetric", "symmetric", "'int8' has no zero points", "goes with int4"),
+        ("fp32 symmetric", "symmetric", "'fp32' has no zero points", "goes with int4"),
+        ("int4 symetric", "keep", "'symetric' does not say", "did you mean 'symmetric'?"),
         ("fp16 fp32:A", "keep", "'fp16' is a precision of floats", "keep blocks from"),
         ("fp32 fp32:A", "keep", "'fp32' is a precision of floats", "keep blocks from"),
     ],

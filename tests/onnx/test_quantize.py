@@ -12,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.capi import _pybind_state as ort_state
 
-from rinsc.backends.onnx import quantize
+from rinsc.backends.onnx import quantize, rounding
 from rinsc.backends.onnx.quantize import (
-    Bits,
     BlockwiseMatrix,
-    Float32,
     blockwise,
     dequantize,
     per_channel_int8,
 )
+from rinsc.backends.onnx.rounding import Bits, Float32
 from rinsc.errors import LoweringError
 
 BITS: st.SearchStrategy[Bits] = st.sampled_from((4, 8))
@@ -59,17 +58,17 @@ ROWS: dict[str, Callable[[Float32], Float32]] = {
 }
 
 
-def ort_blockwise(matrix: Float32, bits: Bits, block_size: int) -> BlockwiseMatrix:
+def ort_blockwise(matrix: Float32, bits: Bits, block_size: int, symmetric: bool) -> BlockwiseMatrix:
     """What ONNX Runtime's quantizer makes of it."""
     rows, columns = matrix.shape
     blocks = -(-columns // block_size)
     packed = np.zeros((rows, blocks, block_size * bits // 8), np.uint8)
     scales = np.zeros((rows, blocks), np.float32)
-    zero_points = np.zeros((rows, blocks), np.uint8)
-    padded = np.pad(matrix.T, ((0, -columns % block_size), (0, 0)))
+    zeros = np.zeros((rows, -(-blocks * bits // 8)), np.uint8)
+    padded = np.ascontiguousarray(np.pad(matrix.T, ((0, -columns % block_size), (0, 0))))
     run = {4: ort_state.quantize_matmul_4bits, 8: ort_state.quantize_matmul_8bits}[bits]
-    run(packed, np.ascontiguousarray(padded), scales, zero_points, block_size, rows, columns, True)
-    return BlockwiseMatrix(packed, scales, bits, block_size, columns)
+    run(packed, padded, scales, zeros, block_size, rows, columns, symmetric)
+    return BlockwiseMatrix(packed, scales, bits, block_size, columns, None if symmetric else zeros)
 
 
 def codes_of(matrix: BlockwiseMatrix) -> npt.NDArray[np.uint8]:
@@ -82,49 +81,64 @@ def codes_of(matrix: BlockwiseMatrix) -> npt.NDArray[np.uint8]:
     return codes
 
 
-@given(matrices(), BITS, BLOCK_SIZES)
+def zeros_of(matrix: BlockwiseMatrix) -> npt.NDArray[np.float32]:
+    """The zero point of each element, (out_features, in_features)."""
+    zeros = np.full((len(matrix.packed), matrix.in_features), 2.0 ** (matrix.bits - 1), np.float32)
+    if matrix.zero_points is not None:
+        for column in range(matrix.in_features):
+            block = column // matrix.block_size
+            byte = matrix.zero_points[:, block * matrix.bits // 8]
+            zeros[:, column] = byte if matrix.bits == 8 else (byte >> 4 * (block % 2)) & 15
+    return zeros
+
+
+@given(matrices(), BITS, BLOCK_SIZES, st.booleans())
 def test_the_plain_rule_is_that_of_onnx_runtime(
-    matrix: Float32, bits: Bits, block_size: int
+    matrix: Float32, bits: Bits, block_size: int, symmetric: bool
 ) -> None:
-    ours = blockwise(matrix, bits, block_size, search=False)
-    theirs = ort_blockwise(matrix, bits, block_size)
+    ours = blockwise(matrix, bits, block_size, symmetric=symmetric, search=False)
+    theirs = ort_blockwise(matrix, bits, block_size, symmetric)
     np.testing.assert_array_equal(ours.scales, theirs.scales)
     np.testing.assert_array_equal(codes_of(ours), codes_of(theirs))
+    np.testing.assert_array_equal(zeros_of(ours), zeros_of(theirs))
     if matrix.shape[1] % block_size == 0:
         np.testing.assert_array_equal(ours.packed, theirs.packed)
 
 
 def test_another_rounding_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize, "_BELOW_HALF", np.float32(0.49))
+    monkeypatch.setattr(rounding, "_BELOW_HALF", np.float32(0.49))
     with pytest.raises(AssertionError):
         test_the_plain_rule_is_that_of_onnx_runtime()
 
 
-@given(matrices(), BITS, BLOCK_SIZES, st.booleans())
+@given(matrices(), BITS, BLOCK_SIZES, st.booleans(), st.booleans())
 def test_dequantizing_is_scale_times_code(
-    matrix: Float32, bits: Bits, block_size: int, search: bool
+    matrix: Float32, bits: Bits, block_size: int, symmetric: bool, search: bool
 ) -> None:
-    quantized = blockwise(matrix, bits, block_size, search=search)
-    steps = codes_of(quantized).astype(np.float32) - 2 ** (bits - 1)
+    quantized = blockwise(matrix, bits, block_size, symmetric=symmetric, search=search)
+    steps = codes_of(quantized).astype(np.float32) - zeros_of(quantized)
     scales = np.repeat(quantized.scales, block_size, axis=1)[:, : matrix.shape[1]]
     np.testing.assert_array_equal(dequantize(quantized), steps * scales)
 
 
-@given(matrices(), BITS, BLOCK_SIZES)
-def test_an_element_moves_by_a_step_at_most(matrix: Float32, bits: Bits, block_size: int) -> None:
+@given(matrices(), BITS, BLOCK_SIZES, st.booleans())
+def test_an_element_moves_by_a_step_at_most(
+    matrix: Float32, bits: Bits, block_size: int, symmetric: bool
+) -> None:
     """Half a step, and a whole one at the end that has one code less."""
-    quantized = blockwise(matrix, bits, block_size, search=False)
+    quantized = blockwise(matrix, bits, block_size, symmetric=symmetric, search=False)
     step = np.repeat(np.abs(quantized.scales), block_size, axis=1)[:, : matrix.shape[1]]
     moved = np.abs(dequantize(quantized).astype(np.float64) - matrix)
     assert (moved <= step * 1.0001 + 1e-37).all()
     assert (moved[step == 0] == 0).all()
 
 
-@given(matrices(), BLOCK_SIZES)
-def test_the_search_never_adds_error(matrix: Float32, block_size: int) -> None:
+@given(matrices(), BLOCK_SIZES, st.booleans())
+def test_the_search_never_adds_error(matrix: Float32, block_size: int, symmetric: bool) -> None:
     errors = {}
     for search in (False, True):
-        back = dequantize(blockwise(matrix, 4, block_size, search=search)).astype(np.float64)
+        quantized = blockwise(matrix, 4, block_size, symmetric=symmetric, search=search)
+        back = dequantize(quantized).astype(np.float64)
         columns = np.pad((back - matrix) ** 2, ((0, 0), (0, -matrix.shape[1] % block_size)))
         errors[search] = columns.reshape(len(matrix), -1, block_size).sum(axis=-1)
     rounding = 1e-12 * np.square(matrix, dtype=np.float64).sum(axis=1)[:, None]

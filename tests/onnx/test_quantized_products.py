@@ -17,13 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rinsc.backends.onnx.quantize import (
-    Bits,
     BlockwiseMatrix,
-    Float32,
     blockwise,
     dequantize,
     per_channel_int8,
 )
+from rinsc.backends.onnx.rounding import Bits, Float32
 
 Array: TypeAlias = npt.NDArray[Any]
 DOMAIN = "com.microsoft"
@@ -58,10 +57,13 @@ def blockwise_product(
 ) -> Float32:
     """x @ matrix.T (+ bias) by `MatMulNBits`."""
     arrays: dict[str, Array] = {"packed": matrix.packed, "scales": matrix.scales}
-    inputs = ["x", "packed", "scales"]
+    inputs = ["x", "packed", "scales", ""]
+    if matrix.zero_points is not None:
+        arrays["zero_points"] = matrix.zero_points
+        inputs[3] = "zero_points"
     if bias is not None:
         arrays["bias"] = bias
-        inputs += ["", "", "bias"]
+        inputs += ["", "bias"]
     node = helper.make_node(
         "MatMulNBits",
         inputs,
@@ -88,6 +90,7 @@ def relative_rmse(found: Float32, expected: Float32) -> float:
     st.sampled_from((32, 128)),
     st.sampled_from((0, 4)),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 2**32 - 1),
 )
 def test_a_blockwise_product_is_that_of_the_dequantized_matrix(
@@ -97,10 +100,12 @@ def test_a_blockwise_product_is_that_of_the_dequantized_matrix(
     bits: Bits,
     block_size: int,
     level: int,
+    symmetric: bool,
     biased: bool,
     seed: int,
 ) -> None:
-    matrix = blockwise(random_array(out_features, in_features, seed=seed), bits, block_size)
+    weight = random_array(out_features, in_features, seed=seed) + 0.3  # zero points off the middle
+    matrix = blockwise(weight, bits, block_size, symmetric=symmetric)
     x = random_array(rows, in_features, seed=seed + 1)
     bias = random_array(out_features, seed=seed + 2) if biased else None
     expected = x @ dequantize(matrix).T

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.precision import WEIGHT_ONLY_BITS, Precision
+from rinsc.backends.onnx.precision import EMBEDDING, WEIGHT_ONLY_BITS, Precision
 from rinsc.backends.onnx.session import Session
 from rinsc.cost import forward_flops
 from rinsc.graph import BlockGraph, Rounds
@@ -107,7 +107,9 @@ def token_cost(
     bytes_read = 0.0
     for owner, flops in one.by_block.items():
         with_matrices = (4 * flops - two.by_block[owner]) // 2
-        bytes_read += with_matrices / 2 * _bytes_per_weight(precision, owner)
+        tied = graph.spec.tied_embedding and owner not in graph.blocks
+        stored = precision.matrix_format(EMBEDDING if tied else owner)
+        bytes_read += with_matrices / 2 * _bytes_per_weight(precision, stored)
     if cached:
         with_cache = (two.total - 2 * one.total) // 2
         spec = graph.spec
@@ -199,13 +201,13 @@ def _ms_since(begun: float) -> float:
     return (time.perf_counter() - begun) * 1e3
 
 
-def _bytes_per_weight(precision: Precision, owner: str) -> float:
-    """Of a matrix of this block, or of what owns matrices beside the blocks; scales included."""
-    stored = precision.matrix_format(owner)
+def _bytes_per_weight(precision: Precision, stored: str) -> float:
+    """Of a matrix in this format; scales and zero points included."""
     bits = WEIGHT_ONLY_BITS.get(stored)
     if bits is None:
         return BYTES[stored]
-    return bits / 8 + SCALE_BYTES / precision.block_size
+    zero_point = bits / 8 if precision.has_zero_points(bits) else 0
+    return bits / 8 + (SCALE_BYTES + zero_point) / precision.block_size
 
 
 def metadata_of(file: Path) -> Mapping[str, str]:

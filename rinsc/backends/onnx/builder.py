@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from rinsc.backends.onnx.precision import Precision
-from rinsc.backends.onnx.weights import Weights
+from rinsc.backends.onnx.weights import Moments, Weights, no_moments
 from rinsc.ops import Dim, Shape
 
 FLOAT = ir.DataType.FLOAT
@@ -30,6 +30,7 @@ VISIT = "rinsc.visit"  # of a node: the visit that it was added for
 RUNTIME_OPERATORS = frozenset(
     {
         "DynamicQuantizeMatMul",
+        "GatherBlockQuantized",
         "GroupQueryAttention",
         "MatMulNBits",
         "QuickGelu",
@@ -77,12 +78,15 @@ def _static(dim: Dim) -> int:
 class OpBuilder:
     """Collects the nodes and initializers of one model; its attributes are ONNX operators.
 
-    ``precision`` says how matrices are stored; ``real`` is the type of activations, of all other
-    weights and of what is cached.
+    ``precision`` says how matrices are stored, and ``moments`` what they are multiplied with, where
+    that is known; ``real`` is the type of activations, of all other weights and of what is cached.
     """
 
-    def __init__(self, weights: Weights, precision: Precision = FULL) -> None:
+    def __init__(
+        self, weights: Weights, precision: Precision = FULL, moments: Moments = no_moments
+    ) -> None:
         self.precision = precision
+        self.moments = moments
         self.real = REALS[precision.float_type]
         self.initializers: dict[str, ir.Value] = {}
         self.domains: set[str] = {""}

@@ -16,7 +16,7 @@ from rinsc.backends.onnx.packing import packed
 from rinsc.backends.onnx.programs import emit_program
 from rinsc.backends.onnx.site import as_real
 from rinsc.backends.onnx.walk import Walk
-from rinsc.backends.onnx.weights import Weights
+from rinsc.backends.onnx.weights import Moments, Weights, no_moments
 from rinsc.graph import BlockGraph
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.layers import Programs, trace_programs
@@ -28,12 +28,14 @@ OPSETS = {"": 23, RUNTIME: 1}
 DTYPES = {"int64": INT64, "float32": FLOAT}
 
 
-def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
+def emit_graph(
+    graph: BlockGraph, weights: Weights, form: Form, moments: Moments = no_moments
+) -> ir.Graph:
     """The ONNX graph of a block graph; each of its loops becomes a ``Loop``.
 
     Inputs: ``input_ids`` (batch, seq), int64, or what else the layer kind takes; for every loop
     that is a dial ``rounds_<name>``, a number, int64. Output: ``logits`` (batch, seq, vocab_size).
-    Every weight is stored once; of a tied embedding in few bits the head has its own.
+    Every weight is stored once, but a head that is tied to a table of floats has its own bits.
 
     A cached graph continues sequences: it is given ``attention_mask`` (batch, total), int64, and
     past keys and values too, and gives the present ones; its loops become ``Scan``. See
@@ -41,7 +43,7 @@ def emit_graph(graph: BlockGraph, weights: Weights, form: Form) -> ir.Graph:
     sets the rounds is ``depth``, or ``depth_<name>`` where there are several. With an exit the
     rounds that ran are an output each, ``rounds_used_<name>``, int64.
     """
-    op = OpBuilder(weights, form.precision)
+    op = OpBuilder(weights, form.precision, moments)
     programs = cached_programs(graph.spec) if form.cached else trace_programs(graph.spec)
     takes = programs.input
     given = {

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
+import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -18,7 +19,7 @@ from rinsc.backends.onnx.form import Form
 from rinsc.backends.onnx.fusion import can_fuse
 from rinsc.backends.onnx.precision import FLOAT_TYPES, Precision, check_blocks, parse_precision
 from rinsc.backends.onnx.skip_norms import fuse_skip_norms
-from rinsc.backends.onnx.weights import HasStateDict, weights_of
+from rinsc.backends.onnx.weights import HasStateDict, Moments, no_moments, weights_of
 from rinsc.errors import LoweringError, Problem
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Rounds, Visit, at_rounds, resolve_rounds, unroll, verified
@@ -36,6 +37,8 @@ class Module(HasStateDict, Protocol):
     @property
     def graph(self) -> BlockGraph: ...
 
+    def input_moments(self, inputs: npt.ArrayLike | None, rounds: Rounds) -> Moments: ...
+
 
 def to_onnx(
     model: Module,
@@ -46,6 +49,7 @@ def to_onnx(
     gated: bool = False,
     precision: Precision | str = FULL,
     exit: Exit | str | None = None,
+    calibrate: npt.ArrayLike | bool = True,
 ) -> OnnxModel:
     """The ONNX model of a module that `to_torch` made, with its weights as they are now.
 
@@ -60,6 +64,10 @@ def to_onnx(
     ``"int4 fp16:A"``. ``exit``, an `Exit` or its text, lets the rounds of a dial end early, once
     for a whole batch; each ``rounds_used_<repeat>`` is an output then.
 
+    ``int4`` rounds weights so that products change least on a sample of inputs, which takes some
+    passes over them: ``calibrate`` is that sample, token ids (windows, seq); True for random ids,
+    False to round each weight by itself.
+
     Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights of
     another model, `SpecError` for a cache of a model that predicts no next token, `UsageError` for
     a precision that does not exist, and `LoweringError` for a layer kind without a cache, for what
@@ -70,6 +78,11 @@ def to_onnx(
         message = f"this needs a module made by to_torch, not {type(model).__name__}"
         hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
         raise LoweringError(Problem("not-a-module", message, hint=hint))
+    precision = parse_precision(precision) if isinstance(precision, str) else precision
+    moments: Moments = no_moments
+    if precision.is_calibrated and calibrate is not False:
+        inputs = None if calibrate is True else calibrate
+        moments = model.input_moments(inputs, None if isinstance(rounds, str) else rounds)
     return graph_to_onnx(
         graph,
         model,
@@ -79,6 +92,7 @@ def to_onnx(
         gated=gated,
         precision=precision,
         exit=exit,
+        moments=moments,
     )
 
 
@@ -92,8 +106,12 @@ def graph_to_onnx(
     gated: bool = False,
     precision: Precision | str = FULL,
     exit: Exit | str | None = None,
+    moments: Moments = no_moments,
 ) -> OnnxModel:
-    """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them)."""
+    """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them).
+
+    ``moments`` are what `to_onnx` measures to calibrate, by the names of weights.
+    """
     name, lowered = _lowered(verified(graph), rounds, gated=gated)
     counts = resolve_rounds(graph, None if isinstance(rounds, str) else rounds)
     identity = fingerprint(graph.spec)
@@ -108,7 +126,7 @@ def graph_to_onnx(
         check_exit(graph, exit, cached=cache, dialled=name == "dynamic")
     form = Form(cached=cache, fused=fused, gated=gated, precision=precision, exit=exit)
     model = ir.Model(
-        emit_graph(lowered, weights_of(graph, weights), form),
+        emit_graph(lowered, weights_of(graph, weights), form, moments),
         ir_version=IR_VERSION,
         producer_name="rinsc",
         producer_version=__version__,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from rinsc.backends.onnx.builder import REALS, OpBuilder
-from rinsc.backends.onnx.precision import WEIGHT_ONLY_BITS
-from rinsc.backends.onnx.quantize import (
-    BlockwiseMatrix,
-    ChannelwiseMatrix,
-    blockwise,
-    per_channel_int8,
-)
+from rinsc.backends.onnx.precision import FLOAT_TYPES, WEIGHT_ONLY_BITS
+from rinsc.backends.onnx.quantize import blockwise, per_channel_int8
+from rinsc.backends.onnx.rounding import Bits
 from rinsc.ops import Shape
 
 
@@ -43,7 +38,7 @@ def product(op: OpBuilder, x: ir.Value, matrix: Matrix, shape: Shape) -> ir.Valu
     if stored == "int8-dynamic":
         return _by_channel(op, x, matrix, bias, shape)
     if stored in WEIGHT_ONLY_BITS:
-        return _by_blocks(op, x, matrix, bias, shape)
+        return _by_blocks(op, x, matrix, WEIGHT_ONLY_BITS[stored], bias, shape)
     made = op.MatMul(x, _as_floats(op, matrix, REALS[stored]), shape=shape)
     return made if bias is None else op.Add(made, bias)
 
@@ -62,52 +57,86 @@ def _by_channel(
     op: OpBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None, shape: Shape
 ) -> ir.Value:
     """Activations in 8 bits too, their scale found at run time."""
-    codes, scales = _quantized(
-        op, matrix, lambda whole: _channels(per_channel_int8(whole, name=matrix.name))
-    )
+
+    def make() -> tuple[ir.Value, ir.Value]:
+        quantized = per_channel_int8(_joined(op, matrix, "weight"), name=matrix.name)
+        return _stored(op, matrix, quantized.codes, quantized.scales)
+
+    codes, scales = op.shared(("quantized", matrix.name), make)
     return op.DynamicQuantizeMatMul(x, codes, scales, None, bias, shape=shape)
 
 
+def table_rows(op: OpBuilder, ids: ir.Value, owner: str, shape: Shape) -> ir.Value:
+    """Rows of an embedding's table, by ids (batch, seq): ``shape`` (batch, seq, width)."""
+    stored = op.precision.table_format
+    if stored in FLOAT_TYPES:
+        name = f"{owner}.weight"
+        floats = op.stored(name, op.array(name).shape, lambda: op.array(name), REALS[stored])
+        rows = op.Gather(floats, ids, axis=0, shape=shape, dtype=REALS[stored])
+        return rows if REALS[stored] == op.real else op.Cast(rows, to=op.real, dtype=op.real)
+    table = Matrix((owner,), bias=False)
+    count, width = _size(op, table)
+    size, bits = op.precision.block_size, WEIGHT_ONLY_BITS[stored]
+    packed, scales, zero_points = _in_blocks(op, table, bits)
+    whole = -(-width // size) * size
+    flat = op.Reshape(packed, op.ints(count, -1), shape=(count, whole * bits // 8))
+    attributes: dict[str, Any] = {"bits": bits, "block_size": size}
+    attributes |= {"gather_axis": 0, "quantize_axis": 1}
+    rows = op.GatherBlockQuantized(
+        flat, ids, scales, zero_points, shape=(*shape[:-1], whole), dtype=op.real, **attributes
+    )
+    if whole == width:
+        return rows
+    return op.Slice(rows, op.ints(0), op.ints(width), op.ints(-1), shape=shape)
+
+
 def _by_blocks(
-    op: OpBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None, shape: Shape
+    op: OpBuilder, x: ir.Value, matrix: Matrix, bits: Bits, bias: ir.Value | None, shape: Shape
 ) -> ir.Value:
     """Weights alone in few bits. Accuracy level 4 multiplies in 8 bits; below it 8-bit weights
     are brought to floats at every call."""
     rows, columns = _size(op, matrix)
-    size = op.precision.block_size
-    bits = WEIGHT_ONLY_BITS[op.precision.name]
-    packed, scales = _quantized(
-        op, matrix, lambda whole: _blocks(blockwise(whole, bits, size, name=matrix.name))
-    )
-    attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": bits, "block_size": size}
-    attributes["accuracy_level"] = 4
-    return op.MatMulNBits(x, packed, scales, None, None, bias, shape=shape, **attributes)
+    packed, scales, zero_points = _in_blocks(op, matrix, bits)
+    attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": bits, "accuracy_level": 4}
+    attributes["block_size"] = op.precision.block_size
+    return op.MatMulNBits(x, packed, scales, zero_points, None, bias, shape=shape, **attributes)
 
 
-def _quantized(
-    op: OpBuilder,
-    matrix: Matrix,
-    quantize: Callable[[npt.NDArray[np.float32]], tuple[npt.NDArray[Any], npt.NDArray[Any]]],
-) -> tuple[ir.Value, ir.Value]:
-    """The constants that hold a matrix in few bits, and its scales: once a model."""
+def _in_blocks(
+    op: OpBuilder, matrix: Matrix, bits: Bits
+) -> tuple[ir.Value, ir.Value, ir.Value | None]:
+    """The constants that hold a matrix in few bits: its codes, scales and zero points.
 
-    def make() -> tuple[ir.Value, ir.Value]:
-        codes, scales = quantize(_joined(op, matrix, "weight"))
-        name = f"{matrix.name}.weight"
-        return (
-            op.array_initializer(f"{name}.codes", codes),
-            op.array_initializer(f"{name}.scales", scales.astype(op.real.numpy())),
+    Matrices side by side have one input, so that the moments are those of any of them.
+    """
+
+    def make() -> tuple[ir.Value, ir.Value, ir.Value | None]:
+        quantized = blockwise(
+            _joined(op, matrix, "weight"),
+            bits,
+            op.precision.block_size,
+            symmetric=not op.precision.has_zero_points(bits),
+            moments=op.moments(f"{matrix.owners[0]}.weight") if bits == 4 else None,
+            name=matrix.name,
         )
+        codes, scales = _stored(op, matrix, quantized.packed, quantized.scales)
+        if quantized.zero_points is None:
+            return codes, scales, None
+        name = f"{matrix.name}.weight.zero_points"
+        return codes, scales, op.array_initializer(name, quantized.zero_points)
 
     return op.shared(("quantized", matrix.name), make)
 
 
-def _blocks(made: BlockwiseMatrix) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    return made.packed, made.scales
-
-
-def _channels(made: ChannelwiseMatrix) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    return made.codes, made.scales
+def _stored(
+    op: OpBuilder, matrix: Matrix, codes: npt.NDArray[Any], scales: npt.NDArray[np.float32]
+) -> tuple[ir.Value, ir.Value]:
+    """The constants of a matrix in few bits, and of its scales."""
+    name = f"{matrix.name}.weight"
+    return (
+        op.array_initializer(f"{name}.codes", codes),
+        op.array_initializer(f"{name}.scales", scales.astype(op.real.numpy())),
+    )
 
 
 def _bias(op: OpBuilder, matrix: Matrix) -> ir.Value:

@@ -17,7 +17,7 @@ from rinsc.backends.onnx.cache_ops import (
     rotary_rows,
     visible_keys,
 )
-from rinsc.backends.onnx.matrices import Matrix, product
+from rinsc.backends.onnx.matrices import Matrix, product, table_rows
 from rinsc.backends.onnx.noise import noise_like
 from rinsc.backends.onnx.precision import FLOAT_TYPES
 from rinsc.backends.onnx.site import Site, as_real, rotary_frequencies
@@ -27,8 +27,7 @@ Lowering: TypeAlias = Callable[[OpBuilder, Site, list[ir.Value]], ir.Value]
 
 
 def _embedding(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    table = op.weight(at.weight_name("weight"))
-    return op.Gather(table, inputs[0], axis=0, shape=at.shape)
+    return table_rows(op, inputs[0], at.prefix + at.node.name, at.shape)
 
 
 def _positions(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:

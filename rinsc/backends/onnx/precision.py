@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, TypeAlias
 
 from rinsc.errors import Problem, UsageError, did_you_mean, nearest
@@ -17,6 +18,9 @@ WEIGHT_ONLY_BITS: Mapping[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
 PRECISIONS = (*FLOAT_TYPES, "int8-dynamic", *WEIGHT_ONLY_BITS)
 BLOCK_SIZES = (32, 128)  # weights with a scale of their own; the first is the default
 KEPT_FORMATS = ("fp32", "fp16")
+EMBEDDING_FORMATS = (*KEPT_FORMATS, *WEIGHT_ONLY_BITS)
+EMBEDDING = "embedding"  # what the table is called, in texts and among the weights
+SYMMETRIC = "symmetric"
 
 _LETTER = re.compile("[A-Z][0-9]*")
 
@@ -27,13 +31,17 @@ class Precision:
 
     ``int8`` and ``int4`` store weights alone in few bits, ``block_size`` of them to a scale;
     ``int8-dynamic`` also brings activations to 8 bits, with a scale found at run time. ``keep``
-    maps letters of blocks to the float format that their matrices stay in. Raises `UsageError`
-    for names that do not exist and for settings without a meaning.
+    maps letters of blocks to the float format that their matrices stay in. ``embedding`` is what
+    the table of the token embedding is stored as; None is the default, see `table_format`. In
+    ``int4`` each scale has a zero point, unless it is ``symmetric``. Raises `UsageError` for names
+    that do not exist and for settings without a meaning.
     """
 
     name: str = "fp32"
     block_size: int = BLOCK_SIZES[0]
     keep: Mapping[str, str] = field(default_factory=dict, hash=False)
+    embedding: str | None = None
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", dict(self.keep))
@@ -42,9 +50,16 @@ class Precision:
             hint = _nearest_name(str(self.name).lower())
             message = f"'{self.name}' is not a precision"
             raise UsageError(Problem("unknown-precision", message, hint=hint))
-        problems = [*_block_size_problems(self), *_keep_problems(self)]
+        problems = [
+            *_block_size_problems(self),
+            *_keep_problems(self),
+            *_embedding_problems(self),
+            *_symmetric_problems(self),
+        ]
         if problems:
             raise UsageError(*problems)
+        if self.embedding == self._default_table:
+            object.__setattr__(self, "embedding", None)
 
     @property
     def float_type(self) -> FloatType:
@@ -52,31 +67,68 @@ class Precision:
         return FLOAT_TYPES.get(self.name, "fp32")
 
     @property
+    def table_format(self) -> str:
+        """What the table of the token embedding is stored as.
+
+        In int8 and int4 it is in as few bits as the matrices by default. A tied head reads the
+        same bits; where the table is in floats and the matrices are not, the head has a copy.
+        """
+        return self._default_table if self.embedding is None else self.embedding
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether weights are rounded by what they are multiplied with, where that is known."""
+        return "int4" in (self.name, self.embedding)
+
+    @property
+    def _default_table(self) -> str:
+        return self.name if self.name in WEIGHT_ONLY_BITS else self.float_type
+
+    @property
     def text(self) -> str:
         """The canonical spelling, which `parse_precision` reads: ``int4/128 fp16:A,B``."""
         sized = self.name in WEIGHT_ONLY_BITS and self.block_size != BLOCK_SIZES[0]
         words = [f"{self.name}/{self.block_size}" if sized else self.name]
+        if self.symmetric:
+            words.append(SYMMETRIC)
         for kept in KEPT_FORMATS:
             letters = sorted(letter for letter, each in self.keep.items() if each == kept)
             if letters:
                 words.append(f"{kept}:{','.join(letters)}")
+        if self.embedding is not None:
+            words.append(f"{self.embedding}:{EMBEDDING}")
         return " ".join(words)
 
-    def matrix_format(self, block: str | None) -> str:
-        """What the matrices of a block are stored as; None stands for those outside of blocks."""
-        return self.name if block is None else self.keep.get(block, self.name)
+    def matrix_format(self, owner: str | None) -> str:
+        """What matrices are stored as that belong to a block, or to the embedding (a tied head).
+
+        None stands for those that belong to neither.
+        """
+        if owner == EMBEDDING and self.table_format in WEIGHT_ONLY_BITS:
+            return self.table_format
+        return self.name if owner is None else self.keep.get(owner, self.name)
+
+    def has_zero_points(self, bits: Literal[4, 8]) -> bool:
+        """Whether scales of so many bits have them: in 8 bits they would gain nothing."""
+        return bits == 4 and not self.symmetric
 
 
 def parse_precision(
-    text: str, *, block_size: int | None = None, keep: Iterable[str] = ()
+    text: str,
+    *,
+    block_size: int | None = None,
+    keep: Iterable[str] = (),
+    embedding: str | None = None,
+    symmetric: bool = False,
 ) -> Precision:
     """The precision that ``text`` names, with what further options say.
 
     The text is a name, ``/32`` or ``/128`` behind it for the block size, and after spaces what
-    to keep: ``int4/128 fp16:A,B``. ``block_size`` and each of ``keep`` add to it. Raises
-    `UsageError`.
+    else there is to say: ``int4/128 symmetric fp16:A,B int8:embedding``. The options add to it.
+    Raises `UsageError`.
     """
-    first, *kept = text.split() or [""]
+    first, *words = text.split() or [""]
+    kept = [word for word in words if word != SYMMETRIC]
     name, slash, size = first.partition("/")
     if slash and block_size is not None:
         message = f"'{first}' and the block size {block_size} say the same thing twice"
@@ -88,7 +140,14 @@ def parse_precision(
         if name in PRECISIONS and size not in sizes:
             raise UsageError(_unknown_block_size(size))
         block_size = sizes.get(size)
-    return Precision(name, BLOCK_SIZES[0] if block_size is None else block_size, _kept(kept, keep))
+    formats = _kept(kept, keep, [] if embedding is None else [f"{embedding}:{EMBEDDING}"])
+    return Precision(
+        name,
+        BLOCK_SIZES[0] if block_size is None else block_size,
+        embedding=formats.pop(EMBEDDING, None),
+        keep=formats,
+        symmetric=symmetric or SYMMETRIC in words,
+    )
 
 
 def check_blocks(precision: Precision, letters: Collection[str]) -> None:
@@ -114,17 +173,21 @@ def _nearest_name(name: str) -> str:
     return f"one of: {', '.join(PRECISIONS)}"
 
 
-def _kept(words: Iterable[str], options: Iterable[str]) -> dict[str, str]:
-    """The format of each kept letter, from ``fp16:A,B`` once or more."""
+def _kept(*sources: Iterable[str]) -> dict[str, str]:
+    """The format of each kept letter, and of the embedding, from ``fp16:A,B`` once or more."""
     kept: dict[str, str] = {}
-    for word in (*words, *options):
+    for word in chain(*sources):
         form, colon, letters = (part.strip() for part in word.partition(":"))
         if not (form and colon and letters):
             message = f"'{word}' does not say which block to keep in which precision"
-            raise _usage_error("keep", message, "write fp16:A, or fp16:A,B for two blocks")
+            hint = "write fp16:A, or fp16:A,B for two blocks"
+            if nearest(word, [SYMMETRIC]) is not None:
+                hint = f"did you mean '{SYMMETRIC}'?"
+            raise _usage_error("keep", message, hint)
         for letter in map(str.strip, letters.split(",")):
             if kept.setdefault(letter, form) != form:
-                message = f"block '{letter}' is kept in {kept[letter]} and in {form}"
+                what = "the embedding" if letter == EMBEDDING else f"block '{letter}'"
+                message = f"{what} is kept in {kept[letter]} and in {form}"
                 raise _usage_error("keep", message, "name each block once")
     return kept
 
@@ -150,6 +213,27 @@ def _keep_problems(precision: Precision) -> list[Problem]:
             message = f"block '{letter}' cannot be kept in '{kept}'"
             problems.append(Problem("keep", message, hint=did_you_mean(kept, KEPT_FORMATS)))
     return problems
+
+
+def _embedding_problems(precision: Precision) -> list[Problem]:
+    asked = precision.embedding
+    if asked in (None, precision._default_table):
+        return []
+    if asked not in EMBEDDING_FORMATS:
+        message = f"the embedding cannot be stored in '{asked}'"
+        return [Problem(EMBEDDING, message, hint=f"one of: {', '.join(EMBEDDING_FORMATS)}")]
+    if precision.name in FLOAT_TYPES:
+        message = f"'{precision.name}' is a precision of floats, and its embedding is in it too"
+        hint = "choose the embedding with int8-dynamic, int8 or int4"
+        return [Problem(EMBEDDING, message, hint=hint)]
+    return []
+
+
+def _symmetric_problems(precision: Precision) -> list[Problem]:
+    if not precision.symmetric or precision.name == "int4":
+        return []
+    message = f"'{precision.name}' has no zero points to leave out"
+    return [Problem(SYMMETRIC, message, hint="leave 'symmetric' out; it goes with int4")]
 
 
 def _unknown_block_size(size: object) -> Problem:

@@ -1,27 +1,34 @@
 """Matrices in few bits, in the layouts that ONNX Runtime's operators read.
 
-A block is here a run of input features that shares one scale. All is symmetric: a zero weight
-stays zero, and no zero points are stored.
+A block is here a run of input features that shares one scale, and one zero point where there are
+any. A weight that is zero stays zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.errors import LoweringError, Problem
+from rinsc.backends.onnx.rounding import (
+    STRETCHES,
+    Bits,
+    Codes,
+    Compensation,
+    Float32,
+    fit_grids,
+    inverse,
+    nearest_codes,
+    require_finite,
+)
 
-Bits: TypeAlias = Literal[4, 8]
 FloatMatrix: TypeAlias = npt.NDArray[np.floating[Any]]
-Float32: TypeAlias = npt.NDArray[np.float32]
 
 CHUNK_ELEMENTS = 2**16  # what one step works on: its temporaries stay in the cache of a core
-STRETCHES = (0.88, 0.94, 1.0, 1.06, 1.12)  # of a block's scale, tried by the search
-_BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
+COMPENSATED_ROWS = 512  # rounded together: each input feature is a step for all of them
 
 
 @dataclass(frozen=True)
@@ -29,19 +36,29 @@ class BlockwiseMatrix:
     """A matrix as `MatMulNBits` (com.microsoft) reads it, in blocks along the input features.
 
     ``packed`` is uint8 (out_features, blocks, block_size * bits / 8), with 4 bits the even element
-    in the low half of a byte; ``scales`` is float32 (out_features, blocks). A weight is
-    scale * (code - 2^(bits - 1)); elements behind the last input feature stand for 0.
+    in the low half of a byte; ``scales`` is float32 (out_features, blocks). ``zero_points`` is
+    uint8 (out_features, blocks * bits / 8), packed like the codes; None stands for 2^(bits - 1).
+    A weight is scale * (code - zero point); elements behind the last input feature stand for 0.
     """
 
-    packed: npt.NDArray[np.uint8]
+    packed: Codes
     scales: Float32
     bits: Bits
     block_size: int
     in_features: int
+    zero_points: Codes | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.packed.nbytes + self.scales.nbytes
+        zero_points = 0 if self.zero_points is None else self.zero_points.nbytes
+        return self.packed.nbytes + self.scales.nbytes + zero_points
+
+    @property
+    def zeros(self) -> Float32:
+        """The zero point of each block, (out_features, blocks)."""
+        if self.zero_points is None:
+            return np.full_like(self.scales, 1 << (self.bits - 1))
+        return _unpacked(self.zero_points, self.bits)[:, : self.scales.shape[1]].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -64,30 +81,55 @@ def blockwise(
     bits: Bits,
     block_size: int = 32,
     *,
+    symmetric: bool = True,
     search: bool | None = None,
+    moments: Float32 | None = None,
     name: str = "matrix",
 ) -> BlockwiseMatrix:
     """``matrix`` (out_features, in_features) in ``bits`` bits, one scale a block.
 
-    The plain rule is that of ONNX Runtime's own quantizer: the element of largest magnitude gets
-    the lowest code. ``search`` instead takes the scale of least squared error among those that a
-    few stretches of it lead to; by default it is done for 4 bits, where it counts. Raises
-    `LoweringError`, calling the matrix ``name``, for elements that are not finite.
+    Each block has a zero point too unless it is ``symmetric``. ``search`` looks for scales of less
+    squared error than those of the plain rule; by default it is done for 4 bits, where it counts.
+    With ``moments`` (in_features, in_features) of the inputs, see `Compensation`, what counts is
+    the error of the product instead. Raises `LoweringError`, calling the matrix ``name``, for
+    elements that are not finite.
     """
     search = bits == 4 if search is None else search
     out_features, in_features = matrix.shape
     n_blocks = -(-in_features // block_size)
+    width = n_blocks * block_size
     packed = np.empty((out_features, n_blocks, block_size * bits // 8), np.uint8)
     scales = np.empty((out_features, n_blocks), np.float32)
-    for rows in _row_chunks(out_features, n_blocks * block_size):
+    zero_points = (
+        None if symmetric else np.empty((out_features, -(-n_blocks * bits // 8)), np.uint8)
+    )
+    compensation = None if moments is None else Compensation(moments, width, name=name)
+    chunk_elements = CHUNK_ELEMENTS if compensation is None else COMPENSATED_ROWS * width
+    for rows in _row_chunks(out_features, width, chunk_elements):
         blocks = _blocks(matrix[rows], block_size)
-        chosen = _plain_scales(blocks, bits, name)
-        if search:
-            chosen *= _best_stretches(blocks, chosen, bits)
-        codes = _codes(blocks, chosen, bits)
+        importance = None
+        if compensation is not None:
+            tiles = len(blocks) // n_blocks
+            importance = np.tile(compensation.importance.reshape(n_blocks, -1), (tiles, 1))
+        grids = fit_grids(
+            blocks,
+            bits,
+            symmetric=symmetric,
+            stretches=STRETCHES if search else (),
+            importance=importance,
+            name=name,
+        )
+        if compensation is None:
+            codes = nearest_codes(blocks, grids, bits)
+        else:
+            codes = compensation.codes(blocks.reshape(-1, width), grids, bits)
         packed[rows] = _packed(codes, bits).reshape(packed[rows].shape)
-        scales[rows] = chosen.reshape(-1, n_blocks)
-    return BlockwiseMatrix(packed, scales, bits, block_size, in_features)
+        scales[rows] = grids.scales.reshape(-1, n_blocks)
+        if zero_points is not None:
+            zeros = grids.zeros.reshape(-1, n_blocks).astype(np.uint8)
+            full_bytes = np.pad(zeros, ((0, 0), (0, -n_blocks % (8 // bits))))
+            zero_points[rows] = _packed(full_bytes, bits)
+    return BlockwiseMatrix(packed, scales, bits, block_size, in_features, zero_points)
 
 
 def per_channel_int8(matrix: FloatMatrix, *, name: str = "matrix") -> ChannelwiseMatrix:
@@ -104,9 +146,9 @@ def per_channel_int8(matrix: FloatMatrix, *, name: str = "matrix") -> Channelwis
     for rows in _row_chunks(out_features, in_features):
         chunk = np.ascontiguousarray(matrix[rows], np.float32)
         largest = np.maximum(chunk.max(axis=1), -chunk.min(axis=1))
-        _require_finite(largest, name)
+        require_finite(largest, name)
         scales[rows] = largest / np.float32(127)
-        scaled = chunk * _inverse(scales[rows])[:, None]
+        scaled = chunk * inverse(scales[rows])[:, None]
         codes[:, rows] = np.rint(scaled, out=scaled).T
     return ChannelwiseMatrix(codes, scales)
 
@@ -115,17 +157,17 @@ def dequantize(matrix: BlockwiseMatrix | ChannelwiseMatrix) -> Float32:
     """The float32 matrix (out_features, in_features) that a quantized one stands for."""
     if isinstance(matrix, ChannelwiseMatrix):
         return np.ascontiguousarray(matrix.codes.T * matrix.scales[:, None])
-    codes = matrix.packed
-    if matrix.bits == 4:
-        halves = np.stack([codes & 0x0F, codes >> 4], axis=-1)
-        codes = halves.reshape(*codes.shape[:2], matrix.block_size)
-    blocks = (codes.astype(np.float32) - _middle(matrix.bits)) * matrix.scales[..., None]
+    codes = _unpacked(matrix.packed, matrix.bits).astype(np.float32)
+    blocks = (codes - matrix.zeros[..., None]) * matrix.scales[..., None]
     return np.ascontiguousarray(blocks.reshape(len(blocks), -1)[:, : matrix.in_features])
 
 
-def _row_chunks(rows: int, elements_per_row: int) -> Iterator[slice]:
-    """Slices that together cover ``rows``, of about `CHUNK_ELEMENTS` elements each."""
-    step = max(1, CHUNK_ELEMENTS // max(1, elements_per_row))
+def _row_chunks(
+    rows: int, elements_per_row: int, chunk_elements: int | None = None
+) -> Iterator[slice]:
+    """Slices that together cover ``rows``, by default of about `CHUNK_ELEMENTS` elements each."""
+    chunk_elements = CHUNK_ELEMENTS if chunk_elements is None else chunk_elements
+    step = max(1, chunk_elements // max(1, elements_per_row))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
 
@@ -138,76 +180,18 @@ def _blocks(rows: FloatMatrix, block_size: int) -> Float32:
     return np.ascontiguousarray(rows, np.float32).reshape(-1, block_size)
 
 
-def _plain_scales(blocks: Float32, bits: Bits, name: str) -> Float32:
-    """Scales (blocks) that put the element of largest magnitude at the lowest code."""
-    highest, lowest = _extremes(blocks)
-    peaks: Float32 = np.where(highest > -lowest, highest, lowest)
-    _require_finite(peaks, name)
-    return peaks / np.float32(-_middle(bits))
-
-
-def _extremes(blocks: Float32) -> tuple[Float32, Float32]:
-    """The highest and the lowest element of each block, by halving: quicker than an axis's max."""
-    highest = lowest = blocks
-    while (half := highest.shape[1] // 2) > 0:
-        highest = np.maximum(highest[:, :half], highest[:, half:])
-        lowest = np.minimum(lowest[:, :half], lowest[:, half:])
-    return highest[:, 0], lowest[:, 0]
-
-
-def _best_stretches(blocks: Float32, scales: Float32, bits: Bits) -> Float32:
-    """Factors (blocks) of the scales, for less squared error.
-
-    Given its codes q, a block x has the least squared error at the scale <x, q> / <q, q>, and
-    that error is |x|^2 - <x, q>^2 / <q, q>.
-    """
-    in_steps = blocks * _inverse(scales)[:, None]
-    codes = np.empty_like(in_steps)
-    most_explained = np.zeros_like(scales)
-    best = np.ones_like(scales)
-    for stretch in STRETCHES:
-        np.multiply(in_steps, np.float32(1 / stretch), out=codes)
-        np.rint(codes, out=codes)
-        np.clip(codes, -_middle(bits), _middle(bits) - 1, out=codes)
-        product = np.einsum("bk,bk->b", in_steps, codes)
-        fitted = product / np.maximum(np.einsum("bk,bk->b", codes, codes), 1)
-        explained = product * fitted
-        better = explained > most_explained
-        most_explained[better] = explained[better]
-        best[better] = fitted[better]
-    return best
-
-
-def _codes(blocks: Float32, scales: Float32, bits: Bits) -> npt.NDArray[np.uint8]:
-    """The codes (blocks, block_size) nearest to the elements; halves are rounded up."""
-    shifted = blocks * _inverse(scales)[:, None]
-    shifted += _middle(bits)
-    np.clip(shifted, 0, 2 * _middle(bits) - 1, out=shifted)
-    shifted += _BELOW_HALF
-    return shifted.astype(np.uint8)
-
-
-def _packed(codes: npt.NDArray[np.uint8], bits: Bits) -> npt.NDArray[np.uint8]:
+def _packed(codes: Codes, bits: Bits) -> Codes:
     """Codes as bytes: with 4 bits two in one, the first in the low half."""
     if bits == 8:
         return codes
     pairs = codes.view("<u2")
-    packed: npt.NDArray[np.uint8] = (pairs | (pairs >> 4)).astype(np.uint8)
+    packed: Codes = (pairs | (pairs >> 4)).astype(np.uint8)
     return packed
 
 
-def _inverse(scales: Float32) -> Float32:
-    """1 / scale, and 0 where that is no number: such a block is zero, or below 1e-37."""
-    usable = np.abs(scales) >= np.finfo(np.float32).smallest_normal
-    return np.divide(1, scales, out=np.zeros_like(scales), where=usable)
-
-
-def _middle(bits: Bits) -> int:
-    return 1 << (bits - 1)
-
-
-def _require_finite(values: Float32, name: str) -> None:
-    if not np.isfinite(values).all():
-        message = f"'{name}' holds elements that are not finite, and cannot be quantized"
-        hint = "export it in fp32, or take weights from before the training diverged"
-        raise LoweringError(Problem("not-finite", message, hint=hint))
+def _unpacked(packed: Codes, bits: Bits) -> Codes:
+    """The codes that stand in bytes, one by one along the last axis."""
+    if bits == 8:
+        return packed
+    halves = np.stack([packed & 0x0F, packed >> 4], axis=-1)
+    return halves.reshape(*packed.shape[:-1], -1)

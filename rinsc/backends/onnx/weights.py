@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -13,6 +13,8 @@ from rinsc.graph import BlockGraph
 from rinsc.layers import weight_shapes
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+# By the name of a matrix: sums over tokens of products of what it is multiplied with (in, in).
+Moments: TypeAlias = Callable[[str], npt.NDArray[np.float32] | None]
 
 
 class HasStateDict(Protocol):
@@ -50,6 +52,11 @@ def weights_of(graph: BlockGraph, source: HasStateDict | Mapping[str, Any]) -> W
     if problems:
         raise CheckpointError(*problems)
     return weights
+
+
+def no_moments(name: str) -> None:
+    """Where nothing is known of what matrices are multiplied with."""
+    return None
 
 
 def _as_array(tensor: Any) -> npt.NDArray[np.float32]:

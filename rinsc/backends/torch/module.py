@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar, cast
 
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from rinsc.backends.torch.calibration import Moments, calibration
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.memory import require_memory
 from rinsc.backends.torch.steps import takes_noise_seed
-from rinsc.graph import BlockGraph, require_graph, verified
+from rinsc.graph import BlockGraph, Rounds, require_graph, verified
 from rinsc.spec import ModelSpec
 
 _numbers = itertools.count()
@@ -32,6 +34,10 @@ class CompiledModule(nn.Module):
     graph: ClassVar[BlockGraph]
     takes_noise_seed: ClassVar[bool]
     draws: Any = None  # of a model that draws in training
+
+    def input_moments(self, inputs: npt.ArrayLike | None, rounds: Rounds) -> Moments:
+        """What each matrix is multiplied with on ``inputs``, or on random tokens; `calibration`."""
+        return calibration(self, inputs, rounds)
 
 
 def to_torch(

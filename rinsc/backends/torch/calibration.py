@@ -1,0 +1,162 @@
+"""What the matrices of a module are multiplied with on a text: by that their rounding is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from rinsc.errors import Problem, UsageError
+from rinsc.graph import Rounds
+from rinsc.layers import model_input
+
+if TYPE_CHECKING:
+    from rinsc.backends.torch.module import CompiledModule
+
+Moments: TypeAlias = Callable[[str], npt.NDArray[np.float32] | None]
+
+ENOUGH_TOKENS = 8192  # of a text: more gain little
+RANDOM_WINDOW = 256  # tokens, or the context where it is shorter
+MOMENT_BYTES = 1 << 30  # of moments held at once; a larger model runs the text several times
+BATCH_TOKENS = 1024  # run at once
+BATCH_LOGITS = 1 << 24
+
+
+def calibration(
+    module: CompiledModule, inputs: npt.ArrayLike | None = None, rounds: Rounds = None
+) -> Moments:
+    """The moments of a module's matrices over ``inputs``, or over random tokens.
+
+    Random tokens are no text, but go through the model's own embedding: most of what a text gains
+    is gained with them. Patches cannot be made up so; without inputs nothing is known of those.
+    """
+    if inputs is None:
+        spec = module.spec
+        if model_input(spec).dtype != "int64":
+            return lambda name: None
+        length = min(spec.context, RANDOM_WINDOW)
+        windows = -(-ENOUGH_TOKENS // length)
+        inputs = np.random.default_rng(0).integers(0, spec.vocab_size, (windows, length))
+    return Calibration(module, inputs, rounds)
+
+
+class Calibration:
+    """The moments of a module's matrices over ``inputs`` (sequences, seq), in float32.
+
+    The moments of a matrix are sums of products of its input features, over tokens and over all
+    visits of its block: (in_features, in_features). Call it with the name of a weight. They are
+    measured when first asked for. Repeats run ``rounds``. Raises `UsageError` for inputs that
+    the module does not take.
+    """
+
+    def __init__(
+        self, module: CompiledModule, inputs: npt.ArrayLike, rounds: Rounds = None
+    ) -> None:
+        self._module, self._rounds = module, rounds
+        self._inputs = _checked(module, np.asarray(inputs))
+        self._known: dict[str, npt.NDArray[np.float32]] = {}
+        self._groups = list(_groups(module))
+
+    def __call__(self, name: str) -> npt.NDArray[np.float32] | None:
+        if name not in self._known:
+            group = next((each for each in self._groups if name in each), set())
+            self._groups = [each for each in self._groups if each is not group]
+            if group:
+                self._known = _measured(self._module, self._inputs, self._rounds, group)
+        return self._known.get(name)
+
+
+def _checked(module: CompiledModule, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Inputs in batches' type: token ids, or patches where the module takes those."""
+    spec = module.spec
+    takes = model_input(spec)
+    ids = takes.dtype == "int64"
+    problem = None
+    if inputs.ndim != (2 if ids else 3) or inputs.dtype.kind not in ("iu" if ids else "fiu"):
+        shape = "(sequences, seq)" if ids else f"(sequences, seq, {spec.patch_width})"
+        problem = f"it takes {takes.dtype} {shape}, not {inputs.dtype} {inputs.shape}"
+    elif inputs.size == 0:
+        problem = "there are no inputs"
+    elif inputs.shape[1] > spec.context:
+        problem = f"the inputs have {inputs.shape[1]} tokens each, the context {spec.context}"
+    elif ids and not 0 <= inputs.min() <= inputs.max() < spec.vocab_size:
+        problem = f"an id is {inputs.min()} or {inputs.max()}, of {spec.vocab_size} tokens"
+    elif not ids and inputs.shape[2] != spec.patch_width:
+        problem = f"the patches have {inputs.shape[2]} numbers, the model takes {spec.patch_width}"
+    if problem is not None:
+        hint = "give what the model is used on, as windows of a text in its token ids"
+        raise UsageError(Problem("calibration", f"cannot calibrate: {problem}", hint=hint))
+    return np.ascontiguousarray(inputs, np.int64 if ids else np.float32)
+
+
+def _groups(module: CompiledModule) -> Iterator[set[str]]:
+    """Names of matrices whose moments fit into `MOMENT_BYTES`, in the order of the module."""
+    group: set[str] = set()
+    size = 0
+    for name, weight in module.state_dict().items():
+        if weight.ndim != 2:
+            continue
+        needed = 4 * weight.shape[1] ** 2
+        if group and size + needed > MOMENT_BYTES:
+            yield group
+            group, size = set(), 0
+        group.add(name)
+        size += needed
+    if group:
+        yield group
+
+
+def _measured(
+    module: CompiledModule, inputs: npt.NDArray[Any], rounds: Rounds, names: set[str]
+) -> dict[str, npt.NDArray[np.float32]]:
+    by_weight = {id(weight): name for name, weight in module.named_parameters() if name in names}
+    sums: dict[str, torch.Tensor] = {}
+
+    class Recorder(TorchFunctionMode):
+        """Sees each product with a weight, that of a tied head too."""
+
+        last: tuple[torch.Tensor, torch.Tensor] | None = None  # an input, and what it was added to
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            if func is F.linear and (name := by_weight.get(id(args[1]))) is not None:
+                self.add(name, args[0])
+            return func(*args, **(kwargs or {}))
+
+        def add(self, name: str, x: torch.Tensor) -> None:
+            if self.last is not None and self.last[0] is x:  # as of query, key and value
+                shared = self.last[1]
+                if sums.setdefault(name, shared) is shared:
+                    return
+            rows = x.flatten(0, -2).float()
+            if name not in sums:
+                sums[name] = rows.new_zeros(rows.shape[1], rows.shape[1])
+            sums[name].addmm_(rows.T, rows)
+            self.last = x, sums[name]
+
+    device = next(module.parameters()).device
+    tokens = min(BATCH_TOKENS, BATCH_LOGITS // module.spec.vocab_size)
+    step = max(1, tokens // inputs.shape[1])
+    with torch.no_grad(), _evaluating(module), Recorder():
+        for start in range(0, len(inputs), step):
+            module(torch.from_numpy(inputs[start : start + step]).to(device), rounds)
+    arrays = {id(each): each.cpu().numpy() for each in sums.values()}
+    return {name: arrays[id(each)] for name, each in sums.items()}
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Without what training draws, such as stochastic depth."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
