@@ -68,7 +68,10 @@ def read_beginning(
 ) -> str:
     """The first `MAX_BYTES` of a text that an option names; raises DataError."""
     if not path.is_file():
-        raise _error("no-text", missing, path, f"name a text file with {option}")
+        hint = f"name a text file with {option}"
+        if option == "--text":
+            hint += ", or compile the run with --held-out"
+        raise _error("no-text", missing, path, hint)
     try:
         with path.open("rb") as file:
             # Half a character at the end is left out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from rinsc.cli.compile_hf import FolderRequest, compile_hf, refuse_onnx_options
 from rinsc.cli.compile_onnx import Request, compile_onnx
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.numbers import rounded_bytes
+from rinsc.cli.old_folder import hf_form, in_place_of, onnx_form
 from rinsc.cli.onnx_options import NO_ONNX_OPTIONS, OnnxOptions
 from rinsc.cli.output import print_json, print_note
 from rinsc.cli.runs import is_run, open_run, own_rounds
@@ -37,6 +39,7 @@ def compile_(
     weights: Path | None = None,
     seed: Seed = 0,
     onnx: OnnxOptions = NO_ONNX_OPTIONS,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Write a model as PyTorch source, as ONNX, or as a folder for Hugging Face transformers.
@@ -50,7 +53,7 @@ def compile_(
         The form to write.
     output
         The file to write. In ONNX a name without a suffix, or with a slash at its end, is that of
-        a model folder: model.onnx, its weights, the run's tokenizer, a sample of held-out text.
+        a model folder: model.onnx, its weights and the run's tokenizer.
         For hf it is a folder that loads with trust_remote_code=True where there is no rinsc.
     rounds
         Write so many rounds out, as 3, or A=2 for one repeat; dynamic makes them a run-time input.
@@ -62,6 +65,8 @@ def compile_(
         A safetensors file for onnx or hf; if not given, a run's own, else fresh ones.
     seed
         Of fresh weights.
+    overwrite
+        Write over a model folder of another form, whose files are then removed.
     json
         Print what was written, and the loss, as JSON.
     """
@@ -76,12 +81,20 @@ def compile_(
         raise UsageError(Problem("usage", "-o is empty", hint="name the file or folder to write"))
     if to == "onnx":
         form: RoundsForm = "dynamic" if dynamic else asked
-        compile_onnx(Request(spec, output, form, cache, folder, weights, seed, json), onnx)
+        request = Request(spec, output, form, cache, folder, weights, seed, json)
+        path = request.path if request.is_folder else None
+        with in_place_of(path, partial(onnx_form, request, onnx), overwrite=overwrite):
+            compile_onnx(request, onnx)
         return
     if to == "hf":
         refuse_onnx_options(onnx, cache=cache)
-        compile_hf(FolderRequest(spec, Path(output), asked, folder, weights, seed, json))
+        wanted = FolderRequest(spec, Path(output), asked, folder, weights, seed, json)
+        with in_place_of(wanted.output, partial(hf_form, asked), overwrite=overwrite):
+            compile_hf(wanted)
         return
+    if overwrite:
+        message = "--overwrite is about a model folder, and PyTorch source is a file"
+        raise UsageError(Problem("usage", message, hint="leave it out: a file is written over"))
     _refuse(onnx, weights)
     path = Path(output)
     check_writable(path)

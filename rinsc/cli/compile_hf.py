@@ -85,7 +85,8 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
     """With the weights that are asked for, or fresh ones."""
     import torch
 
-    from rinsc.backends.hf import RinscConfig, causal_lm
+    from rinsc.backends.hf import causal_lm
+    from rinsc.backends.hf.folder import token_ids
     from rinsc.backends.torch import load_weights
     from rinsc.backends.torch.memory import require_memory
     from rinsc.backends.torch.weights import open_weights
@@ -112,9 +113,8 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
         load_weights(model.model, weights)
     run = request.run
     if run is not None and run.hf_config.is_file():
-        trained = RinscConfig.from_pretrained(run.path)
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            setattr(model.config, key, getattr(trained, key))
+        for key, ids in token_ids(run.hf_config, request.spec.vocab_size).items():
+            setattr(model.config, key, ids)
     if run is not None and run.tokenizer.is_file():
         text = run.tokenizer.read_text(encoding="utf-8")
         special = special_tokens(text, read_declared(run.path))

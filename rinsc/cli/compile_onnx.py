@@ -67,6 +67,9 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
     """Write the model's file or folder, say what it is and, of a run, how good it is."""
     form = options.form(request.rounds, cache=request.cache)
     _check_place(request, genai=options.genai)
+    if options.held_out and (request.run is None or not request.is_folder):
+        message = "--held-out puts text of a run into a model folder"
+        raise UsageError(Problem("usage", message, hint="compile a run's folder, with -o model/"))
     require("torch", "safetensors", "onnx_ir", "numpy")
     from rinsc.backends.onnx.loading import TRAINED_KEY
 
@@ -75,7 +78,7 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
         _check_folder(request, outline, options)
     del outline
     measured = options.report and _is_worth_measuring(request.spec, form)
-    text = _held_out(request, form, measured=measured)
+    text = _held_out(request, form, measured=measured or options.held_out)
     calibrate = _calibration(request, form, options)
     module = _module(request)
     with option_values():
@@ -87,7 +90,7 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
             note(
                 f"the run has no tokenizer.json; rinsc generate {request.output} needs --tokenizer"
             )
-    files = _write(request, model, text, options)
+    files = _write(request, model, text if options.held_out else None, options)
     _say_written(request, files)
     if request.run is None and request.weights is None:
         note("no weights were given; the model has fresh, untrained ones")
@@ -121,8 +124,8 @@ def _check_no_run(path: Path) -> None:
     from rinsc.train.run_folder import RunFolder
 
     there = RunFolder(path)
-    shared = (there.tokenizer, there.tokenizer_config, there.chat_template)
-    if any(file.exists() for file in there.files if file not in shared):
+    own = (there.model_spec, there.config, there.data_record, there.metrics, there.result)
+    if any(file.exists() for file in own):  # other names are those of model folders, too
         message = "the folder holds a training run; a model folder is one of its own"
         hint = f"choose another folder, or write a file: -o {path / 'model.onnx'}"
         raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
@@ -154,7 +157,7 @@ def _held_out(request: Request, form: OnnxForm, *, measured: bool) -> str | None
         if measured and form.precision.name != "fp32":
             note(f"{NO_TABLE}: only a run has held-out text")
         return None
-    if not measured and not request.is_folder:
+    if not measured:
         return None
     from rinsc.train.heldout import held_out_sample
 

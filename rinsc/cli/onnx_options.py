@@ -66,6 +66,9 @@ class OnnxOptions:
     report: Annotated[bool, Parameter(negative="--no-report")] = True
     """Print the loss on a run's held-out text, which takes some seconds."""
 
+    held_out: Annotated[bool, Parameter(name="--held-out")] = False
+    """Ship the first 64 KiB of the run's held-out text in the folder, for rinsc bench to read."""
+
     @property
     def given(self) -> list[str]:
         """The options that are not as they are by default."""
@@ -83,6 +86,7 @@ class OnnxOptions:
             "--genai": self.genai,
             "--stop-id": self.stop_id,
             "--no-report": not self.report,
+            "--held-out": self.held_out,
         }
         return [name for name, value in values.items() if value]
 

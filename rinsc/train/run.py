@@ -174,10 +174,23 @@ def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> d
     }
 
 
+_WHOLE_RESULTS = ("steps", "tokens", "training_flops")
+
+
 def result_from_facts(facts: Mapping[str, Any]) -> TrainResult:
     """The result in a ``result.json``, also of an earlier version; raises TypeError."""
     known = {field.name for field in dataclasses.fields(TrainResult)}
-    return TrainResult(**{name: value for name, value in facts.items() if name in known})
+    given = {name: value for name, value in facts.items() if name in known}
+    for name, value in given.items():
+        if name == "held_out":
+            fits = value in (None, "whole", "sample")
+        elif name in ("held_out_windows", "held_out_bytes"):
+            fits = value is None or type(value) is int
+        else:
+            fits = type(value) is int or (type(value) is float and name not in _WHOLE_RESULTS)
+        if not fits:
+            raise TypeError(f"'{name}' is {value!r:.40}")
+    return TrainResult(**given)
 
 
 def finished_result(
@@ -202,7 +215,7 @@ def finished_result(
             tokenizer is None or words == tokenizer.sha256
         )
         is_this = is_this and difference_of_sources(folder, source) is None
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
     return result if is_this and begun == [spec_to_toml(spec), config_to_toml(config)] else None
 

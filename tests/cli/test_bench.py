@@ -39,7 +39,8 @@ def compiled(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Compile:
     def compile_(*args: str) -> Path:
         if args not in made:
             folder = tmp_path_factory.mktemp("models") / "model"
-            done = run_cli("compile", str(run), "--to", "onnx", *args, "-o", str(folder))
+            more = ("--held-out", "-o", str(folder))
+            done = run_cli("compile", str(run), "--to", "onnx", *args, *more)
             assert done.status == 0, done.err
             made[args] = folder
         return made[args]
@@ -163,7 +164,17 @@ def test_the_default_is_what_the_model_can_run(compiled: Compile) -> None:
 def test_by_default_no_repeat_runs_more_than_written(tmp_path: Path) -> None:
     args = ("--layers", "2", "--width", "16", "--heads", "2", "--vocab-size", "64", "--cache")
     for form in (("--rounds", "dynamic"), ("--rounds", "A=3", "--gated")):
-        done = run_cli("compile", "A^3B^2", *args, *form, "--to", "onnx", "-o", str(tmp_path / "m"))
+        done = run_cli(
+            "compile",
+            "A^3B^2",
+            *args,
+            *form,
+            "--to",
+            "onnx",
+            "-o",
+            str(tmp_path / "m"),
+            "--overwrite",
+        )
         assert done.status == 0, done.err
         rows = facts(tmp_path / "m", "--new-tokens", "8")["rows"]
         expected = [{"A": 1, "B": 1}, {"A": 2, "B": 2}, {"A": 3, "B": 2}]
@@ -330,6 +341,7 @@ def test_without_text_or_tokenizer(dial: Path, tmp_path: Path) -> None:
         assert done.status == 0
         assert "bits/byte" not in done.out
         assert f"{model / name}" in done.err
+        assert "--held-out" in done.err or name == "tokenizer.json"
         picture = tmp_path / "bench.png"
         refused = bench(model, "-o", str(picture))
         assert (refused.status, refused.out) == (1, "")

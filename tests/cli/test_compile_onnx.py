@@ -44,7 +44,7 @@ def _quality(result: Result) -> list[dict[str, Any]]:
 
 def test_the_folder_of_a_run(run: Path, corpus: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    words = ("--cache", "--rounds", "dynamic", "--precision", "int4")
+    words = ("--cache", "--rounds", "dynamic", "--precision", "int4", "--held-out")
     status, out, err = _compile(run, f"{folder}/", *words)
     assert status == 0, err
     assert sorted(path.name for path in folder.iterdir()) == NAMES
@@ -69,7 +69,8 @@ def test_the_folder_of_a_run(run: Path, corpus: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [("--cache",), ("--gated", "--rounds", "3"), ()])
 def test_fp32_figures_are_those_of_torch(run: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
-    rows = _quality(_compile(run, tmp_path / "m", "--precision", "int8", "--json", *words))
+    more = ("--precision", "int8", "--held-out", "--json", *words)
+    rows = _quality(_compile(run, tmp_path / "m", *more))
     model = to_torch(model_spec(run / "model.toml"))
     load_weights(model, RunFolder(run).weights)
     tokenizer = load_tokenizer(tmp_path / "m" / "tokenizer.json")
@@ -221,7 +222,7 @@ def test_a_folder_for_genai(run: Path, tmp_path: Path) -> None:
     assert result.status == 0, result.err
     assert "genai_config.json" in result.err
     names = {path.name for path in (tmp_path / "m").iterdir()}
-    assert {"genai_config.json", "tokenizer_config.json", *NAMES} <= names
+    assert {"genai_config.json", "tokenizer_config.json", *NAMES} - {"heldout.txt"} <= names
     assert Session(tmp_path / "m").has_cache
 
 
@@ -335,7 +336,7 @@ def test_a_model_that_cannot_be_measured_is_written(
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     (copy / "data.json").unlink()
-    status, out, err = _compile(copy, tmp_path / "m", "--precision", "int4")
+    status, out, err = _compile(copy, tmp_path / "m", "--precision", "int4", "--held-out")
     assert (status, out) == (0, "")
     assert "note: no held-out text: the run does not say which text it was trained on" in err
     names = sorted(path.name for path in (tmp_path / "m").iterdir())
@@ -397,3 +398,111 @@ def test_a_difference_of_nothing_has_no_minus() -> None:
         *("+0.0000", "+0.0000", "-0.0001", "+0.0020"),
     ]
     assert signed(float("nan")) == "+nan"
+
+
+@pytest.mark.parametrize("more", [(), ("--no-report",), ("--precision", "int4")], ids=" ".join)
+def test_held_out_text_is_shipped_only_where_it_is_asked_for(
+    run: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "m"
+    assert _compile(run, folder, *more).status == 0
+    text = "".join(document.text for document in load_corpus(_corpus(run)).held_out).encode()
+    for path in folder.iterdir():
+        assert text[:64] not in path.read_bytes()
+    measured = run_cli("bench", str(folder), "--prompt-tokens", "2", "--new-tokens", "2")
+    assert measured.status == 0
+    assert "bits per byte are left out" in measured.err
+    assert "--text" in measured.err
+    assert "--held-out" in measured.err
+
+
+def _corpus(run: Path) -> str:
+    return str(json.loads((run / "data.json").read_text())["corpus"]["name"])
+
+
+@pytest.mark.parametrize("args", [(SIGNATURE, "m/"), ("RUN", "m.onnx")])
+def test_held_out_text_is_of_a_run_and_goes_into_a_folder(
+    run: Path, tmp_path: Path, args: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = str(run) if args[0] == "RUN" else args[0]
+    sizes = () if args[0] == "RUN" else TINY
+    done = _compile(model, args[1], *sizes, "--held-out")
+    assert (done.status, done.out) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+FORMS = {
+    "fixed": ("onnx", "--rounds", "2"),
+    "three": ("onnx", "--rounds", "3"),
+    "dynamic": ("onnx", "--rounds", "dynamic"),
+    "cache": ("onnx", "--cache"),
+    "int8": ("onnx", "--precision", "int8"),
+    "genai": ("onnx", "--genai"),
+    "hf": ("hf",),
+    "hf at 3": ("hf", "--rounds", "3"),
+}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *(("fixed", new) for new in FORMS),
+        *(("hf", new) for new in ("fixed", "genai", "hf at 3")),
+        *(("genai", new) for new in ("hf", "cache", "int8")),
+    ],
+)
+def test_a_model_of_another_form_is_not_written_over(
+    run: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    folder = tmp_path / "m"
+
+    def compile_(form: str, *more: str) -> Result:
+        to, *words = FORMS[form]
+        report = ("--no-report",) if to == "onnx" else ()
+        return run_cli("compile", str(run), "--to", to, *words, *report, "-o", f"{folder}/", *more)
+
+    assert compile_(old).status == 0
+    assert compile_(old).status == 0  # the same command again
+    (folder / "mine.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if old == new:
+        return
+    refused = compile_(new)
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.err.startswith("error[other-form]: a model of another form stands here: ")
+    assert "--overwrite" in refused.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    done = compile_(new, "--overwrite")
+    assert done.status == 0, done.err
+    names = {path.name for path in folder.iterdir()}
+    assert ("model.onnx" in names) == (FORMS[new][0] == "onnx")
+    assert ("modeling_rinsc.py" in names) == (FORMS[new][0] == "hf")
+    assert ("genai_config.json" in names) == (new == "genai")
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_what_was_to_be_written_over_is_back_where_that_fails(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "m"
+    assert _compile(run, folder, "--no-report").status == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def failing(*_: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_file_module, "_serialized", failing)
+    assert _compile(run, folder, "--cache", "--overwrite").status == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_another_tool_s_model_is_not_written_over(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"of another tool")
+    refused = _compile(run, folder, "--no-report")
+    assert (refused.status, refused.out) == (1, "")
+    assert (folder / "model.onnx").read_bytes() == b"of another tool"

@@ -83,6 +83,25 @@ def write_standalone_folder(
     return [path / name for name in (WEIGHTS_FILE, *contents)]
 
 
+def token_ids(config: Path, vocab_size: int) -> dict[str, int | list[int] | None]:
+    """What a config.json says of the tokens that begin and end a text and fill a batch.
+
+    Raises CheckpointError for a file that cannot be read and for ids outside the vocabulary.
+    """
+    try:
+        values = read_json(config)
+        found = {key: values.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    except (OSError, ValueError, AttributeError):
+        found = {"config": ""}
+    for ids in found.values():
+        listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        if not all(type(each) is int and 0 <= each < vocab_size for each in listed):
+            message = f"the {config.name} is damaged"
+            hint = "restore the file, or train the run again"
+            raise CheckpointError(Problem("bad-config", message, place=str(config), hint=hint))
+    return found
+
+
 def _config_json(model: RinscForCausalLM) -> str:
     values: dict[str, Any] = parse_json(model.config.to_json_string())
     values |= {"architectures": [RinscForCausalLM.__name__], "auto_map": AUTO_MAP}

@@ -1,0 +1,135 @@
+"""What stands in a folder that a model is written to: the same form again, or one to be kept."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rinsc.cli.onnx_options import OnnxOptions
+from rinsc.errors import OutputError, Problem
+from rinsc.files import cannot_write, parse_json, read_json
+
+if TYPE_CHECKING:
+    from rinsc.cli.compile_onnx import Request
+    from rinsc.graph import Rounds
+
+ONNX_KEYS = ("form", "rounds", "cache", "operators", "precision", "exit")  # of its metadata
+HF_FILES = ("model.safetensors", "config.json", "modeling_rinsc.py", "generation_config.json")
+ONNX_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "heldout.txt")
+SHARED_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+# What a folder is, in words: {"kind": "onnx", "precision": "int4", …}.
+Form = Mapping[str, str]
+
+
+@contextmanager
+def in_place_of(
+    folder: Path | None, form: Callable[[], Form], *, overwrite: bool
+) -> Iterator[None]:
+    """In the body a model of ``form`` is written to ``folder``, which may hold one already.
+
+    One of another form is refused with an OutputError, unless it is to be overwritten: then its
+    files are gone after the body, and back where the body fails.
+    """
+    old = None if folder is None or not folder.is_dir() else standing_form(folder)
+    if folder is None or old is None or not (differing := _differing(old, form())):
+        yield
+        return
+    if not overwrite:
+        message = f"a model of another form stands here: {differing}"
+        hint = "choose another folder, or write over it with --overwrite"
+        raise OutputError(Problem("other-form", message, place=str(folder), hint=hint))
+    with _set_aside(folder):
+        yield
+
+
+def onnx_form(request: Request, options: OnnxOptions) -> Form:
+    """The form of the ONNX model that is asked for."""
+    form = options.form(request.rounds, cache=request.cache)
+    metadata = {**form.outline(request.spec).metadata, "rinsc.precision": form.precision.text}
+    return _onnx_facts(metadata, genai=options.genai)
+
+
+def hf_form(rounds: Rounds) -> Form:
+    """The form of the folder for transformers that is asked for."""
+    plain = dict(rounds) if isinstance(rounds, Mapping) else rounds
+    return {"kind": "hf", "rounds": json.dumps(plain)}
+
+
+def standing_form(folder: Path) -> Form | None:
+    """What a folder holds; None where it is none of our models."""
+    if (folder / "model.toml").exists():  # a run, which nothing writes over
+        return None
+    if (folder / "model.onnx").is_file():
+        from rinsc.backends.onnx.benchmark import metadata_of
+
+        try:
+            metadata = metadata_of(folder / "model.onnx")
+        except (OSError, ValueError):
+            metadata = {}
+        if "rinsc.form" not in metadata:
+            return {"kind": "model.onnx that rinsc cannot read"}
+        return _onnx_facts(metadata, genai=(folder / "genai_config.json").exists())
+    if not (folder / "modeling_rinsc.py").exists():
+        return None
+    try:
+        config = read_json(folder / "config.json")
+        rounds = config.get("rounds")
+    except (OSError, ValueError, AttributeError):
+        rounds = None
+    return {"kind": "hf", "rounds": json.dumps(rounds)}
+
+
+def _onnx_facts(metadata: Mapping[str, str], *, genai: bool) -> Form:
+    facts = {key: metadata.get(f"rinsc.{key}", "") for key in ONNX_KEYS}
+    return {"kind": "genai" if genai else "onnx", **facts}
+
+
+def _differing(old: Form, new: Form) -> str:
+    """How the forms differ, in words; empty where they do not."""
+    keys = [key for key in new if old.get(key) != new[key]]
+    if "kind" in keys:
+        return f"{old['kind']}, not {new['kind']}"
+    return ", ".join(f"{key} {_shown(old.get(key))}, not {_shown(new[key])}" for key in keys)
+
+
+def _shown(text: str | None) -> str:
+    try:
+        value = parse_json(text or "")
+    except ValueError:
+        return text or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={count}" for name, count in value.items()) or "none"
+    return "none" if value is None else text or "none"
+
+
+@contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """In the body the files of a model are not in the folder; they come back where it fails."""
+    aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.old")
+    names = [*HF_FILES, *ONNX_FILES, *SHARED_FILES]
+    there = [name for name in names if (folder / name).is_file()]
+    try:
+        aside.mkdir()
+        for name in there:
+            (folder / name).rename(aside / name)
+    except OSError as error:
+        _bring_back(aside, folder)
+        raise cannot_write(folder, error) from error
+    try:
+        yield
+    except BaseException:
+        _bring_back(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _bring_back(aside: Path, folder: Path) -> None:
+    for file in aside.iterdir() if aside.is_dir() else ():
+        file.rename(folder / file.name)
+    shutil.rmtree(aside, ignore_errors=True)
