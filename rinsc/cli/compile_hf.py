@@ -11,7 +11,7 @@ from rinsc.cli.diagnostics import note
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.onnx_options import OnnxOptions
 from rinsc.cli.output import print_json, print_note
-from rinsc.errors import OutputError, Problem, UsageError
+from rinsc.errors import CheckpointError, OutputError, Problem, UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -121,7 +121,15 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
         stops = stop_ids(run.path, special.stop_ids, request.spec.vocab_size)
         for key, value in replace(special, stop_ids=stops).config_ids.items():
             setattr(model.config, key, value)
-        padding = generation_config(stops, vocabulary_size(text), request.spec.vocab_size)
+        try:
+            size = vocabulary_size(text)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            message, hint = "the tokenizer.json is damaged", "restore the file"
+            place = str(run.tokenizer)
+            raise CheckpointError(
+                Problem("bad-tokenizer", message, place=place, hint=hint)
+            ) from None
+        padding = generation_config(stops, size, request.spec.vocab_size)
         model.generation_config.suppress_tokens = padding.get("suppress_tokens")
     return model
 

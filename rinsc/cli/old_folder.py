@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ONNX_KEYS = ("form", "rounds", "cache", "operators", "precision", "exit")  # of its metadata
 HF_FILES = ("model.safetensors", "config.json", "modeling_rinsc.py", "generation_config.json")
 ONNX_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "heldout.txt")
-SHARED_FILES = ("tokenizer.json", "tokenizer_config.json")
+SHARED_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 # What a folder is, in words: {"kind": "onnx", "precision": "int4", …}.
 Form = Mapping[str, str]

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def as_toml(value: Any) -> str:
     return '"none"' if value is None else json.dumps(value)
 
 
-def damage(path: Path, draw: st.DrawFn) -> None:
+def damage(path: Path, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
     """Replace one value of the file."""
     text = path.read_text(encoding="utf-8")
     first, newline, rest = text.partition("\n") if path.suffix == ".jsonl" else (text, "", "")

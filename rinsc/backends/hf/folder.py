@@ -15,7 +15,7 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 from rinsc.backends.hf.standalone import standalone_source
 from rinsc.backends.torch.weights import write_tensors
-from rinsc.errors import OutputError, Problem
+from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import (
     atomic_path,
     check_folder,
