@@ -157,7 +157,7 @@ def test_a_terminal_without_the_characters_still_gets_an_answer() -> None:
         ("onnx_ir", "onnx", ["compile", "A", "--to", "onnx", "-o", "x.onnx"]),
         ("tokenizers", "train", ["train", "A", "--data", "plays", "-o", "x"]),
         ("onnxruntime", "cpu", ["generate", "x.onnx", "--prompt", "x"]),
-        ("matplotlib", "train", ["demo"]),
+        ("matplotlib", "draw", ["demo"]),
     ],
 )
 def test_a_missing_library_names_its_extra(
