@@ -353,6 +353,30 @@ def test_codes_are_the_same_every_time(trained: CompiledModule) -> None:
     assert first == second
 
 
+def test_all_forms_hold_the_same_weights() -> None:
+    """At whatever rounds they are written out: the sample runs at those of the signature."""
+    module = lively_model(small_spec(tied_embedding=True))
+    forms: list[tuple[RoundsForm, dict[str, Any]]] = [
+        (None, {"cache": True}),
+        (1, {"cache": True}),
+        ("dynamic", {"cache": True}),
+        (5, {"cache": True, "gated": True}),
+    ]
+    held = []
+    for rounds, options in forms:
+        initializers = to_onnx(module, rounds, precision="int4", **options).ir.graph.initializers
+        tensors = {str(name): value.const_value for name, value in initializers.items()}
+        held.append(
+            {
+                name: tensor.tobytes()
+                for name, tensor in tensors.items()
+                if tensor is not None and ".weight." in name
+            }
+        )
+    assert held[0]
+    assert all(each == held[0] for each in held)
+
+
 @pytest.mark.parametrize(("width", "block_size"), [(64, 32), (72, 32), (96, 32), (200, 128)])
 @pytest.mark.parametrize(
     ("embedding", "tied"), [(e, t) for e in ("int4", "int8", "fp16", "fp32") for t in (True, False)]

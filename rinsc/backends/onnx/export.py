@@ -37,7 +37,7 @@ class Module(HasStateDict, Protocol):
     @property
     def graph(self) -> BlockGraph: ...
 
-    def input_moments(self, inputs: npt.ArrayLike | None, rounds: Rounds) -> Moments: ...
+    def input_moments(self, inputs: npt.ArrayLike | None) -> Moments: ...
 
 
 def to_onnx(
@@ -65,8 +65,9 @@ def to_onnx(
     for a whole batch; each ``rounds_used_<repeat>`` is an output then.
 
     ``int4`` rounds weights so that products change least on a sample of inputs, which takes some
-    passes over them: ``calibrate`` is that sample, token ids (windows, seq); True for random ids,
-    False to round each weight by itself.
+    passes over them at the rounds of the signature, so that all forms have the same weights.
+    ``calibrate`` is that sample, token ids (windows, seq); True for random ids, False to round
+    each weight by itself.
 
     Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights of
     another model, `SpecError` for a cache of a model that predicts no next token, `UsageError` for
@@ -81,8 +82,7 @@ def to_onnx(
     precision = parse_precision(precision) if isinstance(precision, str) else precision
     moments: Moments = no_moments
     if precision.is_calibrated and calibrate is not False:
-        inputs = None if calibrate is True else calibrate
-        moments = model.input_moments(inputs, None if isinstance(rounds, str) else rounds)
+        moments = model.input_moments(None if calibrate is True else calibrate)
     return graph_to_onnx(
         graph,
         model,

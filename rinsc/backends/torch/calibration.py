@@ -28,9 +28,7 @@ BATCH_TOKENS = 1024  # run at once
 BATCH_LOGITS = 1 << 24
 
 
-def calibration(
-    module: CompiledModule, inputs: npt.ArrayLike | None = None, rounds: Rounds = None
-) -> Moments:
+def calibration(module: CompiledModule, inputs: npt.ArrayLike | None = None) -> Moments:
     """The moments of a module's matrices over ``inputs``, or over random tokens.
 
     Random tokens are no text, but go through the model's own embedding: most of what a text gains
@@ -43,7 +41,7 @@ def calibration(
         length = min(spec.context, RANDOM_WINDOW)
         windows = -(-ENOUGH_TOKENS // length)
         inputs = np.random.default_rng(0).integers(0, spec.vocab_size, (windows, length))
-    return Calibration(module, inputs, rounds)
+    return Calibration(module, inputs)
 
 
 class Calibration:

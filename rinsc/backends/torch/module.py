@@ -19,7 +19,7 @@ from rinsc.backends.torch.calibration import Moments, calibration
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.memory import require_memory
 from rinsc.backends.torch.steps import takes_noise_seed
-from rinsc.graph import BlockGraph, Rounds, require_graph, verified
+from rinsc.graph import BlockGraph, require_graph, verified
 from rinsc.spec import ModelSpec
 
 _numbers = itertools.count()
@@ -35,9 +35,9 @@ class CompiledModule(nn.Module):
     takes_noise_seed: ClassVar[bool]
     draws: Any = None  # of a model that draws in training
 
-    def input_moments(self, inputs: npt.ArrayLike | None, rounds: Rounds) -> Moments:
+    def input_moments(self, inputs: npt.ArrayLike | None) -> Moments:
         """What each matrix is multiplied with on ``inputs``, or on random tokens; `calibration`."""
-        return calibration(self, inputs, rounds)
+        return calibration(self, inputs)
 
 
 def to_torch(
