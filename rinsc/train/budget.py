@@ -59,7 +59,18 @@ def matched(config: TrainConfig, spec: ModelSpec, baseline: ModelSpec) -> TrainC
     for one step.
     """
     plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
-    return with_budget(config, spec, Budget(spending(plain, baseline).training_flops, "flops"))
+    flops = spending(plain, baseline).training_flops
+    found = with_budget(config, spec, Budget(flops, "flops"))
+    if flops - spending(found, spec).training_flops < one_more_step(found, spec):
+        return found
+    # Each stage of a schedule that goes up and down moves with the length: one step more can cost
+    # more than any step does, and is then nearer to the budget.
+    return dataclasses.replace(found, steps=found.steps + 1)
+
+
+def one_more_step(config: TrainConfig, spec: ModelSpec) -> int:
+    """Training FLOPs of the most expensive step that could come next."""
+    return Depths(spec, config).flops_of_one_more(config.steps)
 
 
 def spending(config: TrainConfig, spec: ModelSpec) -> Spending:

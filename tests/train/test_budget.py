@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
@@ -132,6 +132,26 @@ def test_matching_a_baseline_is_that_of_costs(text: str, batch: int, seq: int, s
 def _pays(spec: ModelSpec, baseline: ModelSpec, seq: int, batch: int, steps: int) -> bool:
     costs = [training_flops(each, seq, batch=batch) for each in (baseline, spec)]
     return steps * costs[0] >= costs[1]
+
+
+ZIGZAGS = st.lists(
+    st.tuples(st.integers(1, 99), st.integers(1, 8)),
+    min_size=2,
+    max_size=6,
+    unique_by=lambda pair: pair[0],
+).map(lambda pairs: ((0.0, 1), *((share / 100, rounds) for share, rounds in sorted(pairs))))
+
+
+@example(((0.0, 1), (0.12, 8), (0.29, 1), (0.32, 8), (0.75, 1)), 31)
+@given(ZIGZAGS, st.integers(20, 400))
+def test_a_schedule_that_goes_up_and_down_ends_within_a_step_of_its_baseline(
+    schedule: tuple[tuple[float, int], ...], steps: int
+) -> None:
+    spec, baseline = SPECS["(A^3)B"], SPECS["AB"]
+    config = matched(settings(2, 7, rounds_schedule=schedule, steps=steps), spec, baseline)
+    budget = steps * training_flops(baseline, 7, batch=2)
+    most = max(training_flops(spec, 7, batch=2, rounds=rounds) for _, rounds in schedule)
+    assert abs(budget - by_hand(spec, schedule, config.steps)) < most
 
 
 def by_draws(spec: ModelSpec, seed: int, steps: int) -> list[int]:
