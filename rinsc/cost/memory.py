@@ -1,37 +1,57 @@
-"""Bytes: weights, gradients, optimizer state, key-value cache, and an estimate of activations."""
+"""Bytes: weights, gradients, optimizer state, key-value cache, and activations."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from rinsc.cost.checks import checked_counts
 from rinsc.cost.counts import RunCounts, exactly, run_counts
 from rinsc.cost.params import stored_params
-from rinsc.cost.runs import FRAME, ProgramRuns, program_runs
+from rinsc.cost.runs import FRAME, ProgramRuns, program_runs, repeat_row
 from rinsc.errors import Problem, SpecError, did_you_mean
-from rinsc.graph import BlockGraph, Loop, Rounds, resolve_rounds
-from rinsc.layers import trace_loop, trace_programs
-from rinsc.ops import Attention, at_sizes
+from rinsc.graph import BlockGraph, Loop, Rounds, Visit, resolve_rounds
+from rinsc.layers import trace_loop, trace_programs, weights
+from rinsc.ops import (
+    Attention,
+    Embedding,
+    LayerNorm,
+    Linear,
+    MergeHeads,
+    Positions,
+    Project,
+    RMSNorm,
+    Rope,
+    RotaryTable,
+    Shape,
+    SplitHeads,
+    TiedLinear,
+    UnitRMSNorm,
+    at_sizes,
+)
 from rinsc.program import Node, Program, Value
 
 Precision = Literal["fp32", "bf16"]
 Checkpointing = Literal["none", "visit", "round"]
 BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 MASTER_BYTES = 4  # gradients and optimizer state stay in fp32
+FULL = 4  # bytes of an element outside of matrix products
+ID_BYTES = 8  # of a token, a position or a target
 
 
 @dataclass(frozen=True)
 class MemoryReport:
     """Bytes of one training step, and of the cache that generation keeps.
 
-    ``activation_bytes`` is an estimate: what the backward pass needs of each operation's inputs
-    and outputs, each tensor once, without the allocator's slack. Rounds without gradients keep
-    nothing. With checkpointing of visits or rounds, each keeps the state that it was given, and the
-    largest of them is there once more while it is recomputed.
+    ``activation_bytes`` is an upper bound of what PyTorch keeps for the backward pass, within 5 %
+    on a CPU: each storage once, without the allocator's slack. A GPU's fused norms keep less. In
+    bf16 it is that of autocast, as `rinsc train` runs, with the copies that it makes of weights.
+    Rounds without gradients keep nothing. With checkpointing of visits or rounds, each keeps the
+    state that it was given, and the largest of them is there once more while it is recomputed.
     """
 
     precision: Precision
@@ -53,7 +73,7 @@ def memory(
 ) -> MemoryReport:
     """The bytes of a model that trains with AdamW on ``batch`` sequences of ``seq`` tokens.
 
-    Weights are stored in ``precision``, and so are the cache and the activations. Rounds are those
+    Weights are stored in ``precision``, and so is the cache. Rounds are those
     written, where none are asked, also where training draws them.
     """
     seq, batch = checked_counts(seq=seq, batch=batch)
@@ -67,7 +87,7 @@ def memory(
         gradient_bytes=params * MASTER_BYTES,
         optimizer_bytes=params * 2 * MASTER_BYTES,  # AdamW: two moments
         kv_bytes_per_token=_kv_elements(graph, counts) * width,
-        activation_bytes=_activation_elements(graph, resolved, batch, seq, checkpointing) * width,
+        activation_bytes=_activation_bytes(graph, resolved, batch, seq, checkpointing, precision),
     )
 
 
@@ -100,72 +120,261 @@ def _kv_elements(graph: BlockGraph, counts: RunCounts) -> int:
     )
 
 
-def saved_elements(program: Program, batch: int, seq: int) -> int:
-    """Elements that one run of the program keeps for its backward pass, each tensor once.
+def saved_bytes(
+    program: Program,
+    batch: int,
+    seq: int,
+    precision: Precision = "fp32",
+    widths: Mapping[str, int] | None = None,
+) -> int:
+    """What one run of the program keeps for its backward pass in PyTorch, each storage once.
 
-    What has a fixed shape is a weight, or a view of one, and is kept anyway.
+    In bf16 the products run under autocast, which makes a copy of what is not bf16 yet. What has a
+    fixed shape is a weight, or a view of one, and is there anyway. ``widths`` are the bytes of an
+    element of inputs that are not fp32.
     """
-    kept = {value for node in program.nodes for value in _kept(node)}
-    sizes = (("batch", batch), ("seq", seq))
-    return sum(
-        math.prod(at_sizes(value.shape, sizes))
-        for value in kept
-        if any(isinstance(dim, str) for dim in value.shape)
-    )
+    kept = _kept(program, batch, seq, _element_bytes(precision), widths or {})
+    return sum(kept.storages.values())
 
 
-def _kept(node: Node) -> Iterator[Value]:
-    if node.op.saves_inputs:
-        yield from node.inputs
-    if node.op.saves_output:
-        yield node.output
+def _kept(
+    program: Program, batch: int, seq: int, products: int, widths: Mapping[str, int]
+) -> _Kept:
+    kept = _Kept((("batch", batch), ("seq", seq)), products)
+    kept.widths |= {program.inputs[name]: width for name, width in widths.items()}
+    for node in program.nodes:
+        kept.run(node)
+    return kept
 
 
-def _activation_elements(
+@dataclass
+class _Kept:
+    """The storages that autograd keeps while a program runs, by what is in them."""
+
+    sizes: tuple[tuple[str, int], ...]
+    products: int  # bytes of an element that a product takes and gives
+    storages: dict[object, int] = field(default_factory=dict)
+    widths: dict[Value, int] = field(default_factory=dict)  # bytes of an element; else fp32
+    views: dict[Value, Value] = field(default_factory=dict)  # what is no storage of its own
+    in_place: set[Value] = field(default_factory=set)  # attention over heads as a matrix gives them
+
+    def run(self, node: Node) -> None:
+        op, inputs, output = node.op, node.inputs, node.output
+        self.widths[output] = max((self._width(value) for value in inputs), default=FULL)
+        if isinstance(op, Linear | TiedLinear | Project | Attention):
+            self._keep_product(node)
+        elif isinstance(op, RMSNorm | LayerNorm | UnitRMSNorm):
+            self._keep_norm(node)
+        elif isinstance(op, Rope):
+            self.widths[output] = FULL  # as its tables
+        elif isinstance(op, SplitHeads) or self._merges_in_place(node):
+            self.views[output] = self._storage(inputs[0])
+        elif isinstance(op, Embedding | Positions):
+            self.storages[output, "ids"] = ID_BYTES * self._elements(output.shape[:-1])
+        elif isinstance(op, RotaryTable):
+            self._keep(output)
+        else:
+            for value in inputs if op.saves_inputs else ():
+                self._keep(value)
+            if op.saves_output:
+                self._keep(output)
+
+    def _merges_in_place(self, node: Node) -> bool:
+        return isinstance(node.op, MergeHeads) and node.inputs[0] in self.in_place
+
+    def _keep_product(self, node: Node) -> None:
+        inputs, output = node.inputs, node.output
+        self.widths[output] = self.products
+        for index, value in enumerate(inputs):
+            self._keep_cast((output, index), value, self.products)
+        if isinstance(node.op, Attention):
+            self._keep(output)
+            rows = inputs[0].shape[:-1]  # the logarithm of a sum for each row of each head
+            self.storages[output, "rows"] = FULL * self._elements(rows)
+            if inputs[0] in self.views:
+                self.in_place.add(output)
+
+    def _keep_norm(self, node: Node) -> None:
+        """The input, numbers of each row, and of some the input as it is normalised, in fp32."""
+        (value, *_), output = node.inputs, node.output
+        if isinstance(node.op, LayerNorm):
+            self._keep(value)
+        else:
+            self._keep_cast((output, "input"), value, FULL)
+        rows = FULL * self._elements(value.shape[:-1])
+        self.storages[output, "rows"] = rows * (2 if isinstance(node.op, LayerNorm) else 1)
+        if isinstance(node.op, RMSNorm):
+            # A fused kernel, as GPUs have one, keeps less.
+            self.storages[output, "normalised"] = FULL * self._elements(value.shape)
+
+    def _keep_cast(self, key: object, value: Value, width: int) -> None:
+        if self._width(value) == width:
+            self._keep(value)
+        else:
+            self.storages[key] = width * self._elements(value.shape)
+
+    def _keep(self, value: Value) -> None:
+        if not self._is_fixed(value):
+            size = self._width(value) * self._elements(value.shape)
+            self.storages[self._storage(value)] = size
+
+    def _storage(self, value: Value) -> Value:
+        return self.views.get(value, value)
+
+    def _width(self, value: Value) -> int:
+        return self.widths.get(value, FULL)
+
+    def _elements(self, shape: Shape) -> int:
+        return math.prod(at_sizes(shape, self.sizes))
+
+    def _is_fixed(self, value: Value) -> bool:
+        return not any(isinstance(dim, str) for dim in value.shape)
+
+
+def _activation_bytes(
     graph: BlockGraph,
     rounds: Mapping[str, int],
     batch: int,
     seq: int,
     checkpointing: Checkpointing,
+    precision: Precision,
 ) -> int:
     logits = trace_programs(graph.spec).head.outputs["logits"]
-    loss = math.prod(at_sizes(logits.shape, (("batch", batch), ("seq", seq))))
+    sizes = (("batch", batch), ("seq", seq))
+    loss = FULL * math.prod(at_sizes(logits.shape, sizes))  # logarithms of probabilities
+    loss += ID_BYTES * math.prod(at_sizes(logits.shape[:-1], sizes)) + FULL
+    step = _Step(graph, batch, seq, precision)
     counts = run_counts(graph, rounds)
-    saved = loss + sum(_saved(each, batch, seq) for each in program_runs(graph, counts))
+    saved = loss + sum(step.saved(each) for each in program_runs(graph, counts))
+    if precision == "bf16":
+        saved += BYTES["bf16"] * _matrix_elements(graph)
     if checkpointing == "none":
         return saved
-    of_units = _visits if checkpointing == "visit" else _rounds
-    units = list(of_units(graph, rounds, batch, seq))
-    state = batch * seq * graph.spec.width
-    dropped = sum(times * (elements - state) for times, elements in units)
-    return saved - dropped + max((elements for times, elements in units if times), default=0)
+    of_units = step.visits if checkpointing == "visit" else step.rounds
+    units = list(of_units(rounds))
+    state = FULL * batch * seq * graph.spec.width
+    dropped = sum(times * (size - state) for times, size in units)
+    return saved - dropped + max((size for times, size in units if times), default=0)
 
 
-def _saved(each: ProgramRuns, batch: int, seq: int) -> int:
-    return int(each.with_grad) * saved_elements(each.program, batch, seq)
+def _matrix_elements(graph: BlockGraph) -> int:
+    """Elements of the matrices of which autocast keeps a copy, each once a step."""
+    spec = graph.spec
+    programs = trace_programs(spec)
+    given = set(programs.embed.inputs.values())  # which learn nothing, so that no matrix is kept
+    tables = {
+        f"{node.name}.weight"
+        for node in programs.embed.nodes
+        if isinstance(node.op, Embedding | Positions) or given & set(node.inputs)
+    }
+    tied = {
+        f"{node.op.owner}.weight" for node in programs.head.nodes if isinstance(node.op, TiedLinear)
+    }
+    return sum(
+        math.prod(param.shape)
+        for name, param in weights(graph)
+        if len(param.shape) == 2 and name not in tables - tied
+    )
 
 
-Unit = tuple[int, int]  # how often it runs with gradients, and what one run keeps, in elements
+@dataclass
+class _StateWidths:
+    """Bytes of an element of the state, as it goes through a graph: under autocast a product that
+    nothing is added to, as that of ``inject=concat``, leaves it in bf16."""
+
+    graph: BlockGraph
+    products: int
+    # At most, of the inputs of each program, by owner and program.
+    given: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict)
+    _after: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def through(self, owner: str, program: Program, **widths: int) -> int:
+        """The width of a program's result."""
+        widths = {name: width for name, width in widths.items() if name in program.inputs}
+        known = self.given.setdefault((owner, id(program)), {})
+        known |= {name: max(width, known.get(name, 0)) for name, width in widths.items()}
+        kept = _kept(program, 1, 1, self.products, widths)
+        result = program.outputs.get("x")
+        return FULL if result is None else kept.widths.get(result, FULL)
+
+    def after(self, graph: BlockGraph, width: int) -> int:
+        """The width of the state behind a graph, or a body."""
+        key = (id(graph), width)
+        if key not in self._after:
+            for step in graph.steps():
+                run = self._visit if isinstance(step, Visit) else self._loop
+                width = run(step, width)  # type: ignore[arg-type]
+            self._after[key] = width
+        return self._after[key]
+
+    def _visit(self, visit: Visit, width: int) -> int:
+        block, programs = self.graph.blocks[visit.block], trace_programs(self.graph.spec)
+        layers = [programs.layer[block.kind]] * min(2, block.layers * visit.each)
+        ends = programs.enter.get(block.kind), programs.leave.get(block.kind)
+        for program in (ends[0], *layers, ends[1]):
+            if program is not None:
+                width = self.through(visit.block, program, x=width)
+        return width
+
+    def _loop(self, loop: Loop, entry: int) -> int:
+        """Two rounds show every width that there is."""
+        around, owner, width = trace_loop(self.graph.spec, loop), repeat_row(loop.name), entry
+        if around.start is not None:
+            width = self.through(owner, around.start, entry=entry)
+        for _ in range(2):
+            inside = width
+            if around.before is not None:
+                inside = self.through(owner, around.before, x=width, entry=entry)
+            width = self.after(loop.body, inside)
+            if around.after is not None:
+                width = self.through(owner, around.after, x=inside, y=width)
+        return width
 
 
-def _visits(graph: BlockGraph, rounds: Mapping[str, int], batch: int, seq: int) -> Iterator[Unit]:
-    """The visits of each block, recomputed one at a time."""
-    counts = run_counts(graph, rounds)
-    of_block: Counter[str] = Counter()
-    for each in program_runs(graph, counts):
-        of_block[each.owner] += _saved(each, batch, seq)
-    for name, runs in counts.blocks.items():
-        times = int(runs.visits_with_grad)
-        yield times, of_block[name] // max(1, times)
+Unit = tuple[int, int]  # how often it runs with gradients, and the bytes that one run keeps
 
 
-def _rounds(graph: BlockGraph, rounds: Mapping[str, int], batch: int, seq: int) -> Iterator[Unit]:
-    """The rounds of each repeat that stands in no other, recomputed one at a time."""
-    for loop in graph.steps():
-        if isinstance(loop, Loop):
-            inside = program_runs(loop.body, run_counts(loop.body, rounds))
-            kept = sum(_saved(each, batch, seq) for each in inside if each.owner != FRAME)
-            around = trace_loop(graph.spec, loop)
-            own = [each for each in (around.before, around.after) if each is not None]
-            kept += sum(saved_elements(program, batch, seq) for program in own)
-            yield int(exactly(loop, rounds).with_grad), kept
+@dataclass(frozen=True)
+class _Step:
+    """A training step, of which programs keep something."""
+
+    graph: BlockGraph
+    batch: int
+    seq: int
+    precision: Precision
+
+    @cached_property
+    def _widths(self) -> Mapping[tuple[str, int], Mapping[str, int]]:
+        programs = trace_programs(self.graph.spec)
+        widths = _StateWidths(self.graph, _element_bytes(self.precision))
+        state = widths.after(self.graph, widths.through(FRAME, programs.embed))
+        widths.through(FRAME, programs.head, x=state)
+        return widths.given
+
+    def saved(self, each: ProgramRuns) -> int:
+        return int(each.with_grad) * self._of(each.owner, each.program)
+
+    def _of(self, owner: str, program: Program) -> int:
+        widths = self._widths.get((owner, id(program)))
+        return saved_bytes(program, self.batch, self.seq, self.precision, widths)
+
+    def visits(self, rounds: Mapping[str, int]) -> Iterator[Unit]:
+        """The visits of each block, recomputed one at a time."""
+        counts = run_counts(self.graph, rounds)
+        of_block: Counter[str] = Counter()
+        for each in program_runs(self.graph, counts):
+            of_block[each.owner] += self.saved(each)
+        for name, runs in counts.blocks.items():
+            times = int(runs.visits_with_grad)
+            yield times, of_block[name] // max(1, times)
+
+    def rounds(self, rounds: Mapping[str, int]) -> Iterator[Unit]:
+        """The rounds of each repeat that stands in no other, recomputed one at a time."""
+        for loop in self.graph.steps():
+            if isinstance(loop, Loop):
+                inside = program_runs(loop.body, run_counts(loop.body, rounds))
+                kept = sum(self.saved(each) for each in inside if each.owner != FRAME)
+                around = trace_loop(self.graph.spec, loop)
+                own = [each for each in (around.before, around.after) if each is not None]
+                kept += sum(self._of(repeat_row(loop.name), program) for program in own)
+                yield int(exactly(loop, rounds).with_grad), kept

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
+from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import to_torch
+from rinsc.backends.torch.memory import TrainingStep
 from rinsc.cost import executed_params, memory, stored_params, visits_of_blocks
+from rinsc.cost.memory import Precision
 from rinsc.graph import build_graph, unroll
 from rinsc.kinds import KINDS
-from rinsc.layers import trace_programs
-from rinsc.ops import Activation, RMSNorm
+from rinsc.layers import layer_kind
+from rinsc.ops import Activation
 from rinsc.ops.elements import Function
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.syntax import parse
+from rinsc.syntax.sizes import stack_of
 from tests.cost.models import graph_of, input_of, small_spec
 from tests.specs import specs
 
@@ -50,53 +58,85 @@ def test_weights_gradients_and_optimizer_state_are_what_torch_holds() -> None:
     assert report.optimizer_bytes == sum(moments)
 
 
-def held_bytes(spec: ModelSpec, batch: int, seq: int) -> int:
-    """Every distinct storage that autograd keeps for a step, parameters and tables aside."""
-    model = to_torch(spec)
-    held: dict[int, int] = {}
+def held_bytes(spec: ModelSpec, batch: int, seq: int, precision: Precision = "fp32") -> int:
+    """Every distinct storage that autograd keeps for a step, parameters and tables aside.
+
+    Of a language model it is the step of `rinsc train`, of others the plain module's.
+    """
+    hosted = layer_kind(spec.kind).causal
+    model: Any = causal_lm(spec) if hosted else to_torch(spec)
+    model.eval()  # at the rounds written
+    held: dict[int, torch.UntypedStorage] = {}  # which stay, so that no address comes again
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes()
+            held[storage.data_ptr()] = storage
         return tensor
 
     given = input_of(spec, batch, seq)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits = model(given).flatten(0, -2)
-        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        if hosted:
+            loss = model(given, labels=given, use_cache=False).loss
+        else:
+            logits = model(given).flatten(0, -2)
+            loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
     assert loss.requires_grad
-    return sum(held.values())
+    return sum(storage.nbytes() for storage in held.values())
 
 
-def tolerance(spec: ModelSpec) -> float:
-    """Without a fused kernel PyTorch keeps what an RMSNorm has normalised; some kinds have many."""
-    layer = trace_programs(spec).layer[spec.kind]
-    return 0.20 if sum(isinstance(node.op, RMSNorm) for node in layer.nodes) > 2 else 0.10
+OPTIONS = [
+    ("A^6{inject=add, grad=2}B", "gpt"),
+    ("A^4{inject=concat, init=zero, grad=3}B", "gpt"),
+    ("A^3{adapter=lora(4)}B", "llama"),
+    ("A^3{adapter=gate, inject=gate}B", "gpt"),
+    ("P(A^3{adapter=linear}B{tie=mlp})^2{inject=add, init=noise}", "llama"),
+    ("P R^4{inject=concat, init=noise}C", "huginn"),
+    ("(A^2{inject=concat}B)^3C{kind=gpt}", "llama"),
+    ("A^2{init=learned, inject=gate}B{each=2}", "transformer"),
+]
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("text", ["AB", "(A^3)B"])
-def test_activations_are_about_what_autograd_keeps(text: str, kind: str) -> None:
-    spec = model_spec(text, preset="tiny", kind=kind)
-    estimate = memory(build_graph(spec), 64, batch=4).activation_bytes
-    assert estimate == pytest.approx(held_bytes(spec, 4, 64), rel=tolerance(spec))
-
-
+@pytest.mark.parametrize("precision", get_args(Precision))
 @pytest.mark.parametrize(
-    "text",
-    [
-        "A^6{inject=add, grad=2}B",
-        "A^4{inject=concat, init=zero, grad=3}B",
-        "A^3{adapter=lora(4)}B",
-        "A^3{adapter=gate, inject=gate}B",
-    ],
+    ("text", "kind"),
+    [(text, kind) for kind in sorted(KINDS) for text in ("AB", "(A^3)B")] + OPTIONS,
 )
-def test_activations_of_repeats_with_options(text: str) -> None:
-    spec = model_spec(text, preset="tiny", kind="gpt")
-    estimate = memory(build_graph(spec), 64, batch=4).activation_bytes
-    assert estimate == pytest.approx(held_bytes(spec, 4, 64), rel=0.12)
+def test_activations_bound_what_autograd_keeps(text: str, kind: str, precision: Precision) -> None:
+    layers = stack_of(parse(text), each=1)
+    spec = model_spec(text, preset="tiny", kind=kind, layers=layers)
+    bound = memory(build_graph(spec), 64, batch=4, precision=precision).activation_bytes
+    held = held_bytes(spec, 4, 64, precision)
+    assert held <= bound <= 1.05 * held
+
+
+@given(spec=specs(options=True, max_visits=6), precision=st.sampled_from(get_args(Precision)))
+@settings(max_examples=25)
+def test_the_bound_holds_for_any_model(spec: ModelSpec, precision: Precision) -> None:
+    assume(spec.head_dim > 2)  # of so few, PyTorch takes a kernel that is not fused
+    bound = memory(build_graph(spec), 11, batch=2, precision=precision).activation_bytes
+    assert held_bytes(spec, 2, 11, precision) <= bound
+
+
+def test_a_step_needs_no_more_than_is_told(tmp_path: Path) -> None:
+    """By PyTorch's own profiler, beyond weights and gradients."""
+    spec = model_spec("(A^3)B", preset="tiny", layers=2, vocab_size=2048)
+    model: Any = causal_lm(spec)
+    ids = torch.randint(2048, (8, 64))
+    model(ids, labels=ids).loss.backward()  # gradients are there from here on
+    with torch.profiler.profile(profile_memory=True) as profile:
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    steps = sorted((e["ts"], e["args"]) for e in events if e.get("name") == "[memory]")
+    before = steps[0][1]["Total Allocated"] - steps[0][1]["Bytes"]
+    peak = max(args["Total Allocated"] for _, args in steps) - before
+    told = TrainingStep(build_graph(spec), 64, 8).activation_bytes
+    assert peak <= told <= 1.05 * peak
 
 
 def test_rounds_without_gradients_keep_nothing() -> None:

@@ -70,7 +70,7 @@ def test_the_limit_is_the_sum_of_the_report(
     assert not fits(spec, batch, seq)
 
 
-@pytest.mark.parametrize("room", [300_000, 600_000, 900_000])
+@pytest.mark.parametrize("room", [400_000, 600_000, 900_000])
 def test_the_hint_says_the_most_that_fits(
     spec: ModelSpec, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

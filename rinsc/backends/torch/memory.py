@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rinsc.cost import memory, stored_params
-from rinsc.cost.memory import BYTES, Checkpointing, Precision
+from rinsc.cost.memory import FULL, Checkpointing, Precision
 from rinsc.cost.params import block_params
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Rounds
@@ -109,7 +109,7 @@ class TrainingStep:
             precision=self.precision,
             checkpointing=self.checkpointing,
         )
-        return kept.activation_bytes + logits * (LOGIT_BYTES - BYTES[self.precision])
+        return kept.activation_bytes + logits * (LOGIT_BYTES - FULL)
 
     @property
     def needed_bytes(self) -> int:
