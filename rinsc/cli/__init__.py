@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("zoo", "rinsc.cli.zoo:zoo", "Published architectures, and variants by the thousand."),
     ("verify", "rinsc.cli.verify:verify", "Compile a small copy in every form and compare them."),
     ("compile", "rinsc.cli.compile:compile_", "Write a model as PyTorch source or as ONNX."),
+    ("presets", "rinsc.cli.presets:presets", "The dimensions that --preset stands for."),
     ("data", "rinsc.cli.data:data", "Corpora: those that packages carry; text as tokens."),
     ("train", "rinsc.cli.train:train", "Train a model on text."),
     ("eval", "rinsc.cli.eval:eval_", "Quality by rounds, tasks, and whether recursion paid off."),
@@ -35,6 +36,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("bench", "rinsc.cli.bench:bench", "An exported model's speed, memory and quality by rounds."),
     ("demo", "rinsc.cli.demo:demo", "The whole path once: costs, training, ONNX, comparison."),
     ("doctor", "rinsc.cli.doctor:doctor", "What is installed, what really loads, what is broken."),
+    ("completion", "rinsc.cli.completion:completion", "A script that completes words in a shell."),
 )
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it

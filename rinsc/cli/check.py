@@ -45,7 +45,7 @@ def check(
     if not models:
         raise UsageError(Problem("usage", "no model is given", hint="rinsc check '(A^3)B'"))
     models = tuple(map(model_text, models))
-    exponents = share_bindings(options.set_, models)
+    exponents = share_bindings(options.set_, [options.signed(model) for model in models])
     found = [_describe(*pair, options) for pair in zip(models, exponents, strict=True)]
     if json:
         print_json(found if len(found) > 1 else found[0])

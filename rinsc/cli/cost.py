@@ -69,7 +69,7 @@ def cost(
     from rinsc.cost.adapters import heavy_note
 
     models = [model] if baseline is None else [model, baseline]
-    exponents = share_bindings(options.set_, models)
+    exponents = share_bindings(options.set_, [options.signed(models[0]), *models[1:]])
     spec = options.spec(model, exponents[0])
     seq = spec.context if seq is None else seq
     convention = FlopConvention(causal, head, recompute)

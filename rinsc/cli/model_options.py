@@ -44,6 +44,9 @@ class ModelOptions:
     set_: Annotated[tuple[str, ...], Parameter(name="--set", show_default=False)] = ()
     """The value of a free exponent, as r=3; may be given again for another."""
 
+    signature: str | None = None
+    """Another signature in place of that of MODEL, a TOML file or an entry of the zoo."""
+
     layers: Count | None = None
     """Physical layers of the whole stack."""
 
@@ -88,13 +91,14 @@ class ModelOptions:
     @property
     def dimensions(self) -> dict[str, int | float | bool | str | None]:
         values = asdict(self)
-        del values["preset"], values["set_"], values["strict"]
+        del values["preset"], values["set_"], values["strict"], values["signature"]
         return values
 
     @property
     def are_given(self) -> bool:
         """Whether any of them says how large the model is."""
-        return self.preset is not None or any(v is not None for v in self.dimensions.values())
+        given = (self.preset, self.signature, *self.dimensions.values())
+        return any(value is not None for value in given)
 
     def names_vocabulary(self, model: str) -> bool:
         """Whether the size of the vocabulary is given: as an option, in a file or by a run."""
@@ -106,6 +110,11 @@ class ModelOptions:
             return "vocab_size" in read_toml(Path(model))
         return not is_signature(model)
 
+    def signed(self, model: str) -> str:
+        """What says the signature of a model: itself, or what replaces that of a file."""
+        is_replaced = self.signature is not None and model.endswith(".toml")
+        return str(self.signature) if is_replaced else model
+
     def spec(self, model: str, exponents: Mapping[str, int] | None = None) -> ModelSpec:
         """The spec of a signature, TOML file or run folder under these options.
 
@@ -113,8 +122,12 @@ class ModelOptions:
         """
         from rinsc.spec import model_spec
 
+        if self.signature is not None and not model.endswith(".toml"):
+            message = "--signature replaces that of a TOML file, and MODEL is none"
+            hint = f"give the signature as MODEL: '{self.signature}'"
+            raise UsageError(Problem("usage", message, place=model, hint=hint))
         if exponents is None:
-            (exponents,) = share_bindings(self.set_, [model])
+            (exponents,) = share_bindings(self.set_, [self.signed(model)])
         if is_run(model):
             if self.are_given:
                 hint = "leave the dimensions out"
@@ -124,9 +137,10 @@ class ModelOptions:
         preset = self.preset
         if preset is None and not model.endswith(".toml"):
             preset = DEFAULT_PRESET
-        return model_spec(
-            model, preset=preset, bind=exponents, strict=self.strict, **self.dimensions
-        )
+        dimensions = self.dimensions
+        if self.signature is not None:
+            dimensions["signature"] = self.signature
+        return model_spec(model, preset=preset, bind=exponents, strict=self.strict, **dimensions)
 
 
 def spec_like(

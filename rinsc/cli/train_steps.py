@@ -37,7 +37,7 @@ def spec_for(source: Source, model: str, options: ModelOptions) -> ModelSpec:
 
     if options.preset is not None or model.endswith(".toml") or is_run(model):
         return options.spec(model)
-    (exponents,) = share_bindings(options.set_, [model])
+    (exponents,) = share_bindings(options.set_, [options.signed(model)])
     signature = bind(parse(model), exponents)
     return spec_from(source.spec, signature, strict=options.strict, **options.dimensions)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rinsc.data.places import expanded
 from rinsc.data.problems import data_error
 from rinsc.errors import did_you_mean, nearest
 
@@ -17,6 +18,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "hf": ("field", "bytes", "config", "split", "revision"),
 }
 DEFAULT_FIELD = "text"
+# What the files of a kind end with, where it is not plain text.
+SUFFIXES_OF_KIND = {"jsonl": (".jsonl", ".jsonl.gz"), "parquet": (".parquet",)}
 HF_BYTES = 1_000_000_000  # read from a streamed dataset unless said otherwise
 
 _OPTIONS = re.compile(r"(.*?)\?([a-z]+=[^&]*(?:&[^&]*)*)", re.DOTALL)
@@ -80,6 +83,8 @@ def _options(text: str, kind: str, written: str) -> dict[str, str]:
 
 
 def _hint(text: str, own_names: tuple[str, ...]) -> str:
+    if (kind := _kind_of_path(text)) is not None:
+        return f"there is a file or folder of that name: write {kind}:{text}"
     kinds = "text:PATH, jsonl:PATH, parquet:PATH, hf:NAME"
     close = nearest(text.partition(":")[0], [*own_names, *KEYS])
     if close in KEYS and close is not None:
@@ -87,3 +92,18 @@ def _hint(text: str, own_names: tuple[str, ...]) -> str:
     if close is not None:
         return f"did you mean '{close}'?"
     return f"use {kinds}, or one of: {', '.join(own_names)}"
+
+
+def _kind_of_path(text: str) -> str | None:
+    """The kind of corpus that a file or a folder would be; None where there is none."""
+    try:
+        path = expanded(text)
+        if not text or not path.exists():
+            return None
+        names = [path.name] if path.is_file() else [file.name for file in path.iterdir()]
+    except (OSError, ValueError):
+        return None
+    for kind, suffixes in SUFFIXES_OF_KIND.items():
+        if any(name.lower().endswith(suffixes) for name in names):
+            return kind
+    return "text"

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from rinsc.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -27,7 +29,7 @@ class PreparationProgress:
             TimeRemainingColumn,
         )
 
-        self._name = name
+        self._name = name = printable(name)
         self._console = console or Console(file=sys.stderr)
         self._bytes = 0
         self._start = self._last_line = time.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rinsc.data.documents import Document, Part, part_of
-from rinsc.data.names import CorpusName
+from rinsc.data.names import SUFFIXES_OF_KIND, CorpusName
 from rinsc.data.paths import file_facts, find_files, total_size
 from rinsc.data.places import expanded
 from rinsc.data.problems import cannot_read, damaged, data_error, not_utf8
@@ -20,8 +20,7 @@ from rinsc.errors import DataError, nearest
 from rinsc.extras import require
 from rinsc.files import parse_json
 
-JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
-PARQUET_SUFFIXES = (".parquet",)
+JSONL_SUFFIXES, PARQUET_SUFFIXES = SUFFIXES_OF_KIND["jsonl"], SUFFIXES_OF_KIND["parquet"]
 PARQUET_ROWS = 256  # read at once
 MAX_LINE_BYTES = 1 << 28
 MAX_ROW_DEPTH = 512  # of values in values; only one of them is read

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from rinsc.errors import printable
 from rinsc.train.config import TrainConfig
 from rinsc.train.metrics import Metrics
 
@@ -36,7 +37,7 @@ class TrainingProgress:
             TimeRemainingColumn,
         )
 
-        self._name = name
+        self._name = name = printable(name)
         self._console = console or Console(file=sys.stderr, quiet=silent)
         self._quality: str | None = None
         self._steps = 0

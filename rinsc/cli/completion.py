@@ -1,0 +1,21 @@
+"""``rinsc completion``: a script by which a shell completes commands and options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from rinsc.cli.output import print_result
+
+
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(name="SHELL")], /
+) -> None:
+    """Print a script that completes rinsc's commands, options and choices in your shell.
+
+    In bash: rinsc completion bash > ~/.local/share/bash-completion/completions/rinsc
+    """
+    from rinsc.cli import app
+
+    print_result(app().generate_completion(prog_name="rinsc", shell=shell))
