@@ -52,18 +52,14 @@ class HostedModule(nn.Module):
         """Make the tables that are computed, not trained."""
 
 
+@lru_cache(maxsize=32)
 def hosted_class(graph: BlockGraph) -> type[HostedModule]:
     """The emitted class, made once for a graph.
 
     Raises `SpecError` for a model that predicts no next token, and `GraphError` for a graph that
     nothing can run.
     """
-    return _hosted_class(verified(graph))
-
-
-@lru_cache(maxsize=32)
-def _hosted_class(graph: BlockGraph) -> type[HostedModule]:
-    source = emit_source(graph, hosted=True)
+    source = emit_source(verified(graph), hosted=True)
     origin = {
         "source": source,
         "spec": graph.spec,
@@ -71,4 +67,4 @@ def _hosted_class(graph: BlockGraph) -> type[HostedModule]:
         "takes_noise_seed": takes_noise_seed(graph),
         "keeps_cache": looks_back_by_attention_alone(hosted_programs(graph.spec)),
     }
-    return emitted_class("HostedModel", HostedModule, origin, _hosted_class)
+    return emitted_class("HostedModel", HostedModule, origin, hosted_class)
