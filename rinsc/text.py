@@ -22,28 +22,45 @@ class TextStream:
     The text ends before the first of the strings ``stop``: the one that is complete first, and of
     several that end together the longest. What may yet become another character or a stop string
     is held back. Raises `UsageError` for an empty stop string.
+
+    The ids may follow those of a ``prompt``: many decoders drop the space of the first token, which
+    is then the prompt's. The text is what they add to that of the prompt.
     """
 
     def __init__(
-        self, decode: Callable[[Sequence[int]], str], stop: str | Sequence[str] = ()
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stop: str | Sequence[str] = (),
+        prompt: Sequence[int] = (),
     ) -> None:
         self._decoder = token_decoder(decode) or _FunctionDecoder(decode)
         self._stop = checked_stop(stop)
+        shown = "".join([self._decoder.push(int(token)) for token in prompt])
+        text = decode(list(map(int, prompt))) if len(prompt) else ""
+        self._left_out = len(text) - len(
+            shown
+        )  # characters that only the prompt's end made certain
         self._held = ""
         self.ended = False
 
     def push(self, token: int) -> str:
         """The text that is certain with one id more; none once the text has ended."""
-        return "" if self.ended else self._until_stop(self._decoder.push(token))
+        return "" if self.ended else self._until_stop(self._new(self._decoder.push(token)))
 
     def finish(self) -> str:
         """What was held back, after the last id."""
         if self.ended:
             return ""
-        shown = self._until_stop(self._decoder.finish())
+        shown = self._until_stop(self._new(self._decoder.finish()))
         rest = "" if self.ended else self._held
         self.ended = True
         return shown + rest
+
+    def _new(self, text: str) -> str:
+        """The part of ``text`` that is not the prompt's."""
+        left_out = min(max(0, self._left_out), len(text))
+        self._left_out -= left_out
+        return text[left_out:]
 
     def _until_stop(self, new: str) -> str:
         """What can be shown of the text held back and ``new``."""
@@ -89,9 +106,10 @@ def stream_text(
     ids: Iterable[int],
     decode: Callable[[Sequence[int]], str],
     stop: str | Sequence[str] = (),
+    prompt: Sequence[int] = (),
 ) -> Iterator[str]:
     """The text of ``ids`` in pieces, as `TextStream` gives it; no id is taken after its end."""
-    stream = TextStream(decode, stop)
+    stream = TextStream(decode, stop, prompt)
 
     def pieces() -> Iterator[str]:
         for token in ids:

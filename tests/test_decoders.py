@@ -201,6 +201,29 @@ def test_a_function_that_decodes_is_shown_a_few_ids_before() -> None:
     assert "".join(stream_text(ids, lambda some: tokenizer.decode(some))) == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_ids_after_a_prompt_add_to_its_text(name: str, data: st.DataObject) -> None:
+    tokenizer = TOKENIZERS[name]
+    texts = st.text(st.sampled_from("the cansd,.'é "), min_size=1, max_size=9)
+    ids = tokenizer.encode(data.draw(texts), add_special_tokens=False).ids
+    count = data.draw(st.integers(0, len(ids)))
+    whole, before = tokenizer.decode(ids), tokenizer.decode(ids[:count])
+    added = "".join(stream_text(ids[count:], tokenizer.decode, prompt=ids[:count]))
+    if whole.startswith(before):
+        assert before + added == whole
+
+
+def test_a_space_between_prompt_and_text() -> None:
+    for name in ("metaspace_bpe", "byte_fallback", "word_piece", "suffixes", "word_level"):
+        tokenizer = TOKENIZERS[name]
+        ids = tokenizer.encode("the cat sat and and", add_special_tokens=False).ids
+        place = len(tokenizer.encode("the cat sat", add_special_tokens=False).ids)
+        added = "".join(stream_text(ids[place:], tokenizer.decode, prompt=ids[:place]))
+        assert added == " and and"
+
+
 def test_stop_strings_across_tokens() -> None:
     for name in ("metaspace_bpe", "byte_fallback", "word_piece"):
         tokenizer = TOKENIZERS[name]

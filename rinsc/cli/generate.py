@@ -114,7 +114,7 @@ def generate(
     ends = (*(() if ignore_eos else source.stop_ids), *stop_id)
     request = checked_request(rows if len(rows) > 1 else rows[0], max_new_tokens, spec, ends)
     decode = partial(chosen.decode, skip_special_tokens=True)
-    streams = [TextStream(decode, stops) for _ in prompt]
+    streams = [TextStream(decode, stops, row) for row in rows]
     pieces = _pieces(stream_tokens(source.next_logits, request, sampling), streams)
     first = next(pieces)  # most of what can fail has then failed, with nothing printed
     _note_limits(source, request, sampling)
