@@ -291,7 +291,7 @@ def ending(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     words = load_tokenizer(model / "tokenizer.json")
     folder = tmp_path_factory.mktemp("ending") / "model"
     shutil.copytree(model, folder)
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+    for name in ("config.json", "tokenizer_config.json", "checksums.json"):
         (folder / name).unlink(missing_ok=True)
     ids = drawn(model, "On", 8)
     place = next(i for i in range(1, 8) if ids[i] not in ids[:i])
@@ -329,7 +329,8 @@ def drawn(model: Path, prompt: str, count: int) -> list[int]:
 
 def test_a_text_ends_at_the_token_that_ends_a_text(ending: tuple[Path, int, str]) -> None:
     folder, stop, before = ending
-    assert generate(folder, "--prompt", "On", *DRAWN).out == f"On{before}\n"
+    found = generate(folder, "--prompt", "On", *DRAWN)
+    assert found.out == f"On{before}\n", found.err
     whole = continued(folder, "On", *DRAWN, "--ignore-eos")
     assert whole.startswith(before)
     assert len(whole) > len(before)
@@ -339,6 +340,7 @@ def test_a_text_ends_at_the_token_that_ends_a_text(ending: tuple[Path, int, str]
 
 def test_the_configs_beside_a_model_name_what_ends_a_text(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "checksums.json").unlink(missing_ok=True)
     ids = drawn(model, "On", 8)
     place = next(i for i in range(1, 8) if ids[i] not in ids[:i])
     words = load_tokenizer(model / "tokenizer.json")
@@ -388,3 +390,46 @@ def test_a_template_can_do_no_harm(
     words = ("--tokenizer", str(tmp_path / "tokenizer.json"))
     error = refused([str(run), "--prompt", "On", "--chat", *words], "bad-chat-template", 1)
     assert said in error
+
+
+def test_a_padded_vocabulary(run: Path, tmp_path: Path) -> None:
+    """It trains, ids without a token are not said, and a smaller one is an error."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    words, text = str(run / "tokenizer.json"), tmp_path / "text.txt"
+    text.write_text("On day 3 the rain é came down.\n" * 300)
+    size = load_tokenizer(run / "tokenizer.json").vocab_size
+    sizes = (
+        "--layers",
+        "2",
+        "--width",
+        "16",
+        "--heads",
+        "2",
+        "--kv-heads",
+        "2",
+        "--untied-embedding",
+        "--mlp-width",
+    )
+    command = ("train", "AB", *sizes, "24", "--context", "24", "--data", f"text:{text}")
+    command = (*command, "--steps", "1", "--batch", "2", "--tokenizer", words)
+    few = run_cli(*command, "--vocab-size", str(size - 1), "-o", str(tmp_path / "few"))
+    assert few.status != 0
+    assert few.err.count("error[vocabulary-mismatch]") == 1
+    assert not (tmp_path / "few").exists()
+    taken = run_cli(*command, "-o", str(tmp_path / "taken"))
+    assert taken.status == 0, taken.err
+    assert f"vocab_size = {size}\n" in (tmp_path / "taken" / "model.toml").read_text()
+    padded = tmp_path / "padded"
+    done = run_cli(*command, "--vocab-size", str(size + 4), "-o", str(padded))
+    assert done.status == 0, done.err
+    weights = load_file(padded / "model.safetensors")
+    (head,) = (name for name in weights if "head" in name)
+    likely = torch.zeros_like(weights[head])
+    weights[head] = likely.index_fill(0, torch.arange(size, size + 4), 1.0)
+    save_file(weights, padded / "model.safetensors", metadata={"format": "pt"})
+    assert run_cli("generate", str(padded), "--prompt", "On").status == 0
+    assert run_cli("compile", str(padded), "--to", "hf", "-o", str(tmp_path / "hub")).status == 0
+    config = json.loads((tmp_path / "hub" / "generation_config.json").read_text())
+    assert config["suppress_tokens"] == [size, size + 1, size + 2, size + 3]

@@ -75,6 +75,7 @@ def genai_files(
     files: dict[str, bytes] = {}
     if tokenizer is not None:
         text, content = _read_tokenizer(tokenizer, spec)
+        _require_same_ids(tokenizer, content)
         declared = read_declared(tokenizer.parent)
         ids = special_tokens(text, declared).stop_ids
         known = known_stop_ids(tokenizer.parent, ids, spec.vocab_size)
@@ -178,6 +179,28 @@ def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[str, Mapping[str, Any]
         message = f"the tokenizer has {tokens} tokens, the model {spec.vocab_size}"
         raise _tokenizer_error("vocabulary-mismatch", message, path)
     return text, content
+
+
+def _require_same_ids(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises `LoweringError` for a tokenizer of which the package makes other ids, or none.
+
+    It reads byte-level pairs without a normalizer, and pairs with bytes for what is unknown.
+    """
+    pre, normalizer = content.get("pre_tokenizer"), content.get("normalizer")
+    steps = pre.get("pretokenizers", [pre]) if isinstance(pre, Mapping) else []
+    kinds = [step.get("type") for step in steps]
+    last = steps[-1] if steps else {}
+    if content["model"].get("type", "BPE") != "BPE":
+        is_read = False
+    elif "ByteLevel" in kinds:
+        splits = last.get("use_regex", True) or "Split" in kinds
+        is_read = normalizer is None and splits and not last.get("add_prefix_space", True)
+    else:
+        is_read = not steps
+    if not is_read:
+        message = "ONNX Runtime GenAI makes other ids than training of a text with this tokenizer"
+        hint = "leave --genai out, or train with a byte-level tokenizer without a normalizer"
+        raise LoweringError(Problem("unlike-tokenizer", message, place=str(path), hint=hint))
 
 
 def _never_in_text(tokenizer: Mapping[str, Any]) -> list[int]:
