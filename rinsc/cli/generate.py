@@ -110,7 +110,7 @@ def generate(
     source = _open(model, tokenizer, asked, cache=cache, provider=provider)
     chosen, spec = source.tokenizer, source.graph.spec
     asked_texts = render_chats(chosen, prompt) if chat else prompt
-    rows = [chosen.encode(text, characters=raw) for text in asked_texts]
+    rows = [chosen.encode(text, characters=raw).tolist() for text in asked_texts]
     ends = (*(() if ignore_eos else source.stop_ids), *stop_id)
     request = checked_request(rows if len(rows) > 1 else rows[0], max_new_tokens, spec, ends)
     decode = partial(chosen.decode, skip_special_tokens=True)

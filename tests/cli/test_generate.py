@@ -412,8 +412,10 @@ def test_a_padded_vocabulary(run: Path, tmp_path: Path) -> None:
         "--untied-embedding",
         "--mlp-width",
     )
-    command = ("train", "AB", *sizes, "24", "--context", "24", "--data", f"text:{text}")
-    command = (*command, "--steps", "1", "--batch", "2", "--tokenizer", words)
+    command = (
+        *("train", "AB", *sizes, "24", "--context", "24", "--data", f"text:{text}"),
+        *("--steps", "1", "--batch", "2", "--tokenizer", words),
+    )
     few = run_cli(*command, "--vocab-size", str(size - 1), "-o", str(tmp_path / "few"))
     assert few.status != 0
     assert few.err.count("error[vocabulary-mismatch]") == 1
