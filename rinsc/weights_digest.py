@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rinsc.files import parse_json
+
 DIGEST_KEY = "rinsc_sha256"
 NO_DIGEST = "0" * 64  # what a writer puts in its place, for `sign_weights` to replace
 MAX_HEADER_BYTES = 100_000_000  # as the library safetensors has it
@@ -42,7 +44,7 @@ def is_damaged(path: Path) -> bool:
         header, size = _header(path)
         expected = header.get("__metadata__", {}).get(DIGEST_KEY)
         return expected is not None and expected != _digest(path, header, 8 + size)
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, AttributeError):
         return False  # no file of safetensors: its reader says more
 
 
@@ -51,7 +53,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         size = int.from_bytes(file.read(8), "little")
         if size > MAX_HEADER_BYTES:
             raise ValueError("not a file of safetensors")
-        header = json.loads(file.read(size))
+        header = parse_json(file.read(size))
     if not isinstance(header, dict):
         raise ValueError("not a file of safetensors")
     return header, size

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rinsc.errors import DataError, Problem
 from rinsc.extras import require
+from rinsc.files import parse_json
 
 if TYPE_CHECKING:
     from rinsc.data.tokenizer import BytePairTokenizer
@@ -55,7 +56,7 @@ def render_chats(tokenizer: BytePairTokenizer, messages: tuple[str, ...]) -> lis
             timeout=SECONDS,
             check=False,
         )
-        answer = json.loads(done.stdout)
+        answer = parse_json(done.stdout)
     except subprocess.TimeoutExpired:
         raise _failed("it takes too long") from None
     except ValueError:
@@ -69,7 +70,7 @@ def render_process() -> None:
     """What the process of `render_chats` does: JSON from standard input to standard output."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    asked = json.load(sys.stdin)
+    asked = parse_json(sys.stdin.read())
     _limit(asked["seconds"])
     try:
         chats = [[{"role": "user", "content": message}] for message in asked["messages"]]

@@ -19,7 +19,7 @@ from rinsc.data.problems import data_error
 from rinsc.decoders import byte_level_bytes
 from rinsc.errors import DataError
 from rinsc.extras import require
-from rinsc.files import write_atomically
+from rinsc.files import parse_json, write_atomically
 from rinsc.tokenizer_files import (
     END_OF_TEXT,
     TOKENIZER_FILE,
@@ -375,7 +375,7 @@ def tokenizer_from_json(
 
 def tokenizer_from_state(state: str) -> BytePairTokenizer:
     """The tokenizer whose ``to_state`` this is."""
-    text, declared, legacy = json.loads(state)
+    text, declared, legacy = parse_json(state)
     return tokenizer_from_json(text, DeclaredTokens(**declared), legacy=legacy)
 
 

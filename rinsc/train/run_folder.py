@@ -233,8 +233,8 @@ def write_inputs(
 def begun_tokenizer(folder: RunFolder) -> Mapping[str, object] | None:
     """What the record of a run that was begun says of its tokenizer; None where nothing does."""
     try:
-        record = json.loads(folder.data_record.read_text(encoding="utf-8"))["tokenizer"]
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        record = read_json(folder.data_record)["tokenizer"]
+    except (OSError, ValueError, TypeError, LookupError):
         return None
     return record if isinstance(record, dict) else None
 

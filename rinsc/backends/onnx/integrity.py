@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from pathlib import Path
 from rinsc.backends.onnx.outline import Outline, read_outline
 from rinsc.digests import file_digest, sampled_digest
 from rinsc.errors import CheckpointError, Problem
-from rinsc.files import is_held
+from rinsc.files import is_held, parse_json
 
 DIGEST_KEY = "rinsc.sha256"  # metadata: of the file itself
 DATA_KEY = "rinsc.data"  # metadata: the file with the weights, and its digest
@@ -140,12 +139,12 @@ def _data_problem(path: Path, metadata: Mapping[str, str], outline: Outline) -> 
     if record is None:
         return None  # all in one file, or without a record
     try:
-        name, expected = json.loads(record)
+        name, expected = parse_json(record)
         listed = is_plain_name(name) and set(outline.external_bytes) <= {name}
         digest = sampled_digest if len(expected) == SAMPLED_DIGITS else file_digest
         if listed and digest(path.parent / name) == expected:
             return None
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError):
         name = None
     shown = name if is_plain_name(name) else "the file beside it"
     message = f"the weights in {shown} are not those of this model"
