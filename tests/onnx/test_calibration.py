@@ -196,13 +196,15 @@ def test_training_mode_is_left_as_it_was_and_draws_nothing() -> None:
     assert not module.training
 
 
-WRONG_INPUTS = {
+WRONG_INPUTS: dict[str, Any] = {
     "no windows": np.zeros((0, 8), np.int64),
     "one row": np.zeros(8, np.int64),
     "floats": np.zeros((2, 8)),
     "too long": np.zeros((2, 20), np.int64),
     "beyond the vocabulary": np.full((2, 8), 53),
     "negative": np.full((2, 8), -1),
+    "windows of several lengths": [[1, 2], [1]],
+    "a text": "corpus.txt",
 }
 
 

@@ -57,7 +57,7 @@ class Calibration:
         self, module: CompiledModule, inputs: npt.ArrayLike, rounds: Rounds = None
     ) -> None:
         self._module, self._rounds = module, rounds
-        self._inputs = _checked(module, np.asarray(inputs))
+        self._inputs = _checked(module, _array(inputs))
         self._known: dict[str, npt.NDArray[np.float32]] = {}
         self._groups = list(_groups(module))
 
@@ -68,6 +68,16 @@ class Calibration:
             if group:
                 self._known = _measured(self._module, self._inputs, self._rounds, group)
         return self._known.get(name)
+
+
+def _array(inputs: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Raises `UsageError` where it cannot be one, as for windows of several lengths."""
+    try:
+        return np.asarray(inputs)
+    except (ValueError, TypeError):
+        message = "cannot calibrate: the inputs are no array"
+        hint = "give windows of one length: (sequences, seq)"
+        raise UsageError(Problem("calibration", message, hint=hint)) from None
 
 
 def _checked(module: CompiledModule, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
