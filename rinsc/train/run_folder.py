@@ -132,8 +132,9 @@ class RunFolder:
 
     @property
     def compared(self) -> tuple[Path, ...]:
-        """Files in `checksums`, the result first."""
-        inputs = (self.model_spec, self.config, self.data_record, self.source, self.tokenizer)
+        """Files in `checksums`, the result first. The record of the data has digests itself, which
+        are compared with the text and the tokenizer."""
+        inputs = (self.model_spec, self.config, self.source, self.tokenizer)
         return (self.result, *inputs)
 
     @property

@@ -163,6 +163,7 @@ def _sign(folder: Path) -> None:
     manifest["sha256"] = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files
     }
+    del manifest["digest"]  # as one without
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -270,9 +271,17 @@ def test_a_flipped_bit_is_found(saved: Path) -> None:
     assert data.name in caught.value.message
 
 
+def test_a_flipped_bit_in_what_the_run_keeps_is_found(saved: Path) -> None:
+    manifest = (saved / MANIFEST).read_text()
+    (saved / MANIFEST).write_text(manifest.replace('"extra": {}', '"extra": {"step": 3}'))
+    with pytest.raises(CheckpointError) as caught:
+        load(saved)
+    assert caught.value.code == "damaged-checkpoint"
+
+
 def test_a_checkpoint_of_0_4_0_has_no_digests(saved: Path) -> None:
     manifest = json.loads((saved / MANIFEST).read_text())
-    del manifest["sha256"]
+    del manifest["sha256"], manifest["digest"]
     (saved / MANIFEST).write_text(json.dumps(manifest))
     load(saved)
 

@@ -20,8 +20,8 @@ from tests.cli.conftest import corpus, run
 
 __all__ = ["corpus", "run"]  # fixtures
 
-READ = ("model.toml", "train.toml", "data.json", "tokenizer.json", "result.json")
-FILES = (*READ, "model.safetensors", "checksums.json")
+READ = ("model.toml", "train.toml", "tokenizer.json", "result.json")
+FILES = (*READ, "data.json", "model.safetensors", "checksums.json")
 
 
 def results(folder: Path) -> tuple[Any, ...]:
@@ -30,7 +30,7 @@ def results(folder: Path) -> tuple[Any, ...]:
     ids = torch.arange(24).reshape(2, 12)
     with torch.no_grad():
         logits = found.model(torch.device("cpu")).eval()(ids)
-    facts = (found.graph.spec, found.config, found.steps, found.training_flops, found.held_out)
+    facts = (found.graph.spec, found.config, found.steps, found.training_flops)
     return (*facts, found.tokenizer().to_json(), logits.numpy().tobytes())
 
 

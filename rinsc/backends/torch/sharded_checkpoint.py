@@ -37,7 +37,7 @@ from rinsc.backends.torch.pickles import (
     read_index,
 )
 from rinsc.backends.torch.processes import is_first, on_first, process_count
-from rinsc.digests import file_digest
+from rinsc.digests import file_digest, text_digest
 from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import read_json, write_atomically
 from rinsc.fingerprints import fingerprint
@@ -192,8 +192,13 @@ def _publish(part: Path, folder: Path, manifest: dict[str, Any]) -> None:
         "files": {path.name: path.stat().st_size for path in files},
         "sha256": {path.name: file_digest(path) for path in files},
     }
-    write_atomically(part / MANIFEST, json.dumps(manifest | facts))
+    whole = manifest | facts
+    write_atomically(part / MANIFEST, json.dumps({**whole, "digest": _manifest_digest(whole)}))
     publish_folder(part, folder)
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    return text_digest(json.dumps(manifest, sort_keys=True))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -209,6 +214,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         message = "this folder is not a checkpoint of many processes"
         hint = "name a folder that save_sharded wrote"
         raise _error("not-a-checkpoint", message, folder, hint)
+    own = manifest.pop("digest", None)  # rinsc 0.4.0 wrote none
+    if own is not None and own != _manifest_digest(manifest):
+        raise _damaged(folder, MANIFEST)
     files = manifest.get("files")
     if not (isinstance(files, dict) and files and isinstance(manifest.get("extra"), dict)):
         raise _damaged(folder, MANIFEST)
