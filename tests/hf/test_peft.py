@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,53 @@ def test_all_linear_is_every_matrix_but_the_head(tied: bool) -> None:
     assert not any("head" in name or "embedding" in name for name in adapters)
     merged = logits(merge_lora(adapted), spec)
     torch.testing.assert_close(merged, logits(adapted, spec), atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt"])
+@pytest.mark.parametrize("method", ["PromptTuningConfig", "PromptEncoderConfig"])
+def test_a_soft_prompt_is_rows_before_the_text(tmp_path: Path, method: str, kind: str) -> None:
+    """As tokens of a vocabulary that has so many rows more, whose rows are the prompt."""
+    spec = small_spec("A^3B", tied_embedding=False, kind=kind)
+    more = {"encoder_hidden_size": 8} if method == "PromptEncoderConfig" else {}
+    config = getattr(peft, method)(task_type="CAUSAL_LM", num_virtual_tokens=3, **more)
+    model, plain = pair(spec)
+    adapted = peft.get_peft_model(model, config).eval()
+    input_ids = ids(spec, 2, 6)
+    adapted(input_ids=input_ids, labels=input_ids).loss.backward()
+    trained = {name for name, each in adapted.named_parameters() if each.grad is not None}
+    assert trained
+    assert all("prompt_encoder" in name for name in trained)
+    state, rows = plain.state_dict(), adapted.get_prompt(batch_size=1)[0].detach()
+    for name in ("embedding.weight", "head.weight"):
+        state[name] = torch.cat((state[name], rows))
+    longer: Any = pair(replace(spec, vocab_size=spec.vocab_size + 3))[1]
+    longer.load_state_dict(state)
+    prompt = torch.arange(3).expand(2, 3) + spec.vocab_size
+    with torch.no_grad():
+        expected = longer(torch.cat((prompt, input_ids), dim=1))[..., : spec.vocab_size]
+        found = adapted(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
+    assert torch.allclose(found, expected, atol=CLOSE)
+    made = adapted.generate(input_ids=input_ids, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    assert torch.equal(made[:, -1], expected[:, -1].argmax(-1))
+    adapted.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(pair(spec)[0], tmp_path).eval()
+    assert torch.equal(logits(again, spec), logits(adapted, spec))
+
+
+def test_a_prefix_has_keys_for_each_visit(tmp_path: Path) -> None:
+    spec = small_spec("A^3{adapter=scale}B")
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model, plain = pair(spec)
+    adapted = peft.get_peft_model(model, config).eval()
+    slots = plain.graph.executed_layers()
+    (table,) = (each for each in adapted.parameters() if each.requires_grad)
+    assert table.shape == (3, slots * 2 * spec.kv_heads * spec.head_dim)
+    input_ids = ids(spec, 2, 6)
+    adapted(input_ids=input_ids, labels=input_ids).loss.backward()
+    by_slot = table.grad.view(3, slots, -1).abs().sum((0, 2))
+    assert (by_slot > 0).all()
+    with pytest.raises(LoweringError, match="other-rounds"):
+        adapted(input_ids=input_ids, rounds=2)
+    adapted.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(pair(spec)[0], tmp_path).eval()
+    assert torch.equal(logits(again, spec), logits(adapted, spec))

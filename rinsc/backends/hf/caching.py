@@ -83,6 +83,8 @@ class RoundsGenerationMixin(GenerationMixin):
                 hint = "make it of model.config.at_rounds(rounds)"
                 raise cannot_run("other-rounds", message, hint)
         if position_ids is not None and has_documents(position_ids):
+            if torch.compiler.is_compiling():
+                return past  # no program can wait for what positions hold
             self.config.require_sequence(int(position_ids.max()) + 1)
         elif not isinstance(past, torch.Tensor):
             self.config.require_sequence(past + new)
@@ -102,6 +104,12 @@ class RoundsGenerationMixin(GenerationMixin):
             if value is not None:
                 arguments.setdefault(key, value)
         return prepared, arguments
+
+    def init_continuous_batching(self, *given: Any, **named: Any) -> Any:
+        """Refused, also for ``generate_batch``: its paged attention is none of this model's."""
+        message = "continuous batching needs paged attention, which this model does not have"
+        hint = "call generate with the prompts as one batch, padded on the left"
+        raise cannot_run("no-paged-attention", message, hint)
 
     def _prepare_cache_for_generation(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from rinsc.backends.hf.facts import FOREIGN_KEYS, ModelFacts
+from rinsc.backends.hf.facts import FOREIGN_KEYS, ModelFacts, wrong_value
 from rinsc.graph import Rounds, plain_rounds
 
 KERNEL_KEYS = (
@@ -57,7 +57,16 @@ class RinscConfig(ModelFacts, PreTrainedConfig):  # type: ignore[no-untyped-call
                 self.num_hidden_layers = self.executed_layers(self.resolved(value))
         if name == "vocab_size" and self.spec is not None and value != self.spec[name]:
             self.spec = self.checked_spec({**self.spec, name: value})
+        if name == "tie_word_embeddings" and "num_hidden_layers" in vars(self):
+            self._require_tie(value)
         super().__setattr__(name, value)  # type: ignore[no-untyped-call]
+
+    def _require_tie(self, value: object) -> None:
+        """A head of its own is weights that the spec has or has not."""
+        if self.spec is not None and bool(value) is not self.spec["tied_embedding"]:
+            message = f"the spec says tied_embedding={self.spec['tied_embedding']}"
+            hint = "make the model of a spec that says otherwise"
+            raise wrong_value("fixed-tie", message, hint, "tie_word_embeddings")
 
     def rounds_of(self, rounds: Rounds = None) -> dict[str, int]:
         """Rounds of every repeat: asked, else the config's, else written."""

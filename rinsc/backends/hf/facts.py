@@ -93,7 +93,7 @@ class ModelFacts:
     @property
     def shares_slots(self) -> bool:
         """Whether rounds share cache slots, so that a cached pass runs one token at a time."""
-        return self.graph.shares_slots
+        return _shares_slots(self._items)
 
     def new_module(self) -> HostedModule:
         """The emitted module, freshly initialised."""
@@ -184,6 +184,11 @@ def _takes_noise_seed(items: Items) -> bool:
 @_constant
 def _keeps_cache(items: Items) -> bool:
     return _attends_alone(_graph(items))
+
+
+@_constant
+def _shares_slots(items: Items) -> bool:
+    return _graph(items).shares_slots
 
 
 @_constant

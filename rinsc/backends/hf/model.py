@@ -210,8 +210,12 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         self.model.checkpointing = how
 
     @property
-    def is_gradient_checkpointing(self) -> bool:
+    def is_activation_checkpointing(self) -> bool:
         return self.model.checkpointing != "none"
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:  # its older name
+        return self.is_activation_checkpointing
 
     def _set_gradient_checkpointing(
         self,
