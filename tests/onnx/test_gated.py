@@ -177,7 +177,7 @@ def test_the_file_says_how_deep_it_is_to_go() -> None:
     exported = to_onnx(model, cache=True, gated=True)
     names = [str(value.name) for value in exported.ir.graph.inputs]
     assert [name for name in names if "depth" in name] == ["depth_A", "depth_B"]
-    gates = [node for node in all_nodes(exported.ir.graph) if node.op_type == "If"]
+    gates = [node for node in exported.ir.graph if node.op_type == "If"]
     assert len(gates) == 1 + 2
     names_of_one = to_onnx(lively_model(small_spec("(A^3)B", width=32)), cache=True, gated=True)
     assert [value.name for value in names_of_one.ir.graph.inputs][-1] == "depth"
