@@ -2,7 +2,8 @@
 
 It stands in the file's own metadata: a file that another tool writes anew has none, and is as good
 as one that never had. It covers the names, types, shapes and places of the tensors and every byte
-of them. This module needs Python alone: it is a part of the code in a folder for transformers.
+of them. This module imports nothing of rinsc, not even its reader of JSON: it is a part of the code
+in a folder for transformers.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rinsc.files import parse_json
 
 DIGEST_KEY = "rinsc_sha256"
 NO_DIGEST = "0" * 64  # what a writer puts in its place, for `sign_weights` to replace
@@ -39,13 +38,15 @@ def sign_weights(path: Path) -> None:
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether the file has a digest, and other content than it was written with."""
+    """Whether a file that is there has another content than its digest says, or no header."""
     try:
         header, size = _header(path)
         expected = header.get("__metadata__", {}).get(DIGEST_KEY)
         return expected is not None and expected != _digest(path, header, 8 + size)
-    except (OSError, ValueError, AttributeError):
-        return False  # no file of safetensors: its reader says more
+    except OSError:
+        return False
+    except (ValueError, AttributeError, RecursionError):
+        return True
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
@@ -53,7 +54,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         size = int.from_bytes(file.read(8), "little")
         if size > MAX_HEADER_BYTES:
             raise ValueError("not a file of safetensors")
-        header = parse_json(file.read(size))
+        header = json.loads(file.read(size))
     if not isinstance(header, dict):
         raise ValueError("not a file of safetensors")
     return header, size

@@ -181,12 +181,14 @@ def test_a_damaged_folder_is_found_by_our_class_and_by_its_own_code(tmp_path: Pa
     write_standalone_folder(model, tmp_path, {})
     RinscForCausalLM.from_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 0x40
-    weights.write_bytes(bytes(content))
-    with pytest.raises(CheckpointError, match="damaged") as caught:
-        RinscForCausalLM.from_pretrained(tmp_path)
-    assert str(weights) in str(caught.value)
+    whole = weights.read_bytes()
+    for index in (20, 2000, len(whole) - 1):  # in the header, in its list of tensors, in a tensor
+        content = bytearray(whole)
+        content[index] ^= 0x40
+        weights.write_bytes(bytes(content))
+        with pytest.raises(CheckpointError, match="damaged") as caught:
+            RinscForCausalLM.from_pretrained(tmp_path)
+        assert str(weights) in str(caught.value)
     spec = spec_from_file_location("modeling_rinsc", tmp_path / "modeling_rinsc.py")
     assert spec
     assert spec.loader
