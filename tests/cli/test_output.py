@@ -87,6 +87,7 @@ def test_json_is_one_document_whatever_a_library_prints(args: tuple[str, ...]) -
         ("zoo", "list", "--min-parameters", "1E"),
         ("zoo", "enumerate", "--letters", "2", "--length", "3"),
         ("data", "list"),
+        ("presets",),
         ("doctor",),
     ],
     ids=" ".join,
@@ -310,7 +311,7 @@ def test_a_reader_that_goes_is_no_error(args: tuple[str, ...], reader: str) -> N
 
 def test_every_command_is_one_of_those_that_are_tried_here() -> None:
     """A new command is given --json, or a place here."""
-    without_json = {"demo"}
+    without_json = {"demo", "completion"}
     for name, _, _ in COMMANDS:
         told = run_cli(name, "--help").out
         groups = {"zoo", "data"}
