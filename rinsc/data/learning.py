@@ -28,13 +28,17 @@ def learned_texts(texts: Iterable[str]) -> Iterator[str]:
             read += len(part)
             runs = _short_runs(part)
             new = {run for run in runs if hash(run) not in known}
-            cost = sum(WORD_BYTES + CHAR_BYTES * len(run) for run in new)
+            cost = sum(map(_cost, new))
             if taken + cost <= max(LEAST_BYTES, BYTES_PER_CHAR * read):
                 taken += cost
                 known.update(map(hash, new))
             else:
                 runs = [run for run in runs if run not in new]
             yield from _with_ends(runs)
+
+
+def _cost(word: str) -> int:
+    return WORD_BYTES + CHAR_BYTES * len(word) * (1 if word.isascii() else 3)  # by its bytes
 
 
 def _parts(text: str) -> Iterator[str]:

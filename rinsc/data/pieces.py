@@ -96,6 +96,9 @@ def _long(text: bytes, encode: Encode) -> Iterator[Piece]:
         slices = [text[cut.context : end] for cut, end in zip(cuts, ends, strict=False)]
         for number, piece in enumerate(encode(slices)):
             cut, last = cuts[number], not targets
+            if not _begins_with(piece.ids, cut.skipped):  # what stands far behind changed them
+                cut = _Cut(cut.start, cut.start, _none())
+                (piece,) = encode([text[cut.start : ends[number]]])
             if not last and not _ends_with(piece.ids, cuts[number + 1].skipped):
                 piece, here = _stitched(text, cut, ends[number], encode)
                 yield piece
@@ -148,6 +151,9 @@ def _stitched(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piec
     """The piece from ``cut`` to about ``target``, and the cut at its end, by its own tokens."""
     stop = _char_start(text, target + CONTEXT_BYTES)
     (whole,) = encode([text[cut.context : stop]])
+    if not _begins_with(whole.ids, cut.skipped):
+        cut = _Cut(cut.start, cut.start, _none())
+        (whole,) = encode([text[cut.start : stop]])
     ends = np.maximum.accumulate(whole.ends) + cut.context
     skipped = len(cut.skipped)
     limits = np.searchsorted(ends, [target - 3 * CONTEXT_BYTES, target - CONTEXT_BYTES, target])
@@ -163,8 +169,11 @@ def _stitched(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piec
                 continue
             known = whole.ids[int(np.searchsorted(ends, start, side="right")) : after]
             (again,) = encode([text[start : _char_start(text, at + CONTEXT_BYTES)]])
-            same = int(np.searchsorted(np.maximum.accumulate(again.ends), at - start, side="right"))
-            if len(known) and same and _ends_with(known, again.ids[:same]):
+            again_ends = np.maximum.accumulate(again.ends)
+            same = int(np.searchsorted(again_ends, at - start, side="right"))
+            if not (len(known) and same and again_ends[same - 1] == at - start):
+                continue  # a token goes on beyond the cut
+            if _ends_with(known, again.ids[:same]):
                 kept = Piece(whole.ids[:after], whole.ends[:after])
                 return _behind(cut, kept), _Cut(at, start, again.ids[:same])
     return _torn(text, cut, target, encode)
@@ -175,14 +184,15 @@ def _torn(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piece, _
     at = _char_start(text, target)
     context = _char_start(text, at - CONTEXT_BYTES)
     piece, before = encode([text[cut.context : at], text[context:at]])
+    if not _begins_with(piece.ids, cut.skipped):
+        cut = _Cut(cut.start, cut.start, _none())
+        (piece,) = encode([text[cut.start : at]])
     return _behind(cut, piece), _Cut(at, context, before.ids)
 
 
 def _behind(cut: _Cut, piece: Piece) -> Piece:
     """The tokens of a piece without those of its context."""
     skipped = len(cut.skipped)
-    if not _begins_with(piece.ids, cut.skipped):  # what stands far behind changed the context
-        skipped = int(np.searchsorted(piece.ends, cut.start - cut.context, side="right"))
     return Piece(piece.ids[skipped:], piece.ends[skipped:] + cut.context)
 
 

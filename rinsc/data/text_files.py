@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rinsc.data.documents import Document, Part, cut, held_out_names, text_facts, text_parts
+from rinsc.data.documents import (
+    Document,
+    Part,
+    cut,
+    free_unused_memory,
+    held_out_names,
+    text_facts,
+    text_parts,
+)
 from rinsc.data.markup import plain_text
 from rinsc.data.paths import file_facts, total_size
 from rinsc.data.problems import cannot_read, data_error, not_utf8
@@ -43,6 +51,7 @@ class TextFiles:
             if len(files) == 1:
                 head, tail = cut(document)
                 del document  # what is long is kept once
+                free_unused_memory()
                 yield "train", head
                 del head
                 yield "held_out", tail

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.data.documents import free_unused_memory
 from rinsc.data.learning import learned_texts
 from rinsc.data.pieces import Piece, encoded_pieces
 from rinsc.data.problems import data_error
@@ -339,6 +340,8 @@ def train_tokenizer(
         initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator(learned_texts(texts), trainer)
+    del trainer
+    free_unused_memory()
     tokenizer = BytePairTokenizer(backend)
     if tokenizer.vocab_size != vocab_size:
         message = f"the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}"

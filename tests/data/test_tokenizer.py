@@ -204,3 +204,16 @@ def test_pieces_are_encoded_as_the_whole_text(
         ids, counts = tokenizer.encode_counted(text)
         assert tokenizer.encode(text).tolist() == ids.tolist() == expected
     assert counts.sum() == (len(text.encode()) if expected else 0)
+
+
+def test_tokens_that_cross_characters_are_cut_without_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In text without a space tokens end inside characters, where no piece may."""
+    draw = random.Random(1)
+    text = "".join(map(chr, draw.choices(range(0x4E00, 0x9FA5), k=20_000)))
+    tokenizer = train_tokenizer([text], 300)
+    expected = tokenizer.backend_tokenizer.encode(text).ids
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 700)
+    monkeypatch.setattr(pieces, "CONTEXT_BYTES", 120)
+    ids = tokenizer.encode(text)
+    tokenizer.require_lossless(ids, text)
+    assert ids.tolist() == expected

@@ -65,6 +65,7 @@ def test_the_exported_folder_keeps_them(run: Path, tmp_path: Path) -> None:
 def test_a_damaged_tokenizer_is_one_error(run: Path, tmp_path: Path, text: str) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "tokenizer.json").write_text(text, encoding="utf-8")
+    (tmp_path / "run" / "checksums.json").unlink(missing_ok=True)
     command = ("compile", str(tmp_path / "run"), "--to", "hf", "-o", str(tmp_path / "hub"))
     status, out, err = run_cli(*command)
     assert (status, out) == (1, "")
