@@ -50,7 +50,7 @@ def test_an_adapter_on_shared_blocks_trains_alone_and_reloads(tmp_path: Path) ->
     trainer = trainer_of(adapted, tmp_path, rows(16, 64), max_steps=60, learning_rate=2e-2)
     trainer.train()
     first, last = losses(trainer)[:5], losses(trainer)[-5:]
-    assert sum(last) < sum(first) - 5 * 0.3
+    assert sum(last) < sum(first) - 5 * 0.2
     after = adapted.state_dict()
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert moved
