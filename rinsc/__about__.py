@@ -1,3 +1,3 @@
 """The version, written once; the build reads it from here."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
