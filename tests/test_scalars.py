@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rinsc
-from rinsc.backends.hf import RinscConfig, causal_lm
+from rinsc.backends.hf import RinscConfig, RoundsCallback, causal_lm
 from rinsc.backends.onnx.exits import Exit
 from rinsc.cost import forward_flops, memory, training_flops_per_token
 from rinsc.graph import at_rounds, build_graph
@@ -52,6 +52,7 @@ NO_NUMBERS: dict[str, Any] = {
     "complex": 2 + 0j,
 }
 SPEC = rinsc.model_spec("A^3B", preset="tiny", layers=2, vocab_size=64, context=16)
+DRAWN = rinsc.model_spec("A^9{sample=uniform(1, 9), init=noise, inject=add}", preset="tiny")
 IDS = torch.arange(5)[None]
 
 
@@ -59,6 +60,25 @@ IDS = torch.arange(5)[None]
 def _module() -> Any:
     torch.manual_seed(0)
     return rinsc.to_torch(SPEC).eval()
+
+
+def _drawn(**given: Any) -> list[Any]:
+    """What three passes draw; the callers' numbers stay as they are."""
+    before = {name: repr(value) for name, value in given.items()}
+    draws = _drawing_module().draws
+    draws.seed = draws.step = 0
+    for name, value in given.items():
+        setattr(draws, name, value)
+    drawn = [repr(draws.fill(None, None, rows=4)) for _ in range(2)]
+    with draws.held(given.get("step", 5)):
+        drawn += [repr(draws.fill(None, None, rows=4)) for _ in range(2)]
+    assert {name: repr(value) for name, value in given.items()} == before
+    return [*drawn, repr(draws.seed), repr(draws.step)]
+
+
+@cache
+def _drawing_module() -> Any:
+    return rinsc.to_torch(DRAWN)
 
 
 @cache
@@ -92,6 +112,10 @@ ENTRIES: dict[str, Callable[[Any], object]] = {
     "module": lambda n: _module()(IDS, rounds=n).tolist(),
     "module, by name": lambda n: _module()(IDS, rounds={"A": n}).tolist(),
     "noise_seed": _noise,
+    "draw_rounds": lambda n: [rinsc.draw_rounds(DRAWN, n, n), rinsc.draw_rounds(DRAWN, 7, n)],
+    "module, draws": lambda n: _drawn(seed=n),
+    "module, step of draws": lambda n: _drawn(step=n),
+    "RoundsCallback": lambda n: vars(RoundsCallback(n)),
     "hosted": lambda n: _hosted()(IDS, rounds=n).logits.tolist(),
     "hosted, by name": lambda n: _hosted()(IDS, rounds={"A": n}).logits.tolist(),
     "generate": lambda n: _hosted().generate(IDS, max_new_tokens=2, rounds=n).tolist(),

@@ -12,6 +12,7 @@ from functools import lru_cache
 from random import Random
 from typing import TypeAlias, cast
 
+from rinsc.errors import GraphError, Problem
 from rinsc.graph.draws import (
     chosen_rounds,
     fixed_rounds,
@@ -24,6 +25,7 @@ from rinsc.graph.draws import (
 from rinsc.graph.nodes import BlockGraph, Loop
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.graph.verify import verified
+from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
 from rinsc.syntax.settings import RepeatOptions
 
@@ -214,8 +216,17 @@ def draw_rounds(model: ModelSpec | BlockGraph, seed: int, step: int) -> dict[str
     from rinsc.graph.build import require_graph  # which asks for laws while it builds
 
     graph = require_graph(model)
-    generator = step_generator(seed, step)
+    generator = step_generator(_checked_whole("seed", seed), _checked_whole("step", step))
     return {loop.name: loop_law(loop).draw(generator) for loop in graph.dials()}
+
+
+def _checked_whole(name: str, given: object) -> int:
+    """What draws depend on; raises `GraphError` where it is no whole number."""
+    number = whole(given)
+    if number is None:
+        message = f"{name} must be a whole number, not {given!r:.40}"
+        raise GraphError(Problem("bad-count", message, place=name, hint=f"write {name}=1"))
+    return number
 
 
 def _written(number: float) -> Fraction:

@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from rinsc.sampling import checked_seed
+
 
 class RoundsCallback(TrainerCallback):
     """Makes a Trainer's model draw its rounds, and the seed of its noise, once an optimizer step.
@@ -19,7 +21,7 @@ class RoundsCallback(TrainerCallback):
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self.seed = seed
+        self.seed = None if seed is None else checked_seed(seed)
 
     def on_step_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **named: Any

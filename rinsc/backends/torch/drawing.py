@@ -53,6 +53,14 @@ _DRAWS = '''class Draws:
         self._last: tuple[int, int] | None = None
         self._passes: dict[int, tuple[int, int]] = {{}}
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ("seed", "step"):
+            number = whole(value)
+            if number is None:
+                raise ValueError(f"the {{name}} of draws must be a whole number, not {{value!r}}")
+            value = number
+        super().__setattr__(name, value)
+
     def hold(self, step: int | None = None) -> None:
         """Make the coming passes parts of one step, until the next call or `release`."""
         self.step = self.step if step is None else step
@@ -61,7 +69,7 @@ _DRAWS = '''class Draws:
     def release(self) -> None:
         """End the step held."""
         self.step += self._is_held
-        self._is_held = False
+        self._is_held, self._rows = False, 0
 
     @contextmanager
     def held(self, step: int | None = None) -> Iterator[None]:
