@@ -18,7 +18,6 @@ from rinsc.cli.quality_report import Report, counts_in_words, measure, print_rep
 from rinsc.cli.runs import run_trained_rounds
 from rinsc.cli.values import option_values
 from rinsc.errors import OutputError, Problem, RinscError, UsageError
-from rinsc.extras import require
 from rinsc.files import check_writable, parse_json
 from rinsc.folders import temporary_folder
 
@@ -70,7 +69,6 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
     if options.held_out and (request.run is None or not request.is_folder):
         message = "--held-out puts text of a run into a model folder"
         raise UsageError(Problem("usage", message, hint="compile a run's folder, with -o model/"))
-    require("torch", "safetensors", "onnx_ir", "numpy")
     from rinsc.backends.onnx.loading import TRAINED_KEY
 
     outline = form.outline(request.spec)

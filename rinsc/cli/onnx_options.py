@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 
 from rinsc.cli.values import option_values
 from rinsc.errors import Problem, UsageError
+from rinsc.extras import require
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import OnnxModel, RoundsForm
@@ -91,7 +92,12 @@ class OnnxOptions:
         return [name for name, value in values.items() if value]
 
     def form(self, rounds: RoundsForm, *, cache: bool) -> OnnxForm:
-        """The form that is asked for; raises UsageError for options that exclude each other."""
+        """The form that is asked for.
+
+        Raises UsageError for options that exclude each other, and MissingExtraError where a
+        library that exports is missing.
+        """
+        require("torch", "safetensors", "onnx_ir", "numpy")
         from rinsc.backends.onnx.exits import parse_exit
         from rinsc.backends.onnx.precision import parse_precision
 
