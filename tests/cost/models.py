@@ -59,13 +59,21 @@ def counted_flops(
     spec: ModelSpec, batch: int, seq: int, *, backward: bool, rounds: Rounds = None
 ) -> int:
     """FLOPs that PyTorch sees; on the meta device attention is counted in full."""
+    forward, both = counted_passes(spec, batch, seq, rounds=rounds)
+    return both if backward else forward
+
+
+def counted_passes(
+    spec: ModelSpec, batch: int, seq: int, *, rounds: Rounds = None
+) -> tuple[int, int]:
+    """FLOPs that PyTorch sees in a forward pass, and in it and its backward pass."""
     model = to_torch(spec, device="meta")
     given = input_of(spec, batch, seq, "meta")
     with FlopCounterMode(display=False) as counter:
         logits = model(given, rounds=rounds or None)
-        if backward:
-            logits.sum().backward()
-    return int(counter.get_total_flops())
+        forward = int(counter.get_total_flops())
+        logits.sum().backward()
+    return forward, int(counter.get_total_flops())
 
 
 def graph_of(text: str, **dimensions: Any) -> BlockGraph:
