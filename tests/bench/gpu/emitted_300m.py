@@ -54,6 +54,12 @@ def rotary_angles(context: int, head_dim: int, theta: float) -> torch.Tensor:
     return torch.outer(torch.arange(context, dtype=torch.float32), theta**-powers)
 
 
+def rotary_table(function: str, context: int, head_dim: int, theta: float) -> torch.Tensor:
+    """Cosine or sine of the angles in the default type: (context, head_dim / 2)."""
+    angles = rotary_angles(context, head_dim, theta)
+    return (angles.cos() if function == "cos" else angles.sin()).to(torch.get_default_dtype())
+
+
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary positions: x (batch, heads, seq, head_dim), cos and sin (seq, head_dim / 2)."""
     left, right = x.chunk(2, dim=-1)
@@ -108,8 +114,8 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(32000, 1024)
-        self.register_buffer("cos", rotary_angles(2048, 64, 10000.0).cos(), persistent=False)
-        self.register_buffer("sin", rotary_angles(2048, 64, 10000.0).sin(), persistent=False)
+        self.register_buffer("cos", rotary_table("cos", 2048, 64, 10000.0), persistent=False)
+        self.register_buffer("sin", rotary_table("sin", 2048, 64, 10000.0), persistent=False)
         self.A = LlamaBlock(12)
         self.B = LlamaBlock(12)
         self.final_norm = nn.RMSNorm(1024, eps=1e-05)
