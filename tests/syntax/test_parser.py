@@ -9,6 +9,7 @@ import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import find, given, settings
@@ -158,6 +159,16 @@ def test_a_hint_names_what_would_be_accepted() -> None:
         ("A-A-B", "write AAB"),
         ("A^3, B", "write A^3B"),
         ("(AB)^2 | C", "write (AB)^2C"),
+        ("Ａ^2B", "write A^2B"),
+        ("𝐀^3𝐁", "write A^3B"),
+        ("ΑΒ^2", "write AB^2"),  # Greek
+        ("(АВ)^2С", "write (AB)^2C"),  # Cyrillic
+        ("A^３B", "write A^3B"),
+        ("A₃B", "write A3B"),
+        ("A^³B", "write A^3B"),
+        ("A×3×2", "write (A^3)^2"),
+        ("A^3×2 B", "write (A^3)^2B"),
+        ("A×N B", "write A^nB"),
         ("A·3", "write A^3"),
         ("A\\cdot 3", "write A^3"),
         ("A  x  3", "write A^3"),
@@ -223,3 +234,10 @@ def test_lark_waits_for_the_first_parse() -> None:
     code += "print('lark' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("value", [None, 5, b"AB", ["A"], 2.5])
+@pytest.mark.parametrize("function", [parse, canonical])
+def test_what_is_no_text_is_one_clear_error(function: Any, value: Any) -> None:
+    with pytest.raises(SignatureError, match=r"error\[not-a-text\].*\n.*hint: "):
+        function(value)

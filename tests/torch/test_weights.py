@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import rinsc
+from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import load_weights, save_weights
 from rinsc.backends.torch.weights import DTYPES, write_tensors
 from rinsc.errors import CheckpointError, OutputError, RinscError
@@ -105,3 +108,38 @@ def test_a_full_disk_leaves_the_old_file(whole: Path, tmp_path: Path) -> None:
     assert caught.value.hint
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(rinsc.to_torch, "llama"), (rinsc.to_torch, "gpt"), (causal_lm, "llama")],
+)
+def test_a_module_on_no_device_takes_its_weights_by_every_way(make: Any, kind: str) -> None:
+    spec = rinsc.model_spec("A^3B", preset="tiny", layers=2, kind=kind)
+    full, ids = make(spec).eval(), torch.arange(7)[None]
+    expected = getattr(full(ids), "logits", full(ids))
+
+    def empty() -> Any:
+        with torch.device("meta"):
+            return make(spec).eval()
+
+    emptied, assigned = empty().to_empty(device="cpu"), empty()
+    emptied.load_state_dict(full.state_dict())
+    assigned.load_state_dict(full.state_dict(), assign=True)
+    nested = torch.nn.ModuleList([empty()]).to_empty(device="cpu")
+    nested.load_state_dict(torch.nn.ModuleList([full]).state_dict())
+    for model in (emptied, assigned, nested[0]):
+        logits = getattr(model(ids), "logits", model(ids))
+        torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+
+
+def test_a_file_fills_a_module_on_no_device(tmp_path: Path) -> None:
+    spec = rinsc.model_spec("A^3B", preset="tiny", layers=2)
+    full, ids = rinsc.to_torch(spec), torch.arange(7)[None]
+    rinsc.save_weights(full, tmp_path / "full.safetensors")
+    empty = rinsc.to_torch(spec, device="meta")
+    with pytest.raises(rinsc.RinscError, match="holds no numbers"):
+        rinsc.save_weights(empty, tmp_path / "empty.safetensors")
+    assert not (tmp_path / "empty.safetensors").exists()
+    rinsc.load_weights(empty, tmp_path / "full.safetensors")
+    torch.testing.assert_close(empty(ids), full(ids), rtol=0, atol=0)

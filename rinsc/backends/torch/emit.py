@@ -36,6 +36,7 @@ from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import cached_programs
 from rinsc.layers.hosted import hosted_programs
 from rinsc.layers.weights import LAYERS, TIED
+from rinsc.ops import RotaryRows, RotaryTable
 from rinsc.scalars import whole
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file
@@ -95,7 +96,7 @@ def emit_source(graph: BlockGraph, *, cached: bool = False, hosted: bool = False
     chunks += drawing_source(graph)
     chunks += class_sources(classes.values())
     forward = hosted_methods if hosted else cached_forward if cached else _forward_lines
-    chunks.append(_model_class(graph, programs, classes, forward(graph, programs, classes)))
+    chunks.append(_model_class(graph, programs, classes, forward(graph, programs, classes), hosted))
     return "\n".join(chunks)
 
 
@@ -188,6 +189,7 @@ def _model_class(
     programs: Programs,
     classes: Mapping[str, BlockClass],
     forward: list[str],
+    hosted: bool,
 ) -> str:
     init = ["super().__init__()", *["self.draws = Draws()"] * draws_in_training(graph)]
     init += own_lines(programs.embed.nodes)
@@ -206,9 +208,25 @@ def _model_class(
         "",
         *reset_lines(graph, programs),
         "",
+        *_table_lines(programs, hosted),
         *forward,
     ]
     return "\nclass Model(nn.Module):\n" + "\n".join(indented(body)) + "\n"
+
+
+def _table_lines(programs: Programs, hosted: bool) -> list[str]:
+    """The method that makes the tables which no file holds."""
+    tables = [
+        node for node in programs.embed.nodes if isinstance(node.op, RotaryTable | RotaryRows)
+    ]
+    if not tables and not hosted:
+        return []
+    return [
+        "def reset_tables(self) -> None:",
+        '    """Make the tables that are computed, not trained."""',
+        *indented(own_lines(tables)),
+        "",
+    ]
 
 
 def _forward_lines(

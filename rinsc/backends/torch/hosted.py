@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rinsc.backends.torch.blocks import BlockClass, own_lines
+from rinsc.backends.torch.blocks import BlockClass
 from rinsc.backends.torch.cached import embed_lines, rounds_lines
 from rinsc.backends.torch.drawing import drawing_lines
 from rinsc.backends.torch.ops import TORCH_OPS
@@ -19,7 +19,7 @@ from rinsc.backends.torch.statements import (
 from rinsc.backends.torch.steps import RECORD, StepWriter, takes_noise_seed
 from rinsc.graph import BlockGraph
 from rinsc.layers import Programs
-from rinsc.ops import Embedding, Linear, RotaryRows, TiedLinear
+from rinsc.ops import Embedding, Linear, TiedLinear
 from rinsc.program import Program
 
 
@@ -27,20 +27,11 @@ def hosted_methods(
     graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]
 ) -> list[str]:
     """What a hosted model has beside its ``__init__`` and the start of its weights."""
-    return [*_table_lines(programs), *hosted_forward(graph, programs, classes)]
-
-
-def _table_lines(programs: Programs) -> list[str]:
-    """How activations are kept, and the method that makes the tables which no file holds."""
-    tables = [node for node in programs.embed.nodes if isinstance(node.op, RotaryRows)]
     return [
         '# "visit" or "round": activations of each are made again in the backward pass.',
         'checkpointing = "none"',
         "",
-        "def reset_tables(self) -> None:",
-        '    """Make the tables that are computed, not trained."""',
-        *indented(own_lines(tables)),
-        "",
+        *hosted_forward(graph, programs, classes),
     ]
 
 

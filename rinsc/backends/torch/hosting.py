@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from torch import nn
 
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.module import emitted_class
 from rinsc.backends.torch.steps import takes_noise_seed
+from rinsc.backends.torch.tables import TableKeeper
 from rinsc.graph import BlockGraph, verified
 from rinsc.layers.hosted import hosted_programs, looks_back_by_attention_alone
 from rinsc.spec import ModelSpec
@@ -18,7 +18,7 @@ from rinsc.spec import ModelSpec
 Checkpointing: TypeAlias = Literal["none", "visit", "round"]
 
 
-class HostedModule(nn.Module):
+class HostedModule(TableKeeper):
     """An instance of `hosted_class`: the emitted ``Model``, and what it was made from.
 
     ``module(input_ids, position_ids, mask=None, slots=None, rounds=None)`` maps token ids (batch,

@@ -19,6 +19,7 @@ from rinsc.backends.torch.calibration import Moments, calibration
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.memory import require_memory
 from rinsc.backends.torch.steps import takes_noise_seed
+from rinsc.backends.torch.tables import TableKeeper
 from rinsc.graph import BlockGraph, require_graph, verified
 from rinsc.spec import ModelSpec
 
@@ -26,7 +27,7 @@ _numbers = itertools.count()
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class CompiledModule(nn.Module):
+class CompiledModule(TableKeeper):
     """What `to_torch` returns: the emitted `Model`, and what it was made from."""
 
     source: ClassVar[str]

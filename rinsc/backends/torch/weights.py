@@ -53,6 +53,11 @@ def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
         "spec": spec_to_toml(model.spec),
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    empty = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if empty:
+        message = f"the weight '{empty[0]}' holds no numbers; it is on the device 'meta'"
+        hint = "fill the module first, with load_weights or to_empty and load_state_dict"
+        raise CheckpointError(Problem("wrong-weights", message, place=str(path), hint=hint))
     with atomic_path(path) as part:
         write_tensors(tensors, part, {METADATA_KEY: json.dumps(facts)})
 
@@ -94,7 +99,12 @@ def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
         facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}"))
         tensors = _without_host({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     _require_same_model(model, facts, tensors, path)
-    model.load_state_dict(tensors)
+    if any(weight.is_meta for weight in model.parameters()):
+        dtypes = {name: weight.dtype for name, weight in model.state_dict().items()}
+        tensors = {name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}
+        model.load_state_dict(tensors, assign=True)  # a copy would stay on the device meta
+    else:
+        model.load_state_dict(tensors)
 
 
 @contextmanager

@@ -135,6 +135,11 @@ class Model(nn.Module):
             else:
                 nn.init.normal_(parameter, std=0.02)
 
+    def reset_tables(self) -> None:
+        """Make the tables that are computed, not trained."""
+        self.register_buffer("cos", rotary_table("cos", 2048, 64, 10000.0), persistent=False)
+        self.register_buffer("sin", rotary_table("sin", 2048, 64, 10000.0), persistent=False)
+
     def forward(self, input_ids: torch.Tensor, rounds: Rounds = None) -> torch.Tensor:
         if input_ids.shape[1] > 2048:
             raise ValueError(f"{input_ids.shape[1]} tokens exceed the context of 2048")
