@@ -29,7 +29,7 @@ def canonical(sig: Signature | str) -> str:
     Raises SignatureError (``too-many-visits``, ``too-deep``, ``conflicting-options``), and for a
     text that is no signature.
     """
-    if isinstance(sig, str):
+    if not isinstance(sig, Signature):
         from rinsc.syntax.parser import parse  # here, since it takes its time to load
 
         sig = parse(sig)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable
+
+# Capitals of Greek and Cyrillic that look like ours.
+_LOOK_ALIKE = dict(
+    zip("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕЅІЈКМНОРСТУХ", "ABEZHIKMNOPTYXABESIJKMHOPCTYX", strict=True)
+)
+# Wide, mathematical and lowered forms of letters, digits and signs; raised digits are powers.
+_FORMS = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff₀-₉]")
 
 _ITEM_END = r"(?<=[A-Z0-9)\]}⁰¹²³⁴⁵⁶⁷⁸⁹⁾])"
 _ITEM = r"(?=\s*[A-Z(\[])"
 
 # In this order. What a pattern should not have touched makes a text that cannot be read, and so
 # no hint.
-_RULES: tuple[tuple[str, str], ...] = (
+_RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"([\]'\"](?:\s*\*\s*\d+)?)\s*\+\s*(?=[\['\"\d])", r"\1 "),  # lists and texts of Python, added
+    (r"\^\s*\{?\s*(?=[⁰¹²³⁴⁵⁶⁷⁸⁹])", ""),  # A^³
+    (r"([×✕⨯]\s*)([NRKT])(?![A-Za-z0-9^])", lambda sign: f"^{sign[2].lower()} "),  # A×N
+    (r"([A-Z][0-9]*|\([^()]*\))\s*([×*^]\s*\d+)\s*[×*]\s*(\d+)", r"(\1\2)^\3 "),  # A×3×2
     (r"\^\s*\{?\s*(?:×|\\times)\s*(\d+)\s*\}?", r"^\1"),  # A^{×3}
     (r"([×*]\s*\d+)\s*[×*]" + _ITEM, r"\1 "),  # A×3×B
     (r"[\"'`“”‘’]|\\[()\[\]]|^\$+|\$+$", ""),  # quotes, marks of LaTeX
@@ -38,6 +50,8 @@ _RULES: tuple[tuple[str, str], ...] = (
 
 def respell(text: str) -> str:
     """The text with what people write elsewhere in place of the notation's own marks."""
+    text = _FORMS.sub(lambda form: unicodedata.normalize("NFKC", form[0]), text)
+    text = "".join(_LOOK_ALIKE.get(letter, letter) for letter in text)
     for pattern, replacement in _RULES:
         text = re.sub(pattern, replacement, text)
     return text.strip()

@@ -23,9 +23,13 @@ _INSIDE_POWER = re.compile(r"\^\s*(\{[^{}]*)?\Z")
 def check_brackets(text: str) -> None:
     """Raises SignatureError for what one linear scan can see, before any grammar is asked.
 
-    ``text-too-long``, ``empty-signature``, ``too-deep``, ``unbalanced-parenthesis`` and
-    ``unbalanced-bracket`` (for square brackets and braces).
+    ``not-a-text``, ``text-too-long``, ``empty-signature``, ``too-deep``,
+    ``unbalanced-parenthesis`` and ``unbalanced-bracket`` (for square brackets and braces).
     """
+    if not isinstance(text, str):
+        message = f"a signature is a text, not {type(text).__name__}"
+        hint = "write it between quotes: '(A^3)B'"
+        raise SignatureError(Problem("not-a-text", message, hint=hint))
     if len(text) > MAX_TEXT:
         message = f"{len(text)} characters; a signature has at most {MAX_TEXT}"
         span, hint = Span(MAX_TEXT, MAX_TEXT + 1), "write repetitions as powers: A^3"
