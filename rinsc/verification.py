@@ -72,7 +72,7 @@ def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
         message += " compared in reasonable time"
         hint = "verify a signature of the same form with smaller powers or sizes"
         raise LoweringError(Problem("too-long-to-verify", message, hint=hint))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
         torch.manual_seed(seed)
         model = to_torch(graph).eval()
         _spread(model)

@@ -97,3 +97,10 @@ def test_the_small_copy_keeps_what_matters() -> None:
     assert list(small.parts.values()) == [2, 2, 2]
     assert small.heads // small.kv_heads == spec.heads // spec.kv_heads
     assert small.width <= 128
+
+
+def test_torchs_default_device_is_no_part_of_a_comparison() -> None:
+    spec = model_spec("A^2", preset="tiny", layers=1)
+    expected = verify(spec)
+    with torch.device("meta"):
+        assert verify(spec) == expected
