@@ -19,19 +19,40 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+from rinsc.errors import DataError, Problem
 from rinsc.files import parse_json
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for bytes that are no character
+CANNOT_DECODE = "the tokenizer cannot decode its ids"
+
+
+@contextmanager
+def library_failures(message: str) -> Iterator[None]:
+    """What the library tokenizers raises becomes a DataError that begins with ``message``.
+
+    It raises bare Exception, and where its own code fails a ``PanicException``, which is none.
+    """
+    try:
+        yield
+    except BaseException as error:
+        is_panic = type(error).__name__ == "PanicException"
+        if isinstance(error, DataError) or not (is_panic or isinstance(error, Exception)):
+            raise
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        hint = "use another tokenizer.json: one with a token for what it does not know, not damaged"
+        raise DataError(Problem("tokenizer-failed", f"{message}: {reason}", hint=hint)) from error
 
 
 class TokenDecoder:
     """The text of ids that come one by one, as ``backend.decode`` gives it for all of them.
 
-    ``backend`` is a `tokenizers.Tokenizer`. A token takes the same time wherever it stands.
+    ``backend`` is a `tokenizers.Tokenizer`. A token takes the same time wherever it stands. Raises
+    DataError where the library cannot decode a token.
     """
 
     def __init__(self, backend: Any, *, skip_special_tokens: bool) -> None:
@@ -47,13 +68,15 @@ class TokenDecoder:
         text = self._token_of(token)
         if text is None or text in self._skipped:
             return ""
-        return "".join(_through(self._stages, [text]))
+        with library_failures(CANNOT_DECODE):
+            return "".join(_through(self._stages, [text]))
 
     def finish(self) -> str:
         """What was held back, after the last id."""
         pieces: list[str] = []
-        for number, stage in enumerate(self._stages):
-            pieces += _through(self._stages[number + 1 :], stage.finish())
+        with library_failures(CANNOT_DECODE):
+            for number, stage in enumerate(self._stages):
+                pieces += _through(self._stages[number + 1 :], stage.finish())
         return "".join(pieces)
 
 

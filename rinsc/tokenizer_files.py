@@ -7,7 +7,7 @@ end a text, and what the files of an export hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|en
 PADDING = ("<pad>", "<|pad|>", "[PAD]", "<|padding|>")  # special tokens that fill a batch
 
 MAX_CONFIG_BYTES = 1 << 24  # of the small files beside tokenizer.json
+MAX_UNUSED_IDS = 1 << 17  # in a vocabulary; tables are as long as its largest id
+MAX_GROWTH = 256  # characters that the replacements of a tokenizer make of one, all together
 
 
 @dataclass(frozen=True)
@@ -168,12 +170,46 @@ def vocabulary_size(tokenizer: str) -> int:
 
     Raises ValueError and what else a text does that is no tokenizer.json.
     """
-    content = parse_json(tokenizer)
+    return _size(parse_json(tokenizer))
+
+
+def _size(content: Any) -> int:
     vocab = content["model"]["vocab"]
     ids = range(len(vocab)) if isinstance(vocab, list) else map(int, vocab.values())
     largest = max(ids, default=-1)
     added = (int(token["id"]) for token in content.get("added_tokens") or ())
     return 1 + max([largest, *added])
+
+
+def check_claims(tokenizer: str) -> None:
+    """Raises ValueError for a tokenizer.json, of this text, that would take more memory than it is
+    worth: ids far beyond the tokens that it has, and replacements that make a text grow."""
+    try:
+        content = parse_json(tokenizer)
+        vocab, added = content["model"]["vocab"], content.get("added_tokens") or ()
+        largest = _size(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("it has no vocabulary") from error
+    if largest > len(vocab) + len(added) + MAX_UNUSED_IDS:
+        raise ValueError(f"it has an id of {largest - 1} and {len(vocab)} tokens")
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        growth = 1
+        for replacement in _replacements(content.get(part)):
+            growth *= max(1, len(replacement))
+            if growth > MAX_GROWTH:
+                raise ValueError(f"its {part} makes more than {MAX_GROWTH} characters of one")
+
+
+def _replacements(step: Any) -> Iterator[str]:
+    """What the steps of a tokenizer put in the place of a text."""
+    if isinstance(step, dict):
+        if step.get("type") == "Replace" and isinstance(step.get("content"), str):
+            yield step["content"]
+        for inner in step.values():
+            yield from _replacements(inner)
+    elif isinstance(step, list):
+        for inner in step:
+            yield from _replacements(inner)
 
 
 def generation_config(stops: tuple[int, ...], padding_from: int, vocab_size: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rinsc.data.documents import free_unused_memory
 from rinsc.data.learning import learned_texts
 from rinsc.data.pieces import Piece, encoded_pieces
 from rinsc.data.problems import data_error
-from rinsc.decoders import byte_level_bytes
+from rinsc.decoders import CANNOT_DECODE, byte_level_bytes, library_failures
 from rinsc.errors import DataError
 from rinsc.extras import require
 from rinsc.files import parse_json, write_atomically
@@ -25,6 +25,7 @@ from rinsc.tokenizer_files import (
     END_OF_TEXT,
     TOKENIZER_FILE,
     DeclaredTokens,
+    check_claims,
     read_declared,
     resolve,
     tokenizer_files,
@@ -204,7 +205,10 @@ class BytePairTokenizer:
         skip_special_tokens: bool = False,
     ) -> str:
         """The text of ``ids``; bytes that are no whole character show as U+FFFD."""
-        return self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens)
+        with library_failures(CANNOT_DECODE):
+            return self._backend.decode(
+                list(map(int, ids)), skip_special_tokens=skip_special_tokens
+            )
 
     @property
     def sha256(self) -> str:
@@ -287,12 +291,9 @@ class BytePairTokenizer:
     def _encoded(self, texts: list[str], *, with_offsets: bool = False) -> list[Any]:
         """What the library makes of each text; raises DataError where it cannot encode one."""
         encode = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
-        try:
-            return encode(texts, add_special_tokens=False)
-        except Exception as error:  # the library raises bare Exception
-            message = f"the tokenizer cannot encode the text: {error}"
-            hint = "use a tokenizer with a token for what it does not know"
-            raise data_error("tokenizer-failed", message, None, hint) from error
+        with library_failures("the tokenizer cannot encode the text"):
+            encoded: list[Any] = encode(texts, add_special_tokens=False)
+        return encoded
 
 
 class _Ids:
@@ -364,9 +365,16 @@ def load_tokenizer(path: Path, begun: Mapping[str, object] | None = None) -> Byt
         raise _not_readable("cannot-read", "cannot read the tokenizer", path) from error
     declared = read_declared(path.parent) if path.name == TOKENIZER_FILE else DeclaredTokens()
     try:
-        return tokenizer_from_json(text, declared, legacy=_is_legacy(begun))
-    except Exception as error:  # the library raises bare Exception for a bad file
-        raise _not_readable("bad-tokenizer", "not a tokenizer file", path) from error
+        check_claims(text)
+    except ValueError as error:
+        message = f"not a tokenizer file: {error}"
+        raise _not_readable("bad-tokenizer", message, path) from error
+    try:
+        with library_failures("not a tokenizer file"):
+            return tokenizer_from_json(text, declared, legacy=_is_legacy(begun))
+    except DataError as error:
+        message = error.problems[0].message
+        raise _not_readable("bad-tokenizer", message, path) from error
 
 
 def tokenizer_from_json(
@@ -407,7 +415,13 @@ def _is_legacy(begun: Mapping[str, object] | None) -> bool:
 
 
 def _utf8(text: str | bytes) -> bytes:
-    return text.encode("utf-8") if isinstance(text, str) else text
+    """The bytes of a text; raises DataError for half a character of UTF-16, which has none."""
+    try:
+        return text.encode("utf-8") if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        message = f"character {error.start} of the text is half a character of UTF-16"
+        hint = "write whole characters: two such halves in JSON are one character"
+        raise data_error("not-text", message, None, hint) from None
 
 
 def _byte_positions(text: str) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from rinsc.data.tokenizer import (
     train_tokenizer,
 )
 from rinsc.errors import DataError
+from rinsc.text import stream_text
 from tests.test_decoders import TOKENIZERS
 
 
@@ -217,3 +219,57 @@ def test_tokens_that_cross_characters_are_cut_without_loss(monkeypatch: pytest.M
     ids = tokenizer.encode(text)
     tokenizer.require_lossless(ids, text)
     assert ids.tolist() == expected
+
+
+def _with(tokenizer: BytePairTokenizer, part: str, **values: object) -> str:
+    """A tokenizer.json of which one part has other values."""
+    content = json.loads(tokenizer.to_json())
+    content[part] = {**(content[part] or {}), **values}
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("model", {"vocab": {"a": 0, "b": 4_000_000_000}, "merges": []}),
+        ("model", {"continuing_subword_prefix": "#" * 2000}),  # the library panics
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),  # here, too
+        (
+            "normalizer",
+            {
+                "type": "Sequence",
+                "normalizers": [
+                    {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+                ]
+                * 4,
+            },
+        ),
+        ("decoder", {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}),
+    ],
+)
+def test_files_that_take_memory_or_stop_the_library_are_refused(
+    tmp_path: Path, tokenizer: BytePairTokenizer, part: str, values: dict[str, object]
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(_with(tokenizer, part, **values))
+    with pytest.raises(DataError, match="not a tokenizer file: "):
+        load_tokenizer(path)
+
+
+def test_panics_of_the_library_are_errors(tmp_path: Path, tokenizer: BytePairTokenizer) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(_with(tokenizer, "pre_tokenizer", type="FixedLength", length=0))
+    with pytest.raises(DataError, match="cannot encode the text"):
+        load_tokenizer(path).encode("a text")
+    path.write_text(_with(tokenizer, "decoder", type="Strip", content="a", start=0, stop=99))
+    loaded = load_tokenizer(path)
+    (letter,) = loaded.encode("a").tolist()
+    with pytest.raises(DataError, match="cannot decode"):
+        loaded.decode([letter])
+    with pytest.raises(DataError, match="cannot decode"):
+        list(stream_text([letter], loaded.decode))
+
+
+def test_half_a_character_of_utf16_is_no_text(trained: BytePairTokenizer) -> None:
+    with pytest.raises(DataError, match="half a character"):
+        trained.encode("a\ud800")
