@@ -188,7 +188,7 @@ def check_claims(tokenizer: str) -> None:
         content = parse_json(tokenizer)
         vocab, added = content["model"]["vocab"], content.get("added_tokens") or ()
         largest = _size(content)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError("it has no vocabulary") from error
     if largest > len(vocab) + len(added) + MAX_UNUSED_IDS:
         raise ValueError(f"it has an id of {largest - 1} and {len(vocab)} tokens")

@@ -232,6 +232,7 @@ def _with(tokenizer: BytePairTokenizer, part: str, **values: object) -> str:
     ("part", "values"),
     [
         ("model", {"vocab": {"a": 0, "b": 4_000_000_000}, "merges": []}),
+        ("model", {"vocab": {"a": float("inf")}, "merges": []}),
         ("model", {"continuing_subword_prefix": "#" * 2000}),  # the library panics
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),  # here, too
         (
