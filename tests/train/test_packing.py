@@ -13,7 +13,7 @@ from torch import nn
 from rinsc.backends.torch import CompiledModule
 from rinsc.data.batches import TokenizedCorpus, tokenize
 from rinsc.data.documents import Corpus, Document, split
-from rinsc.data.tokenizer import BytePairTokenizer
+from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
 from rinsc.train.run import train
@@ -98,9 +98,11 @@ def test_documents_across_train_another_model(
 
 
 def test_a_step_without_a_target_changes_nothing_and_ends_nothing(
-    spec: ModelSpec, config: TrainConfig, folder: RunFolder, tokenizer: BytePairTokenizer
+    spec: ModelSpec, config: TrainConfig, folder: RunFolder, corpus: Corpus
 ) -> None:
     """Documents of one token, each beginning with what is nobody's target."""
+    texts = [document.text for document in corpus.train]
+    tokenizer = train_tokenizer(texts, spec.vocab_size, end_of_text=None)
     letters = [Document(str(n), "abcdefgh"[n % 8]) for n in range(9000)]
     tokens = tokenize(split("letters", letters), tokenizer)
     apart = dataclasses.replace(config, packing="documents", weight_decay=0.0)

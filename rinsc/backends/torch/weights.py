@@ -109,16 +109,21 @@ def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
 
 @contextmanager
 def checked_weights(path: Path) -> Iterator[None]:
-    """Compare a file with the digest inside it while the body reads it; raises `CheckpointError`
-    at the end of the body. A file without a digest, as of rinsc 0.4.0, passes."""
+    """Compare a file, or the shards of an index, with the digests inside while the body reads.
+
+    Raises `CheckpointError` at the end of the body. A file without a digest, as of rinsc 0.4.0,
+    passes.
+    """
+    files = _shards(path) if path.name.endswith(INDEX) else [path]
     with ThreadPoolExecutor(1) as others:
-        damaged = others.submit(is_damaged, path)
+        damaged = [others.submit(is_damaged, file) for file in files]
         yield
-        if damaged.result():
-            message = "the weights are damaged: the file is not as it was written"
-            hint = "copy or export it again; a digest inside the file tells"
-            problem = Problem("damaged-weights", message, place=str(path), hint=hint)
-            raise CheckpointError(problem)
+        for file, outcome in zip(files, damaged, strict=True):
+            if outcome.result():
+                message = "the weights are damaged: the file is not as it was written"
+                hint = "copy or export it again; a digest inside the file tells"
+                problem = Problem("damaged-weights", message, place=str(file), hint=hint)
+                raise CheckpointError(problem)
 
 
 @contextmanager
