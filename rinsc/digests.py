@@ -20,7 +20,9 @@ def text_digest(text: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The whole SHA-256 of a file."""
+    """The whole SHA-256 of a file; raises OSError for what is no regular file."""
+    if not path.is_file():  # to open a pipe would wait
+        raise OSError(None, "it is not a regular file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -49,13 +49,27 @@ def read_json(path: Path, most_bytes: int = MAX_RECORD_BYTES) -> Any:
     Raises OSError where the file cannot be read or is not a regular one, and ValueError for what
     is no JSON, is larger than ``most_bytes``, or nests deeper than `MAX_DEPTH`.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for who writes to it
-        raise OSError(None, "it is not a regular file")
-    with path.open("rb") as file:
-        data = file.read(most_bytes + 1)
+    data = read_regular(path, most_bytes + 1)
     if len(data) > most_bytes:
         raise ValueError(f"it has more than {most_bytes} bytes")
     return parse_json(data)
+
+
+def read_regular(path: Path, most_bytes: int = -1) -> bytes:
+    """The bytes of a file, or the first of them; raises OSError for what is no regular file.
+
+    To open a pipe would wait for somebody who writes to it.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(None, "it is not a regular file")
+    with path.open("rb") as file:
+        return file.read(most_bytes)
+
+
+def read_regular_text(path: Path, errors: str = "strict") -> str:
+    """The UTF-8 text of a file, line ends as ``\\n``; raises as `read_regular` does."""
+    text = read_regular(path).decode("utf-8", errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rinsc.errors import CheckpointError, Problem
-from rinsc.files import parse_json
+from rinsc.files import parse_json, read_regular, read_regular_text
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -281,7 +281,7 @@ def tokenizer_files(tokenizer: str, declared: DeclaredTokens, context: int) -> M
 
 def read_tokenizer_files(tokenizer: Path, context: int) -> Mapping[str, bytes]:
     """`tokenizer_files` of a file, with what stands beside it; raises `CheckpointError`."""
-    text = tokenizer.read_text(encoding="utf-8")
+    text = read_regular_text(tokenizer)
     return tokenizer_files(text, read_declared(tokenizer.parent), context)
 
 
@@ -325,8 +325,7 @@ def _is_named(value: Any) -> bool:
 
 def _read_text(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
+        data = read_regular(path, MAX_CONFIG_BYTES + 1)
         return None if len(data) > MAX_CONFIG_BYTES else data.decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return None

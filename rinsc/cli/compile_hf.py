@@ -13,6 +13,7 @@ from rinsc.cli.onnx_options import OnnxOptions
 from rinsc.cli.output import print_json, print_note
 from rinsc.errors import CheckpointError, OutputError, Problem, UsageError
 from rinsc.extras import require
+from rinsc.files import read_regular_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +117,7 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
         for key, ids in token_ids(run.hf_config, request.spec.vocab_size).items():
             setattr(model.config, key, ids)
     if run is not None and run.tokenizer.is_file():
-        text = run.tokenizer.read_text(encoding="utf-8")
+        text = read_regular_text(run.tokenizer)
         special = special_tokens(text, read_declared(run.path))
         stops = stop_ids(run.path, special.stop_ids, request.spec.vocab_size)
         for key, value in replace(special, stop_ids=stops).config_ids.items():

@@ -18,7 +18,7 @@ from rinsc.cli.quality_report import Report, counts_in_words, measure, print_rep
 from rinsc.cli.runs import run_trained_rounds
 from rinsc.cli.values import option_values
 from rinsc.errors import OutputError, Problem, RinscError, UsageError
-from rinsc.files import check_writable, parse_json
+from rinsc.files import check_writable, parse_json, read_regular_text
 from rinsc.folders import temporary_folder
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _tokenizer_files(request: Request, tokenizer: Path, options: OnnxOptions) ->
     )
 
     files = dict(read_tokenizer_files(tokenizer, request.spec.context))
-    text, declared = tokenizer.read_text(encoding="utf-8"), read_declared(tokenizer.parent)
+    text, declared = read_regular_text(tokenizer), read_declared(tokenizer.parent)
     stops = _stop_ids(request, tokenizer, options)
     if stops != special_tokens(text, declared).stop_ids:
         config = generation_config(stops, request.spec.vocab_size, request.spec.vocab_size)
@@ -289,7 +289,7 @@ def _stop_ids(request: Request, tokenizer: Path, options: OnnxOptions) -> tuple[
 
     with option_values():
         asked = checked_request([0], 0, request.spec, options.stop_id).stop_ids
-    text, declared = tokenizer.read_text(encoding="utf-8"), read_declared(tokenizer.parent)
+    text, declared = read_regular_text(tokenizer), read_declared(tokenizer.parent)
     ids = special_tokens(text, declared).stop_ids
     known = stop_ids(tokenizer.parent, ids, request.spec.vocab_size)
     return tuple(dict.fromkeys([*known, *sorted(asked)]))

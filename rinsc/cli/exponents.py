@@ -8,7 +8,7 @@ from pathlib import Path
 from rinsc.cli.runs import is_run
 from rinsc.cli.values import bindings
 from rinsc.errors import Problem, RinscError, SignatureError
-from rinsc.files import parse_toml
+from rinsc.files import parse_toml, read_regular_text
 
 
 def share_bindings(pairs: Sequence[str], models: Sequence[str]) -> list[dict[str, int]]:
@@ -58,7 +58,7 @@ def _free_names(model: str) -> set[str] | None:
 
 
 def _signature_of_file(path: str) -> str:
-    text = parse_toml(Path(path).read_text(encoding="utf-8"))["signature"]
+    text = parse_toml(read_regular_text(Path(path)))["signature"]
     if not isinstance(text, str):
         raise TypeError
     return text

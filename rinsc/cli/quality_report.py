@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rinsc.cli.numbers import exact
 from rinsc.cli.output import print_note
 from rinsc.extras import require
+from rinsc.files import read_regular_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -121,7 +122,7 @@ def _trained_rounds(run: RunFolder, graph: BlockGraph) -> dict[str, int]:
     written = resolve_rounds(graph, None)
     if not run.config.is_file():
         return written
-    text = run.config.read_text(encoding="utf-8", errors="replace")
+    text = read_regular_text(run.config, "replace")
     config = config_from_toml(text, place=str(run.config))
     return written | told_rounds(graph, config)
 

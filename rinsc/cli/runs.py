@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rinsc.errors import CheckpointError, Problem, RinscError
+from rinsc.files import read_regular_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,6 +118,6 @@ def run_trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int
 
     if not folder.config.is_file():
         return trained_rounds(graph) | resolve_rounds(graph, own_rounds(folder))
-    text = folder.config.read_text(encoding="utf-8", errors="replace")
+    text = read_regular_text(folder.config, "replace")
     config = config_from_toml(text, place=str(folder.config))
     return trained_rounds(graph) | told_rounds(graph, config)

@@ -20,7 +20,7 @@ from rinsc.data.problems import data_error
 from rinsc.decoders import CANNOT_DECODE, byte_level_bytes, library_failures
 from rinsc.errors import DataError
 from rinsc.extras import require
-from rinsc.files import parse_json, write_atomically
+from rinsc.files import parse_json, read_regular_text, write_atomically
 from rinsc.tokenizer_files import (
     END_OF_TEXT,
     TOKENIZER_FILE,
@@ -360,7 +360,7 @@ def load_tokenizer(path: Path, begun: Mapping[str, object] | None = None) -> Byt
     _library()
     path = path / TOKENIZER_FILE if path.is_dir() else path
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise _not_readable("cannot-read", "cannot read the tokenizer", path) from error
     declared = read_declared(path.parent) if path.name == TOKENIZER_FILE else DeclaredTokens()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
-from rinsc.files import parse_toml
+from rinsc.files import parse_toml, read_regular
 from rinsc.presets import PRESETS
 from rinsc.resources import zoo_file
 from rinsc.scalars import whole
@@ -104,8 +104,7 @@ def read_toml(path: Path) -> dict[str, object]:
     """The keys of a TOML file; raises `SpecError` for a file that is none, or cannot be read."""
     hint = "give the path of a TOML file, or a signature such as '(A^3)B'"
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = read_regular(path, MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = error.strerror if isinstance(error, OSError) else str(error)
         problem = Problem("spec-not-readable", f"cannot read the spec: {reason}", hint=hint)

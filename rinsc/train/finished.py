@@ -18,7 +18,7 @@ from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
 from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, DataError, Problem
-from rinsc.files import read_json
+from rinsc.files import read_json, read_regular_text
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
 from rinsc.layers import require_language_model
@@ -296,7 +296,7 @@ def _inputs(folder: RunFolder) -> tuple[BlockGraph, TrainConfig]:
     graph = build_graph(model_spec(folder.model_spec))
     require_language_model(graph.spec)
     try:
-        text = folder.config.read_text(encoding="utf-8")
+        text = read_regular_text(folder.config)
     except (OSError, UnicodeDecodeError):
         message = "cannot read the settings of the run"
         raise _error("cannot-read", message, folder.config, "restore the file") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias, get_args
 
 from rinsc.errors import DataError, Problem
-from rinsc.files import cannot_write, parse_json, write_atomically
+from rinsc.files import cannot_write, parse_json, read_regular, write_atomically
 
 Part: TypeAlias = Literal["sample", "whole"]  # of the held-out text, that a figure is of
 
@@ -82,7 +82,7 @@ def read_metrics(path: Path) -> list[Metrics]:
     Raises DataError where the file cannot be read, or holds lines and none of metrics.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_regular(path).split(b"\n")
     except OSError as error:
         raise _bad(path, "cannot read the metrics") from error
     found = [metrics for line in lines if (metrics := metrics_from_json(line)) is not None]

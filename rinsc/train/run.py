@@ -21,7 +21,7 @@ from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, Problem
-from rinsc.files import read_json, write_atomically
+from rinsc.files import read_json, read_regular_text, write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
@@ -207,7 +207,7 @@ def finished_result(
         return None
     check_files(folder)
     try:
-        begun = [each.read_text(encoding="utf-8") for each in (folder.model_spec, folder.config)]
+        begun = [read_regular_text(each) for each in (folder.model_spec, folder.config)]
         record = read_json(folder.data_record)
         result = result_from_facts(read_json(folder.result))
         words = record["tokenizer"]["sha256"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rinsc.errors import CheckpointError, OutputError, Problem
-from rinsc.files import parse_json
+from rinsc.files import parse_json, read_regular_text
 from rinsc.graph.differences import model_differences
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 from rinsc.train.config import TrainConfig, config_from_toml
@@ -97,7 +97,7 @@ def _begun_with(path: Path, what: str) -> str | None:
     if not path.exists():
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular_text(path)
     except (OSError, UnicodeDecodeError):
         raise _cannot_read(what, path) from None
 

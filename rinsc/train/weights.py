@@ -8,7 +8,7 @@ from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.backends.torch.weights import save_weights
-from rinsc.files import parse_json, write_atomically
+from rinsc.files import parse_json, read_regular_text, write_atomically
 from rinsc.tokenizer_files import (
     TOKENIZER_CONFIG_FILE,
     read_declared,
@@ -41,7 +41,7 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         }
         if folder.tokenizer.is_file():  # a run from Python may have none
             declared = read_declared(folder.path)
-            text = folder.tokenizer.read_text(encoding="utf-8")
+            text = read_regular_text(folder.tokenizer)
             config |= special_tokens(text, declared).config_ids
             files = tokenizer_files(text, declared, plain.spec.context)
             write_atomically(folder.tokenizer_config, files[TOKENIZER_CONFIG_FILE])

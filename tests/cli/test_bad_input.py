@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -322,3 +325,32 @@ def test_a_tokenizer_that_is_missing_or_of_another_model(onnx_file: Path, tmp_pa
     status, _, err = run_cli("generate", str(alone), "--prompt", "On")
     assert status == 1
     assert err.startswith("error[bad-tokenizer]: ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.toml", "train.toml", "data.json", "result.json", "checksums.json"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+        *("generation_config.json", "config.json"),
+    ],
+)
+def test_a_pipe_in_a_run_is_not_waited_for(run: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+
+    def waited(*_: object) -> None:
+        raise AssertionError(f"waits for the pipe {name}")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(30)
+    try:
+        for command in (("generate", str(folder), "--prompt", "x"), ("eval", str(folder))):
+            done = run_cli(*command, *(("--max-new-tokens", "1") if "x" in command else ()))
+            assert done.status in (0, 1)
+            assert "Traceback" not in done.err
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
