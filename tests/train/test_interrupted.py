@@ -189,6 +189,7 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(text: str, tmp_path: Path
     folder = tmp_path / "run"
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
         os.execv(sys.executable, [sys.executable, "-m", "rinsc", *command(text, folder)])
     try:
