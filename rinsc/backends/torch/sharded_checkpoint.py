@@ -265,7 +265,9 @@ def _require_same_model(
             if own.get(name) != found.get(name)
         }
     )
-    differing = f"they differ in {', '.join(parts)}" if parts else "their schedules differ"
+    differing = (
+        f"they differ in {', '.join(parts)}" if parts else "their settings or schedules differ"
+    )
     message = f"the checkpoint is of another model than '{graph.spec.text}': {differing}"
     hint = "load it into the model that it was written from"
     raise _error("checkpoint-of-another-model", message, folder, hint)
