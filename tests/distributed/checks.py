@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group as groups
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import parallel
@@ -23,10 +24,13 @@ from rinsc.backends.torch.parallel import emitted_module, parallelize
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict, load_sharded, save_sharded
 from rinsc.errors import RinscError
 from rinsc.graph import Rounds
+from rinsc.graph.draws import noise_seed_of
 from rinsc.spec import ModelSpec
 from tests.distributed.ranks import Check, largest_gap
 from tests.distributed.training import (
     RANDOM_ROUNDS,
+    SEQ,
+    SEQUENCES,
     adamw,
     batch_of,
     drawn,
@@ -64,6 +68,8 @@ CASES = [
     or name == "random rounds, tied"
 ]
 
+DRAWING = [("ddp", False), ("ddp", True), ("pin", True)]
+
 HUGGING_FACE: list[tuple[str, Checkpointing]] = [
     ("ddp", "visit"),
     ("pin", "visit"),
@@ -83,6 +89,7 @@ TENSOR_SPECS: dict[str, ModelSpec] = {
 }
 
 RESUMED = spec_of(RANDOM_ROUNDS)
+NOISY = "P(A^6{skip=0.5, inject=add, init=noise})B"
 BROKEN_AT, STEPS = 3, 6
 GATHER = "foreach_all_gather"  # called once for each group of weights that is gathered
 
@@ -140,6 +147,45 @@ def gathers(way: str) -> Check:
         return found
 
     return check
+
+
+def draws(way: str, *, hosted: bool) -> Check:
+    """What a model draws by itself in four passes: rounds, the first row's logits, and the gaps of
+    logits and gradients to one process that is told rounds and noise for the whole batch."""
+
+    def check(folder: Path) -> tuple[list[Rounds], list[float], float, float]:
+        spec = spec_of(NOISY)
+        alone = fresh(spec).train()
+        model: Any = causal_lm(spec).train() if hosted else fresh(spec).train()
+        drawing = model.model if hosted else model
+        drawing.load_state_dict(alone.state_dict())
+        options = dict(WAYS[way])
+        # As a user's own loop has it, and as `parallelize` has it.
+        together = (
+            DistributedDataParallel(model, find_unused_parameters=True)
+            if way == "ddp"
+            else parallelize(model, mesh(options.pop("name")), **options)
+        )
+        found, first, gaps = [], [], []
+        for step in range(4):
+            ids = torch.arange(SEQ).expand(SEQUENCES, SEQ)  # rows that differ in their noise alone
+            given = together(own_part(ids))
+            logits = given.logits if hosted else given
+            found.append(dict(drawing.draws.rounds))
+            whole = alone(ids, rounds=found[-1], noise_seed=noise_seed_of(0, step))
+            gaps.append(float((logits - own_part(whole)).abs().max().detach()))
+            first.append(float(logits[0, 0, 0].detach()))
+        whole.square().mean().backward()
+        logits.square().mean().backward()
+        return found, first, max(gaps), _gap_of_gradients(alone, together)
+
+    return check
+
+
+def draws_along_tensor(folder: Path) -> list[float]:
+    """Ranks along ``tensor`` hold one batch, and so must have one noise."""
+    model = parallelize(fresh(spec_of(NOISY)), mesh("tensor")).train()
+    return [float(model(batch_of(0)).detach().square().mean()) for _ in range(3)]
 
 
 def rounds_by_rank(folder: Path) -> float:
@@ -331,6 +377,8 @@ CHECKS: dict[str, Check] = {
     **{f"steps: {way}, {name}": steps_equal(way, SPECS[name]) for way, name in CASES},
     **{f"gathers: {way}": gathers(way) for way in ("pin", "reshard")},
     "rounds by rank": rounds_by_rank,
+    **{f"draws: {way}, {hosted}": draws(way, hosted=hosted) for way, hosted in DRAWING},
+    "draws: tensor": draws_along_tensor,
     **{
         f"accumulation: {way}, {synced}": accumulation(way, synced=synced)
         for way, synced in (("ddp", True), ("pin", True), ("pin", False), ("reshard", False))

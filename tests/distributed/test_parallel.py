@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch.distributed as dist
 from torch import nn
@@ -35,6 +37,30 @@ def test_all_gathers_of_a_step(ranks: Found, way: str, counts: list[int]) -> Non
 
 def test_pinned_blocks_with_other_rounds_on_each_rank(ranks: Found) -> None:
     assert max(found(ranks, "rounds by rank")) <= LIMIT
+
+
+@pytest.mark.parametrize(("way", "hosted"), checks.DRAWING)
+def test_every_rank_draws_the_same_rounds_and_its_own_noise(
+    ranks: Found, way: str, hosted: bool
+) -> None:
+    """Rounds as the law has them, and of each row the noise that it has in the whole batch."""
+    (one, first_row, *gaps), (other, other_row, *others) = found(ranks, f"draws: {way}, {hosted}")
+    assert one == other == [{"A": skipped_by_hand(step)} for step in range(4)]
+    assert len({each["A"] for each in one}) > 1
+    assert max(*gaps, *others) <= LIMIT
+    assert all(a != b for a, b in zip(first_row, other_row, strict=True))
+
+
+def skipped_by_hand(step: int) -> int:
+    """Stochastic recursion: each of five later rounds is run with probability 1/2."""
+    generator = random.Random(f"rounds of step {step} with seed 0")
+    return 1 + [generator.random() >= 0.5 for _ in range(5)].count(True)
+
+
+def test_ranks_with_one_batch_have_one_noise(ranks: Found) -> None:
+    one, other = found(ranks, "draws: tensor")
+    assert one == other
+    assert len(set(one)) == 3
 
 
 @pytest.mark.parametrize("way", ["ddp, True", "pin, True", "pin, False", "reshard, False"])

@@ -194,6 +194,17 @@ def test_compiled_models_draw() -> None:
     torch._dynamo.reset()
     with pytest.raises(Exception, match="give them, as in rounds"):
         one_graph(IDS)
+    for spec, given in (
+        (RICH, "give rounds=2 and noise_seed=1"),
+        (small_spec("P A^2{inject=add, init=noise}"), "give noise_seed=1"),
+    ):
+        torch._dynamo.reset()
+        noisy: Any = torch.compile(training(spec), backend="eager", fullgraph=True)
+        with pytest.raises(Exception, match=given):
+            noisy(IDS)
+        torch.testing.assert_close(
+            noisy(IDS, rounds=1, noise_seed=3), training(spec)(IDS, rounds=1, noise_seed=3)
+        )
 
 
 def test_gradients_of_single_rows_are_those_of_the_drawn_rounds() -> None:

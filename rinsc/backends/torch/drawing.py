@@ -42,9 +42,9 @@ _DRAWS = '''class Draws:
     """What a training pass draws where it is not given: {what}.
 
     Draws depend on `seed` and `step` alone, so that all ranks draw the same. Each pass is a step of
-    its own; passes within `held` are parts of one step.
+    its own; passes within `held` are parts of one step.{ranks}
     """
-
+{replica_attribute}
     def __init__(self) -> None:
         self.seed = 0
         self.step = 0  # of the next pass
@@ -84,7 +84,7 @@ _DRAWS = '''class Draws:
         """Whether something is left to draw."""
 {lacks}
 
-    @torch.compiler.disable(reason="rounds are drawn in Python: give them, as in rounds=2")
+    @torch.compiler.disable(reason="{reason}")
     def fill(
         self, rounds: Rounds, noise_seed: int | None = 0, rows: int = 0, again: bool = False
     ) -> tuple[Rounds, int | None]:
@@ -103,7 +103,7 @@ _DRAWS = '''class Draws:
             state = -1
         if torch._C._current_graph_task_id() != -1:  # within a backward pass
             return self._passes.get(state, self._last or (self.step, 0))
-        self._last = (self.step, self._rows)
+        self._last = (self.step, {first_row})
         if self._is_held:
             self._rows += rows
         else:
@@ -112,6 +112,26 @@ _DRAWS = '''class Draws:
         if len(self._passes) > 1024:
             del self._passes[next(iter(self._passes))]
         return self._last
+'''
+
+# Rows of other ranks are other rows of the batch, and so have other noise.
+_RANKS = """
+
+    Of a batch in equal shares, one a rank, each row has the noise that it has in the whole batch.
+    `replica` is this rank's share and the number of shares, where not all ranks have one each."""
+
+_REPLICA = """
+    replica: tuple[int, int] | None = None
+"""
+
+_FIRST_ROW = '''
+    def _first_row(self, rows: int) -> int:
+        """The first row of a pass over so many rows, in the step's whole batch."""
+        share, shares = self.replica or (0, 1)
+        is_alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
+        if self.replica is None and not is_alone:
+            share, shares = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return self._rows * shares + share * rows
 '''
 
 _LACKS_ROUNDS = """        if rounds is None or isinstance(rounds, Mapping):
@@ -169,6 +189,14 @@ def drawing_source(graph: BlockGraph) -> list[str]:
     what = ["rounds"] * bool(drawn) + ["the seed of noise"] * noise
     text = _DRAWS.format(
         what=" and ".join(what),
+        ranks=_RANKS * noise,
+        reason="rounds are drawn in Python: give them, as in rounds=2"
+        if drawn and not noise
+        else "noise is seeded in Python: give noise_seed=1, another one each step"
+        if noise and not drawn
+        else "training draws in Python: give rounds=2 and noise_seed=1",
+        replica_attribute=_REPLICA * noise,
+        first_row="self._first_row(rows)" if noise else "self._rows",
         rounds_attribute="        self.rounds: Mapping[str, int] = {}  # of the last draw\n"
         if drawn
         else "",
@@ -179,6 +207,7 @@ def drawing_source(graph: BlockGraph) -> list[str]:
         else "        return noise_seed is None",
         fill=_FILL_ROUNDS * bool(drawn) + _FILL_NOISE * noise,
     )
+    text += _FIRST_ROW * noise
     if not any(graph.dials()):
         text = text.replace("rounds: Rounds", "rounds: int | None").replace(
             "tuple[Rounds, int | None]", "tuple[int | None, int | None]"

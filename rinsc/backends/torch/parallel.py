@@ -43,7 +43,7 @@ def parallelize(
     that are visited more than once are kept from their first visit until the backward pass is over
     (``pin``), or gathered for every visit (``reshard``). A pass without gradients ends with
     everything sharded. Batches and rounds are the caller's: what stands along ``tensor`` must get
-    the same ones.
+    the same ones. Noise that the model draws is that of each share's rows in the whole batch.
 
     Raises `LoweringError` for another module than ours, a mesh without devices to spread over or
     with other names, heads that do not divide; the first training pass does where checkpointing is
@@ -56,6 +56,8 @@ def parallelize(
     _check_fits(model, mesh, sizes, mixed_precision)
     _copy_from_first(model, mesh, sizes)
     refuse_reentrant(emitted)
+    if hasattr(getattr(emitted, "draws", None), "replica"):
+        emitted.draws.replica = _share_of_batch(mesh, sizes)
     if TENSOR in sizes:
         cut_matrices(emitted, graph, _sub_mesh(mesh, TENSOR))
     if SHARD in sizes:
@@ -72,6 +74,16 @@ def parallelize(
         group = mesh.get_group(REPLICATE)
         return DistributedDataParallel(model, process_group=group, find_unused_parameters=left_out)
     return model
+
+
+def _share_of_batch(mesh: DeviceMesh, sizes: dict[str, int]) -> tuple[int, int]:
+    """Which share of the batch this rank has, and of how many: ranks along ``tensor`` have one."""
+    share, shares = 0, 1
+    for name in (REPLICATE, SHARD):
+        if name in sizes:
+            share = share * sizes[name] + mesh.get_local_rank(name)
+            shares *= sizes[name]
+    return share, shares
 
 
 def emitted_module(model: nn.Module) -> tuple[nn.Module, BlockGraph]:
