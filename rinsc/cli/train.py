@@ -50,8 +50,8 @@ def train(
     model: ModelArgument,
     /,
     *,
-    data: str,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    data: str | None = None,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     options: ModelOptions = NO_OPTIONS,
     settings: TrainOptions = NO_TRAIN_OPTIONS,
     budget: str | None = None,
@@ -76,9 +76,9 @@ def train(
     Parameters
     ----------
     data
-        A corpus: plays, text:PATH, jsonl:PATH, parquet:PATH, hf:NAME or one of `rinsc data list`.
+        What to train on, always needed. A corpus: plays, text:PATH, jsonl:PATH, parquet:PATH, hf:NAME or one of `rinsc data list`.
     output
-        The run folder.
+        The run folder, always needed.
     budget
         Training FLOPs to spend, as 1e18, or 6e9tokens, or 1000steps; 1000 steps if no budget is
         given.
@@ -114,6 +114,7 @@ def train(
     from rinsc.layers.language import require_language_model
 
     _check_model(model, from_)
+    data, output = _required(data, output)
     source = None if from_ is None else _source(from_, output, overwrite=overwrite)
     spec = options.spec(model) if source is None else spec_for(source, model, options)
     with option_values():
@@ -163,6 +164,16 @@ def _check_model(model: str, source: str | None) -> None:
     message = f"'{model}' is a run, and training begins with fresh weights"
     hint = f"write --from {model} to begin with its weights; for fresh ones name {spec}"
     raise UsageError(Problem("run-as-model", message, place="MODEL", hint=hint))
+
+
+def _required(data: str | None, output: Path | None) -> tuple[str, Path]:
+    """Both, once the model is known to be one; raises UsageError for what is missing."""
+    if data is not None and output is not None:
+        return data, output
+    missing = [*([] if data else ["--data"]), *([] if output else ["--output"])]
+    message = f"rinsc train needs {' and '.join(missing)}"
+    hint = "write --data plays -o FOLDER; see rinsc train --help"
+    raise UsageError(Problem("usage", message, hint=hint))
 
 
 def _source(path: str, output: Path, *, overwrite: bool) -> Source:

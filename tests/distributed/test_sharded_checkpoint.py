@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from rinsc.backends.torch.sharded_checkpoint import (
     save_sharded,
 )
 from rinsc.errors import CheckpointError, OutputError
+from rinsc.spec import ModelSpec
 from tests.distributed.checks import BROKEN_AT, RESUMED, STEPS
 from tests.distributed.conftest import Alone
 from tests.distributed.ranks import Found, found
@@ -85,9 +87,9 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "step-1"
 
 
-def load(folder: Path, signature: str = RESUMED.text) -> None:
+def load(folder: Path, other: str | ModelSpec = RESUMED) -> None:
     """Into other weights, which stay as they are where it fails."""
-    model = fresh(spec_of(signature), seed=7)
+    model = fresh(spec_of(other) if isinstance(other, str) else other, seed=7)
     before = full_state_dict(model)
     before = {name: tensor.clone() for name, tensor in before.items()}
     try:
@@ -287,16 +289,18 @@ def test_a_checkpoint_of_0_4_0_has_no_digests(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signature", "says"),
+    ("other", "says"),
     [
         ("P(A^3{skip=0.5})", "differ in A, B"),
         ("P(A^3{skip=0.5, adapter=scale})B", "differ in loop_A"),
-        ("P(A^4{skip=0.5})B", "schedules differ"),
+        ("P(A^4{skip=0.5})B", "visited in another way"),
+        (dataclasses.replace(RESUMED, norm_eps=1e-3), ": norm_eps is 0.001, not 1e-05"),
+        (dataclasses.replace(RESUMED, rope_theta=7.0), ": rope_theta is 7.0, not 10000.0"),
     ],
 )
-def test_a_checkpoint_of_another_model(saved: Path, signature: str, says: str) -> None:
+def test_a_checkpoint_of_another_model(saved: Path, other: str | ModelSpec, says: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        load(saved, signature)
+        load(saved, other)
     assert caught.value.code == "checkpoint-of-another-model"
     assert says in caught.value.message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import signal
 from pathlib import Path
@@ -48,6 +49,21 @@ def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
 def test_equal_weights_make_equal_files(whole: Path, tmp_path: Path) -> None:
     save_weights(lively_model(small_spec(), 3), tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("size", ["50GB", "20KB"])
+def test_saved_models_of_other_settings_are_refused_by_name(tmp_path: Path, size: str) -> None:
+    """Tensors of the same names and shapes: only the config.json tells, of one file and of many."""
+    spec = small_spec()
+    causal_lm(spec).save_pretrained(tmp_path, max_shard_size=size)
+    (path,) = [*tmp_path.glob("*.index.json"), *tmp_path.glob("model.safetensors")]
+    assert ("index" in path.name) == (size == "20KB")
+    load_weights(rinsc.to_torch(spec), path)
+    with pytest.raises(CheckpointError, match="norm_eps is 0.25, not") as caught:
+        load_weights(rinsc.to_torch(dataclasses.replace(spec, norm_eps=0.25)), path)
+    assert caught.value.code == "weights-of-another-model"
+    (tmp_path / "config.json").unlink()  # nothing says so any more
+    load_weights(rinsc.to_torch(dataclasses.replace(spec, norm_eps=0.25)), path)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -297,6 +297,7 @@ def test_the_command_takes_dimensions_tokenizer_and_weights(
     ("args", "code"),
     [
         (("train", "{first}", *REST), "run-as-model"),
+        (("train", "{first}"), "run-as-model"),  # before it asks for what else is missing
         (("train", "A^3B", "--from", "{new}", "--data", "{text}", "-o", "{new}2"), "not-a-run"),
         (
             ("train", "A^3B", "--from", "{first}", "--data", "{text}", "-o", "{first}"),

@@ -37,11 +37,13 @@ from rinsc.backends.torch.pickles import (
     read_index,
 )
 from rinsc.backends.torch.processes import is_first, on_first, process_count
+from rinsc.backends.torch.weights import settings_that_differ
 from rinsc.digests import file_digest, text_digest
 from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.files import read_json, write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.folders import publish_folder
+from rinsc.spec import spec_to_toml
 
 FORMAT = "rinsc-sharded-checkpoint-1"
 MANIFEST = "checkpoint.json"
@@ -65,6 +67,7 @@ def save_sharded(
     manifest = {
         "format": FORMAT,
         "fingerprint": fingerprint(graph.spec),
+        "spec": spec_to_toml(graph.spec),
         "processes": process_count(),
         "extra": dict(extra),
     }
@@ -265,9 +268,9 @@ def _require_same_model(
             if own.get(name) != found.get(name)
         }
     )
-    differing = (
-        f"they differ in {', '.join(parts)}" if parts else "their settings or schedules differ"
-    )
+    told = settings_that_differ(manifest.get("spec"), graph.spec)  # of rinsc 0.5.0 none
+    differ = f"they differ in {', '.join(parts)}" if parts else ""
+    differing = "; ".join(filter(None, (told, differ))) or "their settings or schedules differ"
     message = f"the checkpoint is of another model than '{graph.spec.text}': {differing}"
     hint = "load it into the model that it was written from"
     raise _error("checkpoint-of-another-model", message, folder, hint)

@@ -92,11 +92,12 @@ def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
     the shards that its ``model.safetensors.index.json`` lists.
 
     Raises `CheckpointError`, with the module unchanged, for a file that cannot be read, is cut
-    short, or holds another model's weights.
+    short, or holds another model's weights: by what the file says, or else the ``config.json``
+    beside it, and by names and shapes.
     """
     path = Path(path)
     with checked_weights(path), open_weights(path) as file:
-        facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}")) or _facts_beside(path)
         tensors = _without_host({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     _require_same_model(model, facts, tensors, path)
     if any(weight.is_meta for weight in model.parameters()):
@@ -202,6 +203,17 @@ def _facts(text: str) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def _facts_beside(path: Path) -> dict[str, Any]:
+    """What the ``config.json`` beside a file says, where it is of a model of ours: neither a file
+    of transformers nor a single shard says whose weights it has."""
+    try:
+        config = read_json(path.with_name("config.json"))
+        spec = spec_from_values(config["spec"])
+    except (OSError, ValueError, LookupError, TypeError, RinscError):
+        return {}
+    return {"fingerprint": fingerprint(spec), "spec": spec_to_toml(spec)}
+
+
 def _require_same_model(
     model: CompiledModule | HostedModule,
     facts: Mapping[str, object],
@@ -220,7 +232,7 @@ def _require_same_model(
         raise CheckpointError(Problem("unmerged-adapter", message, place=str(path), hint=hint))
     names = sorted(own.keys() | found.keys())
     differing = [name for name in names if own.get(name) != found.get(name)]
-    detail = _settings_that_differ(facts.get("spec"), model.spec) or "their schedules differ"
+    detail = settings_that_differ(facts.get("spec"), model.spec) or "their schedules differ"
     if differing:
         shown = ", ".join(f"'{name}'" for name in differing[:MOST_NAMES])
         more = f" and {len(differing) - MOST_NAMES} more" if len(differing) > MOST_NAMES else ""
@@ -231,13 +243,13 @@ def _require_same_model(
             "weights-of-another-model",
             f"the weights belong to another model than '{model.spec.text}': {detail}",
             place=str(path),
-            hint="compile the spec that the file was written for (it is in its metadata)",
+            hint="compile the spec that the file was written for (its metadata or config.json has it)",
         )
     )
 
 
-def _settings_that_differ(written: object, spec: ModelSpec) -> str:
-    """What the spec in a file's metadata says otherwise; empty where it cannot be read."""
+def settings_that_differ(written: object, spec: ModelSpec) -> str:
+    """How a model differs from the spec that a file has as TOML; empty where it cannot be read."""
     try:
         of_file = spec_from_values(parse_toml(str(written or "")))
     except (ValueError, LookupError, TypeError, RinscError):
