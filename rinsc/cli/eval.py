@@ -216,7 +216,7 @@ def _check_pair(
 
     require_repeat(run)
     for each in (run, baseline):
-        each.require_history()
+        each.require_known_training()
     if data is None and run.held_out != baseline.held_out:
         message = "the baseline was trained with another held-out text"
         hint = "name a text that neither was trained on with --data"

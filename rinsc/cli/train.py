@@ -92,8 +92,8 @@ def train(
         A baseline of the same dimensions, as AB: the budget is its, and this model gets the steps
         that cost as many training FLOPs.
     from_
-        A run, finished or not, or a checkpoint of one: begin with its weights, block by block, in
-        its dimensions and with its tokenizer.
+        A run, finished or not, a checkpoint of one, or a model that transformers saved: begin with
+        its weights, block by block, in its dimensions and with its tokenizer.
     tokenizer
         A tokenizer.json, or a folder with one; learned from the text if not given. Unless you
         name a vocabulary size, the model takes the tokenizer's.
@@ -121,8 +121,8 @@ def train(
         require_language_model(spec)
         spent = _budget(budget, steps, tokens, flops)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
-    if tokenizer is not None and source is None and not options.names_vocabulary(model):
-        spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer))
+    if tokenizer is not None and not options.names_vocabulary(model):
+        spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
     with option_values(OPTION_OF_SETTING):
         baseline = None if match is None else spec_like(spec, match, {})
         config = _config(settings, spec, spent, baseline)

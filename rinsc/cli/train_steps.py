@@ -70,11 +70,14 @@ def finished(
     return place.on_first(find)
 
 
-def vocabulary_of(tokenizer: Path) -> int:
-    """How many tokens the file has; raises DataError."""
+def vocabulary_of(tokenizer: Path, source: Source | None) -> int:
+    """How many tokens the file has, or the source where it fits its tokens; raises DataError."""
     from rinsc.data.tokenizer import load_tokenizer
 
-    return load_tokenizer(tokenizer).vocab_size
+    words = load_tokenizer(tokenizer)
+    if source is not None and source.record.get("tokenizer_sha256") in (None, words.sha256):
+        return max(words.vocab_size, source.spec.vocab_size)
+    return words.vocab_size
 
 
 def prepare_text(
@@ -96,7 +99,7 @@ def prepare_text(
     from rinsc.data.tokenizer import tokenizer_from_state
     from rinsc.train.fits import check_fits, check_vocabulary
     from rinsc.train.same_run import require_same_run
-    from rinsc.train.warm_start import check_source, check_tokenizer
+    from rinsc.train.warm_start import check_source
 
     def prepare() -> str:
         corpus = open_corpus(data)
@@ -107,7 +110,6 @@ def prepare_text(
         if goes_on:
             require_same_run(folder, spec, config, text.record, begins_with)
         elif begins_with is not None:
-            check_tokenizer(begins_with, text.record)
             check_source(begins_with.spec, spec, begins_with.path)
         check_fits(spec, text, config, place)
         return words.to_state()

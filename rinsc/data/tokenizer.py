@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -43,6 +44,7 @@ TextBytes: TypeAlias = npt.NDArray[np.integer[Any]]  # of each token of a text
 MIN_VOCAB = 256  # one token for every byte
 MAX_VOCAB = 1 << 16  # of a tokenizer that is trained here
 MIN_PAIR_COUNT = 2
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a token of byte fallback
 COMPARED_TOKENS = 1 << 16  # of a text, at once
 
 # Texts that tokenizers change which add spaces, drop spaces or normalize.
@@ -209,6 +211,24 @@ class BytePairTokenizer:
             return self._backend.decode(
                 list(map(int, ids)), skip_special_tokens=skip_special_tokens
             )
+
+    @cached_property
+    def token_keys(self) -> dict[tuple[bool, bytes], int]:
+        """The lowest id of each token by what it stands for, as far as its name tells: whether it
+        is special, and its bytes. Tokenizers of other kinds have the same keys."""
+        is_alphabet = '"ByteLevel"' in json.dumps(parse_json(self.to_json()).get("decoder"))
+        found: dict[tuple[bool, bytes], int] = {}
+        names = self._backend.get_vocab(with_added_tokens=True)
+        for name, row in sorted(names.items(), key=lambda item: item[1]):
+            is_added, fallback = row in self._added, _BYTE.fullmatch(name)
+            if is_alphabet and not is_added:
+                data = byte_level_bytes(name)
+            elif fallback and not is_added:
+                data = bytes([int(fallback[1], 16)])
+            else:
+                data = name.replace("\u2581", " ").encode("utf-8")  # as SentencePiece shows spaces
+            found.setdefault((row in self._special_ids, data), row)
+        return found
 
     @property
     def sha256(self) -> str:

@@ -12,9 +12,9 @@ def signature_error(
     return SignatureError(Problem(code, message, source=source, span=span, hint=hint))
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 layer``, ``3 layers``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def plural(count: int, noun: str, number: str | None = None) -> str:
+    """``1 layer``, ``3 layers``; ``number`` is how the count is written, as ``3,000``."""
+    return f"{count if number is None else number} {noun}{'s' * (count != 1)}"
 
 
 def shown(text: str) -> str:

@@ -170,6 +170,27 @@ class FinishedRun:
         """What the run noted of its text and its tokenizer; raises CheckpointError."""
         return _read_json(self.folder.data_record)
 
+    @property
+    def tokenizer_sha256(self) -> str | None:
+        """What the tokenizer is known by; None where nothing says which one it is."""
+        record = self.data_facts.get("tokenizer")
+        return str(record.get("sha256")) if isinstance(record, Mapping) else None
+
+    @property
+    def is_training_known(self) -> bool:
+        """Whether ``training_flops`` are all that the weights have seen."""
+        if not self.folder.source.exists():
+            return True
+        return _read_json(self.folder.source).get("is_training_known", True) is True
+
+    def require_known_training(self) -> None:
+        """Raises DataError where the run, or what it began with, does not say its FLOPs."""
+        self.require_history()
+        if not self.is_training_known:
+            message = "the run began with a saved model, of whose training FLOPs nothing is known"
+            hint = "compare runs that began with fresh weights, or with those of a run"
+            raise DataError(Problem("no-history", message, place=str(self.path), hint=hint))
+
     def require_history(self) -> None:
         """Raises DataError where nothing says what was trained on, and for how many FLOPs."""
 
@@ -199,8 +220,20 @@ class SavedModel(FinishedRun):
         written = super().trained_rounds
         return {name: counts | {self.rounds[name]} for name, counts in written.items()}
 
+    @property
+    def tokenizer_sha256(self) -> str | None:
+        return self.tokenizer().sha256 if self.folder.tokenizer.is_file() else None
+
+    @property
+    def is_training_known(self) -> bool:
+        return False
+
     def tokenizer(self) -> BytePairTokenizer:
-        """The tokenizer in the folder; raises CheckpointError."""
+        """The tokenizer in the folder; raises DataError."""
+        if not self.folder.tokenizer.is_file():
+            message = "the saved model has no tokenizer.json beside it"
+            hint = "name the one that it was trained with by --tokenizer, or save it there"
+            raise DataError(Problem("no-tokenizer", message, place=str(self.path), hint=hint))
         found = load_tokenizer(self.folder.tokenizer)
         check_vocabulary(found, self.graph.spec.vocab_size)
         return found

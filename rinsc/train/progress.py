@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rinsc.errors import printable
+from rinsc.syntax.problems import plural
 from rinsc.train.config import TrainConfig
 from rinsc.train.metrics import Metrics
 
@@ -71,7 +72,10 @@ class TrainingProgress:
 
     def took_over(self, source: Source, takeover: Takeover) -> None:
         """What a run that begins with another's weights has of them."""
-        step = f" after {source.record['step']:,} steps"
+        count = source.record["step"]
+        step = f" after {plural(count, 'step', f'{count:,}')}"
+        if not source.record.get("is_training_known", True):
+            step = ", of whose training not all is known"
         for line in (f"begins with the weights of {source.path}{step}", *takeover.lines()):
             self._line(line)
 

@@ -51,10 +51,10 @@ from rinsc.train.utilization import matrix_peak_flops
 from rinsc.train.warm_start import (
     Source,
     Takeover,
-    check_tokenizer,
     recorded_source,
     require_initial_weights,
     take_weights,
+    token_rows,
 )
 from rinsc.train.weights import save_trained
 
@@ -149,7 +149,7 @@ def train(
         if config.init_depth == "stored":
             scale_residuals(model.model, model.model.graph)
         if source is not None:
-            source = _begin_with(model, source, corpus.record, folder, devices, report)
+            source = _begin_with(model, spec, source, corpus.record, folder, devices, report)
     devices.on_first(lambda: _begin(folder, spec, config, corpus.record, start, source))
     model.set_checkpointing(config.checkpointing)
     if config.compile:
@@ -321,6 +321,7 @@ def _start(folder: RunFolder, model: RinscForCausalLM, config: TrainConfig) -> C
 
 def _begin_with(
     model: RinscForCausalLM,
+    spec: ModelSpec,
     source: Source,
     data_record: Mapping[str, Any],
     folder: RunFolder,
@@ -335,8 +336,8 @@ def _begin_with(
         require_initial_weights(folder, source)
         load_weights(model.model, folder.initial_weights)
         return source
-    check_tokenizer(source, data_record)
-    takeover = take_weights(model.model, model.model.graph, source.run)
+    rows = token_rows(source, spec, data_record, folder)
+    takeover = take_weights(model.model, model.model.graph, source.run, rows)
     if devices.is_first:
         report(source, takeover)
 

@@ -7,7 +7,7 @@ schedule and the order of the text begin anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rinsc.backends.torch.memory import allocation_errors
+from rinsc.data.tokenizer import load_tokenizer
 from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.files import parse_toml, read_json
@@ -30,8 +31,8 @@ from rinsc.train.finished import FinishedRun, trained_run
 from rinsc.train.run_folder import RunFolder
 
 # Of these another value still fits the weights; a note says so.
-MAY_DIFFER = ("context", "tied_embedding", "norm_eps", "rope_theta")
-HEAD, EMBEDDING = "head.weight", "embedding.weight"
+MAY_DIFFER = ("vocab_size", "context", "tied_embedding", "norm_eps", "rope_theta")
+HEAD, EMBEDDING = "head.weight", "embedding.weight"  # with a row for each token
 RECORD_KEYS = {
     **{"path": str, "step": int, "signature": str, "model": str},
     **{"weights_sha256": str, "training_flops": int},
@@ -42,8 +43,8 @@ RECORD_KEYS = {
 class Takeover:
     """What became of each tensor, by name; ``notes`` are settings that differ from the source.
 
-    A tensor of which some rows are taken, as adapters of more rounds, is in ``taken`` and, with its
-    rows, in ``partly``.
+    A tensor of which some rows are taken, as adapters of more rounds and embeddings of other
+    tokens, is in ``taken`` and, with its rows, in ``partly``.
     """
 
     taken: tuple[str, ...]
@@ -51,6 +52,7 @@ class Takeover:
     left: tuple[str, ...]
     partly: Mapping[str, tuple[int, int]]
     notes: tuple[str, ...]
+    tokens: str | None = None  # where rows of other tokens, or of unknown ones, were taken
 
     def lines(self) -> list[str]:
         """The report, a line for each kind that there is."""
@@ -58,6 +60,7 @@ class Takeover:
         found = [f"{name}: {_in_words(tensors)}" for name, tensors in rows if tensors]
         for name, (rows_taken, rows_of) in self.partly.items():
             found.append(f"of {name}: {rows_taken} of {rows_of} rows taken, the others are fresh")
+        found += [] if self.tokens is None else [self.tokens]
         return [*found, *(f"other than in the source: {note}" for note in self.notes)]
 
     def facts(self) -> dict[str, object]:
@@ -68,6 +71,7 @@ class Takeover:
             "left": list(self.left),
             "partly": {name: list(rows) for name, rows in self.partly.items()},
             "notes": list(self.notes),
+            "tokens": self.tokens,
         }
 
 
@@ -91,6 +95,8 @@ def source_of(run: FinishedRun, path: str | None = None) -> Source:
         "model": spec_to_toml(run.graph.spec),
         "weights_sha256": run.weights_digest,
         "training_flops": run.training_flops,
+        "is_training_known": run.is_training_known,
+        "tokenizer_sha256": run.tokenizer_sha256,
     }
     return Source(name, run.graph.spec, record, run)
 
@@ -144,17 +150,17 @@ def require_initial_weights(folder: RunFolder, source: Source) -> None:
 
 
 def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:
-    """The run, finished or not, or the checkpoint in ``path``, to begin a run in ``folder`` with.
+    """The run, finished or not, the checkpoint or the model that transformers saved in ``path``,
+    to begin a run in ``folder`` with.
 
     Where that run was begun with it before, the source need not be there any more, unless it is
-    begun ``anew``. Raises what `trained_run` raises, DataError for a saved model, and
-    CheckpointError where both folders are the same.
+    begun ``anew``. Raises what `trained_run` raises, and CheckpointError where both folders are
+    the same.
     """
     begun = None if anew else begun_source(folder)
     if begun is not None and is_named(begun.record, path):
         return begun
     run = trained_run(Path(path))
-    run.require_history()
     if run.folder.path.resolve() == folder.path.resolve():
         message = "a run cannot begin with its own weights"
         hint = "choose another run folder with -o; to go on with a run, leave --from out"
@@ -208,21 +214,53 @@ def check_source(source: ModelSpec, spec: ModelSpec, place: str) -> None:
         raise CheckpointError(*problems)
 
 
-def check_tokenizer(source: Source, data_record: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where the text is not in the tokens that the source was trained on."""
-    if source.run is None:
-        return
-    theirs = source.run.data_facts.get("tokenizer")
-    if theirs != data_record.get("tokenizer"):
+@dataclass(frozen=True)
+class TokenRows:
+    """Of tokens that a model shares with its source: their rows in both, and what to say of it."""
+
+    own: Sequence[int]
+    theirs: Sequence[int]
+    note: str | None = None
+
+
+def token_rows(
+    source: Source, spec: ModelSpec, data_record: Mapping[str, Any], folder: RunFolder
+) -> TokenRows:
+    """Which rows of the source stand for which tokens of the text that ``data_record`` is of.
+
+    Where both have one tokenizer, or the source's is not known and has as many tokens, rows are
+    the same; else a token keeps its row where the source has the same one. Raises CheckpointError
+    where the run's own tokenizer is not in its folder.
+    """
+    assert source.run is not None
+    same = range(min(spec.vocab_size, source.spec.vocab_size))
+    known_as = source.run.tokenizer_sha256
+    sha256 = dict(data_record.get("tokenizer") or {}).get("sha256")
+    if known_as is not None and known_as == sha256:
+        return TokenRows(same, same)
+    if known_as is None:
+        note = "the source does not say which tokens it has: "
+        if spec.vocab_size == source.spec.vocab_size:
+            return TokenRows(same, same, f"{note}each id is taken to be the same one")
+        return TokenRows((), (), f"{note}all start fresh")
+    ours = load_tokenizer(folder.tokenizer) if folder.tokenizer.is_file() else None
+    if ours is None or ours.sha256 != sha256:
         message = f"the tokenizer is not that of {source.path}, whose weights the run begins with"
-        hint = "take the source's tokenizer.json (rinsc train --from does)"
+        hint = "write the run's own into its folder before: tokenizer.save_folder(path, context)"
         raise CheckpointError(Problem("other-tokenizer", message, place=source.path, hint=hint))
+    known = source.run.tokenizer().token_keys
+    shared = {row: known[key] for key, row in ours.token_keys.items() if key in known}
+    note = f"another tokenizer: {len(shared)} of {ours.vocab_size} tokens are the source's too"
+    return TokenRows(list(shared), list(shared.values()), note)
 
 
 @torch.no_grad()
-def take_weights(model: nn.Module, graph: BlockGraph, run: FinishedRun) -> Takeover:
+def take_weights(
+    model: nn.Module, graph: BlockGraph, run: FinishedRun, tokens: TokenRows | None = None
+) -> Takeover:
     """Fill an emitted module of ``graph`` with all that fits of a trained run.
 
+    ``tokens`` are the rows of embedding and head; by default each id is the source's.
     What the run does not have stays as it is, so that fresh adapters change nothing. Raises what
     `check_source` raises, before anything is changed.
     """
@@ -230,7 +268,9 @@ def take_weights(model: nn.Module, graph: BlockGraph, run: FinishedRun) -> Takeo
     with allocation_errors():
         theirs = run.model(torch.device("cpu")).state_dict()
     own = model.state_dict(keep_vars=True)
-    tied_before = HEAD in own and HEAD not in theirs and own[HEAD].shape == theirs[EMBEDDING].shape
+    tied_before = (
+        HEAD in own and HEAD not in theirs and own[HEAD].shape[1:] == theirs[EMBEDDING].shape[1:]
+    )
     names = {name: name for name in own if name in theirs}
     if tied_before:
         names[HEAD] = EMBEDDING
@@ -240,10 +280,15 @@ def take_weights(model: nn.Module, graph: BlockGraph, run: FinishedRun) -> Takeo
         tensor, source = own[name], theirs[source_name]
         if name.startswith(excluded) or tensor.shape[1:] != source.shape[1:]:
             continue
-        rows = min(len(tensor), len(source))  # adapters of more rounds, positions of more tokens
-        tensor.data[:rows].copy_(source[:rows])
-        taken.append(name)
-        if rows < len(tensor):
+        if tokens is not None and name in (EMBEDDING, HEAD):
+            rows = len(tokens.own)
+            tensor.data[list(tokens.own)] = source[list(tokens.theirs)].to(tensor)
+        else:  # adapters of more rounds, positions of more tokens
+            rows = min(len(tensor), len(source))
+            tensor.data[:rows].copy_(source[:rows])
+        if rows:
+            taken.append(name)
+        if 0 < rows < len(tensor):
             partly[name] = rows, len(tensor)
     used = {names[name] for name in taken}
     return Takeover(
@@ -252,6 +297,7 @@ def take_weights(model: nn.Module, graph: BlockGraph, run: FinishedRun) -> Takeo
         tuple(name for name in theirs if name not in used),
         partly,
         tuple(_notes(run.graph.spec, graph.spec)),
+        None if tokens is None else tokens.note,
     )
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch import CompiledModule, load_weights, to_torch
 from rinsc.backends.torch.weights import save_weights
 from rinsc.data.batches import TokenizedCorpus
+from rinsc.data.tokenizer import tokenizer_from_json, train_tokenizer
 from rinsc.errors import CheckpointError
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, with_signature
@@ -150,7 +152,6 @@ def test_the_report_has_every_tensor_once(source: FinishedRun, spec: ModelSpec) 
     [
         ({"width": 56, "heads": 7}, "other-dimensions", "width is 56, and 28 in the source"),
         ({"heads": 14, "kv_heads": 14}, "other-dimensions", "heads is 14, and 7 in the source"),
-        ({"vocab_size": 311}, "other-dimensions", "vocab_size is 311"),
         ({"kind": "gpt"}, "other-dimensions", "kind is gpt"),
         ({"signature": parse("CD")}, "nothing-to-take", "no block of '(A^3)B'"),
         ({"signature": parse("A{kind=ouro}B")}, "other-block", "block A has kind ouro"),
@@ -304,23 +305,21 @@ def test_the_command_takes_dimensions_tokenizer_and_weights(
             "own-source",
         ),
         (("train", "A^3B", "--from", "{first}", "--width", "32", *REST), "other-dimensions"),
-        (("train", "A^3B", "--from", "{first}", "--vocab-size", "280", *REST), "other-dimensions"),
-        (("train", "CD", "--from", "{first}", *REST), "nothing-to-take"),
         (
-            ("train", "A^3B", "--from", "{first}", "--tokenizer", "{other}", *REST),
-            "other-tokenizer",
+            ("train", "A^3B", "--from", "{first}", "--vocab-size", "258", *REST),
+            "vocabulary-mismatch",
         ),
+        (("train", "CD", "--from", "{first}", *REST), "nothing-to-take"),
+        (("train", "A^3B", "--from", "{bare}", *REST), "no-tokenizer"),
     ],
 )
 def test_mistakes_are_one_error(
     text: str, first: Path, tmp_path: Path, args: tuple[str, ...], code: str
 ) -> None:
     new = tmp_path / "new"
-    other = json.loads((first / "tokenizer.json").read_text())
-    other["model"]["merges"] = other["model"]["merges"][::-1]
-    (tmp_path / "other.json").write_text(json.dumps(other))
+    bare = saved_model(first, tmp_path / "bare")
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
-    names = {"first": first, "text": text, "new": new, "other": tmp_path / "other.json"}
+    names = {"first": first, "text": text, "new": new, "bare": bare}
     done = run_cli(*(arg.format(**names) for arg in args), *HOW)
     assert done.status != 0
     assert f"error[{code}" in done.err
@@ -328,6 +327,118 @@ def test_mistakes_are_one_error(
     assert "Traceback" not in done.err
     assert not new.exists()
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+
+
+def saved_model(run: Path, folder: Path, size: str = "50GB") -> Path:
+    """What a user of transformers makes of a run."""
+    RinscForCausalLM.from_pretrained(run).save_pretrained(folder, max_shard_size=size)
+    return folder
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return trained_run(run).model(torch.device("cpu")).state_dict()
+
+
+@pytest.mark.parametrize("size", ["50GB", "20KB"])
+def test_a_saved_model_is_a_source(text: str, first: Path, tmp_path: Path, size: str) -> None:
+    saved = saved_model(first, tmp_path / "saved", size)
+    assert (saved / "model.safetensors.index.json").exists() == (size == "20KB")
+    command = ("train", "A^3B", "--data", text, *HOW, "--lr", "1e-12")
+    bare = run_cli(*command, "--from", str(saved), "--tokenizer", str(first),
+                   "-o", str(tmp_path / "bare"))  # fmt: skip
+    assert bare.status == 0, bare.err
+    assert "each id is taken to be the same one" in bare.err
+    shutil.copy(first / "tokenizer.json", saved)
+    done = run_cli(*command, "--from", str(saved), "-o", str(tmp_path / "run"))
+    assert done.status == 0, done.err
+    assert "of whose training not all is known" in done.err
+    theirs = weights_of(first)
+    for folder in ("bare", "run"):  # which take the weights and learn next to nothing
+        for name, weight in weights_of(tmp_path / folder).items():
+            torch.testing.assert_close(weight, theirs[name], rtol=0, atol=1e-7)
+    # FLOPs of a whole training are not known, also of what begins with such a run.
+    later = run_cli(*command, "--from", str(tmp_path / "run"), "-o", str(tmp_path / "later"))
+    assert later.status == 0, later.err
+    for run in ("run", "later"):
+        verdict = run_cli("eval", str(tmp_path / run), "--baseline", str(first))
+        assert verdict.status != 0
+        assert "error[no-history]: the run began with a saved model" in verdict.err
+
+
+@pytest.mark.parametrize("untied", [(), ("--untied-embedding",)])
+def test_rows_of_another_tokenizer_are_taken_by_token(
+    text: str, first: Path, tmp_path: Path, untied: tuple[str, ...]
+) -> None:
+    """A token keeps the row that it has in the source, wherever it stands now."""
+    words = json.loads((first / "tokenizer.json").read_text())
+    vocab, merges = words["model"]["vocab"], words["model"]["merges"]
+    names = list(vocab)
+    dropped, kept = names[-6:], names[:-6]
+    own = {name: row for row, name in enumerate([*kept[::-1], "q\u0120"])}
+    ends = {token["content"] for token in words["added_tokens"]}
+    words["model"]["vocab"] = own
+    pairs = [pair if isinstance(pair, list) else pair.split() for pair in merges]
+    words["model"]["merges"] = [
+        pair for pair in pairs if not {*pair, "".join(pair)} & {*dropped}
+    ] + [["q", "\u0120"]]  # fmt: skip
+    for token in words["added_tokens"]:
+        token["id"] = own[token["content"]]
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(words))
+    command = ("train", "A^3B", "--data", text, *HOW, "--lr", "1e-12", *untied)
+    command = (*command, "--from", str(first), "--tokenizer", str(file), "-o", str(tmp_path / "r"))
+    done = run_cli(*command)
+    assert done.status == 0, done.err
+    count = len(kept)
+    assert f"another tokenizer: {count} of {count + 1} tokens are the source's too" in done.err
+    assert f"of embedding.weight: {count} of {count + 1} rows taken" in done.err
+    theirs, ours = weights_of(first), weights_of(tmp_path / "r")
+    for name in ("embedding.weight", *(["head.weight"] if untied else [])):
+        found = ours[name]
+        assert len(found) == len(own)
+        for token in kept:
+            expected = theirs["embedding.weight"][vocab[token]]
+            torch.testing.assert_close(found[own[token]], expected, rtol=0, atol=1e-7)
+        assert not torch.allclose(found[own["q\u0120"]], theirs["embedding.weight"][own["q\u0120"]])
+    assert ends <= own.keys()
+    # The same command knows its run again, and goes on without its source.
+    assert "this run is finished" in run_cli(*command).err
+    (tmp_path / "r" / "result.json").unlink()
+    gone = first.rename(tmp_path / "gone")
+    again = run_cli(*command)
+    gone.rename(first)
+    assert again.status == 0, again.err
+
+
+def test_tokens_of_other_kinds_of_tokenizer_are_known_by_their_bytes() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    bpe = tokenizers.models.BPE(
+        vocab={"\u2581the": 0, "<0x41>": 1, "cat": 2, "<s>": 3}, merges=[], byte_fallback=True
+    )
+    spaced = tokenizers.Tokenizer(bpe)
+    spaced.decoder = tokenizers.decoders.Sequence([tokenizers.decoders.ByteFallback()])
+    spaced.add_special_tokens(["<s>"])
+    level = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={"\u0120the": 0, "A": 1, "\u010a": 2}, merges=[])
+    )
+    level.decoder = tokenizers.decoders.ByteLevel()
+    one, other = (tokenizer_from_json(each.to_str()).token_keys for each in (spaced, level))
+    assert one == {(False, b" the"): 0, (False, b"A"): 1, (False, b"cat"): 2, (True, b"<s>"): 3}
+    assert other == {(False, b" the"): 0, (False, b"A"): 1, (False, b"\n"): 2}
+
+
+def test_a_source_of_unknown_tokens_and_another_size_keeps_only_its_blocks(
+    text: str, first: Path, tmp_path: Path
+) -> None:
+    saved = saved_model(first, tmp_path / "saved")
+    words = tmp_path / "words.json"
+    train_tokenizer([Path(text.removeprefix("text:")).read_text()], 290).save(words)
+    command = ("train", "A^3B", "--data", text, *HOW, "--from", str(saved))
+    done = run_cli(*command, "--tokenizer", str(words), "--vocab-size", "310",
+                   "-o", str(tmp_path / "r"))  # fmt: skip
+    assert done.status == 0, done.err
+    assert "fresh: embedding" in done.err
+    assert "the source does not say which tokens it has: all start fresh" in done.err
 
 
 def test_a_run_goes_on_only_from_where_it_was_begun(text: str, first: Path, tmp_path: Path) -> None:
