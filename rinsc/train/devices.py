@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from rinsc.backends.torch.device import no_device
 from rinsc.backends.torch.parallel import Recursed, parallelize
 from rinsc.backends.torch.processes import Result, on_first
 from rinsc.errors import Problem, RinscError, UsageError
@@ -82,8 +83,7 @@ def find_devices(
     """
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        message = "there is no GPU that PyTorch can use"
-        raise UsageError(Problem("no-gpu", message, hint="leave --device out"))
+        raise no_device(name)
     kind = "cuda" if has_gpu and name != "cpu" else "cpu"
     count = _told("WORLD_SIZE", 1)
     if count <= 1:

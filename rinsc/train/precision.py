@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from rinsc.backends.torch.device import usable_device
 from rinsc.cost.memory import Precision
 
 
@@ -16,7 +17,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 def fast_precision(device: torch.device | str) -> Precision:
     """``bf16`` where the device multiplies it in hardware, else ``fp32``, which is faster there."""
-    device = torch.device(device)
+    device = usable_device(device)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu":

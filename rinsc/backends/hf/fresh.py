@@ -7,6 +7,7 @@ import torch
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import spec_keys
 from rinsc.backends.hf.model import RinscForCausalLM
+from rinsc.backends.torch.device import usable_device
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Rounds, build_graph, plain_rounds, require_graph
 from rinsc.spec import ModelSpec
@@ -22,7 +23,8 @@ def causal_lm(
 
     Without ``device`` it is made where ``with torch.device(…)`` says.
 
-    Raises `SpecError` for a spec that is no language model.
+    Raises `SpecError` for a spec that is no language model and `UsageError` for a device that
+    PyTorch cannot use here.
     """
     graph = require_graph(spec)
     if graph != build_graph(graph.spec):
@@ -30,5 +32,5 @@ def causal_lm(
         hint = "give the spec, and the rounds when the model runs"
         raise LoweringError(Problem("rewritten-graph", message, hint=hint))
     config = RinscConfig(spec=spec_keys(graph.spec), rounds=plain_rounds(rounds))
-    with torch.get_default_device() if device is None else torch.device(device):
+    with usable_device(device):
         return RinscForCausalLM(config)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rinsc.backends.torch.calibration import Moments, calibration
+from rinsc.backends.torch.device import usable_device
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.memory import require_memory
 from rinsc.backends.torch.steps import takes_noise_seed
@@ -52,10 +53,11 @@ def to_torch(
     ``module.source`` is the Python that runs, ``module.spec`` and ``module.graph``
     what it came from. The default ``device`` is that of ``with torch.device(…)`` or of
     ``torch.set_default_device``, and weights have torch's default dtype. On the device ``meta``
-    nothing is allocated. Raises `LoweringError` for a model that memory cannot hold.
+    nothing is allocated. Raises `UsageError` for a device that PyTorch cannot use here and
+    `LoweringError` for a model that memory cannot hold.
     """
     graph = require_graph(spec)
-    device = torch.get_default_device() if device is None else torch.device(device)
+    device = usable_device(device)
     if device.type == "cpu":
         require_memory(graph)
     model_class = _plain_class(graph)

@@ -1,0 +1,39 @@
+"""Devices as callers name them, looked for before anything is made on them."""
+
+from __future__ import annotations
+
+import torch
+
+from rinsc.errors import Problem, UsageError
+from rinsc.scalars import whole
+
+
+def usable_device(device: object = None) -> torch.device:
+    """The device of this name or number, or torch's default one; raises `UsageError` where PyTorch
+    knows no such device or cannot use it here."""
+    if isinstance(device, torch.device) and device.type in ("cpu", "meta"):
+        return device
+    try:
+        if device is None:
+            return torch.get_default_device()  # which uses it
+        number = whole(device)
+        place = torch.device(device if number is None else number)  # type: ignore[arg-type]
+        torch.empty(0, device=place)  # a build without the device has the name all the same
+    except (RuntimeError, AssertionError, ImportError, TypeError, ValueError):
+        raise no_device(device) from None
+    return place
+
+
+def no_device(device: object) -> UsageError:
+    """The error for a device that is not there; it names those that are."""
+    name = "default device" if device is None else f"device '{device!s:.40}'"
+    message = f"PyTorch cannot use the {name} here"
+    return UsageError(Problem("no-device", message, hint=f"available: {', '.join(devices())}"))
+
+
+def devices() -> list[str]:
+    """The devices that PyTorch can use here, and meta, which holds shapes without numbers."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    count = 0 if found is None else torch.accelerator.device_count()
+    gpus = [] if found is None else [f"{found.type}:{index}" for index in range(count)]
+    return [*gpus, "cpu", "meta"]
