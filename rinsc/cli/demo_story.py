@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.cli.cost_tables import print_comparison, print_plan, print_report
@@ -73,8 +73,11 @@ class DemoSettings:
         return self.batch_sequences * self.context
 
 
-def run_demo(folder: Path, settings: DemoSettings) -> None:
-    """Costs, training at equal FLOPs, ONNX with a depth dial, quality against rounds, text."""
+def run_demo(folder: Path, settings: DemoSettings) -> dict[str, Any]:
+    """Costs, training at equal FLOPs, ONNX with a depth dial, quality against rounds, text.
+
+    What came out, in figures.
+    """
     make_folder(folder)
     write_atomically(folder / "settings.json", json.dumps(asdict(settings), indent=2) + "\n")
     baseline, variant = settings.spec(settings.baseline), settings.spec(settings.variant)
@@ -90,7 +93,7 @@ def run_demo(folder: Path, settings: DemoSettings) -> None:
     _heading("5. Text from both runtimes")
     _generate(right, session, tokenizer, settings, folder)
     _heading("6. Result")
-    _result(left, right, quality, folder)
+    return _result(left, right, quality, folder)
 
 
 def _heading(text: str) -> None:
@@ -242,7 +245,9 @@ def _generate(
     write_atomically(folder / "generated.txt", "\n".join(written))
 
 
-def _result(left: Contender, right: Contender, quality: dict[int, float], folder: Path) -> None:
+def _result(
+    left: Contender, right: Contender, quality: dict[int, float], folder: Path
+) -> dict[str, Any]:
     sides = (left, right)
     winner = min(sides, key=lambda side: side.result.bits_per_byte)
     print_table(
@@ -275,3 +280,4 @@ def _result(left: Contender, right: Contender, quality: dict[int, float], folder
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     print_line(f"Everything is in {folder}: configuration, weights, model.onnx, curves, text.")
+    return {**summary, "folder": str(folder)}

@@ -60,6 +60,17 @@ def result_alone() -> Iterator[None]:
         os.close(saved)
 
 
+@contextmanager
+def results_as_notes() -> Iterator[None]:
+    """In the body what would be a result goes to standard error: the document is still to come."""
+    global _result
+    outer, _result = _result, sys.stderr
+    try:
+        yield
+    finally:
+        _result = outer
+
+
 def result_stream() -> TextIO:
     """Where results go."""
     return sys.stdout if _result is None else _result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,23 @@ def onnx_file(run: Path) -> Path:
     done = run_cli("compile", str(run), "--to", "onnx", "--rounds", "dynamic", "-o", str(path))
     assert done.status == 0, done.err
     return path
+
+
+@pytest.fixture
+def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo of a model and a text that take it seconds."""
+    from rinsc.cli import demo_story
+    from rinsc.data.corpora import load_corpus
+
+    plays = load_corpus("plays")
+    train, held_out = (
+        tuple(type(play)(play.name, play.text[:6000]) for play in side[:2])
+        for side in (plays.train, plays.held_out)
+    )
+    few = dataclasses.replace(plays, train=train, held_out=held_out)
+    monkeypatch.setattr(demo_story, "load_corpus", lambda _: few)
+    small = demo_story.DemoSettings(
+        layers=2, width=16, heads=2, mlp_width=24, vocab_size=300, context=32, baseline_tokens=3000
+    )
+    monkeypatch.setattr(demo_story, "DemoSettings", lambda: small)
+    monkeypatch.setattr("rinsc.cli.demo.QUICK_TOKENS", small.baseline_tokens)

@@ -57,7 +57,12 @@ def test_the_demo_takes_its_folder_as_the_others_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str
 ) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr("rinsc.cli.demo_story.run_demo", lambda folder, _: seen.append(folder))
+
+    def run(folder: Path, settings: object) -> dict[str, object]:
+        seen.append(folder)
+        return {}
+
+    monkeypatch.setattr("rinsc.cli.demo_story.run_demo", run)
     assert run_cli("demo", option, str(tmp_path)).status == 0
     assert seen == [tmp_path]
 

@@ -10,15 +10,18 @@ import select
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import App
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rinsc.cli import COMMANDS
+from rinsc.cli import app
 from rinsc.cli.output import result_alone, without_controls
+from rinsc.data.catalog import Added
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import TINY
 
@@ -94,6 +97,59 @@ def test_json_is_one_document_whatever_a_library_prints(args: tuple[str, ...]) -
 )
 def test_lists_are_one_document_too(args: tuple[str, ...]) -> None:
     json.loads(run_cli(*args, "--json").out)
+
+
+def commands(app: App, *names: str) -> Iterator[tuple[str, ...]]:
+    """Every command of the app by its words, those of groups too."""
+    for name in app:
+        if not name.startswith("-"):
+            group = app[name]
+            below = list(commands(group, *names, name))
+            yield from below or [(*names, name)]
+
+
+def test_every_command_prints_one_document(
+    run: Path,
+    corpus: str,
+    onnx_file: Path,
+    tmp_path: Path,
+    small_demo: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All commands of the app: a new one needs its line here."""
+    monkeypatch.setattr("rinsc.data.add.add", lambda entry: Added("1.0", entry.bytes, 3, "0" * 64))
+    steps = ("--steps", "2", "--batch", "2", "--device", "cpu", "--data", corpus)
+    measured = ("--prompt-tokens", "2", "--new-tokens", "2")
+    prompt = ("--prompt", "On day", "--max-new-tokens", "2")
+    lines: list[tuple[str, ...]] = [
+        ("check", "(A^3)B"),
+        ("show", "(A^3)B", "-o", str(tmp_path / "model.svg")),
+        ("cost", "(A^3)B"),
+        ("diff", "A^3B", "AB"),
+        ("zoo", "list"),
+        ("zoo", "show", "etd"),
+        ("zoo", "enumerate", "--letters", "2", "--length", "3"),
+        ("zoo", "family", "rins"),
+        ("verify", "A^2", "--layers", "1"),
+        ("compile", str(run), "--to", "onnx", "-o", f"{tmp_path / 'folder'}/", "--no-report"),
+        ("presets",),
+        ("data", "list"),
+        ("data", "add", "stdlib"),
+        ("data", "prepare", corpus, "--vocab-size", "270"),
+        ("train", "A", *TINY, *steps, "-o", str(tmp_path / "run")),
+        ("eval", str(run), "--windows", "2", "-o", str(tmp_path / "eval.svg"), "--device", "cpu"),
+        ("generate", str(run), *prompt),
+        ("bench", str(onnx_file), *measured),
+        ("demo", "--quick", "-o", str(tmp_path / "demo")),
+        ("doctor",),
+        ("completion", "bash"),
+    ]
+    every = set(commands(app()))
+    assert {line[: 2 if line[0] in ("zoo", "data") else 1] for line in lines} == every
+    for line in lines:
+        done = run_cli(*line, "--json")
+        assert done.status == 0, (line, done.err)
+        assert isinstance(json.loads(done.out), dict | list), line
 
 
 def test_the_document_of_a_run_is_one(
@@ -307,12 +363,3 @@ def test_a_reader_that_goes_is_no_error(args: tuple[str, ...], reader: str) -> N
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=120)
     assert done.stderr == b""
     assert done.returncode in (0, 141)
-
-
-def test_every_command_is_one_of_those_that_are_tried_here() -> None:
-    """A new command is given --json, or a place here."""
-    without_json = {"demo", "completion"}
-    for name, _, _ in COMMANDS:
-        told = run_cli(name, "--help").out
-        groups = {"zoo", "data"}
-        assert name in without_json | groups or "--json" in told, name

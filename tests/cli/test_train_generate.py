@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -433,28 +432,21 @@ def test_a_result_of_an_earlier_version_is_read(corpus: str, run: Path, tmp_path
     assert run_cli("eval", str(folder), "--device", "cpu", "--windows", "3").status == 0
 
 
-def test_the_demo_says_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_says_what_ran(tmp_path: Path, small_demo: None) -> None:
     """Its train.toml is the variant's own: as many steps as were trained."""
-    from rinsc.cli import demo_story
-    from rinsc.data.corpora import load_corpus
-
-    plays = load_corpus("plays")
-    train, held_out = (
-        tuple(type(play)(play.name, play.text[:6000]) for play in side[:2])
-        for side in (plays.train, plays.held_out)
-    )
-    few = dataclasses.replace(plays, train=train, held_out=held_out)
-    monkeypatch.setattr(demo_story, "load_corpus", lambda _: few)
-    small = demo_story.DemoSettings(
-        layers=2, width=16, heads=2, mlp_width=24, vocab_size=300, context=32, baseline_tokens=3000
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        demo_story.run_demo(tmp_path, small)
+    status, out, err = run_cli("demo", "-o", str(tmp_path))
+    assert status == 0, err
     ran = config_from_toml((tmp_path / "train.toml").read_text())
     result = json.loads((tmp_path / "variant" / "result.json").read_text())
     assert ran.steps == result["steps"]
     assert ran.tokens == result["tokens"]
     assert (tmp_path / "model.toml").read_bytes() == (tmp_path / "variant/model.toml").read_bytes()
+    told = run_cli("demo", "-o", str(tmp_path), "--json")
+    summary = json.loads(told.out)
+    assert summary.pop("folder") == str(tmp_path)
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert "6. Result" in out
+    assert "6. Result" in told.err
 
 
 def test_a_warm_up_longer_than_the_run_is_said_before_it_starts(
