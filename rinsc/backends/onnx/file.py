@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir import TensorProtocol
@@ -51,6 +52,11 @@ class OnnxModel:
             hint = "save the model to a file; its weights then go to a second one beside it"
             raise LoweringError(Problem("too-large", message, hint=hint))
         return _serialized(self.ir)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the graph and the bytes of its weights."""
+        weights = {name: tensor.tobytes() for name, tensor, _ in self._outside()}
+        return _model_again, (self._with_external_data("weights", ""), weights)
 
     def check(self) -> None:
         """Run ONNX's own checker over the whole model, with its inference of types and shapes."""
@@ -147,6 +153,22 @@ def _remove(files: Iterable[Path]) -> None:
     for path in files:
         with suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def _model_again(graph: bytes, weights: Mapping[str, bytes]) -> OnnxModel:
+    from onnx import ModelProto, TensorProto
+
+    model = ir.from_proto(ModelProto.FromString(graph))
+    for key in (DATA_KEY, DIGEST_KEY):
+        model.metadata_props.pop(key, None)
+    for name, data in weights.items():
+        value = model.graph.initializers[name]
+        outside = value.const_value
+        assert outside is not None
+        dims = outside.shape.numpy()
+        tensor = TensorProto(name=name, data_type=outside.dtype, dims=dims, raw_data=data)
+        value.const_value = ir.TensorProtoTensor(tensor)
+    return OnnxModel(model)
 
 
 def _serialized(model: ir.Model) -> bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+
+from rinsc.errors import LoweringError, Problem
 
 PAST, PRESENT = "past_key_values.", "present."
 
@@ -34,6 +36,9 @@ class Past:
     mask: npt.NDArray[np.int64]
     values: Any
 
+    def __reduce__(self) -> NoReturn:
+        raise not_picklable("the cache of a session")
+
     @property
     def batch(self) -> int:
         return len(self.mask)
@@ -47,6 +52,13 @@ class Past:
         """Tokens of each sequence that count."""
         totals: npt.NDArray[np.int64] = self.mask.sum(axis=1)
         return totals
+
+
+def not_picklable(what: str) -> LoweringError:
+    """The error for what the runtime holds, which no other process can have."""
+    message = f"{what} belongs to its process: it cannot be pickled nor copied"
+    hint = "pass on the model or its path, and make a Session of it there"
+    return LoweringError(Problem("not-picklable", message, hint=hint))
 
 
 @dataclass(frozen=True)

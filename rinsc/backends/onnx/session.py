@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, overload
+from typing import TYPE_CHECKING, NoReturn, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from rinsc.backends.onnx.generation import row_logits
 from rinsc.backends.onnx.inputs import checked_input, checked_mask, checked_threads
 from rinsc.backends.onnx.integrity import TOKENIZER_KEY
 from rinsc.backends.onnx.loading import load, place_of, read_metadata, trained_record
-from rinsc.backends.onnx.past import CacheLayout, Past
+from rinsc.backends.onnx.past import CacheLayout, Past, not_picklable
 from rinsc.backends.onnx.providers import ONLY_FATAL, provider_of
 from rinsc.errors import LoweringError, Problem
 from rinsc.extras import require
@@ -110,6 +110,9 @@ class Session:
         )
         for count in self._used.values():
             count[...] = 0
+
+    def __reduce__(self) -> NoReturn:
+        raise not_picklable("a session")
 
     @property
     def provider(self) -> str:
