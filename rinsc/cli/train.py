@@ -76,7 +76,8 @@ def train(
     Parameters
     ----------
     data
-        What to train on, always needed. A corpus: plays, text:PATH, jsonl:PATH, parquet:PATH, hf:NAME or one of `rinsc data list`.
+        What to train on, always needed. A corpus: plays, text:PATH, jsonl:PATH, parquet:PATH,
+        hf:NAME or one of `rinsc data list`.
     output
         The run folder, always needed.
     budget

@@ -59,7 +59,7 @@ def test_saved_models_of_other_settings_are_refused_by_name(tmp_path: Path, size
     (path,) = [*tmp_path.glob("*.index.json"), *tmp_path.glob("model.safetensors")]
     assert ("index" in path.name) == (size == "20KB")
     load_weights(rinsc.to_torch(spec), path)
-    with pytest.raises(CheckpointError, match="norm_eps is 0.25, not") as caught:
+    with pytest.raises(CheckpointError, match=r"norm_eps is 0\.25, not") as caught:
         load_weights(rinsc.to_torch(dataclasses.replace(spec, norm_eps=0.25)), path)
     assert caught.value.code == "weights-of-another-model"
     (tmp_path / "config.json").unlink()  # nothing says so any more
