@@ -243,13 +243,13 @@ def _require_same_model(
             "weights-of-another-model",
             f"the weights belong to another model than '{model.spec.text}': {detail}",
             place=str(path),
-    """How a model differs from the spec that a file has; empty where it cannot be read."""
+            hint="compile the spec that the file was written for: its metadata or config.json",
         )
     )
 
 
 def settings_that_differ(written: object, spec: ModelSpec) -> str:
-    """How a model differs from the spec in TOML of a file; empty where it cannot be read."""
+    """How a model differs from the spec that a file has; empty where it cannot be read."""
     try:
         of_file = spec_from_values(parse_toml(str(written or "")))
     except (ValueError, LookupError, TypeError, RinscError):
