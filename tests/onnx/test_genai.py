@@ -306,7 +306,7 @@ def test_the_token_that_ends_a_text(own: BytePairTokenizer, tokenizer_folder: Pa
     assert own.decode([0]) == "<|endoftext|>"
 
 
-def test_the_byte_that_no_text_holds_ends_a_text(plays: str, theirs: Any, tmp_path: Path) -> None:
+def test_the_byte_that_no_text_holds_ends_a_text(plays: str, tmp_path: Path) -> None:
     own = train_tokenizer([plays], 300, end_of_text=None)
     own.save(tmp_path / "tokenizer.json")
     model = to_onnx(eloquent_model(wide_spec("(A^3)B", vocab_size=300)), cache=True)
@@ -316,8 +316,33 @@ def test_the_byte_that_no_text_holds_ends_a_text(plays: str, theirs: Any, tmp_pa
     assert own.token_bytes[stop] == 1
     every = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x110000)]))
     assert stop not in set(own.encode(every).tolist())
-    padded = theirs.encode_batch(["a thing", "a"]).as_numpy()
-    assert padded[1, -1] == theirs.pad_token_id == -1
+
+
+def test_a_batch_is_filled_with_an_id_of_the_model(plays: str, tmp_path: Path) -> None:
+    """With the tokenizer's own padding, an id without a token, or with what ends a text."""
+    path = tmp_path / "tokenizer.json"
+    train_tokenizer([plays], 300).save(path)
+    content = json.loads(path.read_text())
+    own = {**content["added_tokens"][0], "id": 300, "content": "<|pad|>"}
+    for vocab_size, added, expected in ((304, [own], 300), (304, [], 300), (300, [], 0)):
+        content["added_tokens"] = [*content["added_tokens"][:1], *added]
+        path.write_text(json.dumps(content))
+        model = to_onnx(eloquent_model(wide_spec("(A^3)B", vocab_size=vocab_size)), cache=True)
+        folder = write_folder(tmp_path / f"{vocab_size}{len(added)}", model, [0])
+        for name, data in genai_files(model, path).items():
+            (folder / name).write_bytes(data)
+        theirs = og.Tokenizer(og.Model(str(folder)))
+        padded = theirs.encode_batch(["a thing", "a"]).as_numpy()
+        assert padded[1, -1] == theirs.pad_token_id == expected
+        prompts = [[row for row in rows if row != expected] for rows in padded.tolist()]
+        said = generated(folder, padded.tolist(), tokens=6)
+        alone = [generated(folder, [prompt], tokens=6)[0] for prompt in prompts]
+        for row, found in zip(said, alone, strict=True):
+            assert row[: len(found)] == found
+            assert set(row[len(found) :]) <= {expected}
+            assert theirs.decode(np.array(row, np.int32)) == theirs.decode(
+                np.array(found, np.int32)
+            )
 
 
 def test_transformers_reads_the_tokenizer(own: BytePairTokenizer, tokenizer_folder: Path) -> None:

@@ -20,6 +20,7 @@ from rinsc.files import parse_json
 from rinsc.generation import checked_request
 from rinsc.spec import ModelSpec
 from rinsc.tokenizer_files import (
+    SpecialTokens,
     read_declared,
     special_tokens,
     tokenizer_files,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
 
 
-NO_TOKEN = -1  # pads batches; the package takes it, and looks it up like the last id
 # How the inputs begin that set the rounds of loops and of gated repeats.
 DIAL, GATE = "rounds_", "depth"
 NEVER_IN_TEXT = "\xff"  # how a byte-level vocabulary writes the byte 0xFF, which UTF-8 never has
@@ -61,8 +61,9 @@ def genai_files(
     at each token and does not keep it alive: hold it as long as the generator, and leave it as it
     is. Unset, the package raises RuntimeError (``Missing Input: depth``). Nothing checks the
     number: below 1 it runs as 1, above the rounds that were written as those. Batches are padded
-    on the right, with the id -1, as the package's own ``encode_batch`` does; on the left they give
-    wrong tokens. The package's texts end at a NUL character.
+    on the right, as the package's own ``encode_batch`` does; on the left they give wrong tokens.
+    The padding is the tokenizer's own, else an id that no token has, else what ends a text: no
+    prompt of a batch may end with that. The package's texts end at a NUL character.
 
     Raises `LoweringError` for a model that the package cannot run (one without a cache, one with
     an input ``rounds_<repeat>``, a gated one of standard operators) and where no token can end a
@@ -73,12 +74,14 @@ def genai_files(
     decoder = _decoder(model, spec)
     stops = sorted(checked_request([0], 0, spec, stop_ids).stop_ids)
     files: dict[str, bytes] = {}
+    padding: int | None = None
     if tokenizer is not None:
         text, content = _read_tokenizer(tokenizer, spec)
         _require_same_ids(tokenizer, content)
         declared = read_declared(tokenizer.parent)
-        ids = special_tokens(text, declared).stop_ids
-        known = known_stop_ids(tokenizer.parent, ids, spec.vocab_size)
+        special = special_tokens(text, declared)
+        known = known_stop_ids(tokenizer.parent, special.stop_ids, spec.vocab_size)
+        padding = _padding(special, vocabulary_size(text), spec)
         stops = stops or list(known) or _never_in_text(content)
         files.update(tokenizer_files(text, declared, spec.context))
     if not stops:
@@ -91,7 +94,7 @@ def genai_files(
             "vocab_size": spec.vocab_size,
             "context_length": spec.context,
             "eos_token_id": stops,
-            "pad_token_id": NO_TOKEN,
+            "pad_token_id": stops[0] if padding is None else padding,
             "decoder": decoder,
         },
         "search": {
@@ -102,6 +105,16 @@ def genai_files(
         },
     }
     return {CONFIG_FILE: _json(config), **files}
+
+
+def _padding(special: SpecialTokens, tokens: int, spec: ModelSpec) -> int | None:
+    """The id that fills a batch and that no text holds, where there is one.
+
+    The package takes it for padding wherever it ends a row of a batch.
+    """
+    if special.padding is not None and special.padding not in special.stop_ids:
+        return special.padding
+    return tokens if tokens < spec.vocab_size else None
 
 
 def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
