@@ -261,3 +261,19 @@ def test_tables_that_no_file_holds_are_made_again(
     monkeypatch.setattr(RinscForCausalLM, "_init_weights", lambda *_: None)
     without: Any = RinscForCausalLM.from_pretrained(tmp_path)
     assert without.model.cos.isnan().all()
+
+
+def test_from_pretrained_takes_its_arguments_by_name_and_no_folder(tmp_path: Path) -> None:
+    model, _ = pair("A^2B")
+    model.save_pretrained(tmp_path)
+    weights = model.state_dict()
+    for again in (
+        RinscForCausalLM.from_pretrained(pretrained_model_name_or_path=tmp_path),
+        RinscForCausalLM.from_pretrained(
+            pretrained_model_name_or_path=None, config=model.config, state_dict=weights
+        ),
+        RinscForCausalLM.from_pretrained(None, config=model.config, state_dict=weights),
+    ):
+        made = again.state_dict()
+        assert made.keys() == weights.keys()
+        assert all(torch.equal(made[name], weight) for name, weight in weights.items())

@@ -20,8 +20,11 @@ class CheckedWeights:
     """Compares the file of weights in a folder with the digest inside it, while it is loaded."""
 
     @classmethod
-    def from_pretrained(cls, name: Any = None, *given: Any, **named: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any = None, *given: Any, **named: Any
+    ) -> Any:
         """What transformers loads; raises where the file is not as it was written."""
+        name = pretrained_model_name_or_path
         path = Path(str(name)) / str(named.get("subfolder") or "") / "model.safetensors"
         with ThreadPoolExecutor(1) as others:
             damaged = others.submit(is_damaged, path)
