@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.data.documents import Corpus, Part
-from rinsc.data.encode import EncodedDocument, encode_documents
+from rinsc.data.encode import encode_documents
 from rinsc.data.problems import data_error
-from rinsc.data.tokenizer import ByteCounts, BytePairTokenizer, TokenIds
+from rinsc.data.tokenizer import ByteCounts, BytePairTokenizer, TextBytes, TokenIds
 
 Packing: TypeAlias = Literal["across", "documents"]
 
@@ -48,15 +48,22 @@ class TokenizedCorpus:
 
 def tokenize(corpus: Corpus, tokenizer: BytePairTokenizer) -> TokenizedCorpus:
     """Encode both parts in memory; raises DataError where the text does not survive it."""
-    found: dict[Part, list[EncodedDocument]] = {"train": [], "held_out": []}
+    ids: dict[Part, list[TokenIds]] = {"train": [], "held_out": []}
+    counts: list[TextBytes] = []
+    lengths, begins = [0], True
     parts: dict[Part, tuple[Any, ...]] = {"train": corpus.train, "held_out": corpus.held_out}
     documents = ((part, document) for part, some in parts.items() for document in some)
     for encoded in encode_documents(tokenizer, documents):
-        found[encoded.part].append(encoded)
-    train, held_out = (_joined(found[part], tokenizer) for part in parts)
-    counts = [one.byte_counts for one in found["held_out"] if one.byte_counts is not None]
+        ids[encoded.part].append(encoded.ids)
+        if encoded.part == "held_out":
+            counts.append(encoded.byte_counts)
+        elif begins:
+            lengths.append(len(encoded.ids))
+        else:
+            lengths[-1] += len(encoded.ids)
+        begins = encoded.is_last
+    train, held_out = (_joined(ids[part], tokenizer) for part in parts)
     held_out_bytes = np.concatenate(counts) if counts else _none()
-    lengths = [len(one.ids) for one in found["train"]]
     record = {
         "corpus": corpus.record(),
         "tokenizer": tokenizer_record(
@@ -69,7 +76,7 @@ def tokenize(corpus: Corpus, tokenizer: BytePairTokenizer) -> TokenizedCorpus:
         bytes_by_token(tokenizer),
         record,
         held_out_bytes,
-        np.cumsum([0, *lengths[:-1]], dtype=np.int64) if lengths else _none(),
+        np.cumsum(lengths[:-1], dtype=np.int64),
         tokenizer.vocab_size,
     )
 
@@ -97,10 +104,8 @@ def bytes_by_token(tokenizer: BytePairTokenizer) -> ByteCounts:
     return tokenizer.token_bytes if tokenizer.is_byte_level else _none()
 
 
-def _joined(documents: list[EncodedDocument], tokenizer: BytePairTokenizer) -> TokenIds:
-    if not documents:
-        return np.empty(0, dtype=tokenizer.ids_type)
-    return np.concatenate([document.ids for document in documents])
+def _joined(ids: list[TokenIds], tokenizer: BytePairTokenizer) -> TokenIds:
+    return np.concatenate([np.empty(0, dtype=tokenizer.ids_type), *ids])
 
 
 def cut_windows(tokens: npt.NDArray[Any], sequence_length: int) -> npt.NDArray[Any]:

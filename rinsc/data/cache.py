@@ -121,6 +121,7 @@ class _Writer:
             "held_out": PartTally(names_documents),
         }
         self._tokens: dict[Part, int] = {"train": 0, "held_out": 0}
+        self._begins = True  # a document, with the next tokens
         self._types: dict[str, str] = {}
         self._files: dict[str, BinaryIO] = {}
         self._stack = ExitStack()
@@ -144,18 +145,18 @@ class _Writer:
         return self._tokens["train"], self._tokens["held_out"]
 
     def add(self, encoded: EncodedDocument) -> int:
-        """Returns the bytes of the document's text."""
-        tally = self._tallies[encoded.part]
-        before = tally.byte_count
-        tally.add(encoded.document)
-        if encoded.part == "train":
+        """Returns the bytes of text that these tokens stand for."""
+        if encoded.part == "held_out":
+            self._append("held_out_bytes", encoded.byte_counts.astype(np.uint32))
+        elif self._begins:
             start = np.array([self._tokens["train"]], dtype=np.int64)
             self._append("train_starts", start)
-        if encoded.byte_counts is not None:
-            self._append("held_out_bytes", encoded.byte_counts.astype(np.uint32))
         self._append(encoded.part, encoded.ids)
         self._tokens[encoded.part] += len(encoded.ids)
-        return tally.byte_count - before
+        if encoded.is_last:
+            self._tallies[encoded.part].add(encoded.document)
+        self._begins = encoded.is_last
+        return int(encoded.byte_counts.sum())
 
     def record(self, tokenizer: BytePairTokenizer) -> dict[str, Any]:
         parts = {part: tally.record() for part, tally in self._tallies.items()}

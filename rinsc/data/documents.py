@@ -42,7 +42,7 @@ class Document:
 
     @property
     def is_blank(self) -> bool:
-        return not self.data.strip() or all(part.isspace() for part in text_parts(self.data))
+        return all(part.isspace() for part in text_parts(self.data))
 
     @property
     def byte_count(self) -> int:
@@ -195,7 +195,7 @@ def held_out_names(files: Mapping[str, TextFacts]) -> frozenset[str]:
     return frozenset(held_out)
 
 
-def part_of(text: str) -> Part:
+def part_of(text: str | bytes) -> Part:
     """The part of a document that is no file, by the hash of its text.
 
     Equal documents fall into the same part, so none is trained on that is held out elsewhere.
@@ -238,6 +238,7 @@ def check_amounts(name: str, train_bytes: int, held_out_bytes: int) -> None:
             raise data_error("too-little-text", message, name, "add more text")
 
 
-def _sha256(text: str) -> str:
+def _sha256(text: str | bytes) -> str:
     # Names of files may hold bytes that are no text, texts of JSON half characters.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return hashlib.sha256(data).hexdigest()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rinsc.data.documents import Document, Part
-from rinsc.data.tokenizer import BytePairTokenizer, TextBytes, TokenIds
-from rinsc.errors import DataError, Problem
+from rinsc.data.tokenizer import BytePairTokenizer, TextBytes, TokenIds, TokensOfText
+from rinsc.errors import DataError
 
 BATCH_BYTES = 1 << 22
 BATCH_DOCUMENTS = 4096
@@ -18,15 +18,17 @@ BATCH_DOCUMENTS = 4096
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """A document as tokens ``(tokens,)``, an end-of-document token last where there is one.
+    """A document as tokens ``(tokens,)``, or a piece of a long one.
 
-    ``byte_counts`` has the same shape: the bytes that each token stands for; None for training.
+    Behind the last piece there is an end-of-document token, where the tokenizer has one.
+    ``byte_counts`` has the same shape: the bytes of text that each token stands for.
     """
 
     part: Part
     document: Document
     ids: TokenIds
-    byte_counts: TextBytes | None
+    byte_counts: TextBytes
+    is_last: bool
 
 
 def encode_documents(
@@ -37,39 +39,35 @@ def encode_documents(
     Raises DataError where a byte-level tokenizer does not give a text back.
     """
     for batch in _read_ahead(_batches(documents)):
-        texts = [document.data for _, document in batch]
-        encoded = tokenizer.encode_batch(texts, end=tokenizer.end_of_document)
-        del texts
-        for (part, document), ids in zip(batch, encoded, strict=True):
-            yield _finished(tokenizer, part, document, ids)
+        yield from _encoded(tokenizer, batch)
 
 
-def _finished(
-    tokenizer: BytePairTokenizer, part: Part, document: Document, ids: TokenIds
-) -> EncodedDocument:
-    text_ids = ids if tokenizer.end_of_document is None else ids[:-1]
-    counts = None
-    if tokenizer.is_byte_level:
-        _require_lossless(tokenizer, text_ids, document)
-    if part == "held_out":
+def _encoded(
+    tokenizer: BytePairTokenizer, batch: Sequence[tuple[Part, Document]]
+) -> Iterator[EncodedDocument]:
+    end = tokenizer.end_of_document
+    position = 0  # in the text, up to which the tokens are known to hold it
+    for piece in tokenizer.stream([document.data for _, document in batch]):
+        part, document = batch[piece.text]
         if tokenizer.is_byte_level:
-            counts = tokenizer.text_bytes(text_ids)
-        else:
-            _, counts = tokenizer.encode_counted(document.data)
-        if tokenizer.end_of_document is not None:
+            position = _matched(tokenizer, piece, document, position)
+        ids, counts = piece.ids, piece.byte_counts
+        if piece.is_last and end is not None:
+            ids = np.append(ids, ids.dtype.type(end))
             counts = np.append(counts, counts.dtype.type(0))
-    return EncodedDocument(part, document, ids, counts)
+        yield EncodedDocument(part, document, ids, counts, piece.is_last)
 
 
-def _require_lossless(tokenizer: BytePairTokenizer, ids: TokenIds, document: Document) -> None:
+def _matched(
+    tokenizer: BytePairTokenizer, piece: TokensOfText, document: Document, position: int
+) -> int:
+    """Where the next tokens go on; raises DataError where these do not hold the text."""
     try:
-        tokenizer.require_lossless(ids, document.data)
+        position = tokenizer.matched(piece.ids, document.data, position, is_last=piece.is_last)
     except DataError as error:
-        problem = error.problems[0]
-        place = f"document {document.name}"
-        raise DataError(
-            Problem(problem.code, problem.message, place=place, hint=problem.hint)
-        ) from None
+        problem = replace(error.problems[0], place=f"document {document.name}")
+        raise DataError(problem) from None
+    return 0 if piece.is_last else position
 
 
 def _batches(documents: Iterable[tuple[Part, Document]]) -> Iterator[list[tuple[Part, Document]]]:

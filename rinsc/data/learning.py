@@ -15,7 +15,7 @@ PART_CHARS = 1 << 13
 MAX_WORD_CHARS = 128  # longer words, and longer white space, are learned from in parts
 WORD_BYTES, CHAR_BYTES = 250, 75  # what a trainer takes for a word, and for each character of it
 LEAST_BYTES = 24 << 20  # for all distinct words together, whatever the size of the text
-BYTES_PER_CHAR = 2.5  # for those of a text, where that is more
+BYTES_PER_CHAR = 2.0  # for those of a text, where that is more
 _RUNS = re.compile(r"\w+|[^\w\s]+|\s+")
 
 

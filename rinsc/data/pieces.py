@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -40,6 +40,7 @@ class Piece:
     ids: Ints
     ends: Ints
     text: int = 0
+    is_last: bool = True
 
 
 Encode: TypeAlias = Callable[[Sequence[bytes]], Sequence[Piece]]
@@ -65,7 +66,7 @@ def encoded_pieces(texts: Sequence[bytes], encode: Encode) -> Iterator[Piece]:
             group, size = [], 0
         if is_long:
             for piece in _long(text, encode):
-                yield Piece(piece.ids, piece.ends, number)
+                yield replace(piece, text=number)
         else:
             group.append((number, text))
             size += len(text)
@@ -76,7 +77,7 @@ def _whole(group: Sequence[tuple[int, bytes]], encode: Encode) -> Iterator[Piece
     if group:
         pieces = encode([text for _, text in group])
         for (number, _), piece in zip(group, pieces, strict=True):
-            yield Piece(piece.ids, piece.ends, number)
+            yield replace(piece, text=number)
 
 
 def _long(text: bytes, encode: Encode) -> Iterator[Piece]:
@@ -103,7 +104,7 @@ def _long(text: bytes, encode: Encode) -> Iterator[Piece]:
                 piece, here = _stitched(text, cut, ends[number], encode)
                 yield piece
                 break
-            yield _behind(cut, piece)
+            yield replace(_behind(cut, piece), is_last=last)
             if last:
                 return
             here = cuts[number + 1]
@@ -193,7 +194,7 @@ def _torn(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piece, _
 def _behind(cut: _Cut, piece: Piece) -> Piece:
     """The tokens of a piece without those of its context."""
     skipped = len(cut.skipped)
-    return Piece(piece.ids[skipped:], piece.ends[skipped:] + cut.context)
+    return Piece(piece.ids[skipped:], piece.ends[skipped:] + cut.context, is_last=False)
 
 
 def _begins_with(ids: Ints, context: Ints) -> bool:

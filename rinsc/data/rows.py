@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import logging
 import zlib
 from codecs import BOM_UTF8
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from rinsc.data.documents import Document, Part, part_of
+from rinsc.data.documents import Document, Part, part_of, text_parts
 from rinsc.data.names import SUFFIXES_OF_KIND, CorpusName
 from rinsc.data.paths import file_facts, find_files, total_size
 from rinsc.data.places import expanded
 from rinsc.data.problems import cannot_read, damaged, data_error, not_utf8
+from rinsc.data.wide_rows import WideRow, read_wide_row
 from rinsc.errors import DataError, nearest
 from rinsc.extras import require
 from rinsc.files import parse_json
@@ -23,10 +25,11 @@ from rinsc.files import parse_json
 JSONL_SUFFIXES, PARQUET_SUFFIXES = SUFFIXES_OF_KIND["jsonl"], SUFFIXES_OF_KIND["parquet"]
 PARQUET_ROWS = 256  # read at once
 MAX_LINE_BYTES = 1 << 28
+WIDE_LINE_BYTES = 1 << 18  # beyond it a row is not parsed as a whole
 MAX_ROW_DEPTH = 512  # of values in values; only one of them is read
 _LIBRARIES = ("datasets", "pyarrow", "huggingface_hub")
 
-_FileReader = Callable[[Path, str], Iterator[str]]
+_FileReader = Callable[[Path, str], Iterator[str | bytes]]
 
 
 @dataclass(frozen=True)
@@ -134,20 +137,28 @@ def hub_dataset(name: CorpusName) -> HubDataset:
     return HubDataset(name.text, name.where, config, split, revision, name.field, name.most_bytes)
 
 
-def as_documents(texts: Iterator[str], most_bytes: int | None) -> Iterator[tuple[Part, Document]]:
+def as_documents(
+    texts: Iterator[str | bytes], most_bytes: int | None
+) -> Iterator[tuple[Part, Document]]:
     """The texts that are not blank, until ``most_bytes`` of them have passed."""
     total = 0
-    for number, text in enumerate(texts):
-        if not text.strip():
+    documents = map(_document, itertools.count(), texts)  # no text is kept here meanwhile
+    for document in documents:
+        if document.is_blank:
             continue
-        document = Document(str(number), text)
         total += document.byte_count
         if most_bytes is not None and total > most_bytes:
             return
-        yield part_of(text), document
+        item = [(part_of(document.data), document)]
+        del document
+        yield item.pop()
 
 
-def _json_lines(path: Path, field: str) -> Iterator[str]:
+def _document(number: int, text: str | bytes) -> Document:
+    return Document(str(number), text)
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str | bytes]:
     try:
         with _opened(path) as file:
             number, offset = 0, 0
@@ -155,33 +166,50 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
                 number += 1
                 if number == 1 and line.startswith(BOM_UTF8):
                     line, offset = line[len(BOM_UTF8) :], len(BOM_UTF8)
+                start, offset = offset, offset + len(line)
                 if line.strip():
-                    yield _json_text(line, field, f"{path}: line {number}", offset)
-                offset += len(line)
+                    text = [_json_text(line, field, f"{path}: line {number}", start)]
+                    del line  # what is long is kept once
+                    yield text.pop()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise damaged(path, error) from error
     except OSError as error:
         raise cannot_read(path, error) from error
 
 
-def _json_text(line: bytes, field: str, place: str, offset: int) -> str:
+def _json_text(line: bytes, field: str, place: str, offset: int) -> str | bytes:
     try:
+        if len(line) > WIDE_LINE_BYTES:
+            return _wide_text(read_wide_row(line, field, MAX_ROW_DEPTH), field, place)
         row = parse_json(line, MAX_ROW_DEPTH)
+        _require_object(type(row).__name__, place)
+        text = _text_of(row, field, place)
+        text.encode("utf-8")
     except UnicodeDecodeError as error:
         raise not_utf8(offset + error.start, place) from error
-    except ValueError as error:
-        message = f"not JSON: {_first_line(error)}"
-        raise data_error("bad-json", message, place, "one JSON object a line") from error
-    if not isinstance(row, dict):
-        message = f"a JSON {type(row).__name__}, not an object"
-        raise data_error("bad-json", message, place, "one JSON object a line")
-    text = _text_of(row, field, place)
-    try:
-        text.encode("utf-8")
     except UnicodeEncodeError as error:
         message = f"character {error.start} of '{field}' is half a character"
         raise data_error("bad-json", message, place, "write surrogates in pairs") from error
+    except ValueError as error:
+        message = f"not JSON: {_first_line(error)}"
+        raise data_error("bad-json", message, place, "one JSON object a line") from error
     return text
+
+
+def _wide_text(row: WideRow, field: str, place: str) -> bytes:
+    _require_object(row.kind, place)
+    if not row.has_field:
+        _require_field(field, [name for name in row.names if name != field], place)
+    if row.field_kind == "NoneType":
+        return b""
+    _require_text(row.field_kind, field, place)
+    return row.text()
+
+
+def _require_object(kind: str, place: str) -> None:
+    if kind != "dict":
+        message = f"a JSON {kind}, not an object"
+        raise data_error("bad-json", message, place, "one JSON object a line")
 
 
 def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
@@ -190,7 +218,7 @@ def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
     return path.open("rb")
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
+def _parquet(path: Path, field: str) -> Iterator[str | bytes]:
     require("datasets")  # the extra that brings pyarrow
     import pyarrow
     import pyarrow.parquet
@@ -199,14 +227,26 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             _require_field(field, file.schema_arrow.names, str(path))
             for batch in file.iter_batches(PARQUET_ROWS, columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    yield _text_of({field: value}, field, str(path))
+                column = batch.column(0)
+                del batch
+                for value in column:
+                    value = getattr(value, "value", value)  # of a dictionary
+                    if isinstance(value, pyarrow.StringScalar) and value.is_valid:
+                        yield _whole_utf8(value.as_buffer().to_pybytes())
+                    else:
+                        yield _text_of({field: value.as_py()}, field, str(path))
     except pyarrow.ArrowException as error:
         raise damaged(path, error) from error
     except UnicodeDecodeError as error:
         raise not_utf8(error.start, path) from error
     except OSError as error:
         raise damaged(path, error) if error.errno is None else cannot_read(path, error) from error
+
+
+def _whole_utf8(data: bytes) -> bytes:
+    for _ in text_parts(data):
+        pass
+    return data
 
 
 _READERS: Mapping[str, _FileReader] = {"jsonl": _json_lines, "parquet": _parquet}
@@ -218,10 +258,14 @@ def _text_of(row: Mapping[str, object], field: str, place: str) -> str:
     value = row[field]
     if value is None:
         return ""
-    if not isinstance(value, str):
-        message = f"'{field}' holds a {type(value).__name__}, not text"
+    _require_text(type(value).__name__, field, place)
+    return str(value)
+
+
+def _require_text(kind: str, field: str, place: str) -> None:
+    if kind != "str":
+        message = f"'{field}' holds a {kind}, not text"
         raise data_error("not-text", message, place, "name the field that holds text: ?field=NAME")
-    return value
 
 
 def _require_field(field: str, names: Sequence[str], place: str) -> None:

@@ -16,7 +16,7 @@ from rinsc.data.documents import (
     text_facts,
     text_parts,
 )
-from rinsc.data.markup import plain_text
+from rinsc.data.markup import plain_bytes
 from rinsc.data.paths import file_facts, total_size
 from rinsc.data.problems import cannot_read, data_error, not_utf8
 
@@ -83,4 +83,4 @@ def read_text(path: Path) -> bytes:
         raise not_utf8(error.start, path) from error
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return plain_text(data.decode()).encode() if path.suffix.lower() == ".md" else data
+    return plain_bytes(data) if path.suffix.lower() == ".md" else data

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -159,23 +159,45 @@ class BytePairTokenizer:
 
         Each token stands for what follows the token before it, up to its own end.
         """
-        if self.is_byte_level:
-            ids = self.encode(text)
-            return ids, self.text_bytes(ids)
-        data = _utf8(text)
-        ids_found, counts = array("I"), array("q")
-        before = 0
-        for piece in encoded_pieces([data], self._encode_pieces):
-            ids_found.frombytes(piece.ids.astype(np.uint32).tobytes())
-            ends = np.maximum.accumulate(np.concatenate([[before], piece.ends]))
-            counts.frombytes(np.diff(ends).astype(np.int64).tobytes())
-            before = int(ends[-1])
-        if counts:
-            counts[-1] += len(data) - before
+        pieces = list(self.stream([text]))
         return (
-            np.frombuffer(ids_found, dtype=np.uint32).astype(self.ids_type),
-            np.frombuffer(counts, dtype=np.int64),
+            np.concatenate([piece.ids for piece in pieces]),
+            np.concatenate([piece.byte_counts for piece in pieces]),
         )
+
+    def stream(self, texts: Sequence[str | bytes]) -> Iterator[TokensOfText]:
+        """The tokens of all texts in their order, a long text in pieces, encoded on all cores.
+
+        What is held beside the texts does not grow with them.
+        """
+        data = [_utf8(text) for text in texts]
+        pieces = encoded_pieces(data, self._encode_pieces)
+        if not self.is_byte_level:
+            yield from self._counted_by_ends(pieces, data)
+            return
+        for piece in pieces:
+            ids: TokenIds = piece.ids.astype(self.ids_type)
+            yield TokensOfText(piece.text, ids, self.text_bytes(ids), piece.is_last)
+
+    def _counted_by_ends(
+        self, pieces: Iterable[Piece], texts: Sequence[bytes]
+    ) -> Iterator[TokensOfText]:
+        """The last token stands for the rest of its text, too: so one piece is held back."""
+        held: TokensOfText | None = None
+        before = 0
+        for piece in pieces:
+            ends = np.maximum.accumulate(np.concatenate([[before], piece.ends]))
+            before = int(ends[-1])
+            if held is None or len(piece.ids):
+                if held is not None:
+                    yield held
+                ids: TokenIds = piece.ids.astype(self.ids_type)
+                held = TokensOfText(piece.text, ids, np.diff(ends), is_last=False)
+            if piece.is_last:
+                if len(held.ids):
+                    held.byte_counts[-1] += len(texts[piece.text]) - before
+                yield replace(held, is_last=True)
+                held, before = None, 0
 
     def text_bytes(self, ids: TokenIds) -> TextBytes:
         """The bytes of a text that each of its ids stands for, also the names of special tokens.
@@ -188,17 +210,22 @@ class BytePairTokenizer:
     def require_lossless(self, ids: TokenIds, text: str | bytes) -> None:
         """Raises DataError unless the ids of a byte-level tokenizer hold exactly this text."""
         data, position = _utf8(text), 0
-        for start in range(0, len(ids), COMPARED_TOKENS):
-            part = self._joined_bytes(ids[start : start + COMPARED_TOKENS])
-            if not data.startswith(part, position):
-                break
-            position += len(part)
-        else:
-            if position == len(data):
-                return
-        message = "the text changes when it is encoded and decoded"
-        hint = "train the tokenizer with rinsc"
-        raise data_error("lossy-tokenizer", message, None, hint)
+        for start in range(0, max(1, len(ids)), COMPARED_TOKENS):
+            end = start + COMPARED_TOKENS
+            position = self.matched(ids[start:end], data, position, is_last=end >= len(ids))
+
+    def matched(self, ids: TokenIds, text: bytes, position: int, *, is_last: bool) -> int:
+        """Where ``text`` goes on behind ids that hold it from ``position`` on.
+
+        Raises DataError where they hold something else, or the last ones less than all.
+        """
+        part = b"".join(map(self._token_texts.__getitem__, ids.tolist()))
+        end = position + len(part)
+        if not text.startswith(part, position) or (is_last and end != len(text)):
+            message = "the text changes when it is encoded and decoded"
+            hint = "train the tokenizer with rinsc"
+            raise data_error("lossy-tokenizer", message, None, hint)
+        return end
 
     def decode(
         self,
@@ -286,12 +313,9 @@ class BytePairTokenizer:
     def _narrow_widths(self) -> npt.NDArray[np.uint32]:
         return self._widths.astype(np.uint32)  # a text has one of them for each of its tokens
 
-    def _joined_bytes(self, ids: TokenIds) -> bytes:
-        return b"".join(map(self._token_texts.__getitem__, ids.tolist()))
-
     def _bytes_of(self, text: str) -> bytes:
         (encoded,) = self._encoded([text])
-        return self._joined_bytes(np.array(encoded.ids, dtype=self.ids_type))
+        return b"".join(map(self._token_texts.__getitem__, encoded.ids))
 
     def _encode_pieces(self, texts: Sequence[bytes]) -> list[Piece]:
         """Each text as ids, with the bytes at which each token ends."""
@@ -314,6 +338,16 @@ class BytePairTokenizer:
         with library_failures("the tokenizer cannot encode the text"):
             encoded: list[Any] = encode(texts, add_special_tokens=False)
         return encoded
+
+
+@dataclass(frozen=True)
+class TokensOfText:
+    """Tokens in a row of the text of this number, and the bytes of it that each stands for."""
+
+    text: int
+    ids: TokenIds
+    byte_counts: TextBytes
+    is_last: bool
 
 
 class _Ids:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rinsc.data import corpora, text_files
+from rinsc.data import corpora, documents, markup, text_files
 from rinsc.data.corpora import load_corpus
 from rinsc.data.documents import Corpus, Document, held_out_names, split, text_facts
-from rinsc.data.markup import plain_text
+from rinsc.data.markup import plain_bytes, plain_text
 from rinsc.errors import DataError, MissingExtraError
 
 LINE = "Now is the winter of our discontent made glorious summer by this sun of York.\n"
@@ -73,6 +73,28 @@ def test_markup_becomes_plain_text() -> None:
     source = "# Play\n\n\n\n**KING**  \n_Rises_ \\[Aside\\] snake_case, *two\nlines*\n"
     assert plain_text(source) == "Play\n\nKING\nRises [Aside] snake_case, two\nlines\n"
     assert plain_text("* one\n* two\n\n2 * 3 * 4\n") == "* one\n* two\n\n2 * 3 * 4\n"
+
+
+MARKS = st.text(st.sampled_from("aé🙂 *_#\\\t\n"), max_size=4)
+
+
+@given(st.lists(MARKS | st.just(""), max_size=30), st.integers(4, 9))
+def test_markup_is_read_in_parts(paragraphs: list[str], size: int) -> None:
+    """Where no paragraph is longer than a part, the parts give what the whole gives."""
+    source = "\n\n".join(paragraphs)
+    whole = plain_text(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(markup, "PART_BYTES", size)
+        patch.setattr(documents, "PART_BYTES", 3)
+        assert plain_text(source) == whole
+        assert plain_bytes(source.encode()).decode() == whole
+
+
+def test_long_lines_of_markup_keep_their_words() -> None:
+    found = plain_text("*so* it  goes _on_ " * 20_000)
+    assert found.replace("*", "").split() == ["so", "it", "goes", "on"] * 20_000
+    assert found.count("*") < 20  # those at a cut
+    assert plain_text("a" + " " * 30_000 + "b  \nc") == "a" + " " * 30_000 + "b\nc\n"
 
 
 def test_the_split_depends_on_names_and_sizes_alone() -> None:

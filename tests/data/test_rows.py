@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rinsc.data import rows
 from rinsc.data.corpora import load_corpus, open_corpus
 from rinsc.data.documents import HELD_OUT_SHARE, part_of
 from rinsc.data.rows import as_documents
@@ -34,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).mkdir()
     table = pyarrow.table({"id": list(range(len(TEXTS))), "text": TEXTS})
     half = len(TEXTS) // 2
-    for number, rows in enumerate((table.slice(0, half), table.slice(half))):
-        pyarrow.parquet.write_table(rows, place / "parts" / f"{number}.parquet", row_group_size=17)
+    for number, part in enumerate((table.slice(0, half), table.slice(half))):
+        pyarrow.parquet.write_table(part, place / "parts" / f"{number}.parquet", row_group_size=17)
     pyarrow.parquet.write_table(table, place / "hub" / "train.parquet")
     pyarrow.parquet.write_table(table.slice(0, 50), place / "hub" / "test.parquet")
     return place
@@ -191,3 +192,48 @@ def test_without_the_library(folder: Path, name: str, monkeypatch: pytest.Monkey
 def _is_held_out(text: str) -> bool:
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(("日本" * 900, '🙂\\"\n' * 800, "a" * 9000, "\ud83d" * 700)),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["text", "a", ""]), inner),
+    max_leaves=8,
+)
+
+
+@given(
+    value=VALUES | st.fixed_dictionaries({"a": VALUES, "text": VALUES}),
+    ascii_only=st.booleans(),
+    cut=st.none() | st.integers(0, 200),
+    put=st.sampled_from([b"", b",", b"\xff", b'"', b"\\", b"]", b"}", b"1", b"[", b"\x01", b" "]),
+)
+def test_a_giant_row_is_read_as_the_parser_reads_it(
+    value: object, ascii_only: bool, cut: int | None, put: bytes
+) -> None:
+    line = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    if cut is not None:
+        line = line[:cut] + put + line[cut + 1 :]
+    assert _read(line, 0) == _read(line, 1 << 20)
+
+
+def _read(line: bytes, wide: int) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "WIDE_LINE_BYTES", wide)
+        try:
+            text = rows._json_text(line, "text", "line 1", 0)
+        except DataError as error:
+            said = error.problems[0].message
+            return error.problems[0].code, said.partition("not JSON")[0]
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def test_a_giant_row_nests_no_deeper_than_another() -> None:
+    deep = b'{"a": ' + b"[" * 600 + b"]" * 600 + b', "text": "x"}'
+    for wide in (0, 1 << 20):
+        assert _read(deep, wide) == ("bad-json", "")
+    assert _read(deep.replace(b"[" * 500, b"").replace(b"]" * 500, b""), 0) == b"x"

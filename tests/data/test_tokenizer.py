@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,18 +114,29 @@ KINDS_OF_TEXT = {
     "words that are all new": "".join(random.Random(2).choices("abcdefghijklmno ", k=4 << 20)),
     "NULs": "ab ab\n" + "\0" * (4 << 20),
     "one letter, and an emoji": "a" * (4 << 20) + "\U0001f642",
+    "marks, and an emoji": "".join(random.Random(3).choices("ab*_ \\\U0001f642", k=1 << 17)) * 24,
 }
+FORMS = [(kind, "text:text.txt") for kind in KINDS_OF_TEXT]
+FORMS += [("marks, and an emoji", form) for form in ("text:text.md", "jsonl:text.jsonl")]
 
 
-@pytest.mark.parametrize("kind", KINDS_OF_TEXT)
-def test_learning_and_reading_take_little_memory(kind: str, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nothing tells the memory")
+@pytest.mark.parametrize(("kind", "name"), FORMS)
+def test_learning_and_reading_take_little_memory(kind: str, name: str, tmp_path: Path) -> None:
     """At most 6 bytes for each byte of text, and what the libraries take for any text."""
     text = KINDS_OF_TEXT[kind]
     measured = []
     for size in (len(text) // 5, len(text)):
-        path = tmp_path / f"{size}.txt"
-        path.write_text(text[:size])
-        command = [sys.executable, "-c", MEASURED, str(path), str(tmp_path / str(size))]
+        form, _, file = name.partition(":")
+        path = tmp_path / str(size) / file
+        path.parent.mkdir()
+        content = text[:size]
+        if form == "jsonl":  # one giant row, and some to hold out
+            rows = [content, *(content[n * 1000 : (n + 1) * 1000] for n in range(40))]
+            content = "".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in rows)
+        path.write_text(content)
+        arguments = [f"{form}:{path}", str(path.parent / "tokens")]
+        command = [sys.executable, "-c", MEASURED, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         measured.append((path.stat().st_size, int(done.stdout)))
     (small, least), (large, most) = measured
@@ -132,18 +144,43 @@ def test_learning_and_reading_take_little_memory(kind: str, tmp_path: Path) -> N
     assert most - least < 64 << 20
 
 
+# What `resource` tells begins with the memory of the process that starts this one.
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
+from typing import Any
 from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus, training_texts
 from rinsc.data.tokenizer import train_tokenizer
 
-source = open_corpus(f"text:{sys.argv[1]}")
+source = open_corpus(sys.argv[1])
 tokenizer = train_tokenizer(training_texts(source, 50_000_000), 259)
 prepare(source, tokenizer, folder=Path(sys.argv[2]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) * 1024)
 """
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_TEXT)
+def test_the_work_grows_with_the_text(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes that are handed to the library, again and again at cuts: linear in the text."""
+    tokenizer = train_tokenizer(["ab ab cd\n" * 50], 259)
+    handed = 0
+    encode = BytePairTokenizer._encoded
+
+    def counted(self: BytePairTokenizer, texts: list[str], **options: bool) -> list[Any]:
+        nonlocal handed
+        handed += sum(map(len, texts))
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(BytePairTokenizer, "_encoded", counted)
+    work = []
+    for size in (200_000, 800_000):
+        handed = 0
+        tokenizer.encode(KINDS_OF_TEXT[kind][:size])
+        work.append(handed / size)
+    assert max(work) < 6
+    assert work[1] < 1.2 * work[0]
 
 
 def test_a_learned_tokenizer_has_a_token_for_the_end_of_a_text(trained: BytePairTokenizer) -> None:
