@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, pipeline
 
-from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.hf import RinscForCausalLM, RinscModel
 from rinsc.backends.torch import load_weights, save_weights, to_torch
 from rinsc.cost import training_flops
 from rinsc.errors import GraphError, LoweringError, SpecError
@@ -173,6 +173,14 @@ def test_features_of_a_pipeline(tmp_path: Path) -> None:
         given = words("the river", return_tensors="pt")["input_ids"]
         expected = model(given, output_hidden_states=True).hidden_states[-1]
     assert torch.allclose(found, expected, atol=CLOSE)
+
+
+def test_head_masks_are_one_clear_error() -> None:
+    model, plain = pair("AB")
+    for each in (model, RinscModel(model.config)):
+        each(ids(plain.spec, 1, 4), head_mask=None)
+        with pytest.raises(LoweringError, match="no-head-mask"):
+            each(ids(plain.spec, 1, 4), head_mask=torch.ones(2, 2))
 
 
 def test_attention_weights_are_one_clear_error() -> None:

@@ -101,6 +101,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
             use_cache=use_cache,
             output_attentions=kwargs.pop("output_attentions", None),
             output_hidden_states=kwargs.pop("output_hidden_states", None),
+            head_mask=kwargs.pop("head_mask", None),
         )
         logits = self.model(**arguments, keep=_kept(logits_to_keep))
         # No parameter of its own: the Trainer would take it for a label that every batch has.
@@ -137,6 +138,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        head_mask: torch.Tensor | None = None,
         **ignored: Any,
     ) -> tuple[Cache | None, dict[str, Any]]:
         """The cache, and what the emitted module is given."""
@@ -154,6 +156,10 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
             message = "attention is one fused operation here, which keeps no weights to give out"
             hint = "leave output_attentions out; output_hidden_states has the state of each visit"
             raise cannot_run("no-such-output", message, hint, "output_attentions")
+        if head_mask is not None:
+            message = "attention is one fused operation here, which cannot leave out single heads"
+            hint = "leave head_mask out"
+            raise cannot_run("no-head-mask", message, hint, "head_mask")
         wanted = _asked(output_hidden_states, self.config.output_hidden_states)
         arguments: dict[str, Any] = {
             "input_ids": input_ids,
