@@ -190,7 +190,8 @@ def _calibration(request: Request, form: OnnxForm, options: OnnxOptions) -> Toke
         tokens = run_text(request.run, load_tokenizer(request.run.tokenizer)).train
         return _windows_of(request, tokens)
     except RinscError as error:
-        note(f"int4 is rounded by random tokens: {error.message} ({error.hint})")
+        hint = f"name a text with --calibrate, or {error.hint}"
+        note(f"int4 is rounded by random tokens: {error.message} ({hint})")
         return True
 
 

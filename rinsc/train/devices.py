@@ -83,7 +83,7 @@ def find_devices(
     """
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        raise no_device(name)
+        raise no_device(name, also=())
     kind = "cuda" if has_gpu and name != "cpu" else "cpu"
     count = _told("WORLD_SIZE", 1)
     if count <= 1:

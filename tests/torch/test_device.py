@@ -58,6 +58,7 @@ def test_so_is_one_that_training_asks_for() -> None:
     with pytest.raises(UsageError) as caught:
         find_devices("cuda")
     _require_one_error(caught.value)
+    assert "meta" not in str(caught.value.hint), "nothing is trained there"
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")

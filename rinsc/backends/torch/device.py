@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from rinsc.errors import Problem, UsageError
@@ -24,16 +26,18 @@ def usable_device(device: object = None) -> torch.device:
     return place
 
 
-def no_device(device: object) -> UsageError:
-    """The error for a device that is not there; it names those that are."""
+def no_device(device: object, also: Sequence[str] = ("meta",)) -> UsageError:
+    """The error for a device that is not there; it names those that are, and ``also`` these."""
     name = "default device" if device is None else f"device '{device!s:.40}'"
     message = f"PyTorch cannot use the {name} here"
-    return UsageError(Problem("no-device", message, hint=f"available: {', '.join(devices())}"))
+    return UsageError(
+        Problem("no-device", message, hint=f"available: {', '.join([*devices(), *also])}")
+    )
 
 
 def devices() -> list[str]:
-    """The devices that PyTorch can use here, and meta, which holds shapes without numbers."""
+    """The devices that PyTorch can compute on here."""
     found = torch.accelerator.current_accelerator(check_available=True)
     count = 0 if found is None else torch.accelerator.device_count()
     gpus = [] if found is None else [f"{found.type}:{index}" for index in range(count)]
-    return [*gpus, "cpu", "meta"]
+    return [*gpus, "cpu"]
