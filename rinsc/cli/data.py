@@ -121,13 +121,10 @@ def prepare(
 
 
 def _tokenizer(source: Source, path: Path | None, vocab_size: int | None) -> BytePairTokenizer:
-    from rinsc.cli.train_steps import TOKENIZER_BYTES  # else training would learn another one
-    from rinsc.data.corpora import training_texts
-    from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
+    from rinsc.cli.train_steps import learned_tokenizer  # else training would learn another one
+    from rinsc.data.tokenizer import load_tokenizer
 
-    if path is not None:
-        return load_tokenizer(path)
-    return train_tokenizer(training_texts(source, TOKENIZER_BYTES), vocab_size or 0)
+    return learned_tokenizer(source, vocab_size or 0) if path is None else load_tokenizer(path)
 
 
 def _row(entry: Entry, state: str) -> tuple[str, ...]:

@@ -175,8 +175,7 @@ def _tokenizer(
     resume: bool,
 ) -> BytePairTokenizer:
     """The given one, that of the run that goes on or is begun with, or one learned here."""
-    from rinsc.data.corpora import training_texts
-    from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
+    from rinsc.data.tokenizer import load_tokenizer
     from rinsc.train.run_folder import begun_tokenizer
 
     begun = begun_tokenizer(folder) if resume else None
@@ -186,7 +185,21 @@ def _tokenizer(
         return load_tokenizer(folder.tokenizer, begun)
     if begins_with is not None and begins_with.run is not None:
         return begins_with.run.tokenizer()
-    return train_tokenizer(training_texts(corpus, TOKENIZER_BYTES), spec.vocab_size)
+    return learned_tokenizer(corpus, spec.vocab_size)
+
+
+def learned_tokenizer(corpus: Corpus, vocab_size: int) -> BytePairTokenizer:
+    """One learned from the text, which is said to be smaller where the text gives no more."""
+    from rinsc.data.corpora import training_texts
+    from rinsc.data.tokenizer import train_tokenizer
+
+    words = train_tokenizer(training_texts(corpus, TOKENIZER_BYTES), vocab_size)
+    if words.vocab_size < vocab_size:
+        print_note(
+            f"note: the text gives {words.vocab_size} tokens, so {vocab_size - words.vocab_size} "
+            f"of the vocabulary's {vocab_size} are never used"
+        )
+    return words
 
 
 def run(

@@ -27,6 +27,7 @@ import numpy.typing as npt
 PIECE_BYTES = 1 << 14
 CONTEXT_BYTES = 1 << 9
 GROUP_BYTES = PIECE_BYTES * max(4, os.cpu_count() or 1)  # encoded at once, on all cores
+WIDER_BYTES = (1 << 11, 1 << 12)  # where the first places that are tried are none
 TRIED_SPACES = 4  # places after white space at which a cut is tried
 TRIED_TOKENS = 12  # tokens at whose end a cut is tried
 
@@ -157,27 +158,28 @@ def _stitched(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piec
         (whole,) = encode([text[cut.start : stop]])
     ends = np.maximum.accumulate(whole.ends) + cut.context
     skipped = len(cut.skipped)
-    limits = np.searchsorted(ends, [target - 3 * CONTEXT_BYTES, target - CONTEXT_BYTES, target])
-    first, middle, last = (max(int(limit), skipped) for limit in limits)
-    for index in _spread(middle, last, TRIED_TOKENS):
-        at = int(ends[index])
-        if _char_start(text, at) != at:
-            continue
-        after = int(np.searchsorted(ends, at, side="right"))
-        for begin in _spread(first, middle, TRIED_TOKENS):
-            start = int(ends[begin])
-            if _char_start(text, start) != start or start >= at:
-                continue
-            known = whole.ids[int(np.searchsorted(ends, start, side="right")) : after]
-            (again,) = encode([text[start : _char_start(text, at + CONTEXT_BYTES)]])
-            again_ends = np.maximum.accumulate(again.ends)
-            same = int(np.searchsorted(again_ends, at - start, side="right"))
-            if not (len(known) and same and again_ends[same - 1] == at - start):
-                continue  # a token goes on beyond the cut
-            if _ends_with(known, again.ids[:same]):
-                kept = Piece(whole.ids[:after], whole.ends[:after])
-                return _behind(cut, kept), _Cut(at, start, again.ids[:same])
+    for reach in (CONTEXT_BYTES, *WIDER_BYTES):
+        limits = np.searchsorted(ends, [target - 3 * reach, target - reach, target])
+        first, middle, last = (max(int(limit), skipped) for limit in limits)
+        begins = _character_ends(text, ends[first:middle])
+        for at in _character_ends(text, ends[middle:last]):
+            after = int(np.searchsorted(ends, at, side="right"))
+            for start in begins:
+                known = whole.ids[int(np.searchsorted(ends, start, side="right")) : after]
+                if start < at and (again := _same_to(text, start, at, known, encode)) is not None:
+                    kept = Piece(whole.ids[:after], whole.ends[:after])
+                    return _behind(cut, kept), _Cut(at, start, again)
     return _torn(text, cut, target, encode)
+
+
+def _same_to(text: bytes, start: int, at: int, known: Ints, encode: Encode) -> Ints | None:
+    """The ids from ``start`` to ``at``, encoded anew; None where they do not end as the known."""
+    (again,) = encode([text[start : _char_start(text, at + CONTEXT_BYTES)]])
+    ends = np.maximum.accumulate(again.ends)
+    same = int(np.searchsorted(ends, at - start, side="right"))
+    if not (len(known) and same and ends[same - 1] == at - start):
+        return None  # a token goes on beyond the cut
+    return again.ids[:same] if _ends_with(known, again.ids[:same]) else None
 
 
 def _torn(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piece, _Cut]:
@@ -209,11 +211,11 @@ def _ends_with(ids: Ints, context: Ints) -> bool:
     )
 
 
-def _spread(first: int, last: int, count: int) -> list[int]:
-    """At most ``count`` numbers from ``first`` below ``last``, the last ones first."""
-    numbers = range(last - 1, first - 1, -1)
-    step = max(1, len(numbers) // count)
-    return list(numbers[::step][:count])
+def _character_ends(text: bytes, ends: Ints) -> list[int]:
+    """At most `TRIED_TOKENS` of the places that split no character, the last ones first."""
+    places = [int(end) for end in ends[::-1] if _char_start(text, int(end)) == end]
+    step = max(1, len(places) // TRIED_TOKENS)
+    return places[::step][:TRIED_TOKENS]
 
 
 def _char_start(text: bytes, at: int) -> int:

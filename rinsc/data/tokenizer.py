@@ -373,11 +373,11 @@ class _Ids:
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, *, end_of_text: str | None = END_OF_TEXT
 ) -> BytePairTokenizer:
-    """Learn ``vocab_size`` tokens from ``texts``; equal texts give equal tokenizers.
+    """Learn at most ``vocab_size`` tokens from ``texts``; equal texts give equal tokenizers.
 
-    The first of them is the special token ``end_of_text``, unless it is None or there is only room
-    for the bytes. Raises DataError where the size is out of range or the text has too few repeated
-    pairs for it.
+    A text with too few repeated pairs gives fewer. The first token is the special token
+    ``end_of_text``, unless it is None or there is only room for the bytes. Raises DataError where
+    the size is out of range.
     """
     if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
         message = f"a vocabulary of {vocab_size} tokens cannot be trained"
@@ -397,12 +397,7 @@ def train_tokenizer(
     backend.train_from_iterator(learned_texts(texts), trainer)
     del trainer
     free_unused_memory()
-    tokenizer = BytePairTokenizer(backend)
-    if tokenizer.vocab_size != vocab_size:
-        message = f"the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}"
-        hint = f"use more text, or give the model --vocab-size {tokenizer.vocab_size}"
-        raise data_error("vocabulary-mismatch", message, None, hint)
-    return tokenizer
+    return BytePairTokenizer(backend)
 
 
 def load_tokenizer(path: Path, begun: Mapping[str, object] | None = None) -> BytePairTokenizer:

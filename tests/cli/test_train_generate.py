@@ -151,8 +151,8 @@ def test_another_tokenizer_is_told_before_and_after_the_end(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--data", "text:none"), ("--vocab-size", "4096"), ("--layers", "1"), ("--heads", "5")],
-    ids=["no text", "text too small for the vocabulary", "layers", "heads"],
+    [("--data", "text:none"), ("--context", "65536"), ("--layers", "1"), ("--heads", "5")],
+    ids=["no text", "text too small for the context", "layers", "heads"],
 )
 def test_the_old_run_stays_until_the_new_one_can_start(
     corpus: str, run: Path, tmp_path: Path, option: str, value: str
@@ -275,7 +275,7 @@ def interrupt(*_: object) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (("--vocab-size", "4096"), "vocabulary-mismatch"),
+        (("--context", "65536"), "too-little-text"),
         (("--width", str(1 << 20)), "does-not-fit"),
     ],
 )
@@ -457,3 +457,14 @@ def test_a_warm_up_longer_than_the_run_is_said_before_it_starts(
     note = "note: the warm-up of 100 steps is as long as the run of 4 or longer"
     assert err.index(note) < err.index("step 4/4")
     assert err.count(note) == 1
+
+
+def test_a_text_that_gives_fewer_tokens_pads_the_vocabulary(corpus: str, tmp_path: Path) -> None:
+    args = ["train", SIGNATURE, *TINY, "--data", corpus, "-o", str(tmp_path / "run")]
+    args[args.index("--vocab-size") + 1] = "4096"
+    status, _, err = run_cli(*args, "--steps", "1", "--batch", "2", "--device", "cpu")
+    assert status == 0, err
+    size = load_tokenizer(tmp_path / "run").vocab_size
+    assert size < 4096
+    said = f"the text gives {size} tokens, so {4096 - size} of the vocabulary's 4096 are never used"
+    assert said in err
