@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 from rinsc.errors import DataError, Problem
 from rinsc.files import parse_json
+from rinsc.panics import is_panic, quiet
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for bytes that are no character
 CANNOT_DECODE = "the tokenizer cannot decode its ids"
@@ -38,10 +39,10 @@ def library_failures(message: str) -> Iterator[None]:
     It raises bare Exception, and where its own code fails a ``PanicException``, which is none.
     """
     try:
-        yield
+        with quiet():
+            yield
     except BaseException as error:
-        is_panic = type(error).__name__ == "PanicException"
-        if isinstance(error, DataError) or not (is_panic or isinstance(error, Exception)):
+        if isinstance(error, DataError) or not (is_panic(error) or isinstance(error, Exception)):
             raise
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         hint = "use another tokenizer.json: one with a token for what it does not know, not damaged"

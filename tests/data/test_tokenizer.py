@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from rinsc.data.tokenizer import (
     train_tokenizer,
 )
 from rinsc.errors import DataError
+from rinsc.panics import quiet
 from rinsc.text import stream_text
 from tests.test_decoders import TOKENIZERS
 
@@ -305,8 +307,13 @@ def test_files_that_take_memory_or_stop_the_library_are_refused(
         load_tokenizer(path)
 
 
-def test_panics_of_the_library_are_errors(tmp_path: Path, tokenizer: BytePairTokenizer) -> None:
+def test_panics_of_the_library_are_errors(
+    tmp_path: Path, tokenizer: BytePairTokenizer, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "tokenizer.json"
+    path.write_text(_with(tokenizer, "model", continuing_subword_prefix="#" * 2000))
+    with pytest.raises(DataError, match="not a tokenizer file: "):
+        load_tokenizer(path)
     path.write_text(_with(tokenizer, "pre_tokenizer", type="FixedLength", length=0))
     with pytest.raises(DataError, match="cannot encode the text"):
         load_tokenizer(path).encode("a text")
@@ -317,6 +324,22 @@ def test_panics_of_the_library_are_errors(tmp_path: Path, tokenizer: BytePairTok
         loaded.decode([letter])
     with pytest.raises(DataError, match="cannot decode"):
         list(stream_text([letter], loaded.decode))
+    assert capfd.readouterr().err == ""
+
+
+def test_what_others_print_meanwhile_is_passed_on(
+    tmp_path: Path, tokenizer: BytePairTokenizer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(_with(tokenizer, "pre_tokenizer", type="FixedLength", length=0))
+    failing = load_tokenizer(path)
+    with quiet():
+        os.write(2, b"one\n")
+        with pytest.raises(DataError):
+            failing.encode("a text")
+        os.write(2, b"two\n")
+    os.write(2, b"three\n")
+    assert capfd.readouterr().err == "one\ntwo\nthree\n"
 
 
 def test_half_a_character_of_utf16_is_no_text(trained: BytePairTokenizer) -> None:

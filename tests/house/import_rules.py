@@ -30,6 +30,7 @@ ORDER = (
     "cost",
     "sampling",
     "generation",
+    "panics",
     "decoders",
     "text",
     "tokenizer_files",
