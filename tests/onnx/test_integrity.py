@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +20,7 @@ from onnx import TensorProto
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.onnx.outline import read_outline
 from rinsc.digests import sampled_digest
-from rinsc.errors import RinscError
+from rinsc.errors import LoweringError, RinscError
 from tests.onnx.models import lively_model, random_ids, small_spec
 
 IDS = random_ids(small_spec(), 2, 7)
@@ -231,6 +234,141 @@ def test_a_tensor_that_claims_more_than_it_holds(
     error = _refused(_changed(one, tmp_path / "m.onnx", change))
     assert error.code == "foreign-model"
     assert "huge" in error.message
+
+
+def _add(model: onnx.ModelProto, name: str, inputs: list[str], **attributes: Any) -> str:
+    """Adds a node before the others, whose value is an output; gives the value's name."""
+    value = f"strange/{len(model.graph.output)}"
+    model.graph.node.insert(0, onnx.helper.make_node(name, inputs, [value], **attributes))
+    model.graph.output.append(onnx.helper.make_tensor_value_info(value, TensorProto.INT64, None))
+    return value
+
+
+def _int64(model: onnx.ModelProto, *numbers: int) -> str:
+    name = f"strange/{len(model.graph.initializer)}"
+    array = np.array(numbers if len(numbers) > 1 else numbers[0], np.int64)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return name
+
+
+def _expanded(model: onnx.ModelProto) -> None:
+    _add(model, "Expand", [_int64(model, 1), _int64(model, 1 << 12, 1 << 12)])
+
+
+def _counted(model: onnx.ModelProto) -> None:
+    _add(model, "Range", [_int64(model, number) for number in (0, 1 << 24, 1)])
+
+
+def _joined(model: onnx.ModelProto) -> None:
+    piece = _int64(model, *range(1 << 12))
+    _add(model, "Concat", [piece] * (1 << 12), axis=0)
+
+
+def _multiplied(model: onnx.ModelProto) -> None:
+    row = _int64(model, *range(1 << 12))
+    column = _add(model, "Unsqueeze", [row, _int64(model, 1)])
+    _add(model, "Add", [row, column])
+    model.graph.node.insert(0, model.graph.node.pop(1))  # what it needs stands behind it
+
+
+def _reshaped_and_joined(model: onnx.ModelProto) -> None:
+    once = "strange/once"
+    inputs = [_int64(model, *range(1 << 12)), _int64(model, 1, 1 << 12)]
+    _add(model, "Concat", [once] * (1 << 12), axis=0)
+    model.graph.node.insert(0, onnx.helper.make_node("Reshape", inputs, [once]))
+
+
+def _filled(model: onnx.ModelProto) -> None:
+    _add(model, "ConstantOfShape", [_int64(model, 1 << 12, 1 << 12)])
+
+
+def _tiled(model: onnx.ModelProto) -> None:
+    _add(model, "Tile", ["input_ids", _int64(model, 1 << 12, 1 << 12)])
+
+
+def _random(model: onnx.ModelProto) -> None:
+    _add(model, "RandomNormal", [], shape=[1 << 12, 1 << 12])
+
+
+def _sparse(model: onnx.ModelProto) -> None:
+    value = onnx.helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
+    place = onnx.helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    sparse = onnx.helper.make_sparse_tensor(value, place, [1 << 12, 1 << 12])
+    model.graph.sparse_initializer.append(sparse)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(_expanded, _counted, _joined, _multiplied, _reshaped_and_joined),
+        *(_filled, _tiled, _random, _sparse),
+    ],
+)
+def test_no_numbers_are_made_from_a_few(
+    one: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    """Of each, ONNX Runtime would make a hundred megabytes before anything is asked for."""
+    error = _refused(_changed(one, tmp_path / "m.onnx", change))
+    assert error.code == "foreign-model"
+    assert "constants alone" in error.message or "never writes" in error.message
+
+
+def test_loading_computes_nothing(one: Path, tmp_path: Path) -> None:
+    """Shapes that a file declares are constants to the runtime, too."""
+
+    def change(model: onnx.ModelProto) -> None:
+        shape, kind = [1 << 12, 1 << 12], TensorProto.INT64
+        model.graph.input.append(onnx.helper.make_tensor_value_info("declared", kind, shape))
+        number, size = _int64(model, 1), "strange/size"
+        for _ in range(4):
+            _add(model, "Expand", [number, size])
+        node = onnx.helper.make_node("Shape", ["declared"], [size])
+        model.graph.node.insert(0, node)
+
+    path = _changed(one, tmp_path / "m.onnx", change)
+    script = f"""if True:
+        import resource, rinsc.backends.onnx as onnx
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        onnx.Session({str(path)!r}, threads=1)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    kilobytes = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(kilobytes.stdout) < 64 << 10, kilobytes.stdout
+
+
+def test_a_model_that_fails_while_it_runs(one: Path, tmp_path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.input[:] = ["huge" if name == "input_ids" else name for name in node.input]
+        size = _add(model, "Shape", ["input_ids"])
+        nodes = [
+            onnx.helper.make_node("Mul", [size, _int64(model, 1 << 30)], ["sizes"]),
+            onnx.helper.make_node("Expand", ["input_ids", "sizes"], ["huge"]),
+        ]
+        for index, node in enumerate(nodes):
+            model.graph.node.insert(1 + index, node)
+
+    session = Session(_changed(one, tmp_path / "m.onnx", change), threads=1)
+    with pytest.raises(LoweringError) as caught:
+        session.logits(IDS)
+    assert caught.value.code == "run-failed"
+
+
+@pytest.mark.parametrize("size", [1 << 40, "elsewhere"])
+def test_a_cache_of_other_sizes_than_the_spec(tmp_path: Path, size: int | str) -> None:
+    path = tmp_path / "model.onnx"
+    to_onnx(lively_model(small_spec()), cache=True, portable=True).save(path)
+
+    def change(model: onnx.ModelProto) -> None:
+        slot = next(each for each in model.graph.input if each.name.startswith("past_key_values"))
+        dim = slot.type.tensor_type.shape.dim[2]
+        dim.CopyFrom(onnx.TensorShapeProto.Dimension())
+        if isinstance(size, int):
+            dim.dim_value = size
+        else:
+            dim.dim_param = size
+
+    assert _refused(_changed(path, path, change)).code in ("foreign-model", "damaged-model")
 
 
 def test_the_outline_lists_what_onnx_lists(one: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from rinsc.backends.onnx.operators import RUNTIME, RUNTIME_OPERATORS, is_ours
 from rinsc.backends.onnx.precision import Precision
 from rinsc.backends.onnx.weights import Moments, Weights, no_moments
 from rinsc.ops import Dim, Shape
@@ -25,18 +26,7 @@ INT64 = ir.DataType.INT64
 BOOL = ir.DataType.BOOL
 REALS = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 FULL = Precision()
-RUNTIME = "com.microsoft"  # the domain of ONNX Runtime's own operators
 VISIT = "rinsc.visit"  # of a node: the visit that it was added for
-RUNTIME_OPERATORS = frozenset(
-    {
-        "DynamicQuantizeMatMul",
-        "GatherBlockQuantized",
-        "GroupQueryAttention",
-        "MatMulNBits",
-        "QuickGelu",
-    }
-)
-
 
 Made = TypeVar("Made")
 
@@ -152,6 +142,8 @@ class OpBuilder:
         name: str,
     ) -> None:
         domain = RUNTIME if op_type in RUNTIME_OPERATORS else ""
+        if not is_ours(domain, op_type):
+            raise AttributeError(f"no exported model has the operator {op_type}")
         self.domains.add(domain)
         node = ir.node(op_type, inputs, attributes, domain=domain, outputs=outputs, name=name)
         node.meta[VISIT] = self.visit

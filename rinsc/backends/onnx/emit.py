@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from rinsc.backends.onnx.builder import FLOAT, INT64, RUNTIME, OpBuilder, make_value
+from rinsc.backends.onnx.builder import FLOAT, INT64, OpBuilder, make_value
 from rinsc.backends.onnx.cache import FIRST, graph_slots, name_present
 from rinsc.backends.onnx.dials import USED, dial_name
 from rinsc.backends.onnx.form import Form
 from rinsc.backends.onnx.fusion import FusedProgram, fused_layer
 from rinsc.backends.onnx.guards import guarded
+from rinsc.backends.onnx.operators import RUNTIME
 from rinsc.backends.onnx.packing import packed
 from rinsc.backends.onnx.programs import emit_program
 from rinsc.backends.onnx.site import as_real

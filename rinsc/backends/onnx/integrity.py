@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
+from rinsc.__about__ import __version__
+from rinsc.backends.onnx.operators import is_ours
 from rinsc.backends.onnx.outline import Outline, read_outline
 from rinsc.digests import file_digest, sampled_digest
 from rinsc.errors import CheckpointError, Problem
@@ -28,8 +30,6 @@ TOKENIZER_KEY = "rinsc.tokenizer"  # metadata: the digest of the tokenizer.json 
 NO_DIGEST = "0" * 64
 SAMPLED_DIGITS = 16  # of a digest that rinsc 0.4.0 wrote, of samples of the weights
 
-DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # of operators that the runtime brings
-LOADING = frozenset({"EPContext"})  # operators that load what a device is to run
 
 # As a protobuf has the entry: its value is field 2, of 64 bytes.
 _MARK = DIGEST_KEY.encode("ascii") + b"\x12\x40"
@@ -90,18 +90,39 @@ def check_requests(outline: Outline, path: Path) -> None:
     foreign = sorted(
         f"{domain}.{name}".lstrip(".")
         for domain, name in outline.operators
-        if domain not in DOMAINS or name in LOADING
+        if not is_ours(domain, name)
     )
     if strange:
         message = f"the model keeps weights outside of its folder: {strange[0]!r:.80}"
     elif foreign:
         message = f"the model has an operator that rinsc never writes: {foreign[0]:.80}"
+    elif outline.computed:
+        message = f"the model makes '{outline.computed[0]:.80}' from constants alone"
     elif outline.hollow:
         message = f"the model claims more than it holds for '{outline.hollow[0]:.80}'"
     else:
         return
+    newer = newer_model(outline.metadata, str(path)) if foreign else None
+    if newer is not None:
+        raise newer
     hint = "run models that rinsc exported"
     raise CheckpointError(Problem("foreign-model", message, place=str(path), hint=hint))
+
+
+def newer_model(metadata: Mapping[str, str], place: str) -> CheckpointError | None:
+    """The error for what is strange in a model of a newer rinsc; None where it is of no newer."""
+    writer = metadata.get("rinsc.version", "")
+    if _release(writer) <= _release(__version__):
+        return None
+    message = f"the model was written by rinsc {writer}, and this is {__version__}"
+    hint = f"pip install 'rinsc>={writer}'"
+    return CheckpointError(Problem("newer-model", message, place=place, hint=hint))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, to compare; empty for what is none."""
+    found = re.match(r"\d{1,9}(\.\d{1,9})*", version)
+    return tuple(map(int, found.group().split("."))) if found else ()
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.__about__ import __version__
-from rinsc.backends.onnx.integrity import check_requests, compared
+from rinsc.backends.onnx.integrity import check_requests, compared, newer_model
 from rinsc.backends.onnx.outline import FIRST_BYTE, Outline, read_outline
 from rinsc.backends.onnx.providers import (
     PROVIDERS,
@@ -29,7 +28,11 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.onnx"  # in a model folder
 TRAINED_KEY = "rinsc.trained"  # metadata: the most rounds in training, by repeat
-BFLOAT16 = 16  # of onnx.TensorProto.DataType
+FLOAT16, BFLOAT16 = 10, 16  # of onnx.TensorProto.DataType
+# What the runtime computes while it loads, of whatever a file says.
+FOLDING = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
+FOLDED_BYTES = "optimization.constant_folding_max_output_size_in_bytes"
+MOST_SIZED = 64  # values that may be folded
 
 AGAIN = "export it again"
 KINDS = {  # how files begin that are given in place of a model
@@ -57,23 +60,27 @@ UNSUPPORTED = re.compile(
 
 def load(
     model: OnnxModel | str | os.PathLike[str], options: Any, provider: str | None, place: str
-) -> Any:
-    """A session of the runtime on the model, its file, or the folder that holds `MODEL_FILE`.
+) -> tuple[Any, int]:
+    """A session of the runtime on the model, its file, or the folder that holds `MODEL_FILE`, and
+    how many bytes the model has.
 
     Raises `CheckpointError` for a file that does not load and `LoweringError` for a provider or a
     precision that the installed runtime lacks; warns (`ProviderWarning`) where CUDA is installed
     and does not load.
     """
     names, without_cuda = providers_to_ask(provider)
+    source: Path | bytes
     if isinstance(model, str | os.PathLike):
         path = model_file(model)
         outline = _checked_outline(path)
+        source = path
         with compared(path, outline.metadata, outline):
             session = _session(path, outline, options, names, place)
             read_metadata(outline.metadata, place)  # whose error says more than that of a digest
     else:
         source = model.to_bytes()
-        session = _session(source, read_outline(memoryview(source)), options, names, place)
+        outline = read_outline(memoryview(source))
+        session = _session(source, outline, options, names, place)
     if names[0] == PROVIDERS["cuda"] and provider_of(session) != "cuda":
         without_cuda = "the runtime gives it to a small model, and not to this model"
     if provider == "cuda" and without_cuda is not None:
@@ -81,16 +88,35 @@ def load(
     if without_cuda is not None:
         message = f"running on the CPU, since CUDA does not load: {without_cuda}"
         warnings.warn(ProviderWarning(f"{message} (see rinsc doctor)"), stacklevel=3)
-    return session
+    return session, _bytes_of(source, outline)
 
 
 def _session(source: Path | bytes, outline: Outline, options: Any, names: Any, place: str) -> Any:
     from onnxruntime import InferenceSession
 
+    _limit_folding(options, outline, source)
+    folds = outline.data_types & {FLOAT16, BFLOAT16} and outline.sized <= MOST_SIZED
     try:
-        return InferenceSession(source, options, providers=names, enable_fallback=0)
+        return InferenceSession(
+            source,
+            options,
+            providers=names,
+            enable_fallback=0,
+            disabled_optimizers=() if folds else FOLDING,
+        )
     except Exception as error:  # the runtime's errors have no base of their own
         raise _why(error, outline, place) from None
+
+
+def _limit_folding(options: Any, outline: Outline, source: Path | bytes) -> None:
+    """Weights in half precision are brought to floats once, where a device has no other kernels;
+    nothing else needs folding. What is folded is no larger than they are then."""
+    options.add_session_config_entry(FOLDED_BYTES, str(2 * _bytes_of(source, outline)))
+
+
+def _bytes_of(source: Path | bytes, outline: Outline) -> int:
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    return size + sum(outline.external_bytes.values())
 
 
 def place_of(model: OnnxModel | str | os.PathLike[str]) -> str:
@@ -128,11 +154,9 @@ def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, d
             str(name): int(count) for name, count in parse_json(metadata["rinsc.rounds"]).items()
         }
     except METADATA_ERRORS as error:
-        writer = metadata.get("rinsc.version", "")
-        if _release(writer) > _release(__version__):
-            message = f"the model was written by rinsc {writer}, and this is {__version__}"
-            hint = f"pip install 'rinsc>={writer}'"
-            raise CheckpointError(Problem("newer-model", message, place=place, hint=hint)) from None
+        newer = newer_model(metadata, place)
+        if newer is not None:
+            raise newer from None
         if isinstance(error, RinscError) and error.code == "unknown-kind":
             raise  # exported where a package was installed that is not here
         message = "the model does not say which spec it was exported from"
@@ -148,12 +172,6 @@ def trained_record(metadata: Mapping[str, str]) -> dict[str, int]:
         return {str(name): int(count) for name, count in record.items()}
     except METADATA_ERRORS:
         return {}
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare; empty for what is none."""
-    found = re.match(r"\d{1,9}(\.\d{1,9})*", version)
-    return tuple(map(int, found.group().split("."))) if found else ()
 
 
 def _checked_outline(path: Path) -> Outline:

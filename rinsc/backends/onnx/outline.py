@@ -5,20 +5,35 @@ Running needs onnxruntime alone, so this reads the protobuf itself, without the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
 # Field numbers of onnx.proto.
 GRAPH, OPSET_IMPORT, METADATA, FUNCTIONS = 7, 8, 14, 25  # of a model
 NODE, INITIALIZER, SPARSE_INITIALIZER = 1, 5, 15  # of a graph
-OP_TYPE, ATTRIBUTE, NODE_DOMAIN = 4, 5, 7  # of a node
+INPUT, OUTPUT, OP_TYPE, ATTRIBUTE, NODE_DOMAIN = 1, 2, 4, 5, 7  # of a node
 TENSORS, GRAPHS, SPARSE_TENSORS = (5, 10), (6, 11), (22, 23)  # of an attribute, one and several
 DIMS, DATA_TYPE, NAME, EXTERNAL_DATA = 1, 2, 8, 13  # of a tensor
 CONTENT = frozenset({4, 5, 6, 7, 9, 10, 11})  # of a tensor, in one of these by its type
-VALUES, INDICES = 1, 2  # of a sparse tensor: tensors
 DOMAIN, VERSION = 1, 2  # of an import of operators
 KEY, VALUE = 1, 2  # of an entry of metadata, and of external data
 MAX_DEPTH = 64  # of graphs in graphs
+MAX_DIMS = 64  # of a tensor
+SHAPE = "Shape"
+# Operators of which the first input has as many elements as the result, or more; and those where
+# the result has no more than all inputs multiplied.
+SAME_SIZE = frozenset(
+    {"Cast", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
+BY_ELEMENT = frozenset(
+    {
+        *("Abs", "Add", "Clip", "Cos", "Div", "Equal", "Exp", "Gather", "Greater", "Log", "Max"),
+        *("Min", "Mod", "Mul", "Neg", "Relu", "Sigmoid", "Sin", "Sqrt", "Sub", "Tanh", "Where"),
+        *("GreaterOrEqual", "LessOrEqual", "And", "Or"),
+    }
+)
+SPARSE = "a sparse tensor"  # in place of the name of an operator
 LOCAL = "a function of the model"  # in place of the domain of an operator that it defines itself
 
 FIRST_BYTE = b"\x08"  # of every writer: the tag of ir_version, the first field
@@ -36,6 +51,8 @@ class Outline:
     ``data_types`` are numbers of onnx.TensorProto.DataType; ``external_bytes`` says of each file
     of weights, by its name beside the model, how long it must be at least. ``operators`` are pairs
     of domain and name, and ``hollow`` the tensors whose shape needs more than is written of them.
+    ``computed`` are values that need nothing but constants: a few of them make any number of bytes.
+    ``sized`` is how many need nothing but constants and the shapes of other values.
     """
 
     opsets: Mapping[str, int]
@@ -44,6 +61,8 @@ class Outline:
     external_bytes: Mapping[str, int]
     operators: frozenset[tuple[str, str]]
     hollow: tuple[str, ...]
+    computed: tuple[str, ...]
+    sized: int
 
 
 def read_outline(data: memoryview) -> Outline:
@@ -59,7 +78,7 @@ def read_outline(data: memoryview) -> Outline:
             key, text = _entry(value)
             metadata[key] = text
         elif number == GRAPH:
-            contents.add_graph(value, 0)
+            contents.add_graph(value)
         elif number == FUNCTIONS:
             contents.operators.add((LOCAL, _text(dict(_fields(_bytes(value))).get(1, NOTHING))))
     return Outline(
@@ -69,7 +88,19 @@ def read_outline(data: memoryview) -> Outline:
         contents.external,
         frozenset(contents.operators),
         tuple(contents.hollow),
+        tuple(contents.computed()),
+        contents.sized(),
     )
+
+
+@dataclass
+class _Node:
+    """A node: its operator, the names of its values, and the graphs in its attributes."""
+
+    kind: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    graphs: list[Field] = field(default_factory=list)
 
 
 class _Contents:
@@ -80,46 +111,101 @@ class _Contents:
         self.external: dict[str, int] = {}
         self.operators: set[tuple[str, str]] = set()
         self.hollow: list[str] = []
+        self._nodes: list[_Node] = []
+        self._sizes: dict[str, int] = {}  # elements of the initializers
 
-    def add_graph(self, graph: Field, depth: int) -> None:
+    def add_graph(self, graph: Field, depth: int = 0) -> None:
         if depth > MAX_DEPTH:
             raise ValueError("graphs nest too deep")
+        nodes: list[_Node] = []
         for number, value in _fields(_bytes(graph)):
             if number == NODE:
-                self._add_node(value, depth)
+                nodes.append(self._node(value))
             elif number == INITIALIZER:
-                self._add_tensor(value)
+                name, elements = self._add_tensor(value)
+                self._sizes[name] = max(elements, self._sizes.get(name, 0))
             elif number == SPARSE_INITIALIZER:
-                self._add_sparse(value)
+                self._add_sparse()
+        for node in nodes:
+            for inner in node.graphs:
+                self.add_graph(inner, depth + 1)
+        self._nodes += nodes
 
-    def _add_node(self, node: Field, depth: int) -> None:
-        kind, domain = "", ""
+    def computed(self) -> Iterator[str]:
+        """Values that need nothing but constants, and may be larger than what they are made of."""
+        sizes = dict(self._sizes)
+        for node in self._ordered(()):
+            given = [sizes.get(name, 0) for name in node.inputs if name]
+            largest = max(given, default=0)
+            bound = math.prod(max(1, size) for size in given)
+            fits = node.kind in SAME_SIZE or (node.kind in BY_ELEMENT and bound <= max(1, largest))
+            if not given or not fits:
+                yield node.outputs[0] if node.outputs else node.kind
+            sizes.update(dict.fromkeys(node.outputs, largest))
+
+    def sized(self) -> int:
+        """How many nodes need nothing but constants and shapes."""
+        return sum(1 for _ in self._ordered((SHAPE,)))
+
+    def _ordered(self, known: Collection[str]) -> Iterator[_Node]:
+        """Nodes that need nothing but constants and what operators of ``known`` kinds make, each
+        after those that it needs, in whatever order they stand."""
+        readers: dict[str, list[int]] = {}
+        missing: list[int] = []
+        ready: list[int] = []
+        for index, node in enumerate(self._nodes):
+            needed = {name for name in node.inputs if name and name not in self._sizes}
+            missing.append(len(needed))
+            if node.graphs:
+                continue
+            if node.kind in known or not needed:
+                ready.append(index)
+                continue
+            for name in needed:
+                readers.setdefault(name, []).append(index)
+        for index in ready:  # which grows
+            yield self._nodes[index]
+            for name in self._nodes[index].outputs:
+                for reader in readers.pop(name, ()):
+                    missing[reader] -= 1
+                    if missing[reader] == 0:
+                        ready.append(reader)
+
+    def _node(self, node: Field) -> _Node:
+        domain, found = "", _Node()
         for number, value in _fields(_bytes(node)):
             if number == OP_TYPE:
-                kind = _text(value)
+                found.kind = _text(value)
             elif number == NODE_DOMAIN:
                 domain = _text(value)
+            elif number in (INPUT, OUTPUT):
+                (found.inputs if number == INPUT else found.outputs).append(_text(value))
             elif number == ATTRIBUTE:
                 for what, held in _fields(_bytes(value)):
                     if what in TENSORS:
                         self._add_tensor(held)
                     elif what in GRAPHS:
-                        self.add_graph(held, depth + 1)
+                        found.graphs.append(held)
                     elif what in SPARSE_TENSORS:
-                        self._add_sparse(held)
-        self.operators.add((domain, kind))
+                        self._add_sparse()
+        self.operators.add((domain, found.kind))
+        return found
 
-    def _add_sparse(self, tensor: Field) -> None:
-        for number, value in _fields(_bytes(tensor)):
-            if number in (VALUES, INDICES):
-                self._add_tensor(value)
+    def _add_sparse(self) -> None:
+        """Its shape may be of any size, whatever it holds."""
+        self.operators.add(("", SPARSE))
 
-    def _add_tensor(self, tensor: Field) -> None:
+    def _add_tensor(self, tensor: Field) -> tuple[str, int]:
+        """Adds a tensor; gives its name and its elements."""
         elements, content, name, outside = 1, 0, "", {}
+        dims = 0
         for number, value in _fields(_bytes(tensor)):
             if number == DIMS:
                 for size in [value] if isinstance(value, int) else _packed(value):
                     elements *= size
+                    dims += 1
+                    if dims > MAX_DIMS:
+                        raise ValueError("a tensor has too many dimensions")
             elif number == DATA_TYPE:
                 self.types.add(_number(value))
             elif number == NAME:
@@ -140,6 +226,7 @@ class _Contents:
             content += length
         if elements > 2 * content:  # four bits are the smallest element
             self.hollow.append(name)
+        return name, elements
 
 
 def _packed(data: memoryview) -> Iterator[int]:

@@ -18,6 +18,7 @@ from rinsc.backends.onnx.dials import USED, Dials, dial_inputs
 from rinsc.backends.onnx.generation import row_logits
 from rinsc.backends.onnx.inputs import checked_input, checked_mask, checked_threads
 from rinsc.backends.onnx.integrity import TOKENIZER_KEY
+from rinsc.backends.onnx.interface import ToldSession, check_interface
 from rinsc.backends.onnx.loading import load, place_of, read_metadata, trained_record
 from rinsc.backends.onnx.past import CacheLayout, Past, not_picklable
 from rinsc.backends.onnx.providers import ONLY_FATAL, provider_of
@@ -77,10 +78,12 @@ class Session:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_folder / "profile")
         self._place = place_of(model)
-        self._session = load(model, options, provider, self._place)
+        session, size = load(model, options, provider, self._place)
+        self._session = ToldSession(session, self._place)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.spec, self.rounds = read_metadata(metadata, self._place)
         self.graph = build_graph(self.spec)
+        check_interface(self._session, self.graph, size, self._place)
         self.tokenizer_sha256 = metadata.get(TOKENIZER_KEY)
         self.trained_rounds = trained_rounds(self.graph) | trained_record(metadata)
         inputs = self._session.get_inputs()

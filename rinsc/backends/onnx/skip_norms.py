@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from rinsc.backends.onnx.builder import RUNTIME, VISIT, shape_of
+from rinsc.backends.onnx.builder import VISIT, shape_of
+from rinsc.backends.onnx.operators import RUNTIME
 
 KINDS = {
     "RMSNormalization": "SkipSimplifiedLayerNormalization",
