@@ -18,6 +18,10 @@ from typing import Any
 DIGEST_KEY = "rinsc_sha256"
 NO_DIGEST = "0" * 64  # what a writer puts in its place, for `sign_weights` to replace
 MAX_HEADER_BYTES = 100_000_000  # as the library safetensors has it
+CHECKSUMS, CONFIG = "checksums.json", "config.json"  # in a folder with weights
+MODEL_KEYS = ("spec", "rounds")  # of the config: what decides a number
+MODEL_ENTRY = "config.json: spec, rounds"  # in the list of digests
+MAX_JSON_BYTES = 1 << 24
 PIECE_BYTES, READ_BYTES = 1 << 26, 1 << 20
 THREADS = 4  # beyond that, it is memory that is slow
 
@@ -47,6 +51,39 @@ def is_damaged(path: Path) -> bool:
         return False
     except (ValueError, AttributeError, RecursionError):
         return True
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """Of what decides a number in a config.json; tools may change the rest."""
+    decides = json.dumps({key: config.get(key) for key in MODEL_KEYS}, sort_keys=True)
+    return hashlib.sha256(decides.encode("utf-8")).hexdigest()
+
+
+def is_config_changed(folder: Path) -> bool:
+    """Whether the list of digests in a folder says otherwise of its config.json, or leaves it out;
+    False where there is no list."""
+    try:
+        if not (folder / CHECKSUMS).is_file() or not (folder / CONFIG).is_file():
+            return False
+        listed, config = (_small_json(folder / name) for name in (CHECKSUMS, CONFIG))
+        if MODEL_ENTRY in listed:
+            return bool(listed[MODEL_ENTRY] != config_digest(config))
+        if CONFIG in listed:  # of a checkpoint, with all its files
+            digest = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
+            return bool(listed[CONFIG] != digest)
+        return "result.json" not in listed  # a run of rinsc 0.5.0 lists other files alone
+    except OSError:
+        return False
+    except (ValueError, AttributeError, RecursionError):
+        return True
+
+
+def _small_json(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        found = json.loads(file.read(MAX_JSON_BYTES))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no keys and values")
+    return found
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from rinsc.graph import Rounds
 
 ONNX_KEYS = ("form", "rounds", "cache", "operators", "precision", "exit")  # of its metadata
-HF_FILES = ("model.safetensors", "config.json", "modeling_rinsc.py", "generation_config.json")
+HF_FILES = (
+    *("model.safetensors", "config.json", "modeling_rinsc.py", "generation_config.json"),
+    "checksums.json",
+)
 ONNX_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "heldout.txt")
 SHARED_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

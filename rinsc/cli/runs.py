@@ -60,10 +60,13 @@ def open_run(text: str) -> RunFolder:
     """The folder of a finished run or of a saved model, with its weights; raises
     CheckpointError."""
     from rinsc.train.run_folder import check_files
+    from rinsc.train.saved_model import check_tokenizer_file, is_saved_model
 
     folder = find_run(text)
     if folder.weights.is_file():
         check_files(folder)
+        if is_saved_model(folder):
+            check_tokenizer_file(folder)
         return folder
     if not folder.model_spec.is_file():
         message = "the folder has a config.json and no model.safetensors"

@@ -38,7 +38,13 @@ from rinsc.train.depth import Depths
 from rinsc.train.heldout import corpus_record
 from rinsc.train.optimizer import build_optimizer, each_optimizer
 from rinsc.train.run_folder import RunFolder, check_files
-from rinsc.train.saved_model import folder_spec, is_saved_model, refuse_adapter, saved_rounds
+from rinsc.train.saved_model import (
+    check_tokenizer_file,
+    folder_spec,
+    is_saved_model,
+    refuse_adapter,
+    saved_rounds,
+)
 
 
 @dataclass(frozen=True)
@@ -229,11 +235,12 @@ class SavedModel(FinishedRun):
         return False
 
     def tokenizer(self) -> BytePairTokenizer:
-        """The tokenizer in the folder; raises DataError."""
+        """The tokenizer in the folder; raises DataError, and CheckpointError."""
         if not self.folder.tokenizer.is_file():
             message = "the saved model has no tokenizer.json beside it"
             hint = "name the one that it was trained with by --tokenizer, or save it there"
             raise DataError(Problem("no-tokenizer", message, place=str(self.path), hint=hint))
+        check_tokenizer_file(self.folder)
         found = load_tokenizer(self.folder.tokenizer)
         check_vocabulary(found, self.graph.spec.vocab_size)
         return found

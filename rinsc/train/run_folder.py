@@ -28,6 +28,7 @@ from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.tokenizer_files import TEMPLATE_FILE
 from rinsc.train.checkpoint import checkpoints, remove_checkpoints
 from rinsc.train.config import TrainConfig, config_to_toml
+from rinsc.weights_digest import MODEL_ENTRY, config_digest
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers", "safetensors")
 
@@ -247,6 +248,8 @@ def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:
         listed = {
             file.name: file_digest(file) for file in folder.compared[1:] if file.is_file()
         } | {folder.result.name: text_digest(text)}
+        if folder.hf_config.is_file():
+            listed[MODEL_ENTRY] = config_digest(read_json(folder.hf_config))
     except OSError as error:
         raise cannot_write(folder.checksums, error) from error
     write_atomically(folder.checksums, _json(listed))

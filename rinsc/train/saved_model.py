@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, GraphError, Problem
 from rinsc.files import read_json
 from rinsc.graph import Rounds, build_graph, resolve_rounds
 from rinsc.graph.rounds import plain_rounds
 from rinsc.spec import ModelSpec, model_spec, spec_from_values
 from rinsc.train.run_folder import RunFolder
+from rinsc.weights_digest import is_config_changed
 
 MODEL_TYPE = "rinsc"  # of RinscConfig
 ADAPTER = "adapter_config.json"  # of PEFT
@@ -87,7 +89,28 @@ def _config(folder: RunFolder) -> Mapping[str, Any]:
         raise CheckpointError(
             Problem("cannot-read", message, place=str(folder.hf_config), hint=hint)
         )
+    if is_config_changed(folder.path):
+        message = "the spec or the rounds in this config.json are not as they were written"
+        hint = "restore the file; if you changed it yourself, remove checksums.json"
+        raise CheckpointError(
+            Problem("damaged-config", message, place=str(folder.hf_config), hint=hint)
+        )
     return values
+
+
+def check_tokenizer_file(folder: RunFolder) -> None:
+    """Raises CheckpointError where the list of digests says otherwise of the tokenizer.json."""
+    name = folder.tokenizer.name
+    try:
+        listed = read_json(folder.checksums) if os.path.isfile(folder.checksums) else {}
+        changed = name in listed and listed[name] != file_digest(folder.tokenizer)
+    except (OSError, ValueError, TypeError):
+        changed = True
+    if changed:
+        message = "the tokenizer.json is not as it was written"
+        hint = "restore the file; if you changed it yourself, remove checksums.json"
+        place = str(folder.tokenizer)
+        raise CheckpointError(Problem("damaged-tokenizer", message, place=place, hint=hint))
 
 
 def saved_model_hint(path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rinsc.backends.torch import load_weights, save_weights, to_torch
+from rinsc.errors import RinscError
 from rinsc.spec import model_spec
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY, corpus, run
@@ -134,3 +136,44 @@ def test_a_failure_while_writing_leaves_the_old_files(
         assert "no space left" in done.err
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("config.json", SIGNATURE, "A^3B"),
+        ("config.json", '"norm_eps": 1e-05', '"norm_eps": 1e-04'),
+        ("config.json", '"rounds": 2', '"rounds": 3'),
+        ("tokenizer.json", '"the"', '"thy"'),
+        ("checksums.json", "config.json: spec, rounds", "config.json: spec; rounds"),
+    ],
+)
+def test_a_changed_file_is_found(run: Path, tmp_path: Path, name: str, old: str, new: str) -> None:
+    """Right in its form, so that nothing but a digest can see it."""
+    out = tmp_path / "out"
+    done = compiled(out, "--rounds", "2", model=str(run), dimensions=())
+    assert done.status == 0, done.err
+    command = ("generate", str(out), "--prompt", "the river", "--max-new-tokens", "1")
+    assert run_cli(*command).status == 0
+    text = (out / name).read_text()
+    old, new = (old, new) if old in text else ('"id": 0', '"id": 269')
+    (out / name).write_text(text.replace(old, new, 1))
+    assert text != (out / name).read_text()
+    said = run_cli(*command)
+    assert said.status == 1, said.out
+    assert "as it was written" in said.err or "as they were written" in said.err
+    if name != "tokenizer.json":
+        with pytest.raises(RinscError, match="as they were written"):
+            AutoModelForCausalLM.from_pretrained(out)
+    (out / "checksums.json").unlink()
+    if name == "checksums.json":
+        assert run_cli(*command).status == 0
+
+
+def test_the_config_of_a_run_is_compared_too(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    AutoModelForCausalLM.from_pretrained(copy)
+    text = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(text.replace(SIGNATURE, "A^3B"))
+    with pytest.raises(RinscError, match="as they were written"):
+        AutoModelForCausalLM.from_pretrained(copy)

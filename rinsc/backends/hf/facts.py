@@ -147,6 +147,13 @@ def damaged_weights(path: Path) -> CheckpointError:
     return CheckpointError(Problem("damaged-weights", message, place=str(path), hint=hint))
 
 
+def changed_config(path: Path) -> CheckpointError:
+    """The error for a config that is not as it was written."""
+    message = "the spec or the rounds in this config.json are not as they were written"
+    hint = "restore the file; if you changed it yourself, remove checksums.json"
+    return CheckpointError(Problem("damaged-config", message, place=str(path), hint=hint))
+
+
 def wrong_value(code: str, message: str, hint: str, place: str | None = None) -> SpecError:
     """The error for a value that nothing has."""
     return SpecError(Problem(code, message, place=place, hint=hint))

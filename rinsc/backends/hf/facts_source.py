@@ -26,6 +26,12 @@ def damaged_weights(path: Path) -> ValueError:
     return ValueError(f"{path} is damaged; copy or export it again")
 
 
+def changed_config(path: Path) -> ValueError:
+    """The error for a config that is not as it was written."""
+    message = f"{path} is not as it was written; restore it, "
+    return ValueError(f"{message}or remove checksums.json if you changed it yourself")
+
+
 def wrong_value(code: str, message: str, hint: str, place: str | None = None) -> ValueError:
     """The error for a value that nothing has."""
     return ValueError(f"{message}; {hint}")

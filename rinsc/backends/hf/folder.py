@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -24,13 +25,14 @@ from rinsc.files import (
     read_json,
 )
 from rinsc.folders import replace_contents
-from rinsc.tokenizer_files import TOKENIZER_FILES
+from rinsc.tokenizer_files import TOKENIZER_FILE, TOKENIZER_FILES
+from rinsc.weights_digest import CHECKSUMS, MODEL_ENTRY, config_digest
 
 CODE = "modeling_rinsc"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-FILES = (WEIGHTS_FILE, CONFIG_FILE, f"{CODE}.py", GENERATION_FILE)
+FILES = (WEIGHTS_FILE, CONFIG_FILE, f"{CODE}.py", GENERATION_FILE, CHECKSUMS)
 AUTO_MAP = {
     "AutoConfig": f"{CODE}.{RinscConfig.__name__}",
     "AutoModel": f"{CODE}.{RinscModel.__name__}",
@@ -69,6 +71,13 @@ def write_standalone_folder(
         f"{CODE}.py": standalone_source(model.config),
         GENERATION_FILE: _generation_json(model),
     }
+    listed = {MODEL_ENTRY: config_digest(parse_json(texts[CONFIG_FILE]))}
+    listed |= {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in files.items()
+        if name == TOKENIZER_FILE
+    }
+    texts[CHECKSUMS] = json.dumps(listed, indent=2) + "\n"
     contents = {name: text.encode("utf-8") for name, text in texts.items()} | dict(files)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from rinsc.backends.hf.facts import damaged_weights
+from rinsc.backends.hf.facts import changed_config, damaged_weights
 from rinsc.backends.torch.hosting import HostedModule as Model
-from rinsc.weights_digest import is_damaged
+from rinsc.weights_digest import CONFIG, is_config_changed, is_damaged
 
 MADE = "_is_hf_initialized"  # the flag by which transformers knows a weight that has its value
 
 
 class CheckedWeights:
-    """Compares the file of weights in a folder with the digest inside it, while it is loaded."""
+    """Compares the weights and the config of a folder with their digests, while it is loaded."""
 
     @classmethod
     def from_pretrained(
@@ -25,7 +25,10 @@ class CheckedWeights:
     ) -> Any:
         """What transformers loads; raises where the file is not as it was written."""
         name = pretrained_model_name_or_path
-        path = Path(str(name)) / str(named.get("subfolder") or "") / "model.safetensors"
+        folder = Path(str(name)) / str(named.get("subfolder") or "")
+        path = folder / "model.safetensors"
+        if is_config_changed(folder):
+            raise changed_config(folder / CONFIG)
         with ThreadPoolExecutor(1) as others:
             damaged = others.submit(is_damaged, path)
             try:
