@@ -27,6 +27,7 @@ from rinsc.ops import at_sizes
 from rinsc.sampling import checked_seed
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
+from rinsc.syntax.problems import plural
 from rinsc.syntax.shrink import shrunk
 from rinsc.syntax.sizes import stack_of
 
@@ -294,7 +295,7 @@ def _traced_flops(spec: ModelSpec, seq: int, *, backward: bool) -> int:
 def _words(rounds: Rounds) -> str:
     if rounds is None:
         return "as written"
-    return "1 round" if rounds == 1 else f"{rounds} rounds"
+    return plural(rounds, "round") if isinstance(rounds, int) else f"{rounds} rounds"
 
 
 def _gap(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -21,6 +21,7 @@ from rinsc.cli.words import short_text
 from rinsc.errors import CheckpointError, Problem, UsageError
 from rinsc.extras import require
 from rinsc.files import check_writable
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import Session
@@ -234,7 +235,9 @@ def _say_limits(session: Session, most: Mapping[str, int], prompt_tokens: int | 
         message = "the model has no cache, so that each token runs the whole sequence; "
         note(message + "compile it with --cache for speed")
     if prompt_tokens is not None and prompt_tokens < PROMPT_TOKENS:
-        message = f"the prompt is shortened from {PROMPT_TOKENS} to {prompt_tokens} tokens: "
+        message = (
+            f"the prompt is shortened from {PROMPT_TOKENS} to {plural(prompt_tokens, 'token')}: "
+        )
         note(message + f"the context is {session.spec.context}")
 
 
@@ -248,5 +251,5 @@ def _draw(report: BenchReport, output: Path) -> None:
     ]
     title = f"{short_text(report.signature, MAX_TITLE)}: quality against cost"
     where = f"ONNX Runtime on {report.provider}", report.threads_in_words
-    words = report.precision, *where, f"prompt of {report.prompt_tokens} tokens"
+    words = report.precision, *where, f"prompt of {plural(report.prompt_tokens, 'token')}"
     draw_tradeoff(points, title, output, subtitle=" · ".join(words))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rinsc.cli.numbers import exact, rounded_bytes, rounded_flops
 from rinsc.cli.quality_report import counts_in_words
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.benchmark import Speed, TokenCost
@@ -119,7 +120,8 @@ def print_bench(report: BenchReport) -> None:
     if report.quality is not None:
         windows, length = report.quality.windows.shape
         print_line(
-            f"bits per byte on {windows} windows of {length - 1} tokens of held-out text, "
+            f"bits per byte on {plural(windows, 'window')} of {plural(length - 1, 'token')} of "
+            "held-out text, "
             f"{exact(report.quality.byte_count)} bytes"
         )
 
@@ -152,7 +154,7 @@ def _measured_on(report: BenchReport) -> str:
         forms[report.form] if report.written else "no repeat",
         "no cache" if report.cache == "none" else f"cache {report.cache}",
         f"prompt {report.prompt_tokens}",
-        f"n = {fewest} tokens",
+        f"n = {plural(fewest, 'token')}",
     ]
     return " · ".join(words)
 

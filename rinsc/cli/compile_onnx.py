@@ -353,9 +353,9 @@ def _in_words(metadata: Mapping[str, str], report: Report | None) -> str:
     counts: Mapping[str, int] = parse_json(metadata["rinsc.rounds"])
     written = counts_in_words(counts)
     rounds = {
-        "fixed": "1 round" if written == "1" else f"{written} rounds",
+        "fixed": f"{written} round{'s' * (written != '1')}",
         "dynamic": f"any rounds ({written} if not given)",
-        "gated": f"up to {written} rounds",
+        "gated": f"up to {written} round{'s' * (written != '1')}",
     }
     words = [
         rounds[metadata["rinsc.form"]] if counts else "no repeat",

@@ -9,6 +9,7 @@ from rinsc.cost import ComputeMatch, CostReport
 from rinsc.cost.adapters import share_text
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec
+from rinsc.syntax.problems import plural
 
 MAX_ROWS = 24
 
@@ -27,7 +28,7 @@ def print_report(report: CostReport, spec: ModelSpec) -> None:
     print_line()
     print_table((f"memory, {report.memory.precision}", "", "exact bytes"), _memory(report))
     print_line()
-    forward = f"forward, {report.seq} tokens"
+    forward = f"forward, {plural(report.seq, 'token')}"
     print_table(("part", "share", forward, "exact FLOPs"), _split(report, report.forward.by_part))
     print_line()
     print_table(("block", "parameters", "share", forward, "exact FLOPs"), _blocks(report))
@@ -81,7 +82,7 @@ def print_plan(baseline: str, variant: str, plan: ComputeMatch) -> None:
         [
             ("tokens", exact(plan.baseline_tokens), exact(plan.variant_tokens)),
             (
-                f"steps of {exact(plan.batch_tokens)} tokens",
+                f"steps of {plural(plan.batch_tokens, 'token', exact(plan.batch_tokens))}",
                 exact(plan.baseline_steps),
                 exact(plan.variant_steps),
             ),
@@ -102,11 +103,11 @@ def print_plan(baseline: str, variant: str, plan: ComputeMatch) -> None:
 
 def _dimensions(spec: ModelSpec) -> str:
     head = "tied" if spec.tied_embedding else "untied"
-    heads = f"{spec.heads} heads"
+    heads = plural(spec.heads, "head")
     if spec.kv_heads != spec.heads:
         heads += f" ({spec.kv_heads} for keys and values)"
     return (
-        f"{spec.kind} · {spec.layers} layers · width {spec.width} · {heads}"
+        f"{spec.kind} · {plural(spec.layers, 'layer')} · width {spec.width} · {heads}"
         f" · mlp {spec.mlp_width}\n"
         f"vocabulary {exact(spec.vocab_size)}, {head} · context {exact(spec.context)}"
     )
@@ -128,8 +129,8 @@ def _totals(report: CostReport) -> list[tuple[str, str, str]]:
         ("layers, executed", "", exact(report.executed_layers)),
         flops("forward, per token", report.forward_flops_per_token),
         flops(_training("training, per token", report), report.training_flops_per_token),
-        flops(f"forward, {report.seq} tokens", report.forward_flops),
-        flops(_training(f"training, {report.seq} tokens", report), report.training_flops),
+        flops(f"forward, {plural(report.seq, 'token')}", report.forward_flops),
+        flops(_training(f"training, {plural(report.seq, 'token')}", report), report.training_flops),
     ]
 
 
@@ -146,7 +147,7 @@ def _memory(report: CostReport) -> list[tuple[str, str, str]]:
 
 
 def _activations(report: CostReport) -> str:
-    return f"activations (estimate), {report.batch} x {report.seq} tokens"
+    return f"activations (estimate), {report.batch} x {plural(report.seq, 'token')}"
 
 
 def _training(name: str, *reports: CostReport) -> str:

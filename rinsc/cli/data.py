@@ -13,6 +13,7 @@ from rinsc.cli.output import print_json, print_json_list, print_result
 from rinsc.cli.values import Count, option_values
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.data.catalog import Added, Entry
@@ -67,7 +68,10 @@ def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) 
         ("corpus", f"{name}: {wanted.title}"),
         ("licence", wanted.licence),
         ("version", f"{wanted.package} {found.version}"),
-        ("text", f"{exact(found.bytes)} bytes in {exact(found.files)} files"),
+        (
+            "text",
+            f"{exact(found.bytes)} bytes in {plural(found.files, 'file', exact(found.files))}",
+        ),
         ("sha256", f"{found.sha256} as it must be"),
         ("folder", folder),
     )

@@ -21,6 +21,7 @@ from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS, tree_lines
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.syntax.problems import plural
 from rinsc.train.compare import Contender, train_pair
 from rinsc.train.config import TrainConfig
 from rinsc.train.curves import curve, draw_rounds, draw_training
@@ -182,7 +183,7 @@ def _export(side: Contender, corpus: TokenizedCorpus, folder: Path) -> Session:
     gaps = dial_gaps(side.model, session, windows[:2, :-1].astype("int64"), ROUNDS)
     for rounds, gap in gaps.items():
         if not gap <= LOGIT_LIMIT:
-            message = f"ONNX Runtime and PyTorch differ by {gap:.1e} at {rounds} rounds"
+            message = f"ONNX Runtime and PyTorch differ by {gap:.1e} at {plural(rounds, 'round')}"
             hint = "compare the forms of the model: rinsc verify"
             raise LoweringError(Problem("runtimes-differ", message, place=str(path), hint=hint))
     weights, file = side.folder.weights.stat().st_size, path.stat().st_size

@@ -19,6 +19,7 @@ from rinsc.cli.words import short_text
 from rinsc.errors import DataError, Problem, UsageError
 from rinsc.extras import require
 from rinsc.files import check_writable, write_atomically
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     import torch
@@ -325,7 +326,8 @@ def _draw(report: EvalReport, picture: Path) -> None:
     other = None if base is None else _mark(base, short_text(report.baseline_signature, MAX_LABEL))
     title = f"{short_text(report.signature, MAX_TITLE)}: quality against rounds"
     where = f"held-out text of {short_text(report.text, MAX_TITLE)}"
-    windows = f"{report.part_words} {report.windows} windows of {report.sequence_length} tokens"
+    length = plural(report.sequence_length, "token")
+    windows = f"{report.part_words} {plural(report.windows, 'window')} of {length}"
     words = where, windows, report.precision
     draw_evaluation(marks, other, title, picture, subtitle=" · ".join(words))
 

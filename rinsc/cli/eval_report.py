@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rinsc.cli.numbers import exact, rounded_count, rounded_flops
 from rinsc.cli.quality_report import counts_in_words, signed
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.train.evaluate import Evaluation
@@ -155,11 +156,11 @@ def print_evaluation(report: EvalReport) -> None:
         rows.append(_cells(report.baseline, f"baseline {report.baseline_signature}"))
     print_table(heads, rows)
     print_line()
-    lengths = f"{report.sequence_length} tokens"
+    lengths = plural(report.sequence_length, "token")
     if report.baseline is not None and report.baseline_sequence_length != report.sequence_length:
         lengths += f" (of the baseline: {report.baseline_sequence_length})"
     print_line(
-        f"{report.part_words} {report.windows} windows of {lengths} of held-out text of "
+        f"{report.part_words} {plural(report.windows, 'window')} of {lengths} of held-out text of "
         f"{report.text}, {exact(report.rows[0].quality.byte_count)} bytes · {report.precision}"
     )
     if report.state:
@@ -209,9 +210,10 @@ def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
     print_table(heads, rows, left=(0, 6))
     print_line()
     print_line(verdict.text)
-    blocks = exact(verdict.one_round.difference.blocks)
+    count = verdict.one_round.difference.blocks
+    blocks = plural(count, "block", exact(count))
     print_line(f"difference in bits per byte to {report.baseline_signature}, negative is better")
-    print_line(f"interval: paired bootstrap over {blocks} blocks of this text, a choice of ours;")
+    print_line(f"interval: paired bootstrap over {blocks} of this text, a choice of ours;")
     print_line("noise that it misses: seeds; another seed may differ by more than its width")
     print_line("'no regret' is a word of arXiv 2502.07503 (abstract): better at one round, with")
     print_line("training FLOPs, parameters and inference FLOPs matched")

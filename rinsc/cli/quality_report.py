@@ -14,6 +14,7 @@ from rinsc.cli.numbers import exact
 from rinsc.cli.output import print_note
 from rinsc.extras import require
 from rinsc.files import read_regular_text
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -147,8 +148,9 @@ def print_report(report: Report) -> None:
     windows, tokens = quality.windows.shape
     print_line()
     print_line(
-        f"on a sample of held-out text: {windows} windows of {tokens - 1} tokens, "
-        f"{exact(quality.byte_count)} bytes"
+        f"on a sample of held-out text: {plural(windows, 'window')} of "
+        f"{plural(tokens - 1, 'token')}, "
+        f"{plural(quality.byte_count, 'byte', exact(quality.byte_count))}"
     )
 
 

@@ -32,6 +32,7 @@ from rinsc.cli.train_steps import (
 from rinsc.cli.values import Count, Listed, listed, option_values
 from rinsc.errors import Problem, UsageError, did_you_mean
 from rinsc.extras import require
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -266,8 +267,10 @@ def _print_plan(spec: ModelSpec, config: TrainConfig, data: str, place: Devices)
     plan = spending(config, spec)
     over = f" over {place.count} processes" if place.count > 1 else ""
     print_note(
-        f"rinsc train: {spec.text} on {data}{over}: {exact(plan.steps)} steps, "
-        f"{exact(plan.tokens)} tokens, {rounded_flops(plan.training_flops)} of training"
+        f"rinsc train: {spec.text} on {data}{over}: "
+        f"{plural(plan.steps, 'step', exact(plan.steps))}, "
+        f"{plural(plan.tokens, 'token', exact(plan.tokens))}, "
+        f"{rounded_flops(plan.training_flops)} of training"
         + ("" if plan.is_exact else " in expectation")
     )
 

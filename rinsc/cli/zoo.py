@@ -19,6 +19,7 @@ from rinsc.cli.tables import PIPED_WIDTH
 from rinsc.cli.values import Count, option_values
 from rinsc.cli.words import short_text
 from rinsc.errors import RinscError
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -178,13 +179,13 @@ def _costed(
             continue
         if key in known:
             same = f"{member.signature} is the same model as {known[key]}"
-            note(f"at {base.layers} layers {same}, and left out")
+            note(f"at {plural(base.layers, 'layer')} {same}, and left out")
         else:
             known[key] = member.signature
             yield costed(base, member.signature, strict=strict), member.idea
     if left_out:
         why = "do not divide evenly over the blocks of" if strict else "are too few for"
-        note(f"{base.layers} layers {why} {', '.join(left_out)}, left out")
+        note(f"{plural(base.layers, 'layer')} {why} {', '.join(left_out)}, left out")
 
 
 def _print_variants(rows: Iterable[tuple[Costed, str]], width: int, *, json: bool) -> None:

@@ -97,7 +97,7 @@ def variant_row(variant: Costed, idea: str, width: int) -> str:
     figures = (rounded_count(variant.parameters), exact(variant.executed_layers))
     row = _row(variant.signature, *figures, f"{variant.cost_ratio:.3f}", width)
     even = variant.layers_if_even
-    uneven = "" if even is None else f"uneven: {even:g} layers if even"
+    uneven = "" if even is None else f"uneven: {even:g} layer{'s' * (even != 1)} if even"
     return f"{row}  {'; '.join(filter(None, (uneven, idea)))}".rstrip()
 
 

@@ -6,6 +6,7 @@ from rinsc.errors import Problem, SpecError
 from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
 from rinsc.spec.checks import shown
+from rinsc.syntax.problems import plural
 
 MAX_COUNT = 10**18  # tokens or sequences; no run comes near
 
@@ -34,7 +35,9 @@ def checked_sequence(spec: ModelSpec, given: int) -> int:
     """The length of a sequence; raises `SpecError` for one that the model cannot take."""
     (seq,) = checked_counts(seq=given)
     if seq > spec.context:
-        message = f"{seq} tokens are beyond the context of {spec.context} of '{spec.text}'"
+        message = (
+            f"{plural(seq, 'token')} are beyond the context of {spec.context} of '{spec.text}'"
+        )
         hint = "shorten the sequence, or raise the context"
         raise SpecError(Problem("beyond-context", message, place="seq", hint=hint))
     return seq

@@ -16,6 +16,7 @@ from rinsc.layers import trace_programs
 from rinsc.ops import at_sizes
 from rinsc.program import Program, Value
 from rinsc.spec import ModelSpec
+from rinsc.syntax.problems import plural
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def _require_gradients(graph: BlockGraph, rounds: Mapping[str, int]) -> None:
     for loop in graph.loops():
         grad, count = loop.options.grad, loop.rounds_of(rounds)
         if grad is not None and loop.options.inject is None and count > grad:
-            message = f"at {count} rounds of '{loop.name}' and grad={grad}, what comes "
+            message = f"at {plural(count, 'round')} of '{loop.name}' and grad={grad}, what comes "
             message += "before the repeat gets no gradient"
-            hint = f"train at {grad} rounds or less, or add inject=add, gate or concat"
+            hint = f"train at {plural(grad, 'round')} or less, or add inject=add, gate or concat"
             raise GraphError(Problem("no-gradient", message, place="rounds", hint=hint))
 
 

@@ -12,6 +12,7 @@ from rinsc.graph import build_graph
 from rinsc.graph.law import drawn_loops
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
+from rinsc.syntax.problems import plural
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def match_compute(
         seq = checked_sequence(require_spec(spec), seq)
     tokens, batch_tokens = checked_counts(tokens=tokens, batch_tokens=batch_tokens)
     if batch_tokens % seq:
-        message = f"{batch_tokens} tokens a step are not whole sequences of {seq}"
+        message = f"{plural(batch_tokens, 'token')} a step are not whole sequences of {seq}"
         hint = f"use a multiple of {seq}, such as {8 * seq}"
         raise SpecError(Problem("bad-batch", message, hint=hint))
     batch = batch_tokens // seq
@@ -91,7 +92,8 @@ def match_compute(
     steps = tokens // batch_tokens
     variant_steps = steps * baseline_step // variant_step
     if variant_steps < 1:
-        message = f"{tokens} tokens pay for no step of {batch_tokens} tokens of the variant"
+        step = f"step of {plural(batch_tokens, 'token')}"
+        message = f"{plural(tokens, 'token')} pay for no {step} of the variant"
         raise SpecError(Problem("budget-too-small", message, hint="give more tokens"))
     return ComputeMatch(
         convention=convention.name,

@@ -13,6 +13,7 @@ from rinsc.data.documents import Corpus, Part
 from rinsc.data.encode import encode_documents
 from rinsc.data.problems import data_error
 from rinsc.data.tokenizer import ByteCounts, BytePairTokenizer, TextBytes, TokenIds
+from rinsc.syntax.problems import plural
 
 Packing: TypeAlias = Literal["across", "documents"]
 
@@ -211,6 +212,6 @@ class TrainingWindows:
 
 def _require_one_window(tokens: int, sequence_length: int) -> None:
     if tokens < sequence_length + 1:
-        message = f"{tokens} tokens do not fill one sequence of {sequence_length}"
+        message = f"{plural(tokens, 'token')} do not fill one sequence of {sequence_length}"
         hint = "use more text or a shorter sequence_length"
         raise data_error("too-little-text", message, None, hint)

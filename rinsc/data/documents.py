@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from rinsc.data.problems import data_error
+from rinsc.syntax.problems import plural
 
 Part: TypeAlias = Literal["train", "held_out"]
 
@@ -234,7 +235,7 @@ def check_amounts(name: str, train_bytes: int, held_out_bytes: int) -> None:
         ("hold out", held_out_bytes, MIN_HELD_OUT_BYTES),
     ):
         if found < least:
-            message = f"{found} bytes to {part}; at least {least} are needed"
+            message = f"{plural(found, 'byte')} to {part}; at least {least} are needed"
             raise data_error("too-little-text", message, name, "add more text")
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rinsc.errors import printable
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,9 @@ class PreparationProgress:
         if self._bytes:
             seconds = time.monotonic() - self._start
             size = f"{self._bytes / 1e6:,.1f} MB"
-            self._line(f"{size} tokenized in {seconds:.1f} s · {tokens:,} tokens")
+            self._line(
+                f"{size} tokenized in {seconds:.1f} s · {plural(tokens, 'token', f'{tokens:,}')}"
+            )
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()

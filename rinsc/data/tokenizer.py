@@ -22,6 +22,7 @@ from rinsc.decoders import CANNOT_DECODE, byte_level_bytes, library_failures
 from rinsc.errors import DataError
 from rinsc.extras import require
 from rinsc.files import parse_json, read_regular_text, write_atomically
+from rinsc.syntax.problems import plural
 from rinsc.tokenizer_files import (
     END_OF_TEXT,
     TOKENIZER_FILE,
@@ -445,7 +446,9 @@ def check_vocabulary(tokenizer: BytePairTokenizer, vocab_size: int) -> None:
     A model may have more, as vocabularies are often padded to a round number.
     """
     if tokenizer.vocab_size > vocab_size:
-        message = f"the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}"
+        message = (
+            f"the tokenizer has {plural(tokenizer.vocab_size, 'token')}, the model {vocab_size}"
+        )
         hint = f"give the model --vocab-size {tokenizer.vocab_size}, or more"
         raise data_error("vocabulary-mismatch", message, None, hint)
 

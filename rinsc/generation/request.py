@@ -10,6 +10,7 @@ from rinsc.errors import Problem, UsageError
 from rinsc.graph import Rounds
 from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +75,7 @@ def _prompt_ids(name: str, row: Sequence[Any], spec: ModelSpec) -> tuple[int, ..
     if not row:
         raise UsageError(Problem("bad-prompt", f"{name} is empty", hint="give at least one token"))
     if len(row) > spec.context:
-        message = f"{name} has {len(row)} tokens, more than the context of {spec.context}"
+        message = f"{name} has {plural(len(row), 'token')}, more than the context of {spec.context}"
         hint = f"give at most {spec.context} of them, the last ones, or a model of a larger context"
         raise UsageError(Problem("prompt-too-long", message, hint=hint))
     return _ids(name, row, spec)

@@ -7,6 +7,7 @@ from dataclasses import fields
 from rinsc.graph.build import build_graph
 from rinsc.graph.nodes import Block, BlockGraph
 from rinsc.spec import ModelSpec
+from rinsc.syntax.problems import plural
 
 MOST = 8  # differences that are told
 
@@ -36,7 +37,7 @@ def _blocks(left: BlockGraph, right: BlockGraph) -> list[str]:
 
 def _words(block: Block) -> str:
     tie = "" if block.tie is None else f" with one {block.tie}"
-    return f"{block.layers} layers of kind {block.kind}{tie}"
+    return f"{plural(block.layers, 'layer')} of kind {block.kind}{tie}"
 
 
 def _dimensions(left: ModelSpec, right: ModelSpec) -> list[str]:

@@ -10,6 +10,7 @@ from rinsc.graph.nodes import BlockGraph, checked_count
 from rinsc.graph.verify import verified
 from rinsc.scalars import whole
 from rinsc.syntax.limits import MAX_ROUNDS as MAX_ROUNDS
+from rinsc.syntax.problems import plural
 from rinsc.syntax.samplers import largest_draw
 
 Rounds: TypeAlias = int | Mapping[str, int] | None
@@ -63,7 +64,7 @@ def trained_rounds(graph: BlockGraph) -> dict[str, int]:
 def beyond_training(rounds: Mapping[str, int], trained: Mapping[str, int]) -> str | None:
     """What is to be said of ``rounds`` above the ``trained`` ones; None where there are none."""
     above = [
-        f"repeat '{name}' runs {count} rounds and was trained at {trained[name]} at most"
+        f"repeat '{name}' runs {plural(count, 'round')} and was trained at {trained[name]} at most"
         for name, count in rounds.items()
         if count > trained.get(name, count)
     ]

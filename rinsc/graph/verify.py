@@ -12,6 +12,7 @@ import networkx as nx
 from rinsc.errors import GraphError, Problem
 from rinsc.graph.nodes import PLAIN, BlockGraph, Input, Loop, Output, Visit
 from rinsc.kinds import is_kind
+from rinsc.syntax.problems import plural
 from rinsc.syntax.settings import RepeatOptions
 
 MAX_COMPARED = 4096  # visits of two schedules, when a pass is held to the one before it
@@ -93,7 +94,7 @@ def visits_match_blocks(graph: BlockGraph) -> Iterator[str]:
 def rounds_are_positive(graph: BlockGraph) -> Iterator[str]:
     for loop in graph.loops():
         if type(loop.rounds) is not int or loop.rounds < 1:
-            yield f"the loop '{loop.name}' has {loop.rounds} rounds"
+            yield f"the loop '{loop.name}' has {plural(loop.rounds, 'round')}"
 
 
 def bodies_share_blocks(graph: BlockGraph) -> Iterator[str]:
@@ -127,12 +128,12 @@ def blocks_are_sound(graph: BlockGraph) -> Iterator[str]:
         if block.name != name:
             yield f"the block '{name}' calls itself '{block.name}'"
         if type(block.layers) is not int or block.layers < 1:
-            yield f"the block '{name}' has {block.layers} layers"
+            yield f"the block '{name}' has {plural(block.layers, 'layer')}"
         if not is_kind(block.kind):
             yield f"the block '{name}' is of the kind '{block.kind}', which does not exist"
     for visit in _visits(graph):
         if type(visit.each) is not int or visit.each < 1:
-            yield f"a visit of '{visit.block}' runs each layer {visit.each} times"
+            yield f"a visit of '{visit.block}' runs each layer {plural(visit.each, 'time')}"
 
 
 def loops_are_sound(graph: BlockGraph) -> Iterator[str]:
@@ -167,7 +168,11 @@ def keeps_the_schedule(before: BlockGraph, *, at_any_rounds: bool) -> Rule:
     def rule(graph: BlockGraph) -> Iterator[str]:
         for rounds, schedule in schedules.items():
             if _steps_at(graph, rounds) != schedule:
-                at = "the rounds written" if rounds is None else f"{rounds} rounds of every loop"
+                at = (
+                    "the rounds written"
+                    if rounds is None
+                    else f"{plural(rounds, 'round')} of every loop"
+                )
                 yield f"the schedule of visits has changed, at {at}"
 
     return rule

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 
 from rinsc.errors import GraphError, Problem
 from rinsc.ops.base import Op, Param, Shape, require_one_of, static
+from rinsc.syntax.problems import plural
 
 Function: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu", "sigmoid", "tanh"]
 
@@ -113,7 +114,7 @@ class Shift(Op):
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            message = f"a shift by {self.steps} steps would look ahead"
+            message = f"a shift by {plural(self.steps, 'step')} would look ahead"
             raise GraphError(Problem("bad-shift", message, hint="give 0 or more steps"))
 
 

@@ -155,7 +155,7 @@ def _block_text(graph: BlockGraph, name: str) -> str:
 
 def _dial_text(loop: Loop) -> str:
     options = f", {loop.options.text}" if loop.options.text else ""
-    return f"{loop.name} ({loop.rounds} rounds{options})"
+    return f"{loop.name} ({plural(loop.rounds, 'round')}{options})"
 
 
 def _dials(graph: BlockGraph) -> Iterator[tuple[object, ...]]:

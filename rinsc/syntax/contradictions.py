@@ -53,7 +53,7 @@ def _gradient(
         yield grad, message, f"write grad={count} or less, or remove it"
     elif grad.value < (most := most_rounds(repeat)) and not inject:
         message = f"with grad={grad.value}, what comes before the loop would get no gradient"
-        where = f" where {most} rounds are drawn" if most > count else ""
+        where = f" where {plural(most, 'round')} are drawn" if most > count else ""
         yield grad, message + where, "add inject=add, gate or concat, or remove 'grad'"
 
 

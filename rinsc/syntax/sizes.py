@@ -211,7 +211,7 @@ def _not_even(sig: Signature, split: Split, layers: int) -> SignatureError:
     over = plural(parts, "block" if sig.degree == 1 else "part")
     below = layers - split.layers % parts
     if split.layers < layers:
-        message = f"the sizes leave {split.layers} of {layers} layers, "
+        message = f"the sizes leave {split.layers} of {plural(layers, 'layer')}, "
         message += f"which cannot be split evenly over {over}"
     else:
         message = f"cannot split {plural(layers, 'layer')} evenly over {over}"

@@ -23,6 +23,7 @@ from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
 from rinsc.layers import require_language_model
 from rinsc.spec import model_spec
+from rinsc.syntax.problems import plural
 from rinsc.train.checkpoint import (
     MANIFEST,
     SHARDED,
@@ -72,8 +73,9 @@ class FinishedRun:
         """What it is, where it is not the end of a run; empty where it is."""
         if self.checkpoint is None:
             return ""
+        whole = self.config.steps
         state = "" if self.folder.is_finished else " of a run that is not finished"
-        steps = f"after {self.steps:,} of {self.config.steps:,} steps"
+        steps = f"after {self.steps:,} of {plural(whole, 'step', f'{whole:,}')}"
         return f"{self.checkpoint.path.name}{state}, {steps}"
 
     @property

@@ -11,6 +11,7 @@ from rinsc.errors import Problem, SpecError, UsageError
 from rinsc.graph import build_graph
 from rinsc.layers.language import require_language_model
 from rinsc.spec import ModelSpec
+from rinsc.syntax.problems import plural
 from rinsc.train.config import TrainConfig
 from rinsc.train.depth import most_rounds
 from rinsc.train.devices import Devices
@@ -42,7 +43,7 @@ def check_vocabulary(spec: ModelSpec, tokens: int) -> None:
     A model may have more: ids that no text has are never a target, nor generated.
     """
     if tokens > spec.vocab_size:
-        message = f"the tokenizer has {tokens} tokens, the model {spec.vocab_size}"
+        message = f"the tokenizer has {plural(tokens, 'token')}, the model {spec.vocab_size}"
         hint = f"give the model --vocab-size {tokens}, or use another tokenizer"
         raise SpecError(Problem("vocabulary-mismatch", message, hint=hint))
 
@@ -66,7 +67,9 @@ def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE
     where a device has too little memory for its part of a step."""
     parts = config.accumulate * devices.count
     if config.batch_sequences % parts:
-        message = f"{config.batch_sequences} sequences cannot be split into {parts} equal parts"
+        message = (
+            f"{plural(config.batch_sequences, 'sequence')} cannot be split into {parts} equal parts"
+        )
         hint = "make --batch a multiple of the processes times --accumulate"
         raise UsageError(Problem("uneven-batch", message, hint=hint))
     graph = build_graph(spec)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from rinsc.errors import Problem, UsageError
+from rinsc.syntax.problems import plural
 from rinsc.train.evaluate import BlockLosses
 from rinsc.train.finished import FinishedRun
 from rinsc.train.paired import LEAST_BLOCKS, Difference, paired_difference
@@ -97,7 +98,7 @@ class Verdict:
         if not self.is_equal:
             return f"not at equal training FLOPs, the run spent {self._spent}"
         if found.blocks < LEAST_BLOCKS and math.isinf(found.low) and math.isinf(found.high):
-            return f"too little text, {found.blocks} of at least {LEAST_BLOCKS} windows"
+            return f"too little text, {plural(found.blocks, 'window')} of at least {LEAST_BLOCKS}"
         if found.high < self.margin or found.low > self.margin:
             return None
         if not math.isfinite(found.bits_per_byte):

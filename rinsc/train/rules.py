@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.sampling import MAX_SEED
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.train.config import TrainConfig
@@ -74,7 +75,7 @@ def _batch_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
         yield "batch_sequences", f"times sequence_length must be at most {MAX_BATCH_TOKENS}"
     parts = config.accumulate
     if _is_int(parts, 1) and _is_int(sizes[0], 1) and sizes[0] % parts:
-        yield "accumulate", f"must divide the {sizes[0]} sequences of a batch"
+        yield "accumulate", f"must divide the {plural(sizes[0], 'sequence')} of a batch"
 
 
 def _is_int(value: object, least: int) -> bool:

@@ -25,6 +25,7 @@ from rinsc.files import read_json, read_regular_text, write_atomically
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.syntax.problems import plural
 from rinsc.train.callbacks import Measuring, Observer, StopOnSignal, is_due
 from rinsc.train.checkpoint import Checkpoint, latest_whole, remove_checkpoints
 from rinsc.train.config import TrainConfig, config_to_toml
@@ -87,8 +88,10 @@ class TrainResult:
         """What the quality is of: ``the whole held-out text (512 windows)``."""
         if self.held_out is None:
             return "held-out text"
+        count = self.held_out_windows or 0
+        windows = plural(count, "window", f"{count:,}")
         text = "the whole" if self.held_out == "whole" else "a sample of the"
-        return f"{text} held-out text ({self.held_out_windows:,} windows)"
+        return f"{text} held-out text ({windows})"
 
 
 class CheckpointWarning(UserWarning):

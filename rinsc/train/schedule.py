@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rinsc.syntax.problems import plural
 from rinsc.train.config import TrainConfig
 
 
@@ -18,7 +19,8 @@ def schedule_note(config: TrainConfig) -> str | None:
         return None
     last = learning_rate(config, config.steps - 1)
     return (
-        f"the warm-up of {config.warmup_steps} steps is as long as the run of {config.steps} or "
+        f"the warm-up of {plural(config.warmup_steps, 'step')} is as long as the run of "
+        f"{config.steps} or "
         f"longer: the learning rate ends at {last:.2g} and never reaches {config.learning_rate:g}"
     )
 

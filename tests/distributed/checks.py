@@ -166,7 +166,8 @@ def draws(way: str, *, hosted: bool) -> Check:
             if way == "ddp"
             else parallelize(model, mesh(options.pop("name")), **options)
         )
-        found, first, gaps = [], [], []
+        found: list[Rounds] = []
+        first, gaps = [], []
         for step in range(4):
             ids = torch.arange(SEQ).expand(SEQUENCES, SEQ)  # rows that differ in their noise alone
             given = together(own_part(ids))

@@ -241,7 +241,7 @@ def writes_loops_out(graph: BlockGraph) -> BlockGraph:
 
 
 def test_a_pass_that_drops_a_dial_is_named() -> None:
-    with pytest.raises(GraphError, match=r"after 'writes_loops_out': .* at 1 rounds of every loop"):
+    with pytest.raises(GraphError, match=r"after 'writes_loops_out': .* at 1 round of every loop"):
         run_passes(graph_of("A^3B"), [*PASSES, Pass(writes_loops_out)])
     run_passes(graph_of("A^3B"), [*PASSES, Pass(writes_loops_out, adds_dials=True)])
 

@@ -19,6 +19,7 @@ from rinsc.errors import DataError, LoweringError, Problem
 from rinsc.files import parse_json
 from rinsc.generation import checked_request
 from rinsc.spec import ModelSpec
+from rinsc.syntax.problems import plural
 from rinsc.tokenizer_files import (
     SpecialTokens,
     read_declared,
@@ -189,7 +190,7 @@ def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[str, Mapping[str, Any]
         message = "not the file of a tokenizer"
         raise _tokenizer_error("bad-tokenizer", message, path) from error
     if tokens > spec.vocab_size:
-        message = f"the tokenizer has {tokens} tokens, the model {spec.vocab_size}"
+        message = f"the tokenizer has {plural(tokens, 'token')}, the model {spec.vocab_size}"
         raise _tokenizer_error("vocabulary-mismatch", message, path)
     return text, content
 

@@ -42,6 +42,7 @@ from rinsc.graph import (
 )
 from rinsc.layers import model_input, require_language_model
 from rinsc.sampling import Sampling
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.file import OnnxModel
@@ -167,7 +168,9 @@ class Session:
         if past is None:
             past = self._continuation.empty(len(ids), counts, self._layout)
         if (past.batch, past.rounds) != (len(ids), counts):
-            message = f"the cache is of {past.batch} sequences at rounds {dict(past.rounds)}, "
+            message = (
+                f"the cache is of {plural(past.batch, 'sequence')} at rounds {dict(past.rounds)}, "
+            )
             message += f"not of {len(ids)} at {counts}"
             hint = "start the sequences again, or go on with the rounds that they began with"
             raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))

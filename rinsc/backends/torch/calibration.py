@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from rinsc.errors import Problem, UsageError
 from rinsc.graph import Rounds
 from rinsc.layers import model_input
+from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.backends.torch.module import CompiledModule
@@ -92,7 +93,9 @@ def _checked(module: CompiledModule, inputs: npt.NDArray[Any]) -> npt.NDArray[An
     elif inputs.size == 0:
         problem = "there are no inputs"
     elif inputs.shape[1] > spec.context:
-        problem = f"the inputs have {inputs.shape[1]} tokens each, the context {spec.context}"
+        problem = (
+            f"the inputs have {plural(inputs.shape[1], 'token')} each, the context {spec.context}"
+        )
     elif ids and not 0 <= inputs.min() <= inputs.max() < spec.vocab_size:
         problem = f"an id is {inputs.min()} or {inputs.max()}, of {spec.vocab_size} tokens"
     elif not ids and inputs.shape[2] != spec.patch_width:

@@ -17,6 +17,7 @@ from rinsc.cost.memory import FULL, Checkpointing, Precision
 from rinsc.cost.params import block_params
 from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Rounds
+from rinsc.syntax.problems import plural
 
 # Where Linux tells a container's limit: control groups of version 2, and 1.
 CONTAINER_LIMITS = (
@@ -145,21 +146,21 @@ def _cheaper(step: TrainingStep, available: int) -> Iterator[str]:
     parts, of_part = step.parts, step.batch // step.parts
     sequences = _most(of_part, lambda n: fits(replace(step, batch=n * parts)))
     if sequences:
-        yield f"a batch of {sequences * parts} at {step.seq} tokens a sequence would fit"
+        yield f"a batch of {sequences * parts} at {plural(step.seq, 'token')} a sequence would fit"
         of_process = step.batch // step.processes
         cuts = (n for n in range(1, of_process + 1) if of_process % n == 0)
         accumulate = next(n for n in cuts if of_process // n <= sequences)
-        yield f"or this one in {accumulate} parts (accumulate)"
+        yield f"or this one in {plural(accumulate, 'part')} (accumulate)"
         return
     tokens = _most(step.seq, lambda n: fits(replace(step, batch=parts, seq=n)))
     if tokens:
-        yield f"a batch of {parts} at {tokens} tokens a sequence would fit"
+        yield f"a batch of {parts} at {plural(tokens, 'token')} a sequence would fit"
 
 
 def _smaller(step: TrainingStep, available: int) -> Iterator[str]:
     """Models that would fit, and processes over which this one would."""
     params = step.shards * available // TRAINED_BYTES_PER_PARAM
-    yield f"use smaller dimensions: fewer than {params} parameters can be trained here"
+    yield f"use smaller dimensions: fewer than {plural(params, 'parameter')} can be trained here"
 
     def fits(devices: int) -> bool:
         """With a sequence on each."""
@@ -168,7 +169,7 @@ def _smaller(step: TrainingStep, available: int) -> Iterator[str]:
 
     if fits(MAX_DEVICES):
         needed = 1 + _most(MAX_DEVICES, lambda n: not fits(n))
-        yield f"or shard it over {needed} devices or more, with a sequence on each"
+        yield f"or shard it over {plural(needed, 'device')} or more, with a sequence on each"
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:

@@ -56,8 +56,9 @@ def parallelize(
     _check_fits(model, mesh, sizes, mixed_precision)
     _copy_from_first(model, mesh, sizes)
     refuse_reentrant(emitted)
-    if hasattr(getattr(emitted, "draws", None), "replica"):
-        emitted.draws.replica = _share_of_batch(mesh, sizes)
+    draws: Any = getattr(emitted, "draws", None)
+    if hasattr(draws, "replica"):
+        draws.replica = _share_of_batch(mesh, sizes)
     if TENSOR in sizes:
         cut_matrices(emitted, graph, _sub_mesh(mesh, TENSOR))
     if SHARD in sizes:

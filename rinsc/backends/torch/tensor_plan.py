@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from rinsc import ops
 from rinsc.errors import LoweringError, Problem
 from rinsc.program import Node, Program, Value
+from rinsc.syntax.problems import plural
 
 Side: TypeAlias = Literal["column", "row"]
 Origins: TypeAlias = frozenset[str]  # the column-wise matrices that a cut value comes from
@@ -83,7 +84,7 @@ def _require_divisible(program: Program, plan: Mapping[str, Side], devices: int)
         if isinstance(node.op, ops.Linear) and plan.get(node.name) == "column"
     }
     heads = {node.op.heads for node in program.nodes if isinstance(node.op, ops.SplitHeads)}
-    sizes = {f"{count} heads": count for count in sorted(heads)} | sizes
+    sizes = {plural(count, "head"): count for count in sorted(heads)} | sizes
     for what, count in sizes.items():
         if count % devices:
             told = what if what.startswith(str(count)) else f"{what}, {count},"

@@ -17,6 +17,7 @@ from rinsc.graph.draw.words import (
     visit_text,
 )
 from rinsc.graph.nodes import BlockGraph, Visit
+from rinsc.syntax.problems import plural
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def facts_of(graph: BlockGraph, visit: Visit, param_count: int, *, shared: bool)
     block = graph.blocks[visit.block]
     weights = "shared" if shared else params_text(param_count)
     special = ", ".join(filter(None, (block_text(block, graph.spec), visit_text(visit))))
-    hover = f"block {block.name}: {layers_text(block.layers)}, {param_count:,} parameters"
+    exact = plural(param_count, "parameter", f"{param_count:,}")
+    hover = f"block {block.name}: {layers_text(block.layers)}, {exact}"
     return Facts(
         block.name,
         ("←" if visit.reverse else "") + (times_text(visit.each) if visit.each > 1 else ""),

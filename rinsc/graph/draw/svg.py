@@ -25,6 +25,7 @@ from rinsc.graph.draw.shapes import (
 from rinsc.graph.draw.words import caption, cut, times_text
 from rinsc.graph.nodes import BlockGraph
 from rinsc.graph.verify import verified
+from rinsc.syntax.problems import plural
 
 MARGIN = 32
 HEAD_HEIGHT = 88  # title and caption
@@ -147,7 +148,7 @@ def _pill_width(label: str, mark: str = "") -> float:
 
 
 def _title(arc: Arc) -> str:
-    title = f"repeat {arc.name}: {arc.rounds} rounds"
+    title = f"repeat {arc.name}: {plural(arc.rounds, 'round')}"
     return f"{title}, {arc.options}" if arc.options else title
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rinsc.graph.nodes import Block, BlockGraph, Visit
 from rinsc.spec import ModelSpec
+from rinsc.syntax.problems import plural
 
 _UNITS = ("", " k", " M", " B", " T")
 
@@ -22,7 +23,7 @@ def short_number(number: int) -> str:
 
 
 def layers_text(count: int) -> str:
-    return f"{count} layer" if count == 1 else f"{count} layers"
+    return plural(count, "layer")
 
 
 def times_text(rounds: int) -> str:
@@ -43,7 +44,7 @@ def block_text(block: Block, spec: ModelSpec) -> str:
 
 
 def params_text(count: int) -> str:
-    return f"{short_number(count)} parameters"
+    return plural(count, "parameter", short_number(count))
 
 
 def cut(words: str, length: int) -> str:
