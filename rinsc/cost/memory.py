@@ -51,7 +51,8 @@ class MemoryReport:
     on a CPU: each storage once, without the allocator's slack. A GPU's fused norms keep less. In
     bf16 it is that of autocast, as `rinsc train` runs, with the copies that it makes of weights.
     Rounds without gradients keep nothing. With checkpointing of visits or rounds, each keeps the
-    state that it was given, and the largest of them is there once more while it is recomputed.
+    state that it was given, and the largest of them is there once more while it is recomputed: an
+    upper bound alone, of up to 1.8 times the peak, as the loss and that one are never live at once.
     """
 
     precision: Precision

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ from rinsc.cost.memory import Checkpointing
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import LoweringError
 from rinsc.graph import build_graph
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.train.config import TrainConfig
 from rinsc.train.devices import Devices
@@ -42,7 +45,11 @@ def fits(spec: ModelSpec, batch: int, seq: int) -> bool:
 
 
 def limit(patch: pytest.MonkeyPatch, size: int) -> None:
-    patch.setattr("rinsc.backends.torch.memory.total_memory", lambda device: size)
+    """So much memory for what is live at once."""
+    module = "rinsc.backends.torch.memory."
+    patch.setattr(f"{module}total_memory", lambda device: size)
+    patch.setattr(f"{module}PROCESS_BYTES", 0)
+    patch.setattr(f"{module}ALLOCATOR_SHARES", {"cpu": 0.0, "cuda": 0.0})
 
 
 def activations(spec: ModelSpec, batch: int, rounds: int | None = None) -> int:
@@ -119,6 +126,65 @@ def test_what_does_not_fit_is_found_with_the_other_mistakes(
     with pytest.raises(LoweringError):
         check_fits(spec, tokens, config, Devices(torch.device("cuda")))
     assert asked == ["cuda"]
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 0.3), ("cuda", 0.1)])
+def test_the_process_and_its_allocator_have_room(
+    spec: ModelSpec, device: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = TrainingStep(build_graph(spec), 23, 4)
+    needed = step.held_bytes + step.activation_bytes + (900 << 20)
+    needed += round(share * step.activation_bytes)
+    for room, fits in ((0, True), (-1, False)):
+        size = needed + room
+        monkeypatch.setattr(
+            "rinsc.backends.torch.memory.total_memory", lambda device, size=size: size
+        )
+        if fits:
+            require_training_memory(step, device)
+            continue
+        with pytest.raises(LoweringError, match=r"up to 0\.9 GiB for the process"):
+            require_training_memory(step, device)
+
+
+RESIDENT = """
+import resource, sys
+from rinsc.cli import main
+status = main(sys.argv[1:])
+print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signature", "kind", "checkpointing"),
+    [("A^3B", "gpt", "none"), ("A^3B", "llama", "none"), ("A^6B", "llama", "visit")],
+)
+def test_a_run_stays_below_what_is_asked_for(
+    signature: str, kind: str, checkpointing: Checkpointing, tmp_path: Path
+) -> None:
+    """The process as the system sees it, at its peak."""
+    text = tmp_path / "text.txt"
+    pages = Path(__file__).parents[2].glob("docs/*.md")
+    text.write_text("\n".join(page.read_text(encoding="utf-8") for page in sorted(pages)))
+    dimensions: dict[str, Any] = {
+        "layers": 4,
+        "width": 128,
+        "heads": 4,
+        "kv_heads": 4,
+        "vocab_size": 600,
+    }
+    spec = model_spec(signature, preset="tiny", kind=kind, context=256, **dimensions)
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in dimensions.items()]
+    command = ["train", signature, f"--kind={kind}", "--context=256", *given, "--device=cpu"]
+    command += [f"--checkpointing={checkpointing}", "--steps=2", "--batch=16", "--seq=256"]
+    command += [f"--data=text:{text}", f"--output={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT, *command], capture_output=True, text=True, check=True
+    )
+    status, peak = map(int, done.stderr.split()[-2:])
+    assert status == 0, done.stderr
+    step = TrainingStep(build_graph(spec), 256, 16, checkpointing=checkpointing)
+    assert peak <= step.needed_bytes
 
 
 def test_the_machine_has_some_memory() -> None:
@@ -207,7 +273,7 @@ def test_shards_and_parts_of_a_batch_need_less(
 ) -> None:
     whole = dataclasses.replace(config, batch_sequences=24)
     four = TrainingStep(build_graph(spec), 23, 8, processes=4, shard=True)
-    limit(monkeypatch, four.needed_bytes)
+    limit(monkeypatch, four.held_bytes + four.activation_bytes)
     parts = dataclasses.replace(whole, accumulate=3)
     check_devices(spec, parts, over(4, shard=True))
     for settings, devices in (
@@ -224,7 +290,7 @@ def test_so_many_devices_are_advised_as_are_needed(
 ) -> None:
     graph = build_graph(dataclasses.replace(spec, signature=parse("ABCD"), layers=4))
     six = TrainingStep(graph, 23, 6, processes=6, shard=True)
-    limit(monkeypatch, six.needed_bytes)
+    limit(monkeypatch, six.held_bytes + six.activation_bytes)
     with pytest.raises(LoweringError) as caught:
         require_training_memory(TrainingStep(graph, 23, 1))
     assert "shard it over 6 devices or more" in str(caught.value.hint)
