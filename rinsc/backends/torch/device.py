@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -17,9 +18,11 @@ def usable_device(device: object = None) -> torch.device:
         return device
     try:
         if device is None:
-            return torch.get_default_device()  # which uses it
+            default: torch.device = torch.get_default_device()  # which uses it
+            return default
         number = whole(device)
-        place = torch.device(device if number is None else number)  # type: ignore[arg-type]
+        named: Any = device if number is None else number
+        place = torch.device(named)
         torch.empty(0, device=place)  # a build without the device has the name all the same
     except (RuntimeError, AssertionError, ImportError, TypeError, ValueError):
         raise no_device(device) from None
