@@ -49,8 +49,8 @@ def test_a_copy_is_the_same_file(form: str, way: str, tmp_path: Path) -> None:
     one, two = (tmp_path / f"{name}.onnx.data" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     if form != "bf16":  # which a CPU does not run
-        logits = [rinsc.Session(each).logits(IDS) for each in (model, again)]
-        np.testing.assert_array_equal(*logits)
+        expected, found = (rinsc.Session(each).logits(IDS) for each in (model, again))
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("way", COPIES)

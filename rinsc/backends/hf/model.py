@@ -34,7 +34,7 @@ logger = logging.get_logger(__name__)
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(RinscConfig.model_type, "RinscForCausalLM")
 
 
-class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel):  # type: ignore[no-untyped-call,misc]
+class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel):  # type: ignore[no-untyped-call]
     """Token ids to logits and a loss, over the emitted module ``model.model``.
 
     Blocks are stored once, whatever the number of visits, and so is a tied embedding: the head
