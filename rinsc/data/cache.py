@@ -25,7 +25,7 @@ from rinsc.digests import file_digest, sampled_digest, short_digest
 from rinsc.files import read_json
 from rinsc.folders import folder_aside
 
-FORMAT = 3  # raised whenever the same source would give other files
+FORMAT = 4  # raised whenever the same source would give other files
 RECORD = "record.json"
 IDS, STARTS, COUNTS = ("<u2", "<u4"), ("<i8",), ("<u4",)  # types of numbers, as numpy has them
 ARRAYS = {"train": IDS, "held_out": IDS, "train_starts": STARTS, "held_out_bytes": COUNTS}
