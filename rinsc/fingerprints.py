@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 
-from rinsc.digests import short_digest
 from rinsc.layers import Programs, trace_programs
-from rinsc.program import Program
+from rinsc.ops.program import Program
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
+from rinsc.storage.digests import short_digest
 from rinsc.syntax import identity
 
 

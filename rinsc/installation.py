@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from rinsc.__about__ import __version__
-from rinsc.backends.onnx.providers import PROVIDERS, listed_providers, why_not
+from rinsc.backends.onnx.run.providers import PROVIDERS, listed_providers, why_not
 from rinsc.errors import Problem
 from rinsc.extras import EXTRAS, why_not_importable
 

@@ -17,19 +17,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import CompiledModule, load_weights, save_weights, to_torch
-from rinsc.backends.torch.continuation import CachedModule, cached_module
+from rinsc.backends.torch.generate import CachedModule, cached_module
 from rinsc.cost import forward_flops, stored_params, training_flops
-from rinsc.errors import LoweringError, Problem, SpecError
-from rinsc.folders import temporary_folder
+from rinsc.errors import LoweringError, Problem, SpecError, plural
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds, unroll
 from rinsc.layers import model_input, require_language_model
 from rinsc.ops import at_sizes
 from rinsc.sampling import checked_seed
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
-from rinsc.syntax.problems import plural
-from rinsc.syntax.shrink import shrunk
-from rinsc.syntax.sizes import stack_of
+from rinsc.storage.folders import temporary_folder
+from rinsc.syntax.sizes import shrunk, stack_of
 
 LOGIT_LIMIT = 1e-4  # fp32 in two runtimes
 ROUNDING_SLACK = 4  # times what rounding to fp32 changes, where that is more

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from hypothesis import strategies as st
 
-from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
 from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.tree import Signature

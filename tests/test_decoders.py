@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.decoders import TokenDecoder
-from rinsc.text import stream_text
+from rinsc.text.decoders import TokenDecoder
+from rinsc.text.streams import stream_text
 
 TEXTS = ["the cat sat and and, don't! déjà 日本 🙂🙂 the the cat's hat . ?"] * 9
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

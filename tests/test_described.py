@@ -15,9 +15,9 @@ from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS, schedule_lines, tree_lines
 from rinsc.spec import ModelSpec, model_spec, with_signature
-from rinsc.sweep.diff import diff
 from rinsc.syntax import canonical
 from rinsc.syntax.options import RULES
+from rinsc.variants.diff import diff
 from tests.cli.command_line import run_cli
 from tests.specs import damaged_tomls, nested_specs
 from tests.strategies import nested_signatures

@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from rinsc import kinds
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import to_torch
 from rinsc.cost import forward_flops
 from rinsc.graph import build_graph
 from rinsc.layers import layer_kind, trace_programs
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec import ModelSpec, kinds, model_spec
 from tests.cli.command_line import run_cli
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rinsc
-from rinsc.files import MAX_DEPTH, MAX_TOML, parse_json, parse_toml, read_json
-from rinsc.weights_digest import is_damaged
+from rinsc.storage.files import MAX_DEPTH, MAX_TOML, parse_json, parse_toml, read_json
+from rinsc.storage.weights_digest import is_damaged
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

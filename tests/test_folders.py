@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import rinsc.folders
+import rinsc.storage.folders
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.onnx.folder import write_model_folder
+from rinsc.backends.onnx.write.file import write_model_folder
 from rinsc.errors import OutputError
-from rinsc.files import atomic_path, hold, write_atomically
-from rinsc.folders import exchange, folder_aside, replace_contents, temporary_folder
+from rinsc.storage.files import atomic_path, hold, write_atomically
+from rinsc.storage.folders import exchange, folder_aside, replace_contents, temporary_folder
 from tests.onnx.models import lively_model, random_ids, small_spec
 
 TEXTS = {n: {"tokenizer.json": b"%d" % n, "heldout.txt": b"%d" % n} for n in (1, 2)}
@@ -64,7 +64,7 @@ def _count_steps(left: int) -> None:
 
     for name in ("fsync", "rename", "replace", "unlink", "rmdir", "link", "mkdir"):
         counted(os, name)
-    counted(rinsc.folders, "exchange")
+    counted(rinsc.storage.folders, "exchange")
 
 
 def _names(folder: Path) -> set[str]:
@@ -148,7 +148,7 @@ def test_a_folder_without_an_exchange_is_restored(
     place = tmp_path / "place"
     place.mkdir()
     (place / "old").touch()
-    monkeypatch.setattr("rinsc.folders.exchange", lambda one, other: False)
+    monkeypatch.setattr("rinsc.storage.folders.exchange", lambda one, other: False)
     with folder_aside(place) as part:
         (part / "new").touch()
     assert _names(place) == {"new"}
@@ -237,7 +237,7 @@ def test_temporary_folders_of_killed_commands(
     script = f"""
 import os, signal, tempfile
 tempfile.tempdir = {str(tmp_path)!r}
-from rinsc.folders import temporary_folder
+from rinsc.storage.folders import temporary_folder
 with temporary_folder() as folder:
     (folder / "large").touch()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -14,18 +14,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import rinsc
-from rinsc import kinds
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.onnx.ops import ONNX_OPS
+from rinsc.backends.onnx.write.ops import ONNX_OPS
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.cost import forward_flops, stored_params
 from rinsc.errors import GraphError, SpecError
 from rinsc.graph import build_graph
-from rinsc.kinds import KINDS
 from rinsc.layers import LayerKind, layer_kind, trace_programs
 from rinsc.layers.llama import embed, head
-from rinsc.layers.rotary import rotary_sides
+from rinsc.layers.mixing import rotary_sides
 from rinsc.ops import (
     Activation,
     Add,
@@ -37,8 +35,9 @@ from rinsc.ops import (
     RotaryTable,
     SplitHeads,
 )
-from rinsc.program import Builder, Value
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.ops.program import Builder, Value
+from rinsc.spec import ModelSpec, kinds, model_spec
+from rinsc.spec.kinds import KINDS
 
 LayerFunction = Callable[[Builder, Value, dict[str, Value], ModelSpec], Value]
 
@@ -207,7 +206,7 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
         metadata = tmp_path / "stranger-1.0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[rinsc.kinds]\n{entry_point}\n")
+        (metadata / "entry_points.txt").write_text(f"[rinsc.spec.kinds]\n{entry_point}\n")
         (tmp_path / "strange_layers.py").write_text(source)
         forget()
 
@@ -300,7 +299,7 @@ def test_kinds_whose_classes_would_have_one_name(register: Register) -> None:
 
 def test_side_values_of_one_name_say_whose_they_are(register: Register) -> None:
     source = "from dataclasses import replace\nfrom rinsc.layers.llama import KIND as LLAMA\n"
-    source += "from rinsc.layers.rotary import rotary_sides\n"
+    source += "from rinsc.layers.mixing import rotary_sides\n"
     source += "KIND = replace(LLAMA, sides=lambda *given: rotary_sides(*given))\n"
     register("strange = strange_layers", source)
     with pytest.raises(GraphError) as caught:

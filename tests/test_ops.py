@@ -18,16 +18,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rinsc import ops
-from rinsc.backends.onnx.builder import FLOAT, INT64, OpBuilder, make_value
-from rinsc.backends.onnx.ops import ONNX_OPS
-from rinsc.backends.onnx.site import Site
+from rinsc.backends.onnx.write.builder import FLOAT, INT64, OpBuilder, make_value
+from rinsc.backends.onnx.write.ops import ONNX_OPS
+from rinsc.backends.onnx.write.site import Site
 from rinsc.backends.torch.helpers import HELPERS
 from rinsc.backends.torch.module import load_source
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import indented, statements
 from rinsc.errors import GraphError
 from rinsc.ops import Op, Shape, at_sizes
-from rinsc.program import Builder, Program, Value, trace
+from rinsc.ops.program import Builder, Program, Value, trace
 
 STATE: Shape = ("batch", "seq", 6)
 Arrays = Mapping[str, torch.Tensor]

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 import rinsc
 from rinsc.backends.hf import RinscConfig, RoundsCallback, causal_lm
-from rinsc.backends.onnx.exits import Exit
+from rinsc.backends.onnx.write.exits import Exit
 from rinsc.cost import forward_flops, memory, training_flops_per_token
 from rinsc.graph import at_rounds, build_graph
 from rinsc.sampling import Sampling
 from rinsc.scalars import plain, real, truth, whole
 from rinsc.spec import spec_to_toml, with_signature
-from rinsc.sweep.enumerate import variants
-from rinsc.sweep.limits import Limits
 from rinsc.train.config import TrainConfig, config_to_toml
+from rinsc.variants.costed import Limits
+from rinsc.variants.enumerate import variants
 
 TWOS: dict[str, Any] = {
     "int64": np.int64(2),

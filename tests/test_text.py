@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rinsc.data.tokenizer import train_tokenizer
 from rinsc.errors import UsageError
-from rinsc.text import TextStream, stream_text
+from rinsc.text.streams import TextStream, stream_text
 
 WORDS = train_tokenizer(["the end; the END\n\n é ü 日本 🙂🙂 abcabd abcabd the the"], 266)
 

@@ -12,9 +12,9 @@ from rinsc.backends.onnx import to_onnx
 from rinsc.backends.torch import to_torch
 from rinsc.errors import LoweringError, SpecError
 from rinsc.graph import BlockGraph, unroll
-from rinsc.kinds import KINDS
 from rinsc.ops import Attention
 from rinsc.spec import model_spec
+from rinsc.spec.kinds import KINDS
 from rinsc.verification import VerifyRow, small_copy, verify
 
 

@@ -88,7 +88,7 @@ def _run(tokens: Sequence[str]) -> int:
     try:
         command, given, _ = app().parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        from rinsc.cli.usage import usage_error
+        from rinsc.cli.diagnostics import usage_error
 
         raise usage_error(error) from None
     if not command.__module__.startswith("rinsc."):  # the parser's own: --help and --version

@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from rinsc.backends.onnx.contract import Key
 from rinsc.cli.bench_report import BenchReport, BenchRow, print_bench
-from rinsc.cli.bench_rounds import asked_rounds, rounds_by_repeat
-from rinsc.cli.bench_text import HeldOut, find_held_out
+from rinsc.cli.bench_text import HeldOut, asked_rounds, find_held_out, rounds_by_repeat
 from rinsc.cli.diagnostics import note
+from rinsc.cli.numbers import short_text
 from rinsc.cli.output import print_json, print_note
 from rinsc.cli.quality_report import LateProgress
 from rinsc.cli.values import Listed
-from rinsc.cli.words import short_text
-from rinsc.errors import CheckpointError, Problem, UsageError
+from rinsc.errors import CheckpointError, Problem, UsageError, plural
 from rinsc.extras import require
-from rinsc.files import check_writable
-from rinsc.syntax.problems import plural
+from rinsc.storage.files import check_writable
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import Session
-    from rinsc.train.quality import Quality
+    from rinsc.evaluation.quality import Quality
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 MAX_THREADS = 1024
@@ -89,14 +88,14 @@ def bench(
     file = _model_file(model)
     require("numpy", "onnxruntime")
     from rinsc.backends.onnx import Session
-    from rinsc.backends.onnx.benchmark import metadata_of, own_memory_bytes
+    from rinsc.backends.onnx.run.benchmark import metadata_of, own_memory_bytes
     from rinsc.layers import require_language_model
 
     memory_before = own_memory_bytes()
     session = Session(file, provider=provider, threads=threads)
     require_language_model(session.spec)
     metadata = metadata_of(file)
-    every = rounds_by_repeat(numbers, session, metadata["rinsc.form"], file)
+    every = rounds_by_repeat(numbers, session, metadata[Key.FORM], file)
     lengths = _lengths(session.spec.context, prompt_tokens, new_tokens)
     held_out = find_held_out(file, text, session.spec.vocab_size, needed=output is not None)
     _say_limits(session, every[-1], lengths[0] if prompt_tokens is None else None)
@@ -115,8 +114,8 @@ def bench(
 
 def _measure(task: Task, held_out: HeldOut | None, *, quiet: bool) -> BenchReport:
     """Speed at all rounds, then quality, while a bar says how far it is."""
-    from rinsc.backends.onnx.benchmark import measure_speed, token_cost
-    from rinsc.backends.onnx.precision import parse_precision
+    from rinsc.backends.onnx.run.benchmark import measure_speed, token_cost
+    from rinsc.backends.onnx.write.precision import parse_precision
 
     session, metadata = task.session, task.metadata
     prompt_tokens, new_tokens = task.lengths
@@ -128,7 +127,7 @@ def _measure(task: Task, held_out: HeldOut | None, *, quiet: bool) -> BenchRepor
         )
     quality = None if held_out is None else _quality(task, held_out, quiet=quiet)
     middle = prompt_tokens + (new_tokens + 1) // 2  # what a token amid the new ones sees
-    precision = parse_precision(metadata["rinsc.precision"])
+    precision = parse_precision(metadata[Key.PRECISION])
     rows = []
     for place, (each, speed) in enumerate(zip(task.rounds, speeds, strict=True)):
         cost = token_cost(session.graph, each, middle, precision, cached=session.has_cache)
@@ -140,10 +139,10 @@ def _measure(task: Task, held_out: HeldOut | None, *, quiet: bool) -> BenchRepor
         written=session.rounds,
         provider=session.provider,
         threads=task.threads,
-        precision=metadata["rinsc.precision"],
-        operators=metadata["rinsc.operators"],
-        form=metadata["rinsc.form"],
-        exit=metadata.get("rinsc.exit", ""),
+        precision=metadata[Key.PRECISION],
+        operators=metadata[Key.OPERATORS],
+        form=metadata[Key.FORM],
+        exit=metadata.get(Key.EXIT, ""),
         has_cache=session.has_cache,
         in_place=session.in_place,
         prompt_tokens=prompt_tokens,
@@ -153,8 +152,8 @@ def _measure(task: Task, held_out: HeldOut | None, *, quiet: bool) -> BenchRepor
 
 
 def _quality(task: Task, held_out: HeldOut, *, quiet: bool) -> Quality:
+    from rinsc.evaluation.quality import compare_quality, tokens_to_measure
     from rinsc.graph import build_graph
-    from rinsc.train.quality import compare_quality, tokens_to_measure
 
     with _progress("measuring the loss on held-out text", quiet=quiet) as observe:
         return compare_quality(
@@ -193,7 +192,7 @@ def _check_threads(threads: int | None) -> None:
 
 def _check_picture(output: Path) -> None:
     """Raises where the picture could not be written in the end."""
-    from rinsc.train.curves import FORMATS
+    from rinsc.plots import FORMATS
 
     suffixes = [f".{name}" for name in FORMATS]
     if output.suffix.lower() not in suffixes:
@@ -242,7 +241,7 @@ def _say_limits(session: Session, most: Mapping[str, int], prompt_tokens: int | 
 
 
 def _draw(report: BenchReport, output: Path) -> None:
-    from rinsc.train.tradeoff import Point, draw_tradeoff
+    from rinsc.plots import Point, draw_tradeoff
 
     points = [
         Point(row.label, row.speed.decode_ms, row.bits_per_byte, row.rounds == report.written)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from rinsc.cli.numbers import exact, rounded_bytes, rounded_flops
 from rinsc.cli.quality_report import counts_in_words
-from rinsc.syntax.problems import plural
+from rinsc.errors import plural
 
 if TYPE_CHECKING:
-    from rinsc.backends.onnx.benchmark import Speed, TokenCost
-    from rinsc.train.quality import Quality
+    from rinsc.backends.onnx.run.benchmark import Speed, TokenCost
+    from rinsc.evaluation.quality import Quality
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class BenchReport:
 
 def print_bench(report: BenchReport) -> None:
     """The table on standard output, and below it what it was measured on."""
-    from rinsc.cli.tables import print_line, print_table
+    from rinsc.cli.output import print_line, print_table
 
     heads = ["rounds", "tokens/s", "ms/token", "p10", "first token", "memory", "bits/byte"]
     heads += ["FLOP/token", "read/token"]

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rinsc.cli.diagnostics import note
-from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.output import print_json, print_result
 from rinsc.cli.runs import is_run
-from rinsc.cli.values import model_text
-from rinsc.errors import Problem, UsageError
-from rinsc.sweep.listing import listed
+from rinsc.cli.values import model_text, share_bindings
+from rinsc.errors import Problem, UsageError, listed
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec

@@ -19,7 +19,7 @@ from rinsc.cli.runs import is_run, open_run, own_rounds
 from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
 from rinsc.errors import Problem, UsageError
 from rinsc.extras import require
-from rinsc.files import check_writable, write_atomically
+from rinsc.storage.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import RoundsForm

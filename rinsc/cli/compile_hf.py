@@ -13,7 +13,7 @@ from rinsc.cli.onnx_options import OnnxOptions
 from rinsc.cli.output import print_json, print_note
 from rinsc.errors import CheckpointError, OutputError, Problem, UsageError
 from rinsc.extras import require
-from rinsc.files import read_regular_text
+from rinsc.storage.files import read_regular_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ def compile_hf(request: FolderRequest) -> None:
     _check_no_run(request.output)
     require("torch", "safetensors", "transformers")
     from rinsc.backends.hf.folder import check_standalone_folder, write_standalone_folder
-    from rinsc.tokenizer_files import TOKENIZER_FILES
+    from rinsc.text.tokenizer_files import TOKENIZER_FILES
 
     check_standalone_folder(request.output)
     model = _model(request)
@@ -92,7 +92,7 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
     from rinsc.backends.torch.memory import require_memory
     from rinsc.backends.torch.weights import open_weights
     from rinsc.graph import build_graph
-    from rinsc.tokenizer_files import (
+    from rinsc.text.tokenizer_files import (
         generation_config,
         read_declared,
         special_tokens,
@@ -137,7 +137,7 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
 
 def _tokenizer_files(request: FolderRequest) -> Mapping[str, bytes]:
     """The run's tokenizer, and what it is loaded with."""
-    from rinsc.tokenizer_files import read_tokenizer_files
+    from rinsc.text.tokenizer_files import read_tokenizer_files
 
     run = request.run
     if run is None or not run.tokenizer.is_file():

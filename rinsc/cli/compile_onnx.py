@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rinsc.backends.onnx.contract import Key
 from rinsc.cli.diagnostics import note
 from rinsc.cli.numbers import rounded_bytes
 from rinsc.cli.onnx_options import OnnxForm, OnnxOptions
@@ -18,8 +19,8 @@ from rinsc.cli.quality_report import Report, counts_in_words, measure, print_rep
 from rinsc.cli.runs import run_trained_rounds
 from rinsc.cli.values import option_values
 from rinsc.errors import OutputError, Problem, RinscError, UsageError
-from rinsc.files import check_writable, parse_json, read_regular_text
-from rinsc.folders import temporary_folder
+from rinsc.storage.files import check_writable, parse_json, read_regular_text
+from rinsc.storage.folders import temporary_folder
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import OnnxModel, RoundsForm
@@ -69,7 +70,6 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
     if options.held_out and (request.run is None or not request.is_folder):
         message = "--held-out puts text of a run into a model folder"
         raise UsageError(Problem("usage", message, hint="compile a run's folder, with -o model/"))
-    from rinsc.backends.onnx.loading import TRAINED_KEY
 
     outline = form.outline(request.spec)
     if request.is_folder:
@@ -83,7 +83,7 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
         model = form.export(module, calibrate=calibrate)
     if request.run is not None:
         trained = run_trained_rounds(request.run, module.graph)
-        model.metadata[TRAINED_KEY] = json_text.dumps(dict(trained))
+        model.metadata[Key.TRAINED] = json_text.dumps(dict(trained))
         if request.is_folder and request.tokenizer is None:
             note(
                 f"the run has no tokenizer.json; rinsc generate {request.output} needs --tokenizer"
@@ -131,8 +131,8 @@ def _check_no_run(path: Path) -> None:
 
 def _check_folder(request: Request, outline: OnnxModel, options: OnnxOptions) -> None:
     """Raises where the folder, or a file in it, cannot be written."""
-    from rinsc.backends.onnx.folder import HELD_OUT_FILE, OTHER_FILES, check_model_folder
-    from rinsc.tokenizer_files import TOKENIZER_FILE
+    from rinsc.backends.onnx.write.file import HELD_OUT_FILE, OTHER_FILES, check_model_folder
+    from rinsc.text.tokenizer_files import TOKENIZER_FILE
 
     names = {TOKENIZER_FILE, HELD_OUT_FILE, *OTHER_FILES}
     if request.tokenizer is not None:
@@ -247,8 +247,8 @@ def _write(
 
         model.save(path)
         return [path, *sorted(data_files(path))]
-    from rinsc.backends.onnx.folder import HELD_OUT_FILE, write_model_folder
-    from rinsc.tokenizer_files import TOKENIZER_FILE
+    from rinsc.backends.onnx.write.file import HELD_OUT_FILE, write_model_folder
+    from rinsc.text.tokenizer_files import TOKENIZER_FILE
 
     files: dict[str, bytes] = {}
     if request.tokenizer is not None:
@@ -266,7 +266,7 @@ def _write(
 
 def _tokenizer_files(request: Request, tokenizer: Path, options: OnnxOptions) -> dict[str, bytes]:
     """The tokenizer's files and, where it does not say so itself, the ids that end a text."""
-    from rinsc.tokenizer_files import (
+    from rinsc.text.tokenizer_files import (
         GENERATION_FILE,
         generation_config,
         read_declared,
@@ -286,7 +286,7 @@ def _tokenizer_files(request: Request, tokenizer: Path, options: OnnxOptions) ->
 def _stop_ids(request: Request, tokenizer: Path, options: OnnxOptions) -> tuple[int, ...]:
     """The ids that are asked for, and those that the run and its tokenizer name."""
     from rinsc.generation import checked_request
-    from rinsc.tokenizer_files import read_declared, special_tokens, stop_ids
+    from rinsc.text.tokenizer_files import read_declared, special_tokens, stop_ids
 
     with option_values():
         asked = checked_request([0], 0, request.spec, options.stop_id).stop_ids
@@ -297,7 +297,7 @@ def _stop_ids(request: Request, tokenizer: Path, options: OnnxOptions) -> tuple[
 
 
 def _genai_files(request: Request, model: OnnxModel, options: OnnxOptions) -> Mapping[str, bytes]:
-    from rinsc.backends.onnx.genai import genai_files
+    from rinsc.backends.onnx.write.genai import genai_files
 
     tokenizer = request.tokenizer
     stops = () if tokenizer is None else _stop_ids(request, tokenizer, options)
@@ -332,13 +332,13 @@ def _print_result(
     if request.json:
         document = {
             "files": {str(path): path.stat().st_size for path in files},
-            "signature": metadata["rinsc.signature"],
-            "form": metadata["rinsc.form"],
-            "rounds": parse_json(metadata["rinsc.rounds"]),
-            "cache": parse_json(metadata["rinsc.cache"]),
-            "operators": metadata["rinsc.operators"],
-            "precision": metadata["rinsc.precision"],
-            "exit": metadata["rinsc.exit"] or None,
+            "signature": metadata[Key.SIGNATURE],
+            "form": metadata[Key.FORM],
+            "rounds": parse_json(metadata[Key.ROUNDS]),
+            "cache": parse_json(metadata[Key.CACHE]),
+            "operators": metadata[Key.OPERATORS],
+            "precision": metadata[Key.PRECISION],
+            "exit": metadata[Key.EXIT] or None,
             "quality": None if report is None else report.facts(),
         }
         print_json(document)
@@ -350,7 +350,7 @@ def _print_result(
 
 def _in_words(metadata: Mapping[str, str], report: Report | None) -> str:
     """The model's form, operators and precision, and what it was run on, in one line."""
-    counts: Mapping[str, int] = parse_json(metadata["rinsc.rounds"])
+    counts: Mapping[str, int] = parse_json(metadata[Key.ROUNDS])
     written = counts_in_words(counts)
     rounds = {
         "fixed": f"{written} round{'s' * (written != '1')}",
@@ -358,13 +358,13 @@ def _in_words(metadata: Mapping[str, str], report: Report | None) -> str:
         "gated": f"up to {written} round{'s' * (written != '1')}",
     }
     words = [
-        rounds[metadata["rinsc.form"]] if counts else "no repeat",
-        "cache" if metadata["rinsc.cache"] == "true" else "no cache",
-        f"{metadata['rinsc.operators']} operators",
-        metadata["rinsc.precision"],
+        rounds[metadata[Key.FORM]] if counts else "no repeat",
+        "cache" if metadata[Key.CACHE] == "true" else "no cache",
+        f"{metadata[Key.OPERATORS]} operators",
+        metadata[Key.PRECISION],
     ]
-    if metadata["rinsc.exit"]:
-        words.append(f"ends early at {metadata['rinsc.exit']}")
+    if metadata[Key.EXIT]:
+        words.append(f"ends early at {metadata[Key.EXIT]}")
     if report is not None:
         words.append(f"run by ONNX Runtime on {report.provider}")
     return " · ".join(words)

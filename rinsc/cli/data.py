@@ -11,9 +11,8 @@ from cyclopts import App, Parameter
 from rinsc.cli.numbers import exact, rounded_bytes
 from rinsc.cli.output import print_json, print_json_list, print_result
 from rinsc.cli.values import Count, option_values
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import Problem, UsageError, plural
 from rinsc.extras import require
-from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.data.catalog import Added, Entry
@@ -38,7 +37,7 @@ def list_(*, json: bool = False) -> None:
     if json:
         print_json_list({**asdict(entry), "state": said} for entry, said in rows)
         return
-    from rinsc.cli.tables import print_table
+    from rinsc.cli.output import print_table
 
     heads = ("name", "text", "licence", "sha256", "state", "what")
     print_table(heads, (_row(entry, said) for entry, said in rows), left=(0, 2, 3, 4, 5))
@@ -103,8 +102,8 @@ def prepare(
     require("numpy", "tokenizers")
     from rinsc.data.cache import cache_key, prepare
     from rinsc.data.corpora import open_corpus
-    from rinsc.data.places import tokens_folder
-    from rinsc.data.progress import PreparationProgress
+    from rinsc.data.names import tokens_folder
+    from rinsc.progress import PreparationProgress
 
     source = open_corpus(name)
     chosen = _tokenizer(source, tokenizer, vocab_size)

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from rinsc.cli.exponents import share_bindings
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions, spec_like
 from rinsc.cli.output import print_json
 from rinsc.cli.runs import is_run
-from rinsc.cli.values import ModelText
+from rinsc.cli.values import ModelText, share_bindings
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
-    from rinsc.sweep.diff import Difference
+    from rinsc.variants.diff import Difference
 
 HEAD_WIDTH = 18  # of a signature over a column
 
@@ -37,7 +36,7 @@ def diff(
     json
         Print JSON with exact integers.
     """
-    from rinsc.sweep.diff import diff as compare
+    from rinsc.variants.diff import diff as compare
 
     found = compare(*_specs(left, right, options))
     if json:
@@ -62,12 +61,18 @@ def _has_dimensions(model: str) -> bool:
 
 
 def _print(found: Difference) -> None:
-    from rinsc.cli.numbers import exact, ratio, rounded_bytes, rounded_count, rounded_flops
-    from rinsc.cli.tables import print_line, print_table
-    from rinsc.cli.words import short_text
-    from rinsc.cli.zoo_tables import rounds_text
-    from rinsc.sweep.diff import MAX_LISTED
-    from rinsc.sweep.listing import listed
+    from rinsc.cli.numbers import (
+        exact,
+        ratio,
+        rounded_bytes,
+        rounded_count,
+        rounded_flops,
+        short_text,
+    )
+    from rinsc.cli.output import print_line, print_table
+    from rinsc.cli.zoo import rounds_text
+    from rinsc.errors import listed
+    from rinsc.variants.diff import MAX_LISTED
 
     left, right = found.left, found.right
     for number, sentence in enumerate(found.words()):

@@ -10,7 +10,7 @@ from rinsc.cli.output import print_json
 from rinsc.errors import render
 
 if TYPE_CHECKING:
-    from rinsc.backends.torch.distributed_launch import GradientRow
+    from rinsc.backends.torch.distributed_check import GradientRow
     from rinsc.errors import Problem
     from rinsc.installation import Installation, Library
 
@@ -49,7 +49,7 @@ def _check_gradients(json: bool) -> int:
     from rinsc.extras import require
 
     require("torch", "safetensors")
-    from rinsc.backends.torch.distributed_launch import check_gradients
+    from rinsc.backends.torch.distributed_check import check_gradients
 
     rows = check_gradients()
     passed = all(row.passed for row in rows)
@@ -57,7 +57,7 @@ def _check_gradients(json: bool) -> int:
         told = [_row_facts(row) for row in rows]
         print_json({"passed": passed, "rows": told})
         return 0 if passed else FAILED
-    from rinsc.cli.tables import print_table
+    from rinsc.cli.output import print_table
 
     print_table(
         ("two processes against one, gradients", "differ by", "limit", ""),
@@ -86,7 +86,7 @@ def _row_facts(row: GradientRow) -> dict[str, object]:
 
 
 def _print(found: Installation, problems: list[Problem]) -> None:
-    from rinsc.cli.tables import print_line, print_table
+    from rinsc.cli.output import print_line, print_table
 
     rows = [_row(library, found.advised.get(library.name)) for library in found.libraries]
     print_table(("library", "installed", "needed", "extras", ""), rows, left=(0, 1, 2, 3, 4))

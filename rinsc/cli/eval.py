@@ -10,25 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rinsc.cli.bench_rounds import asked_rounds, default_rounds
+from rinsc.cli.bench_text import asked_rounds, default_rounds
 from rinsc.cli.eval_report import EvalReport, EvalRow, print_evaluation
+from rinsc.cli.numbers import short_text
 from rinsc.cli.output import print_json
 from rinsc.cli.quality_report import LateProgress
 from rinsc.cli.values import Count, Listed, listed, option_values
-from rinsc.cli.words import short_text
-from rinsc.errors import DataError, Problem, UsageError
+from rinsc.errors import DataError, Problem, UsageError, plural
 from rinsc.extras import require
-from rinsc.files import check_writable, write_atomically
-from rinsc.syntax.problems import plural
+from rinsc.storage.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     import torch
 
+    from rinsc.evaluation.harness import Tasks
     from rinsc.graph import Rounds
+    from rinsc.plots import Mark
     from rinsc.train.evaluate import Evaluation
     from rinsc.train.finished import FinishedRun
-    from rinsc.train.harness import Tasks
-    from rinsc.train.marks import Mark
 
 PICTURE = "eval.svg"  # in the run folder
 MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature
@@ -103,9 +102,9 @@ def eval_(
     _check_margin(margin, baseline)
     _check_tasks(tasks, include, limit)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
+    from rinsc.evaluation.verdict import require_margin
     from rinsc.train.devices import find_devices
     from rinsc.train.finished import trained_run
-    from rinsc.train.regret import require_margin
 
     require_margin(margin)
     found = trained_run(Path(run))
@@ -193,7 +192,7 @@ def _rounds_by_name(texts: Sequence[str]) -> dict[str, list[str]]:
 
 def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
     """Raises where the results could not be written, or would replace a file of the runs."""
-    from rinsc.train.curves import FORMATS
+    from rinsc.plots import FORMATS
 
     suffixes = [f".{name}" for name in FORMATS]
     if picture.suffix.lower() not in suffixes:
@@ -212,8 +211,8 @@ def _check_pair(
     run: FinishedRun, baseline: FinishedRun, data: str | None, windows: int | None
 ) -> None:
     """Raises where the two runs cannot be compared on one text."""
-    from rinsc.train.measure import reads_alike
-    from rinsc.train.regret import require_repeat
+    from rinsc.evaluation.measure import reads_alike
+    from rinsc.evaluation.verdict import require_repeat
 
     require_repeat(run)
     for each in (run, baseline):
@@ -233,7 +232,7 @@ def _tasks(run: FinishedRun, names: Sequence[str], include: Path | None) -> Task
     """The tasks, found before any work is done."""
     if not names:
         return None
-    from rinsc.train.harness import find_tasks
+    from rinsc.evaluation.harness import find_tasks
 
     return find_tasks(names, run.tokenizer(), include)
 
@@ -248,9 +247,9 @@ def _evaluate(
     margin: float,
 ) -> EvalReport:
     """Everything on held-out text, and the verdict."""
-    from rinsc.data.progress import PreparationProgress
-    from rinsc.train.measure import Measured, read_pair, read_text
-    from rinsc.train.regret import judge, judged_rounds
+    from rinsc.evaluation.measure import Measured, read_pair, read_text
+    from rinsc.evaluation.verdict import judge, judged_rounds
+    from rinsc.progress import PreparationProgress
 
     if baseline is None:
         text, wanted = read_text(run, data, windows, PreparationProgress), list(every)
@@ -302,7 +301,7 @@ def _with_scores(
     device: torch.device,
 ) -> EvalReport:
     """The report with the scores of the tasks at each of its rounds."""
-    from rinsc.train.harness import score_tasks, trained_model
+    from rinsc.evaluation.harness import score_tasks, trained_model
 
     model, tokenizer = trained_model(run, device), run.tokenizer()
     rows = []
@@ -319,7 +318,7 @@ def _with_scores(
 
 
 def _draw(report: EvalReport, picture: Path) -> None:
-    from rinsc.train.eval_plot import draw_evaluation
+    from rinsc.plots import draw_evaluation
 
     marks = [_mark(row, row.label) for row in report.rows]
     base = report.baseline
@@ -333,7 +332,7 @@ def _draw(report: EvalReport, picture: Path) -> None:
 
 
 def _mark(row: EvalRow, label: str) -> Mark:
-    from rinsc.train.marks import Mark
+    from rinsc.plots import Mark
 
     ringed = row.is_trained and bool(row.rounds)
     return Mark(label, row.flops_per_token, row.quality.bits_per_byte, ringed)

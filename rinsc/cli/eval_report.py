@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from rinsc.cli.numbers import exact, rounded_count, rounded_flops
 from rinsc.cli.quality_report import counts_in_words, signed
-from rinsc.syntax.problems import plural
+from rinsc.errors import plural
 
 if TYPE_CHECKING:
+    from rinsc.evaluation.harness import TaskScore
+    from rinsc.evaluation.verdict import Comparison, Difference, Verdict
     from rinsc.train.evaluate import Evaluation
-    from rinsc.train.harness import TaskScore
     from rinsc.train.metrics import Part
-    from rinsc.train.paired import Difference
-    from rinsc.train.regret import Comparison, Verdict
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _comparison_facts(found: Comparison) -> dict[str, object]:
 
 def print_evaluation(report: EvalReport) -> None:
     """The tables on standard output, and below each what it was measured on."""
-    from rinsc.cli.tables import print_line, print_table
+    from rinsc.cli.output import print_line, print_table
 
     heads = ("rounds", "FLOP/token", "bits/byte", "perplexity", "accuracy")
     rows = [_cells(row, row.words) for row in report.rows]
@@ -185,7 +184,7 @@ def _cells(row: EvalRow, name: str) -> tuple[str, ...]:
 
 def _print_tasks(report: EvalReport) -> None:
     """A row for each metric, a column for each number of rounds."""
-    from rinsc.cli.tables import print_line, print_table
+    from rinsc.cli.output import print_line, print_table
 
     print_line()
     heads = ["task", "metric", *(row.words for row in report.rows)]
@@ -202,7 +201,7 @@ def _score(score: TaskScore) -> str:
 
 
 def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
-    from rinsc.cli.tables import print_line, print_table
+    from rinsc.cli.output import print_line, print_table
 
     print_line()
     heads = ["at equal", "run", "baseline", "apart", "difference", "95 % interval", "reading"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rinsc.generation import Request
     from rinsc.graph import Rounds
     from rinsc.sampling import Sampling
-    from rinsc.text import TextStream
+    from rinsc.text.streams import TextStream
 
 
 def generate(
@@ -88,10 +88,10 @@ def generate(
     json
         Print JSON.
     """
-    from rinsc.cli.chat import render_chats
+    from rinsc.cli.generate_source import render_chats
     from rinsc.generation import checked_request, stream_tokens
     from rinsc.sampling import Sampling
-    from rinsc.text import TextStream, checked_stop
+    from rinsc.text.streams import TextStream, checked_stop
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if not all(prompt):

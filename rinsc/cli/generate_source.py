@@ -1,8 +1,12 @@
-"""The models that ``rinsc generate`` takes: a run in PyTorch, an ONNX file in ONNX Runtime."""
+"""What ``rinsc generate`` runs: a run, a folder or an ONNX file; prompts of a chat."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,10 +23,11 @@ from rinsc.cli.runs import (
     run_trained_rounds,
 )
 from rinsc.cli.values import option_values
-from rinsc.digests import file_digest
-from rinsc.errors import CheckpointError, Problem, UsageError
+from rinsc.errors import CheckpointError, DataError, Problem, UsageError
 from rinsc.extras import require
-from rinsc.tokenizer_files import TOKENIZER_FILE, stop_ids
+from rinsc.storage.digests import file_digest
+from rinsc.storage.files import parse_json
+from rinsc.text.tokenizer_files import TOKENIZER_FILE, stop_ids
 
 if TYPE_CHECKING:
     from rinsc.data.tokenizer import BytePairTokenizer
@@ -83,9 +88,9 @@ def _not_a_model(text: str) -> Problem:
 def pytorch(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool) -> Source:
     """A run folder in PyTorch."""
     require("torch", "safetensors")
+    from rinsc.backends.torch.generate import row_logits
     from rinsc.graph import beyond_training, build_graph, resolve_rounds
     from rinsc.layers import require_language_model
-    from rinsc.train.generate import row_logits
     from rinsc.train.run_folder import begun_tokenizer
 
     folder = open_run(model)
@@ -108,7 +113,7 @@ def onnx_runtime(
     """An ONNX file in ONNX Runtime."""
     require("onnxruntime")
     from rinsc.backends.onnx import Session
-    from rinsc.backends.onnx.generation import row_logits
+    from rinsc.backends.onnx.run.session import row_logits
     from rinsc.graph import beyond_training, resolve_rounds
     from rinsc.layers import require_language_model
 
@@ -170,3 +175,92 @@ def _tokenizer(
     found = load_tokenizer(path, begun)
     check_vocabulary(found, vocab_size)
     return found
+
+
+SECONDS = 60  # of a process that renders, most of them to import transformers
+RENDER_SECONDS = 10  # of the processor, for the template alone
+RENDER_BYTES = 1 << 29  # beside what is held before it
+
+
+def render_chats(tokenizer: BytePairTokenizer, messages: tuple[str, ...]) -> list[str]:
+    """Each message as the text of a chat that an assistant is to go on with.
+
+    Raises DataError where the tokenizer has no template, and where it cannot be rendered.
+    """
+    template = tokenizer.declared.template
+    if template is None:
+        hint = "leave --chat out, or train with a --tokenizer FOLDER that has chat_template.jinja"
+        raise DataError(
+            Problem("no-chat-template", "the tokenizer has no chat template", hint=hint)
+        )
+    require("transformers")
+    asked = {
+        "template": template,
+        "messages": messages,
+        "tokens": tokenizer.named_tokens,
+        "seconds": RENDER_SECONDS,
+    }
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        f"from {__name__} import render_process; render_process()",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(asked).encode("ascii"),
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        answer = parse_json(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise _failed("it takes too long") from None
+    except ValueError:
+        raise _failed("it takes too much time or memory") from None
+    if "error" in answer:
+        raise _failed(str(answer["error"]))
+    return [str(text) for text in answer["texts"]]
+
+
+def render_process() -> None:
+    """What the process of `render_chats` does: JSON from standard input to standard output."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    asked = parse_json(sys.stdin.read())
+    _limit(asked["seconds"])
+    try:
+        chats = [[{"role": "user", "content": message}] for message in asked["messages"]]
+        found = render_jinja_template(
+            conversations=chats,
+            chat_template=asked["template"],
+            add_generation_prompt=True,
+            **asked["tokens"],
+        )
+        answer: dict[str, object] = {"texts": found[0]}
+    except MemoryError:
+        answer = {"error": "it takes too much memory"}
+    except Exception as error:  # a template may go wrong in every way
+        answer = {"error": (str(error).strip() or type(error).__name__).partition("\n")[0][:200]}
+    json.dump(answer, sys.stdout)
+
+
+def _limit(render_seconds: int) -> None:
+    """Where the system has such limits."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+        from pathlib import Path
+
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        seconds = int(used) + 1 + render_seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        size = pages * resource.getpagesize() + RENDER_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def _failed(reason: str) -> DataError:
+    hint = "mend chat_template.jinja beside the tokenizer, or leave --chat out"
+    message = f"the chat template cannot be used: {reason}"
+    return DataError(Problem("bad-chat-template", message, hint=hint))

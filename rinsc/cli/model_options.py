@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Group, Parameter
 
-from rinsc.cli.exponents import share_bindings
 from rinsc.cli.runs import find_run, is_run, is_signature, run_spec
-from rinsc.cli.values import Count, ModelText
+from rinsc.cli.values import Count, ModelText, share_bindings
 from rinsc.errors import Problem, UsageError
-from rinsc.kinds import KINDS
-from rinsc.presets import PRESETS
+from rinsc.spec.kinds import KINDS
+from rinsc.spec.presets import PRESETS
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec

@@ -1,4 +1,4 @@
-"""Numbers for people: grouped by thousands, and rounded with a unit."""
+"""Numbers for people, grouped and rounded with a unit; long texts shortened."""
 
 from __future__ import annotations
 
@@ -50,3 +50,8 @@ def _rounded(number: int, units: tuple[str, ...], base: int) -> str:
         power += 1
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f} {units[power]}"
+
+
+def short_text(text: str, most: int) -> str:
+    """The text, cut to ``most`` characters where it is longer."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rinsc.backends.onnx.contract import Key
 from rinsc.cli.onnx_options import OnnxOptions
 from rinsc.errors import OutputError, Problem
-from rinsc.files import cannot_write, parse_json, read_json
+from rinsc.storage.files import cannot_write, parse_json, read_json
 
 if TYPE_CHECKING:
     from rinsc.cli.compile_onnx import Request
@@ -54,7 +55,7 @@ def in_place_of(
 def onnx_form(request: Request, options: OnnxOptions) -> Form:
     """The form of the ONNX model that is asked for."""
     form = options.form(request.rounds, cache=request.cache)
-    metadata = {**form.outline(request.spec).metadata, "rinsc.precision": form.precision.text}
+    metadata = {**form.outline(request.spec).metadata, Key.PRECISION: form.precision.text}
     return _onnx_facts(metadata, genai=options.genai)
 
 
@@ -69,13 +70,13 @@ def standing_form(folder: Path) -> Form | None:
     if (folder / "model.toml").exists():  # a run, which nothing writes over
         return None
     if (folder / "model.onnx").is_file():
-        from rinsc.backends.onnx.benchmark import metadata_of
+        from rinsc.backends.onnx.run.benchmark import metadata_of
 
         try:
             metadata = metadata_of(folder / "model.onnx")
         except (OSError, ValueError):
             metadata = {}
-        if "rinsc.form" not in metadata:
+        if Key.FORM not in metadata:
             return {"kind": "model.onnx that rinsc cannot read"}
         return _onnx_facts(metadata, genai=(folder / "genai_config.json").exists())
     if not (folder / "modeling_rinsc.py").exists():

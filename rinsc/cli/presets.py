@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rinsc.cli.numbers import exact, rounded_count
 from rinsc.cli.output import print_json
-from rinsc.presets import PRESETS
+from rinsc.spec.presets import PRESETS
 
 SIGNATURE = "A"  # any other has as many parameters, unless it has adapters or layers of its own
 
@@ -23,7 +23,7 @@ def presets(*, json: bool = False) -> None:
     if json:
         print_json(rows)
         return
-    from rinsc.cli.tables import print_table
+    from rinsc.cli.output import print_table
 
     heads = ("preset", *next(iter(rows.values())))
     print_table(heads, (preset_cells(name, facts) for name, facts in rows.items()))

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rinsc.backends.onnx.contract import Key
 from rinsc.cli.numbers import exact
 from rinsc.cli.output import print_note
+from rinsc.errors import plural
 from rinsc.extras import require
-from rinsc.files import read_regular_text
-from rinsc.syntax.problems import plural
+from rinsc.storage.files import read_regular_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from rinsc.evaluation.quality import Quality
     from rinsc.graph import BlockGraph, Rounds
-    from rinsc.train.quality import Quality
     from rinsc.train.run_folder import RunFolder
 
 MOST_ROWS = 8
@@ -67,8 +68,8 @@ def measure(
     require("onnxruntime", "tokenizers")
     from rinsc.backends.onnx import Session
     from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
+    from rinsc.evaluation.quality import compare_quality, tokens_to_measure
     from rinsc.graph import build_graph
-    from rinsc.train.quality import compare_quality, tokens_to_measure
 
     words = load_tokenizer(run.tokenizer)
     session = Session(model)
@@ -79,14 +80,14 @@ def measure(
         quality = compare_quality(
             session.logits,
             twin_logits,
-            rounds_to_show(metadata["rinsc.form"], session.rounds, trained),
+            rounds_to_show(metadata[Key.FORM], session.rounds, trained),
             words.encode(text),
             words.token_bytes,
             session.spec.context,
             most_tokens=tokens_to_measure(build_graph(session.spec)),
             observe=progress,
         )
-    return Report(quality, metadata["rinsc.precision"], session.provider, trained)
+    return Report(quality, metadata[Key.PRECISION], session.provider, trained)
 
 
 def rounds_to_show(
@@ -118,7 +119,7 @@ def _trained_rounds(run: RunFolder, graph: BlockGraph) -> dict[str, int]:
     """The rounds of every repeat in training: those that it was told, else those written."""
     from rinsc.graph import resolve_rounds
     from rinsc.train.config import config_from_toml
-    from rinsc.train.depth import told_rounds
+    from rinsc.train.schedules import told_rounds
 
     written = resolve_rounds(graph, None)
     if not run.config.is_file():
@@ -130,7 +131,7 @@ def _trained_rounds(run: RunFolder, graph: BlockGraph) -> dict[str, int]:
 
 def print_report(report: Report) -> None:
     """The table on standard output, and what it was measured on."""
-    from rinsc.cli.tables import print_line, print_table
+    from rinsc.cli.output import print_line, print_table
 
     quality, name = report.quality, report.precision
     heads = ["rounds", "fp32 bits/byte"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rinsc.errors import CheckpointError, Problem, RinscError
-from rinsc.files import read_regular_text
+from rinsc.storage.files import read_regular_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +117,7 @@ def run_trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int
     saved model those that its config says are trained."""
     from rinsc.graph import resolve_rounds, trained_rounds
     from rinsc.train.config import config_from_toml
-    from rinsc.train.depth import told_rounds
+    from rinsc.train.schedules import told_rounds
 
     if not folder.config.is_file():
         return trained_rounds(graph) | resolve_rounds(graph, own_rounds(folder))

@@ -10,8 +10,7 @@ from cyclopts import Parameter
 
 from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
-from rinsc.cli.output import print_note, print_result, result_stream
-from rinsc.cli.tables import PIPED_WIDTH
+from rinsc.cli.output import PIPED_WIDTH, print_note, print_result, result_stream
 from rinsc.errors import Problem, UsageError
 
 
@@ -37,7 +36,6 @@ def show(
     """
     from rinsc.cost import block_params
     from rinsc.cost.adapters import adapter_share, heavy_note
-    from rinsc.files import write_atomically
     from rinsc.graph import build_graph
     from rinsc.graph.draw import (
         FORMATS,
@@ -48,6 +46,7 @@ def show(
         to_json,
         tree_lines,
     )
+    from rinsc.storage.files import write_atomically
     from rinsc.syntax.sizes import uneven_split
 
     drawings: dict[str, Drawing | Picture] = {**FORMATS, **PICTURES}

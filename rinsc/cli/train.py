@@ -30,9 +30,8 @@ from rinsc.cli.train_steps import (
     vocabulary_of,
 )
 from rinsc.cli.values import Count, Listed, listed, option_values
-from rinsc.errors import Problem, UsageError, did_you_mean
+from rinsc.errors import Problem, UsageError, did_you_mean, plural
 from rinsc.extras import require
-from rinsc.syntax.problems import plural
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -113,7 +112,7 @@ def train(
     json
         Print the result as JSON.
     """
-    from rinsc.layers.language import require_language_model
+    from rinsc.layers.kind import require_language_model
 
     _check_model(model, from_)
     data, output = _required(data, output)
@@ -228,8 +227,7 @@ def _as_fast_as_possible(
     """What ``--fast`` comes to on this device; raises RinscError for a compiler that was asked for
     and does not work."""
     from rinsc.errors import RinscError
-    from rinsc.train.compiler import require_compiler
-    from rinsc.train.precision import fast_precision
+    from rinsc.train.devices import fast_precision, require_compiler
 
     try:
         require_compiler(place.device)

@@ -6,9 +6,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rinsc.cli.exponents import share_bindings
 from rinsc.cli.output import print_note
 from rinsc.cli.runs import is_run
+from rinsc.cli.values import share_bindings
 from rinsc.errors import OutputError, Problem
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def finished(
     """The result of this very run, where it is finished, as when a command is repeated until it
     succeeds; raises OutputError where the folder holds another one."""
     from rinsc.data.tokenizer import load_tokenizer
+    from rinsc.train.resuming import another_run
     from rinsc.train.run import finished_result
     from rinsc.train.run_folder import RunFolder, begun_tokenizer
-    from rinsc.train.same_run import another_run
 
     folder = RunFolder(output)
 
@@ -98,7 +98,7 @@ def prepare_text(
     from rinsc.data.corpora import open_corpus
     from rinsc.data.tokenizer import tokenizer_from_state
     from rinsc.train.fits import check_fits, check_vocabulary
-    from rinsc.train.same_run import require_same_run
+    from rinsc.train.resuming import require_same_run
     from rinsc.train.warm_start import check_source
 
     def prepare() -> str:
@@ -159,7 +159,7 @@ def fresh_module(spec: ModelSpec, config: TrainConfig, place: Devices) -> RinscF
 
 def _prepared(corpus: Corpus, words: BytePairTokenizer) -> TokenizedCorpus:
     from rinsc.data.cache import prepare
-    from rinsc.data.progress import PreparationProgress
+    from rinsc.progress import PreparationProgress
 
     with PreparationProgress(corpus.name) as progress:
         return prepare(corpus, words, progress=progress)

@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from rinsc.errors import Problem, RinscError, UsageError
+from rinsc.cli.runs import is_run
+from rinsc.errors import Problem, RinscError, SignatureError, UsageError
 from rinsc.resources import zoo_file
 from rinsc.sampling import MAX_SEED
+from rinsc.storage.files import parse_toml, read_regular_text
 
 _UNITS = {"": 0, "k": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18, "Z": 21}
 _COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kMGBTPEZ]?)")
@@ -123,3 +126,56 @@ def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, int]:
             raise UsageError(Problem("usage", message, hint="give it once"))
         found[name] = int(value)
     return found
+
+
+def share_bindings(pairs: Sequence[str], models: Sequence[str]) -> list[dict[str, int]]:
+    """For each model, the values of those exponents that it has.
+
+    Raises UsageError for pairs that are none, and SignatureError for a name that is in no model.
+    """
+    values = bindings(pairs)
+    if not values:
+        return [{} for _ in models]
+    names = [_free_names(model) for model in models]
+    if all(found is not None for found in names):
+        _require_used(values, sorted({name for found in names for name in found or ()}))
+    return [
+        {name: value for name, value in values.items() if found is None or name in found}
+        for found in names
+    ]
+
+
+def _require_used(values: dict[str, int], free: list[str]) -> None:
+    hint = f"free exponents here: {', '.join(free)}" if free else "there are no free exponents here"
+    problems = [
+        Problem(
+            "unknown-exponent",
+            f"no signature has the free exponent '{name}'",
+            place=f"--set {name}={value}",
+            hint=hint,
+        )
+        for name, value in values.items()
+        if name not in free
+    ]
+    if problems:
+        raise SignatureError(*problems)
+
+
+def _free_names(model: str) -> set[str] | None:
+    """Names of the free exponents; None for a model that cannot be read."""
+    from rinsc.syntax import free_exponents, parse
+
+    if is_run(model):
+        return set()
+    try:
+        text = _signature_of_file(model) if model.endswith(".toml") else model
+        return set(free_exponents(parse(text)))
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, RinscError):
+        return None
+
+
+def _signature_of_file(path: str) -> str:
+    text = parse_toml(read_regular_text(Path(path)))["signature"]
+    if not isinstance(text, str):
+        raise TypeError
+    return text

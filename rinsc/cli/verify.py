@@ -50,7 +50,7 @@ def verify(
         }
         print_json(document)
         return FAILED if failed else 0
-    from rinsc.cli.tables import print_line, print_table
+    from rinsc.cli.output import print_line, print_table
 
     print_table(
         ("", "equals", "in", "differs by", "limit", ""),

@@ -2,30 +2,84 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 from rinsc.cli.diagnostics import note
-from rinsc.cli.filters import NO_FILTERS, Filters
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
-from rinsc.cli.output import print_json, print_json_list, print_result, result_stream
-from rinsc.cli.tables import PIPED_WIDTH
+from rinsc.cli.numbers import exact, rounded_count, short_text
+from rinsc.cli.output import (
+    PIPED_WIDTH,
+    console,
+    print_json,
+    print_json_list,
+    print_line,
+    print_result,
+    print_table,
+    result_stream,
+)
 from rinsc.cli.values import Count, option_values
-from rinsc.cli.words import short_text
-from rinsc.errors import RinscError
-from rinsc.syntax.problems import plural
+from rinsc.cost.adapters import share_text
+from rinsc.errors import RinscError, listed, plural
+from rinsc.variants.costed import Costed
+from rinsc.variants.zoo import Claim, Figures, ZooEntry
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
-    from rinsc.sweep.costed import Costed
-    from rinsc.sweep.families import Member
-    from rinsc.sweep.zoo import ZooEntry
+    from rinsc.variants.costed import Costed, Limits
+    from rinsc.variants.families import Member
+    from rinsc.variants.zoo import ZooEntry
+
+
+@Parameter(name="*", group=Group("Filters"))
+@dataclass(frozen=True)
+class Filters:
+    """Bounds, each of them included."""
+
+    min_parameters: Count = 0
+    """Leave out what has fewer parameters."""
+
+    max_parameters: Count | None = None
+    """Leave out what has more parameters."""
+
+    min_cost_ratio: float = 0.0
+    """Leave out what costs less, against the same blocks visited once each."""
+
+    max_cost_ratio: float = math.inf
+    """Leave out what costs more."""
+
+    min_layers_executed: Count = 0
+    """Leave out what runs fewer layers."""
+
+    max_layers_executed: Count | None = None
+    """Leave out what runs more layers."""
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds, checked; raises `UsageError` where nothing can lie between them."""
+        from rinsc.variants.costed import Limits
+
+        most, layers = self.max_parameters, self.max_layers_executed
+        with option_values():
+            return Limits(
+                min_parameters=self.min_parameters,
+                max_parameters=math.inf if most is None else most,
+                min_layers_executed=self.min_layers_executed,
+                max_layers_executed=math.inf if layers is None else layers,
+                min_cost_ratio=self.min_cost_ratio,
+                max_cost_ratio=self.max_cost_ratio,
+            )
+
+
+NO_FILTERS = Filters()
 
 
 def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
@@ -38,8 +92,7 @@ def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
     json
         Print one JSON document: a list of objects.
     """
-    from rinsc.sweep.claims import figures
-    from rinsc.sweep.zoo import zoo_entries
+    from rinsc.variants.zoo import figures, zoo_entries
 
     limits = filters.limits
     rows = [(entry, figures(entry)) for entry in zoo_entries()]
@@ -50,7 +103,6 @@ def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
             for entry, found in rows
         )
         return
-    from rinsc.cli.zoo_tables import print_entries
 
     print_entries(rows)
 
@@ -63,8 +115,7 @@ def show(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False)
     json
         Print JSON.
     """
-    from rinsc.sweep.claims import claims, figures
-    from rinsc.sweep.zoo import zoo_entry
+    from rinsc.variants.zoo import claims, figures, zoo_entry
 
     with option_values():
         entry = zoo_entry(name)
@@ -76,7 +127,6 @@ def show(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False)
         data = {"name": entry.name, **asdict(found), "source": source, "expect": expect}
         print_json({**data, "claims": rows})
         return
-    from rinsc.cli.zoo_tables import print_entry
 
     print_entry(entry, found, beside, _drawing(entry))
 
@@ -110,7 +160,7 @@ def enumerate_(
     json
         Print one JSON document: a list of objects, each as soon as it is made.
     """
-    from rinsc.sweep.enumerate import variants
+    from rinsc.variants.enumerate import variants
 
     base = options.spec("A")
     with option_values():
@@ -142,8 +192,8 @@ def family(
     """
     from dataclasses import replace
 
-    from rinsc.sweep.families import family as members_of
-    from rinsc.sweep.families import layers_for_all
+    from rinsc.variants.families import family as members_of
+    from rinsc.variants.families import layers_for_all
 
     with option_values():
         members = members_of(name)
@@ -165,7 +215,7 @@ def _costed(
     """
     from rinsc.fingerprints import fingerprint
     from rinsc.spec import with_signature
-    from rinsc.sweep.costed import costed
+    from rinsc.variants.costed import costed
 
     known: dict[str, str] = {}
     left_out: list[str] = []
@@ -199,8 +249,6 @@ def _print_variants(rows: Iterable[tuple[Costed, str]], width: int, *, json: boo
     is_table = result_stream().isatty()
     columns = shutil.get_terminal_size().columns
     if is_table:
-        from rinsc.cli.zoo_tables import variant_heads, variant_row
-
         print_result(variant_heads(width))
     uneven = 0
     for row, idea in rows:
@@ -233,3 +281,103 @@ for name, command in (
     ("family", family),
 ):
     zoo.command(command, name=name)
+
+
+MAX_REPEATS = 4
+SIGNATURE_WIDTHS = (10, 30)  # in the list of entries, where there is little room and where much
+WIDTH_WITH_ADAPTERS = 96  # of a terminal with room for their share in the list of entries
+GAP = 2  # between two columns of a table
+
+
+def rounds_text(expected: Mapping[str, int | float]) -> str:
+    """``A 1.5, B 2``; a dash where there is nothing to repeat."""
+    return listed([f"{name} {mean:g}" for name, mean in expected.items()], MAX_REPEATS) or "-"
+
+
+def print_entries(entries: Iterable[tuple[ZooEntry, Figures]]) -> None:
+    """A row an entry; signatures get what the terminal's width leaves them.
+
+    A narrow terminal has no column for the share of adapters, which few entries have.
+    """
+    width = console().width
+    heads = ("name", "signature", "params", "adapters", "ratio", "rounds", "arXiv")
+    rows = [
+        (
+            entry.name,
+            figures.signature,
+            rounded_count(figures.parameters),
+            share_text(figures.adapter_share) if figures.adapter_share else "-",
+            f"{figures.cost_ratio:.3f}",
+            rounds_text(figures.expected_rounds),
+            entry.source.arxiv or "-",
+        )
+        for entry, figures in entries
+    ]
+    if width < WIDTH_WITH_ADAPTERS:
+        heads, *rows = [(*row[:3], *row[4:]) for row in (heads, *rows)]  # type: ignore[assignment]
+    others = [max(map(len, column)) + GAP for column in zip(heads, *rows, strict=True)]
+    least, most = SIGNATURE_WIDTHS
+    room = min(max(width - sum(others) + others[1] - GAP, least), most)
+    print_table(
+        heads,
+        [(name, short_text(signature, room), *rest) for name, signature, *rest in rows],
+        left=(0, 1, len(heads) - 1),
+    )
+
+
+def print_entry(
+    entry: ZooEntry, figures: Figures, claims: Sequence[Claim], drawing: Iterable[str]
+) -> None:
+    """What the entry is and where it is from, its claims beside our figures, its drawing."""
+    width = console().width
+    source = entry.source
+    print_line(entry.name, style="bold")
+    print_line(figures.signature)
+    published = f"{source.title} ({source.reference}, {source.year})"
+    print_line(fill(published, width, break_long_words=False, break_on_hyphens=False))
+    if source.note is not None:
+        print_line(fill(f"note: {source.note}", width), style="dim")
+    print_line()
+    print_table(
+        ("", "expected", "within", "here", ""),
+        [
+            (
+                claim.name,
+                _number(claim.expected),
+                f"{100 * claim.tolerance:g} %" if claim.tolerance else "",
+                _number(claim.here),
+                "ok" if claim.holds else "!DIFFERS",
+            )
+            for claim in claims
+        ],
+        left=(0, 4),
+    )
+    print_line()
+    print_line(f"cost ratio                   {figures.cost_ratio:.3f} against {figures.baseline}")
+    print_line(f"expected rounds in training  {rounds_text(figures.expected_rounds)}")
+    print_line(f"share of adapters            {share_text(figures.adapter_share)}")
+    print_line()
+    for line in drawing:
+        print_line(line)
+
+
+def variant_row(variant: Costed, idea: str, width: int) -> str:
+    """A row of a table that is printed while it is made, under `variant_heads`."""
+    figures = (rounded_count(variant.parameters), exact(variant.executed_layers))
+    row = _row(variant.signature, *figures, f"{variant.cost_ratio:.3f}", width)
+    even = variant.layers_if_even
+    uneven = "" if even is None else f"uneven: {even:g} layer{'s' * (even != 1)} if even"
+    return f"{row}  {'; '.join(filter(None, (uneven, idea)))}".rstrip()
+
+
+def variant_heads(width: int) -> str:
+    """The line of heads, with a first column of this width."""
+    return _row("signature", "parameters", "layers", "ratio", width)
+
+
+def _row(signature: str, parameters: str, layers: str, ratio: str, width: int) -> str:
+    return f"{signature:<{width}} {parameters:>10} {layers:>7} {ratio:>7}"
+
+
+def _number(value: int | float) -> str:
+    return exact(value) if isinstance(value, int) else f"{value:.4g}"

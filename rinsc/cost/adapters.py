@@ -8,8 +8,8 @@ from dataclasses import replace
 from rinsc.cost.params import adapter_params, stored_params
 from rinsc.errors import RinscError
 from rinsc.graph import BlockGraph, build_graph
-from rinsc.presets import PRESETS
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec.presets import PRESETS
 from rinsc.syntax.tree import Call, Option, Signature, repeats, with_repeat_options
 
 LIGHT_SHARE = 0.01  # of the parameters: what arXiv 2502.07503 takes for a light adapter

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
+from rinsc.errors import Problem, SpecError, plural
 from rinsc.graph import BlockGraph, Loop, Visit, verified
 from rinsc.graph.law import loop_law
+from rinsc.layers import trace_loop, trace_programs
+from rinsc.ops.program import Program
+from rinsc.scalars import whole
+from rinsc.spec import ModelSpec
+from rinsc.spec.checks import shown
 
 Number: TypeAlias = int | Fraction  # a fraction where rounds are drawn
 
@@ -151,3 +157,79 @@ def _walk(
         yield step, times
         if isinstance(step, Loop):
             yield from _walk(step.body, rounds, times.inside(step, rounds[step.name]))
+
+
+FRAME = "embedding and head"
+
+
+@dataclass(frozen=True)
+class ProgramRuns:
+    """A program of ``owner``, a row of a report, with its runs and those with gradients."""
+
+    owner: str
+    program: Program
+    runs: Number
+    with_grad: Number
+    is_head: bool = False
+
+
+def repeat_row(name: str) -> str:
+    """What a report calls a repeat, whose own name may be that of a block."""
+    return f"repeat {name}"
+
+
+def program_runs(graph: BlockGraph, counts: RunCounts) -> Iterator[ProgramRuns]:
+    """Every program of the graph once: embedding, blocks, repeats, head."""
+    programs = trace_programs(graph.spec)
+    yield ProgramRuns(FRAME, programs.embed, 1, 1)
+    for name, block in graph.blocks.items():
+        runs = counts.blocks[name]
+        layer = programs.layer[block.kind]
+        yield ProgramRuns(name, layer, runs.layer_runs, runs.layer_runs_with_grad)
+        for ends in (programs.enter, programs.leave):
+            if block.kind in ends:
+                yield ProgramRuns(name, ends[block.kind], runs.visits, runs.visits_with_grad)
+    for name, loop in {loop.name: loop for loop in graph.loops()}.items():
+        around = trace_loop(graph.spec, loop)
+        trips = counts.loops[name]
+        if around.start is not None:
+            yield ProgramRuns(repeat_row(name), around.start, trips.entries, 0)
+        for program in (around.before, around.after):
+            if program is not None:
+                yield ProgramRuns(repeat_row(name), program, trips.rounds, trips.rounds_with_grad)
+    yield ProgramRuns(FRAME, programs.head, 1, 1, is_head=True)
+
+
+MAX_COUNT = 10**18  # tokens or sequences; no run comes near
+
+
+def checked_counts(**counts: int) -> tuple[int, ...]:
+    """The counts as Python's own numbers.
+
+    Raises `SpecError` for those that are not whole numbers from 1 to `MAX_COUNT`.
+    """
+    problems, numbers = [], []
+    for name, count in counts.items():
+        number = whole(count)
+        if number is not None and 1 <= number <= MAX_COUNT:
+            numbers.append(number)
+        else:
+            limits = f"from 1 to {MAX_COUNT:.0e}".replace("e+", "e")
+            message = f"{name} must be a whole number {limits}, not {shown(count)}"
+            hint = f"give {name} as a whole number {limits}"
+            problems.append(Problem("bad-count", message, place=name, hint=hint))
+    if problems:
+        raise SpecError(*problems)
+    return tuple(numbers)
+
+
+def checked_sequence(spec: ModelSpec, given: int) -> int:
+    """The length of a sequence; raises `SpecError` for one that the model cannot take."""
+    (seq,) = checked_counts(seq=given)
+    if seq > spec.context:
+        message = (
+            f"{plural(seq, 'token')} are beyond the context of {spec.context} of '{spec.text}'"
+        )
+        hint = "shorten the sequence, or raise the context"
+        raise SpecError(Problem("beyond-context", message, place="seq", hint=hint))
+    return seq

@@ -6,17 +6,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from rinsc.cost.checks import checked_counts, checked_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
-from rinsc.cost.counts import Number, RunCounts, expected_run_counts, run_counts
-from rinsc.cost.runs import ProgramRuns, program_runs
-from rinsc.errors import GraphError, Problem
+from rinsc.cost.counts import (
+    Number,
+    ProgramRuns,
+    RunCounts,
+    checked_counts,
+    checked_sequence,
+    expected_run_counts,
+    program_runs,
+    run_counts,
+)
+from rinsc.errors import GraphError, Problem, plural
 from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds
 from rinsc.layers import trace_programs
 from rinsc.ops import at_sizes
-from rinsc.program import Program, Value
+from rinsc.ops.program import Program, Value
 from rinsc.spec import ModelSpec
-from rinsc.syntax.problems import plural
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from rinsc.cost.checks import checked_counts, checked_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
+from rinsc.cost.counts import checked_counts, checked_sequence
 from rinsc.cost.flops import training_flops
-from rinsc.errors import Problem, SpecError
+from rinsc.errors import Problem, SpecError, plural
 from rinsc.graph import build_graph
 from rinsc.graph.law import drawn_loops
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
-from rinsc.syntax.problems import plural
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from rinsc.cost.checks import checked_counts
-from rinsc.cost.counts import RunCounts, exactly, run_counts
+from rinsc.cost.counts import (
+    FRAME,
+    ProgramRuns,
+    RunCounts,
+    checked_counts,
+    exactly,
+    program_runs,
+    repeat_row,
+    run_counts,
+)
 from rinsc.cost.params import stored_params
-from rinsc.cost.runs import FRAME, ProgramRuns, program_runs, repeat_row
 from rinsc.errors import Problem, SpecError, did_you_mean
 from rinsc.graph import BlockGraph, Loop, Rounds, Visit, resolve_rounds
 from rinsc.layers import trace_loop, trace_programs, weights
@@ -33,7 +40,7 @@ from rinsc.ops import (
     UnitRMSNorm,
     at_sizes,
 )
-from rinsc.program import Node, Program, Value
+from rinsc.ops.program import Node, Program, Value
 
 Precision = Literal["fp32", "bf16"]
 Checkpointing = Literal["none", "visit", "round"]

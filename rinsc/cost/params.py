@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rinsc.cost.counts import run_counts
-from rinsc.cost.runs import repeat_row
+from rinsc.cost.counts import repeat_row, run_counts
 from rinsc.graph import Block, BlockGraph, Loop, Rounds, resolve_rounds, verified
 from rinsc.layers import Programs, trace_loop, trace_programs
 from rinsc.ops import Row
-from rinsc.program import Program
+from rinsc.ops.program import Program
 
 ADAPTER = "adapter"  # the part of a repeat's programs
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from rinsc.cost.checks import checked_counts, checked_sequence
 from rinsc.cost.convention import PYTORCH, FlopConvention
-from rinsc.cost.counts import exactly, in_expectation, run_counts
+from rinsc.cost.counts import checked_counts, checked_sequence, exactly, in_expectation, run_counts
 from rinsc.cost.flops import FlopSplit, forward_flops, set_rounds, training_flops
 from rinsc.cost.memory import MemoryReport, Precision, memory
 from rinsc.cost.params import (

@@ -26,11 +26,10 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
-from rinsc.data.aside import one_process
 from rinsc.data.catalog import RECORD, Added, Entry, added_folder, folder_sha256
-from rinsc.data.problems import cannot_read, damaged, data_error
+from rinsc.data.names import cannot_read, damaged, data_error
 from rinsc.data.readers import READERS
-from rinsc.folders import folder_aside, temporary_folder
+from rinsc.storage.folders import folder_aside, one_process, temporary_folder
 
 DOWNLOAD_SECONDS = 600
 MAX_ARCHIVE_BYTES = 1 << 28

@@ -13,17 +13,20 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.data.aside import one_process
-from rinsc.data.batches import TokenizedCorpus, bytes_by_token, tokenizer_record
+from rinsc.data.batches import (
+    EncodedDocument,
+    TokenizedCorpus,
+    bytes_by_token,
+    encode_documents,
+    tokenizer_record,
+)
 from rinsc.data.documents import Part, PartTally, Source, check_amounts
-from rinsc.data.encode import EncodedDocument, encode_documents
-from rinsc.data.places import tokens_folder
-from rinsc.data.problems import data_error
-from rinsc.data.progress import PreparationProgress
+from rinsc.data.names import data_error, tokens_folder
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.digests import file_digest, sampled_digest, short_digest
-from rinsc.files import read_json
-from rinsc.folders import folder_aside
+from rinsc.progress import PreparationProgress
+from rinsc.storage.digests import file_digest, sampled_digest, short_digest
+from rinsc.storage.files import read_json
+from rinsc.storage.folders import folder_aside, one_process
 
 FORMAT = 4  # raised whenever the same source would give other files
 RECORD = "record.json"

@@ -10,10 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from rinsc.data.places import corpora_folder
-from rinsc.data.problems import data_error
+from rinsc.data.names import corpora_folder, data_error
 from rinsc.errors import did_you_mean
-from rinsc.files import parse_toml, read_json
+from rinsc.storage.files import parse_toml, read_json
 
 PLAYS = "plays"
 RECORD = ".rinsc.json"  # beside the texts; no file of text

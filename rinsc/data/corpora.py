@@ -16,11 +16,9 @@ from rinsc.data.documents import (
     Source,
     check_amounts,
 )
-from rinsc.data.names import parse_name
-from rinsc.data.paths import find_files
-from rinsc.data.problems import data_error
+from rinsc.data.names import data_error, parse_name
 from rinsc.data.rows import hub_dataset, row_files
-from rinsc.data.text_files import SUFFIXES, TextFiles
+from rinsc.data.text_files import SUFFIXES, TextFiles, find_files
 from rinsc.errors import MissingExtraError, Problem
 
 MAX_LOADED_BYTES = 1 << 30  # of a corpus that is loaded whole

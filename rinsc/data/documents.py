@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from rinsc.data.problems import data_error
-from rinsc.syntax.problems import plural
+from rinsc.data.names import data_error
+from rinsc.errors import plural
 
 Part: TypeAlias = Literal["train", "held_out"]
 

@@ -1,14 +1,70 @@
-"""How a corpus is named: ``KIND:WHERE?key=value&key=value``."""
+"""How a corpus is named, ``KIND:WHERE?key=value``, where it is kept, and its errors."""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from rinsc.data.places import expanded
-from rinsc.data.problems import data_error
-from rinsc.errors import did_you_mean, nearest
+from rinsc.errors import DataError, Problem, did_you_mean, nearest
+
+
+def data_error(code: str, message: str, place: str | Path | None, hint: str) -> DataError:
+    return DataError(Problem(code, message, place=None if place is None else str(place), hint=hint))
+
+
+def cannot_read(path: Path, error: OSError) -> DataError:
+    """What the operating system refuses to read."""
+    reason = error.strerror or type(error).__name__
+    hint = "check the permissions, or choose another place"
+    return data_error("cannot-read", f"cannot read: {reason}", path, hint)
+
+
+def damaged(path: Path, error: BaseException) -> DataError:
+    """A file of the right kind that cannot be read to its end."""
+    reason = str(error).partition("\n")[0][:200] or type(error).__name__
+    return data_error("damaged-file", f"the file is damaged: {reason}", path, "get it again")
+
+
+def not_utf8(byte: int, place: str | Path) -> DataError:
+    hint = "convert the file to UTF-8"
+    return data_error("not-utf8", f"byte {byte} is not UTF-8 text", place, hint)
+
+
+VARIABLE = "RINSC_DATA"
+
+
+def expanded(where: str) -> Path:
+    """The path with a user's home in place of ``~``; left as it is where there is no such user."""
+    return Path(os.path.expanduser(where))
+
+
+def data_folder() -> Path:
+    """``RINSC_DATA`` where it is set, else ``rinsc`` in the user's cache directory."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return expanded(named).absolute()
+    return _user_cache() / "rinsc"
+
+
+def corpora_folder() -> Path:
+    return data_folder() / "corpora"
+
+
+def tokens_folder() -> Path:
+    return data_folder() / "tokens"
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
 
 # The keys that each kind of corpus takes. Text files have none: a ? in a path is a wildcard.
 KEYS: Mapping[str, tuple[str, ...]] = {

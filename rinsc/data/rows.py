@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from rinsc.data.documents import Document, Part, part_of, text_parts
-from rinsc.data.names import SUFFIXES_OF_KIND, CorpusName
-from rinsc.data.paths import file_facts, find_files, total_size
-from rinsc.data.places import expanded
-from rinsc.data.problems import cannot_read, damaged, data_error, not_utf8
+from rinsc.data.names import (
+    SUFFIXES_OF_KIND,
+    CorpusName,
+    cannot_read,
+    damaged,
+    data_error,
+    expanded,
+    not_utf8,
+)
+from rinsc.data.text_files import file_facts, find_files, total_size
 from rinsc.data.wide_rows import WideRow, read_wide_row
 from rinsc.errors import DataError, nearest
 from rinsc.extras import require
-from rinsc.files import parse_json
+from rinsc.storage.files import parse_json
 
 JSONL_SUFFIXES, PARQUET_SUFFIXES = SUFFIXES_OF_KIND["jsonl"], SUFFIXES_OF_KIND["parquet"]
 PARQUET_ROWS = 256  # read at once

@@ -16,14 +16,13 @@ import numpy.typing as npt
 
 from rinsc.data.documents import free_unused_memory
 from rinsc.data.learning import learned_texts
+from rinsc.data.names import data_error
 from rinsc.data.pieces import Piece, encoded_pieces
-from rinsc.data.problems import data_error
-from rinsc.decoders import CANNOT_DECODE, byte_level_bytes, library_failures
-from rinsc.errors import DataError
+from rinsc.errors import DataError, plural
 from rinsc.extras import require
-from rinsc.files import parse_json, read_regular_text, write_atomically
-from rinsc.syntax.problems import plural
-from rinsc.tokenizer_files import (
+from rinsc.storage.files import parse_json, read_regular_text, write_atomically
+from rinsc.text.decoders import CANNOT_DECODE, byte_level_bytes, library_failures
+from rinsc.text.tokenizer_files import (
     END_OF_TEXT,
     TOKENIZER_FILE,
     DeclaredTokens,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rinsc.data.documents import text_parts
-from rinsc.files import parse_json
+from rinsc.storage.files import parse_json
 
 KEPT_NAMES = 100  # of fields, to say which there are
 KEY_BYTES = 1 << 12  # a longer name of a field is no name that anybody gives

@@ -3,9 +3,17 @@
 Needs numpy alone; each runtime brings the function from ids to logits.
 """
 
-from rinsc.generation.request import Prompt, Request, Settings, checked_request, window_moves
+from rinsc.generation.request import (
+    Prompt,
+    Request,
+    Settings,
+    checked_request,
+    continue_tokens,
+    stream_ids,
+    stream_tokens,
+    window_moves,
+)
 from rinsc.generation.rows import RowLogits, cached_rows, whole_rows
-from rinsc.generation.streams import continue_tokens, stream_ids, stream_tokens
 
 __all__ = [
     "Prompt",

@@ -2,6 +2,7 @@
 
 from rinsc.graph.build import build_graph, require_graph
 from rinsc.graph.nodes import Block, BlockGraph, Input, Loop, Output, Visit
+from rinsc.graph.passes import at_rounds, unroll
 from rinsc.graph.rounds import (
     Rounds,
     RoundsWarning,
@@ -10,7 +11,6 @@ from rinsc.graph.rounds import (
     resolve_rounds,
     trained_rounds,
 )
-from rinsc.graph.unroll import at_rounds, unroll
 from rinsc.graph.verify import verified
 
 __all__ = [

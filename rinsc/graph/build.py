@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from rinsc.graph.fold_runs import fold_runs
-from rinsc.graph.law import rounds_law
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
-from rinsc.graph.number_loops import number_loops
+from rinsc.graph.passes import fold_runs, number_loops
 from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verified, verify
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
 from rinsc.syntax import substitute
+from rinsc.syntax.samplers import largest_bounded_draw
 from rinsc.syntax.settings import RepeatOptions, repeat_options, visit_options
 from rinsc.syntax.tree import BlockRef, Node, Repeat
 
@@ -89,4 +88,5 @@ def _adapters(options: RepeatOptions, rounds: int) -> int:
     """One for each round that is written or, where that is bounded, can be drawn."""
     if options.adapter is None:
         return 0
-    return max(rounds, rounds_law(options, rounds).largest or rounds)
+    drawn = 1 if options.sample is None else largest_bounded_draw(options.sample)
+    return max(rounds, drawn)

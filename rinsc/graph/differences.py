@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from rinsc.errors import plural
 from rinsc.graph.build import build_graph
 from rinsc.graph.nodes import Block, BlockGraph
 from rinsc.spec import ModelSpec
-from rinsc.syntax.problems import plural
 
 MOST = 8  # differences that are told
 

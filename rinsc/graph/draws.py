@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from random import Random
 
-from rinsc.syntax.limits import MAX_ROUNDS
+from rinsc.syntax.tree import MAX_ROUNDS
 
 PRIME = 2**31 - 1  # of `noise_like`
 

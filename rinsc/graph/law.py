@@ -13,6 +13,7 @@ from random import Random
 from typing import TypeAlias, cast
 
 from rinsc.errors import GraphError, Problem
+from rinsc.graph.build import require_graph
 from rinsc.graph.draws import (
     chosen_rounds,
     fixed_rounds,
@@ -213,8 +214,6 @@ def draw_rounds(model: ModelSpec | BlockGraph, seed: int, step: int) -> dict[str
     A function of ``seed`` and ``step`` alone, so that every rank draws the same, and so does a run
     that is resumed. `rinsc train` and modules that draw for themselves run these rounds.
     """
-    from rinsc.graph.build import require_graph  # which asks for laws while it builds
-
     graph = require_graph(model)
     generator = step_generator(_checked_whole("seed", seed), _checked_whole("step", step))
     return {loop.name: loop_law(loop).draw(generator) for loop in graph.dials()}

@@ -14,8 +14,8 @@ from rinsc.errors import GraphError, Problem
 from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
 from rinsc.spec.checks import shown
-from rinsc.syntax.limits import MAX_ROUNDS
 from rinsc.syntax.settings import RepeatOptions, Tie
+from rinsc.syntax.tree import MAX_ROUNDS
 
 PLAIN = RepeatOptions()
 

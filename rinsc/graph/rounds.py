@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from rinsc.errors import GraphError, Problem, did_you_mean
+from rinsc.errors import GraphError, Problem, did_you_mean, plural
 from rinsc.graph.nodes import BlockGraph, checked_count
 from rinsc.graph.verify import verified
 from rinsc.scalars import whole
-from rinsc.syntax.limits import MAX_ROUNDS as MAX_ROUNDS
-from rinsc.syntax.problems import plural
 from rinsc.syntax.samplers import largest_draw
+from rinsc.syntax.tree import MAX_ROUNDS as MAX_ROUNDS
 
 Rounds: TypeAlias = int | Mapping[str, int] | None
 

@@ -9,10 +9,9 @@ from typing import TypeAlias
 
 import networkx as nx
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError, Problem, plural
 from rinsc.graph.nodes import PLAIN, BlockGraph, Input, Loop, Output, Visit
-from rinsc.kinds import is_kind
-from rinsc.syntax.problems import plural
+from rinsc.spec.kinds import is_kind
 from rinsc.syntax.settings import RepeatOptions
 
 MAX_COMPARED = 4096  # visits of two schedules, when a pass is held to the one before it

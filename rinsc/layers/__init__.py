@@ -1,10 +1,15 @@
 """Layer kinds: short compositions of primitive operations."""
 
-from rinsc.layers.kind import LayerKind, ModelInput, layer_kind, model_input, register_kind
-from rinsc.layers.language import require_language_model
+from rinsc.layers.kind import (
+    LayerKind,
+    ModelInput,
+    layer_kind,
+    model_input,
+    register_kind,
+    require_language_model,
+)
 from rinsc.layers.loops import LoopPrograms, loop_prefix, trace_loop
-from rinsc.layers.programs import Programs
-from rinsc.layers.tracing import trace_programs
+from rinsc.layers.tracing import Programs, trace_programs
 from rinsc.layers.weights import BlockWeights, block_weights, weight_shapes, weights
 
 __all__ = [

@@ -18,7 +18,7 @@ from rinsc.ops import (
     TiedLinear,
     Vector,
 )
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from rinsc.layers.kind import LayerKind, Sides
-from rinsc.layers.mixing import attention, mlp
-from rinsc.layers.vocabulary import logits
+from rinsc.layers.mixing import attention, logits, mlp
 from rinsc.ops import Add, Embedding, LayerNorm, Positions
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rinsc.layers.kind import LayerKind, Sides
-from rinsc.layers.mixing import attention, gated_mlp
-from rinsc.layers.rotary import rotary_sides
-from rinsc.layers.vocabulary import logits
+from rinsc.layers.mixing import attention, gated_mlp, logits, rotary_sides
 from rinsc.ops import Add, Embedding, Scale, UnitRMSNorm
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 INIT_STD = 0.02

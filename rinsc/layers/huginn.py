@@ -12,11 +12,9 @@ import math
 from dataclasses import replace
 
 from rinsc.layers.kind import LayerKind, Sides
-from rinsc.layers.mixing import attention, gated_mlp
-from rinsc.layers.rotary import rotary_sides
-from rinsc.layers.vocabulary import logits
+from rinsc.layers.mixing import attention, gated_mlp, logits, rotary_sides
 from rinsc.ops import Add, Embedding, RMSNorm, Scale
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 

@@ -11,12 +11,12 @@ from keyword import iskeyword
 from typing import Literal, TypeAlias, get_args
 
 from rinsc.errors import GraphError, Problem, SpecError
-from rinsc.kinds import KindPlace, in_this_program, is_kind, kind_place
 from rinsc.ops import Shape
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.scalars import real
 from rinsc.spec import ModelSpec
-from rinsc.syntax.limits import MAX_NAME
+from rinsc.spec.kinds import KindPlace, in_this_program, is_kind, kind_place
+from rinsc.syntax.tree import MAX_NAME
 
 Sides: TypeAlias = dict[str, Value]  # made once from the input and given to every layer
 Takes: TypeAlias = Literal["tokens", "patches"]
@@ -79,7 +79,7 @@ class ModelInput:
 
 
 def layer_kind(name: str) -> LayerKind:
-    """The kind that `rinsc.kinds` or another package lists under ``name``.
+    """The kind that `rinsc.spec.kinds` or another package lists under ``name``.
 
     Raises `GraphError` for a kind of another package that cannot be used.
     """
@@ -160,3 +160,18 @@ def model_input(spec: ModelSpec) -> ModelInput:
     if layer_kind(spec.kind).takes == "patches":
         return ModelInput("patches", ("batch", "seq", spec.patch_width), "float32")
     return ModelInput("input_ids", ("batch", "seq"), "int64")
+
+
+def require_language_model(spec: ModelSpec) -> None:
+    """Raises `SpecError` for a spec whose kinds cannot be trained on text or continue it."""
+    for kind in dict.fromkeys((spec.kind, *spec.block_kinds.values())):
+        if kind == spec.kind and layer_kind(kind).takes != "tokens":
+            raise _refused(spec, f"kind '{kind}' takes {layer_kind(kind).takes}, not tokens")
+        if not layer_kind(kind).causal:
+            raise _refused(spec, f"layers of kind '{kind}' see the tokens that they would predict")
+
+
+def _refused(spec: ModelSpec, reason: str) -> SpecError:
+    message = f"'{spec.text}' is no language model: {reason}"
+    hint = "choose a kind that is causal and takes tokens, such as llama"
+    return SpecError(Problem("not-a-language-model", message, place="kind", hint=hint))

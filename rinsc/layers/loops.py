@@ -21,7 +21,7 @@ from rinsc.ops import (
     Vector,
     ZerosLike,
 )
-from rinsc.program import Builder, Program, Value, trace
+from rinsc.ops.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
 from rinsc.syntax.settings import Adapter, RepeatOptions
 

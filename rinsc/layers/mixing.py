@@ -1,11 +1,21 @@
-"""The two halves of a layer, attention and feed-forward, in the forms that the kinds share."""
+"""What the kinds share: attention, feed-forward, rotary positions, and the logits."""
 
 from __future__ import annotations
 
 from rinsc.layers.kind import Sides
-from rinsc.ops import Activation, Attention, Linear, MergeHeads, Mul, Rope, SplitHeads
+from rinsc.ops import (
+    Activation,
+    Attention,
+    Linear,
+    MergeHeads,
+    Mul,
+    Rope,
+    RotaryTable,
+    SplitHeads,
+    TiedLinear,
+)
 from rinsc.ops.elements import Function
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 
@@ -51,3 +61,19 @@ def mlp(b: Builder, h: Value, spec: ModelSpec, function: Function) -> Value:
     """down(function(up(h))), with biases."""
     up = b(Activation(function), b(Linear(spec.mlp_width, bias=True), h, name="up"))
     return b(Linear(spec.width, bias=True, init="residual"), up, name="down")
+
+
+def rotary_sides(b: Builder, input_ids: Value, x: Value, spec: ModelSpec) -> Sides:
+    """Cosines and sines of each position, (seq, head_dim / 2)."""
+    with b.part("embedding"):
+        angles = (spec.rope_theta, spec.head_dim, spec.context)
+        cos = b(RotaryTable("cos", *angles), input_ids, name="cos")
+        sin = b(RotaryTable("sin", *angles), input_ids, name="sin")
+    return {"cos": cos, "sin": sin}
+
+
+def logits(b: Builder, h: Value, spec: ModelSpec) -> Value:
+    """(batch, seq, width) to (batch, seq, vocab_size), by the embedding's table if tied."""
+    if spec.tied_embedding:
+        return b(TiedLinear("embedding", spec.vocab_size), h)
+    return b(Linear(spec.vocab_size), h, name="head")

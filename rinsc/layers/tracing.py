@@ -4,26 +4,106 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from keyword import iskeyword
 
-from rinsc.errors import GraphError, Problem, RinscError
-from rinsc.kinds import kind_place
+from rinsc.errors import GraphError, Problem, RinscError, SignatureError
 from rinsc.layers.kind import (
     BlockFunction,
     LayerKind,
+    ModelInput,
     SideFunction,
     broken_kind,
     forget_traces,
     layer_kind,
     model_input,
 )
-from rinsc.layers.kind_checks import check_programs
-from rinsc.layers.programs import Programs
-from rinsc.ops import Shape
-from rinsc.program import Builder, Program, Value, trace
+from rinsc.ops import Attention, Embedding, Shape, TiedLinear
+from rinsc.ops.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
+from rinsc.spec.kinds import kind_place
+from rinsc.syntax.tree import mentions
+
+
+def check_programs(spec: ModelSpec, kinds: Mapping[str, LayerKind], programs: Programs) -> None:
+    """Raises `GraphError` for the first thing that is wrong with a kind, and `SignatureError` for
+    a part to tie that there is not."""
+    for name, kind in kinds.items():
+        _require_causal(name, kind, programs)
+        _require_names_apart(name, programs)
+    _require_tied_table(programs)
+    _require_tied_parts(spec, programs)
+
+
+def _require_names_apart(name: str, programs: Programs) -> None:
+    """What a block owns at its start and at its end are weights of one module."""
+    ends = [programs.enter.get(name), programs.leave.get(name)]
+    owned = [node.name for end in ends if end is not None for node in end.nodes if node.name]
+    doubled = [each for each in owned if owned.count(each) > 1]
+    if doubled:
+        message = (
+            f"enter and leave of the layer kind '{name}' both have an operation '{doubled[0]}'"
+        )
+        raise GraphError(Problem("bad-operation-name", message, hint="rename one of the two"))
+
+
+def _require_tied_table(programs: Programs) -> None:
+    """A head that uses a table of the embedding must name one that is there."""
+    names = {node.name for node in programs.embed.nodes if isinstance(node.op, Embedding)}
+    for node in programs.head.nodes:
+        if isinstance(node.op, TiedLinear) and node.op.owner not in names:
+            message = f"the head is tied to '{node.op.owner}', which is no table of the embedding"
+            hint = f"name one of: {', '.join(sorted(names))}"
+            raise GraphError(Problem("no-such-table", message, hint=hint))
+
+
+def _require_tied_parts(spec: ModelSpec, programs: Programs) -> None:
+    """Raises `SignatureError` for ``tie`` of a part that the block's layers do not have."""
+    for name, said in spec.block_options.items():
+        kind = spec.block_kinds[name]
+        nodes = programs.layer[kind].nodes
+        if said.tie is None or any(node.part == said.tie and node.params for node in nodes):
+            continue
+        options = [option for ref in mentions(spec.signature.body) for option in ref.options]
+        option = next(o for o in options if (o.name, o.value) == ("tie", said.tie))
+        message = f"layers of kind '{kind}' have no part '{said.tie}' with weights to share"
+        hint = f"take tie={said.tie} away, or choose another kind"
+        source = spec.signature.source
+        problem = Problem("nothing-to-tie", message, source=source, span=option.span, hint=hint)
+        raise SignatureError(problem)
+
+
+def _require_causal(name: str, kind: LayerKind, programs: Programs) -> None:
+    """A kind that says it is causal must be: training on text depends on it."""
+    ends = (programs.enter.get(name), programs.leave.get(name))
+    nodes = [node for p in (programs.layer[name], *ends) if p is not None for node in p.nodes]
+    looks_ahead = any(isinstance(node.op, Attention) and not node.op.causal for node in nodes)
+    if kind.causal and looks_ahead:
+        message = f"the layer kind '{name}' has attention that sees later positions"
+        hint = "write causal=False in its LayerKind, or Attention() in its layer"
+        raise GraphError(Problem("not-causal", message, hint=hint))
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A model's programs: everything that costs and backends need to know of its layers.
+
+    ``layer``, ``enter`` and ``leave`` are by kind, for the kinds that some block has.
+    """
+
+    input: ModelInput
+    embed: Program
+    layer: Mapping[str, Program]
+    enter: Mapping[str, Program]
+    leave: Mapping[str, Program]
+    head: Program
+
+    @property
+    def every(self) -> tuple[Program, ...]:
+        blocks = (*self.enter.values(), *self.layer.values(), *self.leave.values())
+        return (self.embed, *blocks, self.head)
+
 
 # Names in emitted modules that a side value must leave alone.
 RESERVED = frozenset(
@@ -119,7 +199,7 @@ def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
                 taken = sorted(sides.keys() & made.keys())
                 if taken:
                     message = f"two layer kinds make a side value '{taken[0]}'"
-                    hint = "take the same function for both (rinsc.layers.rotary), or rename one"
+                    hint = "take the same function for both (rinsc.layers.mixing), or rename one"
                     raise GraphError(Problem("side-taken", message, hint=hint))
             made |= sides
         if any(kind.sees_embedding for kind in kinds.values()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from rinsc.layers.kind import LayerKind, Sides
 from rinsc.layers.mixing import attention, mlp
 from rinsc.ops import Add, LayerNorm, Linear, MeanPool, Positions
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 

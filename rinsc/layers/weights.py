@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from rinsc.graph import Block, BlockGraph, verified
 from rinsc.layers.loops import loop_prefix, trace_loop
-from rinsc.layers.programs import Programs
-from rinsc.layers.tracing import trace_programs
+from rinsc.layers.tracing import Programs, trace_programs
 from rinsc.ops import Param, Sizes
-from rinsc.program import Node
+from rinsc.ops.program import Node
 
 LAYERS = "layers"  # of a block that owns weights beside those of its layers
 TIED = "tied"

@@ -4,24 +4,35 @@ Everything else (layers, costs, PyTorch, ONNX) is derived from these. A new oper
 here and one function in each backend.
 """
 
-from rinsc.ops.attention import Attention, MergeHeads, Rope, SplitHeads
+from rinsc.ops.attention import (
+    Append,
+    Attention,
+    MergeHeads,
+    PositionIds,
+    PositionRows,
+    Rope,
+    RotaryRows,
+    SplitHeads,
+    VisibleKeys,
+)
 from rinsc.ops.base import Causal, Dim, Init, Op, Param, Shape, Sizes, at_sizes
-from rinsc.ops.cache import Append, PositionIds, PositionRows, RotaryRows, VisibleKeys
 from rinsc.ops.elements import (
     Activation,
     Add,
     Concat,
+    LayerNorm,
     MeanPool,
     Mul,
     Noise,
+    RMSNorm,
     Scale,
     Shift,
     Sub,
+    UnitRMSNorm,
     Weigh,
     ZerosLike,
 )
 from rinsc.ops.matrices import Linear, Project, TiedLinear
-from rinsc.ops.norms import LayerNorm, RMSNorm, UnitRMSNorm
 from rinsc.ops.tables import Embedding, Positions, RotaryTable, Row, Vector
 
 __all__ = [

@@ -1,11 +1,11 @@
-"""Attention, and what brings its inputs into shape."""
+"""Attention, what brings its inputs into shape, and what a cache gives to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from rinsc.ops.base import Causal, Op, Shape, Sizes, static
+from rinsc.ops.base import Causal, Op, Param, Shape, Sizes, static
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,62 @@ class Attention(Op):
         masked = self.causal and causal == "half"
         pairs = seq * (seq + 1) // 2 if masked else seq * sizes[1][2]
         return 4 * batch * heads * pairs * head_dim
+
+
+@dataclass(frozen=True)
+class Append(Op):
+    """New keys or values behind past ones: (batch, heads, past, head_dim) and (batch, heads, seq,
+    head_dim) to (batch, heads, total, head_dim)."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        batch, heads, _, head_dim = shapes[0]
+        return (batch, heads, "total", head_dim)
+
+
+@dataclass(frozen=True)
+class PositionIds(Op):
+    """Positions of the new tokens among those that count: (batch, seq).
+
+    Inputs: which tokens count (batch, total), past ones included, and the new token ids (batch,
+    seq). Padding, on either side, takes no position.
+    """
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[1]
+
+
+@dataclass(frozen=True)
+class VisibleKeys(Op):
+    """Which keys each new token sees: (batch, 1, seq, total), true for those at or before it that
+    count, and for itself. Inputs as of `PositionIds`."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (batch, total), (_, seq) = shapes
+        return (batch, 1, seq, total)
+
+
+@dataclass(frozen=True)
+class RotaryRows(Op):
+    """`RotaryTable` at given positions: (batch, seq) to (batch, seq, head_dim / 2)."""
+
+    function: Literal["cos", "sin"]
+    theta: float
+    head_dim: int
+    context: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0], self.head_dim // 2)
+
+
+@dataclass(frozen=True)
+class PositionRows(Op):
+    """`Positions` at given positions: (batch, seq) to (batch, seq, width)."""
+
+    context: int
+    width: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0], self.width)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.context, self.width), "normal"),)

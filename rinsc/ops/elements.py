@@ -1,13 +1,12 @@
-"""Operations on each element, and those that move elements."""
+"""Operations on each element, norms, and operations that move elements."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError, Problem, plural
 from rinsc.ops.base import Op, Param, Shape, require_one_of, static
-from rinsc.syntax.problems import plural
 
 Function: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu", "sigmoid", "tanh"]
 
@@ -134,3 +133,34 @@ def _same_trailing(left: Shape, right: Shape) -> Shape:
         hint = "the second must equal the last dimensions of the first"
         raise GraphError(Problem("shapes-differ", message, hint=hint))
     return left
+
+
+@dataclass(frozen=True)
+class RMSNorm(Op):
+    """x / rms(x) · weight over the last dimension (arXiv 1910.07467, equation 4)."""
+
+    saves_inputs: ClassVar[bool] = True
+    eps: float
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (static(shapes[0][-1]),), "ones"),)
+
+
+@dataclass(frozen=True)
+class UnitRMSNorm(Op):
+    """x / rms(x) over the last dimension: `RMSNorm` without a trained scale."""
+
+    saves_inputs: ClassVar[bool] = True
+    eps: float
+
+
+@dataclass(frozen=True)
+class LayerNorm(Op):
+    """(x − mean) / deviation · weight + bias over the last dimension (arXiv 1607.06450)."""
+
+    saves_inputs: ClassVar[bool] = True
+    eps: float
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        width = (static(shapes[0][-1]),)
+        return (Param("weight", width, "ones"), Param("bias", width, "zeros"))

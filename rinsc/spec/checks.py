@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from rinsc.errors import Problem, RinscError, did_you_mean
-from rinsc.kinds import is_kind, unknown_kind_hint
+from rinsc.spec.kinds import is_kind, unknown_kind_hint
 from rinsc.syntax import part_sizes
-from rinsc.syntax.contradictions import check_contradictions
+from rinsc.syntax.bind import check_contradictions
 from rinsc.syntax.expand import require_bound
 from rinsc.syntax.notes import refuse_doubtful
 from rinsc.syntax.tree import Call, Option, Signature, mentions, repeats

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from rinsc.errors import Problem, SpecError
-from rinsc.presets import PRESETS
 from rinsc.scalars import plain
 from rinsc.spec.checks import at_key, combination_problems, unknown_keys, value_problem
+from rinsc.spec.presets import PRESETS
 from rinsc.syntax import part_sizes, to_text
-from rinsc.syntax.parts import part_options
 from rinsc.syntax.settings import BlockOptions
+from rinsc.syntax.sizes import part_options
 from rinsc.syntax.tree import Signature
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
-from rinsc.files import parse_toml, read_regular
-from rinsc.presets import PRESETS
 from rinsc.resources import zoo_file
 from rinsc.scalars import whole
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown
 from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
+from rinsc.spec.presets import PRESETS
+from rinsc.storage.files import parse_toml, read_regular
 from rinsc.syntax import bind as bind_exponents
 from rinsc.syntax import parse, part_sizes, to_text
 from rinsc.syntax.notes import refuse_doubtful

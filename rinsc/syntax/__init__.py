@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rinsc.syntax.atoms import Identity
 from rinsc.syntax.bind import bind
 from rinsc.syntax.canonical import canonical
 from rinsc.syntax.degree import substitute
 from rinsc.syntax.expand import check_limits, expand, free_exponents, visit_count
-from rinsc.syntax.identity import identity, schedule_fingerprint
-from rinsc.syntax.limits import MAX_DEGREE, MAX_NESTING, MAX_TEXT, MAX_VISITS
-from rinsc.syntax.printer import to_text
+from rinsc.syntax.identity import Identity, identity, schedule_fingerprint
 from rinsc.syntax.sizes import part_sizes, uneven_split
-from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Sequence, Signature
+from rinsc.syntax.tree import (
+    MAX_DEGREE,
+    MAX_NESTING,
+    MAX_TEXT,
+    MAX_VISITS,
+    BlockRef,
+    Call,
+    Node,
+    Option,
+    Repeat,
+    Sequence,
+    Signature,
+    to_text,
+)
 
 if TYPE_CHECKING:
     from rinsc.syntax.parser import parse

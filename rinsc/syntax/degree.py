@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rinsc.errors import Span
-from rinsc.syntax.letters import letter_options
-from rinsc.syntax.settings import BlockOptions, VisitOptions, visit_options
+from rinsc.syntax.settings import BlockOptions, VisitOptions, letter_options, visit_options
 from rinsc.syntax.tree import BlockRef, Node, Option, Repeat, Sequence, Signature, mentions
 
 

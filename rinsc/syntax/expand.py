@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from rinsc.errors import Problem, SignatureError, Span
+from rinsc.errors import Problem, SignatureError, Span, signature_error
 from rinsc.syntax.degree import degree_span, substitute
-from rinsc.syntax.limits import (
+from rinsc.syntax.samplers import largest_draw, smallest_draw
+from rinsc.syntax.settings import repeat_options, visit_options
+from rinsc.syntax.tree import (
     MAX_DRAWN_VISITS,
     MAX_LOOP_DEPTH,
     MAX_NESTING,
     MAX_TEXT,
     MAX_VISITS,
+    BlockRef,
+    Node,
+    Repeat,
+    Sequence,
+    Signature,
+    repeats,
+    to_text,
 )
-from rinsc.syntax.printer import to_text
-from rinsc.syntax.problems import signature_error
-from rinsc.syntax.samplers import largest_draw, smallest_draw
-from rinsc.syntax.settings import repeat_options, visit_options
-from rinsc.syntax.tree import BlockRef, Node, Repeat, Sequence, Signature, repeats
 
 _Rounds: TypeAlias = Callable[[Repeat], int]
 

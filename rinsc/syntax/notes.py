@@ -6,11 +6,9 @@ import re
 from collections import Counter
 from functools import cache
 
-from rinsc.errors import Problem, SignatureError, nearest
+from rinsc.errors import Problem, SignatureError, nearest, plural
 from rinsc.resources import zoo_dir
-from rinsc.syntax.limits import MAX_DIGITS
-from rinsc.syntax.problems import plural
-from rinsc.syntax.tree import BlockRef, Signature, mentions
+from rinsc.syntax.tree import MAX_DIGITS, BlockRef, Signature, mentions
 
 _TIMES = ("no times", "once", "twice", "three times", "four times", "five times", "six times")
 _MAX_ENTRIES = 4  # of the zoo, in a note

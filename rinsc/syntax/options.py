@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from rinsc.errors import SignatureError, Span, did_you_mean
-from rinsc.syntax.problems import shown, signature_error
+from rinsc.errors import SignatureError, Span, did_you_mean, shown, signature_error
 from rinsc.syntax.samplers import (
     canonical_sampler,
     is_sampler,

@@ -2,32 +2,83 @@
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from lark import Lark, Token, Tree
 from lark.common import LexerConf
 from lark.exceptions import UnexpectedInput, UnexpectedToken
 from lark.lexer import BasicLexer
 
-from rinsc.errors import SignatureError, Span
+from rinsc.errors import SignatureError, Span, shown, signature_error
 from rinsc.resources import grammar_text
-from rinsc.syntax.contradictions import check_contradictions
+from rinsc.syntax.bind import check_contradictions
 from rinsc.syntax.expand import check_limits
-from rinsc.syntax.letters import letter_options
-from rinsc.syntax.limits import MAX_DEGREE, MAX_NAME
 from rinsc.syntax.notes import NotationWarning, notes_on, zoo_hint
-from rinsc.syntax.numerals import option_number, whole_number
 from rinsc.syntax.options import check_options
-from rinsc.syntax.printer import to_text
-from rinsc.syntax.problems import signature_error
-from rinsc.syntax.respell import respell
+from rinsc.syntax.settings import letter_options
 from rinsc.syntax.sizes import letter_sizes
-from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Scalar, Sequence, Signature
-from rinsc.syntax.unexpected import check_brackets, unexpected
+from rinsc.syntax.tree import (
+    MAX_DEGREE,
+    MAX_DIGITS,
+    MAX_NAME,
+    MAX_NUMBER_TEXT,
+    BlockRef,
+    Call,
+    Node,
+    Option,
+    Repeat,
+    Scalar,
+    Sequence,
+    Signature,
+    to_text,
+)
+from rinsc.syntax.unexpected import check_brackets, respell, unexpected
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", "⁽⁾")
+_EXACT = 2.0**53  # up to here a float without a fraction is exactly a whole number
+
+_EXAMPLES = {"power": "A^3", "size": "A[4]", "degree": "AAB@2"}
+
+
+def whole_number(
+    what: Literal["power", "size", "degree"], text: str, span: Span, source: str
+) -> int:
+    """The value of a power, a size or a degree: a whole number from 1, at most four digits.
+
+    Raises SignatureError: ``bad-power``, ``bad-size``, ``bad-degree``, ``power-too-large``.
+    """
+    digits = text.translate(_SUPERSCRIPTS)
+    hint = f"as in {_EXAMPLES[what]}"
+    if not re.fullmatch("[0-9]+", digits) or not digits.strip("0"):
+        message = f"a {what} is a whole number from 1, not {shown(text)}"
+        raise signature_error(f"bad-{what}", message, source, span, hint)
+    if len(digits.lstrip("0")) > MAX_DIGITS:
+        code = "power-too-large" if what == "power" else f"bad-{what}"
+        message = f"a {what} has at most {MAX_DIGITS} digits"
+        raise signature_error(code, message, source, span, hint)
+    return int(digits)
+
+
+def option_number(text: str, span: Span, source: str) -> int | float:
+    """The value of a number in an option; a whole one is an int in every spelling.
+
+    Raises SignatureError (``bad-option-value``) for numbers that are too long or too large.
+    """
+    value = float(text)
+    if len(text) > MAX_NUMBER_TEXT or not math.isfinite(value):
+        message = f"{shown(text)} is too long or too large a number"
+        hint = f"write at most {MAX_NUMBER_TEXT} characters, as in skip=0.5"
+        raise signature_error("bad-option-value", message, source, span, hint)
+    if value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
+    return value
+
 
 _Tree: TypeAlias = Tree[Token]
 

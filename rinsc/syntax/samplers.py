@@ -6,8 +6,7 @@ import math
 from collections import Counter
 from typing import cast
 
-from rinsc.syntax.limits import MAX_CHOICES, MAX_ROUNDS
-from rinsc.syntax.tree import Call
+from rinsc.syntax.tree import MAX_CHOICES, MAX_ROUNDS, Call
 
 _FAR = 5.0  # deviations: one draw in 3.5 million lies beyond
 

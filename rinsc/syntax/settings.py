@@ -1,4 +1,4 @@
-"""What the options of a repeat, a visit and a block say, as typed values with their defaults."""
+"""What the options of repeats, visits and blocks say, as typed values with defaults."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
+from rinsc.errors import signature_error
 from rinsc.syntax.options import effective
-from rinsc.syntax.printer import options_text
-from rinsc.syntax.tree import Call, Option
+from rinsc.syntax.tree import BlockRef, Call, Option, Signature, mentions, options_text
 
 AdapterKind: TypeAlias = Literal["linear", "shared", "lora", "scale", "embed", "gate"]
 Inject: TypeAlias = Literal["add", "gate", "concat"]
@@ -124,3 +124,34 @@ def _adapter(values: Mapping[str, object]) -> Adapter | None:
     if isinstance(value, Call):
         return Adapter(cast(AdapterKind, value.name), cast(int, value.args[0]), by)
     return Adapter(cast(AdapterKind, value), None, by)
+
+
+def letter_options(sig: Signature) -> dict[str, BlockOptions]:
+    """The options of each letter as a block, in order of first mention; degree plays no part.
+
+    Raises SignatureError (``conflicting-options``) where two mentions differ.
+    """
+    found: dict[str, BlockOptions] = {}
+    for ref in mentions(sig.body):
+        known = found.get(ref.letter, BlockOptions())
+        if not ref.options:
+            found.setdefault(ref.letter, known)
+            continue
+        here = block_options(ref.options)
+        _check("tie", known.tie, here.tie, ref, sig)
+        _check("kind", known.kind, here.kind, ref, sig)
+        found[ref.letter] = BlockOptions(here.tie or known.tie, here.kind or known.kind)
+    return found
+
+
+def _check(name: str, known: str | None, here: str | None, ref: BlockRef, sig: Signature) -> None:
+    if known is None or here is None or known == here:
+        return
+    (option,) = (option for option in ref.options if option.name == name)
+    raise signature_error(
+        "conflicting-options",
+        f"{ref.letter} has {name}={known} at an earlier mention and {name}={here} here",
+        sig.source,
+        option.span,
+        f"write {name} of a letter once",
+    )

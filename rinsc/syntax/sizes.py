@@ -1,15 +1,15 @@
-"""How many layers each part of a signature has."""
+"""How many layers each part of a signature has, and the same schedule in small."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from rinsc.errors import Problem, SignatureError, Span
+from rinsc.errors import Problem, SignatureError, Span, plural, signature_error
 from rinsc.syntax.degree import parts_per_letter, substitute
-from rinsc.syntax.problems import plural, signature_error
-from rinsc.syntax.tree import BlockRef, Signature, mentions
+from rinsc.syntax.settings import BlockOptions, block_options, letter_options
+from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Sequence, Signature, mentions
 
 MAX_SHOWN = 12  # parts that the words for an uneven split name
 
@@ -224,3 +224,44 @@ def _stack_error(
 ) -> SignatureError:
     at = sig.body.span if span is None else span
     return SignatureError(Problem(code, message, source=sig.source, span=at, hint=hint))
+
+
+def part_options(sig: Signature) -> dict[str, BlockOptions]:
+    """The options of each part as a block, in order of first use, at degree 1.
+
+    Raises SignatureError (``conflicting-options``).
+    """
+    if sig.degree == 1:
+        return letter_options(sig)
+    refs = mentions(substitute(sig).body)
+    return {ref.letter: block_options(ref.options) for ref in refs}
+
+
+def shrunk(sig: Signature, *, part_layers: int, rank: int) -> Signature:
+    """The signature with no written size above ``part_layers`` for each of a letter's parts, and
+    no rank of an adapter above ``rank``. Letters, rounds and all other options stay."""
+    return replace(sig, body=_sequence(sig.body, part_layers * parts_per_letter(sig), rank))
+
+
+def _sequence(sequence: Sequence, size: int, rank: int) -> Sequence:
+    return replace(sequence, items=tuple(_node(item, size, rank) for item in sequence.items))
+
+
+def _node(node: Node, size: int, rank: int) -> Node:
+    match node:
+        case BlockRef():
+            return node if node.size is None else replace(node, size=min(node.size, size))
+        case Sequence():
+            return _sequence(node, size, rank)
+        case Repeat(body):
+            inner = _node(body, size, rank)
+            assert isinstance(inner, BlockRef | Sequence)
+            options = tuple(_option(option, rank) for option in node.options)
+            return replace(node, body=inner, options=options)
+
+
+def _option(option: Option, rank: int) -> Option:
+    match option.value:
+        case Call("lora" | "shared" as name, (int(written),)):
+            return replace(option, value=Call(name, (min(written, rank),)))
+    return option

@@ -1,10 +1,10 @@
-"""The rolled tree of a signature. Spans point into its text and take no part in equality."""
+"""The rolled tree of a signature, its limits, and its text. Spans take no part in equality."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from rinsc.errors import Span
 
@@ -109,3 +109,60 @@ def _with_options(node: Node, change: Callable[[Option], Option]) -> Node:
             inner = _with_options(body, change)
             assert isinstance(inner, BlockRef | Sequence)
             return replace(node, body=inner, options=tuple(map(change, node.options)))
+
+
+MAX_TEXT: Final = 4096  # characters
+MAX_NESTING: Final = 64  # parentheses deep, after degree substitution
+MAX_LOOP_DEPTH: Final = 16  # repeats inside repeats, after degree substitution
+MAX_VISITS: Final = 1024  # visits of blocks in the flat word, after degree substitution
+MAX_DRAWN_VISITS: Final = 65_536  # the same at the most rounds that training can draw
+MAX_ROUNDS: Final = 1024  # of one repeat, drawn or asked for at run time
+MAX_CHOICES: Final = 64  # numbers in ``choice``
+MAX_LAYER_VISITS: Final = 65_536  # layers written out where two models are compared
+MAX_DEGREE: Final = 8
+MAX_DIGITS: Final = 4  # of a power or a size
+MAX_NAME: Final = 32  # characters of a letter with its digits, or of a lower-case name
+MAX_NUMBER_TEXT: Final = 18  # characters of a number in an option
+
+
+def to_text(sig: Signature) -> str:
+    """The signature's text. ``parse(to_text(t)) == t`` for every tree that `parse` can return."""
+    degree = f"@{sig.degree}" if sig.degree > 1 else ""
+    return items_text(sig.body) + degree
+
+
+def items_text(sequence: Sequence) -> str:
+    """The items of a sequence, without parentheses round them."""
+    return "".join(node_text(item) for item in sequence.items)
+
+
+def node_text(node: Node) -> str:
+    """One node; a sequence here is a group and gets parentheses."""
+    match node:
+        case BlockRef(letter, size, options):
+            size_text = "" if size is None else f"[{size}]"
+            return letter + size_text + options_text(options)
+        case Repeat(body, count, options):
+            return f"{node_text(body)}^{count}{options_text(options)}"
+        case Sequence():
+            return f"({items_text(node)})"
+
+
+def options_text(options: tuple[Option, ...]) -> str:
+    """``{name=value, flag}``, or nothing when there are none."""
+    if not options:
+        return ""
+    return "{" + ", ".join(_option_text(option) for option in options) + "}"
+
+
+def _option_text(option: Option) -> str:
+    if option.value is True:
+        return option.name
+    if isinstance(option.value, Call):
+        args = ", ".join(_scalar_text(arg) for arg in option.value.args)
+        return f"{option.name}={option.value.name}({args})"
+    return f"{option.name}={_scalar_text(option.value)}"
+
+
+def _scalar_text(value: Scalar) -> str:
+    return repr(value) if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ from typing import Literal
 from rinsc.errors import Problem, SpecError
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
-from rinsc.train.depth import Depths
+from rinsc.train.schedules import Depths
 
 Unit = Literal["flops", "tokens", "steps"]
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rinsc.digests import file_digest
 from rinsc.errors import OutputError, Problem
-from rinsc.files import cannot_write, flush_to_disk, read_json, write_atomically
+from rinsc.storage.digests import file_digest
+from rinsc.storage.files import cannot_write, flush_to_disk, read_json, write_atomically
 
 NAME = "checkpoint-{step}"
 MANIFEST = "checksums.json"

@@ -20,10 +20,10 @@ from rinsc.spec import ModelSpec
 from rinsc.train.budget import matched
 from rinsc.train.callbacks import Observer
 from rinsc.train.config import TrainConfig
-from rinsc.train.depth import Depths
 from rinsc.train.fits import check_fits
 from rinsc.train.run import TrainResult, train
 from rinsc.train.run_folder import RunFolder, check_run_folder, open_run_folder
+from rinsc.train.schedules import Depths
 
 EVALUATIONS = 12  # points on a loss curve
 WARMUP_SHARE = 0.05

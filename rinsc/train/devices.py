@@ -1,11 +1,13 @@
-"""Where a run trains: one process, or several that torchrun started, with the model spread."""
+"""Where a run trains: processes, devices, how fast they are, and at which precision."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -13,9 +15,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from rinsc.backends.torch.device import no_device
+from rinsc.backends.torch.device import no_device, usable_device
 from rinsc.backends.torch.parallel import Recursed, parallelize
 from rinsc.backends.torch.processes import Result, on_first
+from rinsc.cost.memory import Precision
 from rinsc.errors import Problem, RinscError, UsageError
 
 _LAUNCH = "start the processes with: torchrun --nproc-per-node 8 -m rinsc train ..."
@@ -130,3 +133,64 @@ def _join(backend: str) -> None:
         message = f"the processes do not meet: {str(error).splitlines()[0]:.200}"
         hint = "see that all of them were started, and can reach MASTER_ADDR at MASTER_PORT"
         raise RinscError(Problem("process-lost", message, hint=hint)) from error
+
+
+def require_compiler(device: torch.device | str) -> None:
+    """Compile one small function; raises RinscError where that fails.
+
+    Above all it fails without a C++ compiler, which PyTorch does not bring along.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        torch.compile(torch.square)(torch.ones(8, device=device))
+    except TorchDynamoException as error:
+        message = f"torch.compile does not work here: {str(error).splitlines()[0]:.200}"
+        hint = "install a C++ compiler, or train without --compile"
+        raise RinscError(Problem("cannot-compile", message, hint=hint)) from None
+
+
+SIZES = {"cuda": 8192, "cpu": 1024}
+SECONDS = 0.15  # spent on measuring, at least
+
+
+@lru_cache(maxsize=8)
+def matrix_peak_flops(device: torch.device, precision: Precision) -> float:
+    """Measured FLOPs per second of a large square matrix product, the best of several."""
+    size = SIZES.get(device.type, 1024)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    generator = torch.Generator(device).manual_seed(0)  # the random state of the run is its own
+    left, right = (
+        torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2)
+    )
+    torch.matmul(left, right)
+    best, spent = float("inf"), 0.0
+    while spent < SECONDS:
+        _finish(device)
+        begun = time.perf_counter()
+        torch.matmul(left, right)
+        _finish(device)
+        seconds = time.perf_counter() - begun
+        best, spent = min(best, seconds), spent + seconds
+    return 2 * size**3 / best
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Matrix products in bf16 where ``precision`` says so; weights stay as they are."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def fast_precision(device: torch.device | str) -> Precision:
+    """``bf16`` where the device multiplies it in hardware, else ``fp32``, which is faster there."""
+    device = usable_device(device)
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
+    return "fp32"

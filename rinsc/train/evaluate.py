@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from rinsc.cost.memory import Precision
 from rinsc.data.batches import TokenizedCorpus, cut_windows, evenly_spaced
 from rinsc.graph import Rounds
+from rinsc.train.devices import autocast
 from rinsc.train.metrics import Part
-from rinsc.train.precision import autocast
 
 EVALUATION_BATCH = 16  # sequences at once
 LOGITS_AT_ONCE = 1 << 27  # of one batch: 512 MiB of them

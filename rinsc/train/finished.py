@@ -13,17 +13,16 @@ from rinsc.backends.torch import CompiledModule, load_weights, to_torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.sharded_checkpoint import load_sharded
 from rinsc.cost import forward_flops, stored_params
-from rinsc.cost.checks import checked_sequence
+from rinsc.cost.counts import checked_sequence
 from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
-from rinsc.digests import file_digest
-from rinsc.errors import CheckpointError, DataError, Problem
-from rinsc.files import read_json, read_regular_text
+from rinsc.errors import CheckpointError, DataError, Problem, plural
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
 from rinsc.layers import require_language_model
 from rinsc.spec import model_spec
-from rinsc.syntax.problems import plural
+from rinsc.storage.digests import file_digest
+from rinsc.storage.files import read_json, read_regular_text
 from rinsc.train.checkpoint import (
     MANIFEST,
     SHARDED,
@@ -35,7 +34,6 @@ from rinsc.train.checkpoint import (
     latest_whole,
 )
 from rinsc.train.config import TrainConfig, config_from_toml
-from rinsc.train.depth import Depths
 from rinsc.train.heldout import corpus_record
 from rinsc.train.optimizer import build_optimizer, each_optimizer
 from rinsc.train.run_folder import RunFolder, check_files
@@ -46,6 +44,7 @@ from rinsc.train.saved_model import (
     refuse_adapter,
     saved_rounds,
 )
+from rinsc.train.schedules import Depths
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ import torch
 from rinsc.backends.torch.memory import TrainingStep, require_training_memory
 from rinsc.cost.flops import set_rounds
 from rinsc.data.batches import TokenizedCorpus, cut_windows
-from rinsc.errors import Problem, SpecError, UsageError
+from rinsc.errors import Problem, SpecError, UsageError, plural
 from rinsc.graph import build_graph
-from rinsc.layers.language import require_language_model
+from rinsc.layers.kind import require_language_model
 from rinsc.spec import ModelSpec
-from rinsc.syntax.problems import plural
 from rinsc.train.config import TrainConfig
-from rinsc.train.depth import most_rounds
 from rinsc.train.devices import Devices
+from rinsc.train.schedules import most_rounds
 
 ALONE = Devices(torch.device("cpu"))
 

@@ -9,10 +9,10 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus
 from rinsc.data.documents import PartTally, Source
-from rinsc.data.progress import PreparationProgress
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError, Problem
-from rinsc.files import read_json
+from rinsc.progress import PreparationProgress
+from rinsc.storage.files import read_json
 from rinsc.train.run_folder import RunFolder
 
 SAMPLE_BYTES = 64 * 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias, get_args
 
 from rinsc.errors import DataError, Problem
-from rinsc.files import cannot_write, parse_json, read_regular, write_atomically
+from rinsc.storage.files import cannot_write, parse_json, read_regular, write_atomically
 
 Part: TypeAlias = Literal["sample", "whole"]  # of the held-out text, that a figure is of
 

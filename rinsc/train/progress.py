@@ -7,8 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rinsc.errors import printable
-from rinsc.syntax.problems import plural
+from rinsc.errors import plural, printable
 from rinsc.train.config import TrainConfig
 from rinsc.train.metrics import Metrics
 

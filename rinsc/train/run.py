@@ -19,22 +19,18 @@ from rinsc.backends.torch.weights import load_weights, save_weights
 from rinsc.cost import forward_flops, stored_params
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.digests import file_digest
-from rinsc.errors import CheckpointError, Problem
-from rinsc.files import read_json, read_regular_text, write_atomically
+from rinsc.errors import CheckpointError, Problem, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
-from rinsc.syntax.problems import plural
+from rinsc.storage.digests import file_digest
+from rinsc.storage.files import read_json, read_regular_text, write_atomically
 from rinsc.train.callbacks import Measuring, Observer, StopOnSignal, is_due
 from rinsc.train.checkpoint import Checkpoint, latest_whole, remove_checkpoints
 from rinsc.train.config import TrainConfig, config_to_toml
-from rinsc.train.dataset import TrainingData
-from rinsc.train.depth import Depths
-from rinsc.train.devices import Devices
+from rinsc.train.devices import Devices, matrix_peak_flops
 from rinsc.train.evaluate import evaluate, held_out_windows
 from rinsc.train.fits import check_fits
-from rinsc.train.initialise import scale_residuals
 from rinsc.train.metrics import (
     Metrics,
     MetricsLog,
@@ -43,12 +39,10 @@ from rinsc.train.metrics import (
     read_metrics,
     resume_metrics,
 )
-from rinsc.train.resumable import why_unusable
+from rinsc.train.resuming import difference_of_sources, require_same_run, why_unusable
 from rinsc.train.run_folder import RunFolder, check_files, write_inputs, write_result
-from rinsc.train.same_run import difference_of_sources, require_same_run
-from rinsc.train.schedule import schedule_note
-from rinsc.train.trainer import RinscTrainer
-from rinsc.train.utilization import matrix_peak_flops
+from rinsc.train.schedules import Depths, schedule_note
+from rinsc.train.trainer import RinscTrainer, TrainingData
 from rinsc.train.warm_start import (
     Source,
     Takeover,
@@ -57,7 +51,7 @@ from rinsc.train.warm_start import (
     take_weights,
     token_rows,
 )
-from rinsc.train.weights import save_trained
+from rinsc.train.weights import save_trained, scale_residuals
 
 FINAL_TOKENS = 1 << 22  # of held-out text: some 16 MB; a tenth of a large corpus takes too long
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rinsc.__about__ import __version__
-from rinsc.digests import file_digest, text_digest
 from rinsc.errors import CheckpointError, OutputError, Problem
-from rinsc.files import (
+from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.storage.digests import file_digest, text_digest
+from rinsc.storage.files import (
     cannot_write,
     check_folder,
     make_folder,
@@ -24,11 +25,10 @@ from rinsc.files import (
     remove_parts_of,
     write_atomically,
 )
-from rinsc.spec import ModelSpec, spec_to_toml
-from rinsc.tokenizer_files import TEMPLATE_FILE
+from rinsc.storage.weights_digest import MODEL_ENTRY, config_digest
+from rinsc.text.tokenizer_files import TEMPLATE_FILE
 from rinsc.train.checkpoint import checkpoints, remove_checkpoints
 from rinsc.train.config import TrainConfig, config_to_toml
-from rinsc.weights_digest import MODEL_ENTRY, config_digest
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers", "safetensors")
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, GraphError, Problem
-from rinsc.files import read_json
 from rinsc.graph import Rounds, build_graph, resolve_rounds
 from rinsc.graph.rounds import plain_rounds
 from rinsc.spec import ModelSpec, model_spec, spec_from_values
+from rinsc.storage.digests import file_digest
+from rinsc.storage.files import read_json
+from rinsc.storage.weights_digest import is_config_changed
 from rinsc.train.run_folder import RunFolder
-from rinsc.weights_digest import is_config_changed
 
 MODEL_TYPE = "rinsc"  # of RinscConfig
 ADAPTER = "adapter_config.json"  # of PEFT

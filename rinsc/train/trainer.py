@@ -8,28 +8,34 @@ appear whole or not at all, and stopping before a loss that is not finite reache
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch.pickles import check_torch_files
-from rinsc.backends.torch.sharded_checkpoint import load_sharded, save_sharded
-from rinsc.backends.torch.whole_checkpoint import shard_moments, shard_weights
+from rinsc.backends.torch.sharded_checkpoint import (
+    load_sharded,
+    save_sharded,
+    shard_moments,
+    shard_weights,
+)
+from rinsc.data.batches import TrainingWindows, Window
 from rinsc.errors import CheckpointError, Problem, RinscError
-from rinsc.files import write_atomically
-from rinsc.train.arguments import training_arguments
+from rinsc.storage.files import write_atomically
 from rinsc.train.callbacks import StopOnSignal
 from rinsc.train.checkpoint import (
     METRICS,
@@ -44,14 +50,90 @@ from rinsc.train.checkpoint import (
     writing_errors,
 )
 from rinsc.train.config import TrainConfig
-from rinsc.train.dataset import TrainingData, collate
-from rinsc.train.depth import Depths
-from rinsc.train.devices import Devices
+from rinsc.train.devices import Devices, autocast
 from rinsc.train.metrics import Metrics
 from rinsc.train.optimizer import OptimizerPair, build_optimizer, each_optimizer, each_state
-from rinsc.train.precision import autocast
 from rinsc.train.run_folder import RunFolder
-from rinsc.train.schedule import learning_rate, learning_rate_share
+from rinsc.train.schedules import Depths, learning_rate, learning_rate_share
+
+SCHEDULES = {"cosine": "cosine", "wsd": "warmup_stable_decay"}  # as transformers calls them
+PROJECT = "rinsc"  # under which W&B (unless WANDB_PROJECT is set) and trackio keep runs
+
+
+def training_arguments(
+    config: TrainConfig, folder: RunFolder, devices: Devices, trackers: tuple[str, ...]
+) -> TrainingArguments:
+    """What the Trainer is told; what it is not told is overridden in `RinscTrainer`."""
+    if "tensorboard" in trackers:  # the only place where its folder can be named
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.tensorboard)
+    if "wandb" in trackers:
+        os.environ.setdefault("WANDB_PROJECT", PROJECT)
+    parts = config.accumulate * devices.count
+    arguments = TrainingArguments(
+        output_dir=str(folder.path),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_sequences // parts,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        lr_scheduler_type=SCHEDULES[config.schedule],  # this and the next for trackers to show
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.clip,
+        seed=config.seed % 2**32,
+        use_cpu=devices.device.type == "cpu",
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.checkpoint_every,
+        eval_strategy="no",
+        disable_tqdm=True,
+        report_to=list(trackers) or "none",
+        remove_unused_columns=False,
+        use_cache=True,  # of the model that is saved; there is no cache in training
+        project=PROJECT,
+        run_name=folder.path.name,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would use all by DataParallel
+    return arguments
+
+
+class TrainingData(Dataset[Window]):
+    """Window ``index`` of the run: step s of a batch of n sees s·n to s·n + n − 1."""
+
+    def __init__(self, windows: TrainingWindows, config: TrainConfig) -> None:
+        self._windows = windows
+        self._count = config.steps * config.batch_sequences
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Window:
+        return self._windows.window(index)
+
+    @property
+    def epochs(self) -> float:
+        """How often the run goes through its text."""
+        return self._count / len(self._windows)
+
+
+def collate(windows: Sequence[Window]) -> dict[str, torch.Tensor]:
+    """Windows as what the model takes: ids, and targets that are shifted already, (batch, seq)."""
+    targets = _stacked([window.targets for window in windows])
+    batch = {
+        "input_ids": _stacked([window.input_ids for window in windows]),
+        "labels": targets,
+        "shift_labels": targets,
+    }
+    positions = [window.position_ids for window in windows]
+    if positions[0] is not None:
+        batch["position_ids"] = _stacked([each for each in positions if each is not None])
+    return batch
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(rows))
 
 
 class RinscTrainer(Trainer):

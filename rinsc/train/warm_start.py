@@ -17,13 +17,13 @@ from torch import nn
 
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.tokenizer import load_tokenizer
-from rinsc.digests import file_digest
 from rinsc.errors import CheckpointError, Problem, RinscError
-from rinsc.files import parse_toml, read_json
 from rinsc.graph import BlockGraph, build_graph
 from rinsc.layers.loops import loop_prefix
 from rinsc.spec import ModelSpec, model_spec, spec_from_values, spec_to_toml
 from rinsc.spec.model import field_values
+from rinsc.storage.digests import file_digest
+from rinsc.storage.files import parse_toml, read_json
 from rinsc.syntax import Signature, to_text
 from rinsc.syntax.sizes import letter_sizes
 from rinsc.train.checkpoint import checkpoints

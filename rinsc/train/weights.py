@@ -1,15 +1,21 @@
-"""The weights that a run ends with, as our own tools and those of Hugging Face read them."""
+"""How weights start, and how the weights of a finished run are written."""
 
 from __future__ import annotations
 
 import json
+import math
+
+import torch
+from torch import nn
 
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.backends.torch.weights import save_weights
-from rinsc.files import parse_json, read_regular_text, write_atomically
-from rinsc.tokenizer_files import (
+from rinsc.graph import BlockGraph
+from rinsc.layers import weights
+from rinsc.storage.files import parse_json, read_regular_text, write_atomically
+from rinsc.text.tokenizer_files import (
     TOKENIZER_CONFIG_FILE,
     read_declared,
     special_tokens,
@@ -48,3 +54,19 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         write_atomically(folder.hf_config, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     devices.on_first(write)
+
+
+@torch.no_grad()
+def scale_residuals(module: nn.Module, graph: BlockGraph) -> None:
+    """Give the weights that write to the state the spread that stored layers alone would ask for.
+
+    An emitted module divides their deviation by the root of the writes that a pass executes; a
+    model without repeats has as many writes as layers are stored.
+    """
+    executed = sum(
+        visits * graph.blocks[name].layers for name, visits in graph.visit_counts().items()
+    )
+    stored = sum(block.layers for block in graph.blocks.values())
+    for name, param in weights(graph):
+        if param.init == "residual":
+            module.get_parameter(name).mul_(math.sqrt(executed / stored))

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from rinsc.spec import model_spec
-from rinsc.sweep.enumerate import variants
+from rinsc.variants.enumerate import variants
 
 COUNT = 100_000
 RUNS = 5

@@ -21,8 +21,8 @@ from rinsc.backends.torch import to_torch
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.train.config import TrainConfig
+from rinsc.train.devices import fast_precision
 from rinsc.train.metrics import Metrics
-from rinsc.train.precision import fast_precision
 from rinsc.train.run import TrainResult, train
 from rinsc.train.run_folder import open_run_folder
 from tests.bench.timing import Timing, table

@@ -49,7 +49,7 @@ def onnx_file(run: Path) -> Path:
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo of a model and a text that take it seconds."""
-    from rinsc.cli import demo_story
+    from rinsc.cli import demo as demo_story
     from rinsc.data.corpora import load_corpus
 
     plays = load_corpus("plays")

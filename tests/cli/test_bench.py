@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rinsc.cli.bench_rounds import MOST, asked_rounds, default_rounds
+from rinsc.cli.bench_text import MOST, asked_rounds, default_rounds
 from rinsc.cli.runs import open_run, run_model
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import UsageError
+from rinsc.evaluation.quality import compare_quality
 from rinsc.train.evaluate import HeldOut, bits_per_byte
-from rinsc.train.quality import compare_quality
 from tests.cli.command_line import Result, run_cli
 
 Compile = Callable[..., Path]
@@ -28,7 +28,7 @@ Compile = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def few_generations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rinsc.backends.onnx.benchmark.GENERATIONS", 3)
+    monkeypatch.setattr("rinsc.backends.onnx.run.benchmark.GENERATIONS", 3)
 
 
 @pytest.fixture(scope="session")
@@ -352,7 +352,7 @@ def test_interrupted(dial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def interrupted(*args: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rinsc.train.quality.compare_quality", interrupted)
+    monkeypatch.setattr("rinsc.evaluation.quality.compare_quality", interrupted)
     done = bench(dial, "-o", str(tmp_path / "bench.png"))
     assert (done.status, done.out) == (130, "")
     assert done.err.endswith("interrupted\n")

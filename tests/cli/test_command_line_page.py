@@ -12,7 +12,7 @@ import pytest
 
 from rinsc.cli import COMMANDS
 from rinsc.cli.presets import preset_cells, preset_facts
-from rinsc.presets import PRESETS
+from rinsc.spec.presets import PRESETS
 from tests.cli.command_line import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,8 +14,8 @@ import onnx_ir as ir
 import pytest
 
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.onnx import file as onnx_file_module
-from rinsc.backends.onnx.quantize import blockwise
+from rinsc.backends.onnx.write import file as onnx_file_module
+from rinsc.backends.onnx.write.quantize import blockwise
 from rinsc.backends.torch import load_weights, to_torch
 from rinsc.cli.quality_report import MOST_ROWS, LateProgress, rounds_to_show, signed
 from rinsc.data.batches import cut_windows
@@ -98,7 +98,7 @@ def test_a_spoiled_matrix_shows(run: Path, tmp_path: Path, monkeypatch: pytest.M
             whole = np.roll(whole, 1, axis=0)
         return blockwise(whole, *sizes, name=name, **more)
 
-    monkeypatch.setattr("rinsc.backends.onnx.matrices.blockwise", spoil)
+    monkeypatch.setattr("rinsc.backends.onnx.write.matrices.blockwise", spoil)
     found = _quality(_compile(run, tmp_path / "b", *words))
     assert spoiled
     for before, after in zip(sound, found, strict=True):

@@ -9,7 +9,7 @@ import pytest
 
 from rinsc.resources import zoo_dir
 from rinsc.spec import model_spec
-from rinsc.sweep.diff import diff
+from rinsc.variants.diff import diff
 from tests.cli.command_line import run_cli
 from tests.cli.test_zoo import at_a_terminal
 

@@ -15,10 +15,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from rinsc.backends.onnx.providers import PROVIDERS
+from rinsc.backends.onnx.run.providers import PROVIDERS
 from rinsc.installation import Installation, Library, Provider, installation
 from tests.cli.command_line import run_cli
-from tests.house.installations import build_editable, environment, run
+from tests.project.installations import build_editable, environment, run
 
 HAS_CUDA = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from rinsc.backends.torch import load_weights, to_torch
-from rinsc.data.progress import PreparationProgress
+from rinsc.evaluation.measure import read_text
+from rinsc.progress import PreparationProgress
 from rinsc.spec import model_spec
 from rinsc.train import finished
 from rinsc.train.evaluate import evaluate
-from rinsc.train.measure import read_text
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 

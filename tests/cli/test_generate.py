@@ -17,9 +17,9 @@ import pytest
 
 import rinsc.generation
 import rinsc.sampling
+from rinsc.backends.torch.generate import generate_ids
 from rinsc.cli import main
 from rinsc.data.tokenizer import load_tokenizer
-from rinsc.train.generate import generate_ids
 from tests.cli.command_line import Result, run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def test_no_token_is_made_after_the_end(model: Path, monkeypatch: pytest.MonkeyP
         calls.append(args)
         return choose(*args)
 
-    monkeypatch.setattr("rinsc.generation.streams.sample_next", counted)
+    monkeypatch.setattr("rinsc.generation.request.sample_next", counted)
     stop = continued(model, "On", tokens=1)[:1]
     calls.clear()
     assert continued(model, "On", "--stop", stop, tokens=1000) == ""
@@ -118,7 +118,7 @@ def test_the_text_is_written_while_it_is_made(
             raise KeyboardInterrupt
         return choose(*args)
 
-    monkeypatch.setattr("rinsc.generation.streams.sample_next", interrupted)
+    monkeypatch.setattr("rinsc.generation.request.sample_next", interrupted)
     found = run_cli("generate", str(model), "--prompt", "On", "--max-new-tokens", "9")
     assert found.status == 130
     assert found.err.endswith("interrupted\n")
@@ -385,7 +385,7 @@ def test_a_tokenizer_without_a_template_and_options_that_exclude_each_other(run:
 def test_a_template_can_do_no_harm(
     run: Path, tmp_path: Path, template: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rinsc.cli.chat.RENDER_SECONDS", 1)
+    monkeypatch.setattr("rinsc.cli.generate_source.RENDER_SECONDS", 1)
     shutil.copy(run / "tokenizer.json", tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
     words = ("--tokenizer", str(tmp_path / "tokenizer.json"))

@@ -62,7 +62,7 @@ def test_the_demo_takes_its_folder_as_the_others_do(
         seen.append(folder)
         return {}
 
-    monkeypatch.setattr("rinsc.cli.demo_story.run_demo", run)
+    monkeypatch.setattr("rinsc.cli.demo.run_demo", run)
     assert run_cli("demo", option, str(tmp_path)).status == 0
     assert seen == [tmp_path]
 

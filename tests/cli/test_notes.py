@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from rinsc.backends.onnx.providers import ProviderWarning
+from rinsc.backends.onnx.run.providers import ProviderWarning
 from rinsc.cli.diagnostics import warnings_as_notes
 
 

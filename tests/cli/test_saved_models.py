@@ -137,8 +137,8 @@ def test_it_is_evaluated_on_a_text(folders: Path, tmp_path: Path) -> None:
     assert row["rounds"] == {"A": ROUNDS}
     assert row["trained"]
     assert row["bits_per_byte"] != other["bits_per_byte"]
+    from rinsc.evaluation.measure import read_text
     from rinsc.train.finished import trained_run
-    from rinsc.train.measure import read_text
 
     read = read_text(trained_run(folders / "sharded"), f"text:{text}", 3, _progress)
     windows = torch.stack([torch.as_tensor(each) for each in read.held_out.windows]).long()
@@ -152,7 +152,7 @@ def test_it_is_evaluated_on_a_text(folders: Path, tmp_path: Path) -> None:
 
 
 def _progress(name: str) -> Any:
-    from rinsc.data.progress import PreparationProgress
+    from rinsc.progress import PreparationProgress
 
     return PreparationProgress(name)
 

@@ -135,7 +135,7 @@ def test_counts_take_units(written: str, tokens: int) -> None:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_reports_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setattr("rinsc.cli.tables.PIPED_WIDTH", columns)
+    monkeypatch.setattr("rinsc.cli.output.PIPED_WIDTH", columns)
     for args in (["(A^3)B", "--baseline", "AB"], ["AB", "--preset", "1b", "--baseline", "A"]):
         lines = run_cli("cost", *args).out.splitlines()
         tables = [line for line in lines if not line.startswith("FLOPs counted")]
@@ -148,7 +148,7 @@ def test_no_digit_is_lost_where_there_is_no_room(
 ) -> None:
     args = ("cost", "(A^3)B", "--preset", "1b", "--baseline", "AB", "--tokens", "20T")
     numbers = set(re.findall(r"\d[\d,.]*", run_cli(*args).out))
-    monkeypatch.setattr("rinsc.cli.tables.PIPED_WIDTH", columns)
+    monkeypatch.setattr("rinsc.cli.output.PIPED_WIDTH", columns)
     assert set(re.findall(r"\d[\d,.]*", run_cli(*args).out)) == numbers
 
 

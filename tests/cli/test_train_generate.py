@@ -201,7 +201,7 @@ def test_blocks_are_compiled_when_asked(
     compiled: list[object] = []
     asked: list[object] = []
     monkeypatch.setattr("rinsc.train.run.compile_blocks", compiled.append)
-    monkeypatch.setattr("rinsc.train.compiler.require_compiler", asked.append)
+    monkeypatch.setattr("rinsc.train.devices.require_compiler", asked.append)
     assert train(corpus, tmp_path / "plain", "--steps", "1").status == 0
     assert compiled == asked == []
     assert train(corpus, tmp_path / "compiled", "--steps", "1", "--compile").status == 0

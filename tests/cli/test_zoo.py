@@ -17,11 +17,10 @@ from rinsc.cli import main
 from rinsc.cli.numbers import rounded_count
 from rinsc.resources import zoo_dir
 from rinsc.spec import model_spec
-from rinsc.sweep.claims import figures
-from rinsc.sweep.enumerate import variants
-from rinsc.sweep.families import family
-from rinsc.sweep.zoo import zoo_entries, zoo_entry
 from rinsc.syntax import parse, visit_count
+from rinsc.variants.enumerate import variants
+from rinsc.variants.families import family
+from rinsc.variants.zoo import figures, zoo_entries, zoo_entry
 from tests.cli.command_line import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +116,7 @@ def test_a_claim_that_does_not_hold_is_marked(
     text = (zoo_dir() / "etd.toml").read_text(encoding="utf-8")
     wrong = text.replace("executed_layers = 20", "executed_layers = 21")
     (tmp_path / "etd.toml").write_text(wrong, encoding="utf-8")
-    monkeypatch.setattr("rinsc.sweep.zoo.zoo_dir", lambda: tmp_path)
+    monkeypatch.setattr("rinsc.variants.zoo.zoo_dir", lambda: tmp_path)
     assert run_cli("zoo", "show", "etd").out.count("DIFFERS") == 1
 
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from rinsc.cost import cost_report
-from rinsc.presets import PRESETS
 from rinsc.spec import model_spec
+from rinsc.spec.presets import PRESETS
 from tests.cli.command_line import run_cli
 
 

@@ -18,11 +18,11 @@ from rinsc.backends.torch.memory import TrainingStep
 from rinsc.cost import executed_params, memory, stored_params, visits_of_blocks
 from rinsc.cost.memory import Precision
 from rinsc.graph import build_graph, unroll
-from rinsc.kinds import KINDS
 from rinsc.layers import layer_kind
 from rinsc.ops import Activation
 from rinsc.ops.elements import Function
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
 from rinsc.syntax.sizes import stack_of
 from tests.cost.models import graph_of, input_of, small_spec

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rinsc.cost import FlopConvention, cost_report
-from rinsc.cost.checks import checked_counts
+from rinsc.cost.counts import checked_counts
 from rinsc.errors import RinscError, SpecError
 from rinsc.spec import model_spec
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rinsc.data import corpora, documents, markup, text_files
+from rinsc.data import corpora, documents, text_files
+from rinsc.data import readers as markup
 from rinsc.data.corpora import load_corpus
 from rinsc.data.documents import Corpus, Document, held_out_names, split, text_facts
-from rinsc.data.markup import plain_bytes, plain_text
+from rinsc.data.readers import plain_bytes, plain_text
 from rinsc.errors import DataError, MissingExtraError
 
 LINE = "Now is the winter of our discontent made glorious summer by this sun of York.\n"

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from rinsc.data import progress as module
-from rinsc.data.progress import PreparationProgress
+from rinsc import progress as module
+from rinsc.progress import PreparationProgress
 
 
 def shown(*, terminal: bool) -> str:

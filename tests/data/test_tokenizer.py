@@ -26,8 +26,8 @@ from rinsc.data.tokenizer import (
     train_tokenizer,
 )
 from rinsc.errors import DataError
-from rinsc.panics import quiet
-from rinsc.text import stream_text
+from rinsc.text.panics import quiet
+from rinsc.text.streams import stream_text
 from tests.test_decoders import TOKENIZERS
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rinsc.backends.torch import distributed_launch
-from rinsc.backends.torch.distributed_launch import check_gradients
+from rinsc.backends.torch import distributed_check as distributed_launch
+from rinsc.backends.torch.distributed_check import check_gradients
 from rinsc.errors import RinscError
 from tests.cli.command_line import run_cli
 

@@ -8,7 +8,7 @@ from rinsc.backends.torch.tensor_plan import tensor_plan
 from rinsc.errors import LoweringError
 from rinsc.layers import trace_programs
 from rinsc.ops import Activation, Add, Linear, RMSNorm
-from rinsc.program import Builder, Program, Value, trace
+from rinsc.ops.program import Builder, Program, Value, trace
 from tests.distributed.training import spec_of
 
 ATTENTION = {"query": "column", "key": "column", "value": "column"}

@@ -9,8 +9,7 @@ from hypothesis import given
 
 from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.graph.build import PASSES
-from rinsc.graph.fold_runs import fold_runs
-from rinsc.graph.number_loops import number_loops
+from rinsc.graph.passes import fold_runs, number_loops
 from rinsc.spec import ModelSpec
 from tests.graph.graphs import expand_text, graph_of, schedule, spec_of
 from tests.specs import specs

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rinsc.errors import GraphError
 from rinsc.graph import beyond_training, resolve_rounds, trained_rounds, unroll
 from rinsc.graph.law import draw_rounds
+from rinsc.graph.passes import MAX_UNROLLED_VISITS
 from rinsc.graph.rounds import MAX_ROUNDS
-from rinsc.graph.unroll import MAX_UNROLLED_VISITS
 from tests.graph.graphs import expand_text, graph_of, schedule, text_at
 from tests.strategies import signatures
 

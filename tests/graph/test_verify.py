@@ -18,7 +18,7 @@ from rinsc.cost import stored_params
 from rinsc.errors import GraphError
 from rinsc.graph import Block, BlockGraph, Input, Loop, Output, Visit, at_rounds, unroll
 from rinsc.graph.build import PASSES, Pass, run_passes
-from rinsc.graph.number_loops import number_loops
+from rinsc.graph.passes import number_loops
 from rinsc.graph.verify import ALWAYS, has_no_dials, loop_names_are_unique, verified, verify
 from tests.graph.graphs import graph_of, spec_of
 from tests.strategies import signatures
@@ -171,7 +171,7 @@ HANDED_IN: dict[Breaker, str] = BROKEN | {
 }
 PUBLIC = (
     *("graph", "graph.draw", "graph.law", "cost", "layers", "backends.torch", "backends.onnx"),
-    *("backends.torch.hosting", "backends.torch.memory", "backends.hf"),
+    *("backends.torch.generate", "backends.torch.memory", "backends.hf"),
 )
 GIVEN = {"seq": 4, "seed": 0, "step": 0, "rounds": {}, "param_counts": {}, "name": "A"}
 

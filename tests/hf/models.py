@@ -9,9 +9,9 @@ from transformers import logging
 
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import CompiledModule
-from rinsc.kinds import KINDS
 from rinsc.layers import layer_kind
 from rinsc.spec import ModelSpec
+from rinsc.spec.kinds import KINDS
 from tests.onnx.models import lively_model, small_spec
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]

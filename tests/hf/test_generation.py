@@ -8,11 +8,10 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from rinsc.backends.torch.continuation import cached_module
+from rinsc.backends.torch.generate import cached_module, generate_ids
 from rinsc.errors import GraphError, LoweringError, SpecError
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
-from rinsc.train.generate import generate_ids
 from tests.hf.models import CAUSAL, CLOSE, greedy_by_hand, ids, pair
 from tests.onnx.models import small_spec
 
@@ -253,11 +252,11 @@ def test_the_config_counts_the_layers_of_the_rounds_it_has() -> None:
 def test_a_model_that_looks_back_by_a_shift_generates_without_a_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rinsc.backends.torch.hosting import hosted_class
+    from rinsc.backends.torch.generate import hosted_class
     from rinsc.layers import LayerKind, llama, trace_programs
-    from rinsc.layers.hosted import hosted_programs
+    from rinsc.layers.cached import hosted_programs
     from rinsc.ops import Add, Shift
-    from rinsc.program import Builder, Value
+    from rinsc.ops.program import Builder, Value
 
     def layer(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
         x = llama.layer(b, x, sides, spec)

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.torch.emit import emit_source
-from rinsc.backends.torch.hosting import hosted_class
+from rinsc.backends.torch.generate import hosted_class
 from rinsc.errors import SpecError
 from rinsc.graph import build_graph, unroll
-from rinsc.kinds import KINDS
 from rinsc.layers import layer_kind
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
 from rinsc.syntax.sizes import stack_of
 from tests.hf.models import CAUSAL, ids, pair

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rinsc.backends.hf.folder import FILES
-from rinsc.tokenizer_files import TOKENIZER_FILES
+from rinsc.text.tokenizer_files import TOKENIZER_FILES
 from tests.cli.command_line import run_cli
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hugging-face.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rinsc.backends.onnx import OnnxModel, Session, counted_flops, to_onnx
-from rinsc.backends.onnx.benchmark import (
+from rinsc.backends.onnx.run.benchmark import (
     GENERATIONS,
     Speed,
     measure_speed,
@@ -19,7 +19,7 @@ from rinsc.backends.onnx.benchmark import (
     own_memory_bytes,
     token_cost,
 )
-from rinsc.backends.onnx.precision import parse_precision
+from rinsc.backends.onnx.write.precision import parse_precision
 from rinsc.graph import Rounds, Visit, build_graph, unroll
 from rinsc.spec import ModelSpec
 from tests.onnx.models import lively_model, random_ids, small_spec
@@ -77,7 +77,7 @@ def measured(
 ) -> tuple[Sequence[Speed], list[Rounds], float]:
     asked: list[Rounds] = []
     clock = [0.0]
-    monkeypatch.setattr("rinsc.backends.onnx.benchmark.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("rinsc.backends.onnx.run.benchmark.time.perf_counter", lambda: clock[0])
     told: list[float] = []
     session = slow_session(asked, clock)
     found = measure_speed(session, (1, 2), 2, new_tokens, seconds=seconds, observe=told.append)

@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.torch.continuation import cached_module
+from rinsc.backends.torch.generate import cached_module, generate_ids
 from rinsc.errors import LoweringError, RinscError
-from rinsc.kinds import KINDS
 from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
-from rinsc.train.generate import generate_ids
+from rinsc.spec.kinds import KINDS
 from tests.onnx.models import (
     all_graphs,
     all_nodes,

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from rinsc import ops
 from rinsc.backends.onnx import RoundsForm, Session, graph_to_onnx, to_onnx
-from rinsc.backends.onnx.builder import OpBuilder
-from rinsc.backends.onnx.ops import ONNX_OPS
-from rinsc.backends.onnx.site import Site
+from rinsc.backends.onnx.write.builder import OpBuilder
+from rinsc.backends.onnx.write.ops import ONNX_OPS
+from rinsc.backends.onnx.write.site import Site
 from rinsc.graph import build_graph, unroll
-from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec
+from rinsc.spec.kinds import KINDS
 from tests.onnx.models import (
     TOLERANCE,
     lively_model,

@@ -9,7 +9,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from rinsc.backends.onnx import OnnxModel, Session, file, to_onnx
+from rinsc.backends.onnx import OnnxModel, Session, to_onnx
+from rinsc.backends.onnx.write import file
 from rinsc.errors import CheckpointError, LoweringError, OutputError
 from tests.onnx.models import lively_model, random_ids, small_spec
 

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from rinsc.backends.onnx import OnnxModel, Session, file, to_onnx
-from rinsc.backends.onnx.folder import check_model_folder, write_model_folder
+from rinsc.backends.onnx import OnnxModel, Session, to_onnx
+from rinsc.backends.onnx.write import file
+from rinsc.backends.onnx.write.file import check_model_folder, write_model_folder
 from rinsc.errors import OutputError
 from tests.onnx.models import lively_model, random_ids, small_spec
 
@@ -119,7 +120,7 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 from rinsc.backends.onnx import to_onnx
-from rinsc.backends.onnx.folder import write_model_folder
+from rinsc.backends.onnx.write.file import write_model_folder
 from rinsc.backends.torch import to_torch
 from rinsc.spec import model_spec
 

@@ -14,21 +14,20 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from rinsc.backends.onnx import OnnxModel, RoundsForm, Session, to_onnx
-from rinsc.backends.onnx.buffers import Buffers
-from rinsc.backends.onnx.builder import shape_of
-from rinsc.backends.onnx.continuation import Continuation
-from rinsc.backends.onnx.past import Past
+from rinsc.backends.onnx.run.buffers import Buffers, Past
+from rinsc.backends.onnx.run.continuation import Continuation
+from rinsc.backends.onnx.write.builder import shape_of
 from rinsc.backends.torch import CompiledModule
+from rinsc.backends.torch.generate import generate_ids
 from rinsc.errors import LoweringError, RinscError
-from rinsc.kinds import KINDS
 from rinsc.layers import layer_kind, trace_programs
 from rinsc.layers.cached import cached_programs
 from rinsc.layers.kind import Sides
 from rinsc.ops import Activation, Add, Attention, Linear, MergeHeads, RMSNorm, SplitHeads
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
-from rinsc.train.generate import generate_ids
+from rinsc.spec.kinds import KINDS
 from tests.onnx.models import all_nodes, lively_model, random_ids, small_spec, torch_logits
 from tests.specs import specs
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import CompiledModule
-from rinsc.backends.torch.continuation import cached_module
+from rinsc.backends.torch.generate import cached_module
 from rinsc.errors import LoweringError
 from rinsc.graph import Rounds
-from rinsc.kinds import KINDS
 from rinsc.layers import layer_kind
 from rinsc.spec import ModelSpec
+from rinsc.spec.kinds import KINDS
 from tests.onnx.models import all_nodes, lively_model, random_ids, small_spec, torch_logits
 from tests.specs import specs
 

@@ -17,16 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.onnx import OnnxModel, Session, to_onnx
-from rinsc.backends.onnx.folder import CONFIG_FILE
-from rinsc.backends.onnx.genai import genai_files
+from rinsc.backends.onnx.write.file import CONFIG_FILE
+from rinsc.backends.onnx.write.genai import genai_files
 from rinsc.backends.torch import CompiledModule
+from rinsc.backends.torch.generate import generate_ids
 from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import DataError, LoweringError, UsageError
 from rinsc.graph import Rounds
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
-from rinsc.train.generate import generate_ids
 from tests.onnx.models import lively_model, small_spec, torch_logits
 
 og: Any = pytest.importorskip("onnxruntime_genai")

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.onnx import Session, to_onnx
+from rinsc.backends.torch.generate import generate_ids
 from rinsc.errors import RinscError, SpecError, UsageError
 from rinsc.graph import RoundsWarning
 from rinsc.sampling import Sampling
-from rinsc.train.generate import generate_ids
 from tests.onnx.models import lively_model, small_spec
 
 SPEC = small_spec("(A^3)B")

@@ -18,8 +18,8 @@ from rinsc.backends.torch import to_torch
 from rinsc.errors import CheckpointError, GraphError, LoweringError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
-from rinsc.kinds import KINDS
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec.kinds import KINDS
 from tests.onnx.models import all_graphs, all_nodes, lively_model, small_spec, unique_bytes
 from tests.specs import specs
 

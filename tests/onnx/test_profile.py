@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from rinsc import ops
 from rinsc.backends.onnx import RoundsForm, counted_flops, to_onnx
-from rinsc.backends.onnx.builder import OpBuilder
-from rinsc.backends.onnx.ops import ONNX_OPS
-from rinsc.backends.onnx.site import Site
+from rinsc.backends.onnx.write.builder import OpBuilder
+from rinsc.backends.onnx.write.ops import ONNX_OPS
+from rinsc.backends.onnx.write.site import Site
 from rinsc.cost import forward_flops
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec

@@ -16,14 +16,14 @@ import onnxruntime
 import pytest
 
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.onnx.file import OnnxModel
-from rinsc.backends.onnx.providers import (
+from rinsc.backends.onnx.run.providers import (
     ONE_NODE,
     PROVIDERS,
     ProviderWarning,
     listed_providers,
     why_not,
 )
+from rinsc.backends.onnx.write.file import OnnxModel
 from rinsc.errors import LoweringError
 from tests.onnx.models import lively_model, random_ids, small_spec, torch_logits
 
@@ -149,7 +149,7 @@ def test_a_provider_whose_device_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 @without_cuda
 @pytest.mark.usefixtures("gpu_wheel")
 def test_a_small_model_gets_cuda_and_this_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rinsc.backends.onnx.providers.why_not", lambda _: None)
+    monkeypatch.setattr("rinsc.backends.onnx.run.providers.why_not", lambda _: None)
     with pytest.raises(LoweringError) as caught:
         Session(MODEL, provider="cuda")
     assert caught.value.code == "provider-not-loaded"

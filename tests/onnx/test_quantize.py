@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.capi import _pybind_state as ort_state
 
-from rinsc.backends.onnx import quantize, rounding
-from rinsc.backends.onnx.quantize import (
+from rinsc.backends.onnx.write import quantize, rounding
+from rinsc.backends.onnx.write.quantize import (
     BlockwiseMatrix,
     blockwise,
     dequantize,
     per_channel_int8,
 )
-from rinsc.backends.onnx.rounding import Bits, Float32
+from rinsc.backends.onnx.write.rounding import Bits, Float32
 from rinsc.errors import LoweringError
 
 BITS: st.SearchStrategy[Bits] = st.sampled_from((4, 8))

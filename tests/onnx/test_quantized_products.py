@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from rinsc.backends.onnx.quantize import (
+from rinsc.backends.onnx.write.quantize import (
     BlockwiseMatrix,
     blockwise,
     dequantize,
     per_channel_int8,
 )
-from rinsc.backends.onnx.rounding import Bits, Float32
+from rinsc.backends.onnx.write.rounding import Bits, Float32
 
 Array: TypeAlias = npt.NDArray[Any]
 DOMAIN = "com.microsoft"

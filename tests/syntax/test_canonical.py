@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 from hypothesis import Phase, example, find, given, settings
 from hypothesis import strategies as st
 
 from rinsc.syntax import canonical, parse, schedule_fingerprint, substitute, to_text
-from rinsc.syntax.canonical import letter_name
-from rinsc.syntax.letters import letter_options
+from rinsc.syntax.canonical import letter_name, numbered_owners
 from rinsc.syntax.lines import KeptRepeat, Line, line_of
-from rinsc.syntax.owners import numbered_owners
+from rinsc.syntax.settings import letter_options
 from tests.strategies import nested_signatures, signatures
 from tests.syntax import oracle
 
@@ -218,7 +218,10 @@ def test_a_signature_at_the_limits_has_a_spelling_within_them(text: str) -> None
 def test_a_spelling_that_writes_an_owner_twice_is_caught() -> None:
     def blind(text: str) -> str:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rinsc.syntax.folding._owns_weights", lambda atom: False)
+            module = import_module(
+                "rinsc.syntax.canonical"
+            )  # the package has a function of that name
+            patch.setattr(module, "_owns_weights", lambda atom: False)
             return _canonical(text)
 
     find(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rinsc.errors import SignatureError
 from rinsc.syntax import expand, parse, part_sizes, substitute, to_text, visit_count
-from rinsc.syntax.parts import part_options
+from rinsc.syntax.sizes import part_options
 from tests.strategies import signatures
 from tests.syntax import oracle
 

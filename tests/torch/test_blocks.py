@@ -95,9 +95,9 @@ def spec_without_parts() -> ModelSpec:
 
 def test_a_part_that_a_kind_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     from rinsc.layers import LayerKind, llama, trace_programs
-    from rinsc.layers.rotary import rotary_sides
+    from rinsc.layers.mixing import rotary_sides
     from rinsc.ops import Add, Linear
-    from rinsc.program import Builder, Value
+    from rinsc.ops.program import Builder, Value
 
     def layer(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
         with b.part("mixing"):

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.torch import CompiledModule
-from rinsc.backends.torch.continuation import CachedModule, cached_module
 from rinsc.backends.torch.emit import emit_source
+from rinsc.backends.torch.generate import CachedModule, cached_module, generate_ids
 from rinsc.errors import LoweringError, SpecError
-from rinsc.kinds import KINDS
 from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.train.generate import generate_ids
+from rinsc.spec.kinds import KINDS
 from tests.onnx.models import lively_model, small_spec
 from tests.specs import specs
 
@@ -202,7 +201,7 @@ def test_a_layer_that_looks_back_by_a_shift_has_no_cache(monkeypatch: pytest.Mon
     from rinsc.layers import LayerKind, llama, trace_programs
     from rinsc.layers.cached import cached_programs
     from rinsc.ops import Add, Shift
-    from rinsc.program import Builder, Value
+    from rinsc.ops.program import Builder, Value
 
     def layer(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
         with b.part("mixing"):

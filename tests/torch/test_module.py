@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import emit_source, load_weights, save_weights, to_torch
-from rinsc.backends.torch.continuation import cached_module
+from rinsc.backends.torch.generate import cached_module
 from rinsc.errors import CheckpointError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Loop, build_graph, unroll
-from rinsc.kinds import KINDS
 from rinsc.layers import LayerKind, layer_kind, llama, trace_programs, weight_shapes
-from rinsc.layers.rotary import rotary_sides
+from rinsc.layers.mixing import rotary_sides
 from rinsc.ops import Linear, RMSNorm
-from rinsc.program import Builder, Value
+from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
-from rinsc.syntax.limits import MAX_LOOP_DEPTH
 from rinsc.syntax.sizes import stack_of
+from rinsc.syntax.tree import MAX_LOOP_DEPTH
 from rinsc.verification import random_input
 from tests.onnx.models import lively_model, small_spec
 from tests.specs import specs

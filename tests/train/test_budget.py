@@ -15,7 +15,7 @@ from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
-from rinsc.train import depth
+from rinsc.train import schedules as depth
 from rinsc.train.budget import Budget, matched, spending, with_budget
 from rinsc.train.config import TrainConfig
 

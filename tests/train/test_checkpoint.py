@@ -33,7 +33,7 @@ from rinsc.train.checkpoint import (
     writing_errors,
 )
 from rinsc.train.config import TrainConfig
-from rinsc.train.resumable import why_unusable
+from rinsc.train.resuming import why_unusable
 from rinsc.train.run import result_from_facts, train
 from rinsc.train.run_folder import RunFolder, open_run_folder
 from rinsc.train.trainer import RinscTrainer
@@ -151,7 +151,7 @@ def test_resuming_at_other_draws_would_be_seen(
     with pytest.raises(EndedError):
         train(fresh(drawn), drawn, tokens, config, folder, observer=EndAt(3))
     monkeypatch.setattr(
-        "rinsc.train.depth.draw_rounds",
+        "rinsc.train.schedules.draw_rounds",
         lambda graph, seed, step: draw_rounds(graph, seed + 1, step),
     )
     resumed = fresh(drawn)

@@ -10,8 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import SpecError
-from rinsc.train.config import TrainConfig, config_from_mapping, config_from_toml, config_to_toml
-from rinsc.train.rules import MAX_STEPS
+from rinsc.train.config import (
+    MAX_STEPS,
+    TrainConfig,
+    config_from_mapping,
+    config_from_toml,
+    config_to_toml,
+)
 
 CONFIGS = st.builds(
     TrainConfig,

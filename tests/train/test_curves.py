@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rinsc.errors import MissingExtraError, OutputError
-from rinsc.train.curves import Curve, apart, curve, draw_rounds, draw_training
+from rinsc.plots import Curve, apart, curve, draw_rounds, draw_training
 from rinsc.train.metrics import Metrics
 
 CURVES = [
@@ -75,7 +75,7 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_importing_the_curves_imports_no_matplotlib() -> None:
-    code = "import sys, rinsc.train.curves as c; print({'matplotlib', 'torch'} & set(sys.modules))"
+    code = "import sys, rinsc.plots as c; print({'matplotlib', 'torch'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

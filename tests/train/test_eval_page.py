@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from rinsc.data.corpora import load_corpus
-from rinsc.train.paired import CONFIDENCE, RESAMPLES
-from rinsc.train.regret import TOLERANCE
+from rinsc.evaluation.verdict import CONFIDENCE, RESAMPLES, TOLERANCE
 from tests.cli.command_line import run_cli
 from tests.train.tasks import Question, write_task
 

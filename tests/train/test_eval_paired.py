@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rinsc.errors import DataError
+from rinsc.evaluation.verdict import LEAST_BLOCKS, paired_difference
 from rinsc.train.evaluate import BlockLosses
-from rinsc.train.paired import LEAST_BLOCKS, paired_difference
 
 NORMAL = 1.959964  # 97.5 % of the standard normal distribution
 

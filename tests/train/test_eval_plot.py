@@ -9,9 +9,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from rinsc.errors import OutputError
-from rinsc.train.curves import COLOURS
-from rinsc.train.eval_plot import draw_evaluation, with_unit
-from rinsc.train.marks import Mark, canvas, draw_marks
+from rinsc.plots import COLOURS, Mark, canvas, draw_evaluation, draw_marks, with_unit
 
 MARKS = [Mark(str(r), 2e5 + 8e4 * r, 2 + 0.3 / r, r == 3) for r in range(1, 5)]
 BASELINE = Mark("AB", 2.8e5, 2.2)

@@ -13,16 +13,16 @@ import torch
 
 from rinsc.backends.torch.weights import save_weights
 from rinsc.cost import forward_flops, training_flops
-from rinsc.data.progress import PreparationProgress
 from rinsc.errors import UsageError
+from rinsc.evaluation.measure import Measured, read_pair, read_text, reads_alike
+from rinsc.evaluation.verdict import LossesAt, Verdict, judge, nearest_rounds
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
+from rinsc.progress import PreparationProgress
 from rinsc.spec import model_spec
 from rinsc.train.config import TrainConfig
 from rinsc.train.evaluate import BlockLosses
 from rinsc.train.finished import FinishedRun, finished_run
-from rinsc.train.measure import Measured, read_pair, read_text, reads_alike
-from rinsc.train.regret import LossesAt, Verdict, judge, nearest_rounds
 from tests.train.finished_runs import Runs, baseline, recursive, runs, train
 
 __all__ = ["baseline", "recursive", "runs"]

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from rinsc.errors import OutputError
-from rinsc.files import atomic_path, check_folder, check_writable, make_folder, write_atomically
+from rinsc.storage.files import (
+    atomic_path,
+    check_folder,
+    check_writable,
+    make_folder,
+    write_atomically,
+)
 
 
 def test_text_and_bytes_are_written(tmp_path: Path) -> None:

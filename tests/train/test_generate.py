@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from rinsc.backends.torch import CompiledModule
+from rinsc.backends.torch.generate import generate_ids
 from rinsc.errors import GraphError, UsageError
 from rinsc.graph import Rounds, RoundsWarning
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
-from rinsc.train.generate import generate_ids
 
 
 @pytest.mark.parametrize("rounds", [None, 1, 3, {"A": 2}])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import DataError, OutputError
-from rinsc.train.curves import curve
+from rinsc.plots import curve
 from rinsc.train.metrics import Metrics, MetricsLog, read_metrics, resume_metrics
 
 FULL = Path("/dev/full")

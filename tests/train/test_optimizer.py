@@ -17,11 +17,11 @@ from rinsc.layers import weights
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.train.config import TrainConfig
-from rinsc.train.initialise import scale_residuals
 from rinsc.train.optimizer import build_optimizer, each_optimizer, learning_rate_scales
 from rinsc.train.run import train
 from rinsc.train.run_folder import RunFolder
-from rinsc.train.schedule import learning_rate
+from rinsc.train.schedules import learning_rate
+from rinsc.train.weights import scale_residuals
 from tests.data.whole_batches import TrainingBatches
 from tests.train.runs import differing, fresh, fresh_module
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rinsc.cost.memory import Precision
-from rinsc.train.precision import autocast, fast_precision
+from rinsc.train.devices import autocast, fast_precision
 
 CPU = torch.device("cpu")
 

@@ -13,17 +13,18 @@ from rinsc.backends.torch import CompiledModule
 from rinsc.cost import forward_flops
 from rinsc.data.batches import TokenizedCorpus, cut_windows
 from rinsc.errors import DataError
-from rinsc.graph import Rounds, build_graph
-from rinsc.spec import model_spec
-from rinsc.train import evaluate, quality
-from rinsc.train.evaluate import HeldOut
-from rinsc.train.quality import (
+from rinsc.evaluation import quality
+from rinsc.evaluation.quality import (
     Ids,
     Logits,
     bits_per_byte,
     compare_quality,
     tokens_to_measure,
 )
+from rinsc.graph import Rounds, build_graph
+from rinsc.spec import model_spec
+from rinsc.train import evaluate
+from rinsc.train.evaluate import HeldOut
 
 
 def _logits(model: CompiledModule, ids: Ids, rounds: Rounds) -> Logits:

@@ -25,11 +25,11 @@ from rinsc.syntax import parse
 from rinsc.train import run
 from rinsc.train.checkpoint import checkpoints, is_whole
 from rinsc.train.config import TrainConfig
+from rinsc.train.devices import matrix_peak_flops
 from rinsc.train.evaluate import bits_per_byte, held_out_windows
 from rinsc.train.metrics import Metrics, read_metrics
 from rinsc.train.run import train
 from rinsc.train.run_folder import RunFolder, open_run_folder, write_inputs
-from rinsc.train.utilization import matrix_peak_flops
 from tests.train.plain import plain_training
 from tests.train.runs import Recorder, differing, fresh, fresh_module, losses
 

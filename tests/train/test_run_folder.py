@@ -14,6 +14,7 @@ from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.train.checkpoint import checkpoints, publish, start_part
 from rinsc.train.config import TrainConfig, config_from_toml
+from rinsc.train.resuming import require_same_run
 from rinsc.train.run_folder import (
     RunFolder,
     check_run_folder,
@@ -21,7 +22,6 @@ from rinsc.train.run_folder import (
     write_inputs,
     write_result,
 )
-from rinsc.train.same_run import require_same_run
 
 RECORD = {"corpus": "plays", "tokenizer": {"vocab_size": 307}}
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.train.config import TrainConfig
-from rinsc.train.schedule import learning_rate, schedule_note
+from rinsc.train.schedules import learning_rate, schedule_note
 
 
 def rates(**settings: object) -> list[float]:

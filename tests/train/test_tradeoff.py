@@ -10,8 +10,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from rinsc.errors import MissingExtraError, OutputError
-from rinsc.train.curves import COLOURS
-from rinsc.train.tradeoff import Point, draw_tradeoff
+from rinsc.plots import COLOURS, Point, draw_tradeoff
 
 
 def points(count: int) -> list[Point]:

@@ -16,9 +16,8 @@ from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
 from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml, with_signature
-from rinsc.sweep.claims import claims, figures
-from rinsc.sweep.zoo import zoo_entries, zoo_entry
 from rinsc.syntax import canonical, parse
+from rinsc.variants.zoo import claims, figures, zoo_entries, zoo_entry
 
 NAMES = sorted(path.stem for path in zoo_dir().glob("*.toml"))
 

@@ -5,29 +5,62 @@ A folder that runs without rinsc has constants in the place of this file (`facts
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from rinsc.backends.hf.plans import fsdp_plan, tp_plan
-from rinsc.backends.torch.hosting import HostedModule, hosted_class
+from rinsc.backends.torch.generate import HostedModule, hosted_class
 from rinsc.backends.torch.steps import takes_noise_seed
-from rinsc.cost.checks import checked_sequence
+from rinsc.backends.torch.tensor_plan import Side, tensor_plan
 from rinsc.cost.convention import PYTORCH
-from rinsc.cost.counts import run_counts
+from rinsc.cost.counts import checked_sequence, run_counts
 from rinsc.cost.flops import flops_of_a_step
 from rinsc.errors import CheckpointError, LoweringError, Problem, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
-from rinsc.layers import layer_kind
-from rinsc.layers.hosted import hosted_programs, looks_back_by_attention_alone
+from rinsc.layers import block_weights, layer_kind, trace_programs
+from rinsc.layers.cached import hosted_programs, looks_back_by_attention_alone
+from rinsc.layers.weights import LAYERS, TIED
 from rinsc.ops import Attention
 from rinsc.spec import ModelSpec, spec_from_values
 from rinsc.spec.model import field_values
 from rinsc.syntax import to_text
 from rinsc.syntax.tree import Signature
+
+STYLES: Mapping[Side, str] = {"column": "colwise", "row": "rowwise"}
+
+
+def tp_plan(graph: BlockGraph) -> dict[str, str]:
+    """Tensor parallelism, as `tensor_plan` reads it off the layers; nothing where it cannot be."""
+    plan: dict[str, str] = {}
+    programs = trace_programs(graph.spec)
+    for name, block in graph.blocks.items():
+        layer, weights = programs.layer[block.kind], block_weights(graph, name)
+        try:
+            sides = tensor_plan(layer, devices=1)
+        except LoweringError:
+            return {}
+        stack = f"{name}.{LAYERS}.*" if weights.framed else f"{name}.*"
+        for node in layer.nodes:
+            if node.name in sides:
+                place = f"{name}.{TIED}" if weights.is_tied(node) else stack
+                plan[f"{place}.{node.name}"] = STYLES[sides[node.name]]
+    return plan
+
+
+def fsdp_plan(graph: BlockGraph) -> dict[str, str]:
+    """FSDP2: layers are gathered one by one, for each of their visits anew.
+
+    The rest stays gathered with the root: the head may read the embedding's table.
+    """
+    plan: dict[str, str] = {}
+    for name in graph.blocks:
+        framed = block_weights(graph, name).framed
+        plan[f"{name}.{LAYERS}.*" if framed else f"{name}.*"] = "free_full_weight"
+    return plan
+
 
 # Of a folder that brings its own code: what our class saves has none.
 FOREIGN_KEYS: tuple[str, ...] = ("auto_map",)

@@ -17,16 +17,16 @@ from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 from rinsc.backends.hf.standalone import standalone_source
 from rinsc.backends.torch.weights import write_tensors
 from rinsc.errors import CheckpointError, OutputError, Problem
-from rinsc.files import (
+from rinsc.storage.files import (
     atomic_path,
     check_folder,
     check_writable,
     parse_json,
     read_json,
 )
-from rinsc.folders import replace_contents
-from rinsc.tokenizer_files import TOKENIZER_FILE, TOKENIZER_FILES
-from rinsc.weights_digest import CHECKSUMS, MODEL_ENTRY, config_digest
+from rinsc.storage.folders import replace_contents
+from rinsc.storage.weights_digest import CHECKSUMS, MODEL_ENTRY, config_digest
+from rinsc.text.tokenizer_files import TOKENIZER_FILE, TOKENIZER_FILES
 
 CODE = "modeling_rinsc"
 WEIGHTS_FILE = "model.safetensors"

@@ -12,12 +12,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from rinsc.backends.hf.backbone import Backbone
-from rinsc.backends.hf.caching import RoundsGenerationMixin
+from rinsc.backends.hf.caching import CacheSlots, RoundsGenerationMixin, visible_keys
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
-from rinsc.backends.hf.masks import visible_keys
-from rinsc.backends.hf.slots import CacheSlots
 from rinsc.backends.hf.starts import (
     CheckedWeights,
     flag_made,
@@ -25,9 +22,39 @@ from rinsc.backends.hf.starts import (
     layer_classes,
     make_missing,
 )
-from rinsc.backends.torch.hosting import Checkpointing
-from rinsc.backends.torch.hosting import HostedModule as Model
+from rinsc.backends.torch.generate import Checkpointing
+from rinsc.backends.torch.generate import HostedModule as Model
 from rinsc.graph import Rounds
+
+Arranged = Callable[..., tuple[Cache | None, dict[str, Any]]]
+
+
+class Backbone(nn.Module):
+    """Token ids to the state that the head's matrix is multiplied with; a view, with no weights of
+    its own.
+
+    ``arranged`` makes the emitted module's arguments, and the cache, from those of transformers.
+    """
+
+    def __init__(self, model: Model, arranged: Arranged) -> None:
+        super().__init__()
+        self.model = model
+        self._arranged = arranged
+        self._tp_plan, self._pp_plan = vars(model)["_tp_plan"], None
+
+    def forward(
+        self, input_ids: torch.Tensor | None = None, *given: Any, **named: Any
+    ) -> BaseModelOutputWithPast:
+        """Arguments are those of the whole model, without labels."""
+        cache, arguments = self._arranged(input_ids, *given, **named)
+        state = self.model.states(**arguments)
+        visited = arguments["visited"]
+        return BaseModelOutputWithPast(
+            last_hidden_state=state,
+            past_key_values=cache,
+            hidden_states=None if visited is None else tuple(visited),
+        )
+
 
 logger = logging.get_logger(__name__)
 # The Trainer's compute_loss reads this list: smoothed targets of these are one token ahead.

@@ -21,13 +21,10 @@ from rinsc.backends.hf.facts_source import facts_source
 from rinsc.backends.torch.emit import emit_source
 
 PARTS = (
-    "rinsc.weights_digest",
+    "rinsc.storage.weights_digest",
     "rinsc.backends.hf.config",
-    "rinsc.backends.hf.masks",
-    "rinsc.backends.hf.slots",
     "rinsc.backends.hf.caching",
     "rinsc.backends.hf.starts",
-    "rinsc.backends.hf.backbone",
     "rinsc.backends.hf.model",
 )  # each after what it imports
 WIDTH = 100

@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any
 from rinsc.extras import require
 
 if TYPE_CHECKING:
-    from rinsc.backends.onnx.export import RoundsForm, graph_to_onnx, to_onnx
-    from rinsc.backends.onnx.file import OnnxModel
-    from rinsc.backends.onnx.profile import counted_flops
-    from rinsc.backends.onnx.session import Session
+    from rinsc.backends.onnx.run.benchmark import counted_flops
+    from rinsc.backends.onnx.run.session import Session
+    from rinsc.backends.onnx.write.export import RoundsForm, graph_to_onnx, to_onnx
+    from rinsc.backends.onnx.write.file import OnnxModel
 
 __all__ = ["OnnxModel", "RoundsForm", "Session", "counted_flops", "graph_to_onnx", "to_onnx"]
 
 _HOMES = {
-    "OnnxModel": "file",
-    "RoundsForm": "export",
-    "Session": "session",
-    "counted_flops": "profile",
-    "graph_to_onnx": "export",
-    "to_onnx": "export",
+    "OnnxModel": "write.file",
+    "RoundsForm": "write.export",
+    "Session": "run.session",
+    "counted_flops": "run.benchmark",
+    "graph_to_onnx": "write.export",
+    "to_onnx": "write.export",
 }
 
 _NEEDS = {
-    "export": ("numpy", "onnx_ir"),
-    "file": ("onnx_ir",),
-    "profile": ("numpy",),
-    "session": ("numpy",),
+    "write.export": ("numpy", "onnx_ir"),
+    "write.file": ("onnx_ir",),
+    "run.benchmark": ("numpy",),
+    "run.session": ("numpy",),
 }
 
 

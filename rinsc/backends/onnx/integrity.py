@@ -18,15 +18,14 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from rinsc.__about__ import __version__
+from rinsc.backends.onnx.contract import Key
 from rinsc.backends.onnx.operators import is_ours
 from rinsc.backends.onnx.outline import Outline, read_outline
-from rinsc.digests import file_digest, sampled_digest
 from rinsc.errors import CheckpointError, Problem
-from rinsc.files import is_held, parse_json
+from rinsc.storage.digests import file_digest, sampled_digest
+from rinsc.storage.files import is_held, parse_json
 
 DIGEST_KEY = "rinsc.sha256"  # metadata: of the file itself
-DATA_KEY = "rinsc.data"  # metadata: the file with the weights, and its digest
-TOKENIZER_KEY = "rinsc.tokenizer"  # metadata: the digest of the tokenizer.json beside it
 NO_DIGEST = "0" * 64
 SAMPLED_DIGITS = 16  # of a digest that rinsc 0.4.0 wrote, of samples of the weights
 
@@ -111,7 +110,7 @@ def check_requests(outline: Outline, path: Path) -> None:
 
 def newer_model(metadata: Mapping[str, str], place: str) -> CheckpointError | None:
     """The error for what is strange in a model of a newer rinsc; None where it is of no newer."""
-    writer = metadata.get("rinsc.version", "")
+    writer = metadata.get(Key.VERSION, "")
     if _release(writer) <= _release(__version__):
         return None
     message = f"the model was written by rinsc {writer}, and this is {__version__}"
@@ -156,7 +155,7 @@ def _is_damaged(path: Path, metadata: Mapping[str, str]) -> bool:
 
 
 def _data_problem(path: Path, metadata: Mapping[str, str], outline: Outline) -> Problem | None:
-    record = metadata.get(DATA_KEY)
+    record = metadata.get(Key.DATA)
     if record is None:
         return None  # all in one file, or without a record
     try:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from rinsc.backends.onnx.past import PAST, PRESENT, TYPES
+from rinsc.backends.onnx.contract import PAST, PRESENT
+from rinsc.backends.onnx.run.buffers import TYPES
 from rinsc.errors import CheckpointError, LoweringError, Problem
 from rinsc.graph import BlockGraph
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from rinsc.errors import Problem, UsageError
+from rinsc.backends.torch.tables import TableKeeper
+from rinsc.errors import Problem, UsageError, plural
 from rinsc.graph import Rounds
 from rinsc.layers import model_input
-from rinsc.syntax.problems import plural
-
-if TYPE_CHECKING:
-    from rinsc.backends.torch.module import CompiledModule
 
 Moments: TypeAlias = Callable[[str], npt.NDArray[np.float32] | None]
 
@@ -29,7 +26,7 @@ BATCH_TOKENS = 1024  # run at once
 BATCH_LOGITS = 1 << 24
 
 
-def calibration(module: CompiledModule, inputs: npt.ArrayLike | None = None) -> Moments:
+def calibration(module: TableKeeper, inputs: npt.ArrayLike | None = None) -> Moments:
     """The moments of a module's matrices over ``inputs``, or over random tokens.
 
     Random tokens are no text, but go through the model's own embedding: most of what a text gains
@@ -54,9 +51,7 @@ class Calibration:
     the module does not take.
     """
 
-    def __init__(
-        self, module: CompiledModule, inputs: npt.ArrayLike, rounds: Rounds = None
-    ) -> None:
+    def __init__(self, module: TableKeeper, inputs: npt.ArrayLike, rounds: Rounds = None) -> None:
         self._module, self._rounds = module, rounds
         self._inputs = _checked(module, _array(inputs))
         self._known: dict[str, npt.NDArray[np.float32]] = {}
@@ -81,7 +76,7 @@ def _array(inputs: npt.ArrayLike) -> npt.NDArray[Any]:
         raise UsageError(Problem("calibration", message, hint=hint)) from None
 
 
-def _checked(module: CompiledModule, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _checked(module: TableKeeper, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Inputs in batches' type: token ids, or patches where the module takes those."""
     spec = module.spec
     takes = model_input(spec)
@@ -106,7 +101,7 @@ def _checked(module: CompiledModule, inputs: npt.NDArray[Any]) -> npt.NDArray[An
     return np.ascontiguousarray(inputs, np.int64 if ids else np.float32)
 
 
-def _groups(module: CompiledModule) -> Iterator[set[str]]:
+def _groups(module: TableKeeper) -> Iterator[set[str]]:
     """Names of matrices whose moments fit into `MOMENT_BYTES`, in the order of the module."""
     group: set[str] = set()
     size = 0
@@ -124,7 +119,7 @@ def _groups(module: CompiledModule) -> Iterator[set[str]]:
 
 
 def _measured(
-    module: CompiledModule, inputs: npt.NDArray[Any], rounds: Rounds, names: set[str]
+    module: TableKeeper, inputs: npt.NDArray[Any], rounds: Rounds, names: set[str]
 ) -> dict[str, npt.NDArray[np.float32]]:
     by_weight = {id(weight): name for name, weight in module.named_parameters() if name in names}
     sums: dict[str, torch.Tensor] = {}

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rinsc.backends.torch.initialise import WIDEST
+from rinsc.backends.torch.blocks import WIDEST
 from rinsc.backends.torch.statements import call, indented
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.graph import BlockGraph

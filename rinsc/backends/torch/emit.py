@@ -8,17 +8,22 @@ from inspect import getsource
 
 from torch import nn
 
-from rinsc.backends.torch.blocks import BlockClass, block_classes, class_sources, own_lines
-from rinsc.backends.torch.cached import cached_forward, embed_lines, rounds_lines
+from rinsc.backends.torch.blocks import (
+    WIDEST,
+    BlockClass,
+    block_classes,
+    class_sources,
+    own_lines,
+    reset_lines,
+)
 from rinsc.backends.torch.drawing import (
     drawing_imports,
     drawing_lines,
     drawing_source,
     draws_in_training,
 )
+from rinsc.backends.torch.forwards import cached_forward, embed_lines, hosted_methods, rounds_lines
 from rinsc.backends.torch.helpers import HELPERS
-from rinsc.backends.torch.hosted import hosted_methods
-from rinsc.backends.torch.initialise import WIDEST, reset_lines
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import (
     definition,
@@ -33,8 +38,7 @@ from rinsc.errors import LoweringError, Problem
 from rinsc.graph import BlockGraph, Visit, verified
 from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
 from rinsc.layers import Programs, trace_programs
-from rinsc.layers.cached import cached_programs
-from rinsc.layers.hosted import hosted_programs
+from rinsc.layers.cached import cached_programs, hosted_programs
 from rinsc.layers.weights import LAYERS, TIED
 from rinsc.ops import RotaryRows, RotaryTable
 from rinsc.scalars import whole

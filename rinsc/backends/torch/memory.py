@@ -15,9 +15,8 @@ import torch
 from rinsc.cost import memory, stored_params
 from rinsc.cost.memory import FULL, Checkpointing, Precision
 from rinsc.cost.params import block_params
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError, Problem, plural
 from rinsc.graph import BlockGraph, Rounds
-from rinsc.syntax.problems import plural
 
 # Where Linux tells a container's limit: control groups of version 2, and 1.
 CONTAINER_LIMITS = (

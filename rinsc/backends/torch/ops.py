@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rinsc import ops
-from rinsc.program import Node
+from rinsc.ops.program import Node
 
 HOSTED_ARGS = 5  # of attention in a hosted model: query, key, value, mask, slots
 

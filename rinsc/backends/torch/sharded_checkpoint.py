@@ -23,10 +23,12 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
+    set_model_state_dict,
     set_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from rinsc.backends.torch.parallel import emitted_module
@@ -38,12 +40,12 @@ from rinsc.backends.torch.pickles import (
 )
 from rinsc.backends.torch.processes import is_first, on_first, process_count
 from rinsc.backends.torch.weights import settings_that_differ
-from rinsc.digests import file_digest, text_digest
 from rinsc.errors import CheckpointError, OutputError, Problem
-from rinsc.files import read_json, write_atomically
 from rinsc.fingerprints import fingerprint
-from rinsc.folders import publish_folder
 from rinsc.spec import spec_to_toml
+from rinsc.storage.digests import file_digest, text_digest
+from rinsc.storage.files import read_json, write_atomically
+from rinsc.storage.folders import publish_folder
 
 FORMAT = "rinsc-sharded-checkpoint-1"
 MANIFEST = "checkpoint.json"
@@ -301,3 +303,32 @@ def _foreign(folder: Path, error: BaseException) -> CheckpointError:
 
 def _error(code: str, message: str, folder: Path, hint: str) -> CheckpointError:
     return CheckpointError(Problem(code, message, place=str(folder), hint=hint))
+
+
+def shard_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Fill a sharded model with whole weights of the same names; every process has them all."""
+    options = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(model, dict(weights), options=options)
+
+
+def shard_moments(optimizers: Iterable[Optimizer], states: Iterable[Mapping[str, Any]]) -> None:
+    """Fill optimizers of a sharded model with the state dicts of optimizers built alike over the
+    whole model; every process has them all."""
+    for optimizer, state in zip(optimizers, states, strict=True):
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        spread = {
+            index: {key: _like(parameters[index], value) for key, value in values.items()}
+            for index, values in state["state"].items()
+        }
+        optimizer.load_state_dict({**state, "state": spread})
+
+
+def _like(parameter: torch.Tensor, value: Any) -> Any:
+    """A moment, which has the shape of its parameter, spread as that is; a count as it is."""
+    is_moment = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+    if not (is_moment and isinstance(parameter, DTensor)):
+        return value
+    place = parameter.device
+    return distribute_tensor(
+        value.to(place), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )

@@ -10,7 +10,7 @@ from textwrap import indent
 
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.ops import Linear
-from rinsc.program import Node, Program, Value
+from rinsc.ops.program import Node, Program, Value
 
 LINE = 84  # longer statements are cut in two, and comments go above them
 WIDEST = 96  # columns of a line in a class, so that a file keeps to 100

@@ -12,7 +12,7 @@ from rinsc.backends.torch.statements import indented, statements
 from rinsc.graph import BlockGraph, Loop, Visit, verified
 from rinsc.layers import trace_loop
 from rinsc.ops import Noise
-from rinsc.program import Program
+from rinsc.ops.program import Program
 
 
 def loop_modules(graph: BlockGraph) -> Iterator[str]:

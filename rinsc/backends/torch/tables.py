@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
+
+from rinsc.spec import ModelSpec
 
 
 class TableKeeper(nn.Module):
@@ -15,6 +17,8 @@ class TableKeeper(nn.Module):
     ``to_empty`` leaves every buffer without values, and ``load_state_dict(…, assign=True)`` leaves
     those that no file holds on ``meta``: both would give wrong logits, or none.
     """
+
+    spec: ClassVar[ModelSpec]  # that it was emitted from
 
     def reset_tables(self) -> None:
         """Make the tables that are computed, not trained; emitted modules say how."""

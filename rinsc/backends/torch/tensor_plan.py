@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from rinsc import ops
-from rinsc.errors import LoweringError, Problem
-from rinsc.program import Node, Program, Value
-from rinsc.syntax.problems import plural
+from rinsc.errors import LoweringError, Problem, plural
+from rinsc.ops.program import Node, Program, Value
 
 Side: TypeAlias = Literal["column", "row"]
 Origins: TypeAlias = frozenset[str]  # the column-wise matrices that a cut value comes from

@@ -14,14 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from rinsc.__about__ import __version__
-from rinsc.backends.torch.hosting import HostedModule
+from rinsc.backends.torch.generate import HostedModule
 from rinsc.backends.torch.module import CompiledModule
 from rinsc.errors import CheckpointError, Problem, RinscError
-from rinsc.files import atomic_path, parse_json, parse_toml, read_json
 from rinsc.fingerprints import fingerprint
 from rinsc.graph.differences import model_differences
 from rinsc.spec import ModelSpec, spec_from_values, spec_to_toml
-from rinsc.weights_digest import DIGEST_KEY, NO_DIGEST, is_damaged, sign_weights
+from rinsc.storage.files import atomic_path, parse_json, parse_toml, read_json
+from rinsc.storage.weights_digest import DIGEST_KEY, NO_DIGEST, is_damaged, sign_weights
 
 HOST_PREFIX = "model."
 MOST_NAMES = 4  # of tensors that differ, in an error

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from rinsc.graph.draw.dot import to_dot
 from rinsc.graph.draw.figure import to_figure
+from rinsc.graph.draw.flowcharts import to_dot, to_mermaid
 from rinsc.graph.draw.json_tree import to_json
-from rinsc.graph.draw.mermaid import to_mermaid
 from rinsc.graph.draw.svg import to_svg
 from rinsc.graph.draw.terminal import schedule_lines, tree_lines
 from rinsc.graph.nodes import BlockGraph

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rinsc.graph.draw.words import first_layers
+from rinsc.graph.draw.labels import first_layers
 from rinsc.graph.nodes import BlockGraph, Visit
 from rinsc.graph.verify import verified
 

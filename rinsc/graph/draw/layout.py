@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from rinsc.graph.draw.shorten import Elided, Shown, shorten
+from rinsc.graph.draw.labels import Elided, Shown, shorten
 from rinsc.graph.nodes import BlockGraph, Loop, Visit
 
 MAX_ROW = 1240  # wider pictures become too small on a slide

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from xml.sax.saxutils import escape
 
+from rinsc.graph.draw.labels import cut
 from rinsc.graph.draw.palette import Colour
-from rinsc.graph.draw.words import cut
 
 LINE = "#5b6675"
 MUTED = "#566070"

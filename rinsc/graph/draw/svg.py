@@ -1,31 +1,169 @@
-"""The block graph as a picture: boxes from left to right, repeats as arcs over what they repeat."""
+"""The block graph as a picture: boxes from left to right, repeats as arcs over them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from xml.sax.saxutils import escape, quoteattr
 
-from rinsc.graph.draw.boxes import elided_box, facts_of, visit_box
-from rinsc.graph.draw.layout import END_HEIGHT, END_WIDTH, ROW_GAP, Arc, Layout, Row, arrange
-from rinsc.graph.draw.legend import legend, legend_height, notes
-from rinsc.graph.draw.palette import INK, PAPER, block_colours
+from rinsc.errors import plural
+from rinsc.graph.draw.labels import (
+    block_text,
+    caption,
+    cut,
+    layers_text,
+    params_text,
+    times_text,
+    visit_text,
+)
+from rinsc.graph.draw.layout import (
+    END_HEIGHT,
+    END_WIDTH,
+    ROW_GAP,
+    Arc,
+    Box,
+    Layout,
+    Row,
+    Style,
+    arrange,
+)
+from rinsc.graph.draw.palette import INK, PAPER, Colour, block_colours
 from rinsc.graph.draw.shapes import (
     FONT,
     LINE,
     MUTED,
     arrow_right,
+    fill_of,
     fit,
     line,
     num,
     pattern,
     rect,
     text,
+    wrap,
 )
-from rinsc.graph.draw.words import caption, cut, times_text
-from rinsc.graph.nodes import BlockGraph
+from rinsc.graph.nodes import BlockGraph, Visit
 from rinsc.graph.verify import verified
-from rinsc.syntax.problems import plural
+
+CELL_WIDTH, CELL_HEIGHT = 240, 34
+NOTE_SIZE, NOTE_HEIGHT = 13, 19
+_CHIP_WIDTH, _CHIP_HEIGHT = 36, 24
+
+
+def legend_height(graph: BlockGraph, width: float, *, shared: bool) -> float:
+    entries = len(graph.blocks) + shared
+    return CELL_HEIGHT * -(-entries // _columns(entries, width))
+
+
+def legend(
+    graph: BlockGraph, param_counts: Mapping[str, int], width: float, *, shared: bool
+) -> Iterator[str]:
+    """A cell for each block, and one for what dashes mean where there are any.
+
+    From left to right, then down, with the origin at the upper left.
+    """
+    columns = _columns(len(graph.blocks) + shared, width)
+    colours = block_colours(graph)
+    for index, block in enumerate(graph.blocks.values()):
+        x, y = _corner(index, columns, width)
+        words = f"{layers_text(block.layers)} · {params_text(param_counts[block.name])}"
+        name, size = fit(block.name, _CHIP_WIDTH - 6, 15, 7, bold=True)
+        colour = colours[block.name]
+        yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, fill_of(colour))
+        yield text(name, x + _CHIP_WIDTH / 2, y + 12 + 0.36 * size, size, colour.text, bold=True)
+        yield _words(words, x, y)
+    if shared:
+        x, y = _corner(len(graph.blocks), columns, width)
+        yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, PAPER, LINE, dashed=True)
+        yield _words("shared, drawn before", x, y)
+
+
+def notes(words: Iterable[str], width: float) -> tuple[list[str], float]:
+    """Sentences below the picture, in lines that fit, and how high they are together."""
+    lines = [line for each in words for line in wrap(each, width, NOTE_SIZE)]
+    drawn = [
+        text(line, 0, NOTE_HEIGHT * (index + 0.7), NOTE_SIZE, MUTED, anchor="start")
+        for index, line in enumerate(lines)
+    ]
+    return drawn, NOTE_HEIGHT * len(lines)
+
+
+def _columns(entries: int, width: float) -> int:
+    return max(1, min(entries, int(width // CELL_WIDTH)))
+
+
+def _corner(index: int, columns: int, width: float) -> tuple[float, float]:
+    """The upper left of a cell; the cells as a whole stand in the middle of the width."""
+    cell = min(width / columns, 1.25 * CELL_WIDTH)
+    row, column = divmod(index, columns)
+    return (width - cell * columns) / 2 + column * cell, row * CELL_HEIGHT
+
+
+def _words(words: str, x: float, y: float) -> str:
+    shown, size = fit(words, CELL_WIDTH - _CHIP_WIDTH - 18, 13, 8)
+    return text(shown, x + _CHIP_WIDTH + 10, y + 17, size, INK, anchor="start")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is said in a box and when it is pointed at."""
+
+    name: str
+    mark: str
+    lines: tuple[str, ...]
+    hover: str
+
+
+def facts_of(graph: BlockGraph, visit: Visit, param_count: int, *, shared: bool) -> Facts:
+    block = graph.blocks[visit.block]
+    weights = "shared" if shared else params_text(param_count)
+    special = ", ".join(filter(None, (block_text(block, graph.spec), visit_text(visit))))
+    exact = plural(param_count, "parameter", f"{param_count:,}")
+    hover = f"block {block.name}: {layers_text(block.layers)}, {exact}"
+    return Facts(
+        block.name,
+        ("←" if visit.reverse else "") + (times_text(visit.each) if visit.each > 1 else ""),
+        (layers_text(block.layers), weights, *filter(None, (special,))),
+        f"{hover}, {special}" if special else hover,
+    )
+
+
+def visit_box(box: Box, style: Style, facts: Facts, colour: Colour) -> Iterator[str]:
+    """One visit; a dashed inner line marks weights that an earlier box shows already."""
+    top, height = box.y - style.box_height / 2, style.box_height
+    yield f'<g class="visit" data-block={quoteattr(facts.name)}>'
+    yield f"<title>{escape(facts.hover)}</title>"
+    yield rect(box.x, top, box.width, height, 14, fill_of(colour))
+    if box.shared:
+        inner = (box.x + 4, top + 4, box.width - 8, height - 8, 10)
+        yield rect(*inner, "none", colour.text, dashed=True)
+    if style.detailed:
+        yield from _details(box, facts, colour)
+    else:
+        name, size = fit(facts.name + facts.mark, box.width - 12, 25, 9, bold=True)
+        yield text(name, _middle(box), box.y + 0.36 * size, size, colour.text, bold=True)
+    yield "</g>"
+
+
+def elided_box(box: Box) -> Iterator[str]:
+    yield rect(box.x, box.y - 16, box.width, 32, 16, PAPER, LINE, dashed=True)
+    yield text(box.text, _middle(box), box.y + 5, 14, MUTED)
+
+
+def _details(box: Box, facts: Facts, colour: Colour) -> Iterator[str]:
+    room = box.width - 12
+    lift = 12 * (len(facts.lines) - 2)  # three lines need more room than two
+    name, size = fit(facts.name + facts.mark, room, 38 - lift, 12, bold=True)
+    yield text(name, _middle(box), box.y - 6 - lift, size, colour.text, bold=True)
+    for index, words in enumerate(facts.lines):
+        shown, size = fit(words, room, 12.5, 8)
+        yield text(shown, _middle(box), box.y + 20 - lift + 18 * index, size, colour.text)
+
+
+def _middle(box: Box) -> float:
+    return box.x + box.width / 2
+
 
 MARGIN = 32
 HEAD_HEIGHT = 88  # title and caption

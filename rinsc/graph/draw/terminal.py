@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 
-from rinsc.graph.draw.shorten import Elided, shorten
-from rinsc.graph.draw.words import (
+from rinsc.graph.draw.labels import (
+    Elided,
     block_text,
     cut,
     first_layers,
     layers_text,
     params_text,
+    shorten,
     times_text,
     visit_text,
 )

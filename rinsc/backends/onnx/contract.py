@@ -1,0 +1,45 @@
+"""The names that an exported model and its runner share: files, metadata, inputs and outputs.
+
+What `write` puts into a file under one of these names, `run` finds there. Nothing else may spell
+them, so that a new name is one line here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rinsc.graph import BlockGraph
+
+MODEL_FILE = "model.onnx"  # in a model folder
+DATA_FILE = f"{MODEL_FILE}.data"  # the weights, in pages that a runtime can map
+
+PAST, PRESENT = "past_key_values.", "present."  # then the number of a slot, and key or value
+USED = "rounds_used_"  # outputs of models whose rounds may end early, by repeat
+
+
+class Key(StrEnum):
+    """What a model's metadata hold; every value is a text."""
+
+    VERSION = "rinsc.version"  # of rinsc, when it was written
+    SIGNATURE = "rinsc.signature"
+    SPEC = "rinsc.spec"  # as TOML
+    FINGERPRINT = "rinsc.fingerprint"
+    FORM = "rinsc.form"  # fixed, dynamic or gated
+    PRECISION = "rinsc.precision"  # as `parse_precision` reads it
+    EXIT = "rinsc.exit"  # as `parse_exit` reads it, or nothing
+    OPERATORS = "rinsc.operators"  # fused or standard
+    ROUNDS = "rinsc.rounds"  # JSON: by repeat, those written
+    CACHE = "rinsc.cache"  # JSON: whether it continues sequences
+    TRAINED = "rinsc.trained"  # JSON: the most rounds in training, by repeat
+    DATA = "rinsc.data"  # JSON: the file with the weights, and its digest
+    TOKENIZER = "rinsc.tokenizer"  # the digest of the tokenizer.json beside it
+
+
+def dial_name(graph: BlockGraph, name: str, *, gated: bool) -> str:
+    """The input that sets a repeat's rounds: ``rounds_A``; of a gated model ``depth``, or
+    ``depth_A`` where there are several repeats."""
+    if not gated:
+        return f"rounds_{name}"
+    return "depth" if len(list(graph.dials())) == 1 else f"depth_{name}"

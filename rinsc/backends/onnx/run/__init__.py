@@ -1,0 +1,1 @@
+"""An exported model in ONNX Runtime: loading, sessions, caches, speed."""

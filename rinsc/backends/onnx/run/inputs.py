@@ -1,0 +1,153 @@
+"""What a session is given, and the inputs that set its rounds, checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.backends.onnx.contract import dial_name
+from rinsc.errors import LoweringError, Problem, RinscError, UsageError
+from rinsc.graph import BlockGraph, Rounds, plain_rounds, resolve_rounds
+from rinsc.layers import ModelInput
+from rinsc.scalars import whole
+from rinsc.spec import ModelSpec
+
+
+def checked_input(
+    given: npt.ArrayLike, wanted: ModelInput, spec: ModelSpec, *, before: int = 0
+) -> npt.NDArray[Any]:
+    """Token ids as int64 (batch, seq), or numbers as float32 (batch, seq, …).
+
+    Raises `RinscError` for another shape, other numbers, token ids out of range, and for more of
+    them than the context has room for behind ``before``.
+    """
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        array = np.empty(0)
+    static = [size for size in wanted.shape if isinstance(size, int)]
+    fits = array.ndim == len(wanted.shape) and list(array.shape[2:]) == static
+    if not fits or array.size == 0 or array.dtype.kind not in _KINDS[wanted.dtype]:
+        shape = f"({', '.join(map(str, wanted.shape))})"
+        words = {"int64": "token ids must be whole numbers", "float32": "patches must be numbers"}
+        message = f"{words[wanted.dtype]}, {shape}, not {array.dtype} {array.shape}"
+        raise RinscError(Problem("bad-input", message, hint="give rows of equal length"))
+    if wanted.dtype == "int64" and (array.min() < 0 or array.max() >= spec.vocab_size):
+        message = f"token ids go from {array.min()} to {array.max()}"
+        hint = f"they must be from 0 to {spec.vocab_size - 1}"
+        raise RinscError(Problem("bad-input", message, hint=hint))
+    total = before + array.shape[1]
+    if total > spec.context:
+        message = f"{total} positions exceed the context of {spec.context}"
+        raise RinscError(Problem("context-exceeded", message, hint="give the last of them only"))
+    return array.astype(wanted.dtype)
+
+
+_KINDS = {"int64": "iu", "float32": "iuf"}
+
+
+def checked_mask(
+    given: npt.ArrayLike | None, total: int, past: npt.NDArray[np.int64], *, is_fixed: bool
+) -> npt.NDArray[np.int64]:
+    """Which of all tokens count, (batch, total), behind those of ``past`` (batch, past).
+
+    Where nothing is given what counted so far does, and so does what is new. Raises `RinscError`
+    for something else, and where the past ``is_fixed`` for another past.
+    """
+    batch, length = past.shape
+    if given is None:
+        return np.concatenate([past, np.ones((batch, total - length), np.int64)], axis=1)
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        array = np.empty(0)
+    if array.shape != (batch, total) or not np.isin(array, (0, 1)).all():
+        shape = (batch, total)
+        message = f"attention_mask must be zeros and ones, {shape}, not {array.dtype} {array.shape}"
+        raise RinscError(Problem("bad-input", message, hint="give 1 for each token that counts"))
+    if is_fixed and not np.array_equal(array[:, :length], past):
+        message = "attention_mask says something else of past tokens than it did before"
+        hint = "what a token saw cannot be changed afterwards; start the sequences again"
+        raise RinscError(Problem("bad-input", message, hint=hint))
+    return array.astype(np.int64)
+
+
+def checked_threads(threads: int) -> int:
+    """A number of threads; raises `UsageError` for none."""
+    count = whole(threads)
+    if count is None or count < 1:
+        message = f"threads must be a whole number of at least 1, not {threads!r:.40}"
+        raise UsageError(Problem("usage", message, hint="leave it out for every core"))
+    return count
+
+
+@dataclass
+class Dials:
+    """Which input sets each repeat's rounds; ``written`` are those that the model was written with.
+
+    Of a ``gated`` model they are the most that it runs.
+    """
+
+    graph: BlockGraph
+    inputs: Mapping[str, str]
+    written: Mapping[str, int]
+    gated: bool
+    place: str
+    _last: tuple[Rounds, dict[str, npt.NDArray[np.int64]]] | None = field(default=None, init=False)
+
+    def arrays(self, rounds: Rounds) -> dict[str, npt.NDArray[np.int64]]:
+        """The inputs for these rounds; the last ones are kept, since each token asks again."""
+        asked = plain_rounds(rounds)
+        last = self._last
+        if last is not None and _same(last[0], asked):
+            return last[1]
+        settings = self.settings(asked).items()
+        arrays = {self.inputs[name]: np.array(count, np.int64) for name, count in settings}
+        self._last = (asked, arrays)
+        return arrays
+
+    def settings(self, rounds: Rounds) -> dict[str, int]:
+        """Rounds of each repeat that has an input; the others have to be as exported.
+
+        Raises `LoweringError` for rounds that the model was not exported for.
+        """
+        if rounds is None:
+            return {name: self.written[name] for name in self.inputs}
+        asked = resolve_rounds(self.graph, rounds)
+        fixed = {name: count for name, count in asked.items() if name not in self.inputs}
+        if fixed and any(self.written.get(name) != count for name, count in fixed.items()):
+            hint = "export it with rounds='dynamic', or leave the rounds out"
+            raise self._refused("was compiled for", asked, hint)
+        if self.gated and any(asked[name] > self.written[name] for name in self.inputs):
+            raise self._refused("runs at most", asked, "export it with more rounds")
+        return {name: asked[name] for name in self.inputs}
+
+    def _refused(self, can: str, asked: Mapping[str, int], hint: str) -> LoweringError:
+        written, wanted = _in_words(self.written), _in_words(asked)
+        message = f"the model {can} {written} round{'s' * (written != '1')}, not {wanted}"
+        return LoweringError(Problem("fixed-rounds", message, place=self.place, hint=hint))
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    """``3``, or ``A=3, B=2`` where there are several repeats."""
+    if len(counts) == 1:
+        return str(*counts.values())
+    return ", ".join(f"{name}={count}" for name, count in counts.items())
+
+
+def dial_inputs(graph: BlockGraph, names: Collection[str]) -> dict[str, str]:
+    """The input among ``names`` that sets the rounds of each repeat, where there is one."""
+    known = {
+        loop.name: [dial_name(graph, loop.name, gated=gated) for gated in (False, True)]
+        for loop in graph.dials()
+    }
+    return {name: each for name, wanted in known.items() for each in wanted if each in names}
+
+
+def _same(left: Rounds, right: Rounds) -> bool:
+    """Equal, and not only as numbers: ``True`` equals 1 and is no number of rounds."""
+    return repr(left) == repr(right)

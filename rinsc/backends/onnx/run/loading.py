@@ -1,0 +1,272 @@
+"""Loading an exported model into ONNX Runtime, and telling why one does not load."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rinsc.backends.onnx.contract import MODEL_FILE, Key
+from rinsc.backends.onnx.integrity import check_requests, compared, newer_model
+from rinsc.backends.onnx.outline import FIRST_BYTE, Outline, read_outline
+from rinsc.backends.onnx.run.providers import (
+    PROVIDERS,
+    ProviderWarning,
+    not_loaded,
+    provider_of,
+    providers_to_ask,
+)
+from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
+from rinsc.spec import ModelSpec, spec_from_values
+from rinsc.storage.files import parse_json, parse_toml
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx.write.file import OnnxModel
+
+FLOAT16, BFLOAT16 = 10, 16  # of onnx.TensorProto.DataType
+# What the runtime computes while it loads, of whatever a file says.
+FOLDING = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
+FOLDED_BYTES = "optimization.constant_folding_max_output_size_in_bytes"
+MOST_SIZED = 64  # values that may be folded
+
+AGAIN = "export it again"
+KINDS = {  # how files begin that are given in place of a model
+    b"\x89PNG": "a PNG image",
+    b"PK\x03\x04": "a zip archive, as PyTorch writes its checkpoints",
+    b"GGUF": "a GGUF file",
+    b"\x93NUMPY": "a NumPy array",
+}
+
+# What reading the metadata of a stranger can raise.
+METADATA_ERRORS = (
+    *(KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError),
+    RinscError,
+)
+
+# What the runtime says of a model that is newer than itself, in its several ways.
+UNSUPPORTED = re.compile(
+    r"Unsupported model IR version: \d+"
+    r"|Opset \d+"
+    r"|\S+ is not a registered function/op"
+    r"|No Op registered for \S+"
+    r"|Could not find an implementation for \S+"
+)
+
+
+def load(
+    model: OnnxModel | str | os.PathLike[str], options: Any, provider: str | None, place: str
+) -> tuple[Any, int]:
+    """A session of the runtime on the model, its file, or the folder that holds `MODEL_FILE`, and
+    how many bytes the model has.
+
+    Raises `CheckpointError` for a file that does not load and `LoweringError` for a provider or a
+    precision that the installed runtime lacks; warns (`ProviderWarning`) where CUDA is installed
+    and does not load.
+    """
+    names, without_cuda = providers_to_ask(provider)
+    source: Path | bytes
+    if isinstance(model, str | os.PathLike):
+        path = model_file(model)
+        outline = _checked_outline(path)
+        source = path
+        with compared(path, outline.metadata, outline):
+            session = _session(path, outline, options, names, place)
+            read_metadata(outline.metadata, place)  # whose error says more than that of a digest
+    else:
+        source = model.to_bytes()
+        outline = read_outline(memoryview(source))
+        session = _session(source, outline, options, names, place)
+    if names[0] == PROVIDERS["cuda"] and provider_of(session) != "cuda":
+        without_cuda = "the runtime gives it to a small model, and not to this model"
+    if provider == "cuda" and without_cuda is not None:
+        raise not_loaded(without_cuda)
+    if without_cuda is not None:
+        message = f"running on the CPU, since CUDA does not load: {without_cuda}"
+        warnings.warn(ProviderWarning(f"{message} (see rinsc doctor)"), stacklevel=3)
+    return session, _bytes_of(source, outline)
+
+
+def _session(source: Path | bytes, outline: Outline, options: Any, names: Any, place: str) -> Any:
+    from onnxruntime import InferenceSession
+
+    _limit_folding(options, outline, source)
+    folds = outline.data_types & {FLOAT16, BFLOAT16} and outline.sized <= MOST_SIZED
+    try:
+        return InferenceSession(
+            source,
+            options,
+            providers=names,
+            enable_fallback=0,
+            disabled_optimizers=() if folds else FOLDING,
+        )
+    except Exception as error:  # the runtime's errors have no base of their own
+        raise _why(error, outline, place) from None
+
+
+def _limit_folding(options: Any, outline: Outline, source: Path | bytes) -> None:
+    """Weights in half precision are brought to floats once, where a device has no other kernels;
+    nothing else needs folding. What is folded is no larger than they are then."""
+    options.add_session_config_entry(FOLDED_BYTES, str(2 * _bytes_of(source, outline)))
+
+
+def _bytes_of(source: Path | bytes, outline: Outline) -> int:
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    return size + sum(outline.external_bytes.values())
+
+
+def place_of(model: OnnxModel | str | os.PathLike[str]) -> str:
+    """What errors call the model: its file, where it has one. Raises `CheckpointError`."""
+    return str(model_file(model)) if isinstance(model, str | os.PathLike) else "the model"
+
+
+def model_file(path: str | os.PathLike[str]) -> Path:
+    """The model's file at ``path``, which may be its folder; raises `CheckpointError`."""
+    named = Path(path)
+    try:
+        str(named).encode()  # the runtime takes names that are text
+        file = named / MODEL_FILE if named.is_dir() else named
+        if file.is_file():
+            return file
+    except OSError as error:
+        raise _cannot_read(error, named) from None
+    except UnicodeEncodeError:
+        message, hint = "the file's name is not text", "give it a name in UTF-8"
+        raise CheckpointError(
+            Problem("cannot-read", message, place=str(named), hint=hint)
+        ) from None
+    if file != named:
+        message, hint = f"the folder has no {MODEL_FILE}", "name the folder that -o wrote"
+    else:
+        message, hint = "there is no such file", "export it first"
+    raise CheckpointError(Problem("no-such-file", message, place=str(named), hint=hint))
+
+
+def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
+    """The spec and the rounds that a model was exported with; raises `CheckpointError`."""
+    try:
+        spec = spec_from_values(parse_toml(metadata[Key.SPEC]))
+        rounds = {str(name): int(count) for name, count in parse_json(metadata[Key.ROUNDS]).items()}
+    except METADATA_ERRORS as error:
+        newer = newer_model(metadata, place)
+        if newer is not None:
+            raise newer from None
+        if isinstance(error, RinscError) and error.code == "unknown-kind":
+            raise  # exported where a package was installed that is not here
+        message = "the model does not say which spec it was exported from"
+        hint = "run models that rinsc exported, of this or an earlier version, and whole"
+        raise CheckpointError(Problem("foreign-model", message, place=place, hint=hint)) from None
+    return spec, rounds
+
+
+def trained_record(metadata: Mapping[str, str]) -> dict[str, int]:
+    """The rounds that the model's run was trained at, by repeat; empty without a record."""
+    try:
+        record = parse_json(metadata[Key.TRAINED])
+        return {str(name): int(count) for name, count in record.items()}
+    except METADATA_ERRORS:
+        return {}
+
+
+def _checked_outline(path: Path) -> Outline:
+    """The outline of a file whose weights are there, and which asks for nothing elsewhere."""
+    try:
+        data = _mapped(path)
+    except OSError as refused:
+        raise _cannot_read(refused, path) from None
+    place = str(path)
+    if not data:
+        message = "the model's file is empty"
+        raise CheckpointError(Problem("damaged-model", message, place=place, hint=AGAIN))
+    try:
+        outline = read_outline(data)
+    except ValueError:
+        raise _not_whole(bytes(data[:512]), place) from None
+    check_requests(outline, path)
+    missing = _data_problem(outline, path)
+    if missing is not None:
+        raise CheckpointError(missing)
+    return outline
+
+
+def _why(error: Exception, outline: Outline, place: str) -> RinscError:
+    """What is wrong with a model that the runtime refuses with ``error``."""
+    reason = str(error)
+    unsupported = UNSUPPORTED.search(reason)
+    if unsupported is not None:
+        return _unsupported(unsupported.group(), outline, place)
+    shown = reason.partition("\n")[0][:200]
+    message = f"ONNX Runtime cannot load the model: {shown}"
+    hint = "the file is damaged or not a model of rinsc; export it again"
+    return CheckpointError(Problem("damaged-model", message, place=place, hint=hint))
+
+
+def _mapped(path: Path) -> memoryview:
+    """The file's bytes without reading them: it may be any file, of any size."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return memoryview(b"")
+        return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))
+
+
+def _cannot_read(error: OSError, path: Path) -> CheckpointError:
+    message = f"cannot read the model: {(error.strerror or type(error).__name__).lower()}"
+    hint = "check the name and the permissions"
+    return CheckpointError(Problem("cannot-read", message, place=str(path), hint=hint))
+
+
+def _not_whole(start: bytes, place: str) -> CheckpointError:
+    """The error for a file, of which this is the start, that is no protobuf or a part of one."""
+    if start.startswith(FIRST_BYTE):
+        message = "the model is cut short or damaged"
+        return CheckpointError(Problem("damaged-model", message, place=place, hint=AGAIN))
+    message = f"this is no ONNX model{_kind(start)}"
+    hint = f"name a {MODEL_FILE} that rinsc exported, or its folder"
+    return CheckpointError(Problem("foreign-model", message, place=place, hint=hint))
+
+
+def _kind(start: bytes) -> str:
+    """What else a file is, by how it starts, as the end of a sentence."""
+    known = next((kind for magic, kind in KINDS.items() if start.startswith(magic)), None)
+    if known is None and start[8:9] == b"{":
+        known = "a safetensors file"
+    if known is None and start.isascii() and "".join(start.decode().split()).isprintable():
+        known = "text"
+    return "" if known is None else f" but {known}"
+
+
+def _data_problem(outline: Outline, path: Path) -> Problem | None:
+    """What is wrong with the files of weights beside the model."""
+    for name, needed in outline.external_bytes.items():
+        file = path.parent / name
+        hint = f"{path.name} and {name} belong together: copy both, or export the model again"
+        try:
+            size = file.stat().st_size if file.is_file() else None
+        except (OSError, ValueError):
+            size = None
+        if size is None:
+            message = f"the model's weights are missing: there is no file {name}"
+            return Problem("missing-data", message, place=str(file), hint=hint)
+        if size < needed:
+            message = f"the model's weights are cut short: {size} bytes of at least {needed}"
+            return Problem("damaged-data", message, place=str(file), hint=hint)
+    return None
+
+
+def _unsupported(reason: str, outline: Outline, place: str) -> RinscError:
+    """The error for a model whose operators, or their precision, the runtime does not have."""
+    import onnxruntime
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    if reason.startswith("Could not find") and BFLOAT16 in outline.data_types:
+        operator = reason.rpartition(" ")[2]
+        message = f"{runtime} cannot run {operator} in bf16 on this provider"
+        hint = "export the model with precision fp32 or fp16, or run it with CUDA"
+        return LoweringError(Problem("precision-not-supported", message, place=place, hint=hint))
+    opsets = ", ".join(f"{name or 'ai.onnx'} {number}" for name, number in outline.opsets.items())
+    message = f"{runtime} is too old for the model's operators ({opsets}): {reason}"
+    hint = "pip install --upgrade onnxruntime (onnxruntime-gpu), or export with portable operators"
+    return CheckpointError(Problem("operator-not-supported", message, place=place, hint=hint))

@@ -1,0 +1,317 @@
+"""Running an exported model in ONNX Runtime, with mistakes told before they reach it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Unpack, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.backends.onnx.contract import USED, Key
+from rinsc.backends.onnx.interface import ToldSession, check_interface
+from rinsc.backends.onnx.run.buffers import CacheLayout, Past, Runtime, not_picklable
+from rinsc.backends.onnx.run.continuation import Continuation, Decoding
+from rinsc.backends.onnx.run.inputs import (
+    Dials,
+    checked_input,
+    checked_mask,
+    checked_threads,
+    dial_inputs,
+)
+from rinsc.backends.onnx.run.loading import load, place_of, read_metadata, trained_record
+from rinsc.backends.onnx.run.providers import ONLY_FATAL, provider_of
+from rinsc.errors import LoweringError, Problem, plural
+from rinsc.extras import require
+from rinsc.generation import (
+    Prompt,
+    Request,
+    RowLogits,
+    Settings,
+    cached_rows,
+    checked_request,
+    continue_tokens,
+    stream_ids,
+    whole_rows,
+)
+from rinsc.graph import (
+    Rounds,
+    RoundsWarning,
+    beyond_training,
+    build_graph,
+    resolve_rounds,
+    trained_rounds,
+)
+from rinsc.layers import model_input, require_language_model
+from rinsc.sampling import Sampling
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx.write.file import OnnxModel
+
+
+def row_logits(session: Session, rounds: Rounds) -> RowLogits:
+    """The logits of ``session`` after sequences, at these rounds.
+
+    Without a cache in the model every token runs its whole row.
+    """
+
+    def step(
+        ids: npt.NDArray[np.int64], past: Decoding | None, mask: npt.NDArray[np.int64] | None
+    ) -> tuple[npt.NDArray[np.float32], Decoding]:
+        if past is not None:
+            return past(ids[:, 0]), past
+        logits, present = session.step(ids, attention_mask=mask, rounds=rounds)
+        return logits[:, -1], session.decoding(present)
+
+    def whole(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        last: npt.NDArray[np.float32] = session.logits([list(ids)], rounds)[0, -1]
+        return last
+
+    if session.has_cache:
+        return cached_rows(step, session.graph)
+    return whole_rows(whole, session.spec.context)
+
+
+class Session:
+    """An exported model, ready to run: an `OnnxModel`, its file, or the folder that holds it.
+
+    ``spec`` is the model's spec; ``rounds`` those that it was written with, by repeat, and
+    ``trained_rounds`` the most that it was trained at, ``tokenizer_sha256`` the digest of the
+    tokenizer.json that was written beside it, if any. One thread at a time may use it. It runs on
+    ``provider``, "cuda" or "cpu"; with None on the first of them that loads. With ``threads`` None
+    the runtime takes every core. ``profile_folder`` switches the profiler on. Raises
+    `CheckpointError` for a file that is damaged or was not exported by rinsc, `LoweringError` for
+    a provider that does not load or that lacks the model's precision, and `MissingExtraError`
+    without onnxruntime; warns (`ProviderWarning`) where CUDA is installed and does not load.
+    """
+
+    def __init__(
+        self,
+        model: OnnxModel | str | os.PathLike[str],
+        *,
+        provider: str | None = None,
+        threads: int | None = None,
+        profile_folder: Path | None = None,
+    ) -> None:
+        require("onnxruntime")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ONLY_FATAL
+        options.intra_op_num_threads = 0 if threads is None else checked_threads(threads)
+        if profile_folder is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_folder / "profile")
+        self._place = place_of(model)
+        session, size = load(model, options, provider, self._place)
+        self._session = ToldSession(session, self._place)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.spec, self.rounds = read_metadata(metadata, self._place)
+        self.graph = build_graph(self.spec)
+        check_interface(self._session, self.graph, size, self._place)
+        self.tokenizer_sha256 = metadata.get(Key.TOKENIZER)
+        self.trained_rounds = trained_rounds(self.graph) | trained_record(metadata)
+        inputs = self._session.get_inputs()
+        self._input = model_input(self.spec)
+        self._layout = CacheLayout.of(inputs)
+        names = [given.name for given in inputs]
+        self.has_cache = "attention_mask" in names
+        gated = metadata.get(Key.FORM) == "gated"
+        inputs_by_loop = dial_inputs(self.graph, names)
+        self._dials = Dials(self.graph, inputs_by_loop, self.rounds, gated, self._place)
+        outputs = [made.name for made in self._session.get_outputs()]
+        self._used = {name: np.zeros((), np.int64) for name in outputs if name.startswith(USED)}
+        runtime = Runtime(
+            self._session,
+            self._layout,
+            self.provider,
+            self.spec.context,
+            self.spec.vocab_size,
+            self._used,
+        )
+        fused = metadata.get(Key.OPERATORS) == "fused"
+        self._continuation = Continuation(
+            runtime, fused=fused, shares_slots=self.graph.shares_slots
+        )
+        self._continuation.in_place = fused and self._continuation.works_in_place(
+            self._dials.settings(None), self._dials.arrays(None)
+        )
+        for count in self._used.values():
+            count[...] = 0
+
+    def __reduce__(self) -> NoReturn:
+        raise not_picklable("a session")
+
+    @property
+    def provider(self) -> str:
+        """What the session really runs on: "cuda" or "cpu"."""
+        return provider_of(self._session)
+
+    def logits(self, input_ids: npt.ArrayLike, rounds: Rounds = None) -> npt.NDArray[np.float32]:
+        """Token ids (batch, seq), or what else the model takes, to logits.
+
+        Raises `GraphError` for rounds that no model of this signature runs, `LoweringError` for
+        rounds that this file was not exported for, and `RinscError` for an input of another shape,
+        for token ids that are out of range, and for more of them than the context.
+        """
+        if self.has_cache:
+            return self.step(input_ids, rounds=rounds)[0]
+        feed = {
+            self._input.name: checked_input(input_ids, self._input, self.spec),
+            **self._dials.arrays(rounds),
+        }
+        result: npt.NDArray[np.float32]
+        result, *used = self._session.run(["logits", *self._used], feed)
+        for count, ran in zip(self._used.values(), used, strict=True):
+            count[...] = ran
+        return result
+
+    def step(
+        self,
+        input_ids: npt.ArrayLike,
+        past: Past | None = None,
+        *,
+        attention_mask: npt.ArrayLike | None = None,
+        rounds: Rounds = None,
+    ) -> tuple[npt.NDArray[np.float32], Past]:
+        """New token ids (batch, seq) behind a cache: their logits, and the cache with them.
+
+        ``attention_mask`` (batch, past + seq) is 0 for padding, on either side. Rounds are those
+        of the whole sequence. Raises `LoweringError` for a model without a cache and for rounds
+        other than those of the cache, and what `logits` raises.
+        """
+        if not self.has_cache:
+            message = "the model has no cache"
+            hint = "export it with cache=True (--cache)"
+            raise LoweringError(Problem("no-cache", message, place=self._place, hint=hint))
+        if past is not None:
+            self._require_own(past)
+        before = 0 if past is None else past.length
+        ids = checked_input(input_ids, self._input, self.spec, before=before)
+        counts = {name: int(count) for name, count in self._dials.settings(rounds).items()}
+        if past is None:
+            past = self._continuation.empty(len(ids), counts, self._layout)
+        if (past.batch, past.rounds) != (len(ids), counts):
+            message = (
+                f"the cache is of {plural(past.batch, 'sequence')} at rounds {dict(past.rounds)}, "
+            )
+            message += f"not of {len(ids)} at {counts}"
+            hint = "start the sequences again, or go on with the rounds that they began with"
+            raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
+        total = past.length + ids.shape[1]
+        mask = checked_mask(attention_mask, total, past.mask, is_fixed=self._continuation.fused)
+        return self._continuation.step(ids, mask, past, self._dials.arrays(rounds))
+
+    def decoding(self, past: Past) -> Decoding:
+        """What adds one token a call behind a cache of `step`, at its rounds, with less ado.
+
+        Tokens are not checked. Raises `LoweringError` for a cache of another session.
+        """
+        self._require_own(past)
+        return Decoding(self._continuation, past, self._dials.arrays(past.rounds or None))
+
+    def _require_own(self, past: object) -> None:
+        if not isinstance(past, Past) or past.owner is not self._layout:
+            hint = "give back what this session's last step gave, or nothing at the start"
+            message = "the cache was not made by this session"
+            raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
+
+    def check_rounds(self, rounds: Rounds) -> None:
+        """Raise what `logits` raises for rounds that this model cannot run."""
+        self._dials.settings(rounds)
+
+    @property
+    def rounds_used(self) -> dict[str, int]:
+        """Of repeats that may end early, the rounds that the last call took; 0 before the first.
+
+        They are the most that any row and, with a cache, any token took.
+        """
+        return {name.removeprefix(USED): int(count) for name, count in self._used.items()}
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the cache is appended to where it stands rather than copied at each token."""
+        return self._continuation.in_place
+
+    @overload
+    def generate(
+        self, prompt: Prompt, max_new_tokens: int, **settings: Unpack[Settings]
+    ) -> list[int]: ...
+
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], max_new_tokens: int, **settings: Unpack[Settings]
+    ) -> list[list[int]]: ...
+
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop_ids: Sequence[int] = (),
+        rounds: Rounds = None,
+    ) -> list[int] | list[list[int]]:
+        """The ``max_new_tokens`` ids that follow ``prompt``, or fewer, up to one of ``stop_ids``.
+
+        Of a sequence of prompts, of any lengths, there is one list each: prompt i alone would be
+        followed by the same ids with the seed ``seed + i``, unless rows share something in the
+        model: the scale of 8-bit activations, or an early exit without a cache. A sequence that
+        outgrows the context goes on as its last ``context`` ids, which is slow: each token runs all
+        of them anew.
+        Without a cache in the model every step runs the whole sequence.
+
+        Raises `SpecError` for a model that does not predict the next token, `UsageError` for
+        a prompt that is empty or longer than the context and for settings that are none, and what
+        `logits` raises. Warns with `RoundsWarning`, once a session, at more rounds than trained.
+        """
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        request = self._request(prompt, max_new_tokens, stop_ids, rounds)
+        made = continue_tokens(row_logits(self, rounds), request, sampling)
+        return made[0] if request.is_single else made
+
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop_ids: Sequence[int] = (),
+        rounds: Rounds = None,
+    ) -> Iterator[int]:
+        """The ids of `generate`, each as soon as it is chosen. Raises what `generate` raises."""
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        request = self._request(prompt, max_new_tokens, stop_ids, rounds)
+        return stream_ids(row_logits(self, rounds), request, sampling)
+
+    _has_warned = False  # of more rounds than trained
+
+    def _request(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        new_tokens: int,
+        stop_ids: Sequence[int],
+        rounds: Rounds,
+    ) -> Request:
+        """What is asked for, checked; more rounds than trained are told once."""
+        require_language_model(self.spec)
+        request = checked_request(prompt, new_tokens, self.spec, stop_ids)
+        asked = self.rounds if rounds is None else resolve_rounds(self.graph, rounds)
+        message = beyond_training(asked, self.trained_rounds)
+        if message is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(message, RoundsWarning, stacklevel=3)
+        return request
+
+    def finish_profile(self) -> Path:
+        """End profiling; the file with the profile of every run since the session was made."""
+        return Path(self._session.end_profiling())

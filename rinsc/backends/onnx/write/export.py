@@ -1,0 +1,199 @@
+"""A PyTorch module of ours, or a graph and its weights, as an ONNX model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from rinsc.__about__ import __version__
+from rinsc.backends.onnx.contract import Key
+from rinsc.backends.onnx.write.builder import FULL
+from rinsc.backends.onnx.write.emit import emit_graph
+from rinsc.backends.onnx.write.exits import Exit, check_exit, parse_exit
+from rinsc.backends.onnx.write.file import OnnxModel
+from rinsc.backends.onnx.write.form import Form
+from rinsc.backends.onnx.write.fusion import can_fuse, fuse_skip_norms
+from rinsc.backends.onnx.write.precision import (
+    FLOAT_TYPES,
+    Precision,
+    check_blocks,
+    parse_precision,
+)
+from rinsc.backends.onnx.write.weights import HasStateDict, Moments, no_moments, weights_of
+from rinsc.errors import LoweringError, Problem
+from rinsc.fingerprints import fingerprint
+from rinsc.graph import BlockGraph, Rounds, Visit, at_rounds, resolve_rounds, unroll, verified
+from rinsc.spec import spec_to_toml
+
+RoundsForm: TypeAlias = Rounds | Literal["dynamic"]
+
+IR_VERSION = 10
+MAX_LAYERS_WRITTEN_OUT = 8192  # of these a runtime takes minutes to load already
+
+
+class Module(HasStateDict, Protocol):
+    """What `rinsc.backends.torch.to_torch` returns, as far as it matters here."""
+
+    @property
+    def graph(self) -> BlockGraph: ...
+
+    def input_moments(self, inputs: npt.ArrayLike | None) -> Moments: ...
+
+
+def to_onnx(
+    model: Module,
+    rounds: RoundsForm = None,
+    *,
+    cache: bool = False,
+    portable: bool = False,
+    gated: bool = False,
+    precision: Precision | str = FULL,
+    exit: Exit | str | None = None,
+    calibrate: npt.ArrayLike | bool = True,
+) -> OnnxModel:
+    """The ONNX model of a module that `to_torch` made, with its weights as they are now.
+
+    ``rounds`` None, a number or a mapping by repeat writes that many rounds out; ``"dynamic"``
+    makes every repeat a loop whose rounds are an int64 input ``rounds_<repeat>``. Inputs
+    ``input_ids`` (batch, seq), output ``logits`` (batch, seq, vocab_size). With ``cache`` the model
+    continues sequences: ``attention_mask`` (batch, past + seq) and ``past_key_values.N.key`` and
+    ``.value`` (batch, kv_heads, past, head_dim) are inputs too, ``present.N.key`` and ``.value``
+    outputs. Such a model uses ONNX Runtime's own operators, unless it is to be ``portable`` (or
+    its head width is one that they do not take). With ``gated`` the rounds are the most that can
+    be asked for by an input ``depth``. ``precision`` is a `Precision` or its text, such as
+    ``"int4 fp16:A"``. ``exit``, an `Exit` or its text, lets the rounds of a dial end early, once
+    for a whole batch; each ``rounds_used_<repeat>`` is an output then.
+
+    ``int4`` rounds weights so that products change least on a sample of inputs, which takes some
+    passes over them at the rounds of the signature, so that all forms have the same weights.
+    ``calibrate`` is that sample, token ids (windows, seq); True for random ids, False to round
+    each weight by itself.
+
+    Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights of
+    another model, `SpecError` for a cache of a model that predicts no next token, `UsageError` for
+    a precision that does not exist, and `LoweringError` for a layer kind without a cache, for what
+    standard operators cannot do and for more than `MAX_LAYERS_WRITTEN_OUT` layers in the file.
+    """
+    graph = getattr(model, "graph", None)
+    if not isinstance(graph, BlockGraph):
+        message = f"this needs a module made by to_torch, not {type(model).__name__}"
+        hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
+        raise LoweringError(Problem("not-a-module", message, hint=hint))
+    precision = parse_precision(precision) if isinstance(precision, str) else precision
+    moments: Moments = no_moments
+    if precision.is_calibrated and calibrate is not False:
+        moments = model.input_moments(None if calibrate is True else calibrate)
+    return graph_to_onnx(
+        graph,
+        model,
+        rounds,
+        cache=cache,
+        portable=portable,
+        gated=gated,
+        precision=precision,
+        exit=exit,
+        moments=moments,
+    )
+
+
+def graph_to_onnx(
+    graph: BlockGraph,
+    weights: HasStateDict | Mapping[str, Any],
+    rounds: RoundsForm = None,
+    *,
+    cache: bool = False,
+    portable: bool = False,
+    gated: bool = False,
+    precision: Precision | str = FULL,
+    exit: Exit | str | None = None,
+    moments: Moments = no_moments,
+) -> OnnxModel:
+    """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them).
+
+    ``moments`` are what `to_onnx` measures to calibrate, by the names of weights.
+    """
+    name, lowered = _lowered(verified(graph), rounds, gated=gated)
+    counts = resolve_rounds(graph, None if isinstance(rounds, str) else rounds)
+    identity = fingerprint(graph.spec)
+    _require_short(lowered, gated=gated)
+    fused = cache and not portable and can_fuse(graph.spec)
+    precision = parse_precision(precision) if isinstance(precision, str) else precision
+    check_blocks(precision, graph.blocks)
+    if portable:
+        _require_standard(precision)
+    exit = parse_exit(exit) if isinstance(exit, str) else exit
+    if exit is not None:
+        check_exit(graph, exit, cached=cache, dialled=name == "dynamic")
+    form = Form(cached=cache, fused=fused, gated=gated, precision=precision, exit=exit)
+    model = ir.Model(
+        emit_graph(lowered, weights_of(graph, weights), form, moments),
+        ir_version=IR_VERSION,
+        producer_name="rinsc",
+        producer_version=__version__,
+        metadata_props={
+            Key.VERSION: __version__,
+            Key.SIGNATURE: graph.spec.text,
+            Key.SPEC: spec_to_toml(graph.spec),
+            Key.FORM: name,
+            Key.PRECISION: precision.text,
+            Key.EXIT: exit.text if exit else "",
+            Key.OPERATORS: "fused" if fused else "standard",
+            Key.ROUNDS: json.dumps(counts),
+            Key.CACHE: json.dumps(cache),
+            Key.FINGERPRINT: identity,
+        },
+    )
+    if fused:
+        fuse_skip_norms(model.graph)
+        RemoveUnusedNodesPass()(model)
+    return OnnxModel(model)
+
+
+def _lowered(graph: BlockGraph, rounds: RoundsForm, *, gated: bool) -> tuple[str, BlockGraph]:
+    """The name of the form, and the graph as it is to be written."""
+    if not isinstance(rounds, str):
+        return ("gated", at_rounds(graph, rounds)) if gated else ("fixed", unroll(graph, rounds))
+    _require_known(rounds)
+    if gated:
+        message = "a gated model needs the most rounds that it can run"
+        raise LoweringError(Problem("unknown-form", message, hint="give a number of rounds"))
+    return "dynamic", graph
+
+
+def _require_short(graph: BlockGraph, *, gated: bool) -> None:
+    """Raises `LoweringError` for a graph that writes out too many layers to be of use."""
+    layers = _layers_written_out(graph, gated=gated)
+    if layers > MAX_LAYERS_WRITTEN_OUT:
+        message = f"{layers} layers would be written out; at most {MAX_LAYERS_WRITTEN_OUT} can be"
+        hint = "ask for fewer rounds, for rounds='dynamic', or write a power in place of 'each'"
+        raise LoweringError(Problem("too-many-layers", message, hint=hint))
+
+
+def _layers_written_out(graph: BlockGraph, *, gated: bool) -> int:
+    """Layers in the file: those of a repeat whose rounds are an input stand there once."""
+    total = 0
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            total += step.each * graph.blocks[step.block].layers
+        else:
+            times = step.rounds if step.fixed or gated else 1
+            total += _layers_written_out(step.body, gated=gated) * times
+    return total
+
+
+def _require_standard(precision: Precision) -> None:
+    if precision.name not in FLOAT_TYPES:
+        message = f"ONNX has no operator for products in '{precision.name}'"
+        hint = "leave 'portable' out, or ask for a precision of floats"
+        raise LoweringError(Problem("not-portable", message, hint=hint))
+
+
+def _require_known(form: str) -> None:
+    if form != "dynamic":
+        hint = "give a number, numbers by repeat, or 'dynamic'"
+        raise LoweringError(Problem("unknown-form", f"'{form}' says no rounds", hint=hint))

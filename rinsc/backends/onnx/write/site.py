@@ -1,0 +1,110 @@
+"""Where an operation is lowered, and what several need: rotary steps, noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from rinsc import ops
+from rinsc.backends.onnx.write.builder import FLOAT, INT64, OpBuilder, shape_of
+from rinsc.ops.program import Node
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an operation is lowered: its node, and where the weights of its layer stand."""
+
+    node: Node
+    prefix: str
+
+    @property
+    def op(self) -> Any:
+        return self.node.op
+
+    @property
+    def shape(self) -> ops.Shape:
+        return self.node.output.shape
+
+    def weight_name(self, name: str) -> str:
+        return f"{self.prefix}{self.node.name}.{name}"
+
+
+def rotary_frequencies(op: OpBuilder, at: Site) -> ir.Value:
+    """Angle by which a head's pair of dimensions turns from one position to the next, in float32
+    as PyTorch has them: (head_dim / 2)."""
+    frequencies = rotary_steps(at.op.head_dim, at.op.theta)
+    return op.constant(f"rotary_frequencies/{at.op.head_dim}_{at.op.theta}", frequencies)
+
+
+def rotary_steps(head_dim: int, theta: float) -> npt.NDArray[np.float32]:
+    """The numbers of `rotary_frequencies`."""
+    powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    steps: npt.NDArray[np.float64] = np.float64(theta) ** -powers.astype(np.float64)
+    return steps.astype(np.float32)
+
+
+def as_real(op: OpBuilder, value: ir.Value) -> ir.Value:
+    """A float32 value in the type of the activations."""
+    return value if op.real == FLOAT else op.Cast(value, to=op.real, dtype=op.real)
+
+
+PRIME = 2**31 - 1
+
+
+def noise_like(
+    op: OpBuilder, x: ir.Value, seed: ir.Value, positions: ir.Value | None = None
+) -> ir.Value:
+    """Normal numbers, each a function of ``seed`` () and of its place in x (batch, seq, width).
+
+    ``positions`` (batch, seq) are those of x where they do not start at 0.
+    """
+    batch, seq, width = shape_of(x)
+    prime = op.scalar(PRIME)
+    start = op.Mod(op.Mul(op.Mod(seed, prime), op.scalar(742938285)), prime)
+    column = op.Mul(
+        op.Unsqueeze(_places(op, x, 0), op.ints(1), shape=(batch, 1)), op.scalar(1000003)
+    )
+    line = op.Mul(_places(op, x, 1) if positions is None else positions, op.scalar(10007))
+    rows = _mixed(op, op.Add(op.Add(column, start), line, shape=(batch, seq)))
+    rows = op.Unsqueeze(rows, op.ints(2), shape=(batch, seq, 1))
+    places = op.Add(rows, _places(op, x, 2), shape=(batch, seq, width))
+    first = _mixed(op, _mixed(op, places))
+    second = _mixed(op, _mixed(op, op.Add(places, op.scalar(2**30))))
+    unit = op.Mul(_upper_bits(op, first, 1), _real(op, 2.0**-24))
+    radius = op.Sqrt(op.Mul(op.Log(unit), _real(op, -2.0)))
+    angle = op.Mul(_upper_bits(op, second, 0), _real(op, math.tau / 2**24))
+    return as_real(op, op.Mul(radius, op.Cos(angle)))
+
+
+def _places(op: OpBuilder, x: ir.Value, axis: int) -> ir.Value:
+    """0, 1, … along one dimension of x."""
+    size = op.Squeeze(op.Shape(x, start=axis, end=axis + 1, shape=(1,), dtype=INT64), shape=())
+    return op.Range(op.scalar(0), size, op.scalar(1), shape=(shape_of(x)[axis],))
+
+
+def _mixed(op: OpBuilder, number: ir.Value) -> ir.Value:
+    """Numbers below `PRIME` in another order: h ↦ (48271·h + 12345)^5.
+
+    The fifth power permutes the numbers modulo `PRIME`, since 5 does not divide `PRIME` − 1, and
+    no product here exceeds 62 bits.
+    """
+    prime = op.scalar(PRIME)
+    number = op.Mod(op.Add(op.Mul(number, op.scalar(48271)), op.scalar(12345)), prime)
+    square = op.Mod(op.Mul(number, number), prime)
+    fourth = op.Mod(op.Mul(square, square), prime)
+    return op.Mod(op.Mul(fourth, number), prime)
+
+
+def _upper_bits(op: OpBuilder, number: ir.Value, more: int) -> ir.Value:
+    """The upper 24 of 31 bits, which float32 holds, plus ``more``."""
+    whole = op.Add(op.Div(number, op.scalar(128)), op.scalar(more))
+    return op.Cast(whole, to=FLOAT, dtype=FLOAT)
+
+
+def _real(op: OpBuilder, number: float) -> ir.Value:
+    return op.constant(f"real/{number!r}".replace("-", "minus_"), np.array(number, np.float32))

@@ -1,0 +1,365 @@
+"""The steps of a block graph as ONNX nodes: visits and loops, the same for every form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from rinsc.backends.onnx.write.builder import BOOL, FLOAT, INT64, OpBuilder, make_value, shape_of
+from rinsc.backends.onnx.write.cache import Slots, recorded, replayed
+from rinsc.backends.onnx.write.exits import Exit, distribution_change, state_change
+from rinsc.backends.onnx.write.form import Form
+from rinsc.backends.onnx.write.fusion import FusedProgram
+from rinsc.backends.onnx.write.ops import emit_program
+from rinsc.backends.onnx.write.packing import Packing
+from rinsc.graph import BlockGraph, Loop, Visit
+from rinsc.layers import BlockWeights, Programs, block_weights, loop_prefix, trace_loop
+from rinsc.layers.cached import cache_inputs, cache_outputs
+from rinsc.ops import Shape
+from rinsc.ops.program import Program
+
+
+def exit_loop(
+    walk: Walk, loop: Loop, entry: ir.Value, slots: Slots, rest: Sequence[Visit | Loop], when: Exit
+) -> tuple[ir.Value, ir.Value, Slots]:
+    """The state after the loop, the rounds that it ran, and the slots of what follows.
+
+    ``rest`` is what follows, which has to be run to know the distribution that a round leads to.
+    With a cache all rounds share one slot, whose content is that of the last one run.
+    """
+    op = walk.op
+    watches_output = when.measure == "kl"
+    with op.scope(f"loop_{loop.name}"):
+        x = walk.start(loop, entry)
+        trip = make_value(op.scoped("round"), (), INT64)
+        go_on = make_value(op.scoped("go_on"), (), BOOL)
+        state = make_value(op.scoped("x"), shape_of(x), op.real)
+        count = make_value(op.scoped("count"), (), INT64)
+        past: list[ir.Value] = []
+        later: list[ir.Value] = []
+        inner = recorded(slots, past)
+        with op.body() as nodes:
+            made = walk.round(loop, entry, walk.adapter_index(loop, trip), state, inner)
+            done = op.Add(trip, op.scalar(1), name=op.scoped("done"))
+            carried = [state]
+            results = [made]
+            if watches_output:
+                logits = walk.logits(rest, made, recorded(slots, later))
+                before = make_value(op.scoped("before"), shape_of(logits), FLOAT)
+                change = distribution_change(op, before, logits)
+                carried.append(before)
+                results.append(logits)
+            else:
+                change = state_change(op, state, made)
+            limit = op.constant(f"exit/{when.text}", np.array(when.threshold, np.float32))
+            changes = op.GreaterOrEqual(change, limit, shape=(), dtype=BOOL)
+            first = op.Equal(trip, op.scalar(0), shape=(), dtype=BOOL)
+            still = op.Or(first, changes, name=op.scoped("still"))
+        slots_before = [
+            make_value(op.scoped(f"present_{index}"), shape_of(value), op.real)
+            for index, value in enumerate(past)
+        ]
+        body = ir.Graph(
+            [trip, go_on, count, *carried, *slots_before],
+            [still, done, *results, *inner.present],
+            nodes=nodes,
+            name=op.scoped("body"),
+        )
+        starts = [op.scalar(0), x, *([_nothing(walk, x, results[1])] if watches_output else [])]
+        shapes = [shape_of(value) for value in (done, *results, *inner.present)]
+        dtypes = [INT64, op.real, *[FLOAT] * (len(results) - 1), *[op.real] * len(past)]
+        rounds = walk.rounds[loop.name]
+        used, x, *others = op.many(
+            "Loop", [rounds, None, *starts, *past], {"body": body}, shapes, dtypes
+        )
+        slots.present += others[len(results) - 1 :]
+    if not watches_output:
+        return x, used, slots
+    again = iter(later)
+    return x, used, Slots(lambda shape: next(again), slots.present)
+
+
+def _nothing(walk: Walk, x: ir.Value, logits: ir.Value) -> ir.Value:
+    """Logits before the first round, which nothing looks at."""
+    op, shape = walk.op, shape_of(logits)
+    sizes = op.Shape(x, start=0, end=2, shape=(2,), dtype=INT64)
+    wanted = op.Concat(sizes, op.ints(shape[-1]), axis=0, shape=(3,))
+    zero = op.constant("no_logits", np.array(0, np.float32))
+    return op.Expand(zero, wanted, shape=shape)
+
+
+@dataclass
+class Walk:
+    """The steps of a graph, one after the other, with what all of them share.
+
+    ``layers`` are the programs of layers by kind, in the form that is written; ``rounds`` the
+    numbers that set the loops that are dials; ``sides`` what the embedding made;
+    ``packing`` that of a fused model.
+    """
+
+    op: OpBuilder
+    model: BlockGraph
+    form: Form
+    programs: Programs
+    layers: Mapping[str, Program | FusedProgram]
+    rounds: Mapping[str, ir.Value]
+    sides: Mapping[str, ir.Value]
+    packing: Packing | None
+    sites: Counter[str] = field(init=False)
+    visits: int = field(default=0)
+    nesting: int = field(default=0)  # loops around
+    used: dict[str, ir.Value] = field(default_factory=dict)  # rounds that ran, where they may end
+
+    def __post_init__(self) -> None:
+        self.sites = Counter(_sites(self.model, written_out=self.form.gated))
+
+    def steps(self, steps: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
+        """The state after these steps, one after the other."""
+        for place, step in enumerate(steps):
+            if isinstance(step, Visit):
+                x = self.visit(step, x, slots)
+            elif self.form.exit is not None and not (step.fixed or self.nesting):
+                rest = steps[place + 1 :]
+                x, used, slots = exit_loop(self, step, x, slots, rest, self.form.exit)
+                self.used[step.name] = used
+            elif step.fixed or self.form.gated:
+                x = self.rounds_written_out(step, x, slots)
+            else:
+                x = self.scan(step, x, slots) if self.form.cached else self.loop(step, x, slots)
+        return x
+
+    def logits(self, rest: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
+        """The logits that a state leads to, in float32, when these steps follow it."""
+        return self.head(self.steps(rest, x, slots))
+
+    def head(self, x: ir.Value) -> ir.Value:
+        """The logits of the last state, in float32."""
+        logits = emit_program(self.op, self.programs.head, {"x": x})["logits"]
+        return logits if self.op.real == FLOAT else self.op.Cast(logits, to=FLOAT, dtype=FLOAT)
+
+    def visit(self, visit: Visit, x: ir.Value, slots: Slots) -> ir.Value:
+        """A block's layers in order; its visits are told apart where there are several."""
+        self.visits += 1
+        own = block_weights(self.model, visit.block)
+        kind, layers = own.block.kind, range(own.block.layers)
+        self.op.visit = self.visits
+        with self.op.scope(f"visit_{self.visits}" if self.sites[visit.block] > 1 else ""):
+            x = self.end(self.programs.enter.get(kind), visit.block, x)
+            for index in reversed(layers) if visit.reverse else layers:
+                for time in range(visit.each):
+                    scope = f"time_{time + 1}" if visit.each > 1 else ""
+                    x = self.layer(own, index, scope, x, slots)
+            x = self.end(self.programs.leave.get(kind), visit.block, x)
+        self.op.visit = 0
+        return x
+
+    def layer(
+        self, own: BlockWeights, index: int, time: str, x: ir.Value, slots: Slots
+    ) -> ir.Value:
+        program = self.layers[own.block.kind]
+        past = {name: slots.take(program.inputs[name].shape) for name in cache_inputs(program)}
+        with self.op.scope(time), self.op.scope(own.layer(index).removesuffix(".")):
+            given = {**self.sides, **past, "x": x}
+            prefix = partial(own.prefix, index)
+            made = emit_program(self.op, program, given, prefix, self.packing)
+        slots.present += [made[name] for name in cache_outputs(program)]
+        return made["x"]
+
+    def end(self, program: Program | None, block: str, x: ir.Value) -> ir.Value:
+        """What a kind does where a visit starts or ends."""
+        if program is None:
+            return x
+        with self.op.scope(block):
+            given = {**self.sides, "x": x}
+            return emit_program(self.op, program, given, lambda node: f"{block}.")["x"]
+
+    def loop_program(
+        self, program: Program | None, loop: Loop, **given: ir.Value
+    ) -> ir.Value | None:
+        """The state that one of a loop's programs makes; None without one."""
+        if program is None:
+            return None
+        inputs = {name: given[name] for name in program.inputs}
+        return emit_program(self.op, program, inputs, lambda node: loop_prefix(loop.name))["x"]
+
+    def round(
+        self, loop: Loop, entry: ir.Value, index: ir.Value | None, x: ir.Value, slots: Slots
+    ) -> ir.Value:
+        """One trip of a loop; ``index`` chooses the adapter, where there is one."""
+        programs = trace_loop(self.model.spec, loop, cached=self.form.cached)
+        known = {"entry": entry} if index is None else {"entry": entry, "index": index}
+        given = self.loop_program(programs.before, loop, x=x, **known)
+        given = x if given is None else given
+        self.nesting += 1
+        y = self.steps(list(loop.body.steps()), given, slots)
+        self.nesting -= 1
+        after = self.loop_program(programs.after, loop, x=given, y=y, **known)
+        return y if after is None else after
+
+    def start(self, loop: Loop, entry: ir.Value) -> ir.Value:
+        """The state before the first round; noise is that of the seed 0."""
+        program = trace_loop(self.model.spec, loop, cached=self.form.cached).start
+        known = {"entry": entry, **self.sides}
+        if loop.options.start == "noise":
+            known["seed"] = self.op.scalar(0)
+        made = self.loop_program(program, loop, **known)
+        return entry if made is None else made
+
+    def adapter_index(self, loop: Loop, trip: ir.Value) -> ir.Value | None:
+        """The number that chooses the adapter of a trip: its own, or that of the last."""
+        adapter = loop.options.adapter
+        if adapter is None or adapter.by == "round":
+            return trip if adapter else None
+        if loop.name in self.rounds:
+            return self.op.Sub(self.rounds[loop.name], self.op.scalar(1))
+        return self.op.scalar(loop.rounds - 1)
+
+    def rounds_written_out(self, loop: Loop, entry: ir.Value, slots: Slots) -> ir.Value:
+        """Every round of a loop; those that a dial may leave out stand in an ``If`` each."""
+        slot = loop.options.cache
+        shared: list[ir.Value] = []
+        kept: list[ir.Value] = []
+        before = len(slots.present)
+        with self.op.scope(f"loop_{loop.name}"):
+            x = self.start(loop, entry)
+            for number in range(loop.rounds):
+                own = slots
+                if slot != "own":
+                    own = replayed(iter(shared)) if number else recorded(slots, shared)
+                with self.op.scope(f"round_{number + 1}"):
+                    if number == 0 or loop.fixed:
+                        x = self.numbered_round(loop, entry, number, x, own)
+                        first = own.present[before:] if slot == "own" else own.present
+                    else:
+                        skipped = kept if slot == "last" else None
+                        x = self.gated_round(loop, entry, number, x, own, first, skipped)
+                if slot != "own" and (number == 0 or slot == "last"):
+                    kept = own.present
+            slots.present += kept
+            return x
+
+    def numbered_round(
+        self, loop: Loop, entry: ir.Value, number: int, x: ir.Value, slots: Slots
+    ) -> ir.Value:
+        index = self.adapter_index(loop, self.op.scalar(number)) if loop.options.adapter else None
+        return self.round(loop, entry, index, x, slots)
+
+    def gated_round(
+        self,
+        loop: Loop,
+        entry: ir.Value,
+        number: int,
+        x: ir.Value,
+        slots: Slots,
+        first: list[ir.Value],
+        skipped: list[ir.Value] | None,
+    ) -> ir.Value:
+        """A round that runs where the rounds reach it; else state and slots stay as they were.
+
+        ``skipped`` is what is present then, by default what was past. Where what is present must
+        be longer, slots that nobody reads hold what the ``first`` round made.
+        """
+        op = self.op
+        runs = op.Greater(self.rounds[loop.name], op.scalar(number), shape=(), dtype=BOOL)
+        past: list[ir.Value] = []
+        inner = recorded(slots, past)
+        with op.body() as nodes:
+            made = [self.numbered_round(loop, entry, number, x, inner), *inner.present]
+        then = ir.Graph([], made, nodes=nodes, name=op.scoped("run"))
+        shapes = [shape_of(value) for value in made]
+        skip = self.same("same", [x, *(past if skipped is None else skipped)])
+        if skipped is None and self.packing is not None:
+            longer = self.same("longer", [x, *first])
+            with op.body() as nodes:
+                branches = {"then_branch": longer, "else_branch": skip}
+                either = op.many("If", [self.packing.grows], branches, shapes)
+            skip = ir.Graph([], either, nodes=nodes, name=op.scoped("skip"))
+        branches = {"then_branch": then, "else_branch": skip}
+        x, *present = op.many("If", [runs], branches, shapes)
+        slots.present += present
+        return x
+
+    def same(self, name: str, values: Sequence[ir.Value]) -> ir.Graph:
+        """The branch that gives these values as they are."""
+        op = self.op
+        with op.body() as nodes:
+            same = [
+                op.Identity(value, name=op.scoped(f"{name}_{index}"))
+                for index, value in enumerate(values)
+            ]
+        return ir.Graph([], same, nodes=nodes, name=op.scoped(name))
+
+    def scan(self, loop: Loop, entry: ir.Value, slots: Slots) -> ir.Value:
+        """One ``Scan`` over the rounds' numbers and, where each has one, their cache slots."""
+        op, rounds = self.op, self.rounds[loop.name]
+        with op.scope(f"loop_{loop.name}"):
+            x = self.start(loop, entry)
+            numbers = op.Range(op.scalar(0), rounds, op.scalar(1), shape=("rounds",))
+            shape = shape_of(x)
+            state = make_value(op.scoped("x"), shape, op.real)
+            number = make_value(op.scoped("round"), (), INT64)
+            stacked: list[ir.Value] = []
+            sliced: list[ir.Value] = []
+            own = op.scoped("past")
+
+            def take(wanted: Shape) -> ir.Value:
+                if loop.options.cache != "own":
+                    return slots.take(wanted)
+                stacked.append(slots.take((f"rounds_{loop.name}", *wanted)))
+                sliced.append(make_value(f"{own}_{len(sliced)}", wanted, op.real))
+                return sliced[-1]
+
+            inner = Slots(take)
+            with op.body() as nodes:
+                index = self.adapter_index(loop, number)
+                result = self.round(loop, entry, index, state, inner)
+            made = [result, *inner.present]
+            body = ir.Graph([state, number, *sliced], made, nodes=nodes, name=op.scoped("body"))
+            shapes = [shape, *((f"rounds_{loop.name}", *shape_of(v)) for v in inner.present)]
+            x, *present = op.many(
+                "Scan",
+                [x, numbers, *stacked],
+                {"body": body, "num_scan_inputs": 1 + len(stacked)},
+                shapes,
+            )
+            if loop.options.cache != "own":
+                which = op.scalar(0 if loop.options.cache == "first" else -1)
+                present = [
+                    op.Gather(value, which, axis=0, shape=shape_of(value)[1:]) for value in present
+                ]
+            slots.present += present
+            return x
+
+    def loop(self, loop: Loop, entry: ir.Value, slots: Slots) -> ir.Value:
+        """One ``Loop``; its body reads weights and side values from the graph around it."""
+        op = self.op
+        with op.scope(f"loop_{loop.name}"):
+            x = self.start(loop, entry)
+            trip = make_value(op.scoped("round"), (), INT64)
+            go_on = make_value(op.scoped("go_on"), (), BOOL)
+            state = make_value(op.scoped("x"), shape_of(x), op.real)
+            with op.body() as nodes:
+                still = op.Identity(go_on, name=op.scoped("still"))
+                result = self.round(loop, entry, self.adapter_index(loop, trip), state, slots)
+            body = ir.Graph(
+                [trip, go_on, state], [still, result], nodes=nodes, name=op.scoped("body")
+            )
+            return op.Loop(
+                self.rounds[loop.name], None, x, body=body, shape=shape_of(x), dtype=op.real
+            )
+
+
+def _sites(graph: BlockGraph, *, written_out: bool) -> Iterator[str]:
+    """Every place where a block is written out; a loop's body is there once, or once a round."""
+    for step in graph.steps():
+        if isinstance(step, Visit):
+            yield step.block
+        else:
+            times = step.rounds if written_out else 1
+            for _ in range(times):
+                yield from _sites(step.body, written_out=written_out)

@@ -1,0 +1,249 @@
+"""The ``forward`` behind a cache, and the one whose caller gives positions and mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rinsc.backends.torch.blocks import BlockClass
+from rinsc.backends.torch.drawing import drawing_lines
+from rinsc.backends.torch.ops import TORCH_OPS
+from rinsc.backends.torch.statements import (
+    call,
+    definition,
+    indented,
+    statements,
+    with_shape,
+    within_width,
+)
+from rinsc.backends.torch.steps import RECORD, StepWriter, slot_terms, takes_noise_seed
+from rinsc.graph import BlockGraph
+from rinsc.layers import Programs
+from rinsc.ops import Embedding, Linear, TiedLinear
+from rinsc.ops.program import Program
+
+RESULT = "tuple[torch.Tensor, list[torch.Tensor]]"
+
+
+def cached_forward(
+    graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]
+) -> list[str]:
+    """New token ids (batch, seq) and the cache of those before them, to logits and a cache.
+
+    The cache is a list of keys and values (batch, kv_heads, past, head_dim), in the order in which
+    visits make them.
+    """
+    looped = any(graph.dials())
+    parameters = [
+        "input_ids: torch.Tensor",
+        "past: list[torch.Tensor] | None = None",
+        "attention_mask: torch.Tensor | None = None",
+        f"rounds: {'Rounds' if looped else 'int | None'} = None",
+    ]
+    parameters += ["noise_seed: int | None = None"] if takes_noise_seed(graph) else []
+    sides = tuple(name for name in programs.embed.outputs if name != "x")
+    writer = StepWriter(graph, classes, sides, cached=True)
+    head, results = statements(programs.head, {"x": "x"})
+    terms = slot_terms(graph, classes)
+    context = graph.spec.context
+    return [
+        *definition("forward", parameters, RESULT),
+        *indented(
+            [
+                "before = past[0].shape[2] if past else 0",
+                "shape = (input_ids.shape[0], before + input_ids.shape[1])",
+                "if attention_mask is None:",
+                "    attention_mask = input_ids.new_ones(shape)",
+                "if attention_mask.shape != shape:",
+                "    found = tuple(attention_mask.shape)",
+                '    raise ValueError(f"attention_mask {found}, not {shape}")',
+                f"if shape[1] > {context}:",
+                f'    raise ValueError(f"{{shape[1]}} tokens exceed the context of {context}")',
+                *drawing_lines(graph, "input_ids.shape[0]", again="past is not None"),
+                *(_cached_one_by_one(graph) if graph.shares_slots else []),
+                *rounds_lines(looped),
+                *embed_lines(programs.embed),
+                *(f"size {'+' * bool(i)}= {term}" for i, term in enumerate(terms)),
+                "if past is not None and len(past) != size:",
+                '    raise ValueError(f"the cache has {len(past)} slots, not {size}")',
+                "slots = iter(past or ())",
+                "present: list[torch.Tensor] = []",
+                *within_width(writer.lines(graph, "slots", "present")),
+                *head,
+                f"return {results['logits']}, present",
+            ]
+        ),
+    ]
+
+
+def _cached_one_by_one(graph: BlockGraph) -> list[str]:
+    """Several new tokens as passes of one token each, for rounds that share slots."""
+    arguments = ["token", "past", "seen", "rounds"]
+    arguments += ["noise_seed"] if takes_noise_seed(graph) else []
+    return [
+        "if input_ids.shape[1] > 1:  # each token sees what the slots keep of those before it",
+        "    tokens = []",
+        "    for end in range(before + 1, shape[1] + 1):",
+        "        token, seen = input_ids[:, end - before - 1, None], attention_mask[:, :end]",
+        *indented(indented([f"logits, past = self.forward({', '.join(arguments)})"])),
+        "        tokens.append(logits)",
+        "    assert past is not None",
+        "    return torch.cat(tokens, dim=1), past",
+    ]
+
+
+def embed_lines(embed: Program) -> list[str]:
+    """Statements that make the state and the side values, each under its own name."""
+    lines, made = statements(embed, {name: name for name in embed.inputs})
+    for name, text in made.items():
+        lines += with_shape(f"{name} = {text}", embed.outputs[name]) if name != text else []
+    return lines
+
+
+def rounds_lines(looped: bool) -> list[str]:
+    """The check of ``rounds``."""
+    if looped:
+        return ["counts = resolve_rounds(rounds)"]
+    return [
+        "if rounds not in (None, {}) and whole(rounds) != 1:",
+        '    raise ValueError(f"rounds {rounds!r} were asked of a model without a repeat")',
+    ]
+
+
+def hosted_methods(
+    graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]
+) -> list[str]:
+    """What a hosted model has beside its ``__init__`` and the start of its weights."""
+    return [
+        '# "visit" or "round": activations of each are made again in the backward pass.',
+        'checkpointing = "none"',
+        "",
+        *hosted_forward(graph, programs, classes),
+    ]
+
+
+def hosted_forward(
+    graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]
+) -> list[str]:
+    """Token ids (batch, seq) at the positions given (batch or 1, seq), to logits.
+
+    ``states`` goes as far as what the head's matrix is multiplied with. ``mask`` (batch, 1, seq,
+    total) says which keys each token sees, none that it is causal; ``slots`` is where keys and
+    values are kept. ``inputs_embeds`` (batch, seq, width) stand in for the rows of the embedding.
+    ``visited`` is a list that gets the state before the first visit and after each one; the last
+    is as the head's matrix reads it.
+    ``keep`` are the places in the sequence that logits are wanted of.
+    """
+    looped = any(graph.dials())
+    parameters = [
+        "input_ids: torch.Tensor | None",
+        "position_ids: torch.Tensor",
+        "mask: torch.Tensor | None = None",
+        "slots: Slots | None = None",
+        f"rounds: {'Rounds' if looped else 'int | None'} = None",
+    ]
+    parameters += ["noise_seed: int | None = None"] if takes_noise_seed(graph) else []
+    parameters += [
+        "inputs_embeds: torch.Tensor | None = None",
+        "visited: list[torch.Tensor] | None = None",
+    ]
+    sides = tuple(name for name in programs.embed.outputs if name != "x")
+    writer = StepWriter(graph, classes, sides, hosted=True)
+    before, matrix = head_parts(programs.head)
+    head, state = statements(before, {"x": "x"})
+    project, results = statements(matrix, {"x": "x"})
+    names = [parameter.partition(":")[0] for parameter in parameters]
+    return [
+        *definition("states", parameters, "torch.Tensor"),
+        *indented(
+            [
+                *(_one_by_one(graph) if graph.shares_slots else []),
+                *_embed_lines(programs.embed),
+                RECORD,
+                *drawing_lines(graph, "x.shape[0]", when="slots is None and "),
+                *rounds_lines(looped),
+                *(
+                    f"by_{part} = self.training and slots is None "
+                    f'and self.checkpointing == "{part}"'
+                    for part in ("visit", "round")
+                    if part == "visit" or any(graph.loops())
+                ),
+                *within_width(writer.lines(graph)),
+                *head,
+                *with_shape(f"x = {state['x']}", before.outputs["x"]),
+                "if visited is not None:",
+                "    visited[-1] = x",
+                "return x",
+            ]
+        ),
+        "",
+        *definition(
+            "forward", [*parameters, "keep: slice | torch.Tensor | None = None"], "torch.Tensor"
+        ),
+        *indented(
+            [
+                *call("x = self.states", names),
+                "if keep is not None:",
+                "    x = x[:, keep]",
+                *project,
+                *with_shape(f"return {results['logits']}", matrix.outputs["logits"]),
+            ]
+        ),
+    ]
+
+
+def _embed_lines(embed: Program) -> list[str]:
+    """`embed_lines` of a caller that may give the rows of the embedding itself.
+
+    A model that reads token ids elsewhere too still needs them.
+    """
+    ids = embed.inputs["input_ids"]
+    readers = [node for node in embed.nodes if ids in node.inputs]
+    lookup = next(node for node in readers if isinstance(node.op, Embedding))
+    table = TORCH_OPS[Embedding].call(lookup, ["input_ids"])
+    nodes = tuple(node for node in embed.nodes if node is not lookup)
+    rest = Program({**embed.inputs, "x": lookup.output}, nodes, embed.outputs)
+    lines = with_shape(f"x = {table} if inputs_embeds is None else inputs_embeds", lookup.output)
+    if len(readers) > 1:
+        lines = [
+            "if input_ids is None:",
+            '    raise ValueError("this model reads token ids in several places; give input_ids")',
+            *lines,
+        ]
+    return [*lines, *embed_lines(rest)]
+
+
+def _one_by_one(graph: BlockGraph) -> list[str]:
+    """Several new tokens as passes of one token each, for rounds that share slots."""
+    arguments = [
+        "None if input_ids is None else input_ids[:, one]",
+        *("position_ids[:, one]", "seen", "slots", "rounds"),
+        *(["noise_seed"] if takes_noise_seed(graph) else []),
+        "None if inputs_embeds is None else inputs_embeds[:, one]",
+        "states[-1]",
+    ]
+    return [
+        "if slots is not None and position_ids.shape[1] > 1:",
+        "    # Each token sees what the slots keep of those before it.",
+        "    states: list[list[torch.Tensor]] = []",
+        "    for one, seen in slots.one_by_one(position_ids, mask):",
+        "        states.append([])",
+        "        self.states(",
+        *(f"            {argument}," for argument in arguments),
+        "        )",
+        "    joined = [torch.cat(each, dim=1) for each in zip(*states, strict=True)]",
+        "    if visited is not None:",
+        "        visited += joined",
+        "    return joined[-1]",
+    ]
+
+
+def head_parts(head: Program) -> tuple[Program, Program]:
+    """What the head does up to its matrix, and the matrix; all of it where it ends otherwise."""
+    last = head.nodes[-1]
+    if not isinstance(last.op, Linear | TiedLinear) or last.output != head.outputs["logits"]:
+        return Program(head.inputs, (), {"x": head.inputs["x"]}), head
+    (state,) = last.inputs
+    return (
+        Program(head.inputs, head.nodes[:-1], {"x": state}),
+        Program({"x": state}, (last,), head.outputs),
+    )

@@ -1,0 +1,243 @@
+"""Modules that continue sequences, over the weights of one that trains, and text of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from copy import copy
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from rinsc.backends.torch.emit import emit_source
+from rinsc.backends.torch.module import CompiledModule, emitted_class
+from rinsc.backends.torch.steps import takes_noise_seed
+from rinsc.backends.torch.tables import TableKeeper
+from rinsc.errors import LoweringError, Problem
+from rinsc.generation import (
+    Prompt,
+    RowLogits,
+    cached_rows,
+    checked_request,
+    continue_tokens,
+    whole_rows,
+)
+from rinsc.graph import (
+    BlockGraph,
+    Rounds,
+    RoundsWarning,
+    beyond_training,
+    resolve_rounds,
+    trained_rounds,
+    verified,
+)
+from rinsc.layers.cached import hosted_programs, looks_back_by_attention_alone
+from rinsc.sampling import Sampling
+from rinsc.spec import ModelSpec
+
+Checkpointing: TypeAlias = Literal["none", "visit", "round"]
+
+
+class HostedModule(TableKeeper):
+    """An instance of `hosted_class`: the emitted ``Model``, and what it was made from.
+
+    ``module(input_ids, position_ids, mask=None, slots=None, rounds=None)`` maps token ids (batch,
+    seq) at their positions (batch or 1, seq) to logits (batch, seq, vocab_size). ``mask`` (batch,
+    1, seq, total) is true, or 0, where a token sees a key; without it attention is causal.
+    ``slots`` keeps keys and values. ``inputs_embeds`` (batch, seq, width) stand in for rows of the
+    embedding; the list ``visited`` gets the state before the first visit and after each one, the
+    last as the head's matrix reads it; ``keep`` are the places in the sequence that logits are
+    wanted of. With ``checkpointing`` by ``visit``, or by ``round`` of the outermost repeats,
+    activations of each are made again in the backward pass of training; visits outside of repeats
+    are no part of a round.
+    """
+
+    source: ClassVar[str]
+    spec: ClassVar[ModelSpec]
+    graph: ClassVar[BlockGraph]
+    takes_noise_seed: ClassVar[bool]
+    keeps_cache: ClassVar[bool]  # false where a layer looks back by more than attention
+    checkpointing: Checkpointing
+    draws: Any = None  # of a model that draws in training
+
+    def states(self, *given: Any, **named: Any) -> torch.Tensor:
+        """What the head's matrix is multiplied with, (batch, seq, width); arguments as above but
+        ``keep``."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Give every parameter its first value."""
+
+    def reset_tables(self) -> None:
+        """Make the tables that are computed, not trained."""
+
+
+@lru_cache(maxsize=32)
+def hosted_class(graph: BlockGraph) -> type[HostedModule]:
+    """The emitted class, made once for a graph.
+
+    Raises `SpecError` for a model that predicts no next token, and `GraphError` for a graph that
+    nothing can run.
+    """
+    source = emit_source(verified(graph), hosted=True)
+    origin = {
+        "source": source,
+        "spec": graph.spec,
+        "graph": graph,
+        "takes_noise_seed": takes_noise_seed(graph),
+        "keeps_cache": looks_back_by_attention_alone(hosted_programs(graph.spec)),
+    }
+    return emitted_class("HostedModel", HostedModule, origin, hosted_class)
+
+
+class CachedModule(nn.Module):
+    """What `cached_module` returns: the emitted ``Model``, and what it was made from."""
+
+    source: ClassVar[str]
+    spec: ClassVar[ModelSpec]
+    graph: ClassVar[BlockGraph]
+    takes_noise_seed: ClassVar[bool]
+    draws: Any = None  # of a model that draws in training
+
+
+def cached_module(model: CompiledModule) -> CachedModule:
+    """The module that continues sequences, with the very parameters of ``model``.
+
+    ``module(input_ids, past=None, attention_mask=None, rounds=None)`` maps new token ids (batch,
+    seq) and the cache of those before them to logits (batch, seq, vocab_size) and a cache, to be
+    given back with the next tokens. ``attention_mask`` (batch, past + seq) is 0 for padding, on
+    either side. The cache has keys and values (batch, kv_heads, past, head_dim) of every layer of
+    every visit, as ``kv=`` says: rounds cannot change within a sequence (of which the number of
+    slots is checked). Raises `SpecError` for a model that predicts no next token, and
+    `LoweringError` for a layer kind without a cache and for a module that has been wrapped.
+    """
+    with torch.device("meta"):  # its own weights are never made
+        made = _cached_class(model.graph)()
+    if dict(model.named_parameters()).keys() != dict(made.named_parameters()).keys():
+        message = "the parameters of the module are not those that it was made with"
+        hint = "make the cached module before wrapping or changing it, or generate without a cache"
+        raise LoweringError(Problem("changed-module", message, hint=hint))
+    for name, module in made.named_modules():
+        # The very same tables, so that what is trained, frozen, moved or cast is so here as well.
+        module._parameters = model.get_submodule(name)._parameters
+        module._buffers = model.get_submodule(name)._buffers
+    if model.draws is not None:
+        made.draws = copy(model.draws)  # which goes on by itself
+    return made.train(model.training)
+
+
+@lru_cache(maxsize=32)
+def _cached_class(graph: BlockGraph) -> type[CachedModule]:
+    """The emitted class, made once for a graph."""
+    source = emit_source(graph, cached=True)
+    origin = {
+        "source": source,
+        "spec": graph.spec,
+        "graph": graph,
+        "takes_noise_seed": takes_noise_seed(graph),
+    }
+    return emitted_class("CachedModel", CachedModule, origin, _cached_class)
+
+
+Past: TypeAlias = list[torch.Tensor]
+Ids: TypeAlias = npt.NDArray[np.int64]
+Logits: TypeAlias = npt.NDArray[np.floating]
+
+
+@overload
+def generate_ids(
+    model: CompiledModule,
+    prompt: Prompt,
+    new_tokens: int,
+    *,
+    sampling: Sampling,
+    stop_ids: Sequence[int] = (),
+    rounds: Rounds = None,
+    cache: bool = True,
+) -> list[int]: ...
+
+
+@overload
+def generate_ids(
+    model: CompiledModule,
+    prompt: Sequence[Prompt],
+    new_tokens: int,
+    *,
+    sampling: Sampling,
+    stop_ids: Sequence[int] = (),
+    rounds: Rounds = None,
+    cache: bool = True,
+) -> list[list[int]]: ...
+
+
+def generate_ids(
+    model: CompiledModule,
+    prompt: Prompt | Sequence[Prompt],
+    new_tokens: int,
+    *,
+    sampling: Sampling,
+    stop_ids: Sequence[int] = (),
+    rounds: Rounds = None,
+    cache: bool = True,
+) -> list[int] | list[list[int]]:
+    """The ``new_tokens`` ids after ``prompt``, or fewer, up to one of ``stop_ids``.
+
+    Of a sequence of prompts, of any lengths, there is one list each: prompt i alone would be
+    followed by the same ids with the seed ``sampling.seed + i``. A sequence that outgrows the
+    context goes on as its last ``context`` ids, which is slow: each token runs all of them anew.
+    Without ``cache``, and for layer kinds that have none, each token runs the whole sequence: the
+    same tokens, but for repeats whose rounds share their slots.
+
+    Raises `UsageError` for a prompt that is empty or longer than the context, token ids that are
+    none and a negative count, and `GraphError` for rounds that no model of this signature runs.
+    Warns with `RoundsWarning` at more rounds than the signature trains.
+    """
+    request = checked_request(prompt, new_tokens, model.spec, stop_ids)
+    message = beyond_training(resolve_rounds(model.graph, rounds), trained_rounds(model.graph))
+    if message is not None:
+        warnings.warn(message, RoundsWarning, stacklevel=2)
+    made = continue_tokens(row_logits(model, rounds, cache=cache), request, sampling)
+    return made[0] if request.is_single else made
+
+
+def row_logits(model: CompiledModule, rounds: Rounds, *, cache: bool = True) -> RowLogits:
+    """The logits of ``model`` in evaluation mode after sequences, at these rounds.
+
+    With ``cache`` behind one, where the layer kinds have it.
+    """
+    device = next(model.parameters()).device
+    cached = _cached(model) if cache else None
+
+    @torch.inference_mode()
+    def step(ids: Ids, past: Past | None, mask: Ids | None) -> tuple[Logits, Past]:
+        assert cached is not None
+        seen = None if mask is None else torch.from_numpy(mask).to(device)
+        logits, present = cached(torch.from_numpy(ids).to(device), past, seen, rounds=rounds)
+        return logits[:, -1].float().numpy(force=True), present
+
+    @torch.inference_mode()
+    def whole(ids: Sequence[int]) -> Logits:
+        was_training = model.training
+        model.eval()
+        try:
+            logits = model(torch.tensor([list(ids)], device=device), rounds=rounds)
+        finally:
+            model.train(was_training)
+        row: Logits = logits[0, -1].float().numpy(force=True)
+        return row
+
+    if cached is None:
+        return whole_rows(whole, model.spec.context)
+    return cached_rows(step, model.graph)
+
+
+def _cached(model: CompiledModule) -> CachedModule | None:
+    """The module behind a cache; None where its kind looks back in a way that no cache holds."""
+    try:
+        return cached_module(model).eval()
+    except LoweringError:
+        return None

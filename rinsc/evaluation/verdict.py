@@ -1,0 +1,296 @@
+"""Whether recursion paid off: two models on one text, and how sure it is.
+
+"No-regret" is a word of arXiv 2502.07503 (abstract): a recursive model that is trained with as many
+FLOPs is better than its baseline even where it runs one round, so that training FLOPs, parameters
+and inference FLOPs are all matched. The paper gets there with stochastic recursion and linear
+adapters. The interval, the margin, the tolerance and the words of the verdict are choices of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rinsc.errors import DataError, Problem, UsageError, plural
+from rinsc.train.evaluate import BlockLosses
+from rinsc.train.finished import FinishedRun
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+LEAST_BLOCKS = 10  # a resample of fewer says little
+
+Reading: TypeAlias = Literal["better", "worse", "no difference can be told"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Bits per byte of a model and of its baseline, and the 95 % interval of their difference.
+
+    All on the same ``blocks``; the interval is infinite where they are fewer than `LEAST_BLOCKS`.
+    """
+
+    ours: float
+    theirs: float
+    low: float
+    high: float
+    blocks: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The model's less the baseline's."""
+        return self.ours - self.theirs
+
+    @property
+    def reading(self) -> Reading:
+        """Lower is better; an interval with 0 in it tells nothing."""
+        if self.low > 0:
+            return "worse"
+        return "better" if self.high < 0 else "no difference can be told"
+
+
+def paired_difference(ours: BlockLosses, theirs: BlockLosses, *, seed: int = 0) -> Difference:
+    """The difference on the blocks that both have in full; the same every time.
+
+    Both must be of the same text, cut into the same blocks. Raises DataError where they have none
+    in common.
+    """
+    common = min(len(ours.nats), len(theirs.nats))
+    both = ours.is_whole[:common] & theirs.is_whole[:common]
+    ours, theirs = ours.only(both), theirs.only(both)
+    blocks = len(ours.nats)
+    if blocks == 0:
+        hint = "use more text, or shorter sequences"
+        raise DataError(Problem("too-little-text", "the runs have no text in common", hint=hint))
+    found = ours.bits_per_byte, theirs.bits_per_byte
+    if not all(map(math.isfinite, found)):
+        return Difference(*found, *_without_numbers(*found), blocks)
+    if blocks < LEAST_BLOCKS:
+        return Difference(*found, -math.inf, math.inf, blocks)
+    rng = np.random.default_rng(seed)
+    draws = np.empty(RESAMPLES)
+    for place in range(RESAMPLES):
+        times = np.bincount(rng.integers(0, blocks, blocks), minlength=blocks)
+        draws[place] = _bits_per_byte(ours, times) - _bits_per_byte(theirs, times)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    return Difference(*found, float(low), float(high), blocks)
+
+
+def _without_numbers(ours: float, theirs: float) -> tuple[float, float]:
+    """The interval where a model gives no numbers: it is worse than one that does."""
+    low = math.inf if math.isfinite(theirs) else -math.inf
+    high = -math.inf if math.isfinite(ours) else math.inf
+    return low, high
+
+
+def _bits_per_byte(losses: BlockLosses, times: npt.NDArray[np.int64]) -> float:
+    """Of a text in which each block stands so many times."""
+    return float(times @ losses.nats) / math.log(2) / float(times @ losses.byte_counts)
+
+
+Outcome: TypeAlias = Literal["no regret", "regret", "undecided"]
+Equal: TypeAlias = Literal["training FLOPs", "parameters", "inference FLOPs"]
+LossesAt: TypeAlias = Callable[[Mapping[str, int]], BlockLosses]
+
+TOLERANCE = 0.01  # parameters and inference FLOPs that differ by less count as equal
+SEEDS = "one seed each: others may differ by more"
+MOST_ROUNDS = 32  # that are looked at for the nearest inference FLOPs
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The run at some rounds against its baseline; ``ours`` and ``theirs`` are to be equal."""
+
+    equal: Equal
+    rounds: Mapping[str, int]
+    ours: int
+    theirs: int
+    tolerance: int
+    difference: Difference
+
+    @property
+    def is_equal(self) -> bool:
+        return abs(self.ours - self.theirs) <= self.tolerance
+
+    @property
+    def excess(self) -> float:
+        """By which share of the baseline's the run has more; negative where it has less."""
+        return (self.ours - self.theirs) / self.theirs
+
+    @property
+    def percent(self) -> str:
+        """The excess with its sign: two digits, all of them from ten percent on."""
+        percent = 100 * self.excess
+        return f"{percent:+,.0f}" if abs(percent) >= 9.95 else f"{percent:+.2g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Three comparisons, the first of which, at one round, says whether there is regret.
+
+    ``margin`` is how many bits per byte one round may be worse and still leave no regret.
+    """
+
+    one_round: Comparison
+    as_trained: Comparison
+    nearest: Comparison
+    margin: float = 0.0
+
+    @property
+    def comparisons(self) -> tuple[Comparison, Comparison, Comparison]:
+        return self.one_round, self.as_trained, self.nearest
+
+    @property
+    def outcome(self) -> Outcome:
+        """No regret where the whole interval is below the margin, regret where it is above."""
+        if self.undecided_because is not None:
+            return "undecided"
+        return "no regret" if self.one_round.difference.high < self.margin else "regret"
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the runs spent the same training FLOPs, to within one step."""
+        return self.one_round.is_equal
+
+    @property
+    def is_itself(self) -> bool:
+        """Whether run and baseline are one model: every block of the text costs both the same."""
+        found = self.as_trained.difference
+        return found.ours == found.theirs and found.low == found.high == 0
+
+    @property
+    def undecided_because(self) -> str | None:
+        """Why neither outcome holds, in words; None where one does."""
+        found = self.one_round.difference
+        if self.is_itself:
+            return "the run and its baseline are the same model"
+        if not self.is_equal:
+            return f"not at equal training FLOPs, the run spent {self._spent}"
+        if found.blocks < LEAST_BLOCKS and math.isinf(found.low) and math.isinf(found.high):
+            return f"too little text, {plural(found.blocks, 'window')} of at least {LEAST_BLOCKS}"
+        if found.high < self.margin or found.low > self.margin:
+            return None
+        if not math.isfinite(found.bits_per_byte):
+            return "the losses are no numbers"
+        margin = f"the margin of {self.margin:g}" if self.margin else "0"
+        return f"the interval from {found.low:+.4f} to {found.high:+.4f} holds {margin}"
+
+    @property
+    def text(self) -> str:
+        """The verdict in a line."""
+        reason, measured = self.undecided_because, _in_words(self.one_round.difference)
+        if reason is not None:
+            return f"undecided: {reason}; {measured}"
+        if self.margin:
+            measured += f", at a margin of {self.margin:g}"
+        return f"{self.outcome}: {measured} ({SEEDS})"
+
+    @property
+    def _spent(self) -> str:
+        """The run's training FLOPs against the baseline's, in words."""
+        if self.one_round.excess >= 1:
+            return f"{1 + self.one_round.excess:.3g} times as many"
+        more = "more" if self.one_round.excess > 0 else "fewer"
+        return f"{self.one_round.percent.lstrip('+-')} % {more}"
+
+
+def _in_words(found: Difference) -> str:
+    """One round beside the baseline."""
+    if not math.isfinite(found.bits_per_byte):
+        without = "one round" if not math.isfinite(found.ours) else "the baseline"
+        return f"{without} gives no numbers"
+    if found.bits_per_byte == 0:
+        return "one round is as good as the baseline"
+    than = "better" if found.bits_per_byte < 0 else "worse"
+    return f"one round is {than} than the baseline by {abs(found.bits_per_byte):.4f} bits per byte"
+
+
+def judge(
+    run: FinishedRun,
+    baseline: FinishedRun,
+    ours: LossesAt,
+    theirs: BlockLosses,
+    *,
+    margin: float = 0.0,
+) -> Verdict:
+    """Compare ``run`` with ``baseline``, which runs as it was trained.
+
+    Equal training FLOPs: at one round. Equal parameters: at the rounds that its result is of. Equal
+    inference FLOPs: at the number whose forward pass costs most nearly what the baseline's does.
+    ``ours`` gives the losses at some rounds on the blocks of ``theirs``. Raises UsageError where
+    the run has no repeat, and for a margin below 0.
+    """
+    require_repeat(run)
+    require_margin(margin)
+    step = max(run.step_flops, baseline.step_flops)
+    params = run.stored_params, baseline.stored_params
+    once, trained, near = judged_rounds(run, baseline)
+    length = common_length(run, baseline)
+    flops = baseline.forward_flops_per_token(baseline.rounds, length)
+    near_flops = run.forward_flops_per_token(near, length), flops
+
+    def compare(
+        equal: Equal, rounds: Mapping[str, int], sizes: tuple[int, int], tolerance: int
+    ) -> Comparison:
+        return Comparison(equal, rounds, *sizes, tolerance, paired_difference(ours(rounds), theirs))
+
+    return Verdict(
+        compare(
+            *("training FLOPs", once),
+            *((run.training_flops, baseline.training_flops), step),
+        ),
+        compare("parameters", trained, params, int(TOLERANCE * params[1])),
+        compare("inference FLOPs", near, near_flops, int(TOLERANCE * flops)),
+        margin,
+    )
+
+
+def require_margin(margin: float) -> None:
+    """Raises UsageError for a margin that is no number of bits per byte from 0 up."""
+    if not (math.isfinite(margin) and margin >= 0):
+        message = f"--margin must be a number of at least 0, not {margin}"
+        hint = "write bits per byte that one round may be worse, as 0.005"
+        raise UsageError(Problem("usage", message, hint=hint))
+
+
+def require_repeat(run: FinishedRun) -> None:
+    """Raises UsageError for a run whose rounds cannot be regretted."""
+    if not run.rounds:
+        message = f"'{run.signature}' has no repeat, so that it has no rounds to regret"
+        hint = "name the recursive run first, and its baseline with --baseline"
+        raise UsageError(Problem("no-repeat", message, place=str(run.folder.path), hint=hint))
+
+
+def judged_rounds(run: FinishedRun, baseline: FinishedRun) -> tuple[dict[str, int], ...]:
+    """The rounds that `judge` looks at."""
+    length = common_length(run, baseline)
+    flops = baseline.forward_flops_per_token(baseline.rounds, length)
+    return one_round(run), run.rounds, nearest_rounds(run, flops, length)
+
+
+def common_length(run: FinishedRun, baseline: FinishedRun) -> int:
+    """The sequence at which the FLOPs of a token are compared: the shorter of both."""
+    return min(run.sequence_length, baseline.sequence_length)
+
+
+def one_round(run: FinishedRun) -> dict[str, int]:
+    """Every repeat once."""
+    return dict.fromkeys(run.rounds, 1)
+
+
+def nearest_rounds(
+    run: FinishedRun, flops_per_token: int, sequence_length: int | None = None
+) -> dict[str, int]:
+    """One number for every repeat, whose forward pass costs most nearly so much; the fewest."""
+    most = max(MOST_ROUNDS, *run.rounds.values())
+    return min(
+        (dict.fromkeys(run.rounds, count) for count in range(1, most + 1)),
+        key=lambda rounds: abs(
+            run.forward_flops_per_token(rounds, sequence_length) - flops_per_token
+        ),
+    )

@@ -1,0 +1,390 @@
+"""Quality as pictures: against training FLOPs, rounds, FLOPs of a pass, tokens a second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rinsc.extras import require
+from rinsc.storage.files import atomic_path
+from rinsc.train.metrics import Metrics, Part
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which most colour-blind readers tell apart; yellow is left out on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+FORMATS: Mapping[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
+LABEL_GAP = 0.055  # of the height of the picture, between two labels
+INK = "#333333"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One variant's held-out bits per byte along its training."""
+
+    name: str
+    training_flops: tuple[float, ...]
+    bits_per_byte: tuple[float, ...]
+    held_out: Part = "sample"
+
+
+def curve(name: str, metrics: Iterable[Metrics]) -> Curve:
+    """The evaluated points of a run."""
+    points = [m for m in metrics if m.bits_per_byte is not None]
+    whole = bool(points) and all(m.held_out == "whole" for m in points)
+    return Curve(
+        name,
+        tuple(m.training_flops for m in points),
+        tuple(m.bits_per_byte for m in points if m.bits_per_byte is not None),
+        "whole" if whole else "sample",
+    )
+
+
+def draw_training(curves: Sequence[Curve], path: Path) -> tuple[Path, ...]:
+    """Write ``path`` with .png and with .svg: one line a variant, named at its end.
+
+    A curve without points is left out. Raises OutputError, and MissingExtraError where matplotlib
+    is not installed.
+    """
+    curves = [line for line in curves if line.training_flops]
+    whole = bool(curves) and all(line.held_out == "whole" for line in curves)
+    text = f"Held-out text ({'the whole' if whole else 'a sample'})"
+    figure, axes = _canvas(f"{text} against training compute", "training FLOPs")
+    for index, line in enumerate(curves):
+        _line(axes, index, line.training_flops, line.bits_per_byte)
+    _compute_axis(axes)
+    _name_lines(axes, [(c.name, c.training_flops[-1], c.bits_per_byte[-1]) for c in curves])
+    return _save(figure, path)
+
+
+def draw_rounds(
+    qualities: Mapping[str, Mapping[int, float]], trained_rounds: Mapping[str, int], path: Path
+) -> tuple[Path, ...]:
+    """Write ``path`` with .png and with .svg: bits per byte of each model at each of the rounds.
+
+    A ring marks the rounds that a model was trained with. Raises as `draw_training` does.
+    """
+    figure, axes = _canvas(
+        "The same weights, run with fewer and more rounds",
+        "rounds at run time (ringed: as trained)",
+    )
+    for index, (name, quality) in enumerate(qualities.items()):
+        _line(axes, index, tuple(quality), tuple(quality.values()))
+        trained = trained_rounds.get(name)
+        if trained is not None and trained in quality:
+            _ring(axes, index, trained, quality[trained])
+    axes.set_xticks(sorted({r for quality in qualities.values() for r in quality}))
+    ends = [(name, max(q), q[max(q)]) for name, q in qualities.items()]
+    _name_lines(axes, ends)
+    return _save(figure, path)
+
+
+def _canvas(title: str, x_label: str) -> tuple[Figure, Axes]:
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=15, color=INK, pad=14)
+    axes.set_xlabel(x_label, fontsize=12, color=INK)
+    axes.set_ylabel("bits per byte (lower is better)", fontsize=12, color=INK)
+    axes.margins(x=0.03, y=0.08)
+    axes.tick_params(labelsize=11, colors=INK)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _compute_axis(axes: Axes) -> None:
+    """FLOPs on a logarithmic scale with ticks such as 1e12, 2e12, 5e12."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0e}".replace("e+", "e")))
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def _line(axes: Axes, index: int, x: Sequence[float], y: Sequence[float]) -> None:
+    axes.plot(x, y, linewidth=2, markersize=5, clip_on=False, **_style(index))
+
+
+def _ring(axes: Axes, index: int, x: float, y: float) -> None:
+    colour = _style(index)["color"]
+    axes.plot(x, y, "o", markersize=13, fillstyle="none", color=colour, markeredgewidth=1.8)
+
+
+def _name_lines(axes: Axes, ends: Sequence[tuple[str, float, float]]) -> None:
+    """Name and last value right of each line's end, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    axes.set_xlim(right=max((x for _, x, _ in ends), default=None))
+    heights = apart([y for _, _, y in ends], LABEL_GAP * (high - low))
+    for index, ((name, x, y), height) in enumerate(zip(ends, heights, strict=True)):
+        text = f"   {name}  {y:.3f}"
+        colour = _style(index)["color"]
+        axes.text(x, height, text, fontsize=12, color=colour, va="center", parse_math=False)
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights moved as little as it takes to be ``gap`` apart; their order is kept."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    stacks: list[list[int]] = []
+    for index in order:
+        stacks.append([index])
+        while len(stacks) > 1 and _bottom(stacks[-1], heights, gap) < gap + _top(
+            stacks[-2], heights, gap
+        ):
+            stacks[-2:] = [stacks[-2] + stacks[-1]]
+    moved = list(heights)
+    for stack in stacks:
+        for place, index in enumerate(stack):
+            moved[index] = _bottom(stack, heights, gap) + place * gap
+    return moved
+
+
+def _bottom(stack: Sequence[int], heights: Sequence[float], gap: float) -> float:
+    """Where the lowest label of a stack goes, so that the stack is centred on its heights."""
+    middle = sum(heights[index] for index in stack) / len(stack)
+    return middle - gap * (len(stack) - 1) / 2
+
+
+def _top(stack: Sequence[int], heights: Sequence[float], gap: float) -> float:
+    return _bottom(stack, heights, gap) + gap * (len(stack) - 1)
+
+
+def _save(figure: Figure, path: Path) -> tuple[Path, ...]:
+    from matplotlib import rc_context
+
+    written = []
+    for file_format in FORMATS:
+        target = path.with_name(f"{path.name}.{file_format}")
+        # A fixed salt and no date: the same data give the same file.
+        with atomic_path(target) as part, rc_context({"svg.hashsalt": "rinsc"}):
+            figure.savefig(part, format=file_format, metadata=FORMATS[file_format])
+        written.append(target)
+    return tuple(written)
+
+
+GRID = "#e4e4e4"
+CROWDED_WIDTH, CROWDED_HEIGHT = 0.03, 0.06  # of the picture, where labels would overlap
+LABEL_WIDTH = 0.3  # of the picture, the label of a square at most
+LEAST_HEIGHT = 0.02  # bits per byte; what differs by less is not to look like much
+MARGIN = 0.15  # inches, around all of it
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point with a label, and a ring where it is ``ringed``."""
+
+    label: str
+    x: float
+    bits_per_byte: float
+    ringed: bool = False
+
+
+def canvas(title: str, subtitle: str, x_label: str) -> tuple[Figure, Axes]:
+    """An empty picture; raises MissingExtraError where matplotlib is not installed."""
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    margins = ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN)
+    figure = Figure(figsize=(8, 5), dpi=150, layout=margins)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    lower = axes.set_title(subtitle, loc="left", fontsize=11, color=INK, pad=10, parse_math=False)
+    axes.annotate(
+        title,
+        (0, 1.5),  # of the line below
+        xycoords=lower,
+        fontsize=15,
+        color=INK,
+        parse_math=False,
+    )
+    axes.set_xlabel(x_label, fontsize=12, color=INK)
+    axes.set_ylabel("bits per byte (lower is better)", fontsize=12, color=INK)
+    axes.tick_params(labelsize=11, colors=INK)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines["right"].set_visible(False)
+    return figure, axes
+
+
+def finite(marks: Sequence[Mark]) -> list[Mark]:
+    """Those that can be drawn."""
+    return [each for each in marks if math.isfinite(each.bits_per_byte)]
+
+
+def draw_marks(axes: Axes, marks: Sequence[Mark], others: Sequence[Mark] = ()) -> None:
+    """``marks`` joined by a line, ``others`` alone as squares; all with labels."""
+    x, y = [each.x for each in marks], [each.bits_per_byte for each in marks]
+    axes.plot(x, y, "-o", color=COLOURS[0], linewidth=2, markersize=6)
+    room = LABEL_WIDTH * max((each.x for each in [*marks, *others]), default=0)
+    for other in others:
+        (square,) = axes.plot(other.x, other.bits_per_byte, "s", color=COLOURS[1])
+        square.set(markersize=10, markeredgewidth=1.8, fillstyle="none")
+        # Left of it, as the line may begin above it and goes to the right, where there is room.
+        side, align = (1, "left") if other.x < room else (-1, "right")
+        axes.annotate(
+            other.label,
+            (other.x, other.bits_per_byte),
+            xytext=(11 * side, 0),
+            textcoords="offset points",
+            fontsize=12,
+            color=COLOURS[1],
+            ha=align,
+            va="center",
+            parse_math=False,
+        )
+    for each in marks:
+        if each.ringed:
+            (ring,) = axes.plot(each.x, each.bits_per_byte, "o", color=COLOURS[0])
+            ring.set(markersize=13, markeredgewidth=1.8, fillstyle="none")
+    _limit(axes, [*marks, *others])
+    _label(axes, marks)
+
+
+def _limit(axes: Axes, marks: Sequence[Mark]) -> None:
+    axes.margins(y=0.14)
+    if not marks:
+        return
+    y = [each.bits_per_byte for each in marks]
+    if max(y) - min(y) < LEAST_HEIGHT:
+        middle = (max(y) + min(y)) / 2
+        axes.set_ylim(middle - LEAST_HEIGHT, middle + LEAST_HEIGHT)
+    axes.set_xlim(left=0, right=1.08 * max(each.x for each in marks))
+
+
+def _label(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Above the points; below, where the label of a neighbour stands there already."""
+    width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
+    above: list[Mark] = []
+    for each in marks:
+        crowded = any(
+            abs(each.x - other.x) < CROWDED_WIDTH * width
+            and abs(each.bits_per_byte - other.bits_per_byte) < CROWDED_HEIGHT * height
+            for other in above
+        )
+        if not crowded:
+            above.append(each)
+        axes.annotate(
+            each.label,
+            (each.x, each.bits_per_byte),
+            xytext=(5, -19 if crowded else 9),  # clear of a line that falls
+            textcoords="offset points",
+            fontsize=12,
+            color=INK,
+            parse_math=False,
+        )
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write ``path``, whose suffix is one of `FORMATS`; raises OutputError."""
+    from matplotlib import rc_context
+
+    form = path.suffix.lower().removeprefix(".")
+    # A fixed salt and no date: the same data give the same file.
+    with atomic_path(path) as part, rc_context({"svg.hashsalt": "rinsc"}):
+        figure.savefig(part, format=form, metadata=FORMATS[form])
+
+
+X_LABEL = "forward FLOPs per token (labels: rounds at run time; ringed: as trained)"
+UNITS = {10**18: "E", 10**15: "P", 10**12: "T", 10**9: "G", 10**6: "M", 10**3: "k"}
+
+
+def draw_evaluation(
+    marks: Sequence[Mark],
+    baseline: Mark | None,
+    title: str,
+    path: Path,
+    *,
+    subtitle: str = "",
+) -> None:
+    """Write ``path``, whose suffix is one of `FORMATS`: bits per byte over forward FLOPs per token.
+
+    The points of one model are joined in their order, that of its baseline stands alone; those
+    that are not finite are left out. Raises OutputError, and MissingExtraError where matplotlib is
+    not installed.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    figure, axes = canvas(title, subtitle, X_LABEL)
+    draw_marks(axes, finite(marks), finite([] if baseline is None else [baseline]))
+    axes.spines["top"].set_visible(False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda flops, _: with_unit(flops)))
+    save(figure, path)
+
+
+def with_unit(flops: float) -> str:
+    """``1.5M``; 0 and what is below a thousand stand as they are."""
+    for size, unit in UNITS.items():
+        if abs(flops) >= size:
+            return f"{flops / size:g}{unit}"
+    return f"{flops:g}"
+
+
+SPACING = 0.09  # of the width of the picture, between two ticks of tokens per second
+DIGITS = (7, 5, 4, 3, 2, 1.5, 1)  # that such a tick may start with
+SPEED_LABEL = "ms per token (labels: rounds at run time; ringed: as written)"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model at some rounds, which ``label`` says; a ring marks those it was ``written`` with."""
+
+    label: str
+    decode_ms: float
+    bits_per_byte: float
+    written: bool = False
+
+
+def draw_tradeoff(points: Sequence[Point], title: str, path: Path, *, subtitle: str = "") -> None:
+    """Write ``path``, whose suffix is one of `FORMATS`: bits per byte over milliseconds a token.
+
+    Below the title stands what was measured and where, the ``subtitle``.
+
+    Points are joined in the order that they are given in; those that are not finite are left out.
+    Raises OutputError, and MissingExtraError where matplotlib is not installed.
+    """
+    figure, axes = canvas(title, subtitle, SPEED_LABEL)
+    marks = finite(
+        [Mark(each.label, each.decode_ms, each.bits_per_byte, each.written) for each in points]
+    )
+    draw_marks(axes, marks)
+    _speed_axis(axes, marks)
+    save(figure, path)
+
+
+def _speed_axis(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Tokens per second along the top, at round numbers that have room."""
+    left, right = axes.get_xlim()
+    gap = SPACING * (right - left)
+    last = 0.8 * min((each.x for each in marks), default=left) - gap
+    places: dict[float, str] = {}
+    for speed in (digit * 10.0**power for power in range(6, -7, -1) for digit in DIGITS):
+        place = 1e3 / speed
+        if max(last + gap, left) <= place <= right:
+            places[place] = f"{speed:,.6g}"
+            last = place
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(list(places), list(places.values()))
+    top.set_xlabel("tokens per second", fontsize=12, color=INK)
+    top.tick_params(labelsize=11, colors=INK)

@@ -1,0 +1,99 @@
+"""The layer kinds that a spec may name, and where each is described. One line a kind.
+
+Other packages add kinds of their own by an entry point of the group "rinsc.spec.kinds", a running
+program by `rinsc.register_kind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rinsc.errors import nearest
+
+GROUP = "rinsc.spec.kinds"
+
+KINDS: Mapping[str, str] = {
+    "llama": "rinsc.layers.llama",
+    "gpt": "rinsc.layers.gpt",
+    "transformer": "rinsc.layers.transformer",
+    "albert": "rinsc.layers.albert",
+    "vit": "rinsc.layers.vit",
+    "huginn": "rinsc.layers.huginn",
+    "huginn_coda": "rinsc.layers.huginn:CODA",
+    "ouro": "rinsc.layers.ouro",
+    "hrm": "rinsc.layers.hrm",
+    "hrm_high": "rinsc.layers.hrm:HIGH",
+}
+
+
+@dataclass(frozen=True)
+class KindPlace:
+    """Where a kind is found: ``attribute`` of ``module``, which ``package`` brings.
+
+    A kind that the running program has registered has no package.
+    """
+
+    module: str
+    attribute: str
+    package: str
+
+    @property
+    def owner(self) -> str:
+        """Who can mend the kind, in words."""
+        return f"the package '{self.package}'" if self.package else "the code"
+
+
+# Kinds of the running program, `LayerKind` by name; `rinsc.layers.register_kind` fills it.
+in_this_program: dict[str, object] = {}
+
+
+def is_kind(name: object) -> bool:
+    """Whether a layer kind has this name, here or in another package that is installed."""
+    return name in KINDS or (
+        isinstance(name, str) and (name in in_this_program or name in registered())
+    )
+
+
+def kind_names() -> tuple[str, ...]:
+    """Every name of a layer kind: those of rinsc, then those of others."""
+    others = {*registered(), *in_this_program}
+    return (*KINDS, *(name for name in sorted(others) if name not in KINDS))
+
+
+def unknown_kind_hint(name: str) -> str:
+    """A hint for a name that no kind has."""
+    close = nearest(name, kind_names())
+    if close is not None:
+        return f"did you mean '{close}'?"
+    own = f"a kind of your own is registered with rinsc.register_kind('{name:.32}', kind)"
+    return f"one of: {', '.join(kind_names())}; {own}"
+
+
+def kind_place(name: str) -> KindPlace:
+    """Where the kind is found; one of rinsc wins over others of the same name, then one of the
+    running program."""
+    if name in KINDS:
+        return _place(KINDS[name], "rinsc")
+    if name in in_this_program:
+        return KindPlace("this program", name, "")
+    return registered()[name]
+
+
+@lru_cache(maxsize=1)
+def registered() -> Mapping[str, KindPlace]:
+    """Kinds of other packages; of two with one name the package first in the alphabet wins."""
+    from importlib.metadata import entry_points  # slow to load, and seldom needed
+
+    found = [
+        (point.name, _place(point.value, point.dist.name if point.dist else "unknown"))
+        for point in entry_points(group=GROUP)
+    ]
+    return dict(sorted(found, key=lambda item: item[1].package, reverse=True))
+
+
+def _place(value: str, package: str) -> KindPlace:
+    """``package.module``, which has ``KIND``, or ``package.module:NAME``."""
+    module, _, attribute = value.partition(":")
+    return KindPlace(module.strip(), attribute.strip() or "KIND", package)

@@ -1,0 +1,1 @@
+"""Text of tokens: decoders, streams, and what a tokenizer's files say."""

@@ -1,0 +1,169 @@
+"""How two variants differ: in words, in the layers that they run, and in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+
+from rinsc.cost import CostReport, cost_report
+from rinsc.errors import listed, plural
+from rinsc.fingerprints import fingerprint
+from rinsc.graph import BlockGraph, Loop, build_graph
+from rinsc.spec import ModelSpec
+from rinsc.spec.model import field_values, require_spec
+from rinsc.variants.executed import Run, executed_runs, schedule_text, turned_layers
+
+MAX_LISTED = 8  # stretches of a schedule, and dials
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two variants. FLOPs are of a sequence as long as its context."""
+
+    signature: str
+    fingerprint: str
+    blocks: tuple[str, ...]
+    dials: tuple[str, ...]
+    schedule: str
+    parameters: int
+    layers: int
+    executed_layers: int
+    forward_flops_per_token: int
+    training_flops_per_token: int
+    kv_bytes_per_token: int
+    expected_rounds: Mapping[str, int | float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two variants compared.
+
+    ``same_model`` is whether they are the same model at the rounds written, ``same_dials`` whether
+    their repeats, whatever they are called, turn them alike as well. ``dimensions`` has the keys of
+    the specs that differ, with both values; ``shared_start`` is how many layers both run in the
+    same way from the first on, training apart, and None where other dimensions than the number of
+    layers differ.
+    """
+
+    left: Side
+    right: Side
+    same_model: bool
+    same_dials: bool
+    dimensions: Mapping[str, tuple[object, object]]
+    shared_start: int | None
+
+    def words(self) -> list[str]:
+        """What there is to say, a sentence each."""
+        left, right = self.left.signature, self.right.signature
+        if not self.same_model:
+            return [f"{left} and {right} are different models.", *self._reasons()]
+        if self.same_dials:
+            return [f"{left} and {right} are the same model."]
+        dials = " and ".join(
+            f"{side.signature} has {listed(side.dials, MAX_LISTED) or 'none'}"
+            for side in (self.left, self.right)
+        )
+        return [
+            f"{left} and {right} are the same model at the rounds written.",
+            f"Their dials differ: {dials}.",
+        ]
+
+    def _reasons(self) -> list[str]:
+        """In what two different models differ."""
+        found = [f"{key} is {left} and {right}." for key, (left, right) in self.dimensions.items()]
+        left, right = self.left, self.right
+        if self.shared_start == 0:
+            found.append("They differ from the first layer on.")
+        elif self.shared_start is not None and self.shared_start < self._most_layers:
+            found.append(f"They part ways after {plural(self.shared_start, 'layer')}.")
+        elif not found:
+            found.append("They run the same layers in the same order, with other options.")
+        if left.parameters == right.parameters:
+            found.append("They have as many parameters.")
+        if left.training_flops_per_token == right.training_flops_per_token:
+            found.append("They cost the same to train.")
+        return found
+
+    @property
+    def _most_layers(self) -> int:
+        return max(self.left.executed_layers, self.right.executed_layers)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return {**asdict(self), "words": self.words()}
+
+
+def diff(left: ModelSpec, right: ModelSpec) -> Difference:
+    """Compare two variants at the rounds written.
+
+    Raises `SpecError` for anything but specs, and `GraphError` for schedules that are too long.
+    """
+    graphs = [build_graph(require_spec(spec)) for spec in (left, right)]
+    runs = [executed_runs(graph) for graph in graphs]
+    one, other = (_side(graph) for graph in graphs)
+    same_model = one.fingerprint == other.fingerprint
+    dimensions = _dimensions(left, right)
+    return Difference(
+        one,
+        other,
+        same_model=same_model,
+        same_dials=same_model
+        and all(left == right for left, right in zip_longest(*map(_dials, graphs))),
+        dimensions=dimensions,
+        shared_start=_shared_start(*runs) if set(dimensions) <= {"layers"} else None,
+    )
+
+
+def _dimensions(left: ModelSpec, right: ModelSpec) -> dict[str, tuple[object, object]]:
+    """The keys, signatures apart, whose values differ."""
+    values, others = field_values(left), field_values(right)
+    return {
+        key: (value, others[key])
+        for key, value in values.items()
+        if key != "signature" and value != others[key]
+    }
+
+
+def _side(graph: BlockGraph) -> Side:
+    report: CostReport = cost_report(graph)
+    return Side(
+        signature=report.signature,
+        fingerprint=fingerprint(graph.spec),
+        blocks=tuple(_block_text(graph, name) for name in graph.blocks),
+        dials=tuple(_dial_text(loop) for loop in graph.dials()),
+        schedule=schedule_text(graph, MAX_LISTED),
+        parameters=report.stored_params,
+        layers=report.stored_layers,
+        executed_layers=report.executed_layers,
+        forward_flops_per_token=report.forward_flops_per_token,
+        training_flops_per_token=report.training_flops_per_token,
+        kv_bytes_per_token=report.memory.kv_bytes_per_token,
+        expected_rounds=report.expected_rounds,
+    )
+
+
+def _block_text(graph: BlockGraph, name: str) -> str:
+    """``A[6]``, with what makes its layers others than the model's."""
+    block = graph.blocks[name]
+    more = [f"tie={block.tie}"] if block.tie else []
+    more += [f"kind={block.kind}"] if block.kind != graph.spec.kind else []
+    return f"{name}[{block.layers}]" + (f"{{{', '.join(more)}}}" if more else "")
+
+
+def _dial_text(loop: Loop) -> str:
+    options = f", {loop.options.text}" if loop.options.text else ""
+    return f"{loop.name} ({plural(loop.rounds, 'round')}{options})"
+
+
+def _dials(graph: BlockGraph) -> Iterator[tuple[object, ...]]:
+    """What each dial turns, whatever it is called."""
+    return ((loop.rounds, loop.options, layers) for loop, layers in turned_layers(graph))
+
+
+def _shared_start(left: Sequence[Run], right: Sequence[Run]) -> int:
+    """How many layers run alike; the last item of each list is the end of the model."""
+    for index, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return index
+    return min(len(left), len(right)) - 1

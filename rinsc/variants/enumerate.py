@@ -1,0 +1,257 @@
+"""Every distinct model of short words, streamed with its costs; none of them is built."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import TypeAlias
+
+from rinsc.errors import Problem, Span, SpecError
+from rinsc.scalars import whole
+from rinsc.spec import ModelSpec
+from rinsc.spec.checks import shown
+from rinsc.spec.model import require_spec
+from rinsc.syntax import MAX_VISITS, BlockRef, Signature, canonical, parse, tree
+from rinsc.syntax.canonical import letter_name
+from rinsc.syntax.sizes import spread
+from rinsc.variants.costed import EVERYTHING, Costed, Limits, Prices, prices
+
+Word: TypeAlias = tuple[int, ...]
+
+
+def words(visits: int, blocks: Sequence[int]) -> Iterator[Word]:
+    """Every word of so many visits whose number of blocks is one of ``blocks``.
+
+    Numbers stand in order of first use (restricted growth), so no two are renamings of each other.
+    """
+    return _grown((), 0, visits, blocks)
+
+
+def _grown(word: Word, used: int, left: int, blocks: Sequence[int]) -> Iterator[Word]:
+    if not any(used <= count <= used + left for count in blocks):
+        return  # whatever is added, it ends with another number of blocks
+    if not left:
+        yield word
+        return
+    for number in range(used + 1):
+        yield from _grown((*word, number), max(used, number + 1), left - 1, blocks)
+
+
+def at_degree(word: Word, degree: int) -> Word:
+    """The word applied again inside each of its blocks, ``degree`` times in all.
+
+    Part x of block p is number p * u + x, which is again the order of first use.
+    """
+    blocks = max(word) + 1
+    flat = word
+    for _ in range(degree - 1):
+        flat = tuple(path * blocks + inner for path in flat for inner in word)
+    return flat
+
+
+def atoms(flat: Word, sizes: tuple[int, ...]) -> tuple[Word, tuple[int, ...]]:
+    """The same schedule of layers with as few blocks as possible: its word and their sizes.
+
+    Blocks that always follow one another in the same order cannot be told from one block of all
+    their layers. Two schedules are the same model exactly when word and sizes of atoms are equal.
+    """
+    links = always_follows(flat)
+    if not links:
+        return flat, sizes
+    inside = set(links.values())
+    heads = [number for number in range(len(sizes)) if number not in inside]
+    numbers = {head: index for index, head in enumerate(heads)}
+    word = tuple(numbers[number] for number in flat if number in numbers)
+    return word, tuple(_chain_size(head, links, sizes) for head in heads)
+
+
+def always_follows(flat: Word) -> dict[int, int]:
+    """X to Y where Y always follows X, and X always precedes Y."""
+    pairs = set(pairwise(flat))
+    followers = Counter(left for left, _ in pairs)
+    leaders = Counter(right for _, right in pairs)
+    return {
+        left: right
+        for left, right in pairs
+        if followers[left] == 1 and leaders[right] == 1 and left != flat[-1] and right != flat[0]
+    }
+
+
+def _chain_size(head: int, links: dict[int, int], sizes: tuple[int, ...]) -> int:
+    total = sizes[head]
+    while head in links:
+        head = links[head]
+        total += sizes[head]
+    return total
+
+
+def wanted_blocks(
+    price: Prices, limits: Limits, letters: int, visits: int, degree: int, *, strict: bool
+) -> list[int]:
+    """How many blocks a word of so many visits may have, so that its variant can be admitted.
+
+    What is left out here never is; ``strict`` leaves out what the layers do not divide over.
+    """
+    return [
+        blocks
+        for blocks in range(1, min(letters, visits) + 1)
+        if _can_be_wanted(price, limits, visits**degree, blocks**degree, strict)
+    ]
+
+
+def _can_be_wanted(price: Prices, limits: Limits, visits: int, parts: int, strict: bool) -> bool:
+    if visits > MAX_VISITS or parts > price.layers:
+        return False
+    share, more = divmod(price.layers, parts)
+    if strict and more:
+        return False
+    # Each part runs once, and the visits beyond that run parts of `share` layers or of one more.
+    least = price.layers + (visits - parts) * share
+    most = least + (visits - parts if more else 0)
+    executed = range(
+        max(least, limits.min_layers_executed), int(min(most, limits.max_layers_executed)) + 1
+    )
+    # The cost grows with the layers executed, so the cheapest of those dear enough decides.
+    first = bisect_left(
+        executed,
+        limits.min_cost_ratio,
+        key=lambda layers: price.costs(parts, visits, layers).cost_ratio,
+    )
+    return first < len(executed) and limits.admit(price.costs(parts, visits, executed[first]))
+
+
+MAX_LETTERS = 8
+MAX_LENGTH = 16
+MAX_ENUMERATED_DEGREE = 3
+NOWHERE = Span(0, 0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A word of blocks at a degree, and its costs as in `Costed`."""
+
+    word: Word
+    degree: int
+    parameters: int
+    executed_layers: int
+    training_flops_per_token: int
+    cost_ratio: float
+    layers_if_even: float | None = None
+
+    @cached_property
+    def signature(self) -> str:
+        """Its canonical spelling."""
+        letters = [letter_name(number) for number in self.word]
+        # Put together here: parsing would take most of the time of a long enumeration.
+        refs = tuple(BlockRef(letter, None, (), NOWHERE) for letter in letters)
+        return canonical(Signature(tree.Sequence(refs, NOWHERE), self.degree, "".join(letters)))
+
+    def costed(self) -> Costed:
+        """Signature and costs alone."""
+        return Costed(
+            self.signature,
+            self.parameters,
+            self.executed_layers,
+            self.training_flops_per_token,
+            self.cost_ratio,
+            self.layers_if_even,
+        )
+
+    def spec(self, base: ModelSpec) -> ModelSpec:
+        """The variant at the dimensions of ``base``."""
+        return replace(base, signature=parse(self.signature))
+
+
+def variants(
+    base: ModelSpec,
+    letters: int,
+    length: int,
+    degree: int = 1,
+    limits: Limits = EVERYTHING,
+    *,
+    strict: bool = False,
+) -> Iterator[Variant]:
+    """The distinct models of at most ``letters`` blocks, ``length`` visits and this degree.
+
+    They have the dimensions of ``base``, whose own signature plays no part; words that leave a
+    part without layers, and those of more than `MAX_VISITS` visits, are left out, under ``strict``
+    also those over whose parts the layers do not divide evenly. Degrees come one after the other,
+    shorter words first; of spellings of one model the first. Raises `SpecError` for bounds out of
+    range.
+    """
+    letters, length, degree = _checked_bounds(
+        letters=(letters, MAX_LETTERS),
+        length=(length, MAX_LENGTH),
+        degree=(degree, MAX_ENUMERATED_DEGREE),
+    )
+    return _variants(prices(require_spec(base)), letters, length, degree, limits, strict)
+
+
+def _variants(
+    price: Prices, letters: int, length: int, degree: int, limits: Limits, strict: bool
+) -> Iterator[Variant]:
+    seen: set[bytes] = set()
+    for level in range(1, degree + 1):
+        for visits in range(1, length + 1):
+            blocks = wanted_blocks(price, limits, letters, visits, level, strict=strict)
+            for word in words(visits, blocks):
+                flat = at_degree(word, level)
+                sizes = spread(price.layers, max(flat) + 1)
+                same = (flat, sizes) if price.visits_matter else atoms(flat, sizes)
+                is_itself = level == 1 and same == (word, sizes)
+                if is_itself or _is_new(same, price.layers, letters, length, strict, seen):
+                    variant = _variant(word, level, flat, sizes, price)
+                    if limits.admit(variant):
+                        yield variant
+
+
+def _is_new(
+    same: tuple[Word, tuple[int, ...]],
+    layers: int,
+    letters: int,
+    length: int,
+    strict: bool,
+    seen: set[bytes],
+) -> bool:
+    """Whether no variant before had these atoms.
+
+    A word that is its own atoms is met once, at degree 1, and before any other spelling of it: a
+    spelling has at least as many blocks and visits. So only the others need to be remembered.
+    """
+    word, sizes = same
+    fits = len(sizes) <= letters and len(word) <= length
+    is_left_out = strict and layers % len(sizes) != 0
+    if fits and not is_left_out and sizes == spread(layers, len(sizes)):
+        return False
+    key = hashlib.blake2b(repr(same).encode(), digest_size=12).digest()
+    if key in seen:
+        return False
+    seen.add(key)
+    return True
+
+
+def _variant(word: Word, degree: int, flat: Word, sizes: tuple[int, ...], price: Prices) -> Variant:
+    visits = Counter(flat)
+    executed = sum(times * sizes[number] for number, times in visits.items())
+    even = None if price.layers % len(sizes) == 0 else len(flat) * price.layers / len(sizes)
+    return Variant(word, degree, *price.costs(len(sizes), len(flat), executed), even)
+
+
+def _checked_bounds(**bounds: tuple[int, int]) -> tuple[int, ...]:
+    problems, numbers = [], []
+    for name, (value, most) in bounds.items():
+        number = whole(value)
+        if number is not None and 1 <= number <= most:
+            numbers.append(number)
+        else:
+            message = f"{name} must be a whole number from 1 to {most}, not {shown(value)}"
+            hint = f"give {name} from 1 to {most}"
+            problems.append(Problem("bad-bounds", message, place=name, hint=hint))
+    if problems:
+        raise SpecError(*problems)
+    return tuple(numbers)
