@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,34 @@ class RinscError(Exception):
     """Base of every error that a user's mistake can cause; holds one or more problems as data."""
 
     exit_status = 1
+    problems: tuple[Problem, ...]
 
-    def __init__(self, *problems: Problem) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        source: str | None = None,
+        span: Span | None = None,
+        place: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self._hold(Problem(code, message, source, span, place, hint))
+
+    @classmethod
+    def of(cls, *problems: Problem) -> Self:
+        """The error for problems that were collected, or that another error holds."""
+        error = cls.__new__(cls)
+        error._hold(*problems)
+        return error
+
+    def _hold(self, *problems: Problem) -> None:
         if not problems:
             raise ValueError("an error needs at least one problem")
-        super().__init__(*problems)
-        self.problems = problems
+        self.args = self.problems = problems
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).of, self.problems
 
     @property
     def code(self) -> str:
@@ -148,13 +171,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     close = nearest(word, known)
     return f"did you mean '{close}'?" if close else f"one of: {', '.join(known)}"
-
-
-def signature_error(
-    code: str, message: str, source: str, span: Span, hint: str | None = None
-) -> SignatureError:
-    """A SignatureError with one problem that points into ``source``."""
-    return SignatureError(Problem(code, message, source=source, span=span, hint=hint))
 
 
 def plural(count: int, noun: str, number: str | None = None) -> str:

@@ -38,7 +38,7 @@ def require(*modules: str) -> None:
         if reason is not None:
             problems.append(_broken(module, reason) if reason else _missing(module, modules))
     if problems:
-        raise MissingExtraError(*problems)
+        raise MissingExtraError.of(*problems)
 
 
 def why_not_importable(module: str) -> str | None:

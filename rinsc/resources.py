@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rinsc.errors import Problem, RinscError
+from rinsc.errors import RinscError
 
 _PACKAGE = Path(__file__).resolve().parent
 _ENTRY = re.compile(r"[a-z][a-z0-9.-]*")  # never a signature, whose letters are upper case
@@ -36,10 +36,8 @@ def _data_dir(name: str) -> Path:
         if (parent / name).is_dir():
             return parent / name
     raise RinscError(
-        Problem(
-            code="broken-installation",
-            message=f"the folder '{name}' of rinsc is missing",
-            place=str(_PACKAGE),
-            hint="install rinsc again",
-        )
+        code="broken-installation",
+        message=f"the folder '{name}' of rinsc is missing",
+        place=str(_PACKAGE),
+        hint="install rinsc again",
     )

@@ -54,7 +54,7 @@ class Sampling:
                 problems.append(_problem(name, f"{rule}, not {given!r:.40}", "give one, such as 1"))
             object.__setattr__(self, name, value)
         if problems:
-            raise UsageError(*problems)
+            raise UsageError.of(*problems)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             rule = "must be a finite number of at least 0"
             problems.append(_problem("temperature", rule, "0 takes the likeliest token"))
@@ -68,7 +68,7 @@ class Sampling:
                 _problem("seed", "must be from 0 to 2**63 - 1", "give a smaller number")
             )
         if problems:
-            raise UsageError(*problems)
+            raise UsageError.of(*problems)
 
 
 def checked_seed(given: int) -> int:
@@ -88,7 +88,7 @@ def sample_next(logits: Logits, sampling: Sampling, rng: np.random.Generator) ->
     if not math.isfinite(logits[best]):
         message = "the model gives logits that are not numbers"
         hint = "its weights are damaged, or too large for its precision; train or export it again"
-        raise CheckpointError(Problem("bad-logits", message, hint=hint))
+        raise CheckpointError("bad-logits", message, hint=hint)
     if sampling.temperature == 0:
         return best
     candidates, weights = kept_candidates(np.asarray(logits, dtype=np.float64), sampling)

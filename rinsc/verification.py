@@ -19,7 +19,7 @@ from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import CompiledModule, load_weights, save_weights, to_torch
 from rinsc.backends.torch.generate import CachedModule, cached_module
 from rinsc.cost import forward_flops, stored_params, training_flops
-from rinsc.errors import LoweringError, Problem, SpecError, plural
+from rinsc.errors import LoweringError, SpecError, plural
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds, unroll
 from rinsc.layers import model_input, require_language_model
 from rinsc.ops import at_sizes
@@ -70,7 +70,7 @@ def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
         message = f"even small, this model executes {executed} layers; at most {MAX_LAYERS} can be"
         message += " compared in reasonable time"
         hint = "verify a signature of the same form with smaller powers or sizes"
-        raise LoweringError(Problem("too-long-to-verify", message, hint=hint))
+        raise LoweringError("too-long-to-verify", message, hint=hint)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
         torch.manual_seed(seed)
         model = to_torch(graph).eval()

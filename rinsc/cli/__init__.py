@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rinsc.__about__ import __version__
 from rinsc.cli.diagnostics import print_error, warnings_as_notes
 from rinsc.cli.output import result_alone
-from rinsc.errors import OutputError, Problem, RinscError
+from rinsc.errors import OutputError, RinscError
 
 # Imported only when called: name, where the function is, what `rinsc --help` says about it.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -127,7 +127,7 @@ def _system_error(error: OSError) -> OutputError:
     place = "standard output" if error.filename is None else str(error.filename)
     message = f"the system refuses: {(error.strerror or type(error).__name__).lower()}"
     hint = "check the place, its permissions and the free space"
-    return OutputError(Problem("system-error", message, place=place, hint=hint))
+    return OutputError("system-error", message, place=place, hint=hint)
 
 
 def _never_be_without_streams() -> None:

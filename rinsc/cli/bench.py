@@ -18,7 +18,7 @@ from rinsc.cli.numbers import short_text
 from rinsc.cli.output import print_json, print_note
 from rinsc.cli.quality_report import LateProgress
 from rinsc.cli.values import Listed
-from rinsc.errors import CheckpointError, Problem, UsageError, plural
+from rinsc.errors import CheckpointError, UsageError, plural
 from rinsc.extras import require
 from rinsc.storage.files import check_writable
 
@@ -176,18 +176,18 @@ def _model_file(model: str) -> Path:
     if (path / "model.toml").is_file():
         message = "this is the folder of a training run, and not yet a model for ONNX Runtime"
         hint = f"rinsc compile {model} --to onnx --cache --rounds dynamic -o model/"
-        raise CheckpointError(Problem("not-a-model", message, place=model, hint=hint))
+        raise CheckpointError("not-a-model", message, place=model, hint=hint)
     if path.is_file():
         return path
     message = "this is neither a model folder (model.onnx) nor an ONNX file"
     hint = "make one with rinsc compile MODEL --to onnx --cache --rounds dynamic -o model/"
-    raise CheckpointError(Problem("not-a-model", message, place=model, hint=hint))
+    raise CheckpointError("not-a-model", message, place=model, hint=hint)
 
 
 def _check_threads(threads: int | None) -> None:
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         message = f"--threads must be from 1 to {MAX_THREADS}"
-        raise UsageError(Problem("usage", message, hint="leave it out for one a core"))
+        raise UsageError("usage", message, hint="leave it out for one a core")
 
 
 def _check_picture(output: Path) -> None:
@@ -197,7 +197,7 @@ def _check_picture(output: Path) -> None:
     suffixes = [f".{name}" for name in FORMATS]
     if output.suffix.lower() not in suffixes:
         message = f"a picture is written as {' or '.join(suffixes)}, not '{output.name}'"
-        raise UsageError(Problem("usage", message, hint="write -o bench.png"))
+        raise UsageError("usage", message, hint="write -o bench.png")
     check_writable(output)
     require("matplotlib")
 
@@ -207,7 +207,7 @@ def _lengths(context: int, prompt_tokens: int | None, new_tokens: int | None) ->
     for name, given in (("--prompt-tokens", prompt_tokens), ("--new-tokens", new_tokens)):
         if given is not None and given < 1:
             message = f"{name} must be at least 1"
-            raise UsageError(Problem("usage", message, hint="leave it out for the default"))
+            raise UsageError("usage", message, hint="leave it out for the default")
     prompt, new = prompt_tokens, new_tokens
     if new is None:
         room = context - prompt if prompt is not None else context // 3
@@ -216,7 +216,7 @@ def _lengths(context: int, prompt_tokens: int | None, new_tokens: int | None) ->
         prompt = max(1, min(PROMPT_TOKENS, context - new))
     if prompt + new > context:
         message = f"a prompt of {prompt} and {new} new tokens exceed the context of {context}"
-        raise UsageError(Problem("usage", message, hint=f"ask for at most {context} in all"))
+        raise UsageError("usage", message, hint=f"ask for at most {context} in all")
     return prompt, new
 
 

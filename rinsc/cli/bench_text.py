@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rinsc.cli.diagnostics import note
 from rinsc.cli.quality_report import counts_in_words
 from rinsc.cli.values import option_values
-from rinsc.errors import DataError, Problem, RinscError, UsageError
+from rinsc.errors import DataError, RinscError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ def read_beginning(
 
 
 def _error(code: str, message: str, place: Path, hint: str) -> DataError:
-    return DataError(Problem(code, message, place=str(place), hint=hint))
+    return DataError(code, message, place=str(place), hint=hint)
 
 
 MOST = 32  # numbers of rounds in one table
@@ -169,4 +169,4 @@ def _too_many() -> UsageError:
 
 def _usage(message: str, hint: str, place: Path | None = None) -> UsageError:
     where = None if place is None else str(place)
-    return UsageError(Problem("usage", message, place=where, hint=hint))
+    return UsageError("usage", message, place=where, hint=hint)

@@ -13,7 +13,7 @@ from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.output import print_json, print_result
 from rinsc.cli.runs import is_run
 from rinsc.cli.values import model_text, share_bindings
-from rinsc.errors import Problem, UsageError, listed
+from rinsc.errors import UsageError, listed
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -41,7 +41,7 @@ def check(
         Print one JSON document: an object, of several models a list of them.
     """
     if not models:
-        raise UsageError(Problem("usage", "no model is given", hint="rinsc check '(A^3)B'"))
+        raise UsageError("usage", "no model is given", hint="rinsc check '(A^3)B'")
     models = tuple(map(model_text, models))
     exponents = share_bindings(options.set_, [options.signed(model) for model in models])
     found = [_describe(*pair, options) for pair in zip(models, exponents, strict=True)]

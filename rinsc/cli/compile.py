@@ -78,7 +78,7 @@ def compile_(
         asked = own_rounds(folder)
     _check_rounds(spec, asked)
     if not output:
-        raise UsageError(Problem("usage", "-o is empty", hint="name the file or folder to write"))
+        raise UsageError("usage", "-o is empty", hint="name the file or folder to write")
     if to == "onnx":
         form: RoundsForm = "dynamic" if dynamic else asked
         request = Request(spec, output, form, cache, folder, weights, seed, json)
@@ -94,7 +94,7 @@ def compile_(
         return
     if overwrite:
         message = "--overwrite is about a model folder, and PyTorch source is a file"
-        raise UsageError(Problem("usage", message, hint="leave it out: a file is written over"))
+        raise UsageError("usage", message, hint="leave it out: a file is written over")
     _refuse(onnx, weights)
     path = Path(output)
     check_writable(path)
@@ -124,7 +124,7 @@ def _refuse(onnx: OnnxOptions, weights: Path | None) -> None:
         message = f"PyTorch source takes no {', '.join(onnx.given)}"
         problems.append(Problem("usage", message, hint="write --to onnx, or leave that out"))
     if problems:
-        raise UsageError(*problems)
+        raise UsageError.of(*problems)
 
 
 def _write_source(spec: ModelSpec, output: Path, rounds: Rounds, cache: bool) -> None:

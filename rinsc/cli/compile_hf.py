@@ -70,7 +70,7 @@ def refuse_onnx_options(onnx: OnnxOptions, *, cache: bool) -> None:
         message = f"a model of transformers takes no {', '.join(onnx.given)}"
         problems.append(Problem("usage", message, hint="write --to onnx, or leave that out"))
     if problems:
-        raise UsageError(*problems)
+        raise UsageError.of(*problems)
 
 
 def _check_no_run(path: Path) -> None:
@@ -79,7 +79,7 @@ def _check_no_run(path: Path) -> None:
     if RunFolder(path).model_spec.exists():
         message = "the folder holds a training run; a model folder is one of its own"
         hint = "choose another folder"
-        raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
+        raise OutputError("run-exists", message, place=str(path), hint=hint)
 
 
 def _model(request: FolderRequest) -> RinscForCausalLM:
@@ -127,9 +127,7 @@ def _model(request: FolderRequest) -> RinscForCausalLM:
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             message, hint = "the tokenizer.json is damaged", "restore the file"
             place = str(run.tokenizer)
-            raise CheckpointError(
-                Problem("bad-tokenizer", message, place=place, hint=hint)
-            ) from None
+            raise CheckpointError("bad-tokenizer", message, place=place, hint=hint) from None
         padding = generation_config(stops, size, request.spec.vocab_size)
         model.generation_config.suppress_tokens = padding.get("suppress_tokens")
     return model

@@ -18,7 +18,7 @@ from rinsc.cli.output import print_json, print_note
 from rinsc.cli.quality_report import Report, counts_in_words, measure, print_report
 from rinsc.cli.runs import run_trained_rounds
 from rinsc.cli.values import option_values
-from rinsc.errors import OutputError, Problem, RinscError, UsageError
+from rinsc.errors import OutputError, RinscError, UsageError
 from rinsc.storage.files import check_writable, parse_json, read_regular_text
 from rinsc.storage.folders import temporary_folder
 
@@ -69,7 +69,7 @@ def compile_onnx(request: Request, options: OnnxOptions) -> None:
     _check_place(request, genai=options.genai)
     if options.held_out and (request.run is None or not request.is_folder):
         message = "--held-out puts text of a run into a model folder"
-        raise UsageError(Problem("usage", message, hint="compile a run's folder, with -o model/"))
+        raise UsageError("usage", message, hint="compile a run's folder, with -o model/")
 
     outline = form.outline(request.spec)
     if request.is_folder:
@@ -110,12 +110,12 @@ def _check_place(request: Request, *, genai: bool) -> None:
         _check_no_run(request.path)
     elif genai:
         message = f"--genai writes a folder, and '{request.output}' is the name of a file"
-        raise UsageError(Problem("usage", message, hint="write -o model/"))
+        raise UsageError("usage", message, hint="write -o model/")
     else:
         check_writable(request.path)
     if genai and request.tokenizer is None:
         message = "--genai needs a tokenizer, and there is none without a run"
-        raise UsageError(Problem("usage", message, hint="compile the folder of a run"))
+        raise UsageError("usage", message, hint="compile the folder of a run")
 
 
 def _check_no_run(path: Path) -> None:
@@ -126,7 +126,7 @@ def _check_no_run(path: Path) -> None:
     if any(file.exists() for file in own):  # other names are those of model folders, too
         message = "the folder holds a training run; a model folder is one of its own"
         hint = f"choose another folder, or write a file: -o {path / 'model.onnx'}"
-        raise OutputError(Problem("run-exists", message, place=str(path), hint=hint))
+        raise OutputError("run-exists", message, place=str(path), hint=hint)
 
 
 def _check_folder(request: Request, outline: OnnxModel, options: OnnxOptions) -> None:
@@ -201,7 +201,7 @@ def _encoded(request: Request, path: Path) -> TokenIds:
 
     if request.tokenizer is None:
         message = "--calibrate needs a tokenizer, and there is none without a run"
-        raise UsageError(Problem("usage", message, hint="compile a run, or use to_onnx in Python"))
+        raise UsageError("usage", message, hint="compile a run, or use to_onnx in Python")
     text = read_beginning(path, missing="there is no such text", option="--calibrate")
     tokenizer = load_tokenizer(request.tokenizer)
     check_vocabulary(tokenizer, request.spec.vocab_size)

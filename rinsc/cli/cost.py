@@ -29,7 +29,7 @@ from rinsc.cli.values import (
 from rinsc.cost import ComputeMatch, CostReport
 from rinsc.cost.adapters import share_text
 from rinsc.cost.memory import Precision
-from rinsc.errors import Problem, UsageError, plural
+from rinsc.errors import UsageError, plural
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.ops import Causal
 from rinsc.spec import ModelSpec
@@ -95,7 +95,7 @@ def cost(
     asked = parse_rounds(rounds)
     if baseline is not None and asked is not None:
         hint = "write the rounds into the signature"
-        raise UsageError(Problem("usage", "--rounds does not go with --baseline", hint=hint))
+        raise UsageError("usage", "--rounds does not go with --baseline", hint=hint)
     with option_values():
         report = cost_report(
             spec, seq=seq, batch=batch, rounds=asked, convention=convention, precision=precision

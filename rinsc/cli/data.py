@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from rinsc.cli.numbers import exact, rounded_bytes
 from rinsc.cli.output import print_json, print_json_list, print_result
 from rinsc.cli.values import Count, option_values
-from rinsc.errors import Problem, UsageError, plural
+from rinsc.errors import UsageError, plural
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def prepare(
     """
     if (tokenizer is None) == (vocab_size is None):
         message = "give either --tokenizer or --vocab-size"
-        raise UsageError(Problem("usage", message, hint="see rinsc data prepare --help"))
+        raise UsageError("usage", message, hint="see rinsc data prepare --help")
     require("numpy", "tokenizers")
     from rinsc.data.cache import cache_key, prepare
     from rinsc.data.corpora import open_corpus

@@ -19,7 +19,7 @@ from rinsc.cost import block_params, cost_report, match_compute
 from rinsc.data.batches import TokenizedCorpus, cut_windows, tokenize
 from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
-from rinsc.errors import LoweringError, Problem, plural
+from rinsc.errors import LoweringError, plural
 from rinsc.extras import require
 from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS, tree_lines
@@ -219,7 +219,7 @@ def _export(side: Contender, corpus: TokenizedCorpus, folder: Path) -> Session:
         if not gap <= LOGIT_LIMIT:
             message = f"ONNX Runtime and PyTorch differ by {gap:.1e} at {plural(rounds, 'round')}"
             hint = "compare the forms of the model: rinsc verify"
-            raise LoweringError(Problem("runtimes-differ", message, place=str(path), hint=hint))
+            raise LoweringError("runtimes-differ", message, place=str(path), hint=hint)
     weights, file = side.folder.weights.stat().st_size, path.stat().st_size
     print_line(f"{path}: {exact(file)} bytes, weights alone {exact(weights)}")
     print_line()

@@ -14,7 +14,7 @@ from cyclopts import CycloptsError, UnknownCommandError, UnknownOptionError
 from cyclopts.exceptions import UnusedCliTokensError
 
 from rinsc.cli.output import print_note
-from rinsc.errors import Problem, RinscError, UsageError, did_you_mean, nearest
+from rinsc.errors import RinscError, UsageError, did_you_mean, nearest
 
 
 def print_error(error: RinscError) -> None:
@@ -105,4 +105,4 @@ def _unknown_option(error: UnknownOptionError, command: str, see: str) -> tuple[
 
 
 def _error(message: str, hint: str) -> UsageError:
-    return UsageError(Problem("usage", message, hint=hint))
+    return UsageError("usage", message, hint=hint)

@@ -16,7 +16,7 @@ from rinsc.cli.numbers import short_text
 from rinsc.cli.output import print_json
 from rinsc.cli.quality_report import LateProgress
 from rinsc.cli.values import Count, Listed, listed, option_values
-from rinsc.errors import DataError, Problem, UsageError, plural
+from rinsc.errors import DataError, UsageError, plural
 from rinsc.extras import require
 from rinsc.storage.files import check_writable, write_atomically
 
@@ -140,23 +140,23 @@ def _check_counts(windows: int | None, limit: int | None) -> None:
     for name, given in (("--windows", windows), ("--limit", limit)):
         if given is not None and given < 1:
             message = f"{name} must be at least 1"
-            raise UsageError(Problem("usage", message, hint="leave it out for all of them"))
+            raise UsageError("usage", message, hint="leave it out for all of them")
 
 
 def _check_margin(margin: float, baseline: str | None) -> None:
     if margin and baseline is None:
         message = "--margin is about a baseline, and none is named"
-        raise UsageError(Problem("usage", message, hint="name its run with --baseline"))
+        raise UsageError("usage", message, hint="name its run with --baseline")
 
 
 def _check_tasks(tasks: Sequence[str], include: Path | None, limit: int | None) -> None:
     for name, given in (("--include", include), ("--limit", limit)):
         if given is not None and not tasks:
             message = f"{name} is about tasks, and none are named"
-            raise UsageError(Problem("usage", message, hint="name them with --tasks"))
+            raise UsageError("usage", message, hint="name them with --tasks")
     if tasks and not listed(tasks):
         message = "--tasks names no task"
-        raise UsageError(Problem("usage", message, hint="write --tasks NAME,NAME"))
+        raise UsageError("usage", message, hint="write --tasks NAME,NAME")
     if tasks:
         require("lm_eval")
 
@@ -197,13 +197,13 @@ def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
     suffixes = [f".{name}" for name in FORMATS]
     if picture.suffix.lower() not in suffixes:
         message = f"a picture is written as {' or '.join(suffixes)}, not '{picture.name}'"
-        raise UsageError(Problem("usage", message, hint="write -o eval.svg"))
+        raise UsageError("usage", message, hint="write -o eval.svg")
     folders = [run.folder for run in runs if run is not None]
     own = {file.resolve() for each in folders for file in each.files if file not in each.evaluation}
     for file in (picture, picture.with_suffix(".json")):
         if file.resolve() in own:
             message = f"'{picture.name}' would write over {file.name} of the run"
-            raise UsageError(Problem("usage", message, hint="choose another name, as eval.svg"))
+            raise UsageError("usage", message, hint="choose another name, as eval.svg")
         check_writable(file)
 
 
@@ -220,12 +220,10 @@ def _check_pair(
     if data is None and run.held_out != baseline.held_out:
         message = "the baseline was trained with another held-out text"
         hint = "name a text that neither was trained on with --data"
-        raise DataError(
-            Problem("other-text", message, place=str(baseline.folder.data_record), hint=hint)
-        )
+        raise DataError("other-text", message, place=str(baseline.folder.data_record), hint=hint)
     if windows is not None and not reads_alike(run, baseline):
         message = "--windows needs runs with one tokenizer and one length of sequences"
-        raise UsageError(Problem("usage", message, hint="leave --windows out"))
+        raise UsageError("usage", message, hint="leave --windows out")
 
 
 def _tasks(run: FinishedRun, names: Sequence[str], include: Path | None) -> Tasks | None:

@@ -13,7 +13,7 @@ from rinsc.cli.diagnostics import note
 from rinsc.cli.generate_source import Source, onnx_file, onnx_runtime, pytorch
 from rinsc.cli.output import print_json, print_text
 from rinsc.cli.values import RoundsOption, Seed, parse_rounds
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ def generate(
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if not all(prompt):
-        raise UsageError(Problem("usage", "--prompt is empty", hint="give some text"))
+        raise UsageError("usage", "--prompt is empty", hint="give some text")
     if max_new_tokens < 0:
         message = "--max-new-tokens must be at least 0"
-        raise UsageError(Problem("usage", message, hint="say how many to add"))
+        raise UsageError("usage", message, hint="say how many to add")
     if chat and raw:
         message = "--chat writes special tokens, and --raw knows none"
-        raise UsageError(Problem("usage", message, hint="keep one of them"))
+        raise UsageError("usage", message, hint="keep one of them")
     stops = checked_stop(stop)
     _require_text("--prompt", prompt)
     _require_text("--stop", stops)
@@ -193,7 +193,7 @@ def _require_text(option: str, texts: Sequence[str]) -> None:
         "".join(texts).encode("utf-8")
     except UnicodeEncodeError:
         hint = "write it in UTF-8"
-        raise UsageError(Problem("usage", f"{option} is not text", hint=hint)) from None
+        raise UsageError("usage", f"{option} is not text", hint=hint) from None
 
 
 def _open(
@@ -204,10 +204,10 @@ def _open(
     if file is None:
         if provider is not None:
             message = "--provider is of ONNX models, and this is a run"
-            raise UsageError(Problem("usage", message, hint="leave it out, or compile the run"))
+            raise UsageError("usage", message, hint="leave it out, or compile the run")
         return pytorch(model, tokenizer, rounds, cache=cache)
     if not cache:
         message = "--no-cache is of runs, and this is an ONNX model"
         hint = "leave it out; whether there is a cache was said to rinsc compile"
-        raise UsageError(Problem("usage", message, hint=hint))
+        raise UsageError("usage", message, hint=hint)
     return onnx_runtime(file, tokenizer, rounds, provider)

@@ -65,7 +65,7 @@ def onnx_file(model: str) -> Path | None:
         return None
     if model.endswith(".onnx"):
         return Path(model)
-    raise CheckpointError(_not_a_model(model))
+    raise CheckpointError.of(_not_a_model(model))
 
 
 def _not_a_model(text: str) -> Problem:
@@ -138,7 +138,7 @@ def _require_as_written(path: Path, sha256: str) -> None:
     if file_digest(path) != sha256:
         message = "the tokenizer is damaged, or not the one that was written with the model"
         hint = "restore the file; to use it as it is, name it with --tokenizer"
-        raise CheckpointError(Problem("damaged-tokenizer", message, place=str(path), hint=hint))
+        raise CheckpointError("damaged-tokenizer", message, place=str(path), hint=hint)
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def _rounds_option() -> Iterator[None]:
             replace(problem, hint=hint) if problem.code == "fixed-rounds" else problem
             for problem in error.problems
         ]
-        raise UsageError(*problems) from None
+        raise UsageError.of(*problems) from None
 
 
 def _of(tokenizer: BytePairTokenizer, next_logits: RowLogits) -> RowLogits:
@@ -169,9 +169,7 @@ def _tokenizer(
 
     if not path.is_file():
         hint = "name it with --tokenizer, or put it beside the model"
-        raise UsageError(
-            Problem("no-tokenizer", "there is no tokenizer", place=str(path), hint=hint)
-        )
+        raise UsageError("no-tokenizer", "there is no tokenizer", place=str(path), hint=hint)
     found = load_tokenizer(path, begun)
     check_vocabulary(found, vocab_size)
     return found
@@ -190,9 +188,7 @@ def render_chats(tokenizer: BytePairTokenizer, messages: tuple[str, ...]) -> lis
     template = tokenizer.declared.template
     if template is None:
         hint = "leave --chat out, or train with a --tokenizer FOLDER that has chat_template.jinja"
-        raise DataError(
-            Problem("no-chat-template", "the tokenizer has no chat template", hint=hint)
-        )
+        raise DataError("no-chat-template", "the tokenizer has no chat template", hint=hint)
     require("transformers")
     asked = {
         "template": template,
@@ -263,4 +259,4 @@ def _limit(render_seconds: int) -> None:
 def _failed(reason: str) -> DataError:
     hint = "mend chat_template.jinja beside the tokenizer, or leave --chat out"
     message = f"the chat template cannot be used: {reason}"
-    return DataError(Problem("bad-chat-template", message, hint=hint))
+    return DataError("bad-chat-template", message, hint=hint)

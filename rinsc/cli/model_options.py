@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from rinsc.cli.runs import find_run, is_run, is_signature, run_spec
 from rinsc.cli.values import Count, ModelText, share_bindings
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import UsageError
 from rinsc.spec.kinds import KINDS
 from rinsc.spec.presets import PRESETS
 
@@ -124,14 +124,14 @@ class ModelOptions:
         if self.signature is not None and not model.endswith(".toml"):
             message = "--signature replaces that of a TOML file, and MODEL is none"
             hint = f"give the signature as MODEL: '{self.signature}'"
-            raise UsageError(Problem("usage", message, place=model, hint=hint))
+            raise UsageError("usage", message, place=model, hint=hint)
         if exponents is None:
             (exponents,) = share_bindings(self.set_, [self.signed(model)])
         if is_run(model):
             if self.are_given:
                 hint = "leave the dimensions out"
                 message = "a run folder has dimensions of its own"
-                raise UsageError(Problem("usage", message, place=model, hint=hint))
+                raise UsageError("usage", message, place=model, hint=hint)
             return run_spec(find_run(model))
         preset = self.preset
         if preset is None and not model.endswith(".toml"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rinsc.backends.onnx.contract import Key
 from rinsc.cli.onnx_options import OnnxOptions
-from rinsc.errors import OutputError, Problem
+from rinsc.errors import OutputError
 from rinsc.storage.files import cannot_write, parse_json, read_json
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def in_place_of(
     if not overwrite:
         message = f"a model of another form stands here: {differing}"
         hint = "choose another folder, or write over it with --overwrite"
-        raise OutputError(Problem("other-form", message, place=str(folder), hint=hint))
+        raise OutputError("other-form", message, place=str(folder), hint=hint)
     with _set_aside(folder):
         yield
 

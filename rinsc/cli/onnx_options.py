@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from rinsc.cli.values import option_values
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ class OnnxOptions:
         if rounds == "dynamic" and self.genai:
             message = "onnxruntime-genai cannot run the form of --rounds dynamic"
             hint = "with --gated --rounds 4 it runs up to 4 rounds; with --rounds 4, always 4"
-            raise UsageError(Problem("usage", message, hint=hint))
+            raise UsageError("usage", message, hint=hint)
         if rounds == "dynamic" and self.gated:
             message = "--gated needs a number of rounds, the most that are to be run"
-            raise UsageError(Problem("usage", message, hint="write --gated --rounds 4"))
+            raise UsageError("usage", message, hint="write --gated --rounds 4")
         name = "fp32" if self.precision is None else self.precision
         precision = parse_precision(
             name,
@@ -129,7 +129,7 @@ class OnnxOptions:
             hint = "it goes with --precision int4; other precisions round each weight by itself"
         else:
             return
-        raise UsageError(Problem("usage", message, hint=hint))
+        raise UsageError("usage", message, hint=hint)
 
 
 NO_ONNX_OPTIONS = OnnxOptions()
@@ -186,7 +186,7 @@ class OnnxForm:
         views = {name: np.broadcast_to(zero, shape) for name, shape in weight_shapes(graph).items()}
         if self.gated and not any(graph.dials()):
             message = "--gated is of repeats, and this model has none"
-            raise UsageError(Problem("usage", message, hint="leave --gated out"))
+            raise UsageError("usage", message, hint="leave --gated out")
         with option_values():
             check_blocks(self.precision, graph.blocks)
             return graph_to_onnx(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rinsc.errors import CheckpointError, Problem, RinscError
+from rinsc.errors import CheckpointError, RinscError
 from rinsc.storage.files import read_regular_text
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def find_run(text: str) -> RunFolder:
     if not folder.model_spec.is_file() and not is_saved_model(folder):
         message = "this is not the folder of a training run, nor of a model that was saved"
         hint = saved_model_hint(folder.path)
-        raise CheckpointError(Problem("not-a-run", message, place=text, hint=hint))
+        raise CheckpointError("not-a-run", message, place=text, hint=hint)
     return folder
 
 
@@ -71,10 +71,10 @@ def open_run(text: str) -> RunFolder:
     if not folder.model_spec.is_file():
         message = "the folder has a config.json and no model.safetensors"
         hint = f"write the weights there: model.save_pretrained('{text}')"
-        raise CheckpointError(Problem("no-weights", message, place=text, hint=hint))
+        raise CheckpointError("no-weights", message, place=text, hint=hint)
     message = "this run has not been finished; it has no weights yet"
     hint = "finish it: the same rinsc train command goes on"
-    raise CheckpointError(Problem("unfinished-run", message, place=text, hint=hint))
+    raise CheckpointError("unfinished-run", message, place=text, hint=hint)
 
 
 def is_model_folder(text: str) -> bool:

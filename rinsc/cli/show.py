@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.output import PIPED_WIDTH, print_note, print_result, result_stream
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import UsageError
 
 
 def show(
@@ -54,7 +54,7 @@ def show(
         if path.suffix.lower() not in drawings:
             message = f"'{path.name}' does not end in a format that can be drawn"
             hint = f"use one of {', '.join(drawings)}"
-            raise UsageError(Problem("unknown-format", message, place=str(path), hint=hint))
+            raise UsageError("unknown-format", message, place=str(path), hint=hint)
     graph = build_graph(options.spec(model))
     counts = block_params(graph)
     heavy = heavy_note(graph.spec, adapter_share(graph))

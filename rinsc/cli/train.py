@@ -30,7 +30,7 @@ from rinsc.cli.train_steps import (
     vocabulary_of,
 )
 from rinsc.cli.values import Count, Listed, listed, option_values
-from rinsc.errors import Problem, UsageError, did_you_mean, plural
+from rinsc.errors import UsageError, did_you_mean, plural
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _check_model(model: str, source: str | None) -> None:
     spec = find_run(model).model_spec
     message = f"'{model}' is a run, and training begins with fresh weights"
     hint = f"write --from {model} to begin with its weights; for fresh ones name {spec}"
-    raise UsageError(Problem("run-as-model", message, place="MODEL", hint=hint))
+    raise UsageError("run-as-model", message, place="MODEL", hint=hint)
 
 
 def _required(data: str | None, output: Path | None) -> tuple[str, Path]:
@@ -174,7 +174,7 @@ def _required(data: str | None, output: Path | None) -> tuple[str, Path]:
     missing = [*([] if data else ["--data"]), *([] if output else ["--output"])]
     message = f"rinsc train needs {' and '.join(missing)}"
     hint = "write --data plays -o FOLDER; see rinsc train --help"
-    raise UsageError(Problem("usage", message, hint=hint))
+    raise UsageError("usage", message, hint=hint)
 
 
 def _source(path: str, output: Path, *, overwrite: bool) -> Source:
@@ -197,7 +197,7 @@ def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: in
     ]
     if len(given) > 1:
         message = "more than one of --budget, --steps, --tokens and --flops is given"
-        raise UsageError(Problem("usage", message, hint="keep one of them"))
+        raise UsageError("usage", message, hint="keep one of them")
     return given[0] if given else Budget(DEFAULT_STEPS, "steps")
 
 
@@ -251,7 +251,7 @@ def _trackers(track: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in TRACKERS:
             message = f"'{name}' is not a tracker"
-            raise UsageError(Problem("usage", message, hint=did_you_mean(name, TRACKERS)))
+            raise UsageError("usage", message, hint=did_you_mean(name, TRACKERS))
         require(name)
     return names
 

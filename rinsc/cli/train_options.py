@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from rinsc.cli.values import Count, RoundsOption, Seed, parse_rounds, whole_count
 from rinsc.cost.memory import Checkpointing, Precision
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import UsageError
 
 if TYPE_CHECKING:
     from rinsc.train.budget import Budget
@@ -154,7 +154,7 @@ def parse_budget(text: str) -> Budget:
     except ValueError as error:
         message = f"--budget does not take '{text[:60]}': {error}"
         hint = "write --budget 1e18 for FLOPs, or 6e9tokens, or 1000steps"
-        raise UsageError(Problem("usage", message, hint=hint)) from None
+        raise UsageError("usage", message, hint=hint) from None
 
 
 def parse_schedule(text: str | None) -> tuple[tuple[float, int], ...]:
@@ -167,12 +167,12 @@ def parse_schedule(text: str | None) -> tuple[tuple[float, int], ...]:
         if match is None:
             message = f"--rounds-schedule does not take '{part[:60]}'"
             hint = "write rounds and where they begin: 1@0,2@30%,3@60%"
-            raise UsageError(Problem("usage", message, hint=hint))
+            raise UsageError("usage", message, hint=hint)
         share = float(match["share"]) / (100 if match["percent"] else 1)
         if share >= 1:
             message = f"--rounds-schedule begins '{part.strip()[:60]}' after the end of the run"
             hint = "write a share of the run: 2@40% or 2@0.4"
-            raise UsageError(Problem("usage", message, hint=hint))
+            raise UsageError("usage", message, hint=hint)
         stages.append((share, int(match["rounds"])))
     return tuple(stages)
 

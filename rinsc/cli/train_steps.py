@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rinsc.cli.output import print_note
 from rinsc.cli.runs import is_run
 from rinsc.cli.values import share_bindings
-from rinsc.errors import OutputError, Problem
+from rinsc.errors import OutputError
 
 if TYPE_CHECKING:
     from rinsc.backends.hf import RinscForCausalLM
@@ -137,7 +137,7 @@ def take_over(
         if folder.is_begun and not (goes_on or overwrite):
             message = "another process began a run here in the meantime"
             hint = "give the command again: it goes on from the last checkpoint"
-            raise OutputError(Problem("run-in-use", message, place=str(folder.path), hint=hint))
+            raise OutputError("run-in-use", message, place=str(folder.path), hint=hint)
         open_run_folder(folder.path, overwrite=overwrite)
         if not (goes_on and folder.tokenizer.is_file()):
             words.save_folder(folder.path, spec.context)

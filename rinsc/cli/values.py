@@ -95,7 +95,7 @@ def option_values(options: Mapping[str, str] = MappingProxyType({})) -> Iterator
         yield
     except RinscError as error:
         placed = (replace(p, place=options.get(p.place or "", p.place)) for p in error.problems)
-        raise UsageError(*placed) from None
+        raise UsageError.of(*placed) from None
 
 
 def bindings(pairs: Sequence[str]) -> dict[str, int]:
@@ -119,11 +119,11 @@ def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, int]:
         match = _PAIR.fullmatch(text)
         if match is None:
             message = f"{option} does not take '{text[:60]}'"
-            raise UsageError(Problem("usage", message, hint=f"write {option} {example}"))
+            raise UsageError("usage", message, hint=f"write {option} {example}")
         name, value = match.groups()
         if name in found:
             message = f"{option} gives '{name}' twice"
-            raise UsageError(Problem("usage", message, hint="give it once"))
+            raise UsageError("usage", message, hint="give it once")
         found[name] = int(value)
     return found
 
@@ -158,7 +158,7 @@ def _require_used(values: dict[str, int], free: list[str]) -> None:
         if name not in free
     ]
     if problems:
-        raise SignatureError(*problems)
+        raise SignatureError.of(*problems)
 
 
 def _free_names(model: str) -> set[str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from rinsc.errors import Problem, SpecError
+from rinsc.errors import SpecError
 from rinsc.ops import Causal
 
 
@@ -26,7 +26,7 @@ class FlopConvention:
         if self.causal not in get_args(Causal):
             message = f"causal is {self.causal!r:.40}; it must be one of {get_args(Causal)}"
             hint = "'full' counts every pair of positions, 'half' those that are not masked"
-            raise SpecError(Problem("bad-convention", message, place="causal", hint=hint))
+            raise SpecError("bad-convention", message, place="causal", hint=hint)
 
     @property
     def backward_factor(self) -> int:

@@ -219,7 +219,7 @@ def checked_counts(**counts: int) -> tuple[int, ...]:
             hint = f"give {name} as a whole number {limits}"
             problems.append(Problem("bad-count", message, place=name, hint=hint))
     if problems:
-        raise SpecError(*problems)
+        raise SpecError.of(*problems)
     return tuple(numbers)
 
 
@@ -231,5 +231,5 @@ def checked_sequence(spec: ModelSpec, given: int) -> int:
             f"{plural(seq, 'token')} are beyond the context of {spec.context} of '{spec.text}'"
         )
         hint = "shorten the sequence, or raise the context"
-        raise SpecError(Problem("beyond-context", message, place="seq", hint=hint))
+        raise SpecError("beyond-context", message, place="seq", hint=hint)
     return seq

@@ -17,7 +17,7 @@ from rinsc.cost.counts import (
     program_runs,
     run_counts,
 )
-from rinsc.errors import GraphError, Problem, plural
+from rinsc.errors import GraphError, plural
 from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds
 from rinsc.layers import trace_programs
 from rinsc.ops import at_sizes
@@ -134,7 +134,7 @@ def _require_gradients(graph: BlockGraph, rounds: Mapping[str, int]) -> None:
             message = f"at {plural(count, 'round')} of '{loop.name}' and grad={grad}, what comes "
             message += "before the repeat gets no gradient"
             hint = f"train at {plural(grad, 'round')} or less, or add inject=add, gate or concat"
-            raise GraphError(Problem("no-gradient", message, place="rounds", hint=hint))
+            raise GraphError("no-gradient", message, place="rounds", hint=hint)
 
 
 def flops_of_a_step(

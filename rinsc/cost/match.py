@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import checked_counts, checked_sequence
 from rinsc.cost.flops import training_flops
-from rinsc.errors import Problem, SpecError, plural
+from rinsc.errors import SpecError, plural
 from rinsc.graph import build_graph
 from rinsc.graph.law import drawn_loops
 from rinsc.spec import ModelSpec
@@ -84,7 +84,7 @@ def match_compute(
     if batch_tokens % seq:
         message = f"{plural(batch_tokens, 'token')} a step are not whole sequences of {seq}"
         hint = f"use a multiple of {seq}, such as {8 * seq}"
-        raise SpecError(Problem("bad-batch", message, hint=hint))
+        raise SpecError("bad-batch", message, hint=hint)
     batch = batch_tokens // seq
     baseline_step = training_flops(baseline, seq, batch=batch, convention=convention)
     variant_step = training_flops(variant, seq, batch=batch, convention=convention)
@@ -93,7 +93,7 @@ def match_compute(
     if variant_steps < 1:
         step = f"step of {plural(batch_tokens, 'token')}"
         message = f"{plural(tokens, 'token')} pay for no {step} of the variant"
-        raise SpecError(Problem("budget-too-small", message, hint="give more tokens"))
+        raise SpecError("budget-too-small", message, hint="give more tokens")
     return ComputeMatch(
         convention=convention.name,
         batch_tokens=batch_tokens,

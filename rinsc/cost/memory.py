@@ -20,7 +20,7 @@ from rinsc.cost.counts import (
     run_counts,
 )
 from rinsc.cost.params import stored_params
-from rinsc.errors import Problem, SpecError, did_you_mean
+from rinsc.errors import SpecError, did_you_mean
 from rinsc.graph import BlockGraph, Loop, Rounds, Visit, resolve_rounds
 from rinsc.layers import trace_loop, trace_programs, weights
 from rinsc.ops import (
@@ -104,7 +104,7 @@ def _element_bytes(precision: Precision) -> int:
         return BYTES[precision]
     message = f"'{precision}' is not a precision"
     hint = did_you_mean(str(precision), BYTES)
-    raise SpecError(Problem("unknown-precision", message, place="precision", hint=hint))
+    raise SpecError("unknown-precision", message, place="precision", hint=hint)
 
 
 def kv_elements_per_token(program: Program) -> int:

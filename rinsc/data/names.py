@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rinsc.errors import DataError, Problem, did_you_mean, nearest
+from rinsc.errors import DataError, did_you_mean, nearest
 
 
 def data_error(code: str, message: str, place: str | Path | None, hint: str) -> DataError:
-    return DataError(Problem(code, message, place=None if place is None else str(place), hint=hint))
+    return DataError(code, message, place=None if place is None else str(place), hint=hint)
 
 
 def cannot_read(path: Path, error: OSError) -> DataError:

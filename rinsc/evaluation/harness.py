@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from rinsc.backends.hf import RinscForCausalLM, causal_lm
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.errors import DataError, Problem, RinscError, UsageError, nearest
+from rinsc.errors import DataError, RinscError, UsageError, nearest
 from rinsc.extras import require
 from rinsc.graph import Rounds
 from rinsc.train.finished import FinishedRun
@@ -54,7 +54,7 @@ def find_tasks(
     require("lm_eval")
     if include is not None and not include.is_dir():
         message, hint = "there is no such folder of tasks", "name a folder with YAML files of tasks"
-        raise UsageError(Problem("no-tasks", message, place=str(include), hint=hint))
+        raise UsageError("no-tasks", message, place=str(include), hint=hint)
     with _quiet():
         manager = _manager(names, include)
     for name in names:
@@ -62,13 +62,13 @@ def find_tasks(
             close = nearest(name, manager.all_tasks)
             hint = f"did you mean '{close}'?" if close else "name the folder of its YAML: --include"
             message = f"'{name}' is not a task of lm-evaluation-harness"
-            raise UsageError(Problem("unknown-task", message, hint=hint))
+            raise UsageError("unknown-task", message, hint=hint)
         with _quiet(), _task_errors(name):
             loaded = manager.load([name])["tasks"].values()
         if tokenizer.end_of_document is None and any(map(_generates, loaded)):
             message = f"the task '{name}' generates text, and the tokenizer has no token to end it"
             hint = "use tasks of likelihoods, or train with a tokenizer that has <|endoftext|>"
-            raise DataError(Problem("no-end-token", message, hint=hint))
+            raise DataError("no-end-token", message, hint=hint)
     return manager
 
 
@@ -135,7 +135,7 @@ def _prefix_token(tokenizer: BytePairTokenizer) -> int:
     if not len(line_end):
         message = "the tokenizer has no token to put before a text, for an end of text or of line"
         hint = "train with a tokenizer that has <|endoftext|>"
-        raise DataError(Problem("no-end-token", message, hint=hint))
+        raise DataError("no-end-token", message, hint=hint)
     return int(line_end[0])
 
 
@@ -194,7 +194,7 @@ def _task_errors(name: str) -> Iterator[None]:
             message, hint = f"the task '{name}' fails: {reason}", "check its YAML and its data"
             if isinstance(error, AssertionError):  # the harness's, of an answer beyond the context
                 hint += ", whose answers have to fit into the model's context"
-        raise DataError(Problem("task-failed", message, hint=hint)) from None
+        raise DataError("task-failed", message, hint=hint) from None
 
 
 @contextlib.contextmanager

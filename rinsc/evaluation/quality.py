@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rinsc.cost import forward_flops
 from rinsc.data.batches import cut_windows
 from rinsc.data.tokenizer import TokenIds
-from rinsc.errors import DataError, Problem
+from rinsc.errors import DataError
 from rinsc.graph import BlockGraph, Rounds
 
 Ids: TypeAlias = npt.NDArray[np.int64]
@@ -99,7 +99,7 @@ def compare_quality(
     """
     if len(tokens) < 2:
         hint = "give a text of some sentences"
-        raise DataError(Problem("too-little-text", "the text has nothing to predict", hint=hint))
+        raise DataError("too-little-text", "the text has nothing to predict", hint=hint)
     pair, at_once = _Pair(model, exact, token_bytes), LOGITS_AT_ONCE // len(token_bytes)
     length = max(1, min(context, len(tokens) - 1, most_tokens, at_once))
     windows = _spread(cut_windows(tokens, length), -(-most_tokens // length))
@@ -113,7 +113,7 @@ def compare_quality(
             observe(done / passes)
     if every[0].byte_count == 0:
         hint = "give a text of some sentences"
-        raise DataError(Problem("too-little-text", "the text has nothing to predict", hint=hint))
+        raise DataError("too-little-text", "the text has nothing to predict", hint=hint)
     pairs = zip(rounds, every, strict=True)
     rows = tuple(_row(each, sums, alone=exact is None) for each, sums in pairs)
     return Quality(rows, windows, every[0].byte_count)

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.errors import DataError, Problem, UsageError, plural
+from rinsc.errors import DataError, UsageError, plural
 from rinsc.train.evaluate import BlockLosses
 from rinsc.train.finished import FinishedRun
 
@@ -65,7 +65,7 @@ def paired_difference(ours: BlockLosses, theirs: BlockLosses, *, seed: int = 0) 
     blocks = len(ours.nats)
     if blocks == 0:
         hint = "use more text, or shorter sequences"
-        raise DataError(Problem("too-little-text", "the runs have no text in common", hint=hint))
+        raise DataError("too-little-text", "the runs have no text in common", hint=hint)
     found = ours.bits_per_byte, theirs.bits_per_byte
     if not all(map(math.isfinite, found)):
         return Difference(*found, *_without_numbers(*found), blocks)
@@ -255,7 +255,7 @@ def require_margin(margin: float) -> None:
     if not (math.isfinite(margin) and margin >= 0):
         message = f"--margin must be a number of at least 0, not {margin}"
         hint = "write bits per byte that one round may be worse, as 0.005"
-        raise UsageError(Problem("usage", message, hint=hint))
+        raise UsageError("usage", message, hint=hint)
 
 
 def require_repeat(run: FinishedRun) -> None:
@@ -263,7 +263,7 @@ def require_repeat(run: FinishedRun) -> None:
     if not run.rounds:
         message = f"'{run.signature}' has no repeat, so that it has no rounds to regret"
         hint = "name the recursive run first, and its baseline with --baseline"
-        raise UsageError(Problem("no-repeat", message, place=str(run.folder.path), hint=hint))
+        raise UsageError("no-repeat", message, place=str(run.folder.path), hint=hint)
 
 
 def judged_rounds(run: FinishedRun, baseline: FinishedRun) -> tuple[dict[str, int], ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-from rinsc.errors import Problem, UsageError, plural
+from rinsc.errors import UsageError, plural
 from rinsc.generation.rows import RowLogits
 from rinsc.graph import Rounds
 from rinsc.sampling import Sampling, sample_next
@@ -63,7 +63,7 @@ def checked_request(
     count = whole(new_tokens)
     if count is None or count < 0:
         message = "the number of new tokens must be whole and at least 0"
-        raise UsageError(Problem("bad-count", message, hint="say how many to add"))
+        raise UsageError("bad-count", message, hint="say how many to add")
     return Request(rows, count, stops, is_single)
 
 
@@ -74,11 +74,11 @@ def window_moves(prompt_tokens: int, new_tokens: int, context: int) -> bool:
 
 def _prompt_ids(name: str, row: Sequence[Any], spec: ModelSpec) -> tuple[int, ...]:
     if not row:
-        raise UsageError(Problem("bad-prompt", f"{name} is empty", hint="give at least one token"))
+        raise UsageError("bad-prompt", f"{name} is empty", hint="give at least one token")
     if len(row) > spec.context:
         message = f"{name} has {plural(len(row), 'token')}, more than the context of {spec.context}"
         hint = f"give at most {spec.context} of them, the last ones, or a model of a larger context"
-        raise UsageError(Problem("prompt-too-long", message, hint=hint))
+        raise UsageError("prompt-too-long", message, hint=hint)
     return _ids(name, row, spec)
 
 
@@ -88,7 +88,7 @@ def _ids(name: str, given: Sequence[Any], spec: ModelSpec) -> tuple[int, ...]:
     if len(ids) < len(given) or not all(0 <= token < spec.vocab_size for token in ids):
         message = f"{name} must be of token ids from 0 to {spec.vocab_size - 1}"
         hint = "give ids that the model's own tokenizer makes of a text"
-        raise UsageError(Problem("bad-token", message, hint=hint))
+        raise UsageError("bad-token", message, hint=hint)
     return ids
 
 
@@ -142,6 +142,6 @@ def stream_ids(next_logits: RowLogits, request: Request, sampling: Sampling) -> 
     """The ids that follow the one row of a request; raises `UsageError` for several."""
     if len(request.rows) != 1:
         message = f"a stream follows one prompt, not {len(request.rows)}"
-        raise UsageError(Problem("bad-prompt", message, hint="generate several at once instead"))
+        raise UsageError("bad-prompt", message, hint="generate several at once instead")
     steps = stream_tokens(next_logits, request, sampling)
     return (token for (token,) in steps if token is not None)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from random import Random
 from typing import TypeAlias, cast
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError
 from rinsc.graph.build import require_graph
 from rinsc.graph.draws import (
     chosen_rounds,
@@ -224,7 +224,7 @@ def _checked_whole(name: str, given: object) -> int:
     number = whole(given)
     if number is None:
         message = f"{name} must be a whole number, not {given!r:.40}"
-        raise GraphError(Problem("bad-count", message, place=name, hint=f"write {name}=1"))
+        raise GraphError("bad-count", message, place=name, hint=f"write {name}=1")
     return number
 
 

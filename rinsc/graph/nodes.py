@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import networkx as nx
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError
 from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
 from rinsc.spec.checks import shown
@@ -186,7 +186,7 @@ def checked_count(given: object, of: str) -> int:
         return count
     message = f"rounds{of} are {shown(given)}; they must be whole and from 1 to {MAX_ROUNDS}"
     hint = f"give a whole number from 1 to {MAX_ROUNDS}"
-    raise GraphError(Problem("bad-rounds", message, hint=hint))
+    raise GraphError("bad-rounds", message, hint=hint)
 
 
 def chain(steps: Iterable[Visit | Loop]) -> nx.DiGraph[int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError
 from rinsc.graph.nodes import BlockGraph, Loop, Visit
 from rinsc.graph.rounds import Rounds, resolve_rounds
 from rinsc.graph.verify import has_no_dials, verify
@@ -64,7 +64,7 @@ def unroll(graph: BlockGraph, rounds: Rounds = None) -> BlockGraph:
     total = sum(graph.visit_counts(counts).values())
     if total > MAX_UNROLLED_VISITS:
         message = f"{total} visits are too many to write out; the limit is {MAX_UNROLLED_VISITS}"
-        raise GraphError(Problem("too-many-visits", message, hint="ask for fewer rounds"))
+        raise GraphError("too-many-visits", message, hint="ask for fewer rounds")
     flat = graph.with_steps(_steps(graph, counts))
     verify(flat, after="unroll", rules=(has_no_dials,))
     return flat

@@ -31,7 +31,7 @@ def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
     visits = sum(graph.visit_counts(asked).values())
     if visits > MAX_RUN_VISITS:
         message = f"these rounds visit blocks {visits:.2e} times; at most {MAX_RUN_VISITS} are run"
-        raise GraphError(Problem("too-many-visits", message, hint="ask for fewer rounds"))
+        raise GraphError("too-many-visits", message, hint="ask for fewer rounds")
     return asked
 
 
@@ -75,12 +75,12 @@ def _asked_rounds(written: Mapping[str, int], rounds: int | Mapping[str, int]) -
     if not isinstance(rounds, Mapping):
         count = checked_count(rounds, "")
         if not written and count != 1:
-            raise GraphError(_unknown_repeat("", written))
+            raise GraphError.of(_unknown_repeat("", written))
         return dict.fromkeys(written, count)
     asked = dict(written)
     for name, given in rounds.items():
         if name not in written:
-            raise GraphError(_unknown_repeat(str(name), written))
+            raise GraphError.of(_unknown_repeat(str(name), written))
         asked[name] = checked_count(given, f" of repeat '{name}'")
     return asked
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import networkx as nx
 
-from rinsc.errors import GraphError, Problem, plural
+from rinsc.errors import GraphError, plural
 from rinsc.graph.nodes import PLAIN, BlockGraph, Input, Loop, Output, Visit
 from rinsc.spec.kinds import is_kind
 from rinsc.syntax.settings import RepeatOptions
@@ -30,9 +30,9 @@ def verify(graph: BlockGraph, *, after: str | None = None, rules: Iterable[Rule]
     for rule in (*ALWAYS, *rules):
         for complaint in rule(graph):
             if after is None:
-                raise GraphError(Problem("broken-graph", complaint, hint=HOW_TO_BUILD))
+                raise GraphError("broken-graph", complaint, hint=HOW_TO_BUILD)
             hint = "this is a fault of the pass, not of the signature; please report it"
-            raise GraphError(Problem("broken-graph", f"after '{after}': {complaint}", hint=hint))
+            raise GraphError("broken-graph", f"after '{after}': {complaint}", hint=hint)
 
 
 def verified(graph: BlockGraph) -> BlockGraph:
@@ -42,16 +42,16 @@ def verified(graph: BlockGraph) -> BlockGraph:
     """
     if not isinstance(graph, BlockGraph):
         message = f"this needs a block graph, not {type(graph).__name__}"
-        raise GraphError(Problem("not-a-graph", message, hint="make one: rinsc.build_graph(spec)"))
+        raise GraphError("not-a-graph", message, hint="make one: rinsc.build_graph(spec)")
     if "_is_verified" in vars(graph):
         return graph
     try:
         for complaint in nodes_are_known(graph):
-            raise GraphError(Problem("broken-graph", complaint, hint=HOW_TO_BUILD))
+            raise GraphError("broken-graph", complaint, hint=HOW_TO_BUILD)
         verify(graph, rules=HANDED_IN)
     except (AttributeError, KeyError, TypeError, ValueError, nx.NetworkXException) as error:
         message = f"the graph cannot be read: {type(error).__name__}: {error}"
-        raise GraphError(Problem("broken-graph", message, hint=HOW_TO_BUILD)) from None
+        raise GraphError("broken-graph", message, hint=HOW_TO_BUILD) from None
     if nx.is_frozen(graph.digraph):  # else it may change
         vars(graph)["_is_verified"] = True
     for loop in graph.loops():  # which visit some blocks alone

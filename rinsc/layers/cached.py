@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
 
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError
 from rinsc.layers.kind import require_language_model
 from rinsc.layers.tracing import Programs, trace_programs
 from rinsc.ops import (
@@ -138,7 +138,7 @@ def _cached_layer(layer: Program, kind: str) -> Program:
         if isinstance(node.op, Shift):
             message = f"layers of kind '{kind}' look back by a shift, which has no cache yet"
             hint = "generate without a cache"
-            raise LoweringError(Problem("no-cache", message, hint=hint))
+            raise LoweringError("no-cache", message, hint=hint)
         if not isinstance(node.op, Attention):
             rewriter.nodes.append(node)
             continue

@@ -114,7 +114,7 @@ def register_kind(name: str, kind: LayerKind, *, replace: bool = False) -> Layer
     """
     problem = _registration_problem(name, kind, replace)
     if problem is not None:
-        raise SpecError(problem)
+        raise SpecError.of(problem)
     if in_this_program.get(name) is not kind:
         in_this_program[name] = kind
         for forget in forget_traces:
@@ -152,7 +152,7 @@ def broken_kind(name: str, place: KindPlace, reason: str) -> GraphError:
     hint = f"mend {place.owner} that registers it"
     if place.package:
         hint = f"mend or uninstall {place.owner}, which registers it"
-    return GraphError(Problem("broken-kind", message, hint=hint))
+    return GraphError("broken-kind", message, hint=hint)
 
 
 def model_input(spec: ModelSpec) -> ModelInput:
@@ -174,4 +174,4 @@ def require_language_model(spec: ModelSpec) -> None:
 def _refused(spec: ModelSpec, reason: str) -> SpecError:
     message = f"'{spec.text}' is no language model: {reason}"
     hint = "choose a kind that is causal and takes tokens, such as llama"
-    return SpecError(Problem("not-a-language-model", message, place="kind", hint=hint))
+    return SpecError("not-a-language-model", message, place="kind", hint=hint)

@@ -45,7 +45,7 @@ def _require_names_apart(name: str, programs: Programs) -> None:
         message = (
             f"enter and leave of the layer kind '{name}' both have an operation '{doubled[0]}'"
         )
-        raise GraphError(Problem("bad-operation-name", message, hint="rename one of the two"))
+        raise GraphError("bad-operation-name", message, hint="rename one of the two")
 
 
 def _require_tied_table(programs: Programs) -> None:
@@ -55,7 +55,7 @@ def _require_tied_table(programs: Programs) -> None:
         if isinstance(node.op, TiedLinear) and node.op.owner not in names:
             message = f"the head is tied to '{node.op.owner}', which is no table of the embedding"
             hint = f"name one of: {', '.join(sorted(names))}"
-            raise GraphError(Problem("no-such-table", message, hint=hint))
+            raise GraphError("no-such-table", message, hint=hint)
 
 
 def _require_tied_parts(spec: ModelSpec, programs: Programs) -> None:
@@ -71,7 +71,7 @@ def _require_tied_parts(spec: ModelSpec, programs: Programs) -> None:
         hint = f"take tie={said.tie} away, or choose another kind"
         source = spec.signature.source
         problem = Problem("nothing-to-tie", message, source=source, span=option.span, hint=hint)
-        raise SignatureError(problem)
+        raise SignatureError.of(problem)
 
 
 def _require_causal(name: str, kind: LayerKind, programs: Programs) -> None:
@@ -82,7 +82,7 @@ def _require_causal(name: str, kind: LayerKind, programs: Programs) -> None:
     if kind.causal and looks_ahead:
         message = f"the layer kind '{name}' has attention that sees later positions"
         hint = "write causal=False in its LayerKind, or Attention() in its layer"
-        raise GraphError(Problem("not-causal", message, hint=hint))
+        raise GraphError("not-causal", message, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
                 if taken:
                     message = f"two layer kinds make a side value '{taken[0]}'"
                     hint = "take the same function for both (rinsc.layers.mixing), or rename one"
-                    raise GraphError(Problem("side-taken", message, hint=hint))
+                    raise GraphError("side-taken", message, hint=hint)
             made |= sides
         if any(kind.sees_embedding for kind in kinds.values()):
             made["embedded"] = made["x"]
@@ -216,7 +216,7 @@ def _named(kind: str) -> Iterator[None]:
         yield
     except GraphError as error:
         named = [replace(p, place=p.place or f"sides of the kind '{kind}'") for p in error.problems]
-        raise GraphError(*named) from None
+        raise GraphError.of(*named) from None
 
 
 def _trace_state(
@@ -234,5 +234,5 @@ def _trace_state(
         found = program.outputs["x"].shape
         message = f"a layer of kind '{kind}' turns {shapes['x']} into {found}"
         hint = "a layer must give the state back in the shape it came"
-        raise GraphError(Problem("layer-changes-shape", message, hint=hint))
+        raise GraphError("layer-changes-shape", message, hint=hint)
     return program

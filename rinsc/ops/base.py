@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
-from rinsc.errors import GraphError, Problem, did_you_mean
+from rinsc.errors import GraphError, did_you_mean
 
 Dim: TypeAlias = int | str  # a name stands for a size known at run time: "batch", "seq"
 Shape: TypeAlias = tuple[Dim, ...]
@@ -62,7 +62,7 @@ def require_one_of(value: object, known: Sequence[str], what: str) -> None:
     if value not in known:
         message = f"{value!r:.40} is not {what}"
         hint = did_you_mean(str(value), known)
-        raise GraphError(Problem("bad-operation", message, hint=hint))
+        raise GraphError("bad-operation", message, hint=hint)
 
 
 def static(dim: Dim) -> int:

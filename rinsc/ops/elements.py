@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
-from rinsc.errors import GraphError, Problem, plural
+from rinsc.errors import GraphError, plural
 from rinsc.ops.base import Op, Param, Shape, require_one_of, static
 
 Function: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu", "sigmoid", "tanh"]
@@ -98,7 +98,7 @@ class Concat(Op):
         if left[:-1] != right[:-1]:
             message = f"shapes {left} and {right} cannot stand side by side"
             hint = "all dimensions but the last must be equal"
-            raise GraphError(Problem("shapes-differ", message, hint=hint))
+            raise GraphError("shapes-differ", message, hint=hint)
         return (*left[:-1], static(left[-1]) + static(right[-1]))
 
 
@@ -114,7 +114,7 @@ class Shift(Op):
     def __post_init__(self) -> None:
         if self.steps < 0:
             message = f"a shift by {plural(self.steps, 'step')} would look ahead"
-            raise GraphError(Problem("bad-shift", message, hint="give 0 or more steps"))
+            raise GraphError("bad-shift", message, hint="give 0 or more steps")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _same_trailing(left: Shape, right: Shape) -> Shape:
     if left[len(left) - len(right) :] != right:
         message = f"shapes {left} and {right} cannot be combined element by element"
         hint = "the second must equal the last dimensions of the first"
-        raise GraphError(Problem("shapes-differ", message, hint=hint))
+        raise GraphError("shapes-differ", message, hint=hint)
     return left
 
 

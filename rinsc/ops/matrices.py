@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError
 from rinsc.ops.base import Causal, Init, Op, Param, Shape, Sizes, static
 
 
@@ -56,7 +56,7 @@ class Project(Op):
         if len(matrix) != 2 or matrix[1] != x[-1]:
             message = f"a matrix {matrix} cannot be applied to {x}"
             hint = "a matrix is (out, in), and 'in' the last dimension of what it is applied to"
-            raise GraphError(Problem("shapes-differ", message, hint=hint))
+            raise GraphError("shapes-differ", message, hint=hint)
         return (*x[:-1], matrix[0])
 
     def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:

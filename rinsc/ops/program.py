@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from keyword import iskeyword
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError
 from rinsc.ops import Op, Param, Shape
 
 
@@ -71,7 +71,7 @@ class Builder:
         if type(op).__module__.partition(".ops")[0] != "rinsc":
             message = f"{type(op).__name__} is not an operation of rinsc"
             hint = "operations are a closed set; compose those of rinsc.ops"
-            raise GraphError(Problem("unknown-operation", message, hint=hint))
+            raise GraphError("unknown-operation", message, hint=hint)
         shapes = [value.shape for value in inputs]
         output = self.value(op.output_shape(*shapes))
         self._check_name(name, type(op).__name__, owns=op.owns_table or bool(op.params(*shapes)))
@@ -85,10 +85,10 @@ class Builder:
         hint = "give each operation with weights or a table a name of its own, such as 'query'"
         if not name.isidentifier() or iskeyword(name):
             message = f"{operation} needs a name that is an identifier, not '{name}'"
-            raise GraphError(Problem("bad-operation-name", message, hint=hint))
+            raise GraphError("bad-operation-name", message, hint=hint)
         if name in (node.name for node in self._nodes):
             message = f"two operations are called '{name}'"
-            raise GraphError(Problem("bad-operation-name", message, hint=hint))
+            raise GraphError("bad-operation-name", message, hint=hint)
 
     def value(self, shape: Shape) -> Value:
         self._values += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rinsc.errors import GraphError, Problem
+from rinsc.errors import GraphError
 from rinsc.ops.base import Init, Op, Param, Shape, Sizes
 
 
@@ -54,7 +54,7 @@ class RotaryTable(Op):
         if self.head_dim % 2:
             message = f"rotary positions need an even head width, not {self.head_dim}"
             hint = "change 'heads' or 'width'"
-            raise GraphError(Problem("odd-head-width", message, place="heads", hint=hint))
+            raise GraphError("odd-head-width", message, place="heads", hint=hint)
         return (shapes[0][1], self.head_dim // 2)
 
 

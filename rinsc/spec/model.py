@@ -48,7 +48,7 @@ class ModelSpec:
             object.__setattr__(self, key, plain(value))
         problems = spec_problems(field_values(self), place=None)
         if problems:
-            raise SpecError(*problems)
+            raise SpecError.of(*problems)
         for key, kind in KEYS.items():
             if kind is float:  # a whole number is welcome, and means the same
                 object.__setattr__(self, key, float(getattr(self, key)))
@@ -90,7 +90,7 @@ def require_spec(spec: object) -> ModelSpec:
         return spec
     message = f"this needs a model spec, not {type(spec).__name__}"
     hint = "make one: rinsc.model_spec('(A^3)B', preset='tiny')"
-    raise SpecError(Problem("not-a-spec", message, hint=hint))
+    raise SpecError("not-a-spec", message, hint=hint)
 
 
 def field_values(spec: ModelSpec) -> dict[str, object]:

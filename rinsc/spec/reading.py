@@ -59,11 +59,11 @@ def spec_from_values(values: object, place: str | None = None) -> ModelSpec:
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         message = f"a spec is a table of keys and values, not {type(values).__name__}"
         hint = "for example: {'signature': '(A^3)B', 'preset': 'tiny'}"
-        raise SpecError(Problem("bad-type", message, place=place, hint=hint))
+        raise SpecError("bad-type", message, place=place, hint=hint)
     try:
         return _assemble(values, {}, place, strict=False)
     except SignatureError as error:
-        raise SpecError(*error.problems) from None
+        raise SpecError.of(*error.problems) from None
 
 
 def with_signature(
@@ -108,15 +108,15 @@ def read_toml(path: Path) -> dict[str, object]:
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = error.strerror if isinstance(error, OSError) else str(error)
         problem = Problem("spec-not-readable", f"cannot read the spec: {reason}", hint=hint)
-        raise SpecError(dataclasses.replace(problem, place=str(path))) from None
+        raise SpecError.of(dataclasses.replace(problem, place=str(path))) from None
     if len(content) > MAX_FILE_BYTES:
         message = f"a spec has at most {MAX_FILE_BYTES} bytes"
-        raise SpecError(Problem("spec-not-toml", message, place=str(path), hint=hint))
+        raise SpecError("spec-not-toml", message, place=str(path), hint=hint)
     try:
         return parse_toml(content.decode("utf-8"))
     except ValueError as error:
         message = f"not a TOML file: {error!s:.200}"
-        raise SpecError(Problem("spec-not-toml", message, place=str(path), hint=hint)) from None
+        raise SpecError("spec-not-toml", message, place=str(path), hint=hint) from None
 
 
 def _assemble(
@@ -147,7 +147,7 @@ def _assemble(
     problems += spec_problems(merged, place, missing_and_known=explained, strict=strict)
     if problems:
         only_text = all(problem.span is not None for problem in problems) and place is None
-        raise SignatureError(*problems) if only_text else SpecError(*problems)
+        raise SignatureError.of(*problems) if only_text else SpecError.of(*problems)
     return ModelSpec(**merged)  # type: ignore[arg-type]
 
 

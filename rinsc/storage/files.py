@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from rinsc.errors import OutputError, Problem
+from rinsc.errors import OutputError
 
 MAX_DEPTH = 64  # of values in values; no file of ours or of the libraries comes near
 MAX_TOML = 1 << 17  # characters of a TOML text
@@ -268,12 +268,10 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
     """The OutputError for an operating system error at ``path``."""
     reason = error.strerror or type(error).__name__
     return OutputError(
-        Problem(
-            code="cannot-write",
-            message=f"cannot write: {reason[0].lower()}{reason[1:]}",
-            place=str(path),
-            hint=_hint(path, error),
-        )
+        code="cannot-write",
+        message=f"cannot write: {reason[0].lower()}{reason[1:]}",
+        place=str(path),
+        hint=_hint(path, error),
     )
 
 

@@ -87,7 +87,7 @@ def _told_of(part: Path, place: Path) -> Iterator[None]:
             replace(each, place=(each.place or "").replace(str(part), str(place)))
             for each in error.problems
         )
-        raise OutputError(*problems) from error
+        raise OutputError.of(*problems) from error
 
 
 def publish_folder(part: Path, place: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from rinsc.errors import Problem, SignatureError, plural, signature_error
+from rinsc.errors import SignatureError, plural
 from rinsc.scalars import whole
 from rinsc.syntax.expand import (
     check_limits,
@@ -35,7 +35,9 @@ def check_contradictions(sig: Signature) -> None:
     """
     for repeat in repeats(sig.body):
         for option, message, hint in _contradictions(repeat):
-            raise signature_error("contradicting-options", message, sig.source, option.span, hint)
+            raise SignatureError(
+                "contradicting-options", message, source=sig.source, span=option.span, hint=hint
+            )
 
 
 def _contradictions(repeat: Repeat) -> Iterator[tuple[Option, str, str]]:
@@ -136,7 +138,7 @@ def _bind(node: Node, values: Mapping[str, int]) -> Node:
 def _unknown(name: str, free: list[str]) -> SignatureError:
     known = f"its free exponents: {', '.join(free)}" if free else "it has no free exponents"
     message = f"the signature has no free exponent '{name}'"
-    return SignatureError(Problem("unknown-exponent", message, place=f"--set {name}", hint=known))
+    return SignatureError("unknown-exponent", message, place=f"--set {name}", hint=known)
 
 
 def _checked(name: str, given: int, at: Sequence, source: str) -> int:
@@ -144,8 +146,12 @@ def _checked(name: str, given: int, at: Sequence, source: str) -> int:
     value = whole(given)
     if value is None or value < 1:
         message = f"the exponent '{name}' must be a whole number from 1"
-        raise signature_error("bad-power", message, source, at.span, f"--set {name}=3")
+        raise SignatureError(
+            "bad-power", message, source=source, span=at.span, hint=f"--set {name}=3"
+        )
     if value >= 10**MAX_DIGITS:
         message = f"the exponent '{name}' has more than {MAX_DIGITS} digits"
-        raise signature_error("power-too-large", message, source, at.span, f"--set {name}=3")
+        raise SignatureError(
+            "power-too-large", message, source=source, span=at.span, hint=f"--set {name}=3"
+        )
     return value

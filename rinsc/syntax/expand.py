@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from rinsc.errors import Problem, SignatureError, Span, signature_error
+from rinsc.errors import Problem, SignatureError, Span
 from rinsc.syntax.degree import degree_span, substitute
 from rinsc.syntax.samplers import largest_draw, smallest_draw
 from rinsc.syntax.settings import repeat_options, visit_options
@@ -47,24 +47,26 @@ def check_limits(sig: Signature) -> None:
     if len(to_text(sig)) > MAX_TEXT:
         message = f"written out, the signature has more than {MAX_TEXT} characters"
         hint = "write fewer options or groups"
-        raise signature_error("text-too-long", message, sig.source, sig.body.span, hint)
+        raise SignatureError(
+            "text-too-long", message, source=sig.source, span=sig.body.span, hint=hint
+        )
     _check_visits(sig, _rounds_written, MAX_VISITS, "")
     _check_visits(sig, most_rounds, MAX_DRAWN_VISITS, " at the most rounds that can be drawn")
     if _loop_depth(sig.body) * sig.degree > MAX_LOOP_DEPTH:
-        raise signature_error(
+        raise SignatureError(
             "too-deep",
             f"repeats lie more than {MAX_LOOP_DEPTH} deep inside one another",
-            sig.source,
-            degree_span(sig) if sig.degree > 1 else sig.body.span,
-            "multiply nested powers out, or lower the degree",
+            source=sig.source,
+            span=degree_span(sig) if sig.degree > 1 else sig.body.span,
+            hint="multiply nested powers out, or lower the degree",
         )
     if (_nesting(sig.body) + 1) * sig.degree - 1 > MAX_NESTING:
-        raise signature_error(
+        raise SignatureError(
             "too-deep",
             f"degree {sig.degree} nests parentheses more than {MAX_NESTING} deep",
-            sig.source,
-            degree_span(sig),
-            "drop needless parentheses, or lower the degree",
+            source=sig.source,
+            span=degree_span(sig),
+            hint="drop needless parentheses, or lower the degree",
         )
 
 
@@ -78,12 +80,14 @@ def _check_visits(sig: Signature, rounds: _Rounds, most: int, when: str) -> None
         return
     count = visits**sig.degree
     number = str(count) if count < 10**9 else "more than a billion"
-    raise signature_error(
+    raise SignatureError(
         "too-many-visits",
         f"{number} visits of blocks{when}; at most {most} are possible",
-        sig.source,
-        span,
-        "lower the powers or the degree" if not when else "draw fewer rounds, or lower the powers",
+        source=sig.source,
+        span=span,
+        hint="lower the powers or the degree"
+        if not when
+        else "draw fewer rounds, or lower the powers",
     )
 
 
@@ -102,16 +106,16 @@ def require_bound(sig: Signature) -> None:
     """Raises SignatureError (``unbound-exponent``) with one problem for each free exponent."""
     problems: list[Problem] = []
     for name, span in free_exponents(sig).items():
-        error = signature_error(
+        error = SignatureError(
             "unbound-exponent",
             f"the exponent '{name}' has no value",
-            sig.source,
-            span,
-            f"--set {name}=3",
+            source=sig.source,
+            span=span,
+            hint=f"--set {name}=3",
         )
         problems.extend(error.problems)
     if problems:
-        raise SignatureError(*problems)
+        raise SignatureError.of(*problems)
 
 
 def free_exponents(sig: Signature) -> dict[str, Span]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
 
-from rinsc.errors import signature_error
+from rinsc.errors import SignatureError
 from rinsc.storage.digests import short_digest
 from rinsc.syntax.canonical import numbered_owners
 from rinsc.syntax.degree import substitute
@@ -184,13 +184,13 @@ def _taken_apart(line: Line, parts: _Parts, sig: Signature) -> tuple[Line, _Part
     }
     written_out = sum(visit.each * chosen.get(visit.part, 0) for visit in visits_in(line))
     if written_out > MAX_LAYER_VISITS:
-        raise signature_error(
+        raise SignatureError(
             "too-many-visits",
             f"{written_out} visits of layers in blocks with 'each' or 'reverse'; at most "
             f"{MAX_LAYER_VISITS} can be compared",
-            sig.source,
-            sig.body.span,
-            "lower the number of layers, or the powers",
+            source=sig.source,
+            span=sig.body.span,
+            hint="lower the number of layers, or the powers",
         )
     layers: _Parts = {}
     for name, size in chosen.items():

@@ -39,7 +39,7 @@ def refuse_doubtful(sig: Signature) -> None:
     """Raises SignatureError (``lone-number``) for numbered letters that look like powers."""
     problems = _lone_numbers(sig)
     if problems:
-        raise SignatureError(*problems)
+        raise SignatureError.of(*problems)
 
 
 def _lone_numbers(sig: Signature) -> list[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from rinsc.errors import SignatureError, Span, did_you_mean, shown, signature_error
+from rinsc.errors import SignatureError, Span, did_you_mean, shown
 from rinsc.syntax.samplers import (
     canonical_sampler,
     is_sampler,
@@ -122,28 +122,32 @@ def _option_error(
         known = [rule.name for rule in RULES if rule.place == place]
         hint = did_you_mean(option.name, known)
         message = f"{name} is not an option of a {place}"
-        return signature_error("unknown-option", message, source, name_span, hint)
+        return SignatureError("unknown-option", message, source=source, span=name_span, hint=hint)
     if rule.place != place:
         message = f"{name} is an option of a {rule.place}, not of a {place}"
         hint = {
             "block": "write it right after the block, before any power: A{each=2}^3",
             "repeat": "write it after a power: A^3{skip=0.5}",
         }[rule.place]
-        return signature_error("misplaced-option", message, source, name_span, hint)
+        return SignatureError("misplaced-option", message, source=source, span=name_span, hint=hint)
     if option.name in seen:
         message = f"{name} is given twice"
-        return signature_error(
-            "duplicate-option", message, source, name_span, "keep one of the two"
+        return SignatureError(
+            "duplicate-option", message, source=source, span=name_span, hint="keep one of the two"
         )
     if not rule.check(option.value):
         message = f"{name} does not take this value"
         hint = f"write {rule.form}"
-        return signature_error("bad-option-value", message, source, option.span, hint)
+        return SignatureError(
+            "bad-option-value", message, source=source, span=option.span, hint=hint
+        )
     if option.name == "sample" and isinstance(option.value, Call):
         fault = sampler_fault(option.value)
         if fault is not None:
             message, hint = fault
-            return signature_error("bad-option-value", message, source, option.span, hint)
+            return SignatureError(
+                "bad-option-value", message, source=source, span=option.span, hint=hint
+            )
     return None
 
 

@@ -15,7 +15,7 @@ from lark.common import LexerConf
 from lark.exceptions import UnexpectedInput, UnexpectedToken
 from lark.lexer import BasicLexer
 
-from rinsc.errors import SignatureError, Span, shown, signature_error
+from rinsc.errors import SignatureError, Span, shown
 from rinsc.resources import grammar_text
 from rinsc.syntax.bind import check_contradictions
 from rinsc.syntax.expand import check_limits
@@ -57,11 +57,11 @@ def whole_number(
     hint = f"as in {_EXAMPLES[what]}"
     if not re.fullmatch("[0-9]+", digits) or not digits.strip("0"):
         message = f"a {what} is a whole number from 1, not {shown(text)}"
-        raise signature_error(f"bad-{what}", message, source, span, hint)
+        raise SignatureError(f"bad-{what}", message, source=source, span=span, hint=hint)
     if len(digits.lstrip("0")) > MAX_DIGITS:
         code = "power-too-large" if what == "power" else f"bad-{what}"
         message = f"a {what} has at most {MAX_DIGITS} digits"
-        raise signature_error(code, message, source, span, hint)
+        raise SignatureError(code, message, source=source, span=span, hint=hint)
     return int(digits)
 
 
@@ -74,7 +74,7 @@ def option_number(text: str, span: Span, source: str) -> int | float:
     if len(text) > MAX_NUMBER_TEXT or not math.isfinite(value):
         message = f"{shown(text)} is too long or too large a number"
         hint = f"write at most {MAX_NUMBER_TEXT} characters, as in skip=0.5"
-        raise signature_error("bad-option-value", message, source, span, hint)
+        raise SignatureError("bad-option-value", message, source=source, span=span, hint=hint)
     if value.is_integer() and abs(value) <= _EXACT:
         return int(value)
     return value
@@ -164,7 +164,7 @@ def _reworded(text: str, error: UnexpectedInput, hint: str | None) -> SignatureE
         start = len(text) if isinstance(error, UnexpectedToken) else error.pos_in_stream or 0
         span = Span(start, min(start + 1, len(text)))
     own = unexpected(text, span)
-    return own if hint is None else SignatureError(replace(own.problems[0], hint=hint))
+    return own if hint is None else SignatureError.of(replace(own.problems[0], hint=hint))
 
 
 class _Builder:
@@ -210,7 +210,7 @@ class _Builder:
             other = f"({before}{letter}){power}{after}"
         message = f"the number of times can hold for {letter} alone or for what is beside it too"
         hint = f"write {one} or {other}" if len(one) <= MAX_SUGGESTED else "write A^3B or (AB)^3"
-        return signature_error(AMBIGUOUS, message, self.source, item, hint)
+        return SignatureError(AMBIGUOUS, message, source=self.source, span=item, hint=hint)
 
     def item(self, tree: _Tree) -> Node:
         return self.repeat(tree) if tree.data == "repeat" else self.base(tree)
@@ -259,7 +259,7 @@ class _Builder:
         if value > MAX_DEGREE:
             message = f"a degree is at most {MAX_DEGREE}"
             hint = "lower the degree, or write it out"
-            raise signature_error("bad-degree", message, self.source, span, hint)
+            raise SignatureError("bad-degree", message, source=self.source, span=span, hint=hint)
         return value
 
     def options(self, tree: _Tree) -> tuple[Option, ...]:
@@ -280,7 +280,9 @@ class _Builder:
         if len(token) > MAX_NAME:
             message = f"a name has at most {MAX_NAME} characters"
             span = _token_span(token)
-            raise signature_error("name-too-long", message, self.source, span, "shorten it")
+            raise SignatureError(
+                "name-too-long", message, source=self.source, span=span, hint="shorten it"
+            )
         return str(token)
 
     def scalar(self, token: Token) -> Scalar:

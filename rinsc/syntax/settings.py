@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
-from rinsc.errors import signature_error
+from rinsc.errors import SignatureError
 from rinsc.syntax.options import effective
 from rinsc.syntax.tree import BlockRef, Call, Option, Signature, mentions, options_text
 
@@ -148,10 +148,10 @@ def _check(name: str, known: str | None, here: str | None, ref: BlockRef, sig: S
     if known is None or here is None or known == here:
         return
     (option,) = (option for option in ref.options if option.name == name)
-    raise signature_error(
+    raise SignatureError(
         "conflicting-options",
         f"{ref.letter} has {name}={known} at an earlier mention and {name}={here} here",
-        sig.source,
-        option.span,
-        f"write {name} of a letter once",
+        source=sig.source,
+        span=option.span,
+        hint=f"write {name} of a letter once",
     )

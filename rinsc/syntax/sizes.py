@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from rinsc.errors import Problem, SignatureError, Span, plural, signature_error
+from rinsc.errors import SignatureError, Span, plural
 from rinsc.syntax.degree import parts_per_letter, substitute
 from rinsc.syntax.settings import BlockOptions, block_options, letter_options
 from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Sequence, Signature, mentions
@@ -108,13 +108,13 @@ def letter_sizes(sig: Signature) -> dict[str, int | None]:
         if ref.size is None:
             continue
         if known not in (None, ref.size):
-            raise signature_error(
+            raise SignatureError(
                 "conflicting-sizes",
                 f"{ref.letter} has {plural(known or 0, 'layer')} "
                 f"at its first size and {ref.size} here",
-                sig.source,
-                ref.span,
-                "write the size of a letter once",
+                source=sig.source,
+                span=ref.span,
+                hint="write the size of a letter once",
             )
         sizes[ref.letter] = ref.size
         first.setdefault(ref.letter, ref)
@@ -129,12 +129,12 @@ def _check_letters(sig: Signature, sized: dict[str, BlockRef]) -> None:
     for letter, ref in sized.items():
         if ref.size is not None and ref.size < parts:
             message = f"{letter} has {plural(ref.size, 'layer')} for its {parts} parts "
-            raise signature_error(
+            raise SignatureError(
                 "layers-do-not-split",
                 f"{message}at degree {sig.degree}",
-                sig.source,
-                ref.span,
-                f"write at least {letter}[{parts}], or lower the degree",
+                source=sig.source,
+                span=ref.span,
+                hint=f"write at least {letter}[{parts}], or lower the degree",
             )
 
 
@@ -223,7 +223,7 @@ def _stack_error(
     sig: Signature, code: str, message: str, hint: str, span: Span | None = None
 ) -> SignatureError:
     at = sig.body.span if span is None else span
-    return SignatureError(Problem(code, message, source=sig.source, span=at, hint=hint))
+    return SignatureError(code, message, source=sig.source, span=at, hint=hint)
 
 
 def part_options(sig: Signature) -> dict[str, BlockOptions]:

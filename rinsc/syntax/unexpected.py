@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import TypeAlias
 
-from rinsc.errors import Problem, SignatureError, Span, shown, signature_error
+from rinsc.errors import SignatureError, Span, shown
 from rinsc.syntax.tree import MAX_NESTING, MAX_TEXT
 
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
@@ -30,14 +30,14 @@ def check_brackets(text: str) -> None:
     if not isinstance(text, str):
         message = f"a signature is a text, not {type(text).__name__}"
         hint = "write it between quotes: '(A^3)B'"
-        raise SignatureError(Problem("not-a-text", message, hint=hint))
+        raise SignatureError("not-a-text", message, hint=hint)
     if len(text) > MAX_TEXT:
         message = f"{len(text)} characters; a signature has at most {MAX_TEXT}"
         span, hint = Span(MAX_TEXT, MAX_TEXT + 1), "write repetitions as powers: A^3"
-        raise signature_error("text-too-long", message, text, span, hint)
+        raise SignatureError("text-too-long", message, source=text, span=span, hint=hint)
     if not text.strip():
         hint = "write blocks as upper-case letters: (A^3)B"
-        raise SignatureError(Problem("empty-signature", "the signature is empty", text, hint=hint))
+        raise SignatureError("empty-signature", "the signature is empty", source=text, hint=hint)
     opened: list[tuple[str, int]] = []
     in_braces = 0
     for place, char in enumerate(text):
@@ -45,7 +45,7 @@ def check_brackets(text: str) -> None:
             if char == "(" and not in_braces and len(opened) >= MAX_NESTING:
                 message = f"parentheses are more than {MAX_NESTING} deep"
                 span, hint = Span(place, place + 1), "drop needless parentheses"
-                raise signature_error("too-deep", message, text, span, hint)
+                raise SignatureError("too-deep", message, source=text, span=span, hint=hint)
             opened.append((char, place))
             in_braces += char == "{"
         elif char in _CLOSERS:
@@ -62,7 +62,9 @@ def check_brackets(text: str) -> None:
 def _unbalanced(text: str, char: str, place: int, what: str) -> SignatureError:
     code = "unbalanced-parenthesis" if char in "()" else "unbalanced-bracket"
     hint = f"add the '{_PARTNERS[char]}' that belongs to it, or remove it"
-    return signature_error(code, f"'{char}' {what}", text, Span(place, place + 1), hint)
+    return SignatureError(
+        code, f"'{char}' {what}", source=text, span=Span(place, place + 1), hint=hint
+    )
 
 
 def unexpected(text: str, span: Span) -> SignatureError:
@@ -76,14 +78,16 @@ def unexpected(text: str, span: Span) -> SignatureError:
     if number is not None:
         message = f"the number {shown(number)} cannot stand here"
         span = Span(len(before) - len(number), len(before))
-        return signature_error("unexpected-character", message, text, span, _NUMBER_HINT)
+        return SignatureError(
+            "unexpected-character", message, source=text, span=span, hint=_NUMBER_HINT
+        )
     code, message, hint = (
         _after_degree(before) or _in_brackets(before, text[span.start :]) or _item(token, before)
     )
     if not token:
         # The end of the text is no place to point at: the mistake is in what stands before it.
         span = Span(len(before) - 1, len(before))
-    return signature_error(code, message, text, span, hint)
+    return SignatureError(code, message, source=text, span=span, hint=hint)
 
 
 def _count_at_end(before: str) -> str | None:

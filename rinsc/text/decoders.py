@@ -24,9 +24,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from rinsc.errors import DataError, Problem
-from rinsc.text.panics import is_panic, quiet
+from rinsc.errors import DataError
 from rinsc.storage.files import parse_json
+from rinsc.text.panics import is_panic, quiet
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for bytes that are no character
 CANNOT_DECODE = "the tokenizer cannot decode its ids"
@@ -46,7 +46,7 @@ def library_failures(message: str) -> Iterator[None]:
             raise
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         hint = "use another tokenizer.json: one with a token for what it does not know, not damaged"
-        raise DataError(Problem("tokenizer-failed", f"{message}: {reason}", hint=hint)) from error
+        raise DataError("tokenizer-failed", f"{message}: {reason}", hint=hint) from error
 
 
 class TokenDecoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import UsageError
 from rinsc.text.decoders import REPLACEMENT, overlap, token_decoder
 
 MAX_PENDING_IDS = 64  # of bytes that never become a character
@@ -128,5 +128,5 @@ def checked_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
     strings = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(each, str) and each for each in strings):
         hint = "give at least one character, or leave it out"
-        raise UsageError(Problem("bad-stop", "a stop string is empty or no text", hint=hint))
+        raise UsageError("bad-stop", "a stop string is empty or no text", hint=hint)
     return strings

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rinsc.errors import CheckpointError, Problem
+from rinsc.errors import CheckpointError
 from rinsc.storage.files import parse_json, read_regular, read_regular_text
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -117,7 +117,7 @@ def special_ids(tokenizer: str) -> dict[str, int]:
     except (ValueError, AttributeError, KeyError, TypeError):
         message = "the tokenizer.json is damaged"
         hint = "restore the file, or train the run again"
-        raise CheckpointError(Problem("bad-tokenizer", message, hint=hint)) from None
+        raise CheckpointError("bad-tokenizer", message, hint=hint) from None
     return special
 
 

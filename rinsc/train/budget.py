@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from rinsc.errors import Problem, SpecError
+from rinsc.errors import SpecError
 from rinsc.spec import ModelSpec
 from rinsc.train.config import TrainConfig
 from rinsc.train.schedules import Depths
@@ -47,7 +47,7 @@ def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainCo
     if steps < 1:
         message = f"{budget.amount} {_word(budget.unit)} pay for no step: one takes {least}"
         hint = "give more, or make a step smaller with fewer or shorter sequences"
-        raise SpecError(Problem("budget-too-small", message, place="budget", hint=hint))
+        raise SpecError("budget-too-small", message, place="budget", hint=hint)
     return dataclasses.replace(config, steps=steps)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rinsc.errors import OutputError, Problem
+from rinsc.errors import OutputError
 from rinsc.storage.digests import file_digest
 from rinsc.storage.files import cannot_write, flush_to_disk, read_json, write_atomically
 
@@ -244,4 +244,4 @@ def writing_errors(path: Path) -> Iterator[None]:
         hint = (
             "free some space and start the same command again: it goes on from the last checkpoint"
         )
-        raise OutputError(Problem("cannot-write", message, place=str(path), hint=hint)) from error
+        raise OutputError("cannot-write", message, place=str(path), hint=hint) from error

@@ -179,7 +179,7 @@ class TrainConfig:
             for key, rule in broken_rules(self)
         ]
         if problems:
-            raise SpecError(*problems)
+            raise SpecError.of(*problems)
 
     @property
     def batch_tokens(self) -> int:
@@ -223,7 +223,7 @@ def config_from_toml(text: str, place: str | None = None) -> TrainConfig:
         values = parse_toml(text)
     except ValueError as error:
         hint = "write lines such as: steps = 1000"
-        raise SpecError(Problem("bad-toml", str(error), place=place, hint=hint)) from error
+        raise SpecError("bad-toml", str(error), place=place, hint=hint) from error
     return config_from_mapping(values, place)
 
 
@@ -246,9 +246,9 @@ def config_from_mapping(values: Mapping[str, Any], place: str | None = None) -> 
         config = TrainConfig(**given)
     except SpecError as error:
         placed = [replace(problem, place=_at(place, problem.place)) for problem in error.problems]
-        raise SpecError(*unknown, *placed) from error
+        raise SpecError.of(*unknown, *placed) from error
     if unknown:
-        raise SpecError(*unknown)
+        raise SpecError.of(*unknown)
     return config
 
 

@@ -19,7 +19,7 @@ from rinsc.backends.torch.device import no_device, usable_device
 from rinsc.backends.torch.parallel import Recursed, parallelize
 from rinsc.backends.torch.processes import Result, on_first
 from rinsc.cost.memory import Precision
-from rinsc.errors import Problem, RinscError, UsageError
+from rinsc.errors import RinscError, UsageError
 
 _LAUNCH = "start the processes with: torchrun --nproc-per-node 8 -m rinsc train ..."
 
@@ -69,7 +69,7 @@ class Devices:
                 raise
             message = "another process of this run is gone"
             hint = "see what it said; the same command goes on from the last checkpoint"
-            raise RinscError(Problem("process-lost", message, hint=hint)) from error
+            raise RinscError("process-lost", message, hint=hint) from error
 
     def wait(self) -> None:
         if self.count > 1:
@@ -92,7 +92,7 @@ def find_devices(
     if count <= 1:
         if shard:
             message = "--shard spreads the model over several processes, and there is one"
-            raise UsageError(Problem("one-process", message, hint=_LAUNCH))
+            raise UsageError("one-process", message, hint=_LAUNCH)
         return Devices(torch.device(kind))
     device = _own_gpu() if kind == "cuda" else torch.device(kind)
     if not dist.is_initialized():
@@ -105,7 +105,7 @@ def _own_gpu() -> torch.device:
     if local >= gpus:
         message = f"process {local} of this machine has no GPU of its own: there are {gpus}"
         hint = f"start at most {gpus} processes a machine"
-        raise UsageError(Problem("no-gpu", message, hint=hint))
+        raise UsageError("no-gpu", message, hint=hint)
     device = torch.device("cuda", local)
     torch.cuda.set_device(device)
     return device
@@ -116,7 +116,7 @@ def _told(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
         message = f"{name} is '{text:.40}', which is no number"
-        raise UsageError(Problem("bad-launch", message, hint=f"unset it, or {_LAUNCH}"))
+        raise UsageError("bad-launch", message, hint=f"unset it, or {_LAUNCH}")
     return int(text)
 
 
@@ -128,11 +128,11 @@ def _join(backend: str) -> None:
     except (ValueError, OverflowError) as error:
         message = f"the processes cannot meet: {str(error).splitlines()[0]:.200}"
         hint = f"unset WORLD_SIZE for one process, or {_LAUNCH}"
-        raise UsageError(Problem("bad-launch", message, hint=hint)) from error
+        raise UsageError("bad-launch", message, hint=hint) from error
     except dist.DistError as error:
         message = f"the processes do not meet: {str(error).splitlines()[0]:.200}"
         hint = "see that all of them were started, and can reach MASTER_ADDR at MASTER_PORT"
-        raise RinscError(Problem("process-lost", message, hint=hint)) from error
+        raise RinscError("process-lost", message, hint=hint) from error
 
 
 def require_compiler(device: torch.device | str) -> None:
@@ -147,7 +147,7 @@ def require_compiler(device: torch.device | str) -> None:
     except TorchDynamoException as error:
         message = f"torch.compile does not work here: {str(error).splitlines()[0]:.200}"
         hint = "install a C++ compiler, or train without --compile"
-        raise RinscError(Problem("cannot-compile", message, hint=hint)) from None
+        raise RinscError("cannot-compile", message, hint=hint) from None
 
 
 SIZES = {"cuda": 8192, "cpu": 1024}

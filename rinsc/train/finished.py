@@ -16,7 +16,7 @@ from rinsc.cost import forward_flops, stored_params
 from rinsc.cost.counts import checked_sequence
 from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
-from rinsc.errors import CheckpointError, DataError, Problem, plural
+from rinsc.errors import CheckpointError, DataError, plural
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
 from rinsc.layers import require_language_model
@@ -196,7 +196,7 @@ class FinishedRun:
         if not self.is_training_known:
             message = "the run began with a saved model, of whose training FLOPs nothing is known"
             hint = "compare runs that began with fresh weights, or with those of a run"
-            raise DataError(Problem("no-history", message, place=str(self.path), hint=hint))
+            raise DataError("no-history", message, place=str(self.path), hint=hint)
 
     def require_history(self) -> None:
         """Raises DataError where nothing says what was trained on, and for how many FLOPs."""
@@ -240,7 +240,7 @@ class SavedModel(FinishedRun):
         if not self.folder.tokenizer.is_file():
             message = "the saved model has no tokenizer.json beside it"
             hint = "name the one that it was trained with by --tokenizer, or save it there"
-            raise DataError(Problem("no-tokenizer", message, place=str(self.path), hint=hint))
+            raise DataError("no-tokenizer", message, place=str(self.path), hint=hint)
         check_tokenizer_file(self.folder)
         found = load_tokenizer(self.folder.tokenizer)
         check_vocabulary(found, self.graph.spec.vocab_size)
@@ -249,7 +249,7 @@ class SavedModel(FinishedRun):
     def require_history(self) -> None:
         message = "a saved model does not say what it was trained on, nor for how many FLOPs"
         hint = "name a text with --data, or give the folder of the run that made it"
-        raise DataError(Problem("no-history", message, place=str(self.folder.path), hint=hint))
+        raise DataError("no-history", message, place=str(self.folder.path), hint=hint)
 
     @property
     def held_out(self) -> object:
@@ -369,4 +369,4 @@ def _read_json(path: Path) -> Mapping[str, object]:
 
 
 def _error(code: str, message: str, place: Path, hint: str) -> CheckpointError:
-    return CheckpointError(Problem(code, message, place=str(place), hint=hint))
+    return CheckpointError(code, message, place=str(place), hint=hint)

@@ -7,7 +7,7 @@ import torch
 from rinsc.backends.torch.memory import TrainingStep, require_training_memory
 from rinsc.cost.flops import set_rounds
 from rinsc.data.batches import TokenizedCorpus, cut_windows
-from rinsc.errors import Problem, SpecError, UsageError, plural
+from rinsc.errors import SpecError, UsageError, plural
 from rinsc.graph import build_graph
 from rinsc.layers.kind import require_language_model
 from rinsc.spec import ModelSpec
@@ -44,7 +44,7 @@ def check_vocabulary(spec: ModelSpec, tokens: int) -> None:
     if tokens > spec.vocab_size:
         message = f"the tokenizer has {plural(tokens, 'token')}, the model {spec.vocab_size}"
         hint = f"give the model --vocab-size {tokens}, or use another tokenizer"
-        raise SpecError(Problem("vocabulary-mismatch", message, hint=hint))
+        raise SpecError("vocabulary-mismatch", message, hint=hint)
 
 
 def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
@@ -54,7 +54,7 @@ def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
     if config.sequence_length > spec.context:
         message = f"sequence_length {config.sequence_length} is beyond the context {spec.context}"
         hint = "shorten it, or raise context"
-        raise SpecError(Problem("beyond-context", message, hint=hint))
+        raise SpecError("beyond-context", message, hint=hint)
     graph = build_graph(spec)
     set_rounds(graph, config.rounds)
     for _, rounds in config.rounds_schedule:
@@ -70,7 +70,7 @@ def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE
             f"{plural(config.batch_sequences, 'sequence')} cannot be split into {parts} equal parts"
         )
         hint = "make --batch a multiple of the processes times --accumulate"
-        raise UsageError(Problem("uneven-batch", message, hint=hint))
+        raise UsageError("uneven-batch", message, hint=hint)
     graph = build_graph(spec)
     step = TrainingStep(
         graph,

@@ -10,7 +10,7 @@ from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus
 from rinsc.data.documents import PartTally, Source
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.errors import DataError, Problem
+from rinsc.errors import DataError
 from rinsc.progress import PreparationProgress
 from rinsc.storage.files import read_json
 from rinsc.train.run_folder import RunFolder
@@ -83,7 +83,7 @@ def _source(record: Mapping[str, object]) -> Source:
         return open_corpus(name)
     except DataError as error:
         hint = f"this is the run's own '{name}', seen from the folder that it was trained in"
-        raise DataError(*(replace(each, hint=hint) for each in error.problems)) from None
+        raise DataError.of(*(replace(each, hint=hint) for each in error.problems)) from None
 
 
 def _require_same(
@@ -96,4 +96,4 @@ def _require_same(
 
 
 def _error(code: str, message: str, folder: RunFolder, hint: str) -> DataError:
-    return DataError(Problem(code, message, place=str(folder.data_record), hint=hint))
+    return DataError(code, message, place=str(folder.data_record), hint=hint)

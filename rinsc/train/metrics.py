@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias, get_args
 
-from rinsc.errors import DataError, Problem
+from rinsc.errors import DataError
 from rinsc.storage.files import cannot_write, parse_json, read_regular, write_atomically
 
 Part: TypeAlias = Literal["sample", "whole"]  # of the held-out text, that a figure is of
@@ -141,4 +141,4 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
 
 def _bad(path: Path, message: str) -> DataError:
     hint = "name the metrics.jsonl of a run"
-    return DataError(Problem(code="bad-metrics", message=message, place=str(path), hint=hint))
+    return DataError(code="bad-metrics", message=message, place=str(path), hint=hint)

@@ -155,7 +155,7 @@ def require_same_run(
         if difference is not None:
             hint = "give the same --from, choose another folder, or use --overwrite"
             place = str(folder.source)
-            raise CheckpointError(Problem("other-source", difference, place=place, hint=hint))
+            raise CheckpointError("other-source", difference, place=place, hint=hint)
     begun, now = _begun_record(folder.data_record), parse_json(json.dumps(data_record))
     for key, what in (("corpus", "text"), ("tokenizer", "tokenizer")):
         if begun is not None and begun.get(key) != now.get(key):
@@ -179,7 +179,7 @@ def another_run(
         require_same_run(folder, spec, config, _begun_record(folder.data_record) or {}, source)
     except CheckpointError as error:
         problems += [replace(each, hint=None) for each in error.problems]
-    return OutputError(*problems)
+    return OutputError.of(*problems)
 
 
 def _require_same_settings(path: Path, config: TrainConfig) -> None:
@@ -198,7 +198,7 @@ def _require_same_settings(path: Path, config: TrainConfig) -> None:
         if getattr(config, key) != old
     ]
     if problems:
-        raise CheckpointError(*problems)
+        raise CheckpointError.of(*problems)
 
 
 def _begun_record(path: Path) -> Mapping[str, object] | None:
@@ -224,17 +224,17 @@ def _begun_with(path: Path, what: str) -> str | None:
 def _cannot_read(what: str, path: Path) -> CheckpointError:
     message = f"cannot read the {what} that the run was begun with"
     hint = "restore the file, or begin again with another folder"
-    return CheckpointError(Problem("cannot-read", message, place=str(path), hint=hint))
+    return CheckpointError("cannot-read", message, place=str(path), hint=hint)
 
 
 def _of_another(what: str, path: Path) -> CheckpointError:
     message = f"this run was begun with another {what}"
     hint = f"go on with the {what} of that run, choose another folder, or use --overwrite"
-    return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
+    return CheckpointError("foreign-checkpoint", message, place=str(path), hint=hint)
 
 
 def _of_another_model(begun: ModelSpec, now: ModelSpec, path: Path) -> CheckpointError:
     message = f"this run was begun with '{begun.text}', and '{now.text}' is another model: "
     message += "; ".join(model_differences(begun, now))
     hint = "go on with the model of that run, choose another run folder, or use --overwrite"
-    return CheckpointError(Problem("foreign-checkpoint", message, place=str(path), hint=hint))
+    return CheckpointError("foreign-checkpoint", message, place=str(path), hint=hint)

@@ -19,7 +19,7 @@ from rinsc.backends.torch.weights import load_weights, save_weights
 from rinsc.cost import forward_flops, stored_params
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.errors import CheckpointError, Problem, plural
+from rinsc.errors import CheckpointError, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.spec import ModelSpec, spec_to_toml
@@ -307,9 +307,7 @@ def _start(folder: RunFolder, model: RinscForCausalLM, config: TrainConfig) -> C
     if found is None and damaged:
         message = f"no checkpoint of this run is whole: {names}"
         hint = "begin again with --overwrite, or restore the files"
-        raise CheckpointError(
-            Problem("damaged-checkpoint", message, place=str(folder.path), hint=hint)
-        )
+        raise CheckpointError("damaged-checkpoint", message, place=str(folder.path), hint=hint)
     if found is not None and damaged:
         message = f"{names} is damaged: the run goes on from {found.path.name}"
         warnings.warn(message, CheckpointWarning, stacklevel=2)

@@ -172,11 +172,11 @@ def check_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
     folder = RunFolder(path)
     check_folder(path)
     if folder.is_finished and not overwrite:
-        raise OutputError(already_finished(folder))
+        raise OutputError.of(already_finished(folder))
     if folder.is_of_others and not overwrite:
         message = "the folder holds a model or checkpoints, and no model.toml of a run"
         hint = "choose another folder, or ask to overwrite it"
-        raise OutputError(Problem("not-a-run", message, place=str(path), hint=hint))
+        raise OutputError("not-a-run", message, place=str(path), hint=hint)
     return folder
 
 
@@ -203,9 +203,7 @@ def alone_in(folder: RunFolder) -> Iterator[None]:
     except filelock.Timeout:
         message = "another process is training into this folder right now"
         hint = "wait for it, or choose another folder"
-        raise OutputError(
-            Problem("run-in-use", message, place=str(folder.path), hint=hint)
-        ) from None
+        raise OutputError("run-in-use", message, place=str(folder.path), hint=hint) from None
     except NotImplementedError:
         pass
     except OSError as error:
@@ -275,7 +273,7 @@ def check_files(folder: RunFolder, *files: Path) -> None:
 
 def _changed(file: Path, message: str) -> CheckpointError:
     hint = "restore the file; if you changed it yourself, remove checksums.json"
-    return CheckpointError(Problem("damaged-run", message, place=str(file), hint=hint))
+    return CheckpointError("damaged-run", message, place=str(file), hint=hint)
 
 
 def environment() -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rinsc.errors import CheckpointError, GraphError, Problem
+from rinsc.errors import CheckpointError, GraphError
 from rinsc.graph import Rounds, build_graph, resolve_rounds
 from rinsc.graph.rounds import plain_rounds
 from rinsc.spec import ModelSpec, model_spec, spec_from_values
@@ -53,7 +53,7 @@ def saved_rounds(folder: RunFolder) -> Rounds:
         resolve_rounds(build_graph(folder_spec(folder)), rounds)
     except GraphError as error:
         place = str(folder.hf_config)
-        raise CheckpointError(*(replace(each, place=place) for each in error.problems)) from None
+        raise CheckpointError.of(*(replace(each, place=place) for each in error.problems)) from None
     return rounds
 
 
@@ -73,7 +73,7 @@ def refuse_adapter(folder: RunFolder) -> None:
     hint += ".save_pretrained('merged'), and name that folder"
     if any(name in method for name in SOFT_PROMPTS):
         hint = "a soft prompt cannot be merged: run the model with PEFT, or fine-tune with LoRA"
-    raise CheckpointError(Problem("unmerged-adapter", message, place=str(folder.path), hint=hint))
+    raise CheckpointError("unmerged-adapter", message, place=str(folder.path), hint=hint)
 
 
 def _config(folder: RunFolder) -> Mapping[str, Any]:
@@ -86,15 +86,11 @@ def _config(folder: RunFolder) -> Mapping[str, Any]:
             "this config.json cannot be read",
             "restore the file, or save the model anew",
         )
-        raise CheckpointError(
-            Problem("cannot-read", message, place=str(folder.hf_config), hint=hint)
-        )
+        raise CheckpointError("cannot-read", message, place=str(folder.hf_config), hint=hint)
     if is_config_changed(folder.path):
         message = "the spec or the rounds in this config.json are not as they were written"
         hint = "restore the file; if you changed it yourself, remove checksums.json"
-        raise CheckpointError(
-            Problem("damaged-config", message, place=str(folder.hf_config), hint=hint)
-        )
+        raise CheckpointError("damaged-config", message, place=str(folder.hf_config), hint=hint)
     return values
 
 
@@ -110,7 +106,7 @@ def check_tokenizer_file(folder: RunFolder) -> None:
         message = "the tokenizer.json is not as it was written"
         hint = "restore the file; if you changed it yourself, remove checksums.json"
         place = str(folder.tokenizer)
-        raise CheckpointError(Problem("damaged-tokenizer", message, place=place, hint=hint))
+        raise CheckpointError("damaged-tokenizer", message, place=place, hint=hint)
 
 
 def saved_model_hint(path: Path) -> str:

@@ -34,7 +34,7 @@ from rinsc.backends.torch.sharded_checkpoint import (
     shard_weights,
 )
 from rinsc.data.batches import TrainingWindows, Window
-from rinsc.errors import CheckpointError, Problem, RinscError
+from rinsc.errors import CheckpointError, RinscError
 from rinsc.storage.files import write_atomically
 from rinsc.train.callbacks import StopOnSignal
 from rinsc.train.checkpoint import (
@@ -337,7 +337,7 @@ class RinscTrainer(Trainer):
             where = f"the last good checkpoint is that of step {kept[-1].step}"
         message = f"step {step} gave loss {self.loss_nats} and gradient norm {self.gradient_norm}"
         hint = f"lower the learning rate or lengthen its warm-up; {where}"
-        return RinscError(Problem("loss-not-finite", message, hint=hint))
+        return RinscError("loss-not-finite", message, hint=hint)
 
 
 @contextmanager
@@ -351,9 +351,7 @@ def _reading(checkpoint: str | None) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0]
         message = f"cannot go on from this checkpoint: {reason[:200]}"
         hint = "remove it: the run then goes on from the one before; or begin with --overwrite"
-        raise CheckpointError(
-            Problem("damaged-checkpoint", message, place=checkpoint, hint=hint)
-        ) from error
+        raise CheckpointError("damaged-checkpoint", message, place=checkpoint, hint=hint) from error
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def recorded_source(folder: RunFolder) -> Mapping[str, Any] | None:
         pass
     message = "cannot read from which weights the run was begun"
     hint = "restore the file, or begin again with another folder"
-    raise CheckpointError(Problem("cannot-read", message, place=str(folder.source), hint=hint))
+    raise CheckpointError("cannot-read", message, place=str(folder.source), hint=hint)
 
 
 def begun_source(folder: RunFolder) -> Source | None:
@@ -146,7 +146,7 @@ def require_initial_weights(folder: RunFolder, source: Source) -> None:
     message = f"the copy of the weights of {source.path} is damaged, and there is no checkpoint yet"
     hint = "begin again with --overwrite"
     place = str(folder.initial_weights)
-    raise CheckpointError(Problem("damaged-checkpoint", message, place=place, hint=hint))
+    raise CheckpointError("damaged-checkpoint", message, place=place, hint=hint)
 
 
 def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:
@@ -164,7 +164,7 @@ def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:
     if run.folder.path.resolve() == folder.path.resolve():
         message = "a run cannot begin with its own weights"
         hint = "choose another run folder with -o; to go on with a run, leave --from out"
-        raise CheckpointError(Problem("own-source", message, place=path, hint=hint))
+        raise CheckpointError("own-source", message, place=path, hint=hint)
     return source_of(run, path)
 
 
@@ -211,7 +211,7 @@ def check_source(source: ModelSpec, spec: ModelSpec, place: str) -> None:
         hint = "use the letters of the source for the blocks that continue"
         problems.append(Problem("nothing-to-take", message, place=place, hint=hint))
     if problems:
-        raise CheckpointError(*problems)
+        raise CheckpointError.of(*problems)
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def token_rows(
     if ours is None or ours.sha256 != sha256:
         message = f"the tokenizer is not that of {source.path}, whose weights the run begins with"
         hint = "write the run's own into its folder before: tokenizer.save_folder(path, context)"
-        raise CheckpointError(Problem("other-tokenizer", message, place=source.path, hint=hint))
+        raise CheckpointError("other-tokenizer", message, place=source.path, hint=hint)
     known = source.run.tokenizer().token_keys
     shared = {row: known[key] for key, row in ours.token_keys.items() if key in known}
     note = f"another tokenizer: {len(shared)} of {ours.vocab_size} tokens are the source's too"

@@ -108,14 +108,14 @@ class Limits:
                 hint = f"raise the maximum of {name.replace('_', ' ')}, or lower its minimum"
                 problems.append(Problem("empty-range", message, place=name, hint=hint))
         if problems:
-            raise SpecError(*problems)
+            raise SpecError.of(*problems)
 
     def _number(self, name: str) -> int | float:
         given = getattr(self, name)
         number = real(given)
         if number is None:
             message = f"{name} must be a number, not {shown(given)}"
-            raise SpecError(Problem("bad-type", message, place=name, hint=f"change '{name}'"))
+            raise SpecError("bad-type", message, place=name, hint=f"change '{name}'")
         return number
 
     def admit(self, model: HasCosts) -> bool:

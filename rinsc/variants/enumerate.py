@@ -253,5 +253,5 @@ def _checked_bounds(**bounds: tuple[int, int]) -> tuple[int, ...]:
             hint = f"give {name} from 1 to {most}"
             problems.append(Problem("bad-bounds", message, place=name, hint=hint))
     if problems:
-        raise SpecError(*problems)
+        raise SpecError.of(*problems)
     return tuple(numbers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import TypeAlias
 
-from rinsc.errors import GraphError, Problem, listed
+from rinsc.errors import GraphError, listed
 from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.layers import trace_programs
 from rinsc.variants.enumerate import always_follows
@@ -97,7 +97,7 @@ def _check_bound(count: int) -> None:
     if count > MAX_EXECUTED:
         message = f"{count} layers run, too many to compare them one by one"
         hint = f"compare models that run at most {MAX_EXECUTED} layers"
-        raise GraphError(Problem("too-many-layers", message, hint=hint))
+        raise GraphError("too-many-layers", message, hint=hint)
 
 
 def _layers(graph: BlockGraph, visit: Visit) -> range:

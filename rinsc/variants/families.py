@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import lcm
 
-from rinsc.errors import Problem, SpecError, did_you_mean
+from rinsc.errors import SpecError, did_you_mean
 from rinsc.syntax import MAX_VISITS, parse
 from rinsc.syntax.sizes import even_sizes
 
@@ -61,7 +61,7 @@ def family(name: str) -> tuple[Member, ...]:
     another name."""
     if name not in FAMILIES:
         message = f"'{name}' is not a family"
-        raise SpecError(Problem("unknown-family", message, hint=did_you_mean(name, FAMILIES)))
+        raise SpecError("unknown-family", message, hint=did_you_mean(name, FAMILIES))
     return tuple(
         Member(signature, idea)
         for idea, signatures in FAMILIES[name].items()

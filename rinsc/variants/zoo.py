@@ -94,7 +94,7 @@ def zoo_entries() -> list[ZooEntry]:
         except RinscError as error:
             problems += error.problems
     if problems:
-        raise SpecError(*problems)
+        raise SpecError.of(*problems)
     return entries
 
 
@@ -109,7 +109,7 @@ def zoo_entry(name: str) -> ZooEntry:
     if name not in names:
         message = f"{shown(name)} is not in the zoo"
         hint = did_you_mean(name.lower()[:MAX_SHOWN], names)
-        raise SpecError(Problem("unknown-entry", message, hint=hint))
+        raise SpecError("unknown-entry", message, hint=hint)
     return read_entry(zoo_dir() / f"{name}.toml")
 
 
@@ -128,7 +128,7 @@ def read_entry(path: Path) -> ZooEntry:
         place = at_key(str(path), "expect")
         problems.append(Problem("missing-key", message, place=place, hint="give both, or none"))
     if problems or source is None or expect is None:
-        raise SpecError(*problems)
+        raise SpecError.of(*problems)
     return ZooEntry(path.stem, source, expect, path)
 
 

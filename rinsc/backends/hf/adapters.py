@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rinsc.backends.hf.model import RinscForCausalLM
-from rinsc.errors import LoweringError, MissingExtraError, Problem
+from rinsc.errors import LoweringError, MissingExtraError
 from rinsc.extras import why_not_importable
 
 PROBE_ROWS, PROBE_TOKENS = 2, 16
@@ -29,7 +29,7 @@ def merge_lora(peft_model: Any) -> RinscForCausalLM:
     reason = why_not_importable("peft")
     if reason is not None:
         message = "this needs the library peft" if not reason else f"peft: {reason}"
-        raise MissingExtraError(Problem("missing-extra", message, hint="pip install peft"))
+        raise MissingExtraError("missing-extra", message, hint="pip install peft")
     model = _base_model(peft_model)
     layers = dict(_lora_layers(model))
     if not layers:
@@ -163,4 +163,4 @@ def _logits(model: Any, probe: torch.Tensor) -> torch.Tensor:
 
 
 def _refusal(code: str, message: str, hint: str) -> LoweringError:
-    return LoweringError(Problem(code, message, hint=hint))
+    return LoweringError(code, message, hint=hint)

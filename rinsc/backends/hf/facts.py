@@ -18,7 +18,7 @@ from rinsc.backends.torch.tensor_plan import Side, tensor_plan
 from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import checked_sequence, run_counts
 from rinsc.cost.flops import flops_of_a_step
-from rinsc.errors import CheckpointError, LoweringError, Problem, SpecError
+from rinsc.errors import CheckpointError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.layers import block_weights, layer_kind, trace_programs
 from rinsc.layers.cached import hosted_programs, looks_back_by_attention_alone
@@ -86,7 +86,7 @@ class ModelFacts:
         if self.spec is None:
             message = "the config says nothing of its model"
             hint = "make it of a spec: RinscConfig(spec={'signature': '(A^3)B', 'preset': 'tiny'})"
-            raise SpecError(Problem("no-spec", message, place="spec", hint=hint))
+            raise SpecError("no-spec", message, place="spec", hint=hint)
         return _graph(self._items)
 
     @property
@@ -170,26 +170,26 @@ class ModelFacts:
 
 def cannot_run(code: str, message: str, hint: str, place: str | None = None) -> LoweringError:
     """The error for what a model cannot do."""
-    return LoweringError(Problem(code, message, place=place, hint=hint))
+    return LoweringError(code, message, place=place, hint=hint)
 
 
 def damaged_weights(path: Path) -> CheckpointError:
     """The error for a file of weights that is not as it was written."""
     message = "the weights are damaged: the file is not as it was written"
     hint = "copy or export it again; a digest inside the file tells"
-    return CheckpointError(Problem("damaged-weights", message, place=str(path), hint=hint))
+    return CheckpointError("damaged-weights", message, place=str(path), hint=hint)
 
 
 def changed_config(path: Path) -> CheckpointError:
     """The error for a config that is not as it was written."""
     message = "the spec or the rounds in this config.json are not as they were written"
     hint = "restore the file; if you changed it yourself, remove checksums.json"
-    return CheckpointError(Problem("damaged-config", message, place=str(path), hint=hint))
+    return CheckpointError("damaged-config", message, place=str(path), hint=hint)
 
 
 def wrong_value(code: str, message: str, hint: str, place: str | None = None) -> SpecError:
     """The error for a value that nothing has."""
-    return SpecError(Problem(code, message, place=place, hint=hint))
+    return SpecError(code, message, place=place, hint=hint)
 
 
 def spec_keys(spec: ModelSpec) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 from rinsc.backends.hf.standalone import standalone_source
 from rinsc.backends.torch.weights import write_tensors
-from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.errors import CheckpointError, OutputError
 from rinsc.storage.files import (
     atomic_path,
     check_folder,
@@ -45,13 +45,13 @@ def check_standalone_folder(path: Path) -> None:
     if os.path.lexists(path) and not path.is_dir():
         message = "this is a file, and a model folder is to stand here"
         hint = "choose another name"
-        raise OutputError(Problem("cannot-write", message, place=str(path), hint=hint))
+        raise OutputError("cannot-write", message, place=str(path), hint=hint)
     check_folder(path)
     names = (*FILES, *TOKENIZER_FILES)
     if any(os.path.lexists(path / name) for name in names) and not _is_ours(path / CONFIG_FILE):
         message = "the folder holds something else, whose files would be written over"
         hint = "choose another folder, or empty this one"
-        raise OutputError(Problem("folder-taken", message, place=str(path), hint=hint))
+        raise OutputError("folder-taken", message, place=str(path), hint=hint)
     if path.is_dir():
         for name in names:
             check_writable(path / name)
@@ -107,7 +107,7 @@ def token_ids(config: Path, vocab_size: int) -> dict[str, int | list[int] | None
         if not all(type(each) is int and 0 <= each < vocab_size for each in listed):
             message = f"the {config.name} is damaged"
             hint = "restore the file, or train the run again"
-            raise CheckpointError(Problem("bad-config", message, place=str(config), hint=hint))
+            raise CheckpointError("bad-config", message, place=str(config), hint=hint)
     return found
 
 

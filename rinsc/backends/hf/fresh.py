@@ -8,7 +8,7 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import spec_keys
 from rinsc.backends.hf.model import RinscForCausalLM
 from rinsc.backends.torch.device import usable_device
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError
 from rinsc.graph import BlockGraph, Rounds, build_graph, plain_rounds, require_graph
 from rinsc.spec import ModelSpec
 
@@ -30,7 +30,7 @@ def causal_lm(
     if graph != build_graph(graph.spec):
         message = "a graph that was unrolled or rewritten cannot be said in a config"
         hint = "give the spec, and the rounds when the model runs"
-        raise LoweringError(Problem("rewritten-graph", message, hint=hint))
+        raise LoweringError("rewritten-graph", message, hint=hint)
     config = RinscConfig(spec=spec_keys(graph.spec), rounds=plain_rounds(rounds))
     with usable_device(device):
         return RinscForCausalLM(config)

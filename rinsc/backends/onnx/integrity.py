@@ -105,7 +105,7 @@ def check_requests(outline: Outline, path: Path) -> None:
     if newer is not None:
         raise newer
     hint = "run models that rinsc exported"
-    raise CheckpointError(Problem("foreign-model", message, place=str(path), hint=hint))
+    raise CheckpointError("foreign-model", message, place=str(path), hint=hint)
 
 
 def newer_model(metadata: Mapping[str, str], place: str) -> CheckpointError | None:
@@ -115,7 +115,7 @@ def newer_model(metadata: Mapping[str, str], place: str) -> CheckpointError | No
         return None
     message = f"the model was written by rinsc {writer}, and this is {__version__}"
     hint = f"pip install 'rinsc>={writer}'"
-    return CheckpointError(Problem("newer-model", message, place=place, hint=hint))
+    return CheckpointError("newer-model", message, place=place, hint=hint)
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -138,7 +138,7 @@ def compared(path: Path, metadata: Mapping[str, str], outline: Outline) -> Itera
             hint = f"export it again; if you changed it, remove '{DIGEST_KEY}' from its metadata"
             problem = Problem("damaged-model", message, place=str(path), hint=hint)
         if problem is not None:
-            raise CheckpointError(problem)
+            raise CheckpointError.of(problem)
 
 
 def _is_damaged(path: Path, metadata: Mapping[str, str]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rinsc.backends.onnx.contract import PAST, PRESENT
 from rinsc.backends.onnx.run.buffers import TYPES
-from rinsc.errors import CheckpointError, LoweringError, Problem
+from rinsc.errors import CheckpointError, LoweringError
 from rinsc.graph import BlockGraph
 
 RUNS = ("run", "run_with_iobinding", "run_with_ort_values")
@@ -44,7 +44,7 @@ def _told(run: Callable[..., Any], place: str) -> Callable[..., Any]:
 def _failed(error: Exception, place: str) -> LoweringError:
     message = f"ONNX Runtime cannot run the model: {str(error).partition(chr(10))[0]:.200}"
     hint = "give it less at once, or export the model again"
-    return LoweringError(Problem("run-failed", message, place=place, hint=hint))
+    return LoweringError("run-failed", message, place=place, hint=hint)
 
 
 def check_interface(session: Any, graph: BlockGraph, size: int, place: str) -> None:
@@ -66,4 +66,4 @@ def check_interface(session: Any, graph: BlockGraph, size: int, place: str) -> N
     if not fits:
         message = "the model's logits or cache are not those of its spec"
         hint = "run models that rinsc exported, of this or an earlier version, and whole"
-        raise CheckpointError(Problem("foreign-model", message, place=place, hint=hint))
+        raise CheckpointError("foreign-model", message, place=place, hint=hint)

@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import definition, indented, shape_text, statements
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError
 from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.layers import BlockWeights, Programs, block_weights, layer_kind, weights
 from rinsc.layers.cached import HOST, cache_inputs
@@ -309,7 +309,7 @@ def _keys_by_init(graph: BlockGraph, programs: Programs) -> dict[Init, list[str]
         if found.setdefault(key, param.init) != param.init:
             message = f"two layer kinds start the weight '{key}' differently"
             hint = "rename the operation in one of the kinds"
-            raise LoweringError(Problem("name-taken", message, hint=hint))
+            raise LoweringError("name-taken", message, hint=hint)
     keys: dict[Init, list[str]] = {}
     for key, init in found.items():
         keys.setdefault(init, []).append(key)

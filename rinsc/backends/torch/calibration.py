@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from rinsc.backends.torch.tables import TableKeeper
-from rinsc.errors import Problem, UsageError, plural
+from rinsc.errors import UsageError, plural
 from rinsc.graph import Rounds
 from rinsc.layers import model_input
 
@@ -73,7 +73,7 @@ def _array(inputs: npt.ArrayLike) -> npt.NDArray[Any]:
     except (ValueError, TypeError):
         message = "cannot calibrate: the inputs are no array"
         hint = "give windows of one length: (sequences, seq)"
-        raise UsageError(Problem("calibration", message, hint=hint)) from None
+        raise UsageError("calibration", message, hint=hint) from None
 
 
 def _checked(module: TableKeeper, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -97,7 +97,7 @@ def _checked(module: TableKeeper, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         problem = f"the patches have {inputs.shape[2]} numbers, the model takes {spec.patch_width}"
     if problem is not None:
         hint = "give what the model is used on, as windows of a text in its token ids"
-        raise UsageError(Problem("calibration", f"cannot calibrate: {problem}", hint=hint))
+        raise UsageError("calibration", f"cannot calibrate: {problem}", hint=hint)
     return np.ascontiguousarray(inputs, np.int64 if ids else np.float32)
 
 

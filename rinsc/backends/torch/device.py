@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rinsc.errors import Problem, UsageError
+from rinsc.errors import UsageError
 from rinsc.scalars import whole
 
 
@@ -33,9 +33,7 @@ def no_device(device: object, also: Sequence[str] = ("meta",)) -> UsageError:
     """The error for a device that is not there; it names those that are, and ``also`` these."""
     name = "default device" if device is None else f"device '{device!s:.40}'"
     message = f"PyTorch cannot use the {name} here"
-    return UsageError(
-        Problem("no-device", message, hint=f"available: {', '.join([*devices(), *also])}")
-    )
+    return UsageError("no-device", message, hint=f"available: {', '.join([*devices(), *also])}")
 
 
 def devices() -> list[str]:

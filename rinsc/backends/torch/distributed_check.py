@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from rinsc.backends.torch.module import CompiledModule, to_torch
 from rinsc.backends.torch.parallel import emitted_module, parallelize
 from rinsc.backends.torch.processes import end_process
-from rinsc.errors import Problem, RinscError
+from rinsc.errors import RinscError
 from rinsc.graph import Rounds, build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.spec import ModelSpec, model_spec
@@ -268,4 +268,4 @@ def _failed(message: str) -> RinscError:
         "two processes of this machine have to reach each other with PyTorch's gloo; see that "
         "GLOO_SOCKET_IFNAME names a network interface that is up, such as lo"
     )
-    return RinscError(Problem("distributed-failed", message, hint=hint))
+    return RinscError("distributed-failed", message, hint=hint)

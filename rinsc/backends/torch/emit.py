@@ -34,7 +34,7 @@ from rinsc.backends.torch.statements import (
     within_width,
 )
 from rinsc.backends.torch.steps import StepWriter, loop_modules, loop_programs, takes_noise_seed
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError
 from rinsc.graph import BlockGraph, Visit, verified
 from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
 from rinsc.layers import Programs, trace_programs
@@ -143,7 +143,7 @@ def _check_names(graph: BlockGraph, programs: Programs) -> None:
     if taken:
         message = f"two parts of the module would be called '{taken[0]}'"
         hint = "rename the operation in its layer kind"
-        raise LoweringError(Problem("name-taken", message, hint=hint))
+        raise LoweringError("name-taken", message, hint=hint)
 
 
 def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: bool) -> str:

@@ -17,7 +17,7 @@ from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.module import CompiledModule, emitted_class
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.backends.torch.tables import TableKeeper
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError
 from rinsc.generation import (
     Prompt,
     RowLogits,
@@ -120,7 +120,7 @@ def cached_module(model: CompiledModule) -> CachedModule:
     if dict(model.named_parameters()).keys() != dict(made.named_parameters()).keys():
         message = "the parameters of the module are not those that it was made with"
         hint = "make the cached module before wrapping or changing it, or generate without a cache"
-        raise LoweringError(Problem("changed-module", message, hint=hint))
+        raise LoweringError("changed-module", message, hint=hint)
     for name, module in made.named_modules():
         # The very same tables, so that what is trained, frozen, moved or cast is so here as well.
         module._parameters = model.get_submodule(name)._parameters

@@ -15,7 +15,7 @@ import torch
 from rinsc.cost import memory, stored_params
 from rinsc.cost.memory import FULL, Checkpointing, Precision
 from rinsc.cost.params import block_params
-from rinsc.errors import LoweringError, Problem, plural
+from rinsc.errors import LoweringError, plural
 from rinsc.graph import BlockGraph, Rounds
 
 # Where Linux tells a container's limit: control groups of version 2, and 1.
@@ -49,7 +49,7 @@ def require_memory(graph: BlockGraph) -> None:
     if needed > available:
         message = f"the weights take {_gib(needed)}; memory is {_gib(available)}"
         hint = "use smaller dimensions, or device='meta' for shapes and costs alone"
-        raise LoweringError(Problem("does-not-fit", message, hint=hint))
+        raise LoweringError("does-not-fit", message, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def require_training_memory(step: TrainingStep, device: torch.device | str = "cp
         f"the process and its allocator; memory is {_gib(available)}"
     )
     hints = list(_cheaper(step, available)) or list(_smaller(step, available))
-    raise LoweringError(Problem("does-not-fit", message, hint="; ".join(hints)))
+    raise LoweringError("does-not-fit", message, hint="; ".join(hints))
 
 
 def _cheaper(step: TrainingStep, available: int) -> Iterator[str]:
@@ -215,9 +215,7 @@ def allocation_errors() -> Iterator[None]:
         tried = _TRIED.search(str(error))
         amount = f": {tried[1]} more could not be allocated" if tried else ""
         hint = "use smaller dimensions, shorter sequences or fewer of them in a step"
-        raise LoweringError(
-            Problem("does-not-fit", f"memory is used up{amount}", hint=hint)
-        ) from None
+        raise LoweringError("does-not-fit", f"memory is used up{amount}", hint=hint) from None
 
 
 def _is_of_allocator(error: Exception) -> bool:

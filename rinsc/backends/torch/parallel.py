@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rinsc.backends.torch.processes import differentiable, refuse_reentrant
 from rinsc.backends.torch.tensor_plan import Side, tensor_plan
-from rinsc.errors import LoweringError, Problem, did_you_mean
+from rinsc.errors import LoweringError, did_you_mean
 from rinsc.graph import BlockGraph
 from rinsc.layers import block_weights, trace_programs
 
@@ -127,7 +127,7 @@ def emitted_module(model: nn.Module) -> tuple[nn.Module, BlockGraph]:
             return module, graph
     message = f"{type(model).__name__} is not a model of rinsc"
     hint = "make the model with to_torch or RinscForCausalLM"
-    raise LoweringError(Problem("not-our-model", message, hint=hint))
+    raise LoweringError("not-our-model", message, hint=hint)
 
 
 def _shard(
@@ -209,26 +209,26 @@ def _dimensions(mesh: object) -> dict[str, int]:
     example = 'init_device_mesh("cuda", (8,), mesh_dim_names=("shard",))'
     if not isinstance(mesh, DeviceMesh):
         message = f"a mesh is a DeviceMesh, not a {type(mesh).__name__}"
-        raise LoweringError(Problem("bad-mesh", message, hint=f"make one with {example}"))
+        raise LoweringError("bad-mesh", message, hint=f"make one with {example}")
     names = mesh.mesh_dim_names
     if not names:
         message = "the mesh's dimensions have no names"
-        raise LoweringError(Problem("bad-mesh", message, hint=f"make one with {example}"))
+        raise LoweringError("bad-mesh", message, hint=f"make one with {example}")
     for name in names:
         if name not in DIMENSIONS:
             message = f"'{name}' is not a dimension of a mesh"
             hint = did_you_mean(name, DIMENSIONS)
-            raise LoweringError(Problem("bad-mesh", message, place="mesh", hint=hint))
+            raise LoweringError("bad-mesh", message, place="mesh", hint=hint)
     outer, inner = (names.index(each) if each in names else -1 for each in (REPLICATE, SHARD))
     if len(set(names)) < len(names) or (inner != -1 and outer > inner):
         message = f"the dimensions of a mesh are {', '.join(DIMENSIONS)}, once each and so ordered"
         hint = f"make it with mesh_dim_names={tuple(sorted(set(names), key=DIMENSIONS.index))}"
-        raise LoweringError(Problem("bad-mesh", message, place="mesh", hint=hint))
+        raise LoweringError("bad-mesh", message, place="mesh", hint=hint)
     sizes = {name: mesh.size(index) for index, name in enumerate(names)}
     if mesh.size() == 1:
         message = "the mesh has one device: there is nothing to spread the model over"
         hint = "start several processes, as with torchrun --nproc-per-node, or leave the mesh out"
-        raise LoweringError(Problem("one-device", message, place="mesh", hint=hint))
+        raise LoweringError("one-device", message, place="mesh", hint=hint)
     return {name: size for name, size in sizes.items() if size > 1}
 
 
@@ -255,11 +255,11 @@ def _check_fits(
         hint = "use torch.autocast, or a mesh with a dimension 'shard'"
     else:
         return
-    raise LoweringError(Problem(code, message, hint=hint))
+    raise LoweringError(code, message, hint=hint)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         message = f"{name} is not {value!r:.40}"
         hint = did_you_mean(str(value), known)
-        raise LoweringError(Problem("bad-choice", message, place=name, hint=hint))
+        raise LoweringError("bad-choice", message, place=name, hint=hint)

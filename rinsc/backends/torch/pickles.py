@@ -157,7 +157,7 @@ def check_torch_files(folder: Path) -> None:
             message = f"{path.name} is damaged or no file of this checkpoint: {error}"
             hint = "remove this checkpoint: the run then goes on from an earlier one"
             problem = Problem("damaged-checkpoint", message, place=str(folder), hint=hint)
-            raise CheckpointError(problem) from None
+            raise CheckpointError.of(problem) from None
 
 
 def check_stored(file: Path | IO[bytes]) -> None:

@@ -18,7 +18,7 @@ from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from rinsc.errors import LoweringError, Problem, RinscError
+from rinsc.errors import LoweringError, RinscError
 
 Result = TypeVar("Result")
 
@@ -93,7 +93,7 @@ def refuse_reentrant(module: nn.Module) -> None:
         if any(_is_reentrant(tensor) for tensor in tensors):
             message = "reentrant checkpointing gives wrong gradients where devices share blocks"
             hint = "checkpoint with use_reentrant=False"
-            raise LoweringError(Problem("reentrant-checkpointing", message, hint=hint))
+            raise LoweringError("reentrant-checkpointing", message, hint=hint)
 
     handle: RemovableHandle = module.register_forward_hook(look)
 

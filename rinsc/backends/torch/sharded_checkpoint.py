@@ -40,7 +40,7 @@ from rinsc.backends.torch.pickles import (
 )
 from rinsc.backends.torch.processes import is_first, on_first, process_count
 from rinsc.backends.torch.weights import settings_that_differ
-from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.errors import CheckpointError, OutputError
 from rinsc.fingerprints import fingerprint
 from rinsc.spec import spec_to_toml
 from rinsc.storage.digests import file_digest, text_digest
@@ -286,7 +286,7 @@ def _cannot_write(folder: Path, error: OSError) -> OutputError:
     reason = (error.strerror or type(error).__name__).lower()
     hint = "check the permissions and the free space, or choose another place"
     message = f"cannot write the checkpoint: {reason}"
-    return OutputError(Problem("cannot-write", message, place=str(folder), hint=hint))
+    return OutputError("cannot-write", message, place=str(folder), hint=hint)
 
 
 def _damaged(folder: Path, name: str) -> CheckpointError:
@@ -302,7 +302,7 @@ def _foreign(folder: Path, error: BaseException) -> CheckpointError:
 
 
 def _error(code: str, message: str, folder: Path, hint: str) -> CheckpointError:
-    return CheckpointError(Problem(code, message, place=str(folder), hint=hint))
+    return CheckpointError(code, message, place=str(folder), hint=hint)
 
 
 def shard_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from rinsc import ops
-from rinsc.errors import LoweringError, Problem, plural
+from rinsc.errors import LoweringError, plural
 from rinsc.ops.program import Node, Program, Value
 
 Side: TypeAlias = Literal["column", "row"]
@@ -35,7 +35,7 @@ def tensor_plan(program: Program, devices: int) -> dict[str, Side]:
     if "column" not in plan.values():
         message = "no matrices of this kind of layer can be cut over devices"
         hint = "leave the dimension 'tensor' out of the mesh and shard instead"
-        raise LoweringError(Problem("not-tensor-parallel", message, hint=hint))
+        raise LoweringError("not-tensor-parallel", message, hint=hint)
     _require_divisible(program, plan, devices)
     return plan
 
@@ -89,4 +89,4 @@ def _require_divisible(program: Program, plan: Mapping[str, Side], devices: int)
             told = what if what.startswith(str(count)) else f"{what}, {count},"
             message = f"{told} cannot be divided over {devices} devices"
             hint = "choose a size of 'tensor' that divides heads, kv_heads and mlp_width"
-            raise LoweringError(Problem("not-divisible", message, place="tensor", hint=hint))
+            raise LoweringError("not-divisible", message, place="tensor", hint=hint)

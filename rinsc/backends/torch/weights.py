@@ -57,7 +57,7 @@ def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
     if empty:
         message = f"the weight '{empty[0]}' holds no numbers; it is on the device 'meta'"
         hint = "fill the module first, with load_weights or to_empty and load_state_dict"
-        raise CheckpointError(Problem("wrong-weights", message, place=str(path), hint=hint))
+        raise CheckpointError("wrong-weights", message, place=str(path), hint=hint)
     with atomic_path(path) as part:
         write_tensors(tensors, part, {METADATA_KEY: json.dumps(facts)})
 
@@ -124,7 +124,7 @@ def checked_weights(path: Path) -> Iterator[None]:
                 message = "the weights are damaged: the file is not as it was written"
                 hint = "copy or export it again; a digest inside the file tells"
                 problem = Problem("damaged-weights", message, place=str(file), hint=hint)
-                raise CheckpointError(problem)
+                raise CheckpointError.of(problem)
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def _one_file(path: Path) -> Iterator[Any]:
         message = f"cannot read the weights: {reason} ({str(error).splitlines()[0]:.120})"
         hint = "name a safetensors file that is whole, such as the model.safetensors of a run"
         problem = Problem("weights-not-readable", message, place=str(path), hint=hint)
-        raise CheckpointError(problem) from None
+        raise CheckpointError.of(problem) from None
 
 
 def _shards(index: Path) -> list[Path]:
@@ -162,7 +162,7 @@ def _shards(index: Path) -> list[Path]:
     if not plain:
         message = "cannot read the weights: this is no list of files in the same folder"
         hint = "restore it, or save the model anew"
-        raise CheckpointError(Problem("weights-not-readable", message, place=str(index), hint=hint))
+        raise CheckpointError("weights-not-readable", message, place=str(index), hint=hint)
     return [index.with_name(name) for name in names]
 
 
@@ -229,7 +229,7 @@ def _require_same_model(
     if any(ADAPTER.search(name) for name in found):
         message = "the weights hold an adapter of PEFT that is not merged"
         hint = "merge it before you save: merge_lora(peft_model).save_pretrained(FOLDER)"
-        raise CheckpointError(Problem("unmerged-adapter", message, place=str(path), hint=hint))
+        raise CheckpointError("unmerged-adapter", message, place=str(path), hint=hint)
     names = sorted(own.keys() | found.keys())
     differing = [name for name in names if own.get(name) != found.get(name)]
     detail = settings_that_differ(facts.get("spec"), model.spec) or "their schedules differ"
@@ -239,12 +239,10 @@ def _require_same_model(
         tensors_differ = f"they differ at {shown}{more}"
         detail = f"{detail}; {tensors_differ}" if facts.get("spec") else tensors_differ
     raise CheckpointError(
-        Problem(
-            "weights-of-another-model",
-            f"the weights belong to another model than '{model.spec.text}': {detail}",
-            place=str(path),
-            hint="compile the spec that the file was written for: its metadata or config.json",
-        )
+        "weights-of-another-model",
+        f"the weights belong to another model than '{model.spec.text}': {detail}",
+        place=str(path),
+        hint="compile the spec that the file was written for: its metadata or config.json",
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.backends.onnx.contract import PAST, PRESENT
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError
 
 BFLOAT16 = 16  # ONNX's number of the type, of which numpy has none
 
@@ -58,7 +58,7 @@ def not_picklable(what: str) -> LoweringError:
     """The error for what the runtime holds, which no other process can have."""
     message = f"{what} belongs to its process: it cannot be pickled nor copied"
     hint = "pass on the model or its path, and make a Session of it there"
-    return LoweringError(Problem("not-picklable", message, hint=hint))
+    return LoweringError("not-picklable", message, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Buffers:
         if self.runtime.layout.dtype == BFLOAT16:
             message = "a cache in bf16 can be continued in one way only"
             hint = "run the tokens before it again, or export the model in fp16"
-            raise LoweringError(Problem("another-cache", message, hint=hint))
+            raise LoweringError("another-cache", message, hint=hint)
         made = Buffers(self.runtime, self.batch, self.rounds, capacity, self.in_place)
         for name, value in self.values.items():
             old = value.numpy()

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.backends.onnx.run.buffers import FIRST_CAPACITY, Buffers, Past, Runtime
-from rinsc.errors import Problem, RinscError
+from rinsc.errors import RinscError
 
 TESTED = 8  # positions of the caches that are compared when a session starts
 
@@ -174,7 +174,7 @@ class Continuation:
         if total > context:
             message = f"{total} positions exceed the context of {context}"
             hint = "start again with the last of them"
-            raise RinscError(Problem("context-exceeded", message, hint=hint))
+            raise RinscError("context-exceeded", message, hint=hint)
         wanted = max(self.least_capacity, 2 * total) if self.runtime.device == "cpu" else context
         return min(wanted, context)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.backends.onnx.contract import dial_name
-from rinsc.errors import LoweringError, Problem, RinscError, UsageError
+from rinsc.errors import LoweringError, RinscError, UsageError
 from rinsc.graph import BlockGraph, Rounds, plain_rounds, resolve_rounds
 from rinsc.layers import ModelInput
 from rinsc.scalars import whole
@@ -35,15 +35,15 @@ def checked_input(
         shape = f"({', '.join(map(str, wanted.shape))})"
         words = {"int64": "token ids must be whole numbers", "float32": "patches must be numbers"}
         message = f"{words[wanted.dtype]}, {shape}, not {array.dtype} {array.shape}"
-        raise RinscError(Problem("bad-input", message, hint="give rows of equal length"))
+        raise RinscError("bad-input", message, hint="give rows of equal length")
     if wanted.dtype == "int64" and (array.min() < 0 or array.max() >= spec.vocab_size):
         message = f"token ids go from {array.min()} to {array.max()}"
         hint = f"they must be from 0 to {spec.vocab_size - 1}"
-        raise RinscError(Problem("bad-input", message, hint=hint))
+        raise RinscError("bad-input", message, hint=hint)
     total = before + array.shape[1]
     if total > spec.context:
         message = f"{total} positions exceed the context of {spec.context}"
-        raise RinscError(Problem("context-exceeded", message, hint="give the last of them only"))
+        raise RinscError("context-exceeded", message, hint="give the last of them only")
     return array.astype(wanted.dtype)
 
 
@@ -68,11 +68,11 @@ def checked_mask(
     if array.shape != (batch, total) or not np.isin(array, (0, 1)).all():
         shape = (batch, total)
         message = f"attention_mask must be zeros and ones, {shape}, not {array.dtype} {array.shape}"
-        raise RinscError(Problem("bad-input", message, hint="give 1 for each token that counts"))
+        raise RinscError("bad-input", message, hint="give 1 for each token that counts")
     if is_fixed and not np.array_equal(array[:, :length], past):
         message = "attention_mask says something else of past tokens than it did before"
         hint = "what a token saw cannot be changed afterwards; start the sequences again"
-        raise RinscError(Problem("bad-input", message, hint=hint))
+        raise RinscError("bad-input", message, hint=hint)
     return array.astype(np.int64)
 
 
@@ -81,7 +81,7 @@ def checked_threads(threads: int) -> int:
     count = whole(threads)
     if count is None or count < 1:
         message = f"threads must be a whole number of at least 1, not {threads!r:.40}"
-        raise UsageError(Problem("usage", message, hint="leave it out for every core"))
+        raise UsageError("usage", message, hint="leave it out for every core")
     return count
 
 
@@ -129,7 +129,7 @@ class Dials:
     def _refused(self, can: str, asked: Mapping[str, int], hint: str) -> LoweringError:
         written, wanted = _in_words(self.written), _in_words(asked)
         message = f"the model {can} {written} round{'s' * (written != '1')}, not {wanted}"
-        return LoweringError(Problem("fixed-rounds", message, place=self.place, hint=hint))
+        return LoweringError("fixed-rounds", message, place=self.place, hint=hint)
 
 
 def _in_words(counts: Mapping[str, int]) -> str:

@@ -135,14 +135,12 @@ def model_file(path: str | os.PathLike[str]) -> Path:
         raise _cannot_read(error, named) from None
     except UnicodeEncodeError:
         message, hint = "the file's name is not text", "give it a name in UTF-8"
-        raise CheckpointError(
-            Problem("cannot-read", message, place=str(named), hint=hint)
-        ) from None
+        raise CheckpointError("cannot-read", message, place=str(named), hint=hint) from None
     if file != named:
         message, hint = f"the folder has no {MODEL_FILE}", "name the folder that -o wrote"
     else:
         message, hint = "there is no such file", "export it first"
-    raise CheckpointError(Problem("no-such-file", message, place=str(named), hint=hint))
+    raise CheckpointError("no-such-file", message, place=str(named), hint=hint)
 
 
 def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
@@ -158,7 +156,7 @@ def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, d
             raise  # exported where a package was installed that is not here
         message = "the model does not say which spec it was exported from"
         hint = "run models that rinsc exported, of this or an earlier version, and whole"
-        raise CheckpointError(Problem("foreign-model", message, place=place, hint=hint)) from None
+        raise CheckpointError("foreign-model", message, place=place, hint=hint) from None
     return spec, rounds
 
 
@@ -180,7 +178,7 @@ def _checked_outline(path: Path) -> Outline:
     place = str(path)
     if not data:
         message = "the model's file is empty"
-        raise CheckpointError(Problem("damaged-model", message, place=place, hint=AGAIN))
+        raise CheckpointError("damaged-model", message, place=place, hint=AGAIN)
     try:
         outline = read_outline(data)
     except ValueError:
@@ -188,7 +186,7 @@ def _checked_outline(path: Path) -> Outline:
     check_requests(outline, path)
     missing = _data_problem(outline, path)
     if missing is not None:
-        raise CheckpointError(missing)
+        raise CheckpointError.of(missing)
     return outline
 
 
@@ -201,7 +199,7 @@ def _why(error: Exception, outline: Outline, place: str) -> RinscError:
     shown = reason.partition("\n")[0][:200]
     message = f"ONNX Runtime cannot load the model: {shown}"
     hint = "the file is damaged or not a model of rinsc; export it again"
-    return CheckpointError(Problem("damaged-model", message, place=place, hint=hint))
+    return CheckpointError("damaged-model", message, place=place, hint=hint)
 
 
 def _mapped(path: Path) -> memoryview:
@@ -215,17 +213,17 @@ def _mapped(path: Path) -> memoryview:
 def _cannot_read(error: OSError, path: Path) -> CheckpointError:
     message = f"cannot read the model: {(error.strerror or type(error).__name__).lower()}"
     hint = "check the name and the permissions"
-    return CheckpointError(Problem("cannot-read", message, place=str(path), hint=hint))
+    return CheckpointError("cannot-read", message, place=str(path), hint=hint)
 
 
 def _not_whole(start: bytes, place: str) -> CheckpointError:
     """The error for a file, of which this is the start, that is no protobuf or a part of one."""
     if start.startswith(FIRST_BYTE):
         message = "the model is cut short or damaged"
-        return CheckpointError(Problem("damaged-model", message, place=place, hint=AGAIN))
+        return CheckpointError("damaged-model", message, place=place, hint=AGAIN)
     message = f"this is no ONNX model{_kind(start)}"
     hint = f"name a {MODEL_FILE} that rinsc exported, or its folder"
-    return CheckpointError(Problem("foreign-model", message, place=place, hint=hint))
+    return CheckpointError("foreign-model", message, place=place, hint=hint)
 
 
 def _kind(start: bytes) -> str:
@@ -265,8 +263,8 @@ def _unsupported(reason: str, outline: Outline, place: str) -> RinscError:
         operator = reason.rpartition(" ")[2]
         message = f"{runtime} cannot run {operator} in bf16 on this provider"
         hint = "export the model with precision fp32 or fp16, or run it with CUDA"
-        return LoweringError(Problem("precision-not-supported", message, place=place, hint=hint))
+        return LoweringError("precision-not-supported", message, place=place, hint=hint)
     opsets = ", ".join(f"{name or 'ai.onnx'} {number}" for name, number in outline.opsets.items())
     message = f"{runtime} is too old for the model's operators ({opsets}): {reason}"
     hint = "pip install --upgrade onnxruntime (onnxruntime-gpu), or export with portable operators"
-    return CheckpointError(Problem("operator-not-supported", message, place=place, hint=hint))
+    return CheckpointError("operator-not-supported", message, place=place, hint=hint)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
-from rinsc.errors import LoweringError, Problem, did_you_mean
+from rinsc.errors import LoweringError, did_you_mean
 
 # In the order in which a session tries them.
 PROVIDERS: Mapping[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -73,7 +73,7 @@ def providers_to_ask(provider: str | None) -> tuple[list[str], str | None]:
     if provider is not None and provider not in PROVIDERS:
         message = f"'{provider}' is not a provider"
         hint = did_you_mean(str(provider), PROVIDERS)
-        raise LoweringError(Problem("unknown-provider", message, hint=hint))
+        raise LoweringError("unknown-provider", message, hint=hint)
     listed = listed_providers()
     reason = why_not("cuda") if "cuda" in (provider, *listed) and provider != "cpu" else None
     if provider == "cuda" and reason is not None:
@@ -88,7 +88,7 @@ def not_loaded(reason: str) -> LoweringError:
     loaded = [name for name in listed_providers() if name != "cuda" and why_not(name) is None]
     message = f"the provider cuda does not load: {reason}; loaded: {', '.join(loaded) or 'none'}"
     hint = "pip install 'rinsc[gpu]' in place of onnxruntime, or choose cpu; see rinsc doctor"
-    return LoweringError(Problem("provider-not-loaded", message, hint=hint))
+    return LoweringError("provider-not-loaded", message, hint=hint)
 
 
 def provider_of(session: Any) -> str:

@@ -24,7 +24,7 @@ from rinsc.backends.onnx.run.inputs import (
 )
 from rinsc.backends.onnx.run.loading import load, place_of, read_metadata, trained_record
 from rinsc.backends.onnx.run.providers import ONLY_FATAL, provider_of
-from rinsc.errors import LoweringError, Problem, plural
+from rinsc.errors import LoweringError, plural
 from rinsc.extras import require
 from rinsc.generation import (
     Prompt,
@@ -186,7 +186,7 @@ class Session:
         if not self.has_cache:
             message = "the model has no cache"
             hint = "export it with cache=True (--cache)"
-            raise LoweringError(Problem("no-cache", message, place=self._place, hint=hint))
+            raise LoweringError("no-cache", message, place=self._place, hint=hint)
         if past is not None:
             self._require_own(past)
         before = 0 if past is None else past.length
@@ -200,7 +200,7 @@ class Session:
             )
             message += f"not of {len(ids)} at {counts}"
             hint = "start the sequences again, or go on with the rounds that they began with"
-            raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
+            raise LoweringError("another-cache", message, place=self._place, hint=hint)
         total = past.length + ids.shape[1]
         mask = checked_mask(attention_mask, total, past.mask, is_fixed=self._continuation.fused)
         return self._continuation.step(ids, mask, past, self._dials.arrays(rounds))
@@ -217,7 +217,7 @@ class Session:
         if not isinstance(past, Past) or past.owner is not self._layout:
             hint = "give back what this session's last step gave, or nothing at the start"
             message = "the cache was not made by this session"
-            raise LoweringError(Problem("another-cache", message, place=self._place, hint=hint))
+            raise LoweringError("another-cache", message, place=self._place, hint=hint)
 
     def check_rounds(self, rounds: Rounds) -> None:
         """Raise what `logits` raises for rounds that this model cannot run."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rinsc.backends.onnx.write.builder import FLOAT, OpBuilder, shape_of
-from rinsc.errors import LoweringError, Problem, UsageError, did_you_mean
+from rinsc.errors import LoweringError, UsageError, did_you_mean
 from rinsc.graph import BlockGraph
 from rinsc.scalars import real
 
@@ -34,12 +34,12 @@ class Exit:
         if self.measure not in get_args(Measure):
             hint = did_you_mean(str(self.measure), get_args(Measure))
             message = f"'{self.measure}' is not a measure of change"
-            raise UsageError(Problem("exit", message, hint=hint))
+            raise UsageError("exit", message, hint=hint)
         limits, threshold = np.finfo(np.float32), real(self.threshold)
         # False for NaN.
         if threshold is None or not float(limits.tiny) <= threshold <= float(limits.max):
             message = f"a threshold is a number above 0 that float32 holds, not {self.threshold}"
-            raise UsageError(Problem("exit", message, hint="write kl:5e-4 or state:0.01"))
+            raise UsageError("exit", message, hint="write kl:5e-4 or state:0.01")
         object.__setattr__(self, "threshold", float(threshold))
 
     @property
@@ -55,7 +55,7 @@ def parse_exit(text: str) -> Exit:
         threshold = float(number)
     except ValueError:
         message = f"'{text}' does not say when to stop"
-        raise UsageError(Problem("exit", message, hint="write kl:5e-4 or state:0.01")) from None
+        raise UsageError("exit", message, hint="write kl:5e-4 or state:0.01") from None
     return Exit(measure, threshold)  # type: ignore[arg-type]  # checked there
 
 
@@ -105,4 +105,4 @@ def _float(op: OpBuilder, x: ir.Value) -> ir.Value:
 
 
 def _refused(message: str, hint: str) -> LoweringError:
-    return LoweringError(Problem("no-early-exit", message, hint=hint))
+    return LoweringError("no-early-exit", message, hint=hint)

@@ -25,7 +25,7 @@ from rinsc.backends.onnx.write.precision import (
     parse_precision,
 )
 from rinsc.backends.onnx.write.weights import HasStateDict, Moments, no_moments, weights_of
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Rounds, Visit, at_rounds, resolve_rounds, unroll, verified
 from rinsc.spec import spec_to_toml
@@ -83,7 +83,7 @@ def to_onnx(
     if not isinstance(graph, BlockGraph):
         message = f"this needs a module made by to_torch, not {type(model).__name__}"
         hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
-        raise LoweringError(Problem("not-a-module", message, hint=hint))
+        raise LoweringError("not-a-module", message, hint=hint)
     precision = parse_precision(precision) if isinstance(precision, str) else precision
     moments: Moments = no_moments
     if precision.is_calibrated and calibrate is not False:
@@ -161,7 +161,7 @@ def _lowered(graph: BlockGraph, rounds: RoundsForm, *, gated: bool) -> tuple[str
     _require_known(rounds)
     if gated:
         message = "a gated model needs the most rounds that it can run"
-        raise LoweringError(Problem("unknown-form", message, hint="give a number of rounds"))
+        raise LoweringError("unknown-form", message, hint="give a number of rounds")
     return "dynamic", graph
 
 
@@ -171,7 +171,7 @@ def _require_short(graph: BlockGraph, *, gated: bool) -> None:
     if layers > MAX_LAYERS_WRITTEN_OUT:
         message = f"{layers} layers would be written out; at most {MAX_LAYERS_WRITTEN_OUT} can be"
         hint = "ask for fewer rounds, for rounds='dynamic', or write a power in place of 'each'"
-        raise LoweringError(Problem("too-many-layers", message, hint=hint))
+        raise LoweringError("too-many-layers", message, hint=hint)
 
 
 def _layers_written_out(graph: BlockGraph, *, gated: bool) -> int:
@@ -190,10 +190,10 @@ def _require_standard(precision: Precision) -> None:
     if precision.name not in FLOAT_TYPES:
         message = f"ONNX has no operator for products in '{precision.name}'"
         hint = "leave 'portable' out, or ask for a precision of floats"
-        raise LoweringError(Problem("not-portable", message, hint=hint))
+        raise LoweringError("not-portable", message, hint=hint)
 
 
 def _require_known(form: str) -> None:
     if form != "dynamic":
         hint = "give a number, numbers by repeat, or 'dynamic'"
-        raise LoweringError(Problem("unknown-form", f"'{form}' says no rounds", hint=hint))
+        raise LoweringError("unknown-form", f"'{form}' says no rounds", hint=hint)

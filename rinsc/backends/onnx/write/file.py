@@ -16,7 +16,7 @@ from onnx_ir import TensorProtocol
 
 from rinsc.backends.onnx.contract import DATA_FILE, MODEL_FILE, Key
 from rinsc.backends.onnx.integrity import DIGEST_KEY, NO_DIGEST, data_files, left_data_files, signed
-from rinsc.errors import LoweringError, OutputError, Problem
+from rinsc.errors import LoweringError, OutputError
 from rinsc.storage.files import atomic_path, check_folder, check_writable
 from rinsc.storage.folders import replace_contents
 from rinsc.text.tokenizer_files import (
@@ -52,7 +52,7 @@ class OnnxModel:
         if self.weight_bytes > PROTOBUF_LIMIT_BYTES - GRAPH_ALLOWANCE_BYTES:
             message = f"{self.weight_bytes / 1e9:.1f} GB of weights do not fit into one protobuf"
             hint = "save the model to a file; its weights then go to a second one beside it"
-            raise LoweringError(Problem("too-large", message, hint=hint))
+            raise LoweringError("too-large", message, hint=hint)
         return _serialized(self.ir)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -239,4 +239,4 @@ def _require_no_file(path: Path) -> None:
     if os.path.lexists(path) and not path.is_dir():
         message = "this is a file, and a model folder is to stand here"
         hint = "choose another name, or one with a suffix, as model.onnx, for a file"
-        raise OutputError(Problem("cannot-write", message, place=str(path), hint=hint))
+        raise OutputError("cannot-write", message, place=str(path), hint=hint)

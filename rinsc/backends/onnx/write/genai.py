@@ -15,7 +15,7 @@ from rinsc.backends.onnx.run.loading import read_metadata
 from rinsc.backends.onnx.write.builder import shape_of
 from rinsc.backends.onnx.write.file import CONFIG_FILE
 from rinsc.backends.onnx.write.fusion import can_fuse
-from rinsc.errors import DataError, LoweringError, Problem, plural
+from rinsc.errors import DataError, LoweringError, plural
 from rinsc.generation import checked_request
 from rinsc.spec import ModelSpec
 from rinsc.storage.files import parse_json
@@ -87,7 +87,7 @@ def genai_files(
     if not stops:
         message = "ONNX Runtime GenAI needs a token that ends a text, and none is known"
         hint = "name one: --stop-id ID, or stop_ids=[ID] in Python"
-        raise LoweringError(Problem("no-stop-token", message, hint=hint))
+        raise LoweringError("no-stop-token", message, hint=hint)
     config = {
         "model": {
             "type": "decoder",
@@ -124,22 +124,22 @@ def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
     if not slots:
         message = "ONNX Runtime GenAI needs a model with a cache"
         hint = "export it with cache=True (--cache)"
-        raise LoweringError(Problem("no-cache", message, hint=hint))
+        raise LoweringError("no-cache", message, hint=hint)
     dial = next((name for name in inputs if name.startswith(DIAL)), None)
     if dial is not None:
         message = f"ONNX Runtime GenAI cannot run a model whose rounds are the input '{dial}'"
         hint = "export it with gated=True and the most rounds that are needed, or with fixed rounds"
-        raise LoweringError(Problem("rounds-are-a-loop", message, hint=hint))
+        raise LoweringError("rounds-are-a-loop", message, hint=hint)
     if not _is_fused(model) and any(name.startswith(GATE) for name in inputs):
         message = "ONNX Runtime GenAI cannot run gated rounds of standard operators"
         hint = "leave out portable, or gated"
         if not can_fuse(spec):
             hint = "leave out gated; fused operators need heads whose width divides by 8"
-        raise LoweringError(Problem("gated-and-portable", message, hint=hint))
+        raise LoweringError("gated-and-portable", message, hint=hint)
     if any(shape != slots[0] for shape in slots):
         message = "ONNX Runtime GenAI needs a cache of which all slots have one shape"
         hint = "give all blocks layer kinds with the same number of heads for keys and values"
-        raise LoweringError(Problem("uneven-cache", message, hint=hint))
+        raise LoweringError("uneven-cache", message, hint=hint)
     _, kv_heads, _, head_dim = slots[0]
     return {
         "filename": MODEL_FILE,
@@ -213,7 +213,7 @@ def _require_same_ids(path: Path, content: Mapping[str, Any]) -> None:
     if not is_read:
         message = "ONNX Runtime GenAI makes other ids than training of a text with this tokenizer"
         hint = "leave --genai out, or train with a byte-level tokenizer without a normalizer"
-        raise LoweringError(Problem("unlike-tokenizer", message, place=str(path), hint=hint))
+        raise LoweringError("unlike-tokenizer", message, place=str(path), hint=hint)
 
 
 def _never_in_text(tokenizer: Mapping[str, Any]) -> list[int]:
@@ -227,7 +227,7 @@ def _never_in_text(tokenizer: Mapping[str, Any]) -> list[int]:
 
 def _tokenizer_error(code: str, message: str, path: Path) -> DataError:
     hint = "name the tokenizer.json of the run that the model comes from"
-    return DataError(Problem(code, message, place=str(path), hint=hint))
+    return DataError(code, message, place=str(path), hint=hint)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -49,7 +49,7 @@ class Precision:
         if self.name not in PRECISIONS:
             hint = _nearest_name(str(self.name).lower())
             message = f"'{self.name}' is not a precision"
-            raise UsageError(Problem("unknown-precision", message, hint=hint))
+            raise UsageError("unknown-precision", message, hint=hint)
         problems = [
             *_block_size_problems(self),
             *_keep_problems(self),
@@ -57,7 +57,7 @@ class Precision:
             *_symmetric_problems(self),
         ]
         if problems:
-            raise UsageError(*problems)
+            raise UsageError.of(*problems)
         if self.embedding == self._default_table:
             object.__setattr__(self, "embedding", None)
 
@@ -134,11 +134,11 @@ def parse_precision(
         message = f"'{first}' and the block size {block_size} say the same thing twice"
         raise _usage_error("block-size", message, "say the block size once")
     if name in PRECISIONS and name not in WEIGHT_ONLY_BITS and (slash or block_size is not None):
-        raise UsageError(_no_blocks(name))
+        raise UsageError.of(_no_blocks(name))
     if slash:
         sizes = {str(each): each for each in BLOCK_SIZES}
         if name in PRECISIONS and size not in sizes:
-            raise UsageError(_unknown_block_size(size))
+            raise UsageError.of(_unknown_block_size(size))
         block_size = sizes.get(size)
     formats = _kept(kept, keep, [] if embedding is None else [f"{embedding}:{EMBEDDING}"])
     return Precision(
@@ -162,7 +162,7 @@ def check_blocks(precision: Precision, letters: Collection[str]) -> None:
         if letter not in letters
     ]
     if problems:
-        raise UsageError(*problems)
+        raise UsageError.of(*problems)
 
 
 def _nearest_name(name: str) -> str:
@@ -247,4 +247,4 @@ def _no_blocks(name: str) -> Problem:
 
 
 def _usage_error(code: str, message: str, hint: str) -> UsageError:
-    return UsageError(Problem(code, message, hint=hint))
+    return UsageError(code, message, hint=hint)

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.errors import LoweringError, Problem
+from rinsc.errors import LoweringError
 
 Bits: TypeAlias = Literal[4, 8]
 Codes: TypeAlias = npt.NDArray[np.uint8]
@@ -132,7 +132,7 @@ def require_finite(values: npt.NDArray[np.floating[Any]], name: str, what: str =
     if not np.isfinite(values).all():
         message = f"'{name}' {what} elements that are not finite, and cannot be quantized"
         hint = "export it in fp32, or take weights from before the training diverged"
-        raise LoweringError(Problem("not-finite", message, hint=hint))
+        raise LoweringError("not-finite", message, hint=hint)
 
 
 def _plain_grids(blocks: Float32, bits: Bits, *, symmetric: bool, name: str) -> Grids:

@@ -42,7 +42,7 @@ def weights_of(graph: BlockGraph, source: HasStateDict | Mapping[str, Any]) -> W
         if getattr(named[name], "is_meta", False)
     ]
     if problems:
-        raise CheckpointError(*problems)
+        raise CheckpointError.of(*problems)
     weights = {name: _as_array(named[name]) for name in needed}
     problems += [
         _problem(f"the weight '{name}' is {array.shape}; the model has {needed[name]}")
@@ -50,7 +50,7 @@ def weights_of(graph: BlockGraph, source: HasStateDict | Mapping[str, Any]) -> W
         if array.shape != needed[name]
     ]
     if problems:
-        raise CheckpointError(*problems)
+        raise CheckpointError.of(*problems)
     return weights
 
 
