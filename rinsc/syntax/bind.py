@@ -105,7 +105,7 @@ def bind(sig: Signature, values: Mapping[str, int]) -> Signature:
     free = free_exponents(sig)
     for name in values:
         if name not in free:
-            raise _unknown(name, list(free))
+            raise unknown_exponent(name, list(free))
     numbers: dict[str, int] = {}
     for name, span in free.items():
         if name in values:
@@ -135,7 +135,8 @@ def _bind(node: Node, values: Mapping[str, int]) -> Node:
             return replace(node, body=body, count=count)
 
 
-def _unknown(name: str, free: list[str]) -> SignatureError:
+def unknown_exponent(name: str, free: list[str]) -> SignatureError:
+    """The error for a value that is given to no free exponent."""
     known = f"its free exponents: {', '.join(free)}" if free else "it has no free exponents"
     message = f"the signature has no free exponent '{name}'"
     return SignatureError("unknown-exponent", message, place=f"--set {name}", hint=known)

@@ -223,16 +223,26 @@ def canonical(sig: Signature | str) -> str:
         from rinsc.syntax.parser import parse  # here, since it takes its time to load
 
         sig = parse(sig)
+    return to_text(respelled(sig, {}) or sig)
+
+
+def respelled(sig: Signature, names: dict[str, str]) -> Signature | None:
+    """The tree of the canonical spelling, see `canonical`; None where none is within the limits.
+
+    ``names`` are the new names of letters that other towers have mentioned before: nothing is said
+    of such a letter again. The letters of ``sig`` are added to it.
+    """
     check_limits(sig)
     tree = numbered_owners(sig.body)
     ways = (True,) if sig.degree > 1 and tree is not sig.body else (False, True)
     for as_written in ways:
         body = Sequence(tuple(_folded(tree, as_written)), NOWHERE)
-        spelling = replace(sig, body=_Names(sig).sequence(body))
-        text = to_text(spelling)
-        if _is_within_limits(spelling, text):
-            return text
-    return to_text(sig)
+        naming = _Names(sig, dict(names))
+        spelling = replace(sig, body=naming.sequence(body))
+        if _is_within_limits(spelling, to_text(spelling)):
+            names.update(naming.names)
+            return spelling
+    return None
 
 
 def _is_within_limits(spelling: Signature, text: str) -> bool:
@@ -278,8 +288,8 @@ def _atom(item: Atom, as_written: bool) -> Atom:
 class _Names:
     """Letters in order of first use, each with what is said of it at its first mention."""
 
-    def __init__(self, sig: Signature) -> None:
-        self.names: dict[str, str] = {}
+    def __init__(self, sig: Signature, names: dict[str, str]) -> None:
+        self.names = names
         self.sizes = {ref.letter: ref.size for ref in mentions(sig.body) if ref.size is not None}
         self.options = {
             name: tuple(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
 
-from rinsc.errors import SignatureError
+from rinsc.errors import SignatureError, plural
 from rinsc.storage.digests import short_digest
 from rinsc.syntax.canonical import numbered_owners
 from rinsc.syntax.degree import substitute
@@ -66,19 +66,31 @@ Word: TypeAlias = tuple[AtomVisit | AtomRepeat, ...]
 
 @dataclass(frozen=True)
 class Identity:
-    """The word over atoms, numbered by first use, and what each atom is. Equal: the same model."""
+    """The word of each tower over atoms, numbered by first use, and what each atom is.
 
-    word: Word
+    Equal: the same model. Towers are sorted by name; a plain signature is one tower without a name.
+    """
+
+    words: tuple[tuple[str, Word], ...]
     sizes: tuple[LinearForm, ...]
     blocks: tuple[BlockOptions, ...]
 
     @property
+    def word(self) -> Word:
+        """The word of a model of one tower."""
+        ((_, word),) = self.words
+        return word
+
+    @property
     def text(self) -> str:
         """A text that is equal exactly when the identities are."""
+        words = ", ".join(
+            f"{name}: {_word_text(word)}" if name else _word_text(word) for name, word in self.words
+        )
         sizes = " ".join(f"{size.constant}+{size.per_layer}L" for size in self.sizes)
         said = " ".join(f"{block.tie}/{block.kind}" for block in self.blocks)
         plain = all(block == BlockOptions() for block in self.blocks)
-        return f"{_word_text(self.word)}|{sizes}" + ("" if plain else f"|{said}")
+        return f"{words}|{sizes}" + ("" if plain else f"|{said}")
 
 
 def _word_text(word: Word) -> str:
@@ -124,19 +136,54 @@ def identity(
     Raises SignatureError: an exponent is free, a limit is passed (``too-many-visits`` also for
     more than `MAX_LAYER_VISITS` layers to be taken apart), or the layers do not split.
     """
-    require_bound(sig)
-    check_limits(sig)
-    tree = substitute(sig)
-    parts = _parts(tree, _part_forms(sig, layers), default_kind, whole_kinds)
-    line = line_of(numbered_owners(tree.body))
-    if any(visit.reverse or visit.each > 1 for visit in visits_in(line)):
-        line, parts = _taken_apart(line, parts, sig)
-        line = _with_few_reversals(line, parts)
-    follower = _followers(line, parts)
+    return identity_of_towers({"": sig}, {"": layers}, {"": default_kind}, whole_kinds)
+
+
+def identity_of_towers(
+    signatures: Mapping[str, Signature],
+    layers: Mapping[str, int | None],
+    default_kinds: Mapping[str, str | None],
+    whole_kinds: Container[str] = (),
+) -> Identity:
+    """`identity` of towers by name, whose equal letters are the same blocks.
+
+    What is said of a letter must stand in the signature of each tower (`tower_signatures`). Raises
+    SignatureError as `identity`, and for a block that has another size in another tower.
+    """
+    parts: _Parts = {}
+    lines: dict[str, Line] = {}
+    for name, sig in sorted(signatures.items()):
+        require_bound(sig)
+        check_limits(sig)
+        tree = substitute(sig)
+        lines[name] = line_of(numbered_owners(tree.body))
+        sizes = _part_forms(sig, layers.get(name))
+        own = _parts(tree, sizes, default_kinds.get(name), whole_kinds, named=len(signatures) > 1)
+        _require_equal_sizes(parts, own, name, sig)
+        parts |= own
+    visits = [visit for line in lines.values() for visit in visits_in(line)]
+    if any(visit.reverse or visit.each > 1 for visit in visits):
+        lines, parts = _taken_apart(lines, parts, signatures)
+        lines = _with_few_reversals(lines, parts)
+    follower = _followers(lines, parts)
     numbers: dict[str, int] = {}
-    word = _atom_word(line, set(follower.values()), numbers)
-    sizes = tuple([_chain_size(head, follower, parts) for head in numbers])
-    return Identity(word, sizes, tuple([parts[head].said for head in numbers]))
+    inside = set(follower.values())
+    words = tuple([(name, _atom_word(line, inside, numbers)) for name, line in lines.items()])
+    forms = tuple([_chain_size(head, follower, parts) for head in numbers])
+    return Identity(words, forms, tuple([parts[head].said for head in numbers]))
+
+
+def _require_equal_sizes(known: _Parts, own: _Parts, name: str, sig: Signature) -> None:
+    for part in known.keys() & own.keys():
+        here, there = own[part].size, known[part].size
+        if here != there and not (here.per_layer or there.per_layer):
+            message = f"{part} has {plural(int(here.constant), 'layer')} in {name} "
+            message += f"and {there.constant} in another tower"
+            hint = f"write its size, as in {part}[{there.constant}], or other numbers of layers"
+            span = sig.body.span
+            raise SignatureError(
+                "layers-mismatch", message, source=sig.source, span=span, hint=hint
+            )
 
 
 def schedule_fingerprint(sig: Signature, layers: int | None = None) -> str:
@@ -162,60 +209,74 @@ def _parts(
     sizes: dict[str, LinearForm],
     default_kind: str | None,
     whole_kinds: Container[str],
+    *,
+    named: bool,
 ) -> _Parts:
+    """The parts of one tower; those of several are ``named``: each has its kind."""
     parts = {}
     for name, said in letter_options(tree).items():
         if said.tie and sizes[name] == LinearForm(1):
             said = replace(said, tie=None)  # a single layer shares with no other
         stands_alone = bool(said.tie) or (said.kind or default_kind or "") in whole_kinds
-        if said.kind is not None and said.kind == default_kind:
+        if named:
+            said = replace(said, kind=said.kind or default_kind)
+        elif said.kind is not None and said.kind == default_kind:
             said = replace(said, kind=None)
         parts[name] = _Part(sizes[name], said, stands_alone)
     return parts
 
 
-def _taken_apart(line: Line, parts: _Parts, sig: Signature) -> tuple[Line, _Parts]:
-    """The line with parts of a known size as layers, where visits are not plain."""
+def _taken_apart(
+    lines: dict[str, Line], parts: _Parts, signatures: Mapping[str, Signature]
+) -> tuple[dict[str, Line], _Parts]:
+    """The lines with parts of a known size as layers, where visits are not plain."""
     plain = {name for name, part in parts.items() if part.stands_alone or part.size.per_layer}
     chosen = {
         visit.part: int(parts[visit.part].size.constant)
+        for line in lines.values()
         for visit in visits_in(line)
         if visit.part not in plain and (visit.reverse or visit.each > 1)
     }
-    written_out = sum(visit.each * chosen.get(visit.part, 0) for visit in visits_in(line))
-    if written_out > MAX_LAYER_VISITS:
-        raise SignatureError(
-            "too-many-visits",
-            f"{written_out} visits of layers in blocks with 'each' or 'reverse'; at most "
-            f"{MAX_LAYER_VISITS} can be compared",
-            source=sig.source,
-            span=sig.body.span,
-            hint="lower the number of layers, or the powers",
-        )
+    for name, line in lines.items():
+        written_out = sum(visit.each * chosen.get(visit.part, 0) for visit in visits_in(line))
+        if written_out > MAX_LAYER_VISITS:
+            raise SignatureError(
+                "too-many-visits",
+                f"{written_out} visits of layers in blocks with 'each' or 'reverse'; at most "
+                f"{MAX_LAYER_VISITS} can be compared",
+                source=signatures[name].source,
+                span=signatures[name].body.span,
+                hint="lower the number of layers, or the powers",
+            )
     layers: _Parts = {}
     for name, size in chosen.items():
         layer = replace(parts[name], size=LinearForm(1))
         layers |= dict.fromkeys([layer_name(name, index) for index in range(size)], layer)
-    return with_layers(line, chosen), parts | layers
+    return {name: with_layers(line, chosen) for name, line in lines.items()}, parts | layers
 
 
-def _with_few_reversals(line: Line, parts: _Parts) -> Line:
-    """The line with each part's layers numbered from the end that its first visit begins at.
+def _with_few_reversals(lines: dict[str, Line], parts: _Parts) -> dict[str, Line]:
+    """The lines with each part's layers numbered from the end that its first visit begins at.
 
     A single layer has no direction.
     """
     first: dict[str, bool] = {}
-    for visit in visits_in(line):
-        first.setdefault(visit.part, visit.reverse)
+    for line in lines.values():
+        for visit in visits_in(line):
+            first.setdefault(visit.part, visit.reverse)
     single = {name for name, part in parts.items() if part.size == LinearForm(1)}
-    return directed(line, lambda v: v.part not in single and v.reverse != first[v.part])
+
+    def is_reversed(visit: PartVisit) -> bool:
+        return visit.part not in single and visit.reverse != first[visit.part]
+
+    return {name: directed(line, is_reversed) for name, line in lines.items()}
 
 
-def _followers(line: Line, parts: _Parts) -> dict[str, str]:
+def _followers(lines: Mapping[str, Line], parts: _Parts) -> dict[str, str]:
     """The links of the chains: X to Y where Y always follows X and X always precedes Y."""
     after: dict[str, set[str | None]] = {name: set() for name in parts}
     before: dict[str, set[str | None]] = {name: set() for name in parts}
-    for inner in lines_in(line):
+    for inner in (each for line in lines.values() for each in lines_in(line)):
         left: PartVisit | KeptRepeat | None = None
         for right in (*inner, None):
             joined = _joined(left, right, parts)

@@ -23,6 +23,7 @@ from rinsc.syntax.notes import NotationWarning, notes_on, zoo_hint
 from rinsc.syntax.options import check_options
 from rinsc.syntax.settings import letter_options
 from rinsc.syntax.sizes import letter_sizes
+from rinsc.syntax.towers import check_towers
 from rinsc.syntax.tree import (
     MAX_DEGREE,
     MAX_DIGITS,
@@ -36,12 +37,16 @@ from rinsc.syntax.tree import (
     Scalar,
     Sequence,
     Signature,
+    Tower,
+    Towers,
     to_text,
 )
 from rinsc.syntax.unexpected import check_brackets, respell, unexpected
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", "⁽⁾")
 _EXACT = 2.0**53  # up to here a float without a fraction is exactly a whole number
+
+_NAMED = re.compile(r"\s*[a-z][a-z0-9_]*\s*:")
 
 _EXAMPLES = {"power": "A^3", "size": "A[4]", "degree": "AAB@2"}
 
@@ -99,11 +104,52 @@ def parse(text: str) -> Signature:
     return sig
 
 
+def parse_towers(text: str) -> Towers:
+    """The trees of a text with named towers: ``image: A^2B, text: CD``.
+
+    What is said of a letter (its size, ``tie``, ``kind``) holds in every tower, wherever it is
+    said. Raises SignatureError like `parse`, for a name that two towers have
+    (``duplicate-tower``), and for two that share a letter and differ in degree
+    (``conflicting-degrees``).
+    """
+    check_brackets(text)
+    try:
+        tree = _lark().parse(text, start="towers")
+    except UnexpectedInput as error:
+        raise _reworded(text, error, _tower_hint(text, error)) from None
+    towers = _Builder(text).towers(tree)
+    check_towers(towers)
+    for tower in towers.towers:
+        check_contradictions(tower.signature)
+        check_limits(tower.signature)
+        for note in notes_on(tower.signature):
+            warnings.warn(NotationWarning(note), stacklevel=2)
+    return towers
+
+
+def has_towers(text: str) -> bool:
+    """Whether a text names towers, right or wrong, rather than being one signature."""
+    return isinstance(text, str) and _NAMED.match(text) is not None
+
+
+def _tower_hint(text: str, error: UnexpectedInput) -> str | None:
+    if not has_towers(text):
+        return "name each tower: image: A^2B, text: CD"
+    here = error.pos_in_stream if isinstance(error.pos_in_stream, int) else len(text)
+    return "write a comma before it" if _NAMED.match(text, here) else None
+
+
 def _read(text: str, hint_for: Callable[[], str | None]) -> Signature:
     """The tree of a text; ``hint_for`` may know a better hint where the grammar stops."""
     check_brackets(text)
+    named = _NAMED.match(text)
+    if named is not None:
+        hint = "rinsc.parse_towers reads towers; write one signature where one is wanted"
+        message = "this text names towers, and one signature is wanted"
+        span = Span(0, named.end())
+        raise SignatureError("several-towers", message, source=text, span=span, hint=hint)
     try:
-        tree = _lark().parse(text)
+        tree = _lark().parse(text, start="signature")
     except UnexpectedInput as error:
         raise _reworded(text, error, hint_for()) from None
     sig = _Builder(text).signature(tree)
@@ -148,7 +194,7 @@ class _QuickLexer(BasicLexer):
 def _lark() -> Lark:
     return Lark(
         grammar_text(),
-        start="signature",
+        start=["signature", "towers"],
         parser="lalr",
         lexer=_QuickLexer,
         propagate_positions=True,
@@ -172,6 +218,14 @@ class _Builder:
 
     def __init__(self, source: str) -> None:
         self.source = source
+
+    def towers(self, tree: _Tree) -> Towers:
+        return Towers(tuple(self.tower(child) for child in _trees(tree)), self.source)
+
+    def tower(self, tree: _Tree) -> Tower:
+        name = _first(tree)
+        (signature,) = _trees(tree)
+        return Tower(self.name(name), self.signature(signature), _token_span(name))
 
     def signature(self, tree: _Tree) -> Signature:
         body, *degree = _trees(tree)

@@ -72,6 +72,32 @@ class Signature:
     source: str = field(compare=False)
 
 
+@dataclass(frozen=True)
+class Tower:
+    """One input of a model and the blocks that it goes through, under a name."""
+
+    name: str
+    signature: Signature
+    span: Span = field(compare=False)  # of the name
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Several signatures that make one model: ``image: A^2B, text: CD``.
+
+    Equal letters are equal weights across towers too. The spans of every signature point into the
+    whole text.
+    """
+
+    towers: tuple[Tower, ...]
+    source: str = field(compare=False)
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """The signature of each tower as it is written, by name, in the order of the text."""
+        return {tower.name: tower.signature for tower in self.towers}
+
+
 def mentions(node: Node) -> Iterator[BlockRef]:
     """Every mention of a block, in the order of the text."""
     match node:
@@ -119,14 +145,18 @@ MAX_DRAWN_VISITS: Final = 65_536  # the same at the most rounds that training ca
 MAX_ROUNDS: Final = 1024  # of one repeat, drawn or asked for at run time
 MAX_CHOICES: Final = 64  # numbers in ``choice``
 MAX_LAYER_VISITS: Final = 65_536  # layers written out where two models are compared
+MAX_TOWERS: Final = 8
 MAX_DEGREE: Final = 8
 MAX_DIGITS: Final = 4  # of a power or a size
 MAX_NAME: Final = 32  # characters of a letter with its digits, or of a lower-case name
 MAX_NUMBER_TEXT: Final = 18  # characters of a number in an option
 
 
-def to_text(sig: Signature) -> str:
-    """The signature's text. ``parse(to_text(t)) == t`` for every tree that `parse` can return."""
+def to_text(sig: Signature | Towers) -> str:
+    """The signature's text. ``parse(to_text(t)) == t`` for every tree that `parse` can return, and
+    so for `parse_towers`."""
+    if isinstance(sig, Towers):
+        return ", ".join(f"{tower.name}: {to_text(tower.signature)}" for tower in sig.towers)
     degree = f"@{sig.degree}" if sig.degree > 1 else ""
     return items_text(sig.body) + degree
 
