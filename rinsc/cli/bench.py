@@ -114,8 +114,8 @@ def bench(
 
 def _measure(task: Task, held_out: HeldOut | None, *, quiet: bool) -> BenchReport:
     """Speed at all rounds, then quality, while a bar says how far it is."""
+    from rinsc.backends.onnx.precision import parse_precision
     from rinsc.backends.onnx.run.benchmark import measure_speed, token_cost
-    from rinsc.backends.onnx.write.precision import parse_precision
 
     session, metadata = task.session, task.metadata
     prompt_tokens, new_tokens = task.lengths

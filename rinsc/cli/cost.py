@@ -28,8 +28,8 @@ from rinsc.cli.values import (
 )
 from rinsc.cost import ComputeMatch, CostReport
 from rinsc.cost.adapters import share_text
-from rinsc.cost.memory import Precision
 from rinsc.errors import UsageError, plural
+from rinsc.formats import TrainingPrecision
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.ops import Causal
 from rinsc.spec import ModelSpec
@@ -52,7 +52,7 @@ def cost(
     causal: Causal = "full",
     head: Annotated[bool, Parameter(negative="--no-head")] = True,
     recompute: bool = False,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
     json: bool = False,
 ) -> None:
     """Print parameters, FLOPs and bytes, and with a baseline the compute-matched plan.

@@ -14,8 +14,8 @@ from rinsc.extras import require
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import OnnxModel, RoundsForm
+    from rinsc.backends.onnx.precision import Precision
     from rinsc.backends.onnx.write.exits import Exit
-    from rinsc.backends.onnx.write.precision import Precision
     from rinsc.backends.torch import CompiledModule
     from rinsc.data.tokenizer import TokenIds
     from rinsc.spec import ModelSpec
@@ -98,8 +98,8 @@ class OnnxOptions:
         library that exports is missing.
         """
         require("torch", "safetensors", "onnx_ir", "numpy")
+        from rinsc.backends.onnx.precision import parse_precision
         from rinsc.backends.onnx.write.exits import parse_exit
-        from rinsc.backends.onnx.write.precision import parse_precision
 
         if rounds == "dynamic" and self.genai:
             message = "onnxruntime-genai cannot run the form of --rounds dynamic"
@@ -178,7 +178,7 @@ class OnnxForm:
         import numpy as np
 
         from rinsc.backends.onnx import graph_to_onnx
-        from rinsc.backends.onnx.write.precision import check_blocks
+        from rinsc.backends.onnx.precision import check_blocks
         from rinsc.graph import build_graph
         from rinsc.layers import weight_shapes
 

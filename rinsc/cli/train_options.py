@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import Group, Parameter
 
 from rinsc.cli.values import Count, RoundsOption, Seed, parse_rounds, whole_count
-from rinsc.cost.memory import Checkpointing, Precision
+from rinsc.cost.memory import Checkpointing
 from rinsc.errors import UsageError
+from rinsc.formats import TrainingPrecision
 
 if TYPE_CHECKING:
     from rinsc.train.budget import Budget
@@ -67,7 +68,7 @@ class TrainOptions:
     checkpointing: Checkpointing = "none"
     """Activations to recompute in the backward pass: those of a visit or of a round at a time."""
 
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     """Of matrix products."""
 
     compile: bool = False

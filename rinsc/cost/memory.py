@@ -21,6 +21,7 @@ from rinsc.cost.counts import (
 )
 from rinsc.cost.params import stored_params
 from rinsc.errors import SpecError, did_you_mean
+from rinsc.formats import FORMATS, TrainingPrecision, names
 from rinsc.graph import BlockGraph, Loop, Rounds, Visit, resolve_rounds
 from rinsc.layers import trace_loop, trace_programs, weights
 from rinsc.ops import (
@@ -42,9 +43,7 @@ from rinsc.ops import (
 )
 from rinsc.ops.program import Node, Program, Value
 
-Precision = Literal["fp32", "bf16"]
 Checkpointing = Literal["none", "visit", "round"]
-BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 MASTER_BYTES = 4  # gradients and optimizer state stay in fp32
 FULL = 4  # bytes of an element outside of matrix products
 ID_BYTES = 8  # of a token, a position or a target
@@ -62,7 +61,7 @@ class MemoryReport:
     upper bound alone, of up to 1.8 times the peak, as the loss and that one are never live at once.
     """
 
-    precision: Precision
+    precision: TrainingPrecision
     weight_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -76,7 +75,7 @@ def memory(
     *,
     batch: int = 1,
     rounds: Rounds = None,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
     checkpointing: Checkpointing = "none",
 ) -> MemoryReport:
     """The bytes of a model that trains with AdamW on ``batch`` sequences of ``seq`` tokens.
@@ -99,11 +98,12 @@ def memory(
     )
 
 
-def _element_bytes(precision: Precision) -> int:
-    if precision in BYTES:
-        return BYTES[precision]
+def _element_bytes(precision: TrainingPrecision) -> int:
+    known = names(trains=True)
+    if precision in known:
+        return FORMATS[precision].bits // 8
     message = f"'{precision}' is not a precision"
-    hint = did_you_mean(str(precision), BYTES)
+    hint = did_you_mean(str(precision), known)
     raise SpecError("unknown-precision", message, place="precision", hint=hint)
 
 
@@ -132,7 +132,7 @@ def saved_bytes(
     program: Program,
     batch: int,
     seq: int,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
     widths: Mapping[str, int] | None = None,
 ) -> int:
     """What one run of the program keeps for its backward pass in PyTorch, each storage once.
@@ -245,7 +245,7 @@ def _activation_bytes(
     batch: int,
     seq: int,
     checkpointing: Checkpointing,
-    precision: Precision,
+    precision: TrainingPrecision,
 ) -> int:
     logits = trace_programs(graph.spec).head.outputs["logits"]
     sizes = (("batch", batch), ("seq", seq))
@@ -255,7 +255,7 @@ def _activation_bytes(
     counts = run_counts(graph, rounds)
     saved = loss + sum(step.saved(each) for each in program_runs(graph, counts))
     if precision == "bf16":
-        saved += BYTES["bf16"] * _matrix_elements(graph)
+        saved += FORMATS["bf16"].bits // 8 * _matrix_elements(graph)
     if checkpointing == "none":
         return saved
     of_units = step.visits if checkpointing == "visit" else step.rounds
@@ -349,7 +349,7 @@ class _Step:
     graph: BlockGraph
     batch: int
     seq: int
-    precision: Precision
+    precision: TrainingPrecision
 
     @cached_property
     def _widths(self) -> Mapping[tuple[str, int], Mapping[str, int]]:

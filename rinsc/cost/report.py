@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import checked_counts, checked_sequence, exactly, in_expectation, run_counts
 from rinsc.cost.flops import FlopSplit, forward_flops, set_rounds, training_flops
-from rinsc.cost.memory import MemoryReport, Precision, memory
+from rinsc.cost.memory import MemoryReport, memory
 from rinsc.cost.params import (
     adapter_params,
     block_params,
@@ -16,6 +16,7 @@ from rinsc.cost.params import (
     repeat_params,
     stored_params,
 )
+from rinsc.formats import TrainingPrecision
 from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds, verified
 from rinsc.graph.law import drawn_loops
 from rinsc.spec import ModelSpec
@@ -85,7 +86,7 @@ def cost_report(
     batch: int = 1,
     rounds: Rounds = None,
     convention: FlopConvention = PYTORCH,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
 ) -> CostReport:
     """The report of a spec at ``seq`` tokens (its context by default); memory for ``batch``.
 

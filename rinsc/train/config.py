@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_type_hints
 
-from rinsc.cost.memory import Checkpointing, Precision
+from rinsc.cost.memory import Checkpointing
 from rinsc.errors import Problem, SpecError, did_you_mean, plural
+from rinsc.formats import TrainingPrecision
 from rinsc.graph import Rounds
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.sampling import MAX_SEED
@@ -148,7 +149,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     seed: int = 0
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     log_every: int = 10
     eval_every: int = 100
     eval_windows: int = 64

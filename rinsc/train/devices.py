@@ -18,8 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from rinsc.backends.torch.device import no_device, usable_device
 from rinsc.backends.torch.parallel import Recursed, parallelize
 from rinsc.backends.torch.processes import Result, on_first
-from rinsc.cost.memory import Precision
 from rinsc.errors import RinscError, UsageError
+from rinsc.formats import FORMATS, TrainingPrecision
 
 _LAUNCH = "start the processes with: torchrun --nproc-per-node 8 -m rinsc train ..."
 
@@ -155,10 +155,10 @@ SECONDS = 0.15  # spent on measuring, at least
 
 
 @lru_cache(maxsize=8)
-def matrix_peak_flops(device: torch.device, precision: Precision) -> float:
+def matrix_peak_flops(device: torch.device, precision: TrainingPrecision) -> float:
     """Measured FLOPs per second of a large square matrix product, the best of several."""
     size = SIZES.get(device.type, 1024)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = getattr(torch, FORMATS[precision].torch)
     generator = torch.Generator(device).manual_seed(0)  # the random state of the run is its own
     left, right = (
         torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2)
@@ -180,12 +180,13 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Matrix products in bf16 where ``precision`` says so; weights stay as they are."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+def autocast(device: torch.device, precision: TrainingPrecision) -> AbstractContextManager[None]:
+    """Matrix products in ``precision``; weights stay as they are, in fp32."""
+    dtype = getattr(torch, FORMATS[precision].torch)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def fast_precision(device: torch.device | str) -> Precision:
+def fast_precision(device: torch.device | str) -> TrainingPrecision:
     """``bf16`` where the device multiplies it in hardware, else ``fp32``, which is faster there."""
     device = usable_device(device)
     if device.type == "cuda":

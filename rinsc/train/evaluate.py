@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from rinsc.cost.memory import Precision
 from rinsc.data.batches import TokenizedCorpus, cut_windows, evenly_spaced
+from rinsc.formats import TrainingPrecision
 from rinsc.graph import Rounds
 from rinsc.train.devices import autocast
 from rinsc.train.metrics import Part
@@ -136,7 +136,7 @@ def evaluate(
     held_out: HeldOut,
     *,
     rounds: Rounds = None,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
     observe: Observe = lambda done, count: None,
 ) -> Evaluation:
     """``model`` on held-out windows: a module that gives logits, or a model of transformers.
@@ -157,7 +157,7 @@ def evaluate_blocks(
     blocks: Blocks,
     *,
     rounds: Rounds = None,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
     observe: Observe = lambda done, count: None,
 ) -> tuple[Evaluation, BlockLosses]:
     """`evaluate`, and the losses of each block."""
@@ -200,7 +200,7 @@ def bits_per_byte(
     held_out: HeldOut,
     *,
     rounds: Rounds = None,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
 ) -> float:
     """`evaluate`, as the one number: nats / ln 2 / bytes of text that the targets cover."""
     return evaluate(model, held_out, rounds=rounds, precision=precision).bits_per_byte

@@ -16,7 +16,7 @@ from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.memory import TrainingStep
 from rinsc.cost import executed_params, memory, stored_params, visits_of_blocks
-from rinsc.cost.memory import Precision
+from rinsc.formats import TrainingPrecision
 from rinsc.graph import build_graph, unroll
 from rinsc.layers import layer_kind
 from rinsc.ops import Activation
@@ -58,7 +58,7 @@ def test_weights_gradients_and_optimizer_state_are_what_torch_holds() -> None:
     assert report.optimizer_bytes == sum(moments)
 
 
-def held_bytes(spec: ModelSpec, batch: int, seq: int, precision: Precision = "fp32") -> int:
+def held_bytes(spec: ModelSpec, batch: int, seq: int, precision: TrainingPrecision = "fp32") -> int:
     """Every distinct storage that autograd keeps for a step, parameters and tables aside.
 
     Of a language model it is the step of `rinsc train`, of others the plain module's.
@@ -101,12 +101,14 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("precision", get_args(TrainingPrecision))
 @pytest.mark.parametrize(
     ("text", "kind"),
     [(text, kind) for kind in sorted(KINDS) for text in ("AB", "(A^3)B")] + OPTIONS,
 )
-def test_activations_bound_what_autograd_keeps(text: str, kind: str, precision: Precision) -> None:
+def test_activations_bound_what_autograd_keeps(
+    text: str, kind: str, precision: TrainingPrecision
+) -> None:
     layers = stack_of(parse(text), each=1)
     spec = model_spec(text, preset="tiny", kind=kind, layers=layers)
     bound = memory(build_graph(spec), 64, batch=4, precision=precision).activation_bytes
@@ -114,9 +116,11 @@ def test_activations_bound_what_autograd_keeps(text: str, kind: str, precision: 
     assert held <= bound <= 1.05 * held
 
 
-@given(spec=specs(options=True, max_visits=6), precision=st.sampled_from(get_args(Precision)))
+@given(
+    spec=specs(options=True, max_visits=6), precision=st.sampled_from(get_args(TrainingPrecision))
+)
 @settings(max_examples=25)
-def test_the_bound_holds_for_any_model(spec: ModelSpec, precision: Precision) -> None:
+def test_the_bound_holds_for_any_model(spec: ModelSpec, precision: TrainingPrecision) -> None:
     assume(spec.head_dim > 2)  # of so few, PyTorch takes a kernel that is not fused
     bound = memory(build_graph(spec), 11, batch=2, precision=precision).activation_bytes
     assert held_bytes(spec, 2, 11, precision) <= bound

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rinsc.backends.onnx import OnnxModel, Session, counted_flops, to_onnx
+from rinsc.backends.onnx.precision import parse_precision
 from rinsc.backends.onnx.run.benchmark import (
     GENERATIONS,
     Speed,
@@ -19,7 +20,6 @@ from rinsc.backends.onnx.run.benchmark import (
     own_memory_bytes,
     token_cost,
 )
-from rinsc.backends.onnx.write.precision import parse_precision
 from rinsc.graph import Rounds, Visit, build_graph, unroll
 from rinsc.spec import ModelSpec
 from tests.onnx.models import lively_model, random_ids, small_spec

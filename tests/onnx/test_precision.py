@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rinsc.backends.onnx.write.precision import (
+from rinsc.backends.onnx.precision import (
     BLOCK_SIZES,
     EMBEDDING_FORMATS,
     FLOAT_TYPES,

@@ -16,6 +16,7 @@ ORDER = (
     "resources",
     "extras",
     "progress",
+    "formats",
     "syntax",
     "spec",
     "graph",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rinsc.cost.memory import Precision
+from rinsc.formats import TrainingPrecision
 from rinsc.train.devices import autocast, fast_precision
 
 CPU = torch.device("cpu")
@@ -34,6 +34,8 @@ def test_an_unknown_device_stays_with_fp32() -> None:
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
-def test_products_run_in_the_precision_asked_for(precision: Precision, dtype: torch.dtype) -> None:
+def test_products_run_in_the_precision_asked_for(
+    precision: TrainingPrecision, dtype: torch.dtype
+) -> None:
     with autocast(CPU, precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

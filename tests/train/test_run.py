@@ -16,10 +16,10 @@ from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch import to_torch
 from rinsc.backends.torch.weights import load_weights
 from rinsc.cost import training_flops
-from rinsc.cost.memory import Precision
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import CheckpointError, DataError, RinscError, SpecError
 from rinsc.fingerprints import fingerprint
+from rinsc.formats import TrainingPrecision
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.train import run
@@ -45,7 +45,7 @@ def test_training_is_a_plain_loop_to_the_last_bit(
     config: TrainConfig,
     folder: RunFolder,
     text: str,
-    precision: Precision,
+    precision: TrainingPrecision,
 ) -> None:
     spec = dataclasses.replace(spec, signature=parse(text))
     config = dataclasses.replace(config, precision=precision)
@@ -62,7 +62,7 @@ def test_parts_of_a_batch_come_to_the_whole(
     tokens: TokenizedCorpus,
     config: TrainConfig,
     folder: RunFolder,
-    precision: Precision,
+    precision: TrainingPrecision,
 ) -> None:
     config = dataclasses.replace(config, accumulate=3, precision=precision)
     plain, whole, model = fresh_module(spec), fresh_module(spec), fresh(spec)
@@ -204,7 +204,7 @@ def test_other_rounds_are_trained_and_counted(
     tokens: TokenizedCorpus,
     config: TrainConfig,
     folder: RunFolder,
-    precision: Precision,
+    precision: TrainingPrecision,
 ) -> None:
     model = fresh(spec)
     shallow = dataclasses.replace(config, rounds=1, precision=precision)

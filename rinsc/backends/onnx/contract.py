@@ -17,6 +17,7 @@ DATA_FILE = f"{MODEL_FILE}.data"  # the weights, in pages that a runtime can map
 
 PAST, PRESENT = "past_key_values.", "present."  # then the number of a slot, and key or value
 USED = "rounds_used_"  # outputs of models whose rounds may end early, by repeat
+FLOAT16, BFLOAT16 = 10, 16  # of onnx.TensorProto.DataType; numpy has no bfloat16
 
 
 class Key(StrEnum):

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from rinsc.cost import memory, stored_params
-from rinsc.cost.memory import FULL, Checkpointing, Precision
+from rinsc.cost.memory import FULL, Checkpointing
 from rinsc.cost.params import block_params
 from rinsc.errors import LoweringError, plural
+from rinsc.formats import TrainingPrecision
 from rinsc.graph import BlockGraph, Rounds
 
 # Where Linux tells a container's limit: control groups of version 2, and 1.
@@ -67,7 +68,7 @@ class TrainingStep:
     seq: int
     batch: int
     rounds: Rounds = None
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     checkpointing: Checkpointing = "none"
     accumulate: int = 1
     processes: int = 1

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.backends.onnx.precision import EMBEDDING, Precision
 from rinsc.backends.onnx.run.session import Session
-from rinsc.backends.onnx.write.precision import EMBEDDING, WEIGHT_ONLY_BITS, Precision
 from rinsc.cost import forward_flops
+from rinsc.formats import FORMATS
 from rinsc.graph import BlockGraph, Rounds
 from rinsc.storage.files import parse_json
 from rinsc.storage.folders import temporary_folder
@@ -28,7 +29,6 @@ Observer: TypeAlias = Callable[[float], None]  # told which part of the work is 
 SECONDS = 25.0  # spent where generations take longer than that
 GENERATIONS = 17  # of each number of rounds; the first one warms up
 WARM_TOKENS = 4
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8-dynamic": 1}
 SCALE_BYTES = 4
 
 
@@ -121,7 +121,7 @@ def token_cost(
         with_cache = (two.total - 2 * one.total) // 2
         spec = graph.spec
         elements = with_cache / 2 * spec.kv_heads / spec.heads * seen_tokens
-        bytes_read += elements * BYTES[precision.float_type]
+        bytes_read += elements * FORMATS[precision.float_type].bytes
     whole = forward_flops(graph, seen_tokens, rounds=rounds).total
     return TokenCost(whole // seen_tokens if cached else whole, round(bytes_read))
 
@@ -210,11 +210,11 @@ def _ms_since(begun: float) -> float:
 
 def _bytes_per_weight(precision: Precision, stored: str) -> float:
     """Of a matrix in this format; scales and zero points included."""
-    bits = WEIGHT_ONLY_BITS.get(stored)
-    if bits is None:
-        return BYTES[stored]
-    zero_point = bits / 8 if precision.has_zero_points(bits) else 0
-    return bits / 8 + (SCALE_BYTES + zero_point) / precision.block_size
+    row = FORMATS[stored]
+    if row.arithmetic != "weights":
+        return row.bytes
+    zero_point = row.bytes if precision.has_zero_points(row.bits) else 0
+    return row.bytes + (SCALE_BYTES + zero_point) / precision.block_size
 
 
 def metadata_of(file: Path) -> Mapping[str, str]:

@@ -10,10 +10,8 @@ from weakref import ref
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.contract import PAST, PRESENT
+from rinsc.backends.onnx.contract import BFLOAT16, PAST, PRESENT
 from rinsc.errors import LoweringError
-
-BFLOAT16 = 16  # ONNX's number of the type, of which numpy has none
 
 # Element types of a cache as the runtime names them, and what its values are made from.
 TYPES: Mapping[str, Any] = {

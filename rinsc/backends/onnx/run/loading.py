@@ -10,7 +10,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.backends.onnx.contract import MODEL_FILE, Key
+from rinsc.backends.onnx.contract import BFLOAT16, FLOAT16, MODEL_FILE, Key
 from rinsc.backends.onnx.integrity import check_requests, compared, newer_model
 from rinsc.backends.onnx.outline import FIRST_BYTE, Outline, read_outline
 from rinsc.backends.onnx.run.providers import (
@@ -27,7 +27,6 @@ from rinsc.storage.files import parse_json, parse_toml
 if TYPE_CHECKING:
     from rinsc.backends.onnx.write.file import OnnxModel
 
-FLOAT16, BFLOAT16 = 10, 16  # of onnx.TensorProto.DataType
 # What the runtime computes while it loads, of whatever a file says.
 FOLDING = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
 FOLDED_BYTES = "optimization.constant_folding_max_output_size_in_bytes"

@@ -16,15 +16,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from rinsc.backends.onnx.operators import RUNTIME, RUNTIME_OPERATORS, is_ours
-from rinsc.backends.onnx.write.precision import Precision
+from rinsc.backends.onnx.precision import Precision
 from rinsc.backends.onnx.write.weights import Moments, Weights, no_moments
+from rinsc.formats import FORMATS, names
 from rinsc.ops import Dim, Shape
 
 FLOAT = ir.DataType.FLOAT
 INT32 = ir.DataType.INT32
 INT64 = ir.DataType.INT64
 BOOL = ir.DataType.BOOL
-REALS = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+REALS = {name: ir.DataType[FORMATS[name].onnx] for name in names(arithmetic="floats")}
 FULL = Precision()
 VISIT = "rinsc.visit"  # of a node: the visit that it was added for
 

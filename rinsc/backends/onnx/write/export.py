@@ -12,18 +12,18 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rinsc.__about__ import __version__
 from rinsc.backends.onnx.contract import Key
+from rinsc.backends.onnx.precision import (
+    FLOAT_TYPES,
+    Precision,
+    check_blocks,
+    parse_precision,
+)
 from rinsc.backends.onnx.write.builder import FULL
 from rinsc.backends.onnx.write.emit import emit_graph
 from rinsc.backends.onnx.write.exits import Exit, check_exit, parse_exit
 from rinsc.backends.onnx.write.file import OnnxModel
 from rinsc.backends.onnx.write.form import Form
 from rinsc.backends.onnx.write.fusion import can_fuse, fuse_skip_norms
-from rinsc.backends.onnx.write.precision import (
-    FLOAT_TYPES,
-    Precision,
-    check_blocks,
-    parse_precision,
-)
 from rinsc.backends.onnx.write.weights import HasStateDict, Moments, no_moments, weights_of
 from rinsc.errors import LoweringError
 from rinsc.fingerprints import fingerprint

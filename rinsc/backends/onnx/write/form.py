@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rinsc.backends.onnx.precision import Precision
 from rinsc.backends.onnx.write.builder import FULL
 from rinsc.backends.onnx.write.exits import Exit
-from rinsc.backends.onnx.write.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from rinsc.backends.onnx.precision import FLOAT_TYPES, WEIGHT_ONLY_BITS
 from rinsc.backends.onnx.write.builder import REALS, OpBuilder
-from rinsc.backends.onnx.write.precision import FLOAT_TYPES, WEIGHT_ONLY_BITS
 from rinsc.backends.onnx.write.quantize import blockwise, per_channel_int8
 from rinsc.backends.onnx.write.rounding import Bits
 from rinsc.ops import Shape

@@ -6,18 +6,19 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal, TypeAlias
+from typing import Literal, cast
 
 from rinsc.errors import Problem, UsageError, did_you_mean, nearest
+from rinsc.formats import FORMATS, FloatType, names
 from rinsc.scalars import plain
 
-FloatType: TypeAlias = Literal["fp32", "fp16", "bf16"]
-
-FLOAT_TYPES: Mapping[str, FloatType] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
-WEIGHT_ONLY_BITS: Mapping[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
-PRECISIONS = (*FLOAT_TYPES, "int8-dynamic", *WEIGHT_ONLY_BITS)
+FLOAT_TYPES = cast("tuple[FloatType, ...]", names(arithmetic="floats"))
+WEIGHT_ONLY_BITS = {
+    name: cast("Literal[4, 8]", FORMATS[name].bits) for name in names(arithmetic="weights")
+}
+PRECISIONS = names()
 BLOCK_SIZES = (32, 128)  # weights with a scale of their own; the first is the default
-KEPT_FORMATS = ("fp32", "fp16")
+KEPT_FORMATS = names(kept=True)
 EMBEDDING_FORMATS = (*KEPT_FORMATS, *WEIGHT_ONLY_BITS)
 EMBEDDING = "embedding"  # what the table is called, in texts and among the weights
 SYMMETRIC = "symmetric"
@@ -64,7 +65,7 @@ class Precision:
     @property
     def float_type(self) -> FloatType:
         """The type of activations and caches, and of whatever is no matrix."""
-        return FLOAT_TYPES.get(self.name, "fp32")
+        return self.name if self.name in FLOAT_TYPES else "fp32"
 
     @property
     def table_format(self) -> str:
@@ -108,7 +109,7 @@ class Precision:
             return self.table_format
         return self.name if owner is None else self.keep.get(owner, self.name)
 
-    def has_zero_points(self, bits: Literal[4, 8]) -> bool:
+    def has_zero_points(self, bits: int) -> bool:
         """Whether scales of so many bits have them: in 8 bits they would gain nothing."""
         return bits == 4 and not self.symmetric
 
