@@ -13,6 +13,7 @@ from rinsc.errors import SignatureError, Span
 from rinsc.syntax.expand import check_limits, flatten
 from rinsc.syntax.options import OF_A_BLOCK, effective, effective_of
 from rinsc.syntax.settings import letter_options, repeat_options
+from rinsc.syntax.towers import tower_signatures
 from rinsc.syntax.tree import (
     MAX_TEXT,
     BlockRef,
@@ -21,6 +22,7 @@ from rinsc.syntax.tree import (
     Repeat,
     Sequence,
     Signature,
+    Towers,
     mentions,
     repeats,
     to_text,
@@ -224,6 +226,23 @@ def canonical(sig: Signature | str) -> str:
 
         sig = parse(sig)
     return to_text(respelled(sig, {}) or sig)
+
+
+def canonical_towers(towers: Towers) -> str:
+    """The canonical spelling: towers sorted by name, each as `canonical` spells it.
+
+    Letters are renamed in order of first use over all towers, and what is said of a letter stands
+    at its first mention of all. Towers at the limits of the notation keep their text.
+    """
+    names: dict[str, str] = {}
+    signatures, spelled = tower_signatures(towers), []
+    for tower in sorted(towers.towers, key=lambda tower: tower.name):
+        spelling = respelled(signatures[tower.name], names)
+        if spelling is None:
+            return to_text(towers)
+        spelled.append(replace(tower, signature=spelling))
+    text = to_text(replace(towers, towers=tuple(spelled)))
+    return text if len(text) <= MAX_TEXT else to_text(towers)
 
 
 def respelled(sig: Signature, names: dict[str, str]) -> Signature | None:

@@ -1,4 +1,4 @@
-"""Several towers in one text: what their signatures share, and their one canonical spelling.
+"""Several towers in one text: what their signatures share.
 
 ``image: AB, text: AC`` has two inputs. Each goes through a block of its own after A, whose weights
 both towers use. What the text says of A in one tower holds in the other: ``image: A[4]B, text: AC``
@@ -12,12 +12,10 @@ from dataclasses import replace
 
 from rinsc.errors import SignatureError, Span
 from rinsc.syntax.bind import bind, unknown_exponent
-from rinsc.syntax.canonical import NOWHERE, respelled
 from rinsc.syntax.expand import free_exponents
 from rinsc.syntax.settings import BlockOptions, letter_options
 from rinsc.syntax.sizes import letter_sizes
 from rinsc.syntax.tree import (
-    MAX_TEXT,
     MAX_TOWERS,
     BlockRef,
     Node,
@@ -27,7 +25,6 @@ from rinsc.syntax.tree import (
     Signature,
     Towers,
     mentions,
-    to_text,
 )
 
 
@@ -80,23 +77,6 @@ def bind_towers(towers: Towers, values: Mapping[str, int]) -> Towers:
     return replace(towers, towers=tuple(bound))
 
 
-def canonical_towers(towers: Towers) -> str:
-    """The canonical spelling: towers sorted by name, each as `canonical` spells it.
-
-    Letters are renamed in order of first use over all towers, and what is said of a letter stands
-    at its first mention of all. Towers at the limits of the notation keep their text.
-    """
-    names: dict[str, str] = {}
-    signatures, spelled = tower_signatures(towers), []
-    for tower in sorted(towers.towers, key=lambda tower: tower.name):
-        spelling = respelled(signatures[tower.name], names)
-        if spelling is None:
-            return to_text(towers)
-        spelled.append(replace(tower, signature=spelling))
-    text = to_text(replace(towers, towers=tuple(spelled)))
-    return text if len(text) <= MAX_TEXT else to_text(towers)
-
-
 def shared_letters(towers: Towers) -> tuple[str, ...]:
     """The letters of blocks that several towers use, in order of first use."""
     users: dict[str, set[str]] = {}
@@ -113,7 +93,7 @@ def _error(code: str, message: str, towers: Towers, span: Span, hint: str) -> Si
 def _letter_facts(towers: Towers) -> tuple[dict[str, int | None], dict[str, BlockOptions]]:
     """Sizes and options of the letters of all towers, as if one signature mentioned them."""
     items = tuple(item for tower in towers.towers for item in tower.signature.body.items)
-    everything = Signature(Sequence(items, NOWHERE), 1, towers.source)
+    everything = Signature(Sequence(items, Span(0, 0)), 1, towers.source)
     sizes = letter_sizes(everything)
     for sig in towers.signatures.values():
         letter_sizes(sig)  # which knows the degree

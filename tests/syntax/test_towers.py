@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from rinsc.errors import SignatureError
 from rinsc.syntax import identity, parse, to_text
+from rinsc.syntax.canonical import canonical_towers
 from rinsc.syntax.identity import Identity, identity_of_towers
 from rinsc.syntax.parser import parse_towers
-from rinsc.syntax.towers import bind_towers, canonical_towers, shared_letters, tower_signatures
+from rinsc.syntax.towers import bind_towers, shared_letters, tower_signatures
 from tests.strategies import nested_signatures, signatures
 from tests.syntax import oracle
 
