@@ -12,7 +12,7 @@ import numpy as np
 
 from rinsc.extras import require
 from rinsc.storage.files import atomic_path
-from rinsc.train.metrics import Metrics, Part
+from rinsc.training.metrics import Metrics, Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,7 +25,7 @@ from rinsc.graph import at_rounds, build_graph
 from rinsc.sampling import Sampling
 from rinsc.scalars import plain, real, truth, whole
 from rinsc.spec import spec_to_toml, with_signature
-from rinsc.train.config import TrainConfig, config_to_toml
+from rinsc.training.config import TrainConfig, config_to_toml
 from rinsc.variants.costed import Limits
 from rinsc.variants.enumerate import variants
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rinsc.backends.hf import RinscForCausalLM
     from rinsc.graph import Rounds
     from rinsc.spec import ModelSpec
-    from rinsc.train.run_folder import RunFolder
+    from rinsc.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def refuse_onnx_options(onnx: OnnxOptions, *, cache: bool) -> None:
 
 
 def _check_no_run(path: Path) -> None:
-    from rinsc.train.run_folder import RunFolder
+    from rinsc.training.run_folder import RunFolder
 
     if RunFolder(path).model_spec.exists():
         message = "the folder holds a training run; a model folder is one of its own"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rinsc.backends.torch import CompiledModule
     from rinsc.data.tokenizer import TokenIds
     from rinsc.spec import ModelSpec
-    from rinsc.train.run_folder import RunFolder
+    from rinsc.training.run_folder import RunFolder
 
 NO_TABLE = "there is no table of the loss"
 
@@ -119,7 +119,7 @@ def _check_place(request: Request, *, genai: bool) -> None:
 
 
 def _check_no_run(path: Path) -> None:
-    from rinsc.train.run_folder import RunFolder
+    from rinsc.training.run_folder import RunFolder
 
     there = RunFolder(path)
     own = (there.model_spec, there.config, there.data_record, there.metrics, there.result)
@@ -157,7 +157,7 @@ def _held_out(request: Request, form: OnnxForm, *, measured: bool) -> str | None
         return None
     if not measured:
         return None
-    from rinsc.train.heldout import held_out_sample
+    from rinsc.training.heldout import held_out_sample
 
     try:
         return held_out_sample(request.run)
@@ -184,7 +184,7 @@ def _calibration(request: Request, form: OnnxForm, options: OnnxOptions) -> Toke
             )
         return request.weights is not None
     from rinsc.data.tokenizer import load_tokenizer
-    from rinsc.train.heldout import run_text
+    from rinsc.training.heldout import run_text
 
     try:
         tokens = run_text(request.run, load_tokenizer(request.run.tokenizer)).train

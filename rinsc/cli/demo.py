@@ -27,12 +27,12 @@ from rinsc.plots import curve, draw_rounds, draw_training
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.storage.files import make_folder, write_atomically
-from rinsc.train.compare import Contender, train_pair
-from rinsc.train.config import TrainConfig
-from rinsc.train.devices import fast_precision
-from rinsc.train.evaluate import held_out_windows, quality_against_rounds
-from rinsc.train.metrics import read_metrics
-from rinsc.train.progress import TrainingProgress
+from rinsc.training.compare import Contender, train_pair
+from rinsc.training.config import TrainConfig
+from rinsc.training.devices import fast_precision
+from rinsc.training.evaluate import held_out_windows, quality_against_rounds
+from rinsc.training.metrics import read_metrics
+from rinsc.training.progress import TrainingProgress
 from rinsc.verification import LOGIT_LIMIT, dial_gaps
 
 if TYPE_CHECKING:

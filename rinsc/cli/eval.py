@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from rinsc.evaluation.harness import Tasks
     from rinsc.graph import Rounds
     from rinsc.plots import Mark
-    from rinsc.train.evaluate import Evaluation
-    from rinsc.train.finished import FinishedRun
+    from rinsc.training.evaluate import Evaluation
+    from rinsc.training.finished import FinishedRun
 
 PICTURE = "eval.svg"  # in the run folder
 MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature
@@ -103,8 +103,8 @@ def eval_(
     _check_tasks(tasks, include, limit)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
     from rinsc.evaluation.verdict import require_margin
-    from rinsc.train.devices import find_devices
-    from rinsc.train.finished import trained_run
+    from rinsc.training.devices import find_devices
+    from rinsc.training.finished import trained_run
 
     require_margin(margin)
     found = trained_run(Path(run))

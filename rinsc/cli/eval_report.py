@@ -14,8 +14,8 @@ from rinsc.errors import plural
 if TYPE_CHECKING:
     from rinsc.evaluation.harness import TaskScore
     from rinsc.evaluation.verdict import Comparison, Difference, Verdict
-    from rinsc.train.evaluate import Evaluation
-    from rinsc.train.metrics import Part
+    from rinsc.training.evaluate import Evaluation
+    from rinsc.training.metrics import Part
 
 
 @dataclass(frozen=True)

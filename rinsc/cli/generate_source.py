@@ -91,7 +91,7 @@ def pytorch(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool) 
     from rinsc.backends.torch.generate import row_logits
     from rinsc.graph import beyond_training, build_graph, resolve_rounds
     from rinsc.layers import require_language_model
-    from rinsc.train.run_folder import begun_tokenizer
+    from rinsc.training.run_folder import begun_tokenizer
 
     folder = open_run(model)
     graph = build_graph(run_spec(folder))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rinsc.evaluation.quality import Quality
     from rinsc.graph import BlockGraph, Rounds
-    from rinsc.train.run_folder import RunFolder
+    from rinsc.training.run_folder import RunFolder
 
 MOST_ROWS = 8
 QUIET_SECONDS = 2.0
@@ -118,8 +118,8 @@ def rounds_to_show(
 def _trained_rounds(run: RunFolder, graph: BlockGraph) -> dict[str, int]:
     """The rounds of every repeat in training: those that it was told, else those written."""
     from rinsc.graph import resolve_rounds
-    from rinsc.train.config import config_from_toml
-    from rinsc.train.schedules import told_rounds
+    from rinsc.training.config import config_from_toml
+    from rinsc.training.schedules import told_rounds
 
     written = resolve_rounds(graph, None)
     if not run.config.is_file():

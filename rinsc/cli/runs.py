@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rinsc.backends.torch import CompiledModule
     from rinsc.graph import BlockGraph, Rounds
     from rinsc.spec import ModelSpec
-    from rinsc.train.run_folder import RunFolder
+    from rinsc.training.run_folder import RunFolder
 
 
 def is_run(model: str) -> bool:
@@ -44,8 +44,8 @@ def find_run(text: str) -> RunFolder:
 
     Raises CheckpointError, also for an adapter that is not merged.
     """
-    from rinsc.train.run_folder import RunFolder
-    from rinsc.train.saved_model import is_saved_model, refuse_adapter, saved_model_hint
+    from rinsc.training.run_folder import RunFolder
+    from rinsc.training.saved_model import is_saved_model, refuse_adapter, saved_model_hint
 
     folder = RunFolder(Path(text))
     refuse_adapter(folder)
@@ -59,8 +59,8 @@ def find_run(text: str) -> RunFolder:
 def open_run(text: str) -> RunFolder:
     """The folder of a finished run or of a saved model, with its weights; raises
     CheckpointError."""
-    from rinsc.train.run_folder import check_files
-    from rinsc.train.saved_model import check_tokenizer_file, is_saved_model
+    from rinsc.training.run_folder import check_files
+    from rinsc.training.saved_model import check_tokenizer_file, is_saved_model
 
     folder = find_run(text)
     if folder.weights.is_file():
@@ -79,8 +79,8 @@ def open_run(text: str) -> RunFolder:
 
 def is_model_folder(text: str) -> bool:
     """Whether a run, a saved model or an adapter lies there, to be opened or refused."""
-    from rinsc.train.run_folder import RunFolder
-    from rinsc.train.saved_model import ADAPTER, is_saved_model
+    from rinsc.training.run_folder import RunFolder
+    from rinsc.training.saved_model import ADAPTER, is_saved_model
 
     folder = RunFolder(Path(text))
     if not os.path.isdir(text):
@@ -91,14 +91,14 @@ def is_model_folder(text: str) -> bool:
 
 def run_spec(folder: RunFolder) -> ModelSpec:
     """The spec of a run or of a saved model."""
-    from rinsc.train.saved_model import folder_spec
+    from rinsc.training.saved_model import folder_spec
 
     return folder_spec(folder)
 
 
 def own_rounds(folder: RunFolder | None) -> Rounds:
     """The rounds that a saved model runs where none are asked; None for those written."""
-    from rinsc.train.saved_model import saved_rounds
+    from rinsc.training.saved_model import saved_rounds
 
     return None if folder is None else saved_rounds(folder)
 
@@ -116,8 +116,8 @@ def run_trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int
     """The most rounds of every repeat in this run: as it was told, else by the signature. Of a
     saved model those that its config says are trained."""
     from rinsc.graph import resolve_rounds, trained_rounds
-    from rinsc.train.config import config_from_toml
-    from rinsc.train.schedules import told_rounds
+    from rinsc.training.config import config_from_toml
+    from rinsc.training.schedules import told_rounds
 
     if not folder.config.is_file():
         return trained_rounds(graph) | resolve_rounds(graph, own_rounds(folder))

@@ -35,12 +35,12 @@ from rinsc.extras import require
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
-    from rinsc.train.budget import Budget
-    from rinsc.train.config import TrainConfig
-    from rinsc.train.devices import Devices
-    from rinsc.train.run import TrainResult
-    from rinsc.train.run_folder import RunFolder
-    from rinsc.train.warm_start import Source
+    from rinsc.training.budget import Budget
+    from rinsc.training.config import TrainConfig
+    from rinsc.training.devices import Devices
+    from rinsc.training.result import TrainResult
+    from rinsc.training.run_folder import RunFolder
+    from rinsc.training.warm_start import Source
 
 DEFAULT_STEPS = 1000
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -128,9 +128,9 @@ def train(
         baseline = None if match is None else spec_like(spec, match, {})
         config = _config(settings, spec, spent, baseline)
     _quieten()
-    from rinsc.train.devices import find_devices
-    from rinsc.train.fits import check_devices
-    from rinsc.train.run_folder import RunFolder, check_run_folder
+    from rinsc.training.devices import find_devices
+    from rinsc.training.fits import check_devices
+    from rinsc.training.run_folder import RunFolder, check_run_folder
 
     place = find_devices(device, shard=shard, recursed=recursed)
     with place.lost_processes(), ExitStack() as held:
@@ -180,14 +180,14 @@ def _required(data: str | None, output: Path | None) -> tuple[str, Path]:
 def _source(path: str, output: Path, *, overwrite: bool) -> Source:
     """The run that ``--from`` names, found before anything else."""
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
-    from rinsc.train.run_folder import RunFolder
-    from rinsc.train.warm_start import open_source
+    from rinsc.training.run_folder import RunFolder
+    from rinsc.training.warm_start import open_source
 
     return open_source(path, RunFolder(output), anew=overwrite)
 
 
 def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: int | None) -> Budget:
-    from rinsc.train.budget import Budget
+    from rinsc.training.budget import Budget
 
     given = [
         *([] if budget is None else [parse_budget(budget)]),
@@ -205,8 +205,8 @@ def _config(
     settings: TrainOptions, spec: ModelSpec, budget: Budget, baseline: ModelSpec | None
 ) -> TrainConfig:
     """The settings with their budget; warm-up and evaluations fit its steps."""
-    from rinsc.train.budget import matched, with_budget
-    from rinsc.train.fits import check_settings
+    from rinsc.training.budget import matched, with_budget
+    from rinsc.training.fits import check_settings
 
     config = settings.config(
         spec.context, precision=settings.precision, compile=settings.compile, steps=1
@@ -227,7 +227,7 @@ def _as_fast_as_possible(
     """What ``--fast`` comes to on this device; raises RinscError for a compiler that was asked for
     and does not work."""
     from rinsc.errors import RinscError
-    from rinsc.train.devices import fast_precision, require_compiler
+    from rinsc.training.devices import fast_precision, require_compiler
 
     try:
         require_compiler(place.device)
@@ -258,7 +258,7 @@ def _trackers(track: Sequence[str]) -> tuple[str, ...]:
 
 def _print_plan(spec: ModelSpec, config: TrainConfig, data: str, place: Devices) -> None:
     """What is about to be spent, in all three units."""
-    from rinsc.train.budget import spending
+    from rinsc.training.budget import spending
 
     if not place.is_first:
         return
@@ -285,7 +285,7 @@ def _print_result(
     result: TrainResult, spec: ModelSpec, config: TrainConfig, folder: RunFolder, *, json: bool
 ) -> None:
     if json:
-        from rinsc.train.run import result_facts
+        from rinsc.training.result import result_facts
 
         facts = {"run": str(folder.path), **result_facts(spec, config, result)}
         print_json(facts)

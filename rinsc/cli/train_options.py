@@ -14,8 +14,8 @@ from rinsc.errors import UsageError
 from rinsc.formats import TrainingPrecision
 
 if TYPE_CHECKING:
-    from rinsc.train.budget import Budget
-    from rinsc.train.config import TrainConfig
+    from rinsc.training.budget import Budget
+    from rinsc.training.config import TrainConfig
 
 MAX_WARMUP = 50
 WARMUP_SHARE = 0.1
@@ -101,7 +101,7 @@ class TrainOptions:
 
     def config(self, context: int, **given: object) -> TrainConfig:
         """The settings, without a budget yet; raises SpecError for bad values."""
-        from rinsc.train.config import config_from_mapping
+        from rinsc.training.config import config_from_mapping
 
         values = {
             "batch_sequences": self.batch,
@@ -144,7 +144,7 @@ OPTION_OF_SETTING = {
 
 def parse_budget(text: str) -> Budget:
     """``1e18``, ``1e18 flops``, ``6e9tokens``, ``1000 steps``; raises UsageError."""
-    from rinsc.train.budget import Budget
+    from rinsc.training.budget import Budget
 
     match = _BUDGET.fullmatch(text.strip())
     try:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rinsc.data.documents import Source as Corpus
     from rinsc.data.tokenizer import BytePairTokenizer
     from rinsc.spec import ModelSpec
-    from rinsc.train.config import TrainConfig
-    from rinsc.train.devices import Devices
-    from rinsc.train.run import TrainResult
-    from rinsc.train.run_folder import RunFolder
-    from rinsc.train.warm_start import Source
+    from rinsc.training.config import TrainConfig
+    from rinsc.training.devices import Devices
+    from rinsc.training.result import TrainResult
+    from rinsc.training.run_folder import RunFolder
+    from rinsc.training.warm_start import Source
 
 TOKENIZER_BYTES = 50_000_000  # of text that a tokenizer is learned from
 
@@ -33,7 +33,7 @@ def spec_for(source: Source, model: str, options: ModelOptions) -> ModelSpec:
     A file, a run folder and a preset have dimensions of their own.
     """
     from rinsc.syntax import bind, parse
-    from rinsc.train.warm_start import spec_from
+    from rinsc.training.warm_start import spec_from
 
     if options.preset is not None or model.endswith(".toml") or is_run(model):
         return options.spec(model)
@@ -54,9 +54,9 @@ def finished(
     """The result of this very run, where it is finished, as when a command is repeated until it
     succeeds; raises OutputError where the folder holds another one."""
     from rinsc.data.tokenizer import load_tokenizer
-    from rinsc.train.resuming import another_run
-    from rinsc.train.run import finished_result
-    from rinsc.train.run_folder import RunFolder, begun_tokenizer
+    from rinsc.training.result import finished_result
+    from rinsc.training.resuming import another_run
+    from rinsc.training.run_folder import RunFolder, begun_tokenizer
 
     folder = RunFolder(output)
 
@@ -97,9 +97,9 @@ def prepare_text(
     """
     from rinsc.data.corpora import open_corpus
     from rinsc.data.tokenizer import tokenizer_from_state
-    from rinsc.train.fits import check_fits, check_vocabulary
-    from rinsc.train.resuming import require_same_run
-    from rinsc.train.warm_start import check_source
+    from rinsc.training.fits import check_fits, check_vocabulary
+    from rinsc.training.resuming import require_same_run
+    from rinsc.training.warm_start import check_source
 
     def prepare() -> str:
         corpus = open_corpus(data)
@@ -130,7 +130,7 @@ def take_over(
 ) -> None:
     """The run folder is this run's alone as long as it is ``held``: from here on an old one may go,
     as this one can start."""
-    from rinsc.train.run_folder import alone_in, open_run_folder
+    from rinsc.training.run_folder import alone_in, open_run_folder
 
     def take() -> None:
         held.enter_context(alone_in(folder))
@@ -176,7 +176,7 @@ def _tokenizer(
 ) -> BytePairTokenizer:
     """The given one, that of the run that goes on or is begun with, or one learned here."""
     from rinsc.data.tokenizer import load_tokenizer
-    from rinsc.train.run_folder import begun_tokenizer
+    from rinsc.training.run_folder import begun_tokenizer
 
     begun = begun_tokenizer(folder) if resume else None
     if given is not None:
@@ -213,8 +213,8 @@ def run(
     *,
     resume: bool,
 ) -> TrainResult:
-    from rinsc.train.progress import TrainingProgress
-    from rinsc.train.run import StoppedError, train
+    from rinsc.training.progress import TrainingProgress
+    from rinsc.training.run import StoppedError, train
 
     spec = module.model.spec
     progress = TrainingProgress(spec.text, silent=not place.is_first)

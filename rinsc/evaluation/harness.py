@@ -21,7 +21,7 @@ from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError, RinscError, UsageError, nearest
 from rinsc.extras import require
 from rinsc.graph import Rounds
-from rinsc.train.finished import FinishedRun
+from rinsc.training.finished import FinishedRun
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -12,7 +12,7 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus
 from rinsc.progress import PreparationProgress
-from rinsc.train.evaluate import (
+from rinsc.training.evaluate import (
     BlockLosses,
     Blocks,
     Evaluation,
@@ -23,9 +23,9 @@ from rinsc.train.evaluate import (
     held_out_windows,
     window_blocks,
 )
-from rinsc.train.finished import FinishedRun
-from rinsc.train.heldout import run_text
-from rinsc.train.metrics import Part
+from rinsc.training.finished import FinishedRun
+from rinsc.training.heldout import run_text
+from rinsc.training.metrics import Part
 
 ProgressFactory = Callable[[str], PreparationProgress]
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.errors import DataError, UsageError, plural
-from rinsc.train.evaluate import BlockLosses
-from rinsc.train.finished import FinishedRun
+from rinsc.training.evaluate import BlockLosses
+from rinsc.training.finished import FinishedRun
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

@@ -20,11 +20,12 @@ from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import to_torch
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.train.config import TrainConfig
-from rinsc.train.devices import fast_precision
-from rinsc.train.metrics import Metrics
-from rinsc.train.run import TrainResult, train
-from rinsc.train.run_folder import open_run_folder
+from rinsc.training.config import TrainConfig
+from rinsc.training.devices import fast_precision
+from rinsc.training.metrics import Metrics
+from rinsc.training.result import TrainResult
+from rinsc.training.run import train
+from rinsc.training.run_folder import open_run_folder
 from tests.bench.timing import Timing, table
 
 VOCAB, CONTEXT, BATCH = 512, 128, 8

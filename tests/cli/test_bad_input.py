@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.run_folder import RunFolder
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 

@@ -20,7 +20,7 @@ from rinsc.cli.runs import open_run, run_model
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import UsageError
 from rinsc.evaluation.quality import compare_quality
-from rinsc.train.evaluate import HeldOut, bits_per_byte
+from rinsc.training.evaluate import HeldOut, bits_per_byte
 from tests.cli.command_line import Result, run_cli
 
 Compile = Callable[..., Path]

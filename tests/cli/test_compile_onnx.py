@@ -22,8 +22,8 @@ from rinsc.data.batches import cut_windows
 from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.spec import model_spec
-from rinsc.train import evaluate
-from rinsc.train.run_folder import RunFolder
+from rinsc.training import evaluate
+from rinsc.training.run_folder import RunFolder
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 

@@ -13,8 +13,8 @@ from rinsc.backends.torch import load_weights, to_torch
 from rinsc.evaluation.measure import read_text
 from rinsc.progress import PreparationProgress
 from rinsc.spec import model_spec
-from rinsc.train import finished
-from rinsc.train.evaluate import evaluate
+from rinsc.training import finished
+from rinsc.training.evaluate import evaluate
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 

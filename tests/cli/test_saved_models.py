@@ -138,7 +138,7 @@ def test_it_is_evaluated_on_a_text(folders: Path, tmp_path: Path) -> None:
     assert row["trained"]
     assert row["bits_per_byte"] != other["bits_per_byte"]
     from rinsc.evaluation.measure import read_text
-    from rinsc.train.finished import trained_run
+    from rinsc.training.finished import trained_run
 
     read = read_text(trained_run(folders / "sharded"), f"text:{text}", 3, _progress)
     windows = torch.stack([torch.as_tensor(each) for each in read.held_out.windows]).long()

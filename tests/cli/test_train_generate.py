@@ -15,9 +15,9 @@ from rinsc.cost import match_compute, training_flops
 from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 from rinsc.spec import model_spec
 from rinsc.syntax import parse
-from rinsc.train import run_folder
-from rinsc.train.config import config_from_toml
-from rinsc.train.run_folder import RunFolder, alone_in
+from rinsc.training import run_folder
+from rinsc.training.config import config_from_toml
+from rinsc.training.run_folder import RunFolder, alone_in
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
@@ -200,8 +200,8 @@ def test_blocks_are_compiled_when_asked(
 ) -> None:
     compiled: list[object] = []
     asked: list[object] = []
-    monkeypatch.setattr("rinsc.train.run.compile_blocks", compiled.append)
-    monkeypatch.setattr("rinsc.train.devices.require_compiler", asked.append)
+    monkeypatch.setattr("rinsc.training.run.compile_blocks", compiled.append)
+    monkeypatch.setattr("rinsc.training.devices.require_compiler", asked.append)
     assert train(corpus, tmp_path / "plain", "--steps", "1").status == 0
     assert compiled == asked == []
     assert train(corpus, tmp_path / "compiled", "--steps", "1", "--compile").status == 0
@@ -215,7 +215,7 @@ def stop_at_the_end(corpus: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rinsc.train.run.write_result", stopped)
+        patch.setattr("rinsc.training.run.write_result", stopped)
         assert train(corpus, folder, "--steps", "3").status == 130
 
 
@@ -252,7 +252,7 @@ def test_a_run_stopped_before_its_checkpoint_is_not_resumed_as_another(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("rinsc.train.trainer.RinscTrainer.training_step", interrupt)
+        patch.setattr("rinsc.training.trainer.RinscTrainer.training_step", interrupt)
         assert train(corpus, folder, "--steps", "3").status == 130
     (tmp_path / "other.txt").write_text(Path(corpus.removeprefix("text:")).read_text()[::-1])
     before = contents(folder)

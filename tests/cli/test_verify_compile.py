@@ -15,7 +15,7 @@ import torch
 from rinsc.backends.onnx import Session
 from rinsc.backends.torch import load_weights, to_torch
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.run_folder import RunFolder
 from rinsc.verification import VerifyRow
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rinsc.train.checkpoint import checkpoints, is_whole
-from rinsc.train.metrics import read_metrics
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.checkpoint import checkpoints, is_whole
+from rinsc.training.metrics import read_metrics
+from rinsc.training.run_folder import RunFolder
 from tests.distributed.ranks import largest_gap
 from tests.train import processes
 from tests.train.processes import Command

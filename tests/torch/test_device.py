@@ -13,7 +13,7 @@ import torch
 import rinsc
 from rinsc.backends.hf import causal_lm
 from rinsc.errors import UsageError
-from rinsc.train.devices import fast_precision, find_devices
+from rinsc.training.devices import fast_precision, find_devices
 from tests.cli.command_line import run_cli
 
 SPEC = rinsc.model_spec("A^2B", preset="tiny", layers=2)

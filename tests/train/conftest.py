@@ -9,8 +9,8 @@ import torch
 
 from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.train.config import TrainConfig
-from rinsc.train.run_folder import RunFolder, open_run_folder
+from rinsc.training.config import TrainConfig
+from rinsc.training.run_folder import RunFolder, open_run_folder
 from tests.data.fixtures import VOCAB, corpus, plays, tokenizer, tokens
 
 __all__ = ["config", "corpus", "folder", "model", "plays", "spec", "tokenizer", "tokens"]

@@ -1,4 +1,4 @@
-"""Training written out in PyTorch alone: what `rinsc.train.run.train` is held against."""
+"""Training written out in PyTorch alone: what `rinsc.training.run.train` is held against."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rinsc.backends.torch import CompiledModule
 from rinsc.data.batches import TokenizedCorpus, cut_windows
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
-from rinsc.train.config import TrainConfig
+from rinsc.training.config import TrainConfig
 from tests.data.whole_batches import TrainingBatches
 
 VECTORS = ("loop_A.adapter.weight",)  # one for each round, in a table

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 SECONDS = 120  # after which a process is taken to hang
-PRELOADED = ["tests.train.processes", "rinsc.cli.train", "rinsc.train.run", "rinsc.data.cache"]
+PRELOADED = ["tests.train.processes", "rinsc.cli.train", "rinsc.training.run", "rinsc.data.cache"]
 
 
 @dataclass(frozen=True)

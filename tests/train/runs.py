@@ -13,10 +13,11 @@ from rinsc.backends.hf import RinscForCausalLM, causal_lm
 from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.spec import ModelSpec
-from rinsc.train.config import TrainConfig
-from rinsc.train.metrics import Metrics, read_metrics
-from rinsc.train.run import TrainResult, train
-from rinsc.train.run_folder import RunFolder, open_run_folder
+from rinsc.training.config import TrainConfig
+from rinsc.training.metrics import Metrics, read_metrics
+from rinsc.training.result import TrainResult
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder, open_run_folder
 
 TIMES = ("seconds", "tokens_per_second", "model_flops_utilization")
 

@@ -15,9 +15,9 @@ from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
-from rinsc.train import schedules as depth
-from rinsc.train.budget import Budget, matched, spending, with_budget
-from rinsc.train.config import TrainConfig
+from rinsc.training import schedules as depth
+from rinsc.training.budget import Budget, matched, spending, with_budget
+from rinsc.training.config import TrainConfig
 
 TEXTS = ["AB", "(A^3)B", "((A^2)B)^2", "(A^5{skip=0.5})B^2"]
 SPECS = {

@@ -21,7 +21,7 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import CheckpointError, OutputError
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
-from rinsc.train.checkpoint import (
+from rinsc.training.checkpoint import (
     MANIFEST,
     checkpoints,
     is_whole,
@@ -32,11 +32,12 @@ from rinsc.train.checkpoint import (
     start_part,
     writing_errors,
 )
-from rinsc.train.config import TrainConfig
-from rinsc.train.resuming import why_unusable
-from rinsc.train.run import result_from_facts, train
-from rinsc.train.run_folder import RunFolder, open_run_folder
-from rinsc.train.trainer import RinscTrainer
+from rinsc.training.config import TrainConfig
+from rinsc.training.result import result_from_facts
+from rinsc.training.resuming import why_unusable
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder, open_run_folder
+from rinsc.training.trainer import RinscTrainer
 from tests.train.runs import EndAt, EndedError, differing, fresh, timeless, trained
 
 DRAWN = "(A^5{skip=0.5, adapter=scale})B^2{sample=uniform(1, 3), inject=gate, init=noise}"
@@ -151,7 +152,7 @@ def test_resuming_at_other_draws_would_be_seen(
     with pytest.raises(EndedError):
         train(fresh(drawn), drawn, tokens, config, folder, observer=EndAt(3))
     monkeypatch.setattr(
-        "rinsc.train.schedules.draw_rounds",
+        "rinsc.training.schedules.draw_rounds",
         lambda graph, seed, step: draw_rounds(graph, seed + 1, step),
     )
     resumed = fresh(drawn)
@@ -399,7 +400,7 @@ def ended(
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.filterwarnings("ignore::rinsc.train.run.CheckpointWarning")
+@pytest.mark.filterwarnings("ignore::rinsc.training.run.CheckpointWarning")
 def test_foreign_files_are_passed_over_though_their_manifest_fits(
     spec: ModelSpec,
     tokens: TokenizedCorpus,

@@ -14,9 +14,9 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
-from rinsc.train.config import TrainConfig
-from rinsc.train.run import train
-from rinsc.train.run_folder import RunFolder, open_run_folder
+from rinsc.training.config import TrainConfig
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder, open_run_folder
 from tests.train.runs import differing, fresh, losses
 
 DRAWN = "(A^5{skip=0.5, adapter=scale})B^2{sample=uniform(1, 3), inject=gate, init=noise}"

@@ -16,9 +16,9 @@ from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
-from rinsc.train.callbacks import Observer
-from rinsc.train.compare import train_pair
-from rinsc.train.config import TrainConfig
+from rinsc.training.compare import train_pair
+from rinsc.training.config import TrainConfig
+from rinsc.training.result import Observer
 from tests.train.runs import Recorder
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rinsc.errors import RinscError
-from rinsc.train.devices import require_compiler
+from rinsc.training.devices import require_compiler
 
 
 def test_no_compiler_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import SpecError
-from rinsc.train.config import (
+from rinsc.training.config import (
     MAX_STEPS,
     TrainConfig,
     config_from_mapping,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from rinsc.errors import MissingExtraError, OutputError
 from rinsc.plots import Curve, apart, curve, draw_rounds, draw_training
-from rinsc.train.metrics import Metrics
+from rinsc.training.metrics import Metrics
 
 CURVES = [
     Curve("AB", (1e12, 3e12, 2e13), (3.5, 2.6, 2.01)),

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rinsc.errors import CheckpointError, RinscError
-from rinsc.train.finished import finished_run
-from rinsc.train.run_folder import RunFolder, check_files
+from rinsc.training.finished import finished_run
+from rinsc.training.run_folder import RunFolder, check_files
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import corpus, run
 

@@ -17,13 +17,13 @@ from rinsc.graph import Rounds, build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
-from rinsc.train.config import TrainConfig
-from rinsc.train.evaluate import bits_per_byte, held_out_windows
-from rinsc.train.fits import check_fits
-from rinsc.train.metrics import read_metrics
-from rinsc.train.run import train
-from rinsc.train.run_folder import RunFolder
-from rinsc.train.schedules import Depths
+from rinsc.training.config import TrainConfig
+from rinsc.training.evaluate import bits_per_byte, held_out_windows
+from rinsc.training.fits import check_fits
+from rinsc.training.metrics import read_metrics
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder
+from rinsc.training.schedules import Depths
 from tests.train.runs import fresh, fresh_module
 
 DRAWN = "(A^5{skip=0.5, adapter=scale})B^2{sample=uniform(1, 3), inject=gate, init=noise}"

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rinsc.errors import UsageError
-from rinsc.train.config import TrainConfig
-from rinsc.train.devices import Devices, find_devices
-from rinsc.train.run_folder import RunFolder
-from rinsc.train.trainer import training_arguments
+from rinsc.training.config import TrainConfig
+from rinsc.training.devices import Devices, find_devices
+from rinsc.training.run_folder import RunFolder
+from rinsc.training.trainer import training_arguments
 
 MEETING = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rinsc.cli import main
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.run_folder import RunFolder
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 

@@ -15,7 +15,7 @@ from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import DataError, UsageError
 from rinsc.evaluation.harness import _prefix_token, find_tasks, score_tasks, trained_model
-from rinsc.train.finished import FinishedRun
+from rinsc.training.finished import FinishedRun
 from tests.train.finished_runs import Runs, recursive, runs
 from tests.train.tasks import Question, write_task
 

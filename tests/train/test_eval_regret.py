@@ -20,9 +20,9 @@ from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.progress import PreparationProgress
 from rinsc.spec import model_spec
-from rinsc.train.config import TrainConfig
-from rinsc.train.evaluate import BlockLosses
-from rinsc.train.finished import FinishedRun, finished_run
+from rinsc.training.config import TrainConfig
+from rinsc.training.evaluate import BlockLosses
+from rinsc.training.finished import FinishedRun, finished_run
 from tests.train.finished_runs import Runs, baseline, recursive, runs, train
 
 __all__ = ["baseline", "recursive", "runs"]

@@ -14,7 +14,7 @@ from rinsc.backends.hf import causal_lm
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.train.evaluate import (
+from rinsc.training.evaluate import (
     HeldOut,
     bits_per_byte,
     byte_blocks,

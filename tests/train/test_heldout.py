@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rinsc.data import corpora
 from rinsc.data.corpora import load_corpus
 from rinsc.errors import DataError
-from rinsc.train.heldout import SAMPLE_BYTES, first_lines, held_out_sample
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.heldout import SAMPLE_BYTES, first_lines, held_out_sample
+from rinsc.training.run_folder import RunFolder
 
 
 @given(st.text(alphabet="aé€😀\n", max_size=40), st.integers(0, 60))

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rinsc.train.callbacks import StopOnSignal
-from rinsc.train.checkpoint import checkpoints, is_whole
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.checkpoint import checkpoints, is_whole
+from rinsc.training.run_folder import RunFolder
+from rinsc.training.signals import StopOnSignal
 from tests.cli.command_line import run_cli
 from tests.train import processes
 from tests.train.runs import timeless

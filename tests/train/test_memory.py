@@ -25,11 +25,11 @@ from rinsc.errors import LoweringError
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
-from rinsc.train.config import TrainConfig
-from rinsc.train.devices import Devices
-from rinsc.train.fits import check_devices, check_fits
-from rinsc.train.run import train
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.config import TrainConfig
+from rinsc.training.devices import Devices
+from rinsc.training.fits import check_devices, check_fits
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder
 from tests.train.runs import fresh
 
 CPU = torch.device("cpu")

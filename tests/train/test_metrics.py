@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rinsc.errors import DataError, OutputError
 from rinsc.plots import curve
-from rinsc.train.metrics import Metrics, MetricsLog, read_metrics, resume_metrics
+from rinsc.training.metrics import Metrics, MetricsLog, read_metrics, resume_metrics
 
 FULL = Path("/dev/full")
 

@@ -16,12 +16,12 @@ from rinsc.graph import build_graph
 from rinsc.layers import weights
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
-from rinsc.train.config import TrainConfig
-from rinsc.train.optimizer import build_optimizer, each_optimizer, learning_rate_scales
-from rinsc.train.run import train
-from rinsc.train.run_folder import RunFolder
-from rinsc.train.schedules import learning_rate
-from rinsc.train.weights import scale_residuals
+from rinsc.training.config import TrainConfig
+from rinsc.training.optimizer import build_optimizer, each_optimizer, learning_rate_scales
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder
+from rinsc.training.schedules import learning_rate
+from rinsc.training.weights import scale_residuals
 from tests.data.whole_batches import TrainingBatches
 from tests.train.runs import differing, fresh, fresh_module
 

@@ -15,9 +15,9 @@ from rinsc.data.batches import TokenizedCorpus, tokenize
 from rinsc.data.documents import Corpus, Document, split
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.spec import ModelSpec
-from rinsc.train.config import TrainConfig
-from rinsc.train.run import train
-from rinsc.train.run_folder import RunFolder, open_run_folder
+from rinsc.training.config import TrainConfig
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder, open_run_folder
 from tests.train.plain import plain_rate
 from tests.train.runs import differing, fresh, fresh_module, losses
 

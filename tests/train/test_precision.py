@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rinsc.formats import TrainingPrecision
-from rinsc.train.devices import autocast, fast_precision
+from rinsc.training.devices import autocast, fast_precision
 
 CPU = torch.device("cpu")
 

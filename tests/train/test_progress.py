@@ -7,10 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
-from rinsc.train.config import TrainConfig
-from rinsc.train.metrics import Metrics, Part
-from rinsc.train.progress import TrainingProgress
-from rinsc.train.run import TrainResult
+from rinsc.training.config import TrainConfig
+from rinsc.training.metrics import Metrics, Part
+from rinsc.training.progress import TrainingProgress
+from rinsc.training.result import TrainResult
 
 RESULT = TrainResult(4, 64, 0.5, 10**12, 3.21, 2.34567, 83.2, 24.8, 0.31, "whole", 1234, 56789)
 
@@ -40,7 +40,7 @@ def test_a_pipe_gets_plain_lines_at_evaluations_and_at_the_end() -> None:
 
 
 def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rinsc.train.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("rinsc.training.progress.LINE_SECONDS", 0.0)
     assert len(_run(terminal=False).splitlines()) == 5
 
 

@@ -23,8 +23,8 @@ from rinsc.evaluation.quality import (
 )
 from rinsc.graph import Rounds, build_graph
 from rinsc.spec import model_spec
-from rinsc.train import evaluate
-from rinsc.train.evaluate import HeldOut
+from rinsc.training import evaluate
+from rinsc.training.evaluate import HeldOut
 
 
 def _logits(model: CompiledModule, ids: Ids, rounds: Rounds) -> Logits:

@@ -22,14 +22,14 @@ from rinsc.fingerprints import fingerprint
 from rinsc.formats import TrainingPrecision
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
-from rinsc.train import run
-from rinsc.train.checkpoint import checkpoints, is_whole
-from rinsc.train.config import TrainConfig
-from rinsc.train.devices import matrix_peak_flops
-from rinsc.train.evaluate import bits_per_byte, held_out_windows
-from rinsc.train.metrics import Metrics, read_metrics
-from rinsc.train.run import train
-from rinsc.train.run_folder import RunFolder, open_run_folder, write_inputs
+from rinsc.training import run
+from rinsc.training.checkpoint import checkpoints, is_whole
+from rinsc.training.config import TrainConfig
+from rinsc.training.devices import matrix_peak_flops
+from rinsc.training.evaluate import bits_per_byte, held_out_windows
+from rinsc.training.metrics import Metrics, read_metrics
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder, open_run_folder, write_inputs
 from tests.train.plain import plain_training
 from tests.train.runs import Recorder, differing, fresh, fresh_module, losses
 
@@ -224,7 +224,7 @@ def test_blocks_are_compiled_only_when_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compiled: list[nn.Module] = []
-    monkeypatch.setattr("rinsc.train.run.compile_blocks", compiled.append)
+    monkeypatch.setattr("rinsc.training.run.compile_blocks", compiled.append)
     model, short = fresh(spec), dataclasses.replace(config, steps=1)
     train(model, spec, tokens, short, folder)
     assert compiled == []

@@ -12,10 +12,10 @@ import pytest
 from rinsc.errors import CheckpointError, OutputError, RinscError
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
-from rinsc.train.checkpoint import checkpoints, publish, start_part
-from rinsc.train.config import TrainConfig, config_from_toml
-from rinsc.train.resuming import require_same_run
-from rinsc.train.run_folder import (
+from rinsc.training.checkpoint import checkpoints, publish, start_part
+from rinsc.training.config import TrainConfig, config_from_toml
+from rinsc.training.resuming import require_same_run
+from rinsc.training.run_folder import (
     RunFolder,
     check_run_folder,
     open_run_folder,

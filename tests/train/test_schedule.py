@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rinsc.train.config import TrainConfig
-from rinsc.train.schedules import learning_rate, schedule_note
+from rinsc.training.config import TrainConfig
+from rinsc.training.schedules import learning_rate, schedule_note
 
 
 def rates(**settings: object) -> list[float]:

@@ -14,10 +14,10 @@ import pytest
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
-from rinsc.train.config import TrainConfig
-from rinsc.train.metrics import read_metrics
-from rinsc.train.run import train
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.config import TrainConfig
+from rinsc.training.metrics import read_metrics
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder
 from tests.train import processes
 from tests.train.runs import fresh
 

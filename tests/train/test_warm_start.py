@@ -19,11 +19,11 @@ from rinsc.errors import CheckpointError
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, with_signature
 from rinsc.syntax import parse
-from rinsc.train.config import TrainConfig
-from rinsc.train.finished import FinishedRun, finished_run, trained_run
-from rinsc.train.run import train
-from rinsc.train.run_folder import RunFolder, open_run_folder
-from rinsc.train.warm_start import begun_source, source_of, spec_from, take_weights
+from rinsc.training.config import TrainConfig
+from rinsc.training.finished import FinishedRun, finished_run, trained_run
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder, open_run_folder
+from rinsc.training.warm_start import begun_source, source_of, spec_from, take_weights
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import TINY
 from tests.train.runs import EndAt, EndedError, differing, fresh, timeless, trained

@@ -23,7 +23,7 @@ from rinsc.layers import require_language_model
 from rinsc.spec import model_spec
 from rinsc.storage.digests import file_digest
 from rinsc.storage.files import read_json, read_regular_text
-from rinsc.train.checkpoint import (
+from rinsc.training.checkpoint import (
     MANIFEST,
     SHARDED,
     Checkpoint,
@@ -33,18 +33,18 @@ from rinsc.train.checkpoint import (
     is_whole,
     latest_whole,
 )
-from rinsc.train.config import TrainConfig, config_from_toml
-from rinsc.train.heldout import corpus_record
-from rinsc.train.optimizer import build_optimizer, each_optimizer
-from rinsc.train.run_folder import RunFolder, check_files
-from rinsc.train.saved_model import (
+from rinsc.training.config import TrainConfig, config_from_toml
+from rinsc.training.heldout import corpus_record
+from rinsc.training.optimizer import build_optimizer, each_optimizer
+from rinsc.training.run_folder import RunFolder, check_files
+from rinsc.training.saved_model import (
     check_tokenizer_file,
     folder_spec,
     is_saved_model,
     refuse_adapter,
     saved_rounds,
 )
-from rinsc.train.schedules import Depths
+from rinsc.training.schedules import Depths
 
 
 @dataclass(frozen=True)

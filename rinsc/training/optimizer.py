@@ -13,7 +13,7 @@ from rinsc.cost.params import visits_of_blocks
 from rinsc.graph import BlockGraph
 from rinsc.layers import loop_prefix, trace_loop
 from rinsc.ops import Row
-from rinsc.train.config import TrainConfig
+from rinsc.training.config import TrainConfig
 
 Group = dict[str, Any]
 

@@ -16,7 +16,7 @@ from rinsc.spec import ModelSpec, model_spec, spec_from_values
 from rinsc.storage.digests import file_digest
 from rinsc.storage.files import read_json
 from rinsc.storage.weights_digest import is_config_changed
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.run_folder import RunFolder
 
 MODEL_TYPE = "rinsc"  # of RinscConfig
 ADAPTER = "adapter_config.json"  # of PEFT

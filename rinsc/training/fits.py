@@ -11,9 +11,9 @@ from rinsc.errors import SpecError, UsageError, plural
 from rinsc.graph import build_graph
 from rinsc.layers.kind import require_language_model
 from rinsc.spec import ModelSpec
-from rinsc.train.config import TrainConfig
-from rinsc.train.devices import Devices
-from rinsc.train.schedules import most_rounds
+from rinsc.training.config import TrainConfig
+from rinsc.training.devices import Devices
+from rinsc.training.schedules import most_rounds
 
 ALONE = Devices(torch.device("cpu"))
 

@@ -26,9 +26,9 @@ from rinsc.storage.digests import file_digest
 from rinsc.storage.files import parse_toml, read_json
 from rinsc.syntax import Signature, to_text
 from rinsc.syntax.sizes import letter_sizes
-from rinsc.train.checkpoint import checkpoints
-from rinsc.train.finished import FinishedRun, trained_run
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.checkpoint import checkpoints
+from rinsc.training.finished import FinishedRun, trained_run
+from rinsc.training.run_folder import RunFolder
 
 # Of these another value still fits the weights; a note says so.
 MAY_DIFFER = ("vocab_size", "context", "tied_embedding", "norm_eps", "rope_theta")

@@ -17,13 +17,13 @@ from rinsc.cost import ComputeMatch
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.spec import ModelSpec
-from rinsc.train.budget import matched
-from rinsc.train.callbacks import Observer
-from rinsc.train.config import TrainConfig
-from rinsc.train.fits import check_fits
-from rinsc.train.run import TrainResult, train
-from rinsc.train.run_folder import RunFolder, check_run_folder, open_run_folder
-from rinsc.train.schedules import Depths
+from rinsc.training.budget import matched
+from rinsc.training.config import TrainConfig
+from rinsc.training.fits import check_fits
+from rinsc.training.result import Observer, TrainResult
+from rinsc.training.run import train
+from rinsc.training.run_folder import RunFolder, check_run_folder, open_run_folder
+from rinsc.training.schedules import Depths
 
 EVALUATIONS = 12  # points on a loss curve
 WARMUP_SHARE = 0.05

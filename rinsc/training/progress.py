@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rinsc.errors import plural, printable
-from rinsc.train.config import TrainConfig
-from rinsc.train.metrics import Metrics
+from rinsc.training.config import TrainConfig
+from rinsc.training.metrics import Metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rinsc.train.run import TrainResult
-    from rinsc.train.warm_start import Source, Takeover
+    from rinsc.training.result import TrainResult
+    from rinsc.training.warm_start import Source, Takeover
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 from rinsc.errors import SpecError
 from rinsc.spec import ModelSpec
-from rinsc.train.config import TrainConfig
-from rinsc.train.schedules import Depths
+from rinsc.training.config import TrainConfig
+from rinsc.training.schedules import Depths
 
 Unit = Literal["flops", "tokens", "steps"]
 

@@ -13,7 +13,7 @@ from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError
 from rinsc.progress import PreparationProgress
 from rinsc.storage.files import read_json
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.run_folder import RunFolder
 
 SAMPLE_BYTES = 64 * 1024
 

@@ -27,8 +27,8 @@ from rinsc.storage.files import (
 )
 from rinsc.storage.weights_digest import MODEL_ENTRY, config_digest
 from rinsc.text.tokenizer_files import TEMPLATE_FILE
-from rinsc.train.checkpoint import checkpoints, remove_checkpoints
-from rinsc.train.config import TrainConfig, config_to_toml
+from rinsc.training.checkpoint import checkpoints, remove_checkpoints
+from rinsc.training.config import TrainConfig, config_to_toml
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers", "safetensors")
 

@@ -21,8 +21,8 @@ from rinsc.text.tokenizer_files import (
     special_tokens,
     tokenizer_files,
 )
-from rinsc.train.devices import Devices
-from rinsc.train.run_folder import RunFolder
+from rinsc.training.devices import Devices
+from rinsc.training.run_folder import RunFolder
 
 PREFIX = "model."  # of the emitted module in a model of transformers
 

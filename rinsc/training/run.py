@@ -6,44 +6,39 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from rinsc.__about__ import __version__
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.weights import load_weights, save_weights
-from rinsc.cost import forward_flops, stored_params
 from rinsc.data.batches import TokenizedCorpus, TrainingWindows
-from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.errors import CheckpointError, plural
-from rinsc.fingerprints import fingerprint
-from rinsc.graph import build_graph, resolve_rounds
-from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.errors import CheckpointError
+from rinsc.spec import ModelSpec
 from rinsc.storage.digests import file_digest
-from rinsc.storage.files import read_json, read_regular_text, write_atomically
-from rinsc.train.callbacks import Measuring, Observer, StopOnSignal, is_due
-from rinsc.train.checkpoint import Checkpoint, latest_whole, remove_checkpoints
-from rinsc.train.config import TrainConfig, config_to_toml
-from rinsc.train.devices import Devices, matrix_peak_flops
-from rinsc.train.evaluate import evaluate, held_out_windows
-from rinsc.train.fits import check_fits
-from rinsc.train.metrics import (
+from rinsc.storage.files import write_atomically
+from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoints
+from rinsc.training.config import TrainConfig
+from rinsc.training.devices import Devices, matrix_peak_flops
+from rinsc.training.evaluate import evaluate, held_out_windows
+from rinsc.training.fits import check_fits
+from rinsc.training.measuring import Measuring, is_due
+from rinsc.training.metrics import (
     Metrics,
     MetricsLog,
-    Part,
     metrics_from_json,
     read_metrics,
     resume_metrics,
 )
-from rinsc.train.resuming import difference_of_sources, require_same_run, why_unusable
-from rinsc.train.run_folder import RunFolder, check_files, write_inputs, write_result
-from rinsc.train.schedules import Depths, schedule_note
-from rinsc.train.trainer import RinscTrainer, TrainingData
-from rinsc.train.warm_start import (
+from rinsc.training.result import Observer, TrainResult, result_facts
+from rinsc.training.resuming import require_same_run, why_unusable
+from rinsc.training.run_folder import RunFolder, write_inputs, write_result
+from rinsc.training.schedules import Depths, schedule_note
+from rinsc.training.signals import StopOnSignal
+from rinsc.training.trainer import RinscTrainer, TrainingData
+from rinsc.training.warm_start import (
     Source,
     Takeover,
     recorded_source,
@@ -51,41 +46,9 @@ from rinsc.train.warm_start import (
     take_weights,
     token_rows,
 )
-from rinsc.train.weights import save_trained, scale_residuals
+from rinsc.training.weights import save_trained, scale_residuals
 
 FINAL_TOKENS = 1 << 22  # of held-out text: some 16 MB; a tenth of a large corpus takes too long
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run comes to.
-
-    Its quality is over the ``whole`` held-out text, or over a ``sample`` of `FINAL_TOKENS` from all
-    over it where it is longer; ``held_out`` says which. It is None in results of rinsc 0.4.0.
-    """
-
-    steps: int
-    tokens: int
-    epochs: float
-    training_flops: int
-    loss_nats: float
-    bits_per_byte: float
-    seconds: float
-    perplexity: float
-    accuracy: float
-    held_out: Part | None = None
-    held_out_windows: int | None = None
-    held_out_bytes: int | None = None
-
-    @property
-    def held_out_words(self) -> str:
-        """What the quality is of: ``the whole held-out text (512 windows)``."""
-        if self.held_out is None:
-            return "held-out text"
-        count = self.held_out_windows or 0
-        windows = plural(count, "window", f"{count:,}")
-        text = "the whole" if self.held_out == "whole" else "a sample of the"
-        return f"{text} held-out text ({windows})"
 
 
 class CheckpointWarning(UserWarning):
@@ -121,9 +84,9 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place and keep everything about it in ``folder``.
 
-    With a ``source`` it begins with the weights of another run (`rinsc.train.warm_start`), block by
-    block, and tells ``report`` what became of them. The folder has a copy, so that a resumed run
-    does not read the source again.
+    With a ``source`` it begins with the weights of another run (see `warm_start`), block by block,
+    and tells ``report`` what became of them. The folder has a copy, so that a resumed run does not
+    read the source again.
 
     With ``resume`` the run goes on from the folder's last whole checkpoint, where there is one, to
     the very weights that an unbroken run on the CPU ends with. With several ``devices`` every
@@ -154,69 +117,6 @@ def train(
     return _run(model, spec, corpus, config, folder, observer, devices, trackers, start)
 
 
-def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> dict[str, object]:
-    """What ``result.json`` says: which model was trained, how far, and what came of it."""
-    graph = build_graph(spec)
-    rounds = resolve_rounds(graph, config.evaluation_rounds)
-    forward = forward_flops(graph, config.sequence_length, rounds=rounds or None).total
-    return {
-        "rinsc": __version__,
-        "signature": spec.text,
-        "fingerprint": fingerprint(spec),
-        "seed": config.seed,
-        "parameters": stored_params(graph),
-        "rounds": rounds,
-        "forward_flops_per_token": round(forward / config.sequence_length),
-        **dataclasses.asdict(result),
-    }
-
-
-_WHOLE_RESULTS = ("steps", "tokens", "training_flops")
-
-
-def result_from_facts(facts: Mapping[str, Any]) -> TrainResult:
-    """The result in a ``result.json``, also of an earlier version; raises TypeError."""
-    known = {field.name for field in dataclasses.fields(TrainResult)}
-    given = {name: value for name, value in facts.items() if name in known}
-    for name, value in given.items():
-        if name == "held_out":
-            fits = value in (None, "whole", "sample")
-        elif name in ("held_out_windows", "held_out_bytes"):
-            fits = value is None or type(value) is int
-        else:
-            fits = type(value) is int or (type(value) is float and name not in _WHOLE_RESULTS)
-        if not fits:
-            raise TypeError(f"'{name}' is {value!r:.40}")
-    return TrainResult(**given)
-
-
-def finished_result(
-    folder: RunFolder,
-    spec: ModelSpec,
-    config: TrainConfig,
-    corpus: str,
-    tokenizer: BytePairTokenizer | None,
-    source: Source | None = None,
-) -> TrainResult | None:
-    """The result in ``folder``, where it is that of this model, these settings, the text that is
-    called so (it is not read) and, if one is given, this tokenizer; None for any other."""
-    if not folder.is_finished:
-        return None
-    check_files(folder)
-    try:
-        begun = [read_regular_text(each) for each in (folder.model_spec, folder.config)]
-        record = read_json(folder.data_record)
-        result = result_from_facts(read_json(folder.result))
-        words = record["tokenizer"]["sha256"]
-        is_this = record["corpus"]["name"] == corpus and (
-            tokenizer is None or words == tokenizer.sha256
-        )
-        is_this = is_this and difference_of_sources(folder, source) is None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
-        return None
-    return result if is_this and begun == [spec_to_toml(spec), config_to_toml(config)] else None
-
-
 def _run(
     model: RinscForCausalLM,
     spec: ModelSpec,
@@ -237,8 +137,12 @@ def _run(
     before = _metrics_at(folder, start)
     stop = StopOnSignal()
     with MetricsLog(folder.metrics, silent=not first) as log, stop.installed():
+        trainer = RinscTrainer(
+            *(model, data, config, folder, devices, depths, stop),
+            trackers=trackers if first else (),
+        )
         measuring = Measuring(
-            config,
+            trainer,
             held_out,
             log,
             observer if first else None,
@@ -246,12 +150,7 @@ def _run(
             seconds=0.0 if before is None else before.seconds,
             training_flops=depths.flops_until(0 if start is None else start.step),
         )
-        trainer = RinscTrainer(
-            *(model, data, config, folder, devices, depths, stop),
-            trackers=trackers if first else (),
-            callbacks=(measuring,),
-        )
-        measuring.trainer = trainer
+        trainer.add_callback(measuring)
         trainer.loss_nats = math.nan if before is None else before.loss_nats
         if observer is not None and first:
             observer.started(config, 0 if start is None else start.step)

@@ -16,7 +16,7 @@ from rinsc.graph import BlockGraph, Rounds, build_graph
 from rinsc.graph.draws import noise_seed_of
 from rinsc.graph.law import draw_rounds, drawn_loops, loop_law
 from rinsc.spec import ModelSpec
-from rinsc.train.config import TrainConfig
+from rinsc.training.config import TrainConfig
 
 EXACT_STEPS = 4_000_000  # whose draws are added up to plan a run: half a minute
 

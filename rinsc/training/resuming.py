@@ -25,7 +25,7 @@ from rinsc.graph import BlockGraph
 from rinsc.graph.differences import model_differences
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 from rinsc.storage.files import parse_json, read_regular_text
-from rinsc.train.checkpoint import (
+from rinsc.training.checkpoint import (
     OPTIMIZER,
     RNG_STATES,
     SCHEDULER,
@@ -33,10 +33,10 @@ from rinsc.train.checkpoint import (
     Checkpoint,
     is_of_its_step,
 )
-from rinsc.train.config import TrainConfig, config_from_toml
-from rinsc.train.optimizer import build_optimizer, each_optimizer, each_state
-from rinsc.train.run_folder import RunFolder, already_finished
-from rinsc.train.warm_start import Source, recorded_source, same_source
+from rinsc.training.config import TrainConfig, config_from_toml
+from rinsc.training.optimizer import build_optimizer, each_optimizer, each_state
+from rinsc.training.run_folder import RunFolder, already_finished
+from rinsc.training.warm_start import Source, recorded_source, same_source
 
 # What reading a damaged or foreign file with ``weights_only`` raises, and using what it holds.
 SETTINGS = {"weight_decay", "betas", "eps", "momentum", "nesterov"}  # of a group, from the config

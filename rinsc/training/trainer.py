@@ -22,7 +22,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from rinsc.backends.hf import RinscForCausalLM
@@ -36,8 +36,7 @@ from rinsc.backends.torch.sharded_checkpoint import (
 from rinsc.data.batches import TrainingWindows, Window
 from rinsc.errors import CheckpointError, RinscError
 from rinsc.storage.files import write_atomically
-from rinsc.train.callbacks import StopOnSignal
-from rinsc.train.checkpoint import (
+from rinsc.training.checkpoint import (
     METRICS,
     OPTIMIZER,
     SCHEDULER,
@@ -49,12 +48,13 @@ from rinsc.train.checkpoint import (
     start_part,
     writing_errors,
 )
-from rinsc.train.config import TrainConfig
-from rinsc.train.devices import Devices, autocast
-from rinsc.train.metrics import Metrics
-from rinsc.train.optimizer import OptimizerPair, build_optimizer, each_optimizer, each_state
-from rinsc.train.run_folder import RunFolder
-from rinsc.train.schedules import Depths, learning_rate, learning_rate_share
+from rinsc.training.config import TrainConfig
+from rinsc.training.devices import Devices, autocast
+from rinsc.training.metrics import Metrics
+from rinsc.training.optimizer import OptimizerPair, build_optimizer, each_optimizer, each_state
+from rinsc.training.run_folder import RunFolder
+from rinsc.training.schedules import Depths, learning_rate, learning_rate_share
+from rinsc.training.signals import StopOnSignal
 
 SCHEDULES = {"cosine": "cosine", "wsd": "warmup_stable_decay"}  # as transformers calls them
 PROJECT = "rinsc"  # under which W&B (unless WANDB_PROJECT is set) and trackio keep runs
@@ -150,7 +150,6 @@ class RinscTrainer(Trainer):
         stop: StopOnSignal,
         *,
         trackers: tuple[str, ...] = (),
-        callbacks: tuple[TrainerCallback, ...] = (),
     ) -> None:
         self.config, self.run_folder, self.devices, self.depths = config, folder, devices, depths
         self.causal_lm, self.data, self._stop = model, data, stop
@@ -162,7 +161,7 @@ class RinscTrainer(Trainer):
             training_arguments(config, folder, devices, trackers),
             data_collator=collate,
             train_dataset=data,
-            callbacks=[*callbacks, stop],
+            callbacks=[stop],
         )
         self.remove_callback(PrinterCallback)  # what a person sees is the observer's
         # The model comes on its devices already spread over them: nothing is to be wrapped again.

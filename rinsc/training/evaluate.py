@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from rinsc.data.batches import TokenizedCorpus, cut_windows, evenly_spaced
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import Rounds
-from rinsc.train.devices import autocast
-from rinsc.train.metrics import Part
+from rinsc.training.devices import autocast
+from rinsc.training.metrics import Part
 
 EVALUATION_BATCH = 16  # sequences at once
 LOGITS_AT_ONCE = 1 << 27  # of one batch: 512 MiB of them
