@@ -26,6 +26,7 @@ ORDER = (
     "layers",
     "fingerprints",
     "cost",
+    "sources",
     "sampling",
     "generation",
     "text",

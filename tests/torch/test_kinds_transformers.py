@@ -21,8 +21,9 @@ from transformers import (
 from rinsc.backends.torch import CompiledModule, to_torch
 from rinsc.cost import stored_params
 from rinsc.graph import build_graph
+from rinsc.sources.llama import LLAMA
 from rinsc.spec import ModelSpec, model_spec
-from tests.torch.test_transformers import LLAMA_NAMES, llama_reference, randomise
+from tests.torch.test_transformers import llama_reference, randomise
 
 TOLERANCE = 1e-4
 DIMENSIONS: Mapping[str, Any] = {
@@ -403,8 +404,8 @@ def mobile_pair(
     names = {"embedding.weight": "model.embed_tokens.weight"}
     names["final_norm.weight"] = "model.norm.weight"
     for index in range(3):
-        for ours, other in LLAMA_NAMES.items():
-            names[f"A.{index}.{ours}.weight"] = f"model.layers.{index}.{other}.weight"
+        for ours, other in LLAMA.layer.items():
+            names[f"A.{index}.{ours}"] = other.format(layer=index)
     model = to_torch(spec)
     copy_weights(model, {ours: theirs.get_parameter(other) for ours, other in names.items()})
     theirs.model.layers = nn.ModuleList(listed(list(theirs.model.layers)))
@@ -417,9 +418,9 @@ def _renamed(listed: Callable[[list[Any]], list[Any]]) -> dict[str, str]:
     """Where the weights of the three layers stand once the list holds them more than once."""
     first = [listed([0, 1, 2]).index(index) for index in range(3)]
     return {
-        f"A.{index}.{ours}.weight": f"model.layers.{place}.{other}.weight"
+        f"A.{index}.{ours}": other.format(layer=place)
         for index, place in enumerate(first)
-        for ours, other in LLAMA_NAMES.items()
+        for ours, other in LLAMA.layer.items()
     }
 
 

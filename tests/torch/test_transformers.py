@@ -14,19 +14,10 @@ from rinsc.backends.torch import to_torch
 from rinsc.cost import stored_params
 from rinsc.graph import build_graph
 from rinsc.resources import zoo_dir
+from rinsc.sources import config_from_spec, tensors_by_our_names
+from rinsc.sources.llama import LLAMA
 from rinsc.spec import ModelSpec, model_spec
-
-LLAMA_NAMES = {
-    "attention_norm": "input_layernorm",
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "output": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
+from rinsc.spec.reading import with_signature
 
 
 def llama_spec(*, kv_heads: int, tied: bool) -> ModelSpec:
@@ -53,34 +44,14 @@ def randomise(model: nn.Module) -> None:
 
 
 def llama_reference(spec: ModelSpec) -> Any:
-    config = LlamaConfig(
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.width,
-        intermediate_size=spec.mlp_width,
-        num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads,
-        num_key_value_heads=spec.kv_heads,
-        max_position_embeddings=spec.context,
-        rms_norm_eps=spec.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
-        tie_word_embeddings=spec.tied_embedding,
-    )
-    model: Any = LlamaForCausalLM(config)
+    plain = with_signature(spec, f"A[{spec.layers}]")
+    model: Any = LlamaForCausalLM(LlamaConfig(**config_from_spec(LLAMA, plain)))
     return model.eval()
 
 
 def copy_llama(model: nn.Module, reference: Any) -> None:
-    source = reference.state_dict()
-    own = {
-        "embedding.weight": source["model.embed_tokens.weight"],
-        "final_norm.weight": source["model.norm.weight"],
-    }
-    if "head.weight" in model.state_dict():
-        own["head.weight"] = source["lm_head.weight"]
-    for layer, place in enumerate(["A.0", "A.1", "B.0", "B.1", "B.2"]):
-        for ours, theirs in LLAMA_NAMES.items():
-            own[f"{place}.{ours}.weight"] = source[f"model.layers.{layer}.{theirs}.weight"]
-    model.load_state_dict(own)
+    graph: Any = model.graph
+    model.load_state_dict(tensors_by_our_names(LLAMA, graph, reference.state_dict()))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
