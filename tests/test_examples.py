@@ -156,7 +156,7 @@ def test_every_example_is_listed_and_installs_under_a_name_of_its_own() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     folders = [path.name for path in EXAMPLES.iterdir() if path.is_dir()]
     assert folders
-    assert all(f"({name})" in listed for name in folders)
+    assert all(f"({name}/" in listed for name in folders)
     assert not set(kinds.KINDS) & {name.replace("-", "_") for name in folders}
 
 

@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its examples print what it says, its paths exist."""
+"""The README and pages beside it are true: commands run, examples print what is shown."""
 
 from __future__ import annotations
 
@@ -22,27 +22,37 @@ from rinsc.syntax import canonical, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+NOTATION = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-def sessions() -> list[tuple[str, str]]:
+def sessions(page: str) -> list[tuple[str, str]]:
     """Each command of the console blocks, and what stands below it."""
-    text = "\n".join(blocks("console"))
+    text = "\n".join(blocks("console", page))
     return [
         (command, output)
         for command, output in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n?)*)", text, re.MULTILINE)
     ]
 
 
+@pytest.mark.parametrize(
+    ("page", "commands"),
+    [("README.md", 14), ("docs/notation.md", 2), ("docs/zoo.md", 5), ("docs/architecture.md", 1)],
+)
 def test_every_command_runs_and_prints_what_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str,
+    commands: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "zoo").symlink_to(ROOT / "zoo")
     monkeypatch.chdir(tmp_path)
-    found = sessions()
-    assert len(found) >= 8
+    found = sessions((ROOT / page).read_text(encoding="utf-8"))
+    assert len(found) == commands
     for command, shown in found:
         program, *arguments = shlex.split(command)
         assert program == "rinsc"
@@ -50,6 +60,18 @@ def test_every_command_runs_and_prints_what_is_shown(
         printed = capsys.readouterr().out
         if shown.strip():
             assert printed.strip() == shown.strip()
+
+
+def test_the_walk_through_the_stages_prints_what_it_shows() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    stages = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert len(stages) == len(blocks("python", page)) == 9
+    names: dict[str, Any] = {}
+    for code, shown in stages:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile(code, "architecture.md", "exec"), names)
+        assert output.getvalue() == shown
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +87,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_toml_example_is_a_spec(tmp_path: Path) -> None:
-    (example,) = blocks("toml")
+    (example,) = blocks("toml", NOTATION)
     path = tmp_path / "example.toml"
     path.write_text(example)
     spec = model_spec(path)
@@ -73,20 +95,18 @@ def test_the_toml_example_is_a_spec(tmp_path: Path) -> None:
     assert set(KEYS) <= set(re.findall(r"\w+", example)) | {"kv_heads"}
 
 
-def test_every_path_exists() -> None:
-    named = re.findall(r"\]\(((?!https?:)[^)#]+)\)", README)
-    named += [
-        path
-        for cell in re.findall(r"^\| (`[^|]+`) \|", README, re.MULTILINE)
-        for path in re.findall(r"`(rinsc/[^`]+|grammar/[^`]+|zoo/|tests/)`", cell)
-    ]
-    assert len(named) > 15
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_path_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rows = "\n".join(re.findall(r"^\|.*\|$", text, re.MULTILINE))
+    named = re.findall(r"`((?:rinsc|grammar|zoo|tests|docs)/[\w./-]*)`", rows)
+    assert len(named) > 12
     for path in named:
         assert (ROOT / path).exists(), path
 
 
 def test_the_notation_table_is_the_notation() -> None:
-    table = README.split("## The notation")[1].split("\n\n")[1]
+    table = NOTATION.split("\n\n")[2]
     cells = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
     assert len(cells) >= 7
     for cell in cells:

@@ -18,7 +18,7 @@ from rinsc.backends.torch import load_weights, to_torch
 from rinsc.spec import model_spec
 from tests.cli.command_line import run_cli
 from tests.hf.models import pair
-from tests.hf.texts import README, tokenizer
+from tests.hf.texts import PAGE, tokenizer
 
 FORMS = ["saved", "sharded", "exported", "merged", "unloaded", "half"]
 ROUNDS = 5
@@ -122,7 +122,7 @@ def test_it_generates_as_transformers_does(folders: Path, form: str) -> None:
 
 def test_it_is_evaluated_on_a_text(folders: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
-    text.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
+    text.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     status, out, err = run_cli(
         *("eval", str(folders / "sharded"), "--data", f"text:{text}", "--windows", "3"),
         *("--rounds", f"{ROUNDS}", "--json", "-o", str(tmp_path / "eval.svg")),
@@ -173,7 +173,7 @@ def test_an_adapter_must_be_merged_first(
         "onnx": ("compile", "--to", "onnx", "-o", str(tmp_path / "out.onnx")),
         "hf": ("compile", "--to", "hf", "-o", str(tmp_path / "out")),
         "generate": ("generate", "--prompt", "a"),
-        "eval": ("eval", "--data", f"text:{README}", "-o", str(tmp_path / "eval.svg")),
+        "eval": ("eval", "--data", f"text:{PAGE}", "-o", str(tmp_path / "eval.svg")),
     }[command]
     status, out, err = run_cli(arguments[0], str(folders / form), *arguments[1:])
     assert (status, out) == (1, "")
@@ -235,7 +235,7 @@ def test_a_baseline_and_a_source_must_be_runs(folders: Path, tmp_path: Path) -> 
     saved = str(folders / "saved")
     status, _, err = run_cli("eval", saved, "-o", str(tmp_path / "eval.svg"))
     assert (status, "no-history" in err) == (1, True)
-    options = ("--data", f"text:{README}", "-o", str(tmp_path / "eval.svg"))
+    options = ("--data", f"text:{PAGE}", "-o", str(tmp_path / "eval.svg"))
     status, _, err = run_cli("eval", saved, "--baseline", saved, *options)
     assert (status, "no-history" in err) == (1, True)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rinsc.backends.hf  # noqa: F401
 from tests.cli.command_line import run_cli
-from tests.hf.texts import README, tokenizer
+from tests.hf.texts import PAGE, tokenizer
 
 TINY = ("--layers", "2", "--width", "16", "--heads", "2", "--kv-heads", "2", "--mlp-width", "24")
 
@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     tokenizer().backend_tokenizer.save(str(folder / "words.json"))
     text = folder / "text.txt"
-    text.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
+    text.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     sizes = (*TINY, "--vocab-size", "300", "--context", "32")
     status, _, err = run_cli(
         *("train", "(A^3)B", *sizes, "--data", f"text:{text}", "--budget", "4steps"),

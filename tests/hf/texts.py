@@ -1,4 +1,4 @@
-"""Real text for the tests of trainers: this project's own README, in bytes or pieces of it."""
+"""Real text for the tests of trainers: what this project changed, in bytes or pieces."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "CHANGELOG.md"
 
 
 def text() -> str:
-    return README.read_text(encoding="utf-8")
+    return PAGE.read_text(encoding="utf-8")
 
 
 def tokenizer(vocab_size: int = 300) -> Any:
