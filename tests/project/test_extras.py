@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def test_the_extras_are_those_of_the_project() -> None:
     declared = PROJECT["optional-dependencies"]
-    assert set(EXTRAS) == set(declared) - {"dev"}
+    assert set(EXTRAS) == set(declared) - {"dev", "docs"}  # not for users
     for extra, modules in EXTRAS.items():
         assert set(modules) <= _modules(extra), extra
 
