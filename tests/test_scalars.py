@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import rinsc
 from rinsc.backends.hf import RinscConfig, RoundsCallback, causal_lm
-from rinsc.backends.onnx.write.exits import Exit
+from rinsc.backends.onnx.form import Exit
 from rinsc.cost import forward_flops, memory, training_flops_per_token
 from rinsc.graph import at_rounds, build_graph
 from rinsc.sampling import Sampling

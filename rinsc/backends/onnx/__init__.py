@@ -11,21 +11,29 @@ from typing import TYPE_CHECKING, Any
 from rinsc.extras import require
 
 if TYPE_CHECKING:
-    from rinsc.backends.onnx.run.benchmark import counted_flops
-    from rinsc.backends.onnx.run.session import Session
-    from rinsc.backends.onnx.write.export import RoundsForm, graph_to_onnx, to_onnx
-    from rinsc.backends.onnx.write.file import OnnxModel
-
-__all__ = ["OnnxModel", "RoundsForm", "Session", "counted_flops", "graph_to_onnx", "to_onnx"]
+    from rinsc.backends.onnx.form import Exit as Exit
+    from rinsc.backends.onnx.form import OnnxForm as OnnxForm
+    from rinsc.backends.onnx.form import RoundsForm as RoundsForm
+    from rinsc.backends.onnx.precision import Precision as Precision
+    from rinsc.backends.onnx.run.benchmark import counted_flops as counted_flops
+    from rinsc.backends.onnx.run.session import Session as Session
+    from rinsc.backends.onnx.write.export import graph_to_onnx as graph_to_onnx
+    from rinsc.backends.onnx.write.export import to_onnx as to_onnx
+    from rinsc.backends.onnx.write.file import OnnxModel as OnnxModel
 
 _HOMES = {
+    "Exit": "form",
+    "OnnxForm": "form",
     "OnnxModel": "write.file",
-    "RoundsForm": "write.export",
+    "Precision": "precision",
+    "RoundsForm": "form",
     "Session": "run.session",
     "counted_flops": "run.benchmark",
     "graph_to_onnx": "write.export",
     "to_onnx": "write.export",
 }
+
+__all__ = list(_HOMES)
 
 _NEEDS = {
     "write.export": ("numpy", "onnx_ir"),
@@ -39,5 +47,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = _HOMES[name]
-    require(*_NEEDS[home])
+    require(*_NEEDS.get(home, ()))
     return getattr(import_module(f"{__name__}.{home}"), name)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from rinsc.backends.onnx.contract import USED, dial_name
+from rinsc.backends.onnx.form import OnnxForm
 from rinsc.backends.onnx.operators import RUNTIME
 from rinsc.backends.onnx.write.builder import FLOAT, INT64, OpBuilder, guarded, make_value
 from rinsc.backends.onnx.write.cache import FIRST, graph_slots, name_present
-from rinsc.backends.onnx.write.form import Form
 from rinsc.backends.onnx.write.fusion import FusedProgram, fused_layer
 from rinsc.backends.onnx.write.ops import emit_program
 from rinsc.backends.onnx.write.packing import packed
@@ -29,7 +29,7 @@ DTYPES = {"int64": INT64, "float32": FLOAT}
 
 
 def emit_graph(
-    graph: BlockGraph, weights: Weights, form: Form, moments: Moments = no_moments
+    graph: BlockGraph, weights: Weights, form: OnnxForm, moments: Moments = no_moments
 ) -> ir.Graph:
     """The ONNX graph of a block graph; each of its loops becomes a ``Loop``.
 
@@ -44,7 +44,7 @@ def emit_graph(
     rounds that ran are an output each, ``rounds_used_<name>``, int64.
     """
     op = OpBuilder(weights, form.precision, moments)
-    programs = cached_programs(graph.spec) if form.cached else trace_programs(graph.spec)
+    programs = cached_programs(graph.spec) if form.cache else trace_programs(graph.spec)
     takes = programs.input
     given = {
         name: make_value(name, value.shape, DTYPES[takes.dtype])
@@ -63,7 +63,7 @@ def emit_graph(
         checked[str(longest.name)] = _checked_length(op, longest, graph.spec.context)
     if takes.dtype == "float32":
         checked[takes.name] = as_real(op, checked[takes.name])
-    if form.cached and graph.shares_slots:
+    if form.cache and graph.shares_slots:
         checked[takes.name] = _checked_single(op, checked[takes.name])
     embed, packing, first = programs.embed, None, None
     if form.fused:
@@ -99,7 +99,7 @@ def _embed_of_packed(embed: Program) -> Program:
     return Program({**inputs, POSITIONS: embed.outputs[POSITIONS]}, nodes, outputs)
 
 
-def _layers(programs: Programs, form: Form) -> Mapping[str, Program | FusedProgram]:
+def _layers(programs: Programs, form: OnnxForm) -> Mapping[str, Program | FusedProgram]:
     if not form.fused:
         return programs.layer
     return {kind: fused_layer(layer, programs) for kind, layer in programs.layer.items()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Unpack
 
 import numpy.typing as npt
 import onnx_ir as ir
@@ -12,25 +13,17 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rinsc.__about__ import __version__
 from rinsc.backends.onnx.contract import Key
-from rinsc.backends.onnx.precision import (
-    FLOAT_TYPES,
-    Precision,
-    check_blocks,
-    parse_precision,
-)
-from rinsc.backends.onnx.write.builder import FULL
+from rinsc.backends.onnx.form import FormSettings, OnnxForm, RoundsForm, check_exit, onnx_form
+from rinsc.backends.onnx.precision import FLOAT_TYPES, Precision, check_blocks
 from rinsc.backends.onnx.write.emit import emit_graph
-from rinsc.backends.onnx.write.exits import Exit, check_exit, parse_exit
 from rinsc.backends.onnx.write.file import OnnxModel
-from rinsc.backends.onnx.write.form import Form
 from rinsc.backends.onnx.write.fusion import can_fuse, fuse_skip_norms
 from rinsc.backends.onnx.write.weights import HasStateDict, Moments, no_moments, weights_of
 from rinsc.errors import LoweringError
 from rinsc.fingerprints import fingerprint
-from rinsc.graph import BlockGraph, Rounds, Visit, at_rounds, resolve_rounds, unroll, verified
+from rinsc.graph import BlockGraph, Visit, at_rounds, resolve_rounds, unroll, verified
+from rinsc.layers.cached import cached_programs
 from rinsc.spec import spec_to_toml
-
-RoundsForm: TypeAlias = Rounds | Literal["dynamic"]
 
 IR_VERSION = 10
 MAX_LAYERS_WRITTEN_OUT = 8192  # of these a runtime takes minutes to load already
@@ -47,16 +40,14 @@ class Module(HasStateDict, Protocol):
 
 def to_onnx(
     model: Module,
-    rounds: RoundsForm = None,
+    form: OnnxForm | RoundsForm = None,
     *,
-    cache: bool = False,
-    portable: bool = False,
-    gated: bool = False,
-    precision: Precision | str = FULL,
-    exit: Exit | str | None = None,
     calibrate: npt.ArrayLike | bool = True,
+    **settings: Unpack[FormSettings],
 ) -> OnnxModel:
     """The ONNX model of a module that `to_torch` made, with its weights as they are now.
+
+    The form is an `OnnxForm`, or its fields: ``to_onnx(module, "dynamic", cache=True)``.
 
     ``rounds`` None, a number or a mapping by repeat writes that many rounds out; ``"dynamic"``
     makes every repeat a loop whose rounds are an int64 input ``rounds_<repeat>``. Inputs
@@ -65,8 +56,7 @@ def to_onnx(
     ``.value`` (batch, kv_heads, past, head_dim) are inputs too, ``present.N.key`` and ``.value``
     outputs. Such a model uses ONNX Runtime's own operators, unless it is to be ``portable`` (or
     its head width is one that they do not take). With ``gated`` the rounds are the most that can
-    be asked for by an input ``depth``. ``precision`` is a `Precision` or its text, such as
-    ``"int4 fp16:A"``. ``exit``, an `Exit` or its text, lets the rounds of a dial end early, once
+    be asked for by an input ``depth``. With an ``exit`` the rounds of a dial may end early, once
     for a whole batch; each ``rounds_used_<repeat>`` is an output then.
 
     ``int4`` rounds weights so that products change least on a sample of inputs, which takes some
@@ -84,85 +74,89 @@ def to_onnx(
         message = f"this needs a module made by to_torch, not {type(model).__name__}"
         hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
         raise LoweringError("not-a-module", message, hint=hint)
-    precision = parse_precision(precision) if isinstance(precision, str) else precision
+    plan = plan_onnx(graph, onnx_form(form, settings))
     moments: Moments = no_moments
-    if precision.is_calibrated and calibrate is not False:
+    if plan.form.precision.is_calibrated and calibrate is not False:
         moments = model.input_moments(None if calibrate is True else calibrate)
-    return graph_to_onnx(
-        graph,
-        model,
-        rounds,
-        cache=cache,
-        portable=portable,
-        gated=gated,
-        precision=precision,
-        exit=exit,
-        moments=moments,
-    )
+    return plan.write(model, moments)
 
 
 def graph_to_onnx(
     graph: BlockGraph,
     weights: HasStateDict | Mapping[str, Any],
-    rounds: RoundsForm = None,
+    form: OnnxForm | RoundsForm = None,
     *,
-    cache: bool = False,
-    portable: bool = False,
-    gated: bool = False,
-    precision: Precision | str = FULL,
-    exit: Exit | str | None = None,
     moments: Moments = no_moments,
+    **settings: Unpack[FormSettings],
 ) -> OnnxModel:
     """Like `to_onnx`, for a graph and weights by name (arrays, or a module that has them).
 
     ``moments`` are what `to_onnx` measures to calibrate, by the names of weights.
     """
-    name, lowered = _lowered(verified(graph), rounds, gated=gated)
-    counts = resolve_rounds(graph, None if isinstance(rounds, str) else rounds)
+    return plan_onnx(graph, onnx_form(form, settings)).write(weights, moments)
+
+
+@dataclass(frozen=True)
+class OnnxPlan:
+    """A model that can be written in a form, before it has weights.
+
+    ``graph`` is what is written, its rounds lowered; ``metadata`` are what the file will say.
+    """
+
+    source: BlockGraph
+    graph: BlockGraph
+    form: OnnxForm
+    metadata: Mapping[str, str]
+
+    def write(
+        self, weights: HasStateDict | Mapping[str, Any], moments: Moments = no_moments
+    ) -> OnnxModel:
+        """The model; raises `CheckpointError` for weights of another one."""
+        model = ir.Model(
+            emit_graph(self.graph, weights_of(self.source, weights), self.form, moments),
+            ir_version=IR_VERSION,
+            producer_name="rinsc",
+            producer_version=__version__,
+            metadata_props=dict(self.metadata),
+        )
+        if self.form.fused:
+            fuse_skip_norms(model.graph)
+            RemoveUnusedNodesPass()(model)
+        return OnnxModel(model)
+
+
+def plan_onnx(graph: BlockGraph, form: OnnxForm) -> OnnxPlan:
+    """Whatever can be wrong with a form of a graph is found here; nothing is allocated."""
+    name, graph = form.name, verified(graph)
+    if name == "dynamic":
+        lowered = graph
+    else:
+        lowered = (at_rounds if form.gated else unroll)(graph, form.count)
+    counts = resolve_rounds(graph, form.count)
     identity = fingerprint(graph.spec)
-    _require_short(lowered, gated=gated)
-    fused = cache and not portable and can_fuse(graph.spec)
-    precision = parse_precision(precision) if isinstance(precision, str) else precision
-    check_blocks(precision, graph.blocks)
-    if portable:
-        _require_standard(precision)
-    exit = parse_exit(exit) if isinstance(exit, str) else exit
-    if exit is not None:
-        check_exit(graph, exit, cached=cache, dialled=name == "dynamic")
-    form = Form(cached=cache, fused=fused, gated=gated, precision=precision, exit=exit)
-    model = ir.Model(
-        emit_graph(lowered, weights_of(graph, weights), form, moments),
-        ir_version=IR_VERSION,
-        producer_name="rinsc",
-        producer_version=__version__,
-        metadata_props={
-            Key.VERSION: __version__,
-            Key.SIGNATURE: graph.spec.text,
-            Key.SPEC: spec_to_toml(graph.spec),
-            Key.FORM: name,
-            Key.PRECISION: precision.text,
-            Key.EXIT: exit.text if exit else "",
-            Key.OPERATORS: "fused" if fused else "standard",
-            Key.ROUNDS: json.dumps(counts),
-            Key.CACHE: json.dumps(cache),
-            Key.FINGERPRINT: identity,
-        },
-    )
-    if fused:
-        fuse_skip_norms(model.graph)
-        RemoveUnusedNodesPass()(model)
-    return OnnxModel(model)
-
-
-def _lowered(graph: BlockGraph, rounds: RoundsForm, *, gated: bool) -> tuple[str, BlockGraph]:
-    """The name of the form, and the graph as it is to be written."""
-    if not isinstance(rounds, str):
-        return ("gated", at_rounds(graph, rounds)) if gated else ("fixed", unroll(graph, rounds))
-    _require_known(rounds)
-    if gated:
-        message = "a gated model needs the most rounds that it can run"
-        raise LoweringError("unknown-form", message, hint="give a number of rounds")
-    return "dynamic", graph
+    _require_short(lowered, gated=form.gated)
+    check_blocks(form.precision, graph.blocks)
+    if form.portable:
+        _require_standard(form.precision)
+    if form.exit is not None:
+        check_exit(graph, form.exit, cached=form.cache, dialled=name == "dynamic")
+    if form.cache:
+        cached_programs(graph.spec)
+        if not can_fuse(graph.spec):
+            form = replace(form, portable=True)
+    metadata = {
+        Key.VERSION: __version__,
+        Key.SIGNATURE: graph.spec.text,
+        Key.SPEC: spec_to_toml(graph.spec),
+        Key.FORM: name,
+        Key.PRECISION: form.precision.text,
+        Key.EXIT: form.exit.text if form.exit else "",
+        Key.OPERATORS: "fused" if form.fused else "standard",
+        Key.ROUNDS: json.dumps(counts),
+        Key.CACHE: json.dumps(form.cache),
+        Key.FINGERPRINT: identity,
+    }
+    return OnnxPlan(graph, lowered, form, metadata)
 
 
 def _require_short(graph: BlockGraph, *, gated: bool) -> None:
@@ -191,9 +185,3 @@ def _require_standard(precision: Precision) -> None:
         message = f"ONNX has no operator for products in '{precision.name}'"
         hint = "leave 'portable' out, or ask for a precision of floats"
         raise LoweringError("not-portable", message, hint=hint)
-
-
-def _require_known(form: str) -> None:
-    if form != "dynamic":
-        hint = "give a number, numbers by repeat, or 'dynamic'"
-        raise LoweringError("unknown-form", f"'{form}' says no rounds", hint=hint)

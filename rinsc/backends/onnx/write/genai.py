@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.backends.onnx.contract import MODEL_FILE, PAST, PRESENT, Key
+from rinsc.backends.onnx.contract import MODEL_FILE, PAST, PRESENT, Key, dial_name
 from rinsc.backends.onnx.run.loading import read_metadata
 from rinsc.backends.onnx.write.builder import shape_of
 from rinsc.backends.onnx.write.file import CONFIG_FILE
 from rinsc.backends.onnx.write.fusion import can_fuse
 from rinsc.errors import DataError, LoweringError, plural
 from rinsc.generation import checked_request
+from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec
 from rinsc.storage.files import parse_json
 from rinsc.text.tokenizer_files import (
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx.write.file import OnnxModel
 
 
-# How the inputs begin that set the rounds of loops and of gated repeats.
-DIAL, GATE = "rounds_", "depth"
 NEVER_IN_TEXT = "\xff"  # how a byte-level vocabulary writes the byte 0xFF, which UTF-8 never has
 
 
@@ -70,10 +70,45 @@ def genai_files(
     text; `UsageError` for stop ids that are none, and `DataError` for a tokenizer that cannot be
     read or has more tokens than the model.
     """
-    spec, _ = read_metadata(model.metadata, "the model")
-    decoder = _decoder(model, spec)
+    plan = plan_genai(model.metadata, tokenizer, stop_ids=stop_ids)
+    spec = plan.spec
+    config = {
+        "model": {
+            "type": "decoder",
+            "vocab_size": spec.vocab_size,
+            "context_length": spec.context,
+            "eos_token_id": plan.stop_ids,
+            "pad_token_id": plan.stop_ids[0] if plan.padding is None else plan.padding,
+            "decoder": _decoder(model, spec),
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": spec.context,
+            # Standard operators give a longer cache back.
+            "past_present_share_buffer": _is_fused(model.metadata),
+        },
+    }
+    return {CONFIG_FILE: _json(config), **plan.files}
+
+
+@dataclass(frozen=True)
+class GenaiPlan:
+    """What the package is told of texts; ``files`` are those of the tokenizer."""
+
+    spec: ModelSpec
+    stop_ids: Sequence[int]
+    padding: int | None
+    files: Mapping[str, bytes]
+
+
+def plan_genai(
+    metadata: Mapping[str, str], tokenizer: Path | None = None, *, stop_ids: Sequence[int] = ()
+) -> GenaiPlan:
+    """Whatever can be wrong before there is a model; raises what `genai_files` raises."""
+    spec, _ = read_metadata(metadata, "the model")
+    _check_form(metadata, spec)
     stops = sorted(checked_request([0], 0, spec, stop_ids).stop_ids)
-    files: dict[str, bytes] = {}
+    files: Mapping[str, bytes] = {}
     padding: int | None = None
     if tokenizer is not None:
         text, content = _read_tokenizer(tokenizer, spec)
@@ -83,28 +118,34 @@ def genai_files(
         known = known_stop_ids(tokenizer.parent, special.stop_ids, spec.vocab_size)
         padding = _padding(special, vocabulary_size(text), spec)
         stops = stops or list(known) or _never_in_text(content)
-        files.update(tokenizer_files(text, declared, spec.context))
+        files = tokenizer_files(text, declared, spec.context)
     if not stops:
         message = "ONNX Runtime GenAI needs a token that ends a text, and none is known"
         hint = "name one: --stop-id ID, or stop_ids=[ID] in Python"
         raise LoweringError("no-stop-token", message, hint=hint)
-    config = {
-        "model": {
-            "type": "decoder",
-            "vocab_size": spec.vocab_size,
-            "context_length": spec.context,
-            "eos_token_id": stops,
-            "pad_token_id": stops[0] if padding is None else padding,
-            "decoder": decoder,
-        },
-        "search": {
-            "do_sample": False,
-            "max_length": spec.context,
-            # Standard operators give a longer cache back.
-            "past_present_share_buffer": _is_fused(model),
-        },
-    }
-    return {CONFIG_FILE: _json(config), **files}
+    return GenaiPlan(spec, stops, padding, files)
+
+
+def _check_form(metadata: Mapping[str, str], spec: ModelSpec) -> None:
+    """Raises `LoweringError` for a form that the package cannot run."""
+    graph, form = build_graph(spec), metadata[Key.FORM]
+    dial = next((loop.name for loop in graph.dials()), None)
+    if not parse_json(metadata[Key.CACHE]):
+        code, message = "no-cache", "ONNX Runtime GenAI needs a model with a cache"
+        hint = "export it with cache=True (--cache)"
+    elif dial is not None and form == "dynamic":
+        code, name = "rounds-are-a-loop", dial_name(graph, dial, gated=False)
+        message = f"ONNX Runtime GenAI cannot run a model whose rounds are the input '{name}'"
+        hint = "export it with gated=True and the most rounds that are needed, or with fixed rounds"
+    elif dial is not None and form == "gated" and not _is_fused(metadata):
+        code = "gated-and-portable"
+        message = "ONNX Runtime GenAI cannot run gated rounds of standard operators"
+        hint = "leave out portable, or gated"
+        if not can_fuse(spec):
+            hint = "leave out gated; fused operators need heads whose width divides by 8"
+    else:
+        return
+    raise LoweringError(code, message, hint=hint)
 
 
 def _padding(special: SpecialTokens, tokens: int, spec: ModelSpec) -> int | None:
@@ -121,21 +162,6 @@ def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
     """What the package is to know of the graph; each slot of the cache is a layer to it."""
     inputs = {str(value.name): shape_of(value) for value in model.ir.graph.inputs}
     slots = [shape for name, shape in inputs.items() if name.startswith(PAST)]
-    if not slots:
-        message = "ONNX Runtime GenAI needs a model with a cache"
-        hint = "export it with cache=True (--cache)"
-        raise LoweringError("no-cache", message, hint=hint)
-    dial = next((name for name in inputs if name.startswith(DIAL)), None)
-    if dial is not None:
-        message = f"ONNX Runtime GenAI cannot run a model whose rounds are the input '{dial}'"
-        hint = "export it with gated=True and the most rounds that are needed, or with fixed rounds"
-        raise LoweringError("rounds-are-a-loop", message, hint=hint)
-    if not _is_fused(model) and any(name.startswith(GATE) for name in inputs):
-        message = "ONNX Runtime GenAI cannot run gated rounds of standard operators"
-        hint = "leave out portable, or gated"
-        if not can_fuse(spec):
-            hint = "leave out gated; fused operators need heads whose width divides by 8"
-        raise LoweringError("gated-and-portable", message, hint=hint)
     if any(shape != slots[0] for shape in slots):
         message = "ONNX Runtime GenAI needs a cache of which all slots have one shape"
         hint = "give all blocks layer kinds with the same number of heads for keys and values"
@@ -163,8 +189,8 @@ def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
     }
 
 
-def _is_fused(model: OnnxModel) -> bool:
-    return model.metadata[Key.OPERATORS] == "fused"
+def _is_fused(metadata: Mapping[str, str]) -> bool:
+    return metadata[Key.OPERATORS] == "fused"
 
 
 def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[str, Mapping[str, Any]]:

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from rinsc.backends.onnx.form import Exit, OnnxForm
 from rinsc.backends.onnx.write.builder import BOOL, FLOAT, INT64, OpBuilder, make_value, shape_of
 from rinsc.backends.onnx.write.cache import Slots, recorded, replayed
-from rinsc.backends.onnx.write.exits import Exit, distribution_change, state_change
-from rinsc.backends.onnx.write.form import Form
+from rinsc.backends.onnx.write.exits import distribution_change, state_change
 from rinsc.backends.onnx.write.fusion import FusedProgram
 from rinsc.backends.onnx.write.ops import emit_program
 from rinsc.backends.onnx.write.packing import Packing
@@ -104,7 +104,7 @@ class Walk:
 
     op: OpBuilder
     model: BlockGraph
-    form: Form
+    form: OnnxForm
     programs: Programs
     layers: Mapping[str, Program | FusedProgram]
     rounds: Mapping[str, ir.Value]
@@ -130,7 +130,7 @@ class Walk:
             elif step.fixed or self.form.gated:
                 x = self.rounds_written_out(step, x, slots)
             else:
-                x = self.scan(step, x, slots) if self.form.cached else self.loop(step, x, slots)
+                x = self.scan(step, x, slots) if self.form.cache else self.loop(step, x, slots)
         return x
 
     def logits(self, rest: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
@@ -191,7 +191,7 @@ class Walk:
         self, loop: Loop, entry: ir.Value, index: ir.Value | None, x: ir.Value, slots: Slots
     ) -> ir.Value:
         """One trip of a loop; ``index`` chooses the adapter, where there is one."""
-        programs = trace_loop(self.model.spec, loop, cached=self.form.cached)
+        programs = trace_loop(self.model.spec, loop, cached=self.form.cache)
         known = {"entry": entry} if index is None else {"entry": entry, "index": index}
         given = self.loop_program(programs.before, loop, x=x, **known)
         given = x if given is None else given
@@ -203,7 +203,7 @@ class Walk:
 
     def start(self, loop: Loop, entry: ir.Value) -> ir.Value:
         """The state before the first round; noise is that of the seed 0."""
-        program = trace_loop(self.model.spec, loop, cached=self.form.cached).start
+        program = trace_loop(self.model.spec, loop, cached=self.form.cache).start
         known = {"entry": entry, **self.sides}
         if loop.options.start == "noise":
             known["seed"] = self.op.scalar(0)
