@@ -13,7 +13,7 @@ from rinsc.errors import RinscError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
-    from rinsc.backends.onnx import Session, to_onnx
+    from rinsc.backends.onnx import OnnxForm, Session, to_onnx
     from rinsc.backends.torch import load_weights, save_weights, to_torch
     from rinsc.cost import FlopConvention, cost_report, match_compute
     from rinsc.fingerprints import fingerprint
@@ -22,17 +22,24 @@ if TYPE_CHECKING:
     from rinsc.layers import register_kind
     from rinsc.spec import ModelSpec, model_spec
     from rinsc.syntax import canonical, parse
+    from rinsc.verbs.export import export
+    from rinsc.verbs.forms import Exported, HfForm, TorchForm
     from rinsc.verification import verify
 
 # Loaded when first used: `import rinsc` stays light, and torch or onnx may be absent.
 _HOMES = {
+    "Exported": "rinsc.verbs.forms",
     "FlopConvention": "rinsc.cost",
+    "HfForm": "rinsc.verbs.forms",
     "ModelSpec": "rinsc.spec",
+    "OnnxForm": "rinsc.backends.onnx",
     "Session": "rinsc.backends.onnx",
+    "TorchForm": "rinsc.verbs.forms",
     "build_graph": "rinsc.graph",
     "canonical": "rinsc.syntax",
     "cost_report": "rinsc.cost",
     "draw_rounds": "rinsc.graph.law",
+    "export": "rinsc.verbs.export",
     "fingerprint": "rinsc.fingerprints",
     "load_weights": "rinsc.backends.torch",
     "match_compute": "rinsc.cost",
@@ -53,15 +60,20 @@ _NEEDS = {
 }
 
 __all__ = [
+    "Exported",
     "FlopConvention",
+    "HfForm",
     "ModelSpec",
+    "OnnxForm",
     "RinscError",
     "Session",
+    "TorchForm",
     "__version__",
     "build_graph",
     "canonical",
     "cost_report",
     "draw_rounds",
+    "export",
     "fingerprint",
     "load_weights",
     "match_compute",

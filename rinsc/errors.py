@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 
@@ -120,6 +123,42 @@ class UsageError(RinscError):
     """The command was put together wrongly; the model itself may be fine."""
 
     exit_status = 2
+
+
+@contextmanager
+def option_values(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Whatever is wrong inside comes of the value of an option: a mistake in its use.
+
+    ``options`` names the option at which a setting of another name is given.
+    """
+    try:
+        yield
+    except RinscError as error:
+        placed = (replace(p, place=options.get(p.place or "", p.place)) for p in error.problems)
+        raise UsageError.of(*placed) from None
+
+
+_IN_A_COMMAND: ContextVar[bool] = ContextVar("in_a_command", default=False)
+
+
+@contextmanager
+def settings_as_options() -> Iterator[None]:
+    """In the body errors spell settings as options of a command line."""
+    token = _IN_A_COMMAND.set(True)
+    try:
+        yield
+    finally:
+        _IN_A_COMMAND.reset(token)
+
+
+def setting(name: str, option: str | None = None) -> str:
+    """A setting as you write it: ``held_out`` in Python, ``--held-out`` in a command.
+
+    ``option`` is how a command spells it where that is another word.
+    """
+    if not _IN_A_COMMAND.get():
+        return name
+    return option or f"--{name.replace('_', '-')}"
 
 
 def render(problem: Problem) -> str:

@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rinsc.__about__ import __version__
 from rinsc.cli.diagnostics import print_error, warnings_as_notes
 from rinsc.cli.output import result_alone
-from rinsc.errors import OutputError, RinscError
+from rinsc.errors import OutputError, RinscError, settings_as_options
 
 # Imported only when called: name, where the function is, what `rinsc --help` says about it.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -97,7 +97,7 @@ def _run(tokens: Sequence[str]) -> int:
         except SystemExit:  # so rich ends where nobody reads
             raise BrokenPipeError from None
         return 0
-    with result_alone():
+    with result_alone(), settings_as_options():
         status: int | None = command(*given.args, **given.kwargs)
     return status or 0
 

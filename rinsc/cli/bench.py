@@ -12,15 +12,16 @@ from cyclopts import Parameter
 
 from rinsc.backends.onnx.contract import Key
 from rinsc.cli.bench_report import BenchReport, BenchRow, print_bench
-from rinsc.cli.bench_text import HeldOut, asked_rounds, find_held_out, rounds_by_repeat
-from rinsc.cli.diagnostics import note
+from rinsc.cli.bench_text import asked_rounds, rounds_by_repeat
+from rinsc.cli.diagnostics import CommandProgress, note
 from rinsc.cli.numbers import short_text
 from rinsc.cli.output import print_json, print_note
-from rinsc.cli.quality_report import LateProgress
 from rinsc.cli.values import Listed
 from rinsc.errors import CheckpointError, UsageError, plural
 from rinsc.extras import require
+from rinsc.progress import LateProgress
 from rinsc.storage.files import check_writable
+from rinsc.verbs.quality import HeldOut, find_held_out
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import Session
@@ -97,7 +98,9 @@ def bench(
     metadata = metadata_of(file)
     every = rounds_by_repeat(numbers, session, metadata[Key.FORM], file)
     lengths = _lengths(session.spec.context, prompt_tokens, new_tokens)
-    held_out = find_held_out(file, text, session.spec.vocab_size, needed=output is not None)
+    progress = CommandProgress(quiet=json)
+    size = session.spec.vocab_size
+    held_out = find_held_out(file, text, size, progress, needed=output is not None)
     _say_limits(session, every[-1], lengths[0] if prompt_tokens is None else None)
     task = Task(session, metadata, threads, every, lengths, memory_before)
     report = _measure(task, held_out, quiet=json)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rinsc.cli.numbers import exact, rounded_bytes, rounded_flops
-from rinsc.cli.quality_report import counts_in_words
 from rinsc.errors import plural
+from rinsc.graph import rounds_in_words
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.run.benchmark import Speed, TokenCost
@@ -28,7 +28,7 @@ class BenchRow:
     @property
     def label(self) -> str:
         """``3``; a dash where the model has no repeat."""
-        return counts_in_words(self.rounds) or "-"
+        return rounds_in_words(self.rounds) or "-"
 
     def facts(self) -> dict[str, object]:
         """The row as plain data."""

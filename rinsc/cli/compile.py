@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from rinsc.cli.compile_hf import FolderRequest, compile_hf, refuse_onnx_options
-from rinsc.cli.compile_onnx import Request, compile_onnx
+from rinsc.backends.onnx.contract import Key
+from rinsc.cli.diagnostics import CommandProgress
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
-from rinsc.cli.numbers import rounded_bytes
-from rinsc.cli.old_folder import hf_form, in_place_of, onnx_form
 from rinsc.cli.onnx_options import NO_ONNX_OPTIONS, OnnxOptions
-from rinsc.cli.output import print_json, print_note
-from rinsc.cli.runs import is_run, open_run, own_rounds
-from rinsc.cli.values import RoundsOption, Seed, option_values, parse_rounds
-from rinsc.errors import Problem, UsageError
-from rinsc.extras import require
-from rinsc.storage.files import check_writable, write_atomically
+from rinsc.cli.output import print_json, print_line, print_note, print_table
+from rinsc.cli.values import RoundsOption, Seed, parse_rounds
+from rinsc.errors import plural
+from rinsc.graph import rounds_in_words
+from rinsc.storage.files import parse_json
+from rinsc.units import exact
+from rinsc.verbs.models import is_run
 
 if TYPE_CHECKING:
-    from rinsc.backends.onnx import RoundsForm
-    from rinsc.graph import Rounds
-    from rinsc.spec import ModelSpec
+    from rinsc.backends.onnx import OnnxForm, RoundsForm
+    from rinsc.verbs.forms import Exported, HfForm, TorchForm
+    from rinsc.verbs.quality import QualityReport
 
 
 def compile_(
@@ -70,68 +69,90 @@ def compile_(
     json
         Print what was written, and the loss, as JSON.
     """
-    folder = open_run(model) if is_run(model) else None
+    from rinsc.verbs.export import export
+    from rinsc.verbs.forms import HfForm, TorchForm
+
     spec = options.spec(model)
-    dynamic = rounds == ("dynamic",)
-    asked = None if dynamic else parse_rounds(rounds)
-    if asked is None and not dynamic and to != "torch":
-        asked = own_rounds(folder)
-    _check_rounds(spec, asked)
-    if not output:
-        raise UsageError("usage", "-o is empty", hint="name the file or folder to write")
-    if to == "onnx":
-        form: RoundsForm = "dynamic" if dynamic else asked
-        request = Request(spec, output, form, cache, folder, weights, seed, json)
-        path = request.path if request.is_folder else None
-        with in_place_of(path, partial(onnx_form, request, onnx), overwrite=overwrite):
-            compile_onnx(request, onnx)
-        return
-    if to == "hf":
-        refuse_onnx_options(onnx, cache=cache)
-        wanted = FolderRequest(spec, Path(output), asked, folder, weights, seed, json)
-        with in_place_of(wanted.output, partial(hf_form, asked), overwrite=overwrite):
-            compile_hf(wanted)
-        return
-    if overwrite:
-        message = "--overwrite is about a model folder, and PyTorch source is a file"
-        raise UsageError("usage", message, hint="leave it out: a file is written over")
-    _refuse(onnx, weights)
-    path = Path(output)
-    check_writable(path)
-    _write_source(spec, path, asked, cache)
-    size = path.stat().st_size
-    print_note(f"wrote {path} ({rounded_bytes(size)})")
+    source = Path(model) if is_run(model) else spec
+    written_out: RoundsForm = "dynamic" if rounds == ("dynamic",) else parse_rounds(rounds)
+    plain = None if isinstance(written_out, str) else written_out
+
+    def write(form: OnnxForm | TorchForm | HfForm, **settings: Any) -> Exported:
+        return export(
+            *(source, output, form),
+            weights=weights,
+            seed=seed,
+            overwrite=overwrite,
+            progress=CommandProgress(),
+            **settings,
+        )
+
+    if to == "torch":
+        onnx.refuse("PyTorch source", weights=weights)
+        done = write(TorchForm(plain, cache))
+    elif to == "hf":
+        onnx.refuse("a model of transformers", cache=cache)
+        done = write(HfForm(plain))
+    else:
+        done = write(onnx.form(written_out, cache=cache), **onnx.settings)
+        if not json:
+            print_note(_in_words(done))
+            if done.quality is not None:
+                print_report(done.quality)
     if json:
-        print_json({"files": {str(path): size}, "signature": spec.text})
+        print_json(_facts(done, to))
 
 
-def _check_rounds(spec: ModelSpec, rounds: Rounds) -> None:
-    from rinsc.graph import build_graph, resolve_rounds
-
-    graph = build_graph(spec)
-    with option_values():
-        resolve_rounds(graph, rounds)
-
-
-def _refuse(onnx: OnnxOptions, weights: Path | None) -> None:
-    """Raises UsageError for options that mean nothing to PyTorch source."""
-    problems = []
-    if weights is not None:
-        message = "PyTorch source holds no weights"
-        hint = "leave --weights out; Model().load_state_dict takes them at run time"
-        problems.append(Problem("usage", message, hint=hint))
-    if onnx.given:
-        message = f"PyTorch source takes no {', '.join(onnx.given)}"
-        problems.append(Problem("usage", message, hint="write --to onnx, or leave that out"))
-    if problems:
-        raise UsageError.of(*problems)
+def _facts(done: Exported, to: str) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "files": {str(path): size for path, size in done.files.items()},
+        "signature": done.signature,
+    }
+    if to != "torch":
+        facts["rounds"] = done.rounds
+    if to == "onnx":
+        facts |= {
+            "form": done.metadata[Key.FORM],
+            "cache": parse_json(done.metadata[Key.CACHE]),
+            "operators": done.metadata[Key.OPERATORS],
+            "precision": done.metadata[Key.PRECISION],
+            "exit": done.metadata[Key.EXIT] or None,
+            "quality": None if done.quality is None else done.quality.facts(),
+        }
+    return facts
 
 
-def _write_source(spec: ModelSpec, output: Path, rounds: Rounds, cache: bool) -> None:
-    require("torch")
-    from rinsc.backends.torch import emit_source
-    from rinsc.graph import build_graph, unroll
+def _in_words(done: Exported) -> str:
+    """The model's form, operators and precision, and what it was run on, in one line."""
+    counts: Mapping[str, int] = done.rounds if isinstance(done.rounds, Mapping) else {}
+    written, metadata = rounds_in_words(counts), done.metadata
+    count = f"{written} round{'s' * (written != '1')}"
+    rounds = {
+        "fixed": count,
+        "dynamic": f"any rounds ({written} if not given)",
+        "gated": f"up to {count}",
+    }
+    words = [
+        rounds[metadata[Key.FORM]] if counts else "no repeat",
+        "cache" if metadata[Key.CACHE] == "true" else "no cache",
+        f"{metadata[Key.OPERATORS]} operators",
+        metadata[Key.PRECISION],
+    ]
+    if metadata[Key.EXIT]:
+        words.append(f"ends early at {metadata[Key.EXIT]}")
+    if done.quality is not None:
+        words.append(f"run by ONNX Runtime on {done.quality.provider}")
+    return " · ".join(words)
 
-    graph = build_graph(spec)
-    graph = graph if rounds is None else unroll(graph, rounds)
-    write_atomically(output, emit_source(graph, cached=cache))
+
+def print_report(report: QualityReport) -> None:
+    """The table on standard output, and what it was measured on."""
+    quality = report.quality
+    print_table(*report.table)
+    windows, tokens = quality.windows.shape
+    print_line()
+    print_line(
+        f"on a sample of held-out text: {plural(windows, 'window')} of "
+        f"{plural(tokens - 1, 'token')}, "
+        f"{plural(quality.byte_count, 'byte', exact(quality.byte_count))}"
+    )

@@ -15,6 +15,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from rinsc.cli.output import print_note
 from rinsc.errors import RinscError, UsageError, did_you_mean, nearest
+from rinsc.progress import Observer, ShownProgress
 
 
 def print_error(error: RinscError) -> None:
@@ -29,6 +30,24 @@ def print_error(error: RinscError) -> None:
 def note(text: str) -> None:
     """Something that the user should know, and that is no mistake."""
     print_note(f"note: {text}")
+
+
+class CommandProgress(ShownProgress):
+    """What a verb tells while a command runs; its tasks are not shown where it is ``quiet``."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+
+    def line(self, text: str) -> None:
+        print_note(text, flush=True)
+
+    @contextmanager
+    def task(self, what: str) -> Iterator[Observer]:
+        if self._quiet:
+            yield lambda done: None
+            return
+        with super().task(what) as observer:
+            yield observer
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from rinsc.cli.bench_text import asked_rounds, default_rounds
 from rinsc.cli.eval_report import EvalReport, EvalRow, print_evaluation
 from rinsc.cli.numbers import short_text
 from rinsc.cli.output import print_json
-from rinsc.cli.quality_report import LateProgress
 from rinsc.cli.values import Count, Listed, listed, option_values
 from rinsc.errors import DataError, UsageError, plural
 from rinsc.extras import require
+from rinsc.progress import LateProgress
 from rinsc.storage.files import check_writable, write_atomically
 
 if TYPE_CHECKING:

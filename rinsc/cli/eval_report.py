@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rinsc.cli.numbers import exact, rounded_count, rounded_flops
-from rinsc.cli.quality_report import counts_in_words, signed
 from rinsc.errors import plural
+from rinsc.graph import rounds_in_words
+from rinsc.verbs.quality import signed
 
 if TYPE_CHECKING:
     from rinsc.evaluation.harness import TaskScore
@@ -31,7 +32,7 @@ class EvalRow:
     @property
     def label(self) -> str:
         """``3``; a dash where the model has no repeat."""
-        return counts_in_words(self.rounds) or "-"
+        return rounds_in_words(self.rounds) or "-"
 
     @property
     def words(self) -> str:
@@ -233,7 +234,7 @@ def _comparison_cells(found: Comparison) -> tuple[str, ...]:
 
 def _rounds_in_words(rounds: Mapping[str, int]) -> str:
     """``3 rounds``, or ``A=3, B=2`` where repeats differ."""
-    words = counts_in_words(rounds)
+    words = rounds_in_words(rounds)
     return words if "=" in words else f"{words} round{'s' * (words != '1')}"
 
 

@@ -13,12 +13,10 @@ from rinsc.cli.runs import find_run, is_run, is_signature, run_spec
 from rinsc.cli.values import Count, ModelText, share_bindings
 from rinsc.errors import UsageError
 from rinsc.spec.kinds import KINDS
-from rinsc.spec.presets import PRESETS
+from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
-
-DEFAULT_PRESET = "tiny"
 
 ModelArgument: TypeAlias = Annotated[
     ModelText,

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from rinsc.cli.values import option_values
-from rinsc.errors import UsageError
-from rinsc.extras import require
+from rinsc.errors import Problem, UsageError
 
 if TYPE_CHECKING:
-    from rinsc.backends.onnx import OnnxModel, RoundsForm
-    from rinsc.backends.onnx.precision import Precision
-    from rinsc.backends.onnx.write.exits import Exit
-    from rinsc.backends.torch import CompiledModule
-    from rinsc.data.tokenizer import TokenIds
-    from rinsc.spec import ModelSpec
+    from rinsc.backends.onnx.form import OnnxForm, RoundsForm
 
 
 @Parameter(name="*", group=Group("ONNX"))
@@ -91,15 +84,24 @@ class OnnxOptions:
         }
         return [name for name, value in values.items() if value]
 
-    def form(self, rounds: RoundsForm, *, cache: bool) -> OnnxForm:
-        """The form that is asked for.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `rinsc.export` takes beside the form."""
+        if self.calibrate is not None and self.no_calibrate:
+            message, hint = "--calibrate and --no-calibrate exclude each other", "leave one out"
+            raise UsageError("usage", message, hint=hint)
+        return {
+            "calibrate": False if self.no_calibrate else self.calibrate,
+            "genai": self.genai,
+            "stop_ids": self.stop_id,
+            "held_out": self.held_out,
+            "report": self.report,
+        }
 
-        Raises UsageError for options that exclude each other, and MissingExtraError where a
-        library that exports is missing.
-        """
-        require("torch", "safetensors", "onnx_ir", "numpy")
+    def form(self, rounds: RoundsForm, *, cache: bool) -> OnnxForm:
+        """The form that is asked for; raises UsageError for options that exclude each other."""
+        from rinsc.backends.onnx.form import OnnxForm
         from rinsc.backends.onnx.precision import parse_precision
-        from rinsc.backends.onnx.write.exits import parse_exit
 
         if rounds == "dynamic" and self.genai:
             message = "onnxruntime-genai cannot run the form of --rounds dynamic"
@@ -108,28 +110,38 @@ class OnnxOptions:
         if rounds == "dynamic" and self.gated:
             message = "--gated needs a number of rounds, the most that are to be run"
             raise UsageError("usage", message, hint="write --gated --rounds 4")
-        name = "fp32" if self.precision is None else self.precision
         precision = parse_precision(
-            name,
+            "fp32" if self.precision is None else self.precision,
             block_size=self.block_size,
             keep=self.keep,
             embedding=self.embedding,
             symmetric=self.symmetric,
         )
-        self._check_calibration(precision)
-        when = None if self.exit is None else parse_exit(self.exit)
-        return OnnxForm(rounds, cache or self.genai, self.portable, self.gated, precision, when)
+        return OnnxForm(
+            rounds,
+            cache=cache,
+            portable=self.portable,
+            gated=self.gated,
+            precision=precision,
+            exit=self.exit,
+        )
 
-    def _check_calibration(self, precision: Precision) -> None:
-        named = "--no-calibrate" if self.no_calibrate else "--calibrate"
-        if self.calibrate is not None and self.no_calibrate:
-            message, hint = "--calibrate and --no-calibrate exclude each other", "leave one out"
-        elif (self.calibrate is not None or self.no_calibrate) and not precision.is_calibrated:
-            message = f"{named} means nothing to '{precision.name}'"
-            hint = "it goes with --precision int4; other precisions round each weight by itself"
-        else:
-            return
-        raise UsageError("usage", message, hint=hint)
+    def refuse(self, what: str, *, cache: bool = False, weights: Path | None = None) -> None:
+        """Raises UsageError for options that mean nothing to another form."""
+        problems = []
+        if weights is not None:
+            message = f"{what} holds no weights"
+            hint = "leave --weights out; Model().load_state_dict takes them at run time"
+            problems.append(Problem("usage", message, hint=hint))
+        if cache:
+            message = f"{what} continues sequences without --cache"
+            problems.append(Problem("usage", message, hint="leave --cache out"))
+        if self.given:
+            message = f"{what} takes no {', '.join(self.given)}"
+            hint = "write --to onnx, or leave that out"
+            problems.append(Problem("usage", message, hint=hint))
+        if problems:
+            raise UsageError.of(*problems)
 
 
 NO_ONNX_OPTIONS = OnnxOptions()

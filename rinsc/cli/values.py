@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
 from rinsc.cli.runs import is_run
 from rinsc.errors import Problem, RinscError, SignatureError, UsageError
+from rinsc.errors import option_values as option_values
 from rinsc.resources import zoo_file
 from rinsc.sampling import MAX_SEED
 from rinsc.storage.files import parse_toml, read_regular_text
@@ -83,19 +81,6 @@ def _convert_model(_: type[Any], tokens: Sequence[Token]) -> str:
 
 # A signature, a TOML file, a run folder, or the name of an entry of the zoo.
 ModelText = Annotated[str, Parameter(converter=_convert_model, n_tokens=1)]
-
-
-@contextmanager
-def option_values(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
-    """Whatever is wrong inside comes of an option's value: a mistake in the command.
-
-    ``options`` names the option at which a setting of another name is given.
-    """
-    try:
-        yield
-    except RinscError as error:
-        placed = (replace(p, place=options.get(p.place or "", p.place)) for p in error.problems)
-        raise UsageError.of(*placed) from None
 
 
 def bindings(pairs: Sequence[str]) -> dict[str, int]:

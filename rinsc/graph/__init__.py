@@ -9,6 +9,7 @@ from rinsc.graph.rounds import (
     beyond_training,
     plain_rounds,
     resolve_rounds,
+    rounds_in_words,
     trained_rounds,
 )
 from rinsc.graph.verify import verified
@@ -28,6 +29,7 @@ __all__ = [
     "plain_rounds",
     "require_graph",
     "resolve_rounds",
+    "rounds_in_words",
     "trained_rounds",
     "unroll",
     "verified",

@@ -45,6 +45,13 @@ def plain_rounds(rounds: Rounds) -> Rounds:
     return None if rounds is None else whole(rounds) or rounds
 
 
+def rounds_in_words(counts: Mapping[str, int]) -> str:
+    """``3``, or ``A=3, B=2`` where repeats differ; nothing where there are none."""
+    if len(set(counts.values())) == 1:
+        return str(next(iter(counts.values())))
+    return ", ".join(f"{name}={count}" for name, count in counts.items())
+
+
 class RoundsWarning(UserWarning):
     """A model runs more rounds than it was trained at; what it gives may be worth little."""
 

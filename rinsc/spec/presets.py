@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+DEFAULT_PRESET = "tiny"  # of a signature without dimensions
+
 PRESETS: Mapping[str, Mapping[str, int | bool]] = {
     "tiny": {
         "layers": 12,

@@ -11,7 +11,7 @@ from rinsc.resources import zoo_file
 from rinsc.scalars import whole
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown
 from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
-from rinsc.spec.presets import PRESETS
+from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
 from rinsc.storage.files import parse_toml, read_regular
 from rinsc.syntax import bind as bind_exponents
 from rinsc.syntax import parse, part_sizes, to_text
@@ -32,7 +32,8 @@ def model_spec(
     **dimensions: int | float | bool | str | None,
 ) -> ModelSpec:
     """The spec of a signature, of a TOML file, or of an entry of the zoo by its name, as in
-    ``model_spec("huginn")``; dimensions given here win over file and preset.
+    ``model_spec("huginn")``; dimensions given here win over file and preset. A signature without
+    any has those of the preset "tiny", as on the command line.
 
     A string that ends in ``.toml`` names a file; its tables ``[source]`` and ``[expect]`` are the
     zoo's, and are left alone. A dimension of None counts as not given. ``strict``
@@ -48,6 +49,8 @@ def model_spec(
         values = {k: value for k, value in read_toml(path).items() if k not in ZOO_TABLES}
         chosen = {"preset": preset} if preset is not None else {}
         return _assemble({**values, **chosen, **given}, bind or {}, str(path), strict)
+    if preset is None and not given.keys() & set(REQUIRED):
+        preset = DEFAULT_PRESET
     return _assemble({"signature": model, "preset": preset, **given}, bind or {}, None, strict)
 
 

@@ -17,13 +17,14 @@ from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.onnx.write import file as onnx_file_module
 from rinsc.backends.onnx.write.quantize import blockwise
 from rinsc.backends.torch import load_weights, to_torch
-from rinsc.cli.quality_report import MOST_ROWS, LateProgress, rounds_to_show, signed
 from rinsc.data.batches import cut_windows
 from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import load_tokenizer
+from rinsc.progress import LateProgress
 from rinsc.spec import model_spec
 from rinsc.training import evaluate
 from rinsc.training.run_folder import RunFolder
+from rinsc.verbs.quality import MOST_ROWS, rounds_to_show, signed
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
@@ -383,7 +384,7 @@ def test_what_takes_long_is_said_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("rinsc.cli.quality_report.time.monotonic", lambda: now)
+    monkeypatch.setattr("rinsc.progress.time.monotonic", lambda: now)
     with LateProgress("counting") as progress:
         progress(0.1)
         assert capsys.readouterr().err == ""

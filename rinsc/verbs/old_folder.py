@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rinsc.backends.onnx.contract import Key
-from rinsc.cli.onnx_options import OnnxOptions
-from rinsc.errors import OutputError
+from rinsc.errors import OutputError, setting
 from rinsc.storage.files import cannot_write, parse_json, read_json
 
 if TYPE_CHECKING:
-    from rinsc.cli.compile_onnx import Request
     from rinsc.graph import Rounds
 
 ONNX_KEYS = ("form", "rounds", "cache", "operators", "precision", "exit")  # of its metadata
@@ -46,20 +44,19 @@ def in_place_of(
         return
     if not overwrite:
         message = f"a model of another form stands here: {differing}"
-        hint = "choose another folder, or write over it with --overwrite"
+        hint = f"choose another folder, or write over it with {setting('overwrite')}"
         raise OutputError("other-form", message, place=str(folder), hint=hint)
     with _set_aside(folder):
         yield
 
 
-def onnx_form(request: Request, options: OnnxOptions) -> Form:
-    """The form of the ONNX model that is asked for."""
-    form = options.form(request.rounds, cache=request.cache)
-    metadata = {**form.outline(request.spec).metadata, Key.PRECISION: form.precision.text}
-    return _onnx_facts(metadata, genai=options.genai)
+def onnx_facts(metadata: Mapping[str, str], *, genai: bool) -> Form:
+    """The form of an ONNX model, from what its file says."""
+    facts = {key: metadata.get(f"rinsc.{key}", "") for key in ONNX_KEYS}
+    return {"kind": "genai" if genai else "onnx", **facts}
 
 
-def hf_form(rounds: Rounds) -> Form:
+def hf_facts(rounds: Rounds) -> Form:
     """The form of the folder for transformers that is asked for."""
     plain = dict(rounds) if isinstance(rounds, Mapping) else rounds
     return {"kind": "hf", "rounds": json.dumps(plain)}
@@ -78,7 +75,7 @@ def standing_form(folder: Path) -> Form | None:
             metadata = {}
         if Key.FORM not in metadata:
             return {"kind": "model.onnx that rinsc cannot read"}
-        return _onnx_facts(metadata, genai=(folder / "genai_config.json").exists())
+        return onnx_facts(metadata, genai=(folder / "genai_config.json").exists())
     if not (folder / "modeling_rinsc.py").exists():
         return None
     try:
@@ -87,11 +84,6 @@ def standing_form(folder: Path) -> Form | None:
     except (OSError, ValueError, AttributeError):
         rounds = None
     return {"kind": "hf", "rounds": json.dumps(rounds)}
-
-
-def _onnx_facts(metadata: Mapping[str, str], *, genai: bool) -> Form:
-    facts = {key: metadata.get(f"rinsc.{key}", "") for key in ONNX_KEYS}
-    return {"kind": "genai" if genai else "onnx", **facts}
 
 
 def _differing(old: Form, new: Form) -> str:

@@ -1,0 +1,238 @@
+"""What a precision costs and what a round is worth: an exported model's loss on held-out text."""
+
+from __future__ import annotations
+
+import math
+from codecs import getincrementaldecoder
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rinsc.backends.onnx.contract import Key
+from rinsc.errors import DataError, RinscError, setting
+from rinsc.extras import require
+from rinsc.graph import Rounds, rounds_in_words
+from rinsc.storage.files import read_regular_text
+from rinsc.units import html_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from rinsc.data.tokenizer import TokenIds
+    from rinsc.evaluation.quality import Quality
+    from rinsc.graph import BlockGraph
+    from rinsc.progress import Progress
+    from rinsc.training.run_folder import RunFolder
+
+MOST_ROWS = 8
+MAX_BYTES = 1 << 20  # that are read of a text
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """Loss of an exported model; ``trained`` are the rounds of its run, by repeat."""
+
+    quality: Quality
+    precision: str
+    provider: str
+    trained: Mapping[str, int]
+
+    @property
+    def table(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Heads and rows of the table, as text."""
+        is_exact, name = self.precision == "fp32", self.precision
+        heads = ["rounds", "fp32 bits/byte"]
+        heads += [] if is_exact else [f"{name} bits/byte", "difference", "KL nats/token"]
+        rows = []
+        for row in self.quality.rows:
+            cells = [rounds_shown(row.rounds, self.trained), f"{row.exact_bits_per_byte:.4f}"]
+            if not is_exact:
+                difference = row.bits_per_byte - row.exact_bits_per_byte
+                cells += [f"{row.bits_per_byte:.4f}", signed(difference)]
+                cells.append(f"{row.divergence_nats:.2e}")
+            rows.append(tuple(cells))
+        return heads, rows
+
+    def _repr_html_(self) -> str:
+        return html_table(*self.table)
+
+    def facts(self) -> dict[str, object]:
+        """The report as plain data."""
+        windows, length = self.quality.windows.shape
+        rows = []
+        for row in self.quality.rows:
+            known: dict[str, object] = {"rounds": row.rounds}
+            known["fp32_bits_per_byte"] = _json_number(row.exact_bits_per_byte)
+            known["bits_per_byte"] = _json_number(row.bits_per_byte)
+            known["kl_nats_per_token"] = _json_number(row.divergence_nats)
+            rows.append(known)
+        return {
+            "provider": self.provider,
+            "held_out": "sample",
+            "windows": windows,
+            "sequence_length": length - 1,
+            "bytes": self.quality.byte_count,
+            "rows": rows,
+        }
+
+
+def measure(
+    model: Path,
+    metadata: Mapping[str, str],
+    twin: Path | None,
+    text: str,
+    run: RunFolder,
+    progress: Progress,
+) -> QualityReport:
+    """An exported model on held-out text of its run, beside its twin in fp32.
+
+    Raises what `Session` raises, DataError for a tokenizer that does not fit, and
+    MissingExtraError.
+    """
+    require("onnxruntime", "tokenizers")
+    from rinsc.backends.onnx import Session
+    from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
+    from rinsc.evaluation.quality import compare_quality, tokens_to_measure
+    from rinsc.graph import build_graph
+
+    words = load_tokenizer(run.tokenizer)
+    session = Session(model)
+    check_vocabulary(words, session.spec.vocab_size)
+    twin_logits = None if twin is None else Session(twin, provider=session.provider).logits
+    trained = _trained_rounds(run, session.graph)
+    with progress.task("measuring the loss on held-out text") as observe:
+        quality = compare_quality(
+            session.logits,
+            twin_logits,
+            rounds_to_show(metadata[Key.FORM], session.rounds, trained),
+            words.encode(text),
+            words.token_bytes,
+            session.spec.context,
+            most_tokens=tokens_to_measure(build_graph(session.spec)),
+            observe=observe,
+        )
+    return QualityReport(quality, metadata[Key.PRECISION], session.provider, trained)
+
+
+def rounds_to_show(
+    form: str, written: Mapping[str, int], trained: Mapping[str, int]
+) -> list[dict[str, int]]:
+    """Rounds by repeat, at most `MOST_ROWS` times: those written and trained, and less of them.
+
+    Each repeat runs as many, as far as the form has them; a fixed one has those written alone.
+    """
+    if form == "fixed" or not written:
+        return [dict(written)]
+    top = max(*written.values(), *trained.values())
+    # Where not all of them have a place, the doubled ones come first.
+    doubled = [1 << power for power in range(top.bit_length())]
+    wanted = [dict(written), dict(trained)]
+    wanted += [dict.fromkeys(written, count) for count in (top, *doubled, *range(1, top + 1))]
+    shown: list[dict[str, int]] = []
+    for each in wanted:
+        if form == "gated":
+            each = {name: min(count, written[name]) for name, count in each.items()}
+        if each not in shown:
+            shown.append(each)
+        if len(shown) == MOST_ROWS:
+            break
+    return sorted(shown, key=lambda each: (sum(each.values()), tuple(each.values())))
+
+
+def _trained_rounds(run: RunFolder, graph: BlockGraph) -> dict[str, int]:
+    """The rounds of every repeat in training: those that it was told, else those written."""
+    from rinsc.graph import resolve_rounds
+    from rinsc.training.config import config_from_toml
+    from rinsc.training.schedules import told_rounds
+
+    written = resolve_rounds(graph, None)
+    if not run.config.is_file():
+        return written
+    text = read_regular_text(run.config, "replace")
+    config = config_from_toml(text, place=str(run.config))
+    return written | told_rounds(graph, config)
+
+
+def _json_number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def rounds_shown(rounds: Rounds, trained: Mapping[str, int]) -> str:
+    """``3 (trained)``; a dash where the model has no repeat."""
+    counts = dict(rounds) if isinstance(rounds, Mapping) else {}
+    text = rounds_in_words(counts) or "-"
+    return f"{text} (trained)" if counts and counts == trained else text
+
+
+def signed(difference: float) -> str:
+    """Four digits with a sign; what rounds to nothing is ``+0.0000``."""
+    return f"{round(difference, 4) + 0.0:+.4f}"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Token ids ``(tokens,)``, and how many bytes of text each token of the vocabulary is."""
+
+    tokens: TokenIds
+    token_bytes: npt.NDArray[np.int64]
+
+
+def find_held_out(
+    model: Path, text: Path | None, vocab_size: int, progress: Progress, *, needed: bool
+) -> HeldOut | None:
+    """``text``, or heldout.txt beside the model, in tokens of the tokenizer that stands there.
+
+    What keeps them from being read is told: where they are asked for, by a ``text`` or because
+    they are ``needed``, as an error (`DataError`, `MissingExtraError`), else in a note and None.
+    """
+    try:
+        return _read(text or model.parent / "heldout.txt", model, vocab_size)
+    except RinscError as error:
+        if needed or text is not None:
+            raise
+        problem = error.problems[0]
+        where = "" if problem.place is None else f", {problem.place}"
+        progress.note(f"bits per byte are left out: {problem.message}{where} ({problem.hint})")
+        return None
+
+
+def _read(path: Path, model: Path, vocab_size: int) -> HeldOut:
+    from rinsc.data.tokenizer import check_vocabulary, load_tokenizer
+
+    hint = f"name a text file with {setting('text')}, "
+    hint += f"or compile the run with {setting('held_out')}"
+    text = read_beginning(path, "there is no held-out text", hint)
+    file = model.parent / "tokenizer.json"
+    if not file.is_file():
+        hint = "put the tokenizer.json of the model's run beside the model"
+        raise _error("no-tokenizer", "there is no tokenizer", file, hint)
+    tokenizer = load_tokenizer(file)
+    check_vocabulary(tokenizer, vocab_size)
+    tokens = tokenizer.encode(text)
+    if len(tokens) < 2:
+        message = "the held-out text is too short to be predicted"
+        raise _error("too-little-text", message, path, "give a text of some sentences")
+    return HeldOut(tokens, tokenizer.token_bytes)
+
+
+def read_beginning(path: Path, missing: str, hint: str) -> str:
+    """The first `MAX_BYTES` of a text; raises DataError, with ``missing`` where there is none."""
+    if not path.is_file():
+        raise _error("no-text", missing, path, hint)
+    try:
+        with path.open("rb") as file:
+            # Half a character at the end is left out.
+            return getincrementaldecoder("utf-8")().decode(file.read(MAX_BYTES))
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        message, hint = f"cannot read the text: {reason}", "check the permissions"
+    except UnicodeDecodeError:
+        message, hint = "the text is not UTF-8", "give a plain text in UTF-8"
+    raise _error("cannot-read", message, path, hint)
+
+
+def _error(code: str, message: str, place: Path, hint: str) -> DataError:
+    return DataError(code, message, place=str(place), hint=hint)
