@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rinsc.graph import build_graph, unroll
     from rinsc.graph.law import draw_rounds
     from rinsc.layers import register_kind
-    from rinsc.spec import ModelSpec, model_spec
+    from rinsc.spec import ModelSpec, TowersSpec, model_spec, towers_spec
     from rinsc.syntax import canonical, parse
     from rinsc.verbs.export import export
     from rinsc.verbs.forms import Exported, HfForm, TorchForm
@@ -35,6 +35,7 @@ _HOMES = {
     "OnnxForm": "rinsc.backends.onnx",
     "Session": "rinsc.backends.onnx",
     "TorchForm": "rinsc.verbs.forms",
+    "TowersSpec": "rinsc.spec",
     "build_graph": "rinsc.graph",
     "canonical": "rinsc.syntax",
     "cost_report": "rinsc.cost",
@@ -49,6 +50,7 @@ _HOMES = {
     "save_weights": "rinsc.backends.torch",
     "to_onnx": "rinsc.backends.onnx",
     "to_torch": "rinsc.backends.torch",
+    "towers_spec": "rinsc.spec",
     "unroll": "rinsc.graph",
     "verify": "rinsc.verification",
 }
@@ -68,6 +70,7 @@ __all__ = [
     "RinscError",
     "Session",
     "TorchForm",
+    "TowersSpec",
     "__version__",
     "build_graph",
     "canonical",
@@ -83,6 +86,7 @@ __all__ = [
     "save_weights",
     "to_onnx",
     "to_torch",
+    "towers_spec",
     "unroll",
     "verify",
 ]

@@ -3,37 +3,74 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rinsc.layers import Programs, trace_programs
 from rinsc.ops.program import Program
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec
 from rinsc.storage.digests import short_digest
-from rinsc.syntax import identity
+from rinsc.syntax import Identity, identity
+from rinsc.syntax.identity import atoms_of, identity_of_towers
 
 
-def fingerprint(spec: ModelSpec) -> str:
+def fingerprint(spec: ModelSpec | TowersSpec) -> str:
     """Hash of the schedule of physical layers up to renaming, and of the traced operations.
 
     Operations carry every dimension that they depend on, so that a key which changes nothing (a
     rotary base where positions are learned) changes no fingerprint; nor do the names of parts.
+    Of several towers it is that of all of them under their names, in whatever order.
     Raises `SpecError` for anything but a spec.
     """
+    if isinstance(spec, TowersSpec):
+        return _of_towers(spec)
     spec = require_spec(spec)
     programs = trace_programs(spec)
-    frame = [_program_text(program) for program in (programs.embed, programs.head)]
     framed = [*programs.enter, *programs.leave]
     schedule = identity(spec.signature, spec.layers, spec.kind, framed)
     # A block is what its layers do, whatever the kind is called and whichever is the model's own.
     kinds = [block.kind or spec.kind for block in schedule.blocks]
-    digests = {kind: _kind_digest(kind, programs) for kind in set(kinds)}
+    return short_digest("\n".join([_text(schedule, [programs] * len(kinds), kinds), *_frame(spec)]))
+
+
+def _of_towers(spec: TowersSpec) -> str:
+    programs = {name: trace_programs(tower) for name, tower in spec.towers.items()}
+    framed = {kind for each in programs.values() for kind in (*each.enter, *each.leave)}
+    schedule = identity_of_towers(
+        {name: tower.signature for name, tower in spec.towers.items()},
+        {name: tower.layers for name, tower in spec.towers.items()},
+        {name: tower.kind for name, tower in spec.towers.items()},
+        framed,
+    )
+    owners: dict[int, Programs] = {}  # of each atom: the programs of the first tower that has it
+    for name, word in schedule.words:
+        for atom in atoms_of(word):
+            owners.setdefault(atom, programs[name])
+    kinds = [block.kind or "" for block in schedule.blocks]
+    text = _text(schedule, [owners[atom] for atom in range(len(kinds))], kinds)
+    frames = [f"{name}: {line}" for name, _ in schedule.words for line in _frame(spec.towers[name])]
+    return short_digest("\n".join([text, *frames]))
+
+
+def _text(schedule: Identity, programs: Sequence[Programs], kinds: Sequence[str]) -> str:
+    """The schedule, with what layers do in place of the names of their kinds."""
+    digests: dict[tuple[str, int], str] = {}
+    for kind, own in zip(kinds, programs, strict=True):
+        if (kind, id(own)) not in digests:
+            digests[kind, id(own)] = _kind_digest(kind, own)
     blocks = [
-        replace(block, kind=digests[kind])
-        for block, kind in zip(schedule.blocks, kinds, strict=True)
+        replace(block, kind=digests[kind, id(own)])
+        for block, kind, own in zip(schedule.blocks, kinds, programs, strict=True)
     ]
-    text = replace(schedule, blocks=tuple(blocks)).text
-    return short_digest("\n".join([text, f"context {spec.context}", *frame]))
+    return replace(schedule, blocks=tuple(blocks)).text
+
+
+def _frame(spec: ModelSpec) -> list[str]:
+    """How long a sequence may be, and what stands before and after the blocks."""
+    programs = trace_programs(spec)
+    frame = [_program_text(program) for program in (programs.embed, programs.head)]
+    return [f"context {spec.context}", *frame]
 
 
 def _kind_digest(kind: str, programs: Programs) -> str:

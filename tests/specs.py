@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
+from hypothesis import reject
 from hypothesis import strategies as st
 
-from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.errors import SignatureError
+from rinsc.spec import ModelSpec, TowersSpec, model_spec, spec_to_toml, towers_spec
 from rinsc.spec.kinds import KINDS
+from rinsc.spec.towers import FRAME_KEYS
 from rinsc.syntax import parse
+from rinsc.syntax.parser import parse_towers
 from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.tree import Signature
 from tests.strategies import nested_signatures, signatures
@@ -45,6 +50,57 @@ def specs(
         embedding_width=draw(st.sampled_from([3, 5])),
         patch_width=draw(st.sampled_from([3, 7])),
     )
+
+
+_SIZES = {"A": 2, "B": 1, "C": 1, "D2": 1, "X": 1, "Y": 2}
+
+
+@st.composite
+def tower_specs(
+    draw: st.DrawFn,
+    *,
+    max_visits: int = 6,
+    options: bool = True,
+    kinds: Iterable[str] = tuple(KINDS),
+    head_dims: Sequence[int] = (2, 4, 6),
+) -> TowersSpec:
+    """Two towers: of one kind and width where they share blocks, of any where they do not."""
+    texts = signatures(max_visits=max_visits, sizes=False, degrees=False, options=options)
+    one, other = (draw(texts).partition("@")[0] for _ in range(2))
+    shares = draw(st.booleans())
+    if not shares:
+        other = other.translate(str.maketrans("ABC", "XYX")).replace("D2", "Y")
+    sized = [
+        re.sub("[A-Z]2?", lambda letter: f"{letter[0]}[{_SIZES[letter[0]]}]", text)
+        for text in (one, other)
+    ]
+    first = _tower(draw, sorted(kinds), head_dims)
+    second = _tower(draw, sorted(kinds), head_dims)
+    if shares:
+        second |= {key: first[key] for key in second if key not in FRAME_KEYS or key == "kind"}
+    try:
+        towers = parse_towers(f"image: {sized[0]}, text: {sized[1]}")
+    except SignatureError:
+        reject()  # each says another thing of a letter
+    return towers_spec(towers, towers={"image": first, "text": second})
+
+
+def _tower(draw: st.DrawFn, kinds: Sequence[str], head_dims: Sequence[int]) -> dict[str, object]:
+    """Dimensions of one tower."""
+    kv_heads = draw(st.integers(1, 2))
+    heads = kv_heads * draw(st.integers(1, 2))
+    return {
+        "kind": draw(st.sampled_from(kinds)),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "width": heads * draw(st.sampled_from(head_dims)),
+        "mlp_width": draw(st.sampled_from([5, 7])),
+        "vocab_size": draw(st.sampled_from([13, 17])),
+        "context": draw(st.integers(16, 19)),
+        "tied_embedding": draw(st.booleans()),
+        "embedding_width": draw(st.sampled_from([3, 5])),
+        "patch_width": draw(st.sampled_from([3, 7])),
+    }
 
 
 def fitting_layers(tree: Signature, more: int = 0) -> int:

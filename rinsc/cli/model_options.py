@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Group, Parameter
 
 from rinsc.cli.runs import find_run, is_run, is_signature, run_spec
 from rinsc.cli.values import Count, ModelText, share_bindings
-from rinsc.errors import UsageError
+from rinsc.errors import UsageError, listed
 from rinsc.spec.kinds import KINDS
 from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
 
 if TYPE_CHECKING:
-    from rinsc.spec import ModelSpec
+    from rinsc.spec import ModelSpec, TowersSpec
 
 ModelArgument: TypeAlias = Annotated[
     ModelText,
@@ -113,7 +113,22 @@ class ModelOptions:
         return str(self.signature) if is_replaced else model
 
     def spec(self, model: str, exponents: Mapping[str, int] | None = None) -> ModelSpec:
-        """The spec of a signature, TOML file or run folder under these options.
+        """`any_spec` of one tower; raises `UsageError` for several."""
+        from rinsc.spec import ModelSpec
+
+        spec = self.any_spec(model, exponents)
+        if isinstance(spec, ModelSpec):
+            return spec
+        message = (
+            f"this command takes a model of one tower, and this has {listed([*spec.towers], 8)}"
+        )
+        hint = "check, cost, show, verify and compile take towers; nothing trains them yet"
+        raise UsageError("several-towers", message, place=spec.text, hint=hint)
+
+    def any_spec(
+        self, model: str, exponents: Mapping[str, int] | None = None
+    ) -> ModelSpec | TowersSpec:
+        """The spec of a signature, of towers, of a TOML file or of a run under these options.
 
         ``exponents`` are the model's share of `share_bindings`, where a command has several models.
         """
@@ -137,7 +152,8 @@ class ModelOptions:
         dimensions = self.dimensions
         if self.signature is not None:
             dimensions["signature"] = self.signature
-        return model_spec(model, preset=preset, bind=exponents, strict=self.strict, **dimensions)
+        settings: Any = {"preset": preset, "bind": exponents, "strict": self.strict, **dimensions}
+        return model_spec(model, **settings)
 
 
 def spec_like(

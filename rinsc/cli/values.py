@@ -20,7 +20,8 @@ from rinsc.storage.files import parse_toml, read_regular_text
 _UNITS = {"": 0, "k": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18, "Z": 21}
 _COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kMGBTPEZ]?)")
 _MAX_LENGTH = 40  # characters; beyond any count that means something
-_PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_]*)=(\d{1,9})")
+# A name before the point is that of a tower.
+_PAIR = re.compile(r"((?:[a-z][a-z0-9_]*\.)?[A-Za-z][A-Za-z0-9_]*)=(\d{1,9})")
 
 
 def whole_count(text: str) -> int:

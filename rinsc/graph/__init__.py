@@ -1,7 +1,7 @@
 """The block graph: nodes, building, passes, rounds."""
 
 from rinsc.graph.build import build_graph, require_graph
-from rinsc.graph.nodes import Block, BlockGraph, Input, Loop, Output, Visit
+from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, Visit
 from rinsc.graph.passes import at_rounds, unroll
 from rinsc.graph.rounds import (
     Rounds,
@@ -12,16 +12,19 @@ from rinsc.graph.rounds import (
     rounds_in_words,
     trained_rounds,
 )
+from rinsc.graph.towers import TowersGraph, tower_rounds
 from rinsc.graph.verify import verified
 
 __all__ = [
     "Block",
     "BlockGraph",
     "Input",
+    "Join",
     "Loop",
     "Output",
     "Rounds",
     "RoundsWarning",
+    "TowersGraph",
     "Visit",
     "at_rounds",
     "beyond_training",
@@ -30,6 +33,7 @@ __all__ = [
     "require_graph",
     "resolve_rounds",
     "rounds_in_words",
+    "tower_rounds",
     "trained_rounds",
     "unroll",
     "verified",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import overload
 
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
 from rinsc.graph.passes import fold_runs, number_loops
+from rinsc.graph.towers import TowersGraph, joined
 from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verified, verify
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec
 from rinsc.syntax import substitute
 from rinsc.syntax.samplers import largest_bounded_draw
@@ -35,9 +37,25 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
-def build_graph(spec: ModelSpec) -> BlockGraph:
-    """The verified block graph of a spec, after all passes. Raises `SpecError` without one."""
-    spec = require_spec(spec)
+@overload
+def build_graph(spec: ModelSpec) -> BlockGraph: ...
+
+
+@overload
+def build_graph(spec: TowersSpec) -> TowersGraph: ...
+
+
+def build_graph(spec: ModelSpec | TowersSpec) -> BlockGraph | TowersGraph:
+    """The verified block graph of a spec, after all passes; of towers, that of each and of all.
+
+    Raises `SpecError` without a spec.
+    """
+    if isinstance(spec, TowersSpec):
+        return joined(spec, {name: _built(tower) for name, tower in spec.towers.items()})
+    return _built(require_spec(spec))
+
+
+def _built(spec: ModelSpec) -> BlockGraph:
     blocks = {
         name: Block(name, layers, spec.block_kinds[name], spec.block_options[name].tie)
         for name, layers in spec.parts.items()
@@ -53,9 +71,11 @@ def require_graph(model: ModelSpec | BlockGraph) -> BlockGraph:
 
     Raises `SpecError` for what is neither, and `GraphError` for a graph that no backend can run.
     """
-    if not isinstance(model, BlockGraph):
-        return build_graph(model)
-    return verified(model)
+    if isinstance(model, ModelSpec):
+        return _built(model)
+    if isinstance(model, BlockGraph | TowersGraph):
+        return verified(model)  # which refuses towers
+    return _built(require_spec(model))
 
 
 def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:

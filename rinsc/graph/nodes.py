@@ -18,16 +18,28 @@ from rinsc.syntax.settings import RepeatOptions, Tie
 from rinsc.syntax.tree import MAX_ROUNDS
 
 PLAIN = RepeatOptions()
+STATE, INJECTION = "state", "injection"  # what an edge of `BlockGraph.flow` carries
 
 
 @dataclass(frozen=True)
 class Input:
-    """Where the state enters a graph or a loop's body."""
+    """Where the state enters a graph or a loop's body; of several towers each has a ``name``."""
+
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where the state leaves a graph or a loop's body."""
+    """Where the state leaves a graph or a loop's body, under the name of its tower."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Join:
+    """Where the outputs of several towers meet, as what is compared under ``name``."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,25 @@ class BlockGraph:
     def nodes(self) -> tuple[GraphNode, ...]:
         """The nodes in order of execution, input first and output last."""
         return tuple(self.digraph.nodes[key]["node"] for key in nx.topological_sort(self.digraph))
+
+    @cached_property
+    def flow(self) -> nx.MultiDiGraph[int]:
+        """Where each state comes from: the nodes of ``digraph``, and edges by what they carry.
+
+        An edge with the key `STATE` carries what the node before made. A repeat with ``inject``
+        has an edge with the key `INJECTION` from what each of its rounds is fed, and no other
+        where its rounds start from zero, from noise or from what is learned.
+        """
+        flow: nx.MultiDiGraph[int] = nx.MultiDiGraph()
+        for key, node in enumerate(self.nodes):
+            flow.add_node(key, node=node)
+            options = node.options if isinstance(node, Loop) else PLAIN
+            if key and options.start == "carry":
+                flow.add_edge(key - 1, key, STATE)
+            if key and options.inject is not None:
+                flow.add_edge(key - 1, key, INJECTION)
+        nx.freeze(flow)
+        return flow
 
     def steps(self) -> Iterator[Visit | Loop]:
         """The visits and loops in order of execution."""

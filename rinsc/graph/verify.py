@@ -12,7 +12,9 @@ import networkx as nx
 from rinsc.errors import GraphError, plural
 from rinsc.graph.nodes import PLAIN, BlockGraph, Input, Loop, Output, Visit
 from rinsc.spec.kinds import is_kind
+from rinsc.spec.model import several_towers
 from rinsc.syntax.settings import RepeatOptions
+from rinsc.syntax.tree import Towers
 
 MAX_COMPARED = 4096  # visits of two schedules, when a pass is held to the one before it
 
@@ -41,6 +43,9 @@ def verified(graph: BlockGraph) -> BlockGraph:
     Raises `GraphError` for a graph that was made or changed by hand and that nothing can run.
     """
     if not isinstance(graph, BlockGraph):
+        signature = getattr(getattr(graph, "spec", None), "signature", None)
+        if isinstance(signature, Towers):
+            raise several_towers(signature)
         message = f"this needs a block graph, not {type(graph).__name__}"
         raise GraphError("not-a-graph", message, hint="make one: rinsc.build_graph(spec)")
     if "_is_verified" in vars(graph):

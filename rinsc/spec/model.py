@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
 
-from rinsc.errors import Problem, SpecError
+from rinsc.errors import Problem, SpecError, listed
 from rinsc.scalars import plain
 from rinsc.spec.checks import at_key, combination_problems, unknown_keys, value_problem
 from rinsc.spec.presets import PRESETS
 from rinsc.syntax import part_sizes, to_text
 from rinsc.syntax.settings import BlockOptions
 from rinsc.syntax.sizes import part_options
-from rinsc.syntax.tree import Signature
+from rinsc.syntax.tree import Signature, Towers
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,20 @@ def require_spec(spec: object) -> ModelSpec:
     """The spec itself; raises `SpecError` for text and everything else."""
     if isinstance(spec, ModelSpec):
         return spec
+    towers = getattr(spec, "signature", None)
+    if isinstance(towers, Towers):
+        raise several_towers(towers)
     message = f"this needs a model spec, not {type(spec).__name__}"
     hint = "make one: rinsc.model_spec('(A^3)B', preset='tiny')"
     raise SpecError("not-a-spec", message, hint=hint)
+
+
+def several_towers(towers: Towers) -> SpecError:
+    """The error where one tower is wanted."""
+    names = list(towers.signatures)
+    message = f"this takes a model of one tower, and {to_text(towers):.100} has {listed(names, 8)}"
+    hint = f"take one of them: spec.towers['{names[0]}']; towers are not trained together yet"
+    return SpecError("several-towers", message, hint=hint)
 
 
 def field_values(spec: ModelSpec) -> dict[str, object]:

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
 from rinsc.resources import zoo_file
 from rinsc.scalars import whole
-from rinsc.spec.checks import MAX_SHOWN, at_key, shown
-from rinsc.spec.model import REQUIRED, ModelSpec, field_values, spec_problems
+from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
+from rinsc.spec.model import KEYS, REQUIRED, ModelSpec, field_values, spec_problems
 from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
+from rinsc.spec.towers import TowersSpec, sharing_problems, tower_place
 from rinsc.storage.files import parse_toml, read_regular
 from rinsc.syntax import bind as bind_exponents
 from rinsc.syntax import parse, part_sizes, to_text
 from rinsc.syntax.notes import refuse_doubtful
+from rinsc.syntax.parser import has_towers, parse_towers
 from rinsc.syntax.sizes import letter_sizes, stack_of
-from rinsc.syntax.tree import Signature
+from rinsc.syntax.towers import bind_towers, tower_signatures
+from rinsc.syntax.tree import Signature, Towers
 
 MAX_FILE_BYTES = 1 << 16
 ZOO_TABLES = ("source", "expect")  # of a file in the zoo: where a model is from, what is claimed
 
 
 def model_spec(
-    model: str | Path | Signature,
+    model: str | Path | Signature | Towers,
     *,
     preset: str | None = None,
     bind: Mapping[str, int] | None = None,
     strict: bool = False,
+    towers: Mapping[str, Mapping[str, object]] | None = None,
     **dimensions: int | float | bool | str | None,
 ) -> ModelSpec:
     """The spec of a signature, of a TOML file, or of an entry of the zoo by its name, as in
@@ -40,22 +46,143 @@ def model_spec(
     refuses layers that do not divide evenly over the blocks, instead of giving the earlier ones
     more, and blocks named like powers (``A3`` where there is no other A). Raises `SignatureError`
     for a signature alone that is wrong, else `SpecError` with every mistake.
+
+    A text with named towers, as ``"image: A^2B, text: C^2D"``, gives a `TowersSpec`. Dimensions
+    hold for every tower; ``towers`` has those of one, by its name. Checkers of types do not see
+    what a text says: `towers_spec` does the same for towers alone.
     """
     given = {key: value for key, value in dimensions.items() if value is not None}
     if isinstance(model, str):
         model = Path(model) if model.endswith(".toml") else zoo_file(model) or model
+    place: str | None = None
+    values: dict[str, object] = {"signature": model, "preset": preset}
     if isinstance(model, Path):
-        path = model
-        values = {k: value for k, value in read_toml(path).items() if k not in ZOO_TABLES}
-        chosen = {"preset": preset} if preset is not None else {}
-        return _assemble({**values, **chosen, **given}, bind or {}, str(path), strict)
-    if preset is None and not given.keys() & set(REQUIRED):
-        preset = DEFAULT_PRESET
-    return _assemble({"signature": model, "preset": preset, **given}, bind or {}, None, strict)
+        place = str(model)
+        values = {k: value for k, value in read_toml(model).items() if k not in ZOO_TABLES}
+        values |= {"preset": preset} if preset is not None else {}
+    tables = _tables(values.get("towers"), given, towers, place)
+    sized = {*given, *(key for table in (tables or {}).values() for key in table)}
+    if place is None and preset is None and not sized & {*REQUIRED, "preset"}:
+        values["preset"] = DEFAULT_PRESET
+    values = {key: value for key, value in values.items() if key != "towers"} | given
+    if tables is not None or _names_towers(values.get("signature")):
+        return cast(ModelSpec, _assemble_towers(values, tables or {}, bind or {}, place, strict))
+    return _assemble(values, bind or {}, place, strict)
+
+
+def towers_spec(
+    model: str | Path | Towers,
+    *,
+    preset: str | None = None,
+    bind: Mapping[str, int] | None = None,
+    strict: bool = False,
+    towers: Mapping[str, Mapping[str, object]] | None = None,
+    **dimensions: int | float | bool | str | None,
+) -> TowersSpec:
+    """`model_spec` of towers, in a text or in a file; raises `SpecError` for one signature."""
+    given = {"preset": preset, "bind": bind, "strict": strict, **dimensions}
+    spec: object = model_spec(model, towers=towers or {}, **given)  # type: ignore[arg-type]
+    assert isinstance(spec, TowersSpec)
+    return spec
+
+
+def _names_towers(signature: object) -> bool:
+    """Whether it names towers; a file and an option are read as text."""
+    return isinstance(signature, Towers) or (isinstance(signature, str) and has_towers(signature))
+
+
+def _tables(
+    of_file: object,
+    given: Mapping[str, object],
+    towers: Mapping[str, Mapping[str, object]] | None,
+    place: str | None,
+) -> dict[str, dict[str, object]] | None:
+    """The dimensions of each tower: those of the file, then ``given`` ones, then ``towers``.
+
+    None where nobody speaks of towers.
+    """
+    if of_file is None and towers is None:
+        return None
+    for tables in (of_file, towers):
+        is_table = isinstance(tables, Mapping | None) and all(
+            isinstance(name, str) and isinstance(table, Mapping)
+            for name, table in (tables or {}).items()
+        )
+        if not is_table:
+            message = "'towers' must be a table of dimensions for each tower"
+            hint = 'for example: [towers.image] and below it kind = "vit"'
+            raise SpecError("bad-type", message, place=at_key(place, "towers"), hint=hint)
+    assert of_file is None or isinstance(of_file, Mapping)
+    merged: dict[str, dict[str, object]] = {}
+    for name, table in (of_file or {}).items():
+        merged[name] = {key: value for key, value in table.items() if key not in given}
+    for name, table in (towers or {}).items():
+        merged[name] = merged.get(name, {}) | dict(table)
+    return merged
+
+
+def _assemble_towers(
+    values: Mapping[str, object],
+    tables: Mapping[str, Mapping[str, object]],
+    binding: Mapping[str, int],
+    place: str | None,
+    strict: bool,
+) -> TowersSpec:
+    """Values for all towers, and a table for each, to one spec; every mistake is collected."""
+    problems: list[Problem] = []
+    tree = values.get("signature")
+    bound = {**_binding(values.get("bind", {}), problems, place), **binding}
+    where = None if place is None else at_key(place, "signature")
+    if not _names_towers(tree):
+        message = "there are tables of towers, and the signature names no towers"
+        hint = "name them, as in image: A^2B, text: CD, or take the tables away"
+        raise SpecError("not-towers", message, place=at_key(place, "towers"), hint=hint)
+    try:
+        towers = parse_towers(tree) if isinstance(tree, str) else tree
+        assert isinstance(towers, Towers)
+        towers = bind_towers(towers, bound)
+    except RinscError as error:
+        placed = [dataclasses.replace(problem, place=where) for problem in error.problems]
+        raise (SignatureError if place is None else SpecError).of(*placed) from None
+    shared = {k: value for k, value in values.items() if k not in ("signature", "bind")}
+    trees = tower_signatures(towers)
+    problems += unknown_keys(tables, trees, "this model", lambda key: tower_place(place, key))
+    specs: dict[str, ModelSpec] = {}
+    for name, signature in trees.items():
+        own = dict(tables.get(name, {}))
+        problems += unknown_keys(
+            own.keys() & {"signature", "bind", "towers"},
+            [*KEYS, "preset"][1:],
+            "a tower",
+            partial(at_key, tower_place(place, name)),
+        )
+        own = {key: value for key, value in own.items() if key not in ("signature", "bind")}
+        # The preset of a tower is more its own than what all towers have.
+        preset = PRESETS.get(str(own.get("preset")), {})
+        try:
+            merged = {**shared, **preset, **own, "signature": signature}
+            specs[name] = _assemble(merged, {}, tower_place(place, name), strict)
+        except RinscError as error:
+            problems += [_placed(p, place, name, own.keys()) for p in error.problems]
+    if not problems:
+        problems += sharing_problems(specs, place)
+    if problems:
+        raise SpecError.of(*dict.fromkeys(problems))
+    return TowersSpec(towers, tuple(specs.values()))
+
+
+def _placed(problem: Problem, place: str | None, name: str, own: Collection[str]) -> Problem:
+    """A mistake in a key that all towers have stands where the key does, and is told once."""
+    key = (problem.place or "").removeprefix(f"{tower_place(place, name)}: ")
+    if key in own:
+        return problem
+    if key == "signature" and place is None:
+        return dataclasses.replace(problem, place=None)
+    return dataclasses.replace(problem, place=at_key(place, key))
 
 
 def spec_from_values(values: object, place: str | None = None) -> ModelSpec:
-    """The spec that a file holds as keys and values, the signature as text.
+    """The spec of one tower that a file holds as keys and values, the signature as text.
 
     No text in it is taken for the name of a file or of an entry of the zoo. Raises `SpecError`.
     """
@@ -65,6 +192,16 @@ def spec_from_values(values: object, place: str | None = None) -> ModelSpec:
         raise SpecError("bad-type", message, place=place, hint=hint)
     try:
         return _assemble(values, {}, place, strict=False)
+    except SignatureError as error:
+        raise SpecError.of(*error.problems) from None
+
+
+def towers_from_values(values: Mapping[str, object], place: str | None = None) -> TowersSpec:
+    """`spec_from_values` of several towers."""
+    try:
+        tables = _tables(values.get("towers"), {}, None, place)
+        shared = {key: value for key, value in values.items() if key != "towers"}
+        return _assemble_towers(shared, tables or {}, {}, place, strict=False)
     except SignatureError as error:
         raise SpecError.of(*error.problems) from None
 
@@ -87,11 +224,27 @@ def with_signature(
     return dataclasses.replace(spec, signature=tree, layers=layers)
 
 
-def spec_to_toml(spec: ModelSpec) -> str:
+def spec_to_toml(spec: ModelSpec | TowersSpec) -> str:
     """The spec as a TOML file that `model_spec` reads back to an equal spec."""
+    if isinstance(spec, ModelSpec):
+        return _toml_lines(field_values(spec))
+    own = {
+        name: {key: value for key, value in field_values(tower).items() if key != "signature"}
+        for name, tower in spec.towers.items()
+    }
+    first = next(iter(own.values()))
+    alike = [key for key in first if all(table[key] == first[key] for table in own.values())]
+    text = _toml_lines({"signature": spec.signature, **{key: first[key] for key in alike}})
+    for name, table in own.items():
+        differing = {key: value for key, value in table.items() if key not in alike}
+        text += f"\n[towers.{name}]\n{_toml_lines(differing)}" if differing else ""
+    return text
+
+
+def _toml_lines(values: Mapping[str, object]) -> str:
     lines = []
-    for key, value in field_values(spec).items():
-        if isinstance(value, Signature):
+    for key, value in values.items():
+        if isinstance(value, Signature | Towers):
             text = f'"{to_text(value)}"'
         elif isinstance(value, bool):
             text = str(value).lower()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
@@ -62,6 +62,15 @@ class AtomRepeat:
 
 
 Word: TypeAlias = tuple[AtomVisit | AtomRepeat, ...]
+
+
+def atoms_of(word: Word) -> Iterator[int]:
+    """The atoms that a word visits, those of repeats as they are written."""
+    for item in word:
+        if isinstance(item, AtomRepeat):
+            yield from atoms_of(item.word)
+        else:
+            yield item.atom
 
 
 @dataclass(frozen=True)

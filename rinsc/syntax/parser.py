@@ -144,7 +144,7 @@ def _read(text: str, hint_for: Callable[[], str | None]) -> Signature:
     check_brackets(text)
     named = _NAMED.match(text)
     if named is not None:
-        hint = "rinsc.parse_towers reads towers; write one signature where one is wanted"
+        hint = "leave the name out: one signature is A^2B; rinsc.model_spec takes towers"
         message = "this text names towers, and one signature is wanted"
         span = Span(0, named.end())
         raise SignatureError("several-towers", message, source=text, span=span, hint=hint)

@@ -1,0 +1,189 @@
+"""The graph of several towers: the chain of each, and one acyclic graph of them all.
+
+``image: AB, text: AC`` has two chains, and the graph
+
+    Input(image) -> A -> B -> Output(image)
+    Input(text)  -> A -> C -> Output(text)
+
+in which both A are visits of one block. A `Join` is where outputs meet; an objective adds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import networkx as nx
+
+from rinsc.errors import GraphError, did_you_mean
+from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output
+from rinsc.graph.rounds import Rounds, resolve_rounds
+from rinsc.graph.verify import HOW_TO_BUILD, verified
+from rinsc.spec import TowersSpec
+
+# The tower and the place of a node in its chain; of a join, the join and 0.
+Key: TypeAlias = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class TowersGraph:
+    """Towers by name, each a graph that passes and backends take as if it stood alone.
+
+    ``digraph`` holds all of them, with the attribute ``node`` of each node and the edges of
+    `BlockGraph.flow`. A repeat of the tower ``image`` that it calls A is ``image.A`` here.
+    """
+
+    spec: TowersSpec
+    towers: Mapping[str, BlockGraph]
+    digraph: nx.MultiDiGraph[Key]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TowersGraph):
+            return NotImplemented
+        return (self.spec, self.towers) == (other.spec, other.towers)
+
+    def __hash__(self) -> int:
+        return hash((self.spec, tuple(self.towers.values())))
+
+    @cached_property
+    def blocks(self) -> Mapping[str, Block]:
+        """Every block once, in order of first use."""
+        blocks: dict[str, Block] = {}
+        for graph in self.towers.values():
+            for name, block in graph.blocks.items():
+                blocks.setdefault(name, block)
+        return blocks
+
+    def owners(self) -> dict[str, str]:
+        """The first tower that visits each block."""
+        owners: dict[str, str] = {}
+        for name, graph in self.towers.items():
+            for block in graph.blocks:
+                owners.setdefault(block, name)
+        return owners
+
+    def dials(self) -> Iterator[tuple[str, Loop]]:
+        """The loops whose rounds can be asked for, each under the name of its tower and its own."""
+        for name, graph in self.towers.items():
+            yield from ((dial_of(name, loop.name), loop) for loop in graph.dials())
+
+    @property
+    def stored_layers(self) -> int:
+        """Physical layers of all blocks, those that towers share counted once."""
+        return sum(block.layers for block in self.blocks.values())
+
+    def executed_layers(self, rounds: Rounds = None) -> int:
+        """Layers run by one pass through every tower, every visit counted."""
+        counts = tower_rounds(self, rounds)
+        return sum(graph.executed_layers(counts[name]) for name, graph in self.towers.items())
+
+
+def dial_of(tower: str, loop: str) -> str:
+    """What a repeat of a tower is called among those of all towers: ``image.A``."""
+    return f"{tower}.{loop}"
+
+
+def joined(spec: TowersSpec, towers: Mapping[str, BlockGraph]) -> TowersGraph:
+    """The verified graph of towers whose own graphs are there."""
+    digraph: nx.MultiDiGraph[Key] = nx.MultiDiGraph()
+    for name, graph in towers.items():
+        for key, node in enumerate(graph.nodes):
+            end = type(node)(name) if isinstance(node, Input | Output) else node
+            digraph.add_node((name, key), node=end)
+        for one, other, carries in graph.flow.edges(keys=True):
+            digraph.add_edge((name, one), (name, other), carries)
+    nx.freeze(digraph)
+    return verified_towers(TowersGraph(spec, dict(towers), digraph))
+
+
+def tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, dict[str, int]]:
+    """Rounds of every dial by the names of its tower and its own; see `resolve_rounds`.
+
+    One number sets every dial of every tower; names are those of `TowersGraph.dials`.
+    """
+    towers = graph.towers
+    if rounds is None:
+        return {name: resolve_rounds(tower, None) for name, tower in towers.items()}
+    names = [name for name, _ in graph.dials()]
+    if not isinstance(rounds, Mapping):
+        dialled = [name for name, tower in towers.items() if any(tower.dials())]
+        for name in dialled or list(towers):  # without a dial anywhere the first one complains
+            resolve_rounds(towers[name], rounds)
+        return {n: resolve_rounds(t, rounds if n in dialled else None) for n, t in towers.items()}
+    for given in rounds:
+        if given not in names:
+            message = f"'{given!s:.40}' is not a repeat of these towers"
+            hint = did_you_mean(str(given)[:40], names) if names else "no tower has a repeat"
+            raise GraphError("unknown-repeat", message, hint=hint)
+    return {
+        name: resolve_rounds(
+            tower,
+            {
+                loop.name: rounds[dial_of(name, loop.name)]
+                for loop in tower.dials()
+                if dial_of(name, loop.name) in rounds
+            },
+        )
+        for name, tower in towers.items()
+    }
+
+
+def verified_towers(graph: TowersGraph) -> TowersGraph:
+    """The graph itself, once every rule of it and of its towers is checked."""
+    if not isinstance(graph, TowersGraph):
+        message = f"this needs a graph of towers, not {type(graph).__name__}"
+        raise GraphError("not-a-graph", message, hint="make one: rinsc.build_graph(spec)")
+    for tower in graph.towers.values():
+        verified(tower)
+    for rule in RULES:
+        for complaint in rule(graph):
+            raise GraphError("broken-graph", complaint, hint=HOW_TO_BUILD)
+    return graph
+
+
+def towers_fit_the_spec(graph: TowersGraph) -> Iterator[str]:
+    if list(graph.towers) != list(graph.spec.towers):
+        yield "the towers are not those of the spec"
+        return
+    for name, tower in graph.towers.items():
+        if tower.spec != graph.spec.towers[name]:
+            yield f"the tower '{name}' is not that of the spec"
+
+
+def shared_blocks_are_equal(graph: TowersGraph) -> Iterator[str]:
+    """A block is the same in every tower: its weights are there once."""
+    for name, tower in graph.towers.items():
+        for block in tower.blocks.values():
+            if block != graph.blocks[block.name]:
+                yield f"the block '{block.name}' of '{name}' differs from that of another tower"
+
+
+def towers_meet_in_joins_alone(graph: TowersGraph) -> Iterator[str]:
+    """The digraph has no cycle, every tower is whole in it, and only a join has several towers."""
+    digraph = graph.digraph
+    if not nx.is_directed_acyclic_graph(digraph):
+        yield "the graph has a cycle"
+        return
+    nodes = {key: data["node"] for key, data in digraph.nodes(data=True)}
+    joins = {key for key, node in nodes.items() if isinstance(node, Join)}
+    for name, tower in graph.towers.items():
+        chain = [type(n)(name) if isinstance(n, Input | Output) else n for n in tower.nodes]
+        if [nodes.get((name, key)) for key in range(len(chain))] != chain:
+            yield f"the nodes of the tower '{name}' are not those of its own graph"
+        edges = {((name, a), (name, b), carries) for a, b, carries in tower.flow.edges(keys=True)}
+        found = {edge for edge in digraph.edges(keys=True) if edge[0][0] == name}
+        if {edge for edge in found if edge[1] not in joins} != edges:
+            yield f"the edges of the tower '{name}' are not those of its own graph"
+        if any(edge[1] in joins and edge[0] != (name, len(chain) - 1) for edge in found):
+            yield f"a join reads the tower '{name}' before its output"
+    for key in nodes.keys() - joins:
+        if key[0] not in graph.towers or not key[1] < len(graph.towers[key[0]].nodes):
+            yield f"node {key} belongs to no tower"
+    for key in joins:
+        if len({tower for tower, _ in digraph.predecessors(key)}) < 2:
+            yield f"the join '{nodes[key].name}' joins fewer than two towers"
+
+
+RULES = (towers_fit_the_spec, shared_blocks_are_equal, towers_meet_in_joins_alone)
