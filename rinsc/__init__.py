@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     from rinsc.graph import build_graph, unroll
     from rinsc.graph.law import draw_rounds
     from rinsc.layers import register_kind
+    from rinsc.sampling import Sampling
     from rinsc.spec import ModelSpec, TowersSpec, model_spec, towers_spec
     from rinsc.syntax import canonical, parse
     from rinsc.verbs.export import export
     from rinsc.verbs.forms import Exported, HfForm, TorchForm
+    from rinsc.verbs.generate import Generation, generate
     from rinsc.verification import verify
 
 # Loaded when first used: `import rinsc` stays light, and torch or onnx may be absent.
 _HOMES = {
     "Exported": "rinsc.verbs.forms",
     "FlopConvention": "rinsc.cost",
+    "Generation": "rinsc.verbs.generate",
     "HfForm": "rinsc.verbs.forms",
     "ModelSpec": "rinsc.spec",
     "OnnxForm": "rinsc.backends.onnx",
+    "Sampling": "rinsc.sampling",
     "Session": "rinsc.backends.onnx",
     "TorchForm": "rinsc.verbs.forms",
     "TowersSpec": "rinsc.spec",
@@ -42,6 +46,7 @@ _HOMES = {
     "draw_rounds": "rinsc.graph.law",
     "export": "rinsc.verbs.export",
     "fingerprint": "rinsc.fingerprints",
+    "generate": "rinsc.verbs.generate",
     "load_weights": "rinsc.backends.torch",
     "match_compute": "rinsc.cost",
     "model_spec": "rinsc.spec",
@@ -64,10 +69,12 @@ _NEEDS = {
 __all__ = [
     "Exported",
     "FlopConvention",
+    "Generation",
     "HfForm",
     "ModelSpec",
     "OnnxForm",
     "RinscError",
+    "Sampling",
     "Session",
     "TorchForm",
     "TowersSpec",
@@ -78,6 +85,7 @@ __all__ = [
     "draw_rounds",
     "export",
     "fingerprint",
+    "generate",
     "load_weights",
     "match_compute",
     "model_spec",

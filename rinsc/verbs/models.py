@@ -13,6 +13,8 @@ from rinsc.storage.files import read_regular_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
+
     from rinsc.backends.torch import CompiledModule
     from rinsc.graph import BlockGraph, Rounds
     from rinsc.spec import ModelSpec
@@ -133,7 +135,7 @@ class Model:
 
     spec: ModelSpec
     run: RunFolder | None = None
-    module: CompiledModule | None = None
+    module: nn.Module | None = None
     weights: Path | None = None
     seed: int = 0
 
@@ -165,12 +167,16 @@ class Model:
 
     def compiled(self) -> CompiledModule:
         """The module with its weights."""
-        if self.module is not None:
-            return self.module
         import torch
 
-        from rinsc.backends.torch import load_weights, to_torch
+        from rinsc.backends.torch import CompiledModule, load_weights, to_torch
 
+        if isinstance(self.module, CompiledModule):
+            return self.module
+        if self.module is not None:  # of transformers, which holds the same weights
+            module = to_torch(self.spec)
+            module.load_state_dict(self.module.state_dict())
+            return module
         self.check_weights()
         torch.manual_seed(self.seed)
         module = to_torch(self.spec)

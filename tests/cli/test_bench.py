@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from rinsc.cli.bench_text import MOST, asked_rounds, default_rounds
-from rinsc.cli.runs import open_run, run_model
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import UsageError
 from rinsc.evaluation.quality import compare_quality
 from rinsc.training.evaluate import HeldOut, bits_per_byte
+from rinsc.verbs.models import open_run, run_model
 from tests.cli.command_line import Result, run_cli
 
 Compile = Callable[..., Path]

@@ -50,8 +50,8 @@ def continued(model: Path, prompt: str, *args: str, tokens: int = 10) -> str:
 
 
 def test_a_text_is_that_of_its_ids(model: Path, run: Path) -> None:
-    from rinsc.cli.runs import open_run, run_model
     from rinsc.sampling import Sampling
+    from rinsc.verbs.models import open_run, run_model
 
     words = load_tokenizer(run / "tokenizer.json")
     sampling = Sampling(temperature=1.0, top_k=200, top_p=0.95, seed=4)
@@ -321,8 +321,8 @@ def drawn(model: Path, prompt: str, count: int) -> list[int]:
         from rinsc.backends.onnx import Session
 
         return Session(model).generate(ids, count, temperature=2.0, seed=1)
-    from rinsc.cli.runs import open_run, run_model
     from rinsc.sampling import Sampling
+    from rinsc.verbs.models import open_run, run_model
 
     sampling = Sampling(temperature=2.0, seed=1)
     return generate_ids(run_model(open_run(str(model))), ids, count, sampling=sampling)
@@ -357,7 +357,7 @@ def test_the_configs_beside_a_model_name_what_ends_a_text(model: Path, tmp_path:
 def test_ids_without_a_token_are_never_generated(model: Path) -> None:
     import numpy as np
 
-    from rinsc.cli.generate_source import _of
+    from rinsc.verbs.generate import known_logits as _of
 
     words = load_tokenizer(model / "tokenizer.json")
     size = words.vocab_size
@@ -385,7 +385,7 @@ def test_a_tokenizer_without_a_template_and_options_that_exclude_each_other(run:
 def test_a_template_can_do_no_harm(
     run: Path, tmp_path: Path, template: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rinsc.cli.generate_source.RENDER_SECONDS", 1)
+    monkeypatch.setattr("rinsc.verbs.chat.RENDER_SECONDS", 1)
     shutil.copy(run / "tokenizer.json", tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
     words = ("--tokenizer", str(tmp_path / "tokenizer.json"))

@@ -1,0 +1,1 @@
+"""The verbs: what the commands do, as functions that return what they found."""
