@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from rinsc.__about__ import __version__
 from rinsc.errors import RinscError
-from rinsc.extras import require
+from rinsc.extras import TO_TRAIN, require
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import OnnxForm, Session, to_onnx
     from rinsc.backends.torch import load_weights, save_weights, to_torch
     from rinsc.cost import FlopConvention, cost_report, match_compute
+    from rinsc.evaluation.report import evaluate
     from rinsc.fingerprints import fingerprint
     from rinsc.graph import build_graph, unroll
     from rinsc.graph.law import draw_rounds
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rinsc.sampling import Sampling
     from rinsc.spec import ModelSpec, TowersSpec, model_spec, towers_spec
     from rinsc.syntax import canonical, parse
+    from rinsc.training.start import train
     from rinsc.verbs.export import export
     from rinsc.verbs.forms import Exported, HfForm, TorchForm
     from rinsc.verbs.generate import Generation, generate
@@ -45,6 +47,7 @@ _HOMES = {
     "cost_report": "rinsc.cost",
     "draw_rounds": "rinsc.graph.law",
     "export": "rinsc.verbs.export",
+    "evaluate": "rinsc.evaluation.report",
     "fingerprint": "rinsc.fingerprints",
     "generate": "rinsc.verbs.generate",
     "load_weights": "rinsc.backends.torch",
@@ -56,6 +59,7 @@ _HOMES = {
     "to_onnx": "rinsc.backends.onnx",
     "to_torch": "rinsc.backends.torch",
     "towers_spec": "rinsc.spec",
+    "train": "rinsc.training.start",
     "unroll": "rinsc.graph",
     "verify": "rinsc.verification",
 }
@@ -63,6 +67,8 @@ _HOMES = {
 # What must be installed besides the base; `rinsc.backends.onnx` says so for its own names.
 _NEEDS = {
     "rinsc.backends.torch": ("torch", "safetensors"),
+    "rinsc.evaluation.report": (*TO_TRAIN, "matplotlib"),
+    "rinsc.training.start": TO_TRAIN,
     "rinsc.verification": ("torch", "safetensors"),
 }
 
@@ -83,6 +89,7 @@ __all__ = [
     "canonical",
     "cost_report",
     "draw_rounds",
+    "evaluate",
     "export",
     "fingerprint",
     "generate",
@@ -95,6 +102,7 @@ __all__ = [
     "to_onnx",
     "to_torch",
     "towers_spec",
+    "train",
     "unroll",
     "verify",
 ]

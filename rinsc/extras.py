@@ -27,6 +27,10 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# What training imports.
+TO_TRAIN = ("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
+
+
 def require(*modules: str) -> None:
     """Import optional libraries; raises `MissingExtraError` naming every one that is missing.
 

@@ -10,8 +10,14 @@ from __future__ import annotations
 
 import math
 import operator
+import re
+from decimal import Decimal
 from numbers import Complex, Real
 from typing import SupportsFloat, SupportsIndex
+
+_UNITS = {"": 0, "k": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18, "Z": 21}
+_COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kMGBTPEZ]?)")
+_MAX_LENGTH = 40  # characters; beyond any count that means something
 
 
 def whole(value: object) -> int | None:
@@ -70,6 +76,18 @@ def plain(value: object) -> object:
     found = truth(value)
     number = real(value) if found is None else found
     return value if number is None else number
+
+
+def whole_count(text: str) -> int:
+    """``3000``, ``3_000``, ``3e3`` or ``3k``; raises ValueError for anything else."""
+    match = _COUNT.fullmatch(text.strip()) if len(text) <= _MAX_LENGTH else None
+    if match is None:
+        raise ValueError("write a whole number such as 3000, 3e3, 3k, 10M or 1B")
+    digits, exponent, unit = match.groups()
+    value = Decimal(re.sub("[_,]", "", digits)).scaleb(int(exponent or 0) + _UNITS[unit])
+    if value != value.to_integral_value():
+        raise ValueError(f"{text} is not a whole number")
+    return int(value)
 
 
 def _is_complex(value: object) -> bool:

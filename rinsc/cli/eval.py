@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import json as json_text
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rinsc.cli.bench_text import asked_rounds, default_rounds
-from rinsc.cli.eval_report import EvalReport, EvalRow, print_evaluation
-from rinsc.cli.numbers import short_text
+from rinsc.cli.bench_text import asked_rounds
+from rinsc.cli.eval_report import print_evaluation
 from rinsc.cli.output import print_json
 from rinsc.cli.values import Count, Listed, listed, option_values
-from rinsc.errors import DataError, UsageError, plural
+from rinsc.errors import UsageError
 from rinsc.extras import require
 from rinsc.progress import LateProgress
-from rinsc.storage.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    import torch
-
-    from rinsc.evaluation.harness import Tasks
     from rinsc.graph import Rounds
-    from rinsc.plots import Mark
-    from rinsc.training.evaluate import Evaluation
     from rinsc.training.finished import FinishedRun
 
 PICTURE = "eval.svg"  # in the run folder
-MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature
-
-
-class _Passes:
-    """Of the windows done in one pass over the text, the share of all passes."""
-
-    def __init__(self, passes: int, observe: Callable[[float], None]) -> None:
-        self._passes, self._observe = passes, observe
-        self._before = 0
-
-    def __call__(self, done: int, count: int) -> None:
-        self._observe((self._before + done / count) / self._passes)
-        self._before += done == count
 
 
 def eval_(
@@ -102,26 +80,24 @@ def eval_(
     _check_margin(margin, baseline)
     _check_tasks(tasks, include, limit)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
-    from rinsc.evaluation.verdict import require_margin
-    from rinsc.training.devices import find_devices
+    from rinsc.evaluation.report import evaluate
     from rinsc.training.finished import trained_run
 
-    require_margin(margin)
     found = trained_run(Path(run))
-    every = _rounds(rounds, found)
-    picture = _picture(found) if output is None else output
-    other = None if baseline is None else trained_run(Path(baseline))
-    _check_output(picture, found, other)
-    place = find_devices(device).device
-    if other is not None:
-        _check_pair(found, other, data, windows)
-    names = listed(tasks)
-    manager = _tasks(found, names, include)
-    report = _evaluate(found, other, every, data, windows, place, margin)
-    if manager is not None:
-        report = _with_scores(report, found, names, manager, limit, place)
-    _draw(report, picture)
-    write_atomically(picture.with_suffix(".json"), json_text.dumps(report.facts(), indent=2) + "\n")
+    report = evaluate(
+        found,
+        rounds=_rounds(rounds, found),
+        data=data,
+        windows=windows,
+        baseline=baseline,
+        margin=margin,
+        tasks=listed(tasks),
+        include=include,
+        limit=limit,
+        device=device,
+        output=_picture(found) if output is None else output,
+        task=LateProgress,
+    )
     if json:
         print_json(report.facts())
     else:
@@ -161,24 +137,17 @@ def _check_tasks(tasks: Sequence[str], include: Path | None, limit: int | None) 
         require("lm_eval")
 
 
-def _rounds(texts: Sequence[str], run: FinishedRun) -> list[dict[str, int]]:
+def _rounds(texts: Sequence[str], run: FinishedRun) -> list[dict[str, int]] | None:
     """The rounds to evaluate, by repeat; raises UsageError for what the model cannot run."""
     from rinsc.graph import resolve_rounds
 
-    trained = run.rounds
-    if not texts:
-        if not trained:
-            return [{}]
-        most = default_rounds(max(trained.values()))
-        capped = [{name: min(count, own) for name, own in trained.items()} for count in most]
-        return [each for place, each in enumerate(capped) if each not in capped[:place]]
     every = []
     for name, numbers in _rounds_by_name(texts).items():
         with option_values():
             for number in asked_rounds(*numbers):
-                asked: Rounds = trained | {name: number} if name else number
+                asked: Rounds = run.rounds | {name: number} if name else number
                 every.append(resolve_rounds(run.graph, asked))
-    return [each for place, each in enumerate(every) if each not in every[:place]]
+    return every or None
 
 
 def _rounds_by_name(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -188,149 +157,3 @@ def _rounds_by_name(texts: Sequence[str]) -> dict[str, list[str]]:
         name, _, numbers = text.rpartition("=")
         found.setdefault(name.strip(), []).append(numbers)
     return found
-
-
-def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
-    """Raises where the results could not be written, or would replace a file of the runs."""
-    from rinsc.plots import FORMATS
-
-    suffixes = [f".{name}" for name in FORMATS]
-    if picture.suffix.lower() not in suffixes:
-        message = f"a picture is written as {' or '.join(suffixes)}, not '{picture.name}'"
-        raise UsageError("usage", message, hint="write -o eval.svg")
-    folders = [run.folder for run in runs if run is not None]
-    own = {file.resolve() for each in folders for file in each.files if file not in each.evaluation}
-    for file in (picture, picture.with_suffix(".json")):
-        if file.resolve() in own:
-            message = f"'{picture.name}' would write over {file.name} of the run"
-            raise UsageError("usage", message, hint="choose another name, as eval.svg")
-        check_writable(file)
-
-
-def _check_pair(
-    run: FinishedRun, baseline: FinishedRun, data: str | None, windows: int | None
-) -> None:
-    """Raises where the two runs cannot be compared on one text."""
-    from rinsc.evaluation.measure import reads_alike
-    from rinsc.evaluation.verdict import require_repeat
-
-    require_repeat(run)
-    for each in (run, baseline):
-        each.require_known_training()
-    if data is None and run.held_out != baseline.held_out:
-        message = "the baseline was trained with another held-out text"
-        hint = "name a text that neither was trained on with --data"
-        raise DataError("other-text", message, place=str(baseline.folder.data_record), hint=hint)
-    if windows is not None and not reads_alike(run, baseline):
-        message = "--windows needs runs with one tokenizer and one length of sequences"
-        raise UsageError("usage", message, hint="leave --windows out")
-
-
-def _tasks(run: FinishedRun, names: Sequence[str], include: Path | None) -> Tasks | None:
-    """The tasks, found before any work is done."""
-    if not names:
-        return None
-    from rinsc.evaluation.harness import find_tasks
-
-    return find_tasks(names, run.tokenizer(), include)
-
-
-def _evaluate(
-    run: FinishedRun,
-    baseline: FinishedRun | None,
-    every: Sequence[Mapping[str, int]],
-    data: str | None,
-    windows: int | None,
-    device: torch.device,
-    margin: float,
-) -> EvalReport:
-    """Everything on held-out text, and the verdict."""
-    from rinsc.evaluation.measure import Measured, read_pair, read_text
-    from rinsc.evaluation.verdict import judge, judged_rounds
-    from rinsc.progress import PreparationProgress
-
-    if baseline is None:
-        text, wanted = read_text(run, data, windows, PreparationProgress), list(every)
-    else:
-        text, other = read_pair(run, baseline, data, windows, PreparationProgress)
-        wanted = [*every, *judged_rounds(run, baseline), baseline.rounds]
-    passes = len({tuple(each.items()) for each in wanted})
-    with LateProgress("measuring the loss on held-out text") as progress:
-        observe = _Passes(passes, progress)
-        ours = Measured(run, text, device, observe)
-        report = EvalReport(
-            run=str(run.path),
-            steps=run.steps,
-            state=run.words,
-            signature=run.signature,
-            text=text.name,
-            held_out=text.part,
-            windows=len(text.held_out.windows),
-            sequence_length=run.sequence_length,
-            precision=run.config.precision,
-            rows=tuple(_row(run, each, ours.quality(each)) for each in every),
-        )
-        if baseline is None:
-            return report
-        theirs = Measured(baseline, other, device, observe)
-        return replace(
-            report,
-            baseline=_row(baseline, baseline.rounds, theirs.quality(baseline.rounds)),
-            baseline_run=str(baseline.path),
-            baseline_state=baseline.words,
-            baseline_signature=baseline.signature,
-            baseline_sequence_length=baseline.sequence_length,
-            verdict=judge(
-                run, baseline, ours.losses, theirs.losses(baseline.rounds), margin=margin
-            ),
-        )
-
-
-def _row(run: FinishedRun, rounds: Mapping[str, int], quality: Evaluation) -> EvalRow:
-    return EvalRow(rounds, run.is_trained(rounds), run.forward_flops_per_token(rounds), quality)
-
-
-def _with_scores(
-    report: EvalReport,
-    run: FinishedRun,
-    names: Sequence[str],
-    manager: Tasks,
-    limit: int | None,
-    device: torch.device,
-) -> EvalReport:
-    """The report with the scores of the tasks at each of its rounds."""
-    from rinsc.evaluation.harness import score_tasks, trained_model
-
-    model, tokenizer = trained_model(run, device), run.tokenizer()
-    rows = []
-    with LateProgress("running the tasks") as progress:
-        for row in report.rows:
-            scores = score_tasks(
-                *(model, tokenizer, names, manager),
-                rounds=row.rounds or None,
-                limit=limit,
-            )
-            rows.append(replace(row, scores=scores))
-            progress(len(rows) / len(report.rows))
-    return replace(report, rows=tuple(rows))
-
-
-def _draw(report: EvalReport, picture: Path) -> None:
-    from rinsc.plots import draw_evaluation
-
-    marks = [_mark(row, row.label) for row in report.rows]
-    base = report.baseline
-    other = None if base is None else _mark(base, short_text(report.baseline_signature, MAX_LABEL))
-    title = f"{short_text(report.signature, MAX_TITLE)}: quality against rounds"
-    where = f"held-out text of {short_text(report.text, MAX_TITLE)}"
-    length = plural(report.sequence_length, "token")
-    windows = f"{report.part_words} {plural(report.windows, 'window')} of {length}"
-    words = where, windows, report.precision
-    draw_evaluation(marks, other, title, picture, subtitle=" · ".join(words))
-
-
-def _mark(row: EvalRow, label: str) -> Mark:
-    from rinsc.plots import Mark
-
-    ringed = row.is_trained and bool(row.rounds)
-    return Mark(label, row.flops_per_token, row.quality.bits_per_byte, ringed)

@@ -1,155 +1,25 @@
-"""What ``rinsc eval`` found, as tables and as JSON."""
+"""What ``rinsc eval`` found, as tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rinsc.cli.numbers import exact, rounded_count, rounded_flops
+from rinsc.cli.output import print_line, print_table
 from rinsc.errors import plural
 from rinsc.graph import rounds_in_words
 from rinsc.verbs.quality import signed
 
 if TYPE_CHECKING:
     from rinsc.evaluation.harness import TaskScore
+    from rinsc.evaluation.report import EvalReport, EvalRow
     from rinsc.evaluation.verdict import Comparison, Difference, Verdict
-    from rinsc.training.evaluate import Evaluation
-    from rinsc.training.metrics import Part
-
-
-@dataclass(frozen=True)
-class EvalRow:
-    """A run at some rounds; ``is_trained`` where training ran or drew them."""
-
-    rounds: Mapping[str, int]
-    is_trained: bool
-    flops_per_token: int
-    quality: Evaluation
-    scores: tuple[TaskScore, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """``3``; a dash where the model has no repeat."""
-        return rounds_in_words(self.rounds) or "-"
-
-    @property
-    def words(self) -> str:
-        """``3 (trained)``."""
-        return f"{self.label} (trained)" if self.rounds and self.is_trained else self.label
-
-    def facts(self) -> dict[str, object]:
-        """The row as plain data."""
-        known: dict[str, object] = {
-            "rounds": dict(self.rounds),
-            "trained": self.is_trained,
-            "forward_flops_per_token": self.flops_per_token,
-            "bits_per_byte": _finite(self.quality.bits_per_byte),
-            "perplexity": _finite(self.quality.perplexity),
-            "accuracy": self.quality.accuracy,
-        }
-        if self.scores:
-            known["tasks"] = [
-                {
-                    "task": score.task,
-                    "metric": score.metric,
-                    "value": _finite(score.value),
-                    "stderr": None if score.stderr is None else _finite(score.stderr),
-                }
-                for score in self.scores
-            ]
-        return known
-
-
-@dataclass(frozen=True)
-class EvalReport:
-    """Rows, the text that they were measured on, and the verdict where there is a baseline."""
-
-    run: str
-    steps: int
-    state: str
-    signature: str
-    text: str
-    held_out: Part
-    windows: int
-    sequence_length: int
-    precision: str
-    rows: tuple[EvalRow, ...]
-    baseline: EvalRow | None = None
-    baseline_run: str = ""
-    baseline_state: str = ""
-    baseline_signature: str = ""
-    baseline_sequence_length: int = 0
-    verdict: Verdict | None = None
-
-    @property
-    def part_words(self) -> str:
-        """Before the number of windows."""
-        return "all" if self.held_out == "whole" else "a sample of"
-
-    def facts(self) -> dict[str, object]:
-        """The report as plain data."""
-        known: dict[str, object] = {
-            "run": self.run,
-            "steps": self.steps,
-            "checkpoint": self.state or None,
-            "signature": self.signature,
-            "text": self.text,
-            "held_out": self.held_out,
-            "windows": self.windows,
-            "sequence_length": self.sequence_length,
-            "bytes": self.rows[0].quality.byte_count,
-            "precision": self.precision,
-            "rows": [row.facts() for row in self.rows],
-        }
-        if self.baseline is not None and self.verdict is not None:
-            known["baseline"] = {
-                "run": self.baseline_run,
-                "checkpoint": self.baseline_state or None,
-                "signature": self.baseline_signature,
-                "sequence_length": self.baseline_sequence_length,
-                **self.baseline.facts(),
-            }
-            known["verdict"] = verdict_facts(self.verdict)
-        return known
-
-
-def verdict_facts(verdict: Verdict) -> dict[str, object]:
-    """The verdict as plain data; an interval that is not known is null, and so is ``regret``."""
-    return {
-        "outcome": verdict.outcome,
-        "regret": {"regret": True, "no regret": False}.get(verdict.outcome),
-        "undecided_because": verdict.undecided_because,
-        "margin": verdict.margin,
-        "noise": {"covered": ["text"], "missing": ["seeds"]},
-        "equal_training_flops": verdict.is_equal,
-        "text": verdict.text,
-        "comparisons": [_comparison_facts(each) for each in verdict.comparisons],
-    }
-
-
-def _comparison_facts(found: Comparison) -> dict[str, object]:
-    return {
-        "equal": found.equal,
-        "is_equal": found.is_equal,
-        "run": found.ours,
-        "baseline": found.theirs,
-        "rounds": dict(found.rounds),
-        "bits_per_byte": _finite(found.difference.ours),
-        "baseline_bits_per_byte": _finite(found.difference.theirs),
-        "difference": _finite(found.difference.bits_per_byte),
-        "low": _finite(found.difference.low),
-        "high": _finite(found.difference.high),
-        "blocks": found.difference.blocks,
-        "reading": found.difference.reading,
-    }
 
 
 def print_evaluation(report: EvalReport) -> None:
     """The tables on standard output, and below each what it was measured on."""
-    from rinsc.cli.output import print_line, print_table
-
     heads = ("rounds", "FLOP/token", "bits/byte", "perplexity", "accuracy")
     rows = [_cells(row, row.words) for row in report.rows]
     if report.baseline is not None:
@@ -185,8 +55,6 @@ def _cells(row: EvalRow, name: str) -> tuple[str, ...]:
 
 def _print_tasks(report: EvalReport) -> None:
     """A row for each metric, a column for each number of rounds."""
-    from rinsc.cli.output import print_line, print_table
-
     print_line()
     heads = ["task", "metric", *(row.words for row in report.rows)]
     rows = []
@@ -202,8 +70,6 @@ def _score(score: TaskScore) -> str:
 
 
 def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
-    from rinsc.cli.output import print_line, print_table
-
     print_line()
     heads = ["at equal", "run", "baseline", "apart", "difference", "95 % interval", "reading"]
     rows = [_comparison_cells(each) for each in verdict.comparisons]
@@ -242,8 +108,3 @@ def _interval(found: Difference) -> str:
     if math.isfinite(found.low) and math.isfinite(found.high):
         return f"{signed(found.low)} to {signed(found.high)}"
     return "too little text" if math.isfinite(found.bits_per_byte) else "no numbers"
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

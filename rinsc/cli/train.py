@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,32 +17,18 @@ from rinsc.cli.train_options import (
     NO_TRAIN_OPTIONS,
     OPTION_OF_SETTING,
     TrainOptions,
-    parse_budget,
+    given_settings,
 )
-from rinsc.cli.train_steps import (
-    finished,
-    fresh_module,
-    prepare_text,
-    run,
-    spec_for,
-    take_over,
-    vocabulary_of,
-)
-from rinsc.cli.values import Count, Listed, listed, option_values
-from rinsc.errors import UsageError, did_you_mean, plural
-from rinsc.extras import require
+from rinsc.cli.values import Count, Listed, listed, option_values, share_bindings
+from rinsc.errors import UsageError, plural
+from rinsc.extras import TO_TRAIN, require
+from rinsc.layers.kind import require_language_model as require_trainable
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
     from rinsc.training.budget import Budget
-    from rinsc.training.config import TrainConfig
-    from rinsc.training.devices import Devices
-    from rinsc.training.result import TrainResult
-    from rinsc.training.run_folder import RunFolder
+    from rinsc.training.start import PlannedRun, Trained
     from rinsc.training.warm_start import Source
-
-DEFAULT_STEPS = 1000
-TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 def train(
@@ -54,6 +39,7 @@ def train(
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     options: ModelOptions = NO_OPTIONS,
     settings: TrainOptions = NO_TRAIN_OPTIONS,
+    fast: Annotated[bool, Parameter(group="Training")] = False,
     budget: str | None = None,
     steps: Count | None = None,
     tokens: Count | None = None,
@@ -80,6 +66,9 @@ def train(
         hf:NAME or one of `rinsc data list`.
     output
         The run folder, always needed.
+    fast
+        The fastest that the device has: bf16 where it multiplies it in hardware, and compiled
+        blocks where a compiler works.
     budget
         Training FLOPs to spend, as 1e18, or 6e9tokens, or 1000steps; 1000 steps if no budget is
         given.
@@ -112,49 +101,38 @@ def train(
     json
         Print the result as JSON.
     """
-    from rinsc.layers.kind import require_language_model
-
     _check_model(model, from_)
     data, output = _required(data, output)
     source = None if from_ is None else _source(from_, output, overwrite=overwrite)
-    spec = options.spec(model) if source is None else spec_for(source, model, options)
+    spec = options.spec(model) if source is None else _spec_like_source(source, model, options)
     with option_values():
-        require_language_model(spec)
-        spent = _budget(budget, steps, tokens, flops)
-    require("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
+        budgets = _budget(budget, steps, tokens, flops)
+        require_trainable(spec)
+    require(*TO_TRAIN)
+    from rinsc.training.devices import find_devices
+    from rinsc.training.start import planned_run, run_config, vocabulary_of
+
     if tokenizer is not None and not options.names_vocabulary(model):
         spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
     with option_values(OPTION_OF_SETTING):
         baseline = None if match is None else spec_like(spec, match, {})
-        config = _config(settings, spec, spent, baseline)
+        config = run_config(spec, given_settings(settings), budgets, baseline)
     _quieten()
-    from rinsc.training.devices import find_devices
-    from rinsc.training.fits import check_devices
-    from rinsc.training.run_folder import RunFolder, check_run_folder
-
-    place = find_devices(device, shard=shard, recursed=recursed)
-    with place.lost_processes(), ExitStack() as held:
-        if settings.fast or config.compile:
-            config = _as_fast_as_possible(config, settings, place)
-        check_devices(spec, config, place)
-        trackers = _trackers(track)
-        _print_plan(spec, config, data, place)
-        done = None if overwrite else finished(output, spec, config, data, tokenizer, place, source)
-        if done is not None:
-            if place.is_first:
-                print_note("rinsc train: this run is finished; nothing was done")
-                _print_result(done, spec, config, RunFolder(output), json=json)
-            return
-        folder = check_run_folder(output, overwrite=overwrite)
-        goes_on = place.on_first(lambda: folder.is_begun) and not overwrite
-        text, words = prepare_text(
-            *(spec, config, data, tokenizer, folder, place, source), goes_on=goes_on
-        )
-        module = fresh_module(spec, config, place)
-        take_over(folder, spec, words, place, held, goes_on=goes_on, overwrite=overwrite)
-        result = run(module, text, config, folder, place, trackers, source, resume=goes_on)
-    if place.is_first:
-        _print_result(result, spec, config, folder, json=json)
+    planned = planned_run(
+        *(spec, config, data, output),
+        devices=find_devices(device, shard=shard, recursed=recursed),
+        source=source,
+        tokenizer=tokenizer,
+        fast=fast,
+        trackers=listed(track),
+        overwrite=overwrite,
+    )
+    _print_plan(planned)
+    trained = _run(planned)
+    if planned.devices.is_first:
+        if trained.was_finished:
+            print_note("rinsc train: this run is finished; nothing was done")
+        _print_result(trained, json=json)
 
 
 def _check_model(model: str, source: str | None) -> None:
@@ -179,18 +157,20 @@ def _required(data: str | None, output: Path | None) -> tuple[str, Path]:
 
 def _source(path: str, output: Path, *, overwrite: bool) -> Source:
     """The run that ``--from`` names, found before anything else."""
-    require("torch", "safetensors", "numpy", "tokenizers", "transformers", "accelerate")
+    require(*TO_TRAIN)
     from rinsc.training.run_folder import RunFolder
     from rinsc.training.warm_start import open_source
 
     return open_source(path, RunFolder(output), anew=overwrite)
 
 
-def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: int | None) -> Budget:
-    from rinsc.training.budget import Budget
+def _budget(
+    budget: str | None, steps: int | None, tokens: int | None, flops: int | None
+) -> Budget | None:
+    from rinsc.training.budget import Budget, budget_from_text
 
     given = [
-        *([] if budget is None else [parse_budget(budget)]),
+        *([] if budget is None else [budget_from_text(budget)]),
         *([] if steps is None else [Budget(steps, "steps")]),
         *([] if tokens is None else [Budget(tokens, "tokens")]),
         *([] if flops is None else [Budget(flops, "flops")]),
@@ -198,79 +178,53 @@ def _budget(budget: str | None, steps: int | None, tokens: int | None, flops: in
     if len(given) > 1:
         message = "more than one of --budget, --steps, --tokens and --flops is given"
         raise UsageError("usage", message, hint="keep one of them")
-    return given[0] if given else Budget(DEFAULT_STEPS, "steps")
+    return given[0] if given else None
 
 
-def _config(
-    settings: TrainOptions, spec: ModelSpec, budget: Budget, baseline: ModelSpec | None
-) -> TrainConfig:
-    """The settings with their budget; warm-up and evaluations fit its steps."""
-    from rinsc.training.budget import matched, with_budget
-    from rinsc.training.fits import check_settings
+def _spec_like_source(source: Source, model: str, options: ModelOptions) -> ModelSpec:
+    """The model at the dimensions of the source, but for those that are given.
 
-    config = settings.config(
-        spec.context, precision=settings.precision, compile=settings.compile, steps=1
-    )
-    check_settings(spec, config)
-    if baseline is None:
-        config = with_budget(config, spec, budget)
-    else:
-        plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
-        steps = with_budget(plain, baseline, budget).steps
-        config = matched(dataclasses.replace(config, steps=steps), spec, baseline)
-    return dataclasses.replace(config, warmup_steps=settings.warmup_steps(config.steps))
+    A file, a run folder and a preset have dimensions of their own.
+    """
+    from rinsc.syntax import bind, parse
+    from rinsc.training.warm_start import spec_from
+
+    if options.preset is not None or model.endswith(".toml") or is_run(model):
+        return options.spec(model)
+    (exponents,) = share_bindings(options.set_, [options.signed(model)])
+    signature = bind(parse(model), exponents)
+    return spec_from(source.spec, signature, strict=options.strict, **options.dimensions)
 
 
-def _as_fast_as_possible(
-    config: TrainConfig, settings: TrainOptions, place: Devices
-) -> TrainConfig:
-    """What ``--fast`` comes to on this device; raises RinscError for a compiler that was asked for
-    and does not work."""
-    from rinsc.errors import RinscError
-    from rinsc.training.devices import fast_precision, require_compiler
-
-    try:
-        require_compiler(place.device)
-        compiles = True
-    except RinscError:
-        if config.compile:
-            raise
-        compiles = False
-    if not settings.fast:
-        return config
-    precision = fast_precision(place.device)
-    note = f"fast: {precision}, blocks {'compiled' if compiles else 'not compiled'}"
-    if place.is_first:
-        print_note(f"rinsc train: {note}")
-    return dataclasses.replace(config, precision=precision, compile=compiles)
-
-
-def _trackers(track: Sequence[str]) -> tuple[str, ...]:
-    """The trackers that are named; raises UsageError, and MissingExtraError."""
-    names = tuple(listed(track))
-    for name in names:
-        if name not in TRACKERS:
-            message = f"'{name}' is not a tracker"
-            raise UsageError("usage", message, hint=did_you_mean(name, TRACKERS))
-        require(name)
-    return names
-
-
-def _print_plan(spec: ModelSpec, config: TrainConfig, data: str, place: Devices) -> None:
+def _print_plan(planned: PlannedRun) -> None:
     """What is about to be spent, in all three units."""
-    from rinsc.training.budget import spending
-
-    if not place.is_first:
+    devices, plan = planned.devices, planned.spending
+    if not devices.is_first:
         return
-    plan = spending(config, spec)
-    over = f" over {place.count} processes" if place.count > 1 else ""
+    for note in planned.notes:
+        print_note(f"rinsc train: {note}")
+    over = f" over {devices.count} processes" if devices.count > 1 else ""
     print_note(
-        f"rinsc train: {spec.text} on {data}{over}: "
+        f"rinsc train: {planned.spec.text} on {planned.data}{over}: "
         f"{plural(plan.steps, 'step', exact(plan.steps))}, "
         f"{plural(plan.tokens, 'token', exact(plan.tokens))}, "
         f"{rounded_flops(plan.training_flops)} of training"
         + ("" if plan.is_exact else " in expectation")
     )
+
+
+def _run(planned: PlannedRun) -> Trained:
+    from rinsc.training.run import StoppedError
+
+    try:
+        return planned.run()
+    except StoppedError as stop:
+        if planned.devices.is_first:
+            with suppress(OSError):  # a terminal that was closed
+                print_note(
+                    f"stopped after step {stop.step}, with a checkpoint: the same command goes on"
+                )
+        raise KeyboardInterrupt from None
 
 
 def _quieten() -> None:
@@ -281,21 +235,17 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _print_result(
-    result: TrainResult, spec: ModelSpec, config: TrainConfig, folder: RunFolder, *, json: bool
-) -> None:
+def _print_result(trained: Trained, *, json: bool) -> None:
     if json:
-        from rinsc.training.result import result_facts
-
-        facts = {"run": str(folder.path), **result_facts(spec, config, result)}
-        print_json(facts)
+        print_json(trained.facts())
         return
+    result = trained.result
     rows = (
         ("bits per byte", f"{result.bits_per_byte:.4f} on {result.held_out_words}"),
         ("steps", exact(result.steps)),
         ("tokens", f"{exact(result.tokens)} ({result.epochs:.2f} epochs)"),
         ("training FLOPs", exact(result.training_flops)),
         ("seconds", f"{result.seconds:.1f}"),
-        ("run folder", str(folder.path)),
+        ("run folder", str(trained.path)),
     )
     print_result("\n".join(f"{name:<15} {value}" for name, value in rows))

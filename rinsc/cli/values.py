@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,25 +14,11 @@ from rinsc.errors import Problem, RinscError, SignatureError, UsageError
 from rinsc.errors import option_values as option_values
 from rinsc.resources import zoo_file
 from rinsc.sampling import MAX_SEED
+from rinsc.scalars import whole_count
 from rinsc.storage.files import parse_toml, read_regular_text
 
-_UNITS = {"": 0, "k": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18, "Z": 21}
-_COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kMGBTPEZ]?)")
-_MAX_LENGTH = 40  # characters; beyond any count that means something
 # A name before the point is that of a tower.
 _PAIR = re.compile(r"((?:[a-z][a-z0-9_]*\.)?[A-Za-z][A-Za-z0-9_]*)=(\d{1,9})")
-
-
-def whole_count(text: str) -> int:
-    """``3000``, ``3_000``, ``3e3`` or ``3k``; raises ValueError for anything else."""
-    match = _COUNT.fullmatch(text.strip()) if len(text) <= _MAX_LENGTH else None
-    if match is None:
-        raise ValueError("write a whole number such as 3000, 3e3, 3k, 10M or 1B")
-    digits, exponent, unit = match.groups()
-    value = Decimal(re.sub("[_,]", "", digits)).scaleb(int(exponent or 0) + _UNITS[unit])
-    if value != value.to_integral_value():
-        raise ValueError(f"{text} is not a whole number")
-    return int(value)
 
 
 def _convert(_: type[Any], tokens: Sequence[Token]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from rinsc.data.documents import (
 from rinsc.data.names import data_error, parse_name
 from rinsc.data.rows import hub_dataset, row_files
 from rinsc.data.text_files import SUFFIXES, TextFiles, find_files
+from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import MissingExtraError
 
 MAX_LOADED_BYTES = 1 << 30  # of a corpus that is loaded whole
+TOKENIZER_BYTES = 50_000_000  # of text that a tokenizer is learned from
 TEXT_BYTES = 1 << 20  # of a document that a tokenizer is learned from, at once
 
 
@@ -81,6 +84,24 @@ def training_texts(source: Source, most_bytes: int) -> Iterator[str]:
             if total >= most_bytes:
                 return
     check_amounts(source.name, total, MIN_HELD_OUT_BYTES)
+
+
+class UnusedTokensWarning(UserWarning):
+    """A text gives fewer tokens than the vocabulary of the model has."""
+
+
+def learned_tokenizer(corpus: Source, vocab_size: int) -> BytePairTokenizer:
+    """One learned from the first `TOKENIZER_BYTES` of a text; it warns of a text that gives less
+    than the tokens that are asked for."""
+    tokenizer = train_tokenizer(training_texts(corpus, TOKENIZER_BYTES), vocab_size)
+    known = tokenizer.vocab_size
+    if known < vocab_size:
+        message = (
+            f"the text gives {known} tokens, so {vocab_size - known} of the vocabulary's "
+            f"{vocab_size} are never used"
+        )
+        warnings.warn(message, UnusedTokensWarning, stacklevel=2)
+    return tokenizer
 
 
 def state(name: str) -> str:

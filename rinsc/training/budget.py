@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rinsc.errors import SpecError
+from rinsc.errors import SpecError, UsageError
+from rinsc.scalars import whole_count
 from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig
 from rinsc.training.schedules import Depths
 
 Unit = Literal["flops", "tokens", "steps"]
+_BUDGET = re.compile(r"(?P<amount>\S+?)\s*(?P<unit>flops|tokens|steps)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,24 @@ class Spending:
     tokens: int
     training_flops: int
     is_exact: bool
+
+
+def budget_from_text(text: str) -> Budget:
+    """``1e18``, ``1e18 flops``, ``6e9tokens``, ``1000 steps``; raises UsageError.
+
+    >>> budget_from_text("6e3tokens")
+    Budget(amount=6000, unit='tokens')
+    """
+    match = _BUDGET.fullmatch(text.strip())
+    try:
+        if match is None:
+            raise ValueError("write a number, and flops, tokens or steps behind it")
+        unit = (match["unit"] or "flops").lower()
+        return Budget(whole_count(match["amount"]), unit)  # type: ignore[arg-type]
+    except ValueError as error:
+        message = f"--budget does not take '{text[:60]}': {error}"
+        hint = "write --budget 1e18 for FLOPs, or 6e9tokens, or 1000steps"
+        raise UsageError("usage", message, hint=hint) from None
 
 
 def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainConfig:

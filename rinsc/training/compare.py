@@ -21,7 +21,7 @@ from rinsc.training.budget import matched
 from rinsc.training.config import TrainConfig
 from rinsc.training.fits import check_fits
 from rinsc.training.result import Observer, TrainResult
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, check_run_folder, open_run_folder
 from rinsc.training.schedules import Depths
 
@@ -72,7 +72,7 @@ def train_pair(
         with allocation_errors():
             trained = causal_lm(spec)
         with progress(spec.text) as observer:
-            result = train(trained, spec, corpus, settings, run, observer=observer)
+            result = train_module(trained, spec, corpus, settings, run, observer=observer)
         model = to_torch(spec)
         load_weights(model, run.weights)
         sides.append(Contender(spec, run, model, result))

@@ -1,4 +1,10 @@
-"""How a model is trained: one frozen record, checked as a whole, kept with the run as TOML."""
+"""How a model is trained: one frozen record, checked as a whole, kept with the run as TOML.
+
+A setting is stated once, as a field: its type, default, help, rules and option. The options of
+`rinsc train` follow from the fields.
+"""
+
+# ruff: noqa: RUF009  # a setting is a field with metadata, which is made once a field
 
 from __future__ import annotations
 
@@ -6,10 +12,10 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from rinsc.cost.memory import Checkpointing
 from rinsc.errors import Problem, SpecError, did_you_mean, plural
@@ -24,55 +30,45 @@ from rinsc.storage.files import parse_toml
 MAX_BATCH_TOKENS = 1 << 24  # keeps a typing slip from filling the memory
 MAX_STEPS = 10**9  # no run comes near
 
-_COUNTS = ("steps", "batch_sequences", "sequence_length", "log_every", "eval_every")
-_MORE_COUNTS = ("eval_windows", "checkpoint_every", "accumulate", "keep")
-_CHOICES = ("precision", "checkpointing", "optimizer", "schedule", "packing", "init_depth")
-_SHARES = ("final_learning_rate_share", "decay_share")
+Rule: TypeAlias = tuple[Callable[[Any], bool], str]  # what holds of a value, and that in words
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is said of a setting beside its type and its default.
+
+    ``doc`` is the help of its option of `rinsc train`, and ``rules`` what a value must be. A
+    setting without an ``option`` is for files and Python alone. Where ``otherwise`` says so, a run
+    that is not told the setting derives it from the model or from its steps.
+    """
+
+    doc: str
+    rules: tuple[Rule, ...] = ()
+    option: str | None = None
+    otherwise: str | None = None
+
+
+def setting_of(field: dataclasses.Field[Any]) -> Setting:
+    """What a field of `TrainConfig` says of itself."""
+    setting: Setting = field.metadata["setting"]
+    return setting
 
 
 def broken_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Key and rule of each setting that is not as it should be."""
-    for key in (*_COUNTS, *_MORE_COUNTS):
-        if not _is_int(getattr(config, key), 1):
-            yield key, "must be a whole number of at least 1"
-    if _is_int(config.steps, MAX_STEPS + 1):
-        yield "steps", f"must be at most {MAX_STEPS}"
-    if not _is_int(config.warmup_steps, 0):
-        yield "warmup_steps", "must be a whole number of at least 0"
-    if not _is_int(config.seed, 0) or config.seed > MAX_SEED:
-        yield "seed", "must be a whole number from 0 to 2**63 - 1"
-    yield from _number_rules(config)
-    yield from _rounds_rules(config)
     hints = get_type_hints(type(config))
-    for key in _CHOICES:
-        if getattr(config, key) not in get_args(hints[key]):
-            yield key, f"must be one of {', '.join(get_args(hints[key]))}"
-    if not isinstance(config.compile, bool):
-        yield "compile", "must be true or false"
-    yield from _batch_rules(config)
-
-
-def _number_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
-    for key in ("learning_rate", "clip"):
-        if not (_is_number(getattr(config, key)) and getattr(config, key) > 0):
-            yield key, "must be a number above 0"
-    if not (_is_number(config.weight_decay) and config.weight_decay >= 0):
-        yield "weight_decay", "must be a number of at least 0"
-    for key in (*_SHARES, "learning_rate_visits_power"):
-        if not (_is_number(getattr(config, key)) and 0 <= getattr(config, key) <= 1):
-            yield key, "must be a number from 0 to 1"
-    if not _are_betas(config.betas):
-        yield "betas", "must be two numbers from 0 to below 1"
-
-
-def _rounds_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
-    if not _are_rounds(config.rounds):
-        yield "rounds", "must be a whole number of at least 1, or such numbers by repeat"
-    if not _is_schedule(config.rounds_schedule):
-        rule = "must be pairs of a share and rounds, the shares growing from 0 to below 1"
-        yield "rounds_schedule", rule
-    elif config.rounds_schedule and config.rounds is not None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()
+        if choices and value not in choices:
+            yield field.name, f"must be one of {', '.join(choices)}"
+        for holds, rule in setting_of(field).rules:
+            if not holds(value):
+                yield field.name, rule
+                break
+    if config.rounds_schedule and config.rounds is not None:
         yield "rounds_schedule", "cannot stand beside rounds"
+    yield from _batch_rules(config)
 
 
 def _batch_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
@@ -119,53 +115,146 @@ def _are_betas(value: object) -> bool:
     return all(_is_number(beta) and 0 <= beta < 1 for beta in value)
 
 
+def _at_least(least: int) -> Rule:
+    return lambda value: _is_int(value, least), f"must be a whole number of at least {least}"
+
+
+_COUNT = _at_least(1)
+_NO_MORE_STEPS: Rule = (lambda value: value <= MAX_STEPS, f"must be at most {MAX_STEPS}")
+_SEED: Rule = (
+    lambda value: _is_int(value, 0) and value <= MAX_SEED,
+    "must be a whole number from 0 to 2**63 - 1",
+)
+_ABOVE_ZERO: Rule = (lambda value: _is_number(value) and value > 0, "must be a number above 0")
+_NOT_NEGATIVE: Rule = (
+    lambda value: _is_number(value) and value >= 0,
+    "must be a number of at least 0",
+)
+_SHARE: Rule = (
+    lambda value: _is_number(value) and 0 <= value <= 1,
+    "must be a number from 0 to 1",
+)
+_TRUTH: Rule = (lambda value: isinstance(value, bool), "must be true or false")
+_BETAS: Rule = (_are_betas, "must be two numbers from 0 to below 1")
+_ROUNDS: Rule = (
+    _are_rounds,
+    "must be a whole number of at least 1, or such numbers by repeat",
+)
+_STAGES: Rule = (
+    _is_schedule,
+    "must be pairs of a share and rounds, the shares growing from 0 to below 1",
+)
+
+
+def _setting(
+    default: Any, doc: str, *rules: Rule, option: str | None = None, otherwise: str | None = None
+) -> Any:
+    """A field of `TrainConfig`."""
+    return dataclasses.field(
+        default=default, metadata={"setting": Setting(doc, rules, option, otherwise)}
+    )
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run; raises SpecError naming every bad value.
 
-    ``rounds`` is one number for every repeat, numbers by name, or None; repeats that it does not
-    set run what the signature says, which may be drawn for each step. ``rounds_schedule`` grows
-    them over the run instead: pairs of a share of the steps and the rounds of every repeat from
-    there on. ``precision`` bf16 runs the matrix products under autocast and keeps weights and
-    optimizer in fp32. ``compile`` compiles each block with torch.compile. A step is computed in
-    ``accumulate`` parts of equal size. ``checkpointing`` recomputes activations in the backward
-    pass, of a visit or of a whole round at a time. ``optimizer`` muon is for the matrices of
-    blocks, AdamW for the rest. ``decay_share`` is the last part of a ``wsd`` schedule.
-    ``learning_rate_visits_power`` p gives a block that is visited v times the learning rate
-    times v to the power -p, and ``init_depth`` says whether the residual weights start scaled for
-    the layers that are executed or for those that are stored; both are choices of ours.
-    ``packing`` documents keeps attention and targets within a
-    document. Evaluations during training look at ``eval_windows`` windows of held-out text, the
-    result at all of it. The last ``keep`` checkpoints are kept.
+    >>> TrainConfig(steps=10, batch_sequences=4, sequence_length=32).tokens
+    1280
     """
 
-    steps: int = 1000
-    batch_sequences: int = 16
-    sequence_length: int = 256
-    learning_rate: float = 2e-3
-    final_learning_rate_share: float = 0.1
-    warmup_steps: int = 50
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    seed: int = 0
-    precision: TrainingPrecision = "fp32"
-    log_every: int = 10
-    eval_every: int = 100
-    eval_windows: int = 64
-    checkpoint_every: int = 200
-    rounds: Rounds = None
-    compile: bool = False
-    accumulate: int = 1
-    checkpointing: Checkpointing = "none"
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    decay_share: float = 0.2
-    rounds_schedule: tuple[tuple[float, int], ...] = ()
-    packing: Literal["across", "documents"] = "across"
-    init_depth: Literal["executed", "stored"] = "executed"
-    learning_rate_visits_power: float = 0.0
-    keep: int = 2
+    steps: int = _setting(1000, "Training steps.", _COUNT, _NO_MORE_STEPS)
+    batch_sequences: int = _setting(
+        16, "Sequences in a step, over all devices.", _COUNT, option="--batch"
+    )
+    sequence_length: int = _setting(
+        256, "Tokens in a sequence", _COUNT, option="--seq", otherwise="the context"
+    )
+    learning_rate: float = _setting(2e-3, "Highest learning rate.", _ABOVE_ZERO, option="--lr")
+    final_learning_rate_share: float = _setting(
+        0.1, "Share of the learning rate at the last step.", _SHARE
+    )
+    warmup_steps: int = _setting(
+        50,
+        "Steps of warm-up",
+        _at_least(0),
+        option="--warmup",
+        otherwise="a tenth of the run, at most 50,",
+    )
+    weight_decay: float = _setting(0.1, "Of matrices.", _NOT_NEGATIVE, option="--weight-decay")
+    betas: tuple[float, float] = _setting((0.9, 0.95), "Averaging of AdamW.", _BETAS)
+    clip: float = _setting(1.0, "Largest norm of the gradient.", _ABOVE_ZERO, option="--clip")
+    seed: int = _setting(0, "Of the weights and the order of the data.", _SEED, option="--seed")
+    precision: TrainingPrecision = _setting(
+        "fp32",
+        "Of matrix products; weights and optimizer stay in fp32.",
+        option="--precision",
+    )
+    log_every: int = _setting(10, "Steps between lines of metrics.", _COUNT)
+    eval_every: int = _setting(100, "Steps between evaluations.", _COUNT, option="--eval-every")
+    eval_windows: int = _setting(
+        64, "Windows of held-out text that an evaluation during training looks at.", _COUNT
+    )
+    checkpoint_every: int = _setting(
+        200, "Steps between checkpoints.", _COUNT, option="--checkpoint-every"
+    )
+    rounds: Rounds = _setting(
+        None,
+        "Rounds while training, of every repeat, as 3, or of one, as A=2; those written or drawn "
+        "if not given.",
+        _ROUNDS,
+        option="--rounds",
+    )
+    compile: bool = _setting(
+        False,
+        "Compile each block with torch.compile; needs a C++ compiler.",
+        _TRUTH,
+        option="--compile",
+    )
+    accumulate: int = _setting(
+        1, "Parts of equal size in which a step is computed.", _COUNT, option="--accumulate"
+    )
+    checkpointing: Checkpointing = _setting(
+        "none",
+        "Activations to recompute in the backward pass: those of a visit or of a round at a time.",
+        option="--checkpointing",
+    )
+    optimizer: Literal["adamw", "muon"] = _setting(
+        "adamw",
+        "AdamW, or Muon for the matrices of blocks and AdamW for the rest.",
+        option="--optimizer",
+    )
+    schedule: Literal["cosine", "wsd"] = _setting(
+        "cosine",
+        "Of the learning rate: half a cosine, or stable with a linear decay at the end.",
+        option="--schedule",
+    )
+    decay_share: float = _setting(
+        0.2, "Share of the steps over which wsd decays.", _SHARE, option="--decay-share"
+    )
+    rounds_schedule: tuple[tuple[float, int], ...] = _setting(
+        (),
+        "Rounds of every repeat that grow over the run, as 1@0,2@30%,3@60%.",
+        _STAGES,
+        option="--rounds-schedule",
+    )
+    packing: Literal["across", "documents"] = _setting(
+        "across",
+        "Whether attention and targets cross from one document into the next.",
+        option="--packing",
+    )
+    init_depth: Literal["executed", "stored"] = _setting(
+        "executed",
+        "Layers that the start of residual weights is scaled for; a choice of ours.",
+        option="--init-depth",
+    )
+    learning_rate_visits_power: float = _setting(
+        0.0,
+        "p: a block visited v times learns at v^-p of the rate; a choice of ours.",
+        _SHARE,
+        option="--lr-visits-power",
+    )
+    keep: int = _setting(2, "Checkpoints that are kept.", _COUNT, option="--keep")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

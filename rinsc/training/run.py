@@ -63,12 +63,12 @@ class StoppedError(Exception):
     """The run was asked to stop; its checkpoint of ``step`` is written."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(step)
+        super().__init__(f"stopped after step {step}, with a checkpoint: train again to go on")
         self.step = step
 
 
 @allocation_errors()
-def train(
+def train_module(
     model: RinscForCausalLM,
     spec: ModelSpec,
     corpus: TokenizedCorpus,

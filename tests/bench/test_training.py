@@ -24,7 +24,7 @@ from rinsc.training.config import TrainConfig
 from rinsc.training.devices import fast_precision
 from rinsc.training.metrics import Metrics
 from rinsc.training.result import TrainResult
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import open_run_folder
 from tests.bench.timing import Timing, table
 
@@ -126,7 +126,7 @@ def compare(folder: Path, title: str, **changes: Any) -> dict[str, Timing]:
     )
     turns = Turns(bare_step(spec, corpus, config))
     settings = replace(config, **changes)
-    train(causal_lm(spec), spec, corpus, settings, open_run_folder(folder), observer=turns)
+    train_module(causal_lm(spec), spec, corpus, settings, open_run_folder(folder), observer=turns)
     timings = turns.timings
     print("\n" + table(title, timings, "bare loop"))
     return timings

@@ -15,7 +15,6 @@ from rinsc.cost import match_compute, training_flops
 from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 from rinsc.spec import model_spec
 from rinsc.syntax import parse
-from rinsc.training import run_folder
 from rinsc.training.config import config_from_toml
 from rinsc.training.run_folder import RunFolder, alone_in
 from tests.cli.command_line import Result, run_cli
@@ -117,7 +116,7 @@ def test_a_run_that_another_process_began_meanwhile_is_left_alone(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    monkeypatch.setattr(run_folder, "alone_in", lambda _: _beginning(folder))
+    monkeypatch.setattr("rinsc.training.start.alone_in", lambda _: _beginning(folder))
     status, out, err = train(corpus, folder.path, "--steps", "2")
     assert (status, out) == (1, "")
     assert "error[run-in-use]" in err
@@ -201,7 +200,7 @@ def test_blocks_are_compiled_when_asked(
     compiled: list[object] = []
     asked: list[object] = []
     monkeypatch.setattr("rinsc.training.run.compile_blocks", compiled.append)
-    monkeypatch.setattr("rinsc.training.devices.require_compiler", asked.append)
+    monkeypatch.setattr("rinsc.training.start.require_compiler", asked.append)
     assert train(corpus, tmp_path / "plain", "--steps", "1").status == 0
     assert compiled == asked == []
     assert train(corpus, tmp_path / "compiled", "--steps", "1", "--compile").status == 0
@@ -307,7 +306,7 @@ def test_memory_that_runs_out_is_one_error(
         return torch.empty(1 << 50)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rinsc.backends.hf.causal_lm", hungry)
+        patch.setattr("rinsc.training.start.causal_lm", hungry)
         status, out, err = train(corpus, tmp_path / "run", "--steps", "1")
     assert (status, out) == (1, "")
     assert err.count("error[does-not-fit]: memory is used up") == err.count("error[") == 1

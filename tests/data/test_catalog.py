@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from rinsc.cli import train_steps
 from rinsc.data import add as module
+from rinsc.data import corpora
 from rinsc.data.add import add
 from rinsc.data.catalog import RECORD, Entry, added, added_folder, catalog, entry, folder_sha256
 from rinsc.data.corpora import load, load_corpus, open_corpus, state, training_texts
@@ -299,7 +299,7 @@ def test_the_commands(tmp_path: Path) -> None:
 def test_the_tokenizer_is_that_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "words.txt"
     path.write_text("".join(f"{number}: {LINE}" for number in range(300)))
-    monkeypatch.setattr(train_steps, "TOKENIZER_BYTES", 5001)
+    monkeypatch.setattr(corpora, "TOKENIZER_BYTES", 5001)
     name = f"text:{path}"
     assert run_cli("data", "prepare", name, "--vocab-size", "300").status == 0
     dimensions = ("--layers", "2", "--width", "8", "--heads", "1", "--kv-heads", "1")

@@ -16,7 +16,7 @@ from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig
 from rinsc.training.metrics import Metrics, read_metrics
 from rinsc.training.result import TrainResult
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, open_run_folder
 
 TIMES = ("seconds", "tokens_per_second", "model_flops_utilization")
@@ -76,7 +76,7 @@ def trained(
 ) -> tuple[RinscForCausalLM, RunFolder]:
     """A fresh model, trained into a new folder."""
     model, run = fresh(spec), open_run_folder(folder)
-    train(model, spec, tokens, config, run, **more)
+    train_module(model, spec, tokens, config, run, **more)
     return model, run
 
 

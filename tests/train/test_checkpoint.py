@@ -35,7 +35,7 @@ from rinsc.training.checkpoint import (
 from rinsc.training.config import TrainConfig
 from rinsc.training.result import result_from_facts
 from rinsc.training.resuming import why_unusable
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, open_run_folder
 from rinsc.training.trainer import RinscTrainer
 from tests.train.runs import EndAt, EndedError, differing, fresh, timeless, trained
@@ -66,7 +66,7 @@ def broken(
 ) -> RunFolder:
     """A run that ended in step 5: with checkpoints of 2 and 4."""
     with pytest.raises(EndedError):
-        train(fresh(spec), spec, tokens, config, folder, observer=EndAt(5))
+        train_module(fresh(spec), spec, tokens, config, folder, observer=EndAt(5))
     assert [each.step for each in checkpoints(folder.path)] == [2, 4]
     return folder
 
@@ -81,11 +81,11 @@ def test_resuming_is_exact(
     stop: int,
 ) -> None:
     with pytest.raises(EndedError):
-        train(fresh(spec), spec, tokens, config, folder, observer=EndAt(stop))
+        train_module(fresh(spec), spec, tokens, config, folder, observer=EndAt(stop))
     assert not folder.result.exists()
     resumed = fresh(spec)
     seen = EndAt(99)
-    result = train(resumed, spec, tokens, config, folder, resume=True, observer=seen)
+    result = train_module(resumed, spec, tokens, config, folder, resume=True, observer=seen)
     assert seen.first_step == (stop - 1) // 2 * 2
     assert differing(resumed, whole.model) == []
     assert timeless(folder) == timeless(whole.folder)
@@ -115,9 +115,9 @@ def test_resuming_drawn_rounds_is_exact_with_every_setting(
     unbroken, whole = trained(drawn, tokens, settings, tmp_path / "whole")
     folder = open_run_folder(tmp_path / "broken")
     with pytest.raises(EndedError):
-        train(fresh(drawn), drawn, tokens, settings, folder, observer=EndAt(4))
+        train_module(fresh(drawn), drawn, tokens, settings, folder, observer=EndAt(4))
     resumed = fresh(drawn)
-    train(resumed, drawn, tokens, settings, folder, resume=True)
+    train_module(resumed, drawn, tokens, settings, folder, resume=True)
     assert differing(resumed, unbroken) == []
     assert timeless(folder) == timeless(whole)
     assert len({str(metrics.rounds) for metrics in timeless(folder)}) > 1
@@ -133,7 +133,7 @@ def test_resuming_without_the_optimizer_would_be_seen(
 ) -> None:
     monkeypatch.setattr(RinscTrainer, "_load_optimizer_and_scheduler", lambda *_: None)
     resumed = fresh(spec)
-    train(resumed, spec, tokens, config, broken, resume=True)
+    train_module(resumed, spec, tokens, config, broken, resume=True)
     assert len(differing(resumed, whole.model)) > 10
 
 
@@ -150,13 +150,13 @@ def test_resuming_at_other_draws_would_be_seen(
     unbroken, _ = trained(drawn, tokens, config, tmp_path / "whole")
     folder = open_run_folder(tmp_path / "broken")
     with pytest.raises(EndedError):
-        train(fresh(drawn), drawn, tokens, config, folder, observer=EndAt(3))
+        train_module(fresh(drawn), drawn, tokens, config, folder, observer=EndAt(3))
     monkeypatch.setattr(
         "rinsc.training.schedules.draw_rounds",
         lambda graph, seed, step: draw_rounds(graph, seed + 1, step),
     )
     resumed = fresh(drawn)
-    train(resumed, drawn, tokens, config, folder, resume=True)
+    train_module(resumed, drawn, tokens, config, folder, resume=True)
     assert len(differing(resumed, unbroken)) > 10
 
 
@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before(
 ) -> None:
     _flip(broken.path / "checkpoint-4" / "model.safetensors")
     resumed, seen = fresh(spec), EndAt(99)
-    train(resumed, spec, tokens, config, broken, resume=True, observer=seen)
+    train_module(resumed, spec, tokens, config, broken, resume=True, observer=seen)
     assert seen.first_step == 2
     assert differing(resumed, whole.model) == []
     assert timeless(broken) == timeless(whole.folder)
@@ -211,7 +211,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_lost(
         _cut(each.path / "optimizer.pt")
     before = {path: path.read_bytes() for path in broken.path.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError) as caught:
-        train(fresh(spec), spec, tokens, config, broken, resume=True)
+        train_module(fresh(spec), spec, tokens, config, broken, resume=True)
     assert caught.value.code == "damaged-checkpoint"
     assert "checkpoint-4, checkpoint-2" in caught.value.message
     assert "--overwrite" in str(caught.value.hint)
@@ -227,7 +227,7 @@ def test_what_was_left_half_written_goes_and_is_never_read(
         shutil.copytree(broken.path / "checkpoint-4", folder)
     assert [each.step for each in checkpoints(broken.path)] == [2, 4]
     resumed = fresh(spec)
-    train(resumed, spec, tokens, config, broken, resume=True)
+    train_module(resumed, spec, tokens, config, broken, resume=True)
     assert not any(folder.exists() for folder in left)
     assert differing(resumed, whole.model) == []
 
@@ -237,7 +237,7 @@ def test_the_last_ones_are_kept(
     spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder, keep: int
 ) -> None:
     few = dataclasses.replace(config, keep=keep, checkpoint_every=1)
-    train(fresh(spec), spec, tokens, few, folder)
+    train_module(fresh(spec), spec, tokens, few, folder)
     assert [each.step for each in checkpoints(folder.path)] == [5, 6, 7][-keep:]
     assert all(is_whole(each) for each in checkpoints(folder.path))
 
@@ -395,7 +395,7 @@ def ended(
     """As `broken`, to be copied."""
     folder = open_run_folder(tmp_path_factory.mktemp("ended") / "run")
     with pytest.raises(EndedError):
-        train(fresh(spec), spec, tokens, config, folder, observer=EndAt(5))
+        train_module(fresh(spec), spec, tokens, config, folder, observer=EndAt(5))
     return folder.path
 
 
@@ -418,11 +418,11 @@ def test_foreign_files_are_passed_over_though_their_manifest_fits(
     assert is_whole(last)
     seen = EndAt(earlier.step + 1)
     with pytest.raises(EndedError):
-        train(fresh(spec), spec, tokens, config, folder, resume=True, observer=seen)
+        train_module(fresh(spec), spec, tokens, config, folder, resume=True, observer=seen)
     assert seen.first_step == earlier.step
     shutil.rmtree(earlier.path)
     with pytest.raises(CheckpointError) as caught:
-        train(fresh(spec), spec, tokens, config, folder, resume=True)
+        train_module(fresh(spec), spec, tokens, config, folder, resume=True)
     assert caught.value.code == "damaged-checkpoint"
     assert f"{last.path.name} (" in str(caught.value)
     assert caught.value.hint
@@ -439,6 +439,6 @@ def test_its_own_files_are_not_taken_for_foreign_ones(
     config = dataclasses.replace(config, **change)
     folder = open_run_folder(tmp_path / "run")
     model = fresh(spec)
-    train(model, spec, tokens, config, folder)
+    train_module(model, spec, tokens, config, folder)
     for each in checkpoints(folder.path):
         assert why_unusable(each, fresh(spec), fresh(spec).model.graph, config) is None

@@ -15,7 +15,7 @@ from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, open_run_folder
 from tests.train.runs import differing, fresh, losses
 
@@ -37,7 +37,7 @@ def test_the_same_training_with_activations_made_again(
     for way in ("none", how):
         run, model = open_run_folder(folder.path / way), fresh(spec)
         settings = dataclasses.replace(config, checkpointing=way)
-        result = train(model, spec, tokens, settings, run)
+        result = train_module(model, spec, tokens, settings, run)
         runs.append((model, losses(run), result.training_flops))
     (plain, plain_losses, plain_flops), (model, found, flops) = runs
     assert found == pytest.approx(plain_losses, rel=1e-6)

@@ -21,7 +21,7 @@ from rinsc.training.config import TrainConfig
 from rinsc.training.evaluate import bits_per_byte, held_out_windows
 from rinsc.training.fits import check_fits
 from rinsc.training.metrics import read_metrics
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder
 from rinsc.training.schedules import Depths
 from tests.train.runs import fresh, fresh_module
@@ -38,7 +38,7 @@ def test_rounds_and_flops_are_those_of_the_steps(
     drawn: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder
 ) -> None:
     model = fresh(drawn)
-    result = train(model, drawn, tokens, config, folder)
+    result = train_module(model, drawn, tokens, config, folder)
     graph = build_graph(drawn)
     drawn_rounds = [draw_rounds(graph, config.seed, step) for step in range(config.steps)]
     flops = [training_flops(graph, 23, batch=3, rounds=rounds) for rounds in drawn_rounds]
@@ -63,7 +63,7 @@ def test_growing_rounds_are_run_logged_and_counted(
     model = fresh(spec)
     block = model.model.get_submodule("A")
     block.register_forward_hook(lambda *_: visits.append(1) if block.training else None)
-    found = train(model, spec, tokens, growing, folder)
+    found = train_module(model, spec, tokens, growing, folder)
     metrics = read_metrics(folder.metrics)
     assert [m.rounds for m in metrics] == [{"A": rounds} for rounds in expected]
     costs = [training_flops(spec, 23, batch=3, rounds=rounds) for rounds in expected]
@@ -114,7 +114,7 @@ def test_settings_fix_the_rounds_that_they_name(
 def test_a_model_that_draws_nothing_logs_no_rounds(
     spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder
 ) -> None:
-    train(fresh(spec), spec, tokens, config, folder)
+    train_module(fresh(spec), spec, tokens, config, folder)
     assert all("rounds" not in json.loads(line) for line in folder.metrics.read_text().splitlines())
     assert Depths(spec, config).rounds(3) is None
 
@@ -147,7 +147,7 @@ def test_what_is_no_language_model_is_refused(
     kind = "vit" if text == "AB" else spec.kind
     vision = dataclasses.replace(spec, signature=parse(text), kind=kind)
     with pytest.raises(SpecError) as caught:
-        train(fresh(spec), vision, tokens, config, folder)
+        train_module(fresh(spec), vision, tokens, config, folder)
     assert [problem.code for problem in caught.value.problems] == ["not-a-language-model"]
     assert caught.value.hint
     assert list(folder.path.iterdir()) == []

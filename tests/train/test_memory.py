@@ -28,7 +28,7 @@ from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices
 from rinsc.training.fits import check_devices, check_fits
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder
 from tests.train.runs import fresh
 
@@ -226,7 +226,7 @@ def test_memory_that_runs_out_in_training_is_told(
     model = fresh(spec)
     monkeypatch.setattr(model, "loss_function", lambda **_: torch.empty(TOO_MUCH))
     with pytest.raises(LoweringError, match="memory is used up"):
-        train(model, spec, tokens, config, folder)
+        train_module(model, spec, tokens, config, folder)
 
 
 @pytest.mark.parametrize("held", ["none", "visit"])

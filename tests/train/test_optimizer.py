@@ -18,7 +18,7 @@ from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
 from rinsc.training.optimizer import build_optimizer, each_optimizer, learning_rate_scales
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder
 from rinsc.training.schedules import learning_rate
 from rinsc.training.weights import scale_residuals
@@ -57,12 +57,12 @@ def test_muon_steps_the_matrices_of_blocks_and_adamw_the_rest(
                 group["lr"] = learning_rate(config, step)
             optimizer.step()
             optimizer.zero_grad()
-    train(model, spec, tokens, config, folder)
+    train_module(model, spec, tokens, config, folder)
     for name, weight in named.items():
         torch.testing.assert_close(model.model.get_parameter(name), weight, rtol=1e-4, atol=1e-5)
     other = dataclasses.replace(config, optimizer="adamw")
     by_adamw = fresh(spec)
-    train(by_adamw, spec, tokens, other, RunFolder(folder.path))
+    train_module(by_adamw, spec, tokens, other, RunFolder(folder.path))
     assert len(differing(by_adamw, model)) == len(named)
 
 
@@ -90,7 +90,7 @@ def test_the_first_step_moves_a_block_by_its_rate(
         config, steps=1, warmup_steps=0, weight_decay=0.0, learning_rate_visits_power=1.0
     )
     before, model = fresh(spec), fresh(spec)
-    train(model, spec, tokens, one, folder)
+    train_module(model, spec, tokens, one, folder)
     for name, share in (("A", 1 / 3), ("B", 1.0)):
         weight = f"model.{name}.0.up.weight"
         moved = (model.get_parameter(weight) - before.get_parameter(weight)).abs()
@@ -195,7 +195,7 @@ def test_a_run_starts_as_deep_as_told(
     )
     model, scaled = fresh(spec), fresh_module(spec)
     scale_residuals(scaled, build_graph(spec))
-    train(model, spec, tokens, still, folder)
+    train_module(model, spec, tokens, still, folder)
     for name, weight in scaled.named_parameters():
         torch.testing.assert_close(model.model.get_parameter(name), weight, rtol=0, atol=1e-9)
     assert len(differing(fresh_module(spec), scaled)) == 4

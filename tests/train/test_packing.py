@@ -16,7 +16,7 @@ from rinsc.data.documents import Corpus, Document, split
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, open_run_folder
 from tests.train.plain import plain_rate
 from tests.train.runs import differing, fresh, fresh_module, losses
@@ -77,7 +77,7 @@ def test_documents_apart_train_as_each_for_itself(
     apart = dataclasses.replace(config, packing="documents", accumulate=parts)
     plain, model = fresh_module(spec), fresh(spec)
     expected = documents_apart(plain, lines, apart)
-    train(model, spec, lines, apart, folder)
+    train_module(model, spec, lines, apart, folder)
     assert losses(folder) == pytest.approx(expected, rel=1e-5)
     for name, weight in plain.named_parameters():
         torch.testing.assert_close(model.model.get_parameter(name), weight, rtol=1e-3, atol=2e-5)
@@ -90,7 +90,7 @@ def test_documents_across_train_another_model(
     for packing in ("across", "documents"):
         run, model = open_run_folder(folder.path / packing), fresh(spec)
         settings = dataclasses.replace(config, packing=packing)
-        train(model, spec, lines, settings, run)
+        train_module(model, spec, lines, settings, run)
         runs[packing] = model, losses(run)
     (across, across_losses), (apart, apart_losses) = runs.values()
     assert across_losses != pytest.approx(apart_losses, rel=1e-3)
@@ -108,6 +108,6 @@ def test_a_step_without_a_target_changes_nothing_and_ends_nothing(
     apart = dataclasses.replace(config, packing="documents", weight_decay=0.0)
     model = fresh(spec)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    train(model, spec, tokens, apart, folder)
+    train_module(model, spec, tokens, apart, folder)
     assert losses(folder) == [0.0] * config.steps
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())

@@ -28,7 +28,7 @@ from rinsc.training.config import TrainConfig
 from rinsc.training.devices import matrix_peak_flops
 from rinsc.training.evaluate import bits_per_byte, held_out_windows
 from rinsc.training.metrics import Metrics, read_metrics
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, open_run_folder, write_inputs
 from tests.train.plain import plain_training
 from tests.train.runs import Recorder, differing, fresh, fresh_module, losses
@@ -51,7 +51,7 @@ def test_training_is_a_plain_loop_to_the_last_bit(
     config = dataclasses.replace(config, precision=precision)
     plain, model = fresh_module(spec), fresh(spec)
     expected = plain_training(plain, tokens, config)
-    train(model, spec, tokens, config, folder)
+    train_module(model, spec, tokens, config, folder)
     assert differing(model, plain) == []
     assert losses(folder) == pytest.approx(expected, rel=1e-6)
 
@@ -68,7 +68,7 @@ def test_parts_of_a_batch_come_to_the_whole(
     plain, whole, model = fresh_module(spec), fresh_module(spec), fresh(spec)
     expected = plain_training(plain, tokens, config)
     plain_training(whole, tokens, dataclasses.replace(config, accumulate=1))
-    result = train(model, spec, tokens, config, folder)
+    result = train_module(model, spec, tokens, config, folder)
     assert losses(folder) == pytest.approx(expected, rel=1e-5)
     assert result.training_flops == 7 * training_flops(spec, 23, batch=3)
     limit = 1e-4 if precision == "fp32" else 3e-3  # beside a learning rate of 3e-3
@@ -92,7 +92,7 @@ def test_the_plain_loop_can_disagree(
 ) -> None:
     plain, model = fresh_module(spec), fresh(spec)
     plain_training(plain, tokens, config)
-    train(model, spec, tokens, dataclasses.replace(config, **change), folder)
+    train_module(model, spec, tokens, dataclasses.replace(config, **change), folder)
     assert len(differing(model, plain)) > 10
 
 
@@ -100,7 +100,7 @@ def test_the_metrics_say_what_happened(
     spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder
 ) -> None:
     model, seen = fresh(spec), Recorder()
-    result = train(model, spec, tokens, config, folder, observer=seen)
+    result = train_module(model, spec, tokens, config, folder, observer=seen)
     assert seen.first_step == 0
     assert seen.result == result
     metrics = read_metrics(folder.metrics)
@@ -126,7 +126,7 @@ def test_the_floating_point_operations_are_those_of_the_trainer(
     for parts in (1, 3):
         settings = dataclasses.replace(config, accumulate=parts)
         run = open_run_folder(folder.path / str(parts))
-        train(fresh(drawn), drawn, tokens, settings, run)
+        train_module(fresh(drawn), drawn, tokens, settings, run)
         metrics = read_metrics(run.metrics)
         for checkpoint in checkpoints(run.path):
             state = json.loads(checkpoint.trainer_state.read_text())
@@ -137,7 +137,7 @@ def test_the_floating_point_operations_are_those_of_the_trainer(
 def test_speed_and_utilization_belong_together(
     spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder
 ) -> None:
-    train(fresh(spec), spec, tokens, config, folder)
+    train_module(fresh(spec), spec, tokens, config, folder)
     flops_per_token = training_flops(spec, 23, batch=3) / 69
     peak = matrix_peak_flops(CPU, "fp32")
     assert 1e8 < peak < 1e14
@@ -154,7 +154,7 @@ def test_the_run_folder_holds_the_trained_weights_and_the_result(
     spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder
 ) -> None:
     model = fresh(spec)
-    result = train(model, spec, tokens, config, folder)
+    result = train_module(model, spec, tokens, config, folder)
     facts = json.loads(folder.result.read_text())
     assert facts.items() >= dataclasses.asdict(result).items()
     params = sum(parameter.numel() for parameter in to_torch(spec).parameters())
@@ -184,7 +184,7 @@ def test_of_long_held_out_text_windows_from_all_over_are_read_at_the_end(
 ) -> None:
     monkeypatch.setattr(run, "FINAL_TOKENS", 3 * config.sequence_length + 1)
     model = fresh(spec)
-    result = train(model, spec, tokens, config, folder)
+    result = train_module(model, spec, tokens, config, folder)
     held_out = held_out_windows(tokens, config.sequence_length)
     assert len(held_out.windows) > 3
     assert result.bits_per_byte == bits_per_byte(model, held_out.spread(3))
@@ -194,7 +194,7 @@ def test_of_long_held_out_text_windows_from_all_over_are_read_at_the_end(
 def test_training_learns(spec: ModelSpec, tokens: TokenizedCorpus, folder: RunFolder) -> None:
     before = bits_per_byte(fresh_module(spec), held_out_windows(tokens, 29))
     config = TrainConfig(steps=60, sequence_length=29, warmup_steps=5, learning_rate=1e-2)
-    result = train(fresh(spec), spec, tokens, config, folder)
+    result = train_module(fresh(spec), spec, tokens, config, folder)
     assert result.bits_per_byte < 0.75 * before
 
 
@@ -208,7 +208,7 @@ def test_other_rounds_are_trained_and_counted(
 ) -> None:
     model = fresh(spec)
     shallow = dataclasses.replace(config, rounds=1, precision=precision)
-    result = train(model, spec, tokens, shallow, folder)
+    result = train_module(model, spec, tokens, shallow, folder)
     assert result.training_flops == 7 * training_flops(spec, 23, batch=3, rounds=1)
     held_out = held_out_windows(tokens, 23)
     expected = bits_per_byte(model, held_out, rounds=1, precision=precision)
@@ -226,10 +226,10 @@ def test_blocks_are_compiled_only_when_asked(
     compiled: list[nn.Module] = []
     monkeypatch.setattr("rinsc.training.run.compile_blocks", compiled.append)
     model, short = fresh(spec), dataclasses.replace(config, steps=1)
-    train(model, spec, tokens, short, folder)
+    train_module(model, spec, tokens, short, folder)
     assert compiled == []
     again = open_run_folder(folder.path, overwrite=True)
-    train(model, spec, tokens, dataclasses.replace(short, compile=True), again)
+    train_module(model, spec, tokens, dataclasses.replace(short, compile=True), again)
     assert compiled == [model.model]
 
 
@@ -252,7 +252,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     model = fresh(spec)
     often = dataclasses.replace(config, checkpoint_every=4)
     with pytest.raises(RinscError) as caught:
-        train(model, spec, tokens, often, folder, observer=Spoiler(model, 5))
+        train_module(model, spec, tokens, often, folder, observer=Spoiler(model, 5))
     assert caught.value.code == "loss-not-finite"
     assert "step 6" in caught.value.message
     assert "step 4" in str(caught.value.hint)
@@ -268,9 +268,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     ]
     assert all(finite)
     expected = fresh(spec)
-    train(expected, spec, tokens, often, open_run_folder(folder.path.with_name("whole")))
+    train_module(expected, spec, tokens, often, open_run_folder(folder.path.with_name("whole")))
     resumed = fresh(spec)
-    train(resumed, spec, tokens, often, folder, resume=True)
+    train_module(resumed, spec, tokens, often, folder, resume=True)
     assert differing(resumed, expected) == []
 
 
@@ -279,7 +279,7 @@ def test_a_learning_rate_beyond_reason_stops_the_run(
 ) -> None:
     wild = dataclasses.replace(config, learning_rate=1e30, warmup_steps=0, weight_decay=1e9)
     with pytest.raises(RinscError) as caught:
-        train(fresh(spec), spec, tokens, wild, folder)
+        train_module(fresh(spec), spec, tokens, wild, folder)
     assert caught.value.code == "loss-not-finite"
     assert "step 2" in caught.value.message
     assert "no checkpoint had been written yet" in str(caught.value.hint)
@@ -291,7 +291,7 @@ def test_a_fresh_start_forgets_the_metrics_of_a_run_without_checkpoint(
     spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder
 ) -> None:
     folder.metrics.write_text('{"step": 1}\n{"st')
-    train(fresh(spec), spec, tokens, config, folder, resume=True)
+    train_module(fresh(spec), spec, tokens, config, folder, resume=True)
     assert len(read_metrics(folder.metrics)) == 7
 
 
@@ -323,7 +323,7 @@ def test_a_run_does_not_go_on_as_another(
     text = tokens if what == "model" else dataclasses.replace(tokens, record=record)
     other = dataclasses.replace(spec, **(change or {}))
     with pytest.raises(CheckpointError) as caught:
-        train(fresh(other), other, text, config, folder, resume=True)
+        train_module(fresh(other), other, text, config, folder, resume=True)
     (problem,) = caught.value.problems
     assert problem.code == "foreign-checkpoint"
     assert says in problem.message
@@ -337,7 +337,7 @@ def test_a_run_does_not_go_on_with_other_settings(
     write_inputs(folder, spec, config, tokens.record)
     other = dataclasses.replace(config, optimizer="muon", accumulate=3)
     with pytest.raises(CheckpointError) as caught:
-        train(fresh(spec), spec, tokens, other, folder, resume=True)
+        train_module(fresh(spec), spec, tokens, other, folder, resume=True)
     assert {problem.code for problem in caught.value.problems} == {"other-settings"}
     assert [problem.message.split("'")[1] for problem in caught.value.problems] == [
         "accumulate",
@@ -374,7 +374,7 @@ def test_what_does_not_fit_is_found_before_anything_is_written(
     other = dataclasses.replace(spec, **spec_change)
     settings = dataclasses.replace(config, **config_change)
     with pytest.raises(error) as caught:
-        train(fresh(spec), other, tokens, settings, folder)
+        train_module(fresh(spec), other, tokens, settings, folder)
     assert caught.value.code == code
     assert caught.value.hint
     assert list(folder.path.iterdir()) == []
@@ -386,6 +386,6 @@ def test_too_little_text_is_found_before_anything_is_written(
     for part in ("train", "held_out"):
         short = dataclasses.replace(tokens, **{part: getattr(tokens, part)[:23]})
         with pytest.raises(DataError) as caught:
-            train(fresh(spec), spec, short, config, folder)
+            train_module(fresh(spec), spec, short, config, folder)
         assert caught.value.code == "too-little-text"
     assert list(folder.path.iterdir()) == []

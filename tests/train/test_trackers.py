@@ -16,7 +16,7 @@ from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
 from rinsc.training.metrics import read_metrics
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder
 from tests.train import processes
 from tests.train.runs import fresh
@@ -37,7 +37,7 @@ def test_tensorboard_shows_the_metrics(
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     drawn = dataclasses.replace(spec, signature=parse("A^4{skip=0.5}B"))
-    train(fresh(drawn), drawn, tokens, config, folder, trackers=("tensorboard",))
+    train_module(fresh(drawn), drawn, tokens, config, folder, trackers=("tensorboard",))
     events = accumulator.EventAccumulator(str(folder.tensorboard)).Reload()
     metrics = read_metrics(folder.metrics)
     for tag, key in TAGS.items():
@@ -83,5 +83,5 @@ def _from_trackio(tag: str, run: str, places: dict[str, str]) -> list[float]:
 def test_without_a_tracker_nothing_is_told(
     spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, folder: RunFolder
 ) -> None:
-    train(fresh(spec), spec, tokens, dataclasses.replace(config, steps=1), folder)
+    train_module(fresh(spec), spec, tokens, dataclasses.replace(config, steps=1), folder)
     assert not folder.tensorboard.exists()

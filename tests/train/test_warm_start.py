@@ -21,7 +21,7 @@ from rinsc.spec import ModelSpec, with_signature
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
 from rinsc.training.finished import FinishedRun, finished_run, trained_run
-from rinsc.training.run import train
+from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, open_run_folder
 from rinsc.training.warm_start import begun_source, source_of, spec_from, take_weights
 from tests.cli.command_line import run_cli
@@ -182,11 +182,11 @@ def test_training_from_a_source_is_training_from_its_weights(
     config = dataclasses.replace(config, init_depth="stored", learning_rate=0.01)
     by_hand = fresh(spec)
     load_weights(by_hand.model, source.weights)
-    train(by_hand, spec, tokens, dataclasses.replace(config, init_depth="executed"),
+    train_module(by_hand, spec, tokens, dataclasses.replace(config, init_depth="executed"),
           open_run_folder(tmp_path / "hand"))  # fmt: skip
     model, folder = fresh(spec), open_run_folder(tmp_path / "run")
     told = []
-    train(
+    train_module(
         *(model, spec, tokens, config, folder),
         source=source_of(source),
         report=lambda origin, takeover: told.append((origin.path, takeover)),
@@ -216,11 +216,11 @@ def test_it_resumes_to_the_same_bits_without_its_source(
     """Stopped before its first checkpoint, and after it."""
     deeper = with_signature(spec, "(A^4{adapter=linear})B")
     whole, whole_folder = fresh(deeper), open_run_folder(tmp_path / "whole")
-    train(whole, deeper, tokens, config, whole_folder, source=source_of(source))
+    train_module(whole, deeper, tokens, config, whole_folder, source=source_of(source))
     gone = Path(shutil.copytree(source.folder.path, tmp_path / "gone"))
     folder = open_run_folder(tmp_path / "run")
     with pytest.raises(EndedError):
-        train(
+        train_module(
             *(fresh(deeper), deeper, tokens, config, folder),
             source=source_of(finished_run(gone)),
             observer=EndAt(stop),
@@ -234,8 +234,8 @@ def test_it_resumes_to_the_same_bits_without_its_source(
         content[-5] ^= 1
         damaged.initial_weights.write_bytes(content)
         with pytest.raises(CheckpointError, match="damaged"):
-            train(fresh(deeper), deeper, tokens, config, damaged, resume=True, source=begun)
-    train(resumed, deeper, tokens, config, folder, resume=True, source=begun)
+            train_module(fresh(deeper), deeper, tokens, config, damaged, resume=True, source=begun)
+    train_module(resumed, deeper, tokens, config, folder, resume=True, source=begun)
     assert differing(resumed, whole) == []
     assert timeless(folder) == timeless(whole_folder)
 

@@ -1,0 +1,364 @@
+"""`rinsc.evaluate`: a trained model on held-out text and on tasks, at several numbers of rounds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from rinsc.errors import DataError, UsageError, plural
+from rinsc.evaluation.harness import TaskScore, find_tasks, score_tasks, trained_model
+from rinsc.evaluation.measure import Measured, read_pair, read_text, reads_alike
+from rinsc.evaluation.verdict import (
+    Comparison,
+    Verdict,
+    judge,
+    judged_rounds,
+    require_margin,
+    require_repeat,
+)
+from rinsc.graph import Rounds, resolve_rounds, rounds_in_words
+from rinsc.plots import FORMATS, Mark, draw_evaluation
+from rinsc.progress import PreparationProgress
+from rinsc.storage.files import check_writable, write_atomically
+from rinsc.training.devices import find_devices
+from rinsc.training.evaluate import Evaluation
+from rinsc.training.finished import FinishedRun, trained_run
+from rinsc.training.metrics import Part
+
+MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature in a picture
+SHOWN_ROUNDS = 8  # numbers of rounds that are evaluated where none are asked for
+
+Observe: TypeAlias = Callable[[float], None]  # the share of the work that is done
+Task: TypeAlias = Callable[[str], AbstractContextManager[Observe]]
+
+
+@contextmanager
+def silent(what: str) -> Iterator[Observe]:
+    """Work that nobody watches."""
+    yield lambda done: None
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """A run at some rounds; ``is_trained`` where training ran or drew them."""
+
+    rounds: Mapping[str, int]
+    is_trained: bool
+    flops_per_token: int
+    quality: Evaluation
+    scores: tuple[TaskScore, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """``3``; a dash where the model has no repeat."""
+        return rounds_in_words(self.rounds) or "-"
+
+    @property
+    def words(self) -> str:
+        """``3 (trained)``."""
+        return f"{self.label} (trained)" if self.rounds and self.is_trained else self.label
+
+    def facts(self) -> dict[str, object]:
+        """The row as plain data."""
+        known: dict[str, object] = {
+            "rounds": dict(self.rounds),
+            "trained": self.is_trained,
+            "forward_flops_per_token": self.flops_per_token,
+            "bits_per_byte": _finite(self.quality.bits_per_byte),
+            "perplexity": _finite(self.quality.perplexity),
+            "accuracy": self.quality.accuracy,
+        }
+        if self.scores:
+            known["tasks"] = [
+                {
+                    "task": score.task,
+                    "metric": score.metric,
+                    "value": _finite(score.value),
+                    "stderr": None if score.stderr is None else _finite(score.stderr),
+                }
+                for score in self.scores
+            ]
+        return known
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Rows, the text that they were measured on, and the verdict where there is a baseline."""
+
+    run: str
+    steps: int
+    state: str
+    signature: str
+    text: str
+    held_out: Part
+    windows: int
+    sequence_length: int
+    precision: str
+    rows: tuple[EvalRow, ...]
+    baseline: EvalRow | None = None
+    baseline_run: str = ""
+    baseline_state: str = ""
+    baseline_signature: str = ""
+    baseline_sequence_length: int = 0
+    verdict: Verdict | None = None
+
+    @property
+    def part_words(self) -> str:
+        """Before the number of windows."""
+        return "all" if self.held_out == "whole" else "a sample of"
+
+    def facts(self) -> dict[str, object]:
+        """The report as plain data."""
+        known: dict[str, object] = {
+            "run": self.run,
+            "steps": self.steps,
+            "checkpoint": self.state or None,
+            "signature": self.signature,
+            "text": self.text,
+            "held_out": self.held_out,
+            "windows": self.windows,
+            "sequence_length": self.sequence_length,
+            "bytes": self.rows[0].quality.byte_count,
+            "precision": self.precision,
+            "rows": [row.facts() for row in self.rows],
+        }
+        if self.baseline is not None and self.verdict is not None:
+            known["baseline"] = {
+                "run": self.baseline_run,
+                "checkpoint": self.baseline_state or None,
+                "signature": self.baseline_signature,
+                "sequence_length": self.baseline_sequence_length,
+                **self.baseline.facts(),
+            }
+            known["verdict"] = _verdict_facts(self.verdict)
+        return known
+
+    def save(self, picture: Path) -> None:
+        """Write the picture, .png or .svg, and the facts as JSON of the same name beside it."""
+        marks = [_mark(row, row.label) for row in self.rows]
+        base, other = self.baseline, None
+        if base is not None:
+            other = _mark(base, _short(self.baseline_signature, MAX_LABEL))
+        title = f"{_short(self.signature, MAX_TITLE)}: quality against rounds"
+        length = plural(self.sequence_length, "token")
+        windows = f"{self.part_words} {plural(self.windows, 'window')} of {length}"
+        words = f"held-out text of {_short(self.text, MAX_TITLE)}", windows, self.precision
+        draw_evaluation(marks, other, title, picture, subtitle=" · ".join(words))
+        facts = json.dumps(self.facts(), indent=2) + "\n"
+        write_atomically(picture.with_suffix(".json"), facts)
+
+
+def evaluate(
+    run: str | Path | FinishedRun,
+    *,
+    rounds: Rounds | Sequence[Rounds] = None,
+    data: str | None = None,
+    windows: int | None = None,
+    baseline: str | Path | FinishedRun | None = None,
+    margin: float = 0.0,
+    tasks: Sequence[str] = (),
+    include: str | Path | None = None,
+    limit: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    output: str | Path | None = None,
+    task: Task = silent,
+) -> EvalReport:
+    """Evaluate a run, one of its checkpoints or a saved model, as ``rinsc eval`` does.
+
+    ``rounds`` are one number or several, for every repeat or by name; by default those up to
+    training's. ``data`` is another corpus, of which at most so many ``windows`` are read.
+    ``baseline`` is a run to compare with, where one round may be worse by the ``margin`` in bits
+    per byte. ``tasks`` are those of lm-evaluation-harness, of which ``include`` is a folder with
+    more and ``limit`` the most examples of each. ``output`` is a picture, with the figures beside
+    it as JSON. ``task`` is told what is being done.
+    """
+    require_margin(margin)
+    found = run if isinstance(run, FinishedRun) else trained_run(Path(run))
+    every = _asked_rounds(found, rounds)
+    other = baseline
+    if other is not None and not isinstance(other, FinishedRun):
+        other = trained_run(Path(other))
+    if output is not None:
+        _check_output(Path(output), found, other)
+    where = find_devices(device).device
+    if other is not None:
+        _check_pair(found, other, data, windows)
+    known = find_tasks(tasks, found.tokenizer(), _path(include)) if tasks else None
+    if other is None:
+        text, wanted = read_text(found, data, windows, PreparationProgress), every
+    else:
+        text, their_text = read_pair(found, other, data, windows, PreparationProgress)
+        wanted = [*every, *judged_rounds(found, other), other.rounds]
+    with task("measuring the loss on held-out text") as observe:
+        passes = _Passes(len({tuple(each.items()) for each in wanted}), observe)
+        ours = Measured(found, text, where, passes)
+        report = EvalReport(
+            run=str(found.path),
+            steps=found.steps,
+            state=found.words,
+            signature=found.signature,
+            text=text.name,
+            held_out=text.part,
+            windows=len(text.held_out.windows),
+            sequence_length=found.sequence_length,
+            precision=found.config.precision,
+            rows=tuple(_row(found, each, ours.quality(each)) for each in every),
+        )
+        if other is not None:
+            theirs = Measured(other, their_text, where, passes)
+            report = _with_baseline(report, found, other, ours, theirs, margin)
+    if known is not None:
+        model, tokenizer, rows = trained_model(found, where), found.tokenizer(), []
+        with task("running the tasks") as observe:
+            for row in report.rows:
+                asked = row.rounds or None
+                scores = score_tasks(model, tokenizer, tasks, known, rounds=asked, limit=limit)
+                rows.append(replace(row, scores=scores))
+                observe(len(rows) / len(report.rows))
+        report = replace(report, rows=tuple(rows))
+    if output is not None:
+        report.save(Path(output))
+    return report
+
+
+class _Passes:
+    """Of the windows done in one pass over the text, the share of all passes."""
+
+    def __init__(self, passes: int, observe: Observe) -> None:
+        self._passes, self._observe = passes, observe
+        self._before = 0
+
+    def __call__(self, done: int, count: int) -> None:
+        self._observe((self._before + done / count) / self._passes)
+        self._before += done == count
+
+
+def _asked_rounds(run: FinishedRun, rounds: Rounds | Sequence[Rounds]) -> list[dict[str, int]]:
+    if rounds is None:
+        own = run.rounds
+        numbers = _up_to(max(own.values())) if own else []
+        capped = [{name: min(count, each) for name, each in own.items()} for count in numbers]
+        return _once(capped) or [{}]
+    several = rounds if isinstance(rounds, Sequence) else [rounds]
+    return _once([resolve_rounds(run.graph, each) for each in several])
+
+
+def _up_to(most: int) -> list[int]:
+    """1 to ``most``; where that is a long way, doubled ones, and ``most``."""
+    if most <= SHOWN_ROUNDS:
+        return list(range(1, most + 1))
+    return sorted({most, *(1 << power for power in range(most.bit_length()))})
+
+
+def _once(every: Sequence[dict[str, int]]) -> list[dict[str, int]]:
+    return [each for index, each in enumerate(every) if each not in every[:index]]
+
+
+def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
+    """Raises where the results could not be written, or would replace a file of the runs."""
+    suffixes = [f".{name}" for name in FORMATS]
+    if picture.suffix.lower() not in suffixes:
+        message = f"a picture is written as {' or '.join(suffixes)}, not '{picture.name}'"
+        raise UsageError("usage", message, hint="write -o eval.svg")
+    folders = [run.folder for run in runs if run is not None]
+    own = {file.resolve() for each in folders for file in each.files if file not in each.evaluation}
+    for file in (picture, picture.with_suffix(".json")):
+        if file.resolve() in own:
+            message = f"'{picture.name}' would write over {file.name} of the run"
+            raise UsageError("usage", message, hint="choose another name, as eval.svg")
+        check_writable(file)
+
+
+def _check_pair(
+    run: FinishedRun, baseline: FinishedRun, data: str | None, windows: int | None
+) -> None:
+    """Raises where the two runs cannot be compared on one text."""
+    require_repeat(run)
+    for each in (run, baseline):
+        each.require_known_training()
+    if data is None and run.held_out != baseline.held_out:
+        message = "the baseline was trained with another held-out text"
+        hint = "name a text that neither was trained on with --data"
+        raise DataError("other-text", message, place=str(baseline.folder.data_record), hint=hint)
+    if windows is not None and not reads_alike(run, baseline):
+        message = "--windows needs runs with one tokenizer and one length of sequences"
+        raise UsageError("usage", message, hint="leave --windows out")
+
+
+def _with_baseline(
+    report: EvalReport,
+    run: FinishedRun,
+    baseline: FinishedRun,
+    ours: Measured,
+    theirs: Measured,
+    margin: float,
+) -> EvalReport:
+    losses = theirs.losses(baseline.rounds)
+    return replace(
+        report,
+        baseline=_row(baseline, baseline.rounds, theirs.quality(baseline.rounds)),
+        baseline_run=str(baseline.path),
+        baseline_state=baseline.words,
+        baseline_signature=baseline.signature,
+        baseline_sequence_length=baseline.sequence_length,
+        verdict=judge(run, baseline, ours.losses, losses, margin=margin),
+    )
+
+
+def _row(run: FinishedRun, rounds: Mapping[str, int], quality: Evaluation) -> EvalRow:
+    return EvalRow(rounds, run.is_trained(rounds), run.forward_flops_per_token(rounds), quality)
+
+
+def _mark(row: EvalRow, label: str) -> Mark:
+    ringed = row.is_trained and bool(row.rounds)
+    return Mark(label, row.flops_per_token, row.quality.bits_per_byte, ringed)
+
+
+def _verdict_facts(verdict: Verdict) -> dict[str, object]:
+    """The verdict as plain data; an interval that is not known is null, and so is ``regret``."""
+    return {
+        "outcome": verdict.outcome,
+        "regret": {"regret": True, "no regret": False}.get(verdict.outcome),
+        "undecided_because": verdict.undecided_because,
+        "margin": verdict.margin,
+        "noise": {"covered": ["text"], "missing": ["seeds"]},
+        "equal_training_flops": verdict.is_equal,
+        "text": verdict.text,
+        "comparisons": [_comparison_facts(each) for each in verdict.comparisons],
+    }
+
+
+def _comparison_facts(comparison: Comparison) -> dict[str, object]:
+    difference = comparison.difference
+    return {
+        "equal": comparison.equal,
+        "is_equal": comparison.is_equal,
+        "run": comparison.ours,
+        "baseline": comparison.theirs,
+        "rounds": dict(comparison.rounds),
+        "bits_per_byte": _finite(difference.ours),
+        "baseline_bits_per_byte": _finite(difference.theirs),
+        "difference": _finite(difference.bits_per_byte),
+        "low": _finite(difference.low),
+        "high": _finite(difference.high),
+        "blocks": difference.blocks,
+        "reading": difference.reading,
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _path(text: str | Path | None) -> Path | None:
+    return None if text is None else Path(text)
