@@ -35,7 +35,15 @@ class Problem:
 
 
 class RinscError(Exception):
-    """Base of every error that a user's mistake can cause; holds one or more problems as data."""
+    """Base of every error that a user's mistake can cause; holds one or more problems as data.
+
+    >>> import rinsc
+    >>> try:
+    ...     rinsc.parse("A^0")
+    ... except rinsc.RinscError as error:
+    ...     print(error.code, error.problems[0].span)
+    bad-power Span(start=2, end=3)
+    """
 
     exit_status = 1
     problems: tuple[Problem, ...]

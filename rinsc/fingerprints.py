@@ -22,6 +22,11 @@ def fingerprint(spec: ModelSpec | TowersSpec) -> str:
     rotary base where positions are learned) changes no fingerprint; nor do the names of parts.
     Of several towers it is that of all of them under their names, in whatever order.
     Raises `SpecError` for anything but a spec.
+
+    >>> from rinsc import model_spec
+    >>> one, other = model_spec("ABAB", preset="tiny"), model_spec("A^2", preset="tiny")
+    >>> fingerprint(one) == fingerprint(other)
+    True
     """
     if isinstance(spec, TowersSpec):
         return _of_towers(spec)

@@ -16,6 +16,12 @@ class FlopConvention:
     The default is what PyTorch's ``FlopCounterMode`` counts: every pair of positions although
     half of them are masked, the head included, the backward pass twice the forward one, nothing
     for recomputation. Raises `SpecError` for another ``causal``.
+
+    >>> from rinsc import cost_report, model_spec
+    >>> spec = model_spec("(A^3)B", preset="300m")
+    >>> half = cost_report(spec, convention=FlopConvention(causal="half"))
+    >>> half.forward.total < cost_report(spec).forward.total
+    True
     """
 
     causal: Causal = "full"

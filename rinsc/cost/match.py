@@ -76,6 +76,12 @@ def match_compute(
     Sequences are ``seq`` tokens long, by default the baseline's context. Tokens beyond a whole
     step are dropped. Raises `SpecError` for counts that are not positive, a ``seq`` beyond a
     context, a step that is not whole sequences, and a budget that pays for no step.
+
+    >>> from rinsc import model_spec
+    >>> plain, recursive = model_spec("AB", preset="300m"), model_spec("(A^3)B", preset="300m")
+    >>> plan = match_compute(plain, recursive, tokens=10**9, batch_tokens=2**19)
+    >>> plan.baseline_steps, plan.variant_steps
+    (1907, 993)
     """
     seq = require_spec(baseline).context if seq is None else seq
     for spec in (baseline, variant):

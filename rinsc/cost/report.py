@@ -92,6 +92,11 @@ def cost_report(
 
     Raises `SpecError` for counts that are not positive and for a ``seq`` beyond the context, and
     `GraphError` for rounds that the model cannot run or train.
+
+    >>> from rinsc import model_spec
+    >>> report = cost_report(model_spec("(A^3)B", preset="300m"))
+    >>> report.stored_params, report.executed_params
+    (303350784, 573932544)
     """
     graph = require_graph(spec)
     seq = checked_sequence(graph.spec, graph.spec.context if seq is None else seq)

@@ -49,6 +49,11 @@ def build_graph(spec: ModelSpec | TowersSpec) -> BlockGraph | TowersGraph:
     """The verified block graph of a spec, after all passes; of towers, that of each and of all.
 
     Raises `SpecError` without a spec.
+
+    >>> from rinsc import model_spec
+    >>> graph = build_graph(model_spec("(A^3)B", preset="tiny"))
+    >>> [(loop.name, loop.rounds) for loop in graph.loops()]
+    [('A', 3)]
     """
     if isinstance(spec, TowersSpec):
         return joined(spec, {name: _built(tower) for name, tower in spec.towers.items()})

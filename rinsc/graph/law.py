@@ -213,6 +213,11 @@ def draw_rounds(model: ModelSpec | BlockGraph, seed: int, step: int) -> dict[str
 
     A function of ``seed`` and ``step`` alone, so that every rank draws the same, and so does a run
     that is resumed. `rinsc train` and modules that draw for themselves run these rounds.
+
+    >>> from rinsc import model_spec
+    >>> spec = model_spec("(A^4{skip=0.5})B", preset="tiny")
+    >>> [draw_rounds(spec, seed=1, step=step) for step in range(3)]
+    [{'A': 1}, {'A': 3}, {'A': 2}]
     """
     graph = require_graph(model)
     generator = step_generator(_checked_whole("seed", seed), _checked_whole("step", step))

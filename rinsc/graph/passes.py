@@ -59,6 +59,11 @@ def unroll(graph: BlockGraph, rounds: Rounds = None) -> BlockGraph:
 
     Raises `GraphError` for rounds that `resolve_rounds` refuses, and for more than
     `MAX_UNROLLED_VISITS` visits, before any of them is made.
+
+    >>> from rinsc import build_graph, model_spec
+    >>> graph = build_graph(model_spec("(A^3)B", preset="tiny"))
+    >>> [visit.block for visit in unroll(graph, rounds=2).visits()]
+    ['A', 'A', 'B']
     """
     counts = resolve_rounds(graph, rounds)
     total = sum(graph.visit_counts(counts).values())

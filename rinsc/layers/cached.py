@@ -1,4 +1,30 @@
-"""Programs of a pass behind a cache, or whose caller gives positions, mask and cache."""
+"""Programs of a pass behind a cache, or whose caller gives positions, mask and cache.
+
+In goes a layer that sees a whole sequence:
+
+    >>> import rinsc
+    >>> spec = rinsc.model_spec("AB", preset="tiny")
+    >>> def shown(program):
+    ...     print(", ".join(program.inputs), "->", ", ".join(program.outputs))
+    ...     print(" ".join(type(node.op).__name__ for node in program.nodes[7:13]))
+    >>> shown(trace_programs(spec).layer["llama"])
+    x, cos, sin -> x
+    Rope Rope Attention MergeHeads Linear Add
+
+Out comes one for new tokens. It appends their keys and values, and sees past ones too. The mask
+says which keys count, so that attention is no longer causal by itself:
+
+    >>> shown(cached_programs(spec).layer["llama"])
+    x, cos, sin, mask, past_key_0, past_value_0 -> x, present_key_0, present_value_0
+    Rope Rope Append Append Attention MergeHeads
+
+The hosted form has the same operations as the plain one. Its attention hands keys and values to
+the caller, which keeps them in slots:
+
+    >>> shown(hosted_programs(spec).layer["llama"])
+    x, cos, sin, mask, slots -> x
+    Rope Rope Attention MergeHeads Linear Add
+"""
 
 from __future__ import annotations
 

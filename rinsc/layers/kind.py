@@ -111,6 +111,10 @@ def register_kind(name: str, kind: LayerKind, *, replace: bool = False) -> Layer
     program has registered before; models that were made stay as they are. Returns the kind. Raises
     `SpecError` for a name that is taken or that the notation cannot write, and for anything but a
     `LayerKind`.
+
+    >>> from rinsc.layers import layer_kind
+    >>> register_kind("my_llama", layer_kind("llama")) is layer_kind("my_llama")
+    True
     """
     problem = _registration_problem(name, kind, replace)
     if problem is not None:

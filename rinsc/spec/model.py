@@ -26,6 +26,11 @@ class ModelSpec:
     the feed-forward part; ``context`` is the longest sequence in tokens. ``embedding_width`` is for
     kinds that factorise their embedding, ``patch_width`` for those that take patches. Raises
     `SpecError` with every mistake at once.
+
+    >>> from rinsc import model_spec
+    >>> spec = model_spec("(A^3)B", preset="tiny", width=96, heads=6, kv_heads=2)
+    >>> spec.width // spec.heads, spec.layers
+    (16, 12)
     """
 
     signature: Signature

@@ -50,6 +50,10 @@ def model_spec(
     A text with named towers, as ``"image: A^2B, text: C^2D"``, gives a `TowersSpec`. Dimensions
     hold for every tower; ``towers`` has those of one, by its name. Checkers of types do not see
     what a text says: `towers_spec` does the same for towers alone.
+
+    >>> spec = model_spec("(A^3)B", preset="tiny", layers=4)
+    >>> spec.width, spec.parts
+    (64, {'A': 2, 'B': 2})
     """
     given = {key: value for key, value in dimensions.items() if value is not None}
     if isinstance(model, str):

@@ -1,4 +1,14 @@
-"""One spelling for every way of writing the same word of visits, as powers again."""
+"""One spelling for every way of writing the same word of visits, as powers again.
+
+>>> [canonical(text) for text in ("AAAB", "(A^3)B", "XXXY", "A^2(AB)")]
+['A^3B', 'A^3B', 'A^3B', 'A^3B']
+>>> canonical("ABABC"), canonical("AABAAB")  # groups are found
+('(AB)^2C', '(A^2B)^2')
+>>> canonical("B[4] A B")  # letters in order of first use, sizes at the first mention
+'A[4]BA'
+>>> canonical("A^2{skip=0.5}A")  # a repeat that has options stays as it is
+'A^2{skip=0.5}A'
+"""
 
 from __future__ import annotations
 
@@ -220,6 +230,9 @@ def canonical(sig: Signature | str) -> str:
     notation; a signature that is at the limits however its blocks are called keeps its text.
     Raises SignatureError (``too-many-visits``, ``too-deep``, ``conflicting-options``), and for a
     text that is no signature.
+
+    >>> canonical("AAAB")
+    'A^3B'
     """
     if not isinstance(sig, Signature):
         from rinsc.syntax.parser import parse  # here, since it takes its time to load

@@ -1,4 +1,23 @@
-"""When two signatures are the same model: the schedule of physical layers up to renaming."""
+"""When two signatures are the same model: the schedule of physical layers up to renaming.
+
+In goes a signature, out comes a word of *atoms*: parts that always stand together, numbered
+by first use. Behind the bar are the sizes of the atoms, for a stack of L layers:
+
+    >>> from rinsc.syntax import parse
+    >>> def text(signature):
+    ...     return identity(parse(signature)).text
+    >>> text("A^2"), text("ABAB")  # in ABAB, A and B together are one atom
+    ('0 0|0+1L', '0 0|0+1L')
+    >>> text("AAB"), text("(X^2)Y")  # names mean nothing
+    ('0 0 1|0+1/2L 0+1/2L', '0 0 1|0+1/2L 0+1/2L')
+    >>> text("A^2{skip=0.5}") == text("A^2")  # what a repeat does in training counts
+    False
+
+A block that is visited from last to first is taken apart into its layers:
+
+    >>> text("A[2] A{reverse}"), text("ABBA")
+    ('0 1 1 0|1+0L 1+0L', '0 1 1 0|0+1/2L 0+1/2L')
+"""
 
 from __future__ import annotations
 

@@ -97,6 +97,9 @@ def parse(text: str) -> Signature:
     Raises SignatureError for every text that is not a signature within the limits; the error
     points at the place. Free exponents are accepted; options that contradict once they are bound
     are found by `bind`. A text that may not mean what it says (`notes_on`) is a NotationWarning.
+
+    >>> [type(item).__name__ for item in parse("A^3 B").body.items]
+    ['Repeat', 'BlockRef']
     """
     sig = _read(text, _hint_for(text))
     for note in notes_on(sig):

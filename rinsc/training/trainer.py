@@ -3,6 +3,24 @@
 Its own loop runs: batches, accumulation, clipping, logging, callbacks, resuming. What is ours is
 the rounds of each step and their cost, the optimizer's groups, the schedule, checkpoints that
 appear whole or not at all, and stopping before a loss that is not finite reaches the weights.
+
+Step ``s`` of a run with a batch of 8 in 2 parts (``accumulate = 2``), on one process:
+
+1. windows 8s to 8s + 3, then 8s + 4 to 8s + 7, in the order of the run (`TrainingData`);
+2. the rounds and the noise of step s, the same for both parts and on every rank (`compute_loss`);
+3. forward and backward of both parts by the Trainer, with the FLOPs from our costs
+   (`floating_point_ops`);
+4. clipping; a loss or gradient that is not finite ends the run here (`_clip_grad_norm`);
+5. the optimizer and the learning rate of step s (`create_optimizer`, `create_scheduler`);
+6. now and then a checkpoint, in one folder that appears whole (`_save_checkpoint`).
+
+Everything in 1, 2 and 5 is a function of (seed, s). So a run resumes with weights, optimizer and s:
+
+    >>> import rinsc
+    >>> spec = rinsc.model_spec("(A^4{skip=0.5})B", preset="tiny")
+    >>> depths = Depths(spec, TrainConfig(steps=100, seed=1))
+    >>> [depths.rounds(step) for step in (0, 1, 2, 1)]
+    [{'A': 1}, {'A': 3}, {'A': 2}, {'A': 3}]
 """
 
 from __future__ import annotations

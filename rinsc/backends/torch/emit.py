@@ -1,4 +1,32 @@
-"""Block graph to the source of a PyTorch module: classes of layers and blocks, one `Model`."""
+r"""Block graph to the source of a PyTorch module: classes of layers and blocks, one `Model`.
+
+In goes a graph, out comes one file. A kind of layers is a class, a block a list of its layers:
+
+    >>> import rinsc
+    >>> graph = rinsc.build_graph(rinsc.model_spec("(A^3)B", preset="tiny"))
+    >>> lines = emit_source(graph).splitlines()
+    >>> print("\n".join(line for line in lines if line.startswith(("class", "ROUNDS", "def "))))
+    def whole(value: object) -> int | None:
+    ROUNDS = {"A": 3}
+    def resolve_rounds(rounds: Rounds) -> Mapping[str, int]:
+    def rotary_angles(context: int, head_dim: int, theta: float) -> torch.Tensor:
+    def rotary_table(function: str, context: int, head_dim: int, theta: float) -> torch.Tensor:
+    def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    class LlamaLayer(nn.Module):
+    class LlamaBlock(nn.ModuleList):
+    class Model(nn.Module):
+    >>> print("\n".join(line for line in lines if line.strip().startswith(("self.A", "self.B"))))
+            self.A = LlamaBlock(6)
+            self.B = LlamaBlock(6)
+
+Its ``forward`` ends with the loop that `steps` writes and the head:
+
+    >>> print("\n".join(lines[-4:]))
+            for _ in range(counts["A"]):
+                x = self.A(x, cos, sin)
+            x = self.B(x, cos, sin)
+            return F.linear(self.final_norm(x), self.embedding.weight)  # (batch, seq, 512)
+"""
 
 from __future__ import annotations
 

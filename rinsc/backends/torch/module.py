@@ -55,6 +55,11 @@ def to_torch(
     ``torch.set_default_device``, and weights have torch's default dtype. On the device ``meta``
     nothing is allocated. Raises `UsageError` for a device that PyTorch cannot use here and
     `LoweringError` for a model that memory cannot hold.
+
+    >>> from rinsc import model_spec
+    >>> model = to_torch(model_spec("(A^3)B", preset="tiny"))
+    >>> model(torch.zeros(1, 8, dtype=torch.long), rounds=5).shape
+    torch.Size([1, 8, 512])
     """
     graph = require_graph(spec)
     device = usable_device(device)

@@ -1,4 +1,22 @@
-"""A program as lines of Python: which results get a variable, and what the variable is called."""
+r"""A program as lines of Python: which results get a variable, and what the variable is called.
+
+In goes a program, out come statements. A result that is read once is written where it is
+read. One that is read twice, as ``h`` here, gets a variable:
+
+    >>> from rinsc.ops import Activation, Add, Mul, RMSNorm
+    >>> from rinsc.ops.program import trace
+    >>> def layer(b, given):
+    ...     h = b(RMSNorm(1e-5), given["x"], name="norm")
+    ...     gate = b(Activation("silu"), b(Linear(8), h, name="gate"))
+    ...     h = b(Mul(), gate, b(Linear(8), h, name="up"))
+    ...     return {"x": b(Add(), given["x"], b(Linear(4), h, name="down"))}
+    >>> program = trace({"x": ("batch", "seq", 4)}, layer)
+    >>> lines, results = statements(program, {"x": "x"})
+    >>> print("\n".join(lines))
+    h = self.norm(x)  # (batch, seq, 4)
+    >>> print(results["x"])
+    x + self.down(F.silu(self.gate(h)) * self.up(h))
+"""
 
 from __future__ import annotations
 

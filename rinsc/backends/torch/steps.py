@@ -1,4 +1,33 @@
-"""The steps of a graph in an emitted ``forward``: visits, and loops with what their rounds do."""
+r"""The steps of a graph in an emitted ``forward``: visits, and loops with what their rounds do.
+
+In goes a graph, out come the statements of ``forward`` between embedding and head:
+
+    >>> import rinsc
+    >>> from rinsc.backends.torch.blocks import block_classes
+    >>> from rinsc.layers import trace_programs
+    >>> def written(signature):
+    ...     graph = rinsc.build_graph(rinsc.model_spec(signature, preset="tiny"))
+    ...     classes = block_classes(graph, trace_programs(graph.spec))
+    ...     print("\n".join(StepWriter(graph, classes, ("cos", "sin")).lines(graph)))
+
+A visit is a call, a repeat a loop:
+
+    >>> written("((A^2)B)^3")
+    for _ in range(counts["AB"]):
+        for _ in range(counts["A"]):
+            x = self.A(x, cos, sin)
+        x = self.B(x, cos, sin)
+
+What a repeat does in each round stands inside its loop:
+
+    >>> written("P R^8{inject=concat, grad=4}")
+    x = self.P(x, cos, sin)
+    entry_r = x
+    for round_r in range(counts["R"]):
+        with torch.set_grad_enabled(round_r >= counts["R"] - 4 and torch.is_grad_enabled()):
+            x = self.loop_R.inject(torch.cat((x, entry_r), dim=-1))
+            x = self.R(x, cos, sin)
+"""
 
 from __future__ import annotations
 

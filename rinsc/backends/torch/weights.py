@@ -46,6 +46,15 @@ def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
     """Write a module made by `to_torch`; an old file survives a failed write.
 
     Beside the ``config.json`` of the same model, ``from_pretrained`` of transformers reads it.
+
+    >>> import tempfile
+    >>> from rinsc import model_spec, to_torch
+    >>> one, other = (to_torch(model_spec("AB", preset="tiny")) for _ in range(2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(one, f"{folder}/weights.safetensors")
+    ...     load_weights(other, f"{folder}/weights.safetensors")
+    >>> torch.equal(one.A[0].query.weight, other.A[0].query.weight)
+    True
     """
     facts = {
         "version": __version__,
@@ -94,6 +103,8 @@ def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
     Raises `CheckpointError`, with the module unchanged, for a file that cannot be read, is cut
     short, or holds another model's weights: by what the file says, or else the ``config.json``
     beside it, and by names and shapes.
+
+    See `save_weights` for an example.
     """
     path = Path(path)
     with checked_weights(path), open_weights(path) as file:

@@ -86,6 +86,12 @@ class Session:
     `CheckpointError` for a file that is damaged or was not exported by rinsc, `LoweringError` for
     a provider that does not load or that lacks the model's precision, and `MissingExtraError`
     without onnxruntime; warns (`ProviderWarning`) where CUDA is installed and does not load.
+
+    >>> import rinsc
+    >>> model = rinsc.to_torch(rinsc.model_spec("(A^3)B", preset="tiny"))
+    >>> session = Session(rinsc.to_onnx(model, rounds="dynamic"))
+    >>> session.logits([[1, 2, 3]], rounds=2).shape
+    (1, 3, 512)
     """
 
     def __init__(

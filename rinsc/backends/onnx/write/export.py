@@ -68,6 +68,11 @@ def to_onnx(
     another model, `SpecError` for a cache of a model that predicts no next token, `UsageError` for
     a precision that does not exist, and `LoweringError` for a layer kind without a cache, for what
     standard operators cannot do and for more than `MAX_LAYERS_WRITTEN_OUT` layers in the file.
+
+    >>> import rinsc
+    >>> model = rinsc.to_torch(rinsc.model_spec("(A^3)B", preset="tiny"))
+    >>> [value.name for value in to_onnx(model, rounds="dynamic").ir.graph.inputs]
+    ['input_ids', 'rounds_A']
     """
     graph = getattr(model, "graph", None)
     if not isinstance(graph, BlockGraph):

@@ -1,6 +1,28 @@
 """Programs with operators of ONNX Runtime in place of ours, and how those read.
 
 A rewrite by pattern, so that it serves every layer kind: what matches no pattern stays as it is.
+
+The cases, each with the function that handles it:
+
+1. Append keys, append values, attention, merged heads, and where the table fits the rotation of
+   queries and keys: one ``GroupQueryAttention`` (`_attention`).
+2. Linear maps of one input, for queries, keys and values: one product (`_one_product`).
+3. x · sigmoid(x): one ``QuickGelu`` (`_fuse_silu`).
+4. A sum and the norm behind it, in one visit: one ``SkipLayerNormalization``, in the finished graph
+   (`fuse_skip_norms`).
+
+In goes a layer behind a cache, out comes one with cases 1 to 3:
+
+    >>> import rinsc
+    >>> from rinsc.layers.cached import cached_programs
+    >>> programs = cached_programs(rinsc.model_spec("AB", preset="tiny", heads=4, kv_heads=2))
+    >>> def shown(layer):
+    ...     print(*(type(node.op).__name__ for node in layer.nodes[:15]))
+    >>> shown(programs.layer["llama"])
+    RMSNorm Linear SplitHeads Linear SplitHeads Linear SplitHeads Rope Rope Append Append Attention
+    MergeHeads Linear Add
+    >>> shown(fused_layer(programs.layer["llama"], programs))
+    RMSNorm Packed GroupedAttention Linear Add RMSNorm Linear Silu Linear Mul Linear Add
 """
 
 from __future__ import annotations
@@ -147,7 +169,7 @@ def _attention(
     tables: dict[Value, RotaryRows],
     spare: int,
 ) -> tuple[list[Node | Fused], int]:
-    """The operations in place of an attention, and the last index of a value."""
+    """Case 1: the operations in place of an attention, and the last index of a value."""
     query = node.inputs[0]
     appends = [makers[value] for value in node.inputs[1:3]]
     assert all(isinstance(append.op, Append) for append in appends)
@@ -206,7 +228,7 @@ def _rotation(
 
 
 def _one_product(sources: Sequence[Node | None], users: Counter[Value]) -> tuple[Node, ...] | None:
-    """Linear maps that can be one: of the same input, alike in having biases, used once each."""
+    """Case 2: the linear maps, if they share an input, are alike in biases and are used once."""
     linears = [source for source in sources if source and isinstance(source.op, Linear)]
     if len(linears) != len(sources) or any(users[node.output] != 1 for node in linears):
         return None
@@ -216,6 +238,7 @@ def _one_product(sources: Sequence[Node | None], users: Counter[Value]) -> tuple
 
 
 def _fuse_silu(node: Node | Fused) -> Node | Fused:
+    """Case 3."""
     if isinstance(node, Node) and node.op == Activation("silu"):
         return Fused(Silu(), node.inputs, (node.output,), node.name, node.part)
     return node
@@ -303,7 +326,7 @@ KINDS = {
 
 
 def fuse_skip_norms(graph: ir.Graph) -> None:
-    """Rewrite the graph, and the bodies in it, where the sum and its norm stand in one of them."""
+    """Case 4: in the graph, and in the bodies in it, where sum and norm stand in one of them."""
     for node in list(graph):
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:

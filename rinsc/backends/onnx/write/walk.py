@@ -1,4 +1,31 @@
-"""The steps of a block graph as ONNX nodes: visits and loops, the same for every form."""
+"""The steps of a block graph as ONNX nodes: visits and loops, the same for every form.
+
+In goes a graph, out come nodes. The form decides what a repeat becomes:
+
+    >>> import rinsc
+    >>> model = rinsc.to_torch(rinsc.model_spec("(A^2)B", preset="tiny", layers=2))
+    >>> def written(rounds, **form):
+    ...     shown = ("Attention", "GroupQueryAttention", "If", "Loop", "Scan")
+    ...     nodes = rinsc.to_onnx(model, rounds, **form).ir.graph
+    ...     return [node.op_type for node in nodes if node.op_type in shown]
+
+Rounds that are fixed are written out. All visits of a block read the same weights:
+
+    >>> written(2)
+    ['Attention', 'Attention', 'Attention']
+
+A dial is a ``Loop``; with a cache a ``Scan`` over the slots of its rounds:
+
+    >>> written("dynamic")
+    ['Loop', 'Attention']
+    >>> written("dynamic", cache=True)
+    ['Scan', 'GroupQueryAttention']
+
+In a gated model each round after the first stands in an ``If``:
+
+    >>> written(2, gated=True, cache=True)
+    ['GroupQueryAttention', 'If', 'GroupQueryAttention']
+"""
 
 from __future__ import annotations
 
