@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import posixpath
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 import rinsc
@@ -59,6 +61,19 @@ def reference() -> str:
 
 
 def _entry(name: str, value: Any) -> str:
-    """The object by its home: `rinsc.syntax.canonical` would be the module of that name."""
-    home = f"{value.__module__}.{value.__qualname__}"
-    return f"::: {home}\n    options:\n      heading: rinsc.{name}\n      toc_label: {name}\n"
+    """The object, and not the module of the same name, which some packages have beside it."""
+    paths = (f"{value.__module__}.{value.__qualname__}", f"rinsc.{name}")
+    path = next(path for path in paths if _is_object(path))
+    return f"::: {path}\n    options:\n      heading: rinsc.{name}\n      toc_label: {name}\n"
+
+
+def _is_object(path: str) -> bool:
+    try:
+        return not _package()[path.removeprefix("rinsc.")].is_module
+    except KeyError:
+        return False
+
+
+@cache
+def _package() -> griffe.Object | griffe.Alias:
+    return griffe.load("rinsc", search_paths=[ROOT])

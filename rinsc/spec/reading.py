@@ -83,7 +83,12 @@ def towers_spec(
     towers: Mapping[str, Mapping[str, object]] | None = None,
     **dimensions: int | float | bool | str | None,
 ) -> TowersSpec:
-    """`model_spec` of towers, in a text or in a file; raises `SpecError` for one signature."""
+    """`model_spec` of towers, in a text or in a file; raises `SpecError` for one signature.
+
+    >>> spec = towers_spec("image: A^2B, text: AC", preset="tiny")
+    >>> list(spec.towers)
+    ['image', 'text']
+    """
     given = {"preset": preset, "bind": bind, "strict": strict, **dimensions}
     spec: object = model_spec(model, towers=towers or {}, **given)  # type: ignore[arg-type]
     assert isinstance(spec, TowersSpec)
