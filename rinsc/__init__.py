@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rinsc.spec import ModelSpec, TowersSpec, model_spec, towers_spec
     from rinsc.syntax import canonical, parse
     from rinsc.training.start import train
+    from rinsc.verbs.bench import BenchReport, bench
     from rinsc.verbs.export import export
     from rinsc.verbs.forms import Exported, HfForm, TorchForm
     from rinsc.verbs.generate import Generation, generate
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # Loaded when first used: `import rinsc` stays light, and torch or onnx may be absent.
 _HOMES = {
+    "BenchReport": "rinsc.verbs.bench",
     "Exported": "rinsc.verbs.forms",
     "FlopConvention": "rinsc.cost",
     "Generation": "rinsc.verbs.generate",
@@ -42,6 +44,7 @@ _HOMES = {
     "Session": "rinsc.backends.onnx",
     "TorchForm": "rinsc.verbs.forms",
     "TowersSpec": "rinsc.spec",
+    "bench": "rinsc.verbs.bench",
     "build_graph": "rinsc.graph",
     "canonical": "rinsc.syntax",
     "cost_report": "rinsc.cost",
@@ -73,6 +76,7 @@ _NEEDS = {
 }
 
 __all__ = [
+    "BenchReport",
     "Exported",
     "FlopConvention",
     "Generation",
@@ -85,6 +89,7 @@ __all__ = [
     "TorchForm",
     "TowersSpec",
     "__version__",
+    "bench",
     "build_graph",
     "canonical",
     "cost_report",

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rinsc.cli.bench_text import asked_rounds
 from rinsc.cli.eval_report import print_evaluation
 from rinsc.cli.output import print_json
-from rinsc.cli.values import Count, Listed, listed, option_values
+from rinsc.cli.values import Count, Listed, asked_rounds, listed, option_values
 from rinsc.errors import UsageError
 from rinsc.extras import require
 from rinsc.progress import LateProgress

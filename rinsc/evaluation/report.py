@@ -21,7 +21,7 @@ from rinsc.evaluation.verdict import (
     require_margin,
     require_repeat,
 )
-from rinsc.graph import Rounds, resolve_rounds, rounds_in_words
+from rinsc.graph import Rounds, resolve_rounds, rounds_in_words, rounds_up_to
 from rinsc.plots import FORMATS, Mark, draw_evaluation
 from rinsc.progress import PreparationProgress
 from rinsc.storage.files import check_writable, write_atomically
@@ -31,7 +31,6 @@ from rinsc.training.finished import FinishedRun, trained_run
 from rinsc.training.metrics import Part
 
 MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature in a picture
-SHOWN_ROUNDS = 8  # numbers of rounds that are evaluated where none are asked for
 
 Observe: TypeAlias = Callable[[float], None]  # the share of the work that is done
 Task: TypeAlias = Callable[[str], AbstractContextManager[Observe]]
@@ -241,18 +240,11 @@ class _Passes:
 def _asked_rounds(run: FinishedRun, rounds: Rounds | Sequence[Rounds]) -> list[dict[str, int]]:
     if rounds is None:
         own = run.rounds
-        numbers = _up_to(max(own.values())) if own else []
+        numbers = rounds_up_to(max(own.values())) if own else []
         capped = [{name: min(count, each) for name, each in own.items()} for count in numbers]
         return _once(capped) or [{}]
     several = rounds if isinstance(rounds, Sequence) else [rounds]
     return _once([resolve_rounds(run.graph, each) for each in several])
-
-
-def _up_to(most: int) -> list[int]:
-    """1 to ``most``; where that is a long way, doubled ones, and ``most``."""
-    if most <= SHOWN_ROUNDS:
-        return list(range(1, most + 1))
-    return sorted({most, *(1 << power for power in range(most.bit_length()))})
 
 
 def _once(every: Sequence[dict[str, int]]) -> list[dict[str, int]]:

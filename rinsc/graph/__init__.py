@@ -10,6 +10,7 @@ from rinsc.graph.rounds import (
     plain_rounds,
     resolve_rounds,
     rounds_in_words,
+    rounds_up_to,
     trained_rounds,
 )
 from rinsc.graph.towers import TowersGraph, tower_rounds
@@ -33,6 +34,7 @@ __all__ = [
     "require_graph",
     "resolve_rounds",
     "rounds_in_words",
+    "rounds_up_to",
     "tower_rounds",
     "trained_rounds",
     "unroll",

@@ -14,6 +14,7 @@ from rinsc.syntax.tree import MAX_ROUNDS as MAX_ROUNDS
 
 Rounds: TypeAlias = int | Mapping[str, int] | None
 
+SHOWN_ROUNDS = 8  # one after the other, where there are more
 MAX_RUN_VISITS = 1 << 16  # of all blocks: what nested repeats multiply to
 
 
@@ -50,6 +51,13 @@ def rounds_in_words(counts: Mapping[str, int]) -> str:
     if len(set(counts.values())) == 1:
         return str(next(iter(counts.values())))
     return ", ".join(f"{name}={count}" for name, count in counts.items())
+
+
+def rounds_up_to(most: int) -> list[int]:
+    """Numbers to show: 1 to ``most``; where that is a long way, doubled ones, and ``most``."""
+    if most <= SHOWN_ROUNDS:
+        return list(range(1, most + 1))
+    return sorted({most, *(1 << power for power in range(most.bit_length()))})
 
 
 class RoundsWarning(UserWarning):

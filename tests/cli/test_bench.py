@@ -15,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rinsc.cli.bench_text import MOST, asked_rounds, default_rounds
+from rinsc.cli.values import MOST_ROUNDS as MOST
+from rinsc.cli.values import asked_rounds
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import UsageError
 from rinsc.evaluation.quality import compare_quality
+from rinsc.graph import rounds_up_to
 from rinsc.training.evaluate import HeldOut, bits_per_byte
 from rinsc.verbs.models import open_run, run_model
 from tests.cli.command_line import Result, run_cli
@@ -261,10 +263,10 @@ def test_rounds_that_are_none(text: str, said: str) -> None:
 
 
 def test_by_default_not_all_of_many_rounds() -> None:
-    assert default_rounds(3) == [1, 2, 3]
-    assert default_rounds(12) == [1, 2, 4, 8, 12]
-    assert default_rounds(32) == [1, 2, 4, 8, 16, 32]
-    assert len(default_rounds(1024)) <= MOST
+    assert rounds_up_to(3) == [1, 2, 3]
+    assert rounds_up_to(12) == [1, 2, 4, 8, 12]
+    assert rounds_up_to(32) == [1, 2, 4, 8, 16, 32]
+    assert len(rounds_up_to(1024)) <= MOST
 
 
 @pytest.mark.parametrize(

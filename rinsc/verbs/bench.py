@@ -1,0 +1,422 @@
+"""`rinsc.bench`: what each number of rounds of an exported model costs, and what it is worth."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rinsc.backends.onnx.contract import Key
+from rinsc.errors import CheckpointError, UsageError, option_values, plural, setting
+from rinsc.extras import require
+from rinsc.graph import rounds_in_words, rounds_up_to
+from rinsc.progress import Progress, ShownProgress
+from rinsc.storage.files import check_writable
+from rinsc.units import html_table, rounded_bytes, rounded_flops, short_text
+from rinsc.verbs.quality import HeldOut, find_held_out
+
+if TYPE_CHECKING:
+    from rinsc.backends.onnx import Session
+    from rinsc.backends.onnx.run.benchmark import Speed, TokenCost
+    from rinsc.evaluation.quality import Quality
+
+PROMPT_TOKENS, NEW_TOKENS = 128, 64
+MAX_THREADS = 1024
+MAX_TITLE = 40  # characters of the signature
+HEADS = (
+    *("rounds", "tokens/s", "ms/token", "p10", "first token"),
+    *("memory", "bits/byte", "FLOP/token", "read/token"),
+)
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """A model at some rounds; ``bits_per_byte`` is None where there is no held-out text."""
+
+    rounds: Mapping[str, int]
+    speed: Speed
+    cost: TokenCost
+    bits_per_byte: float | None
+
+    @property
+    def label(self) -> str:
+        """``3``; a dash where the model has no repeat."""
+        return rounds_in_words(self.rounds) or "-"
+
+    def facts(self) -> dict[str, object]:
+        """The row as plain data."""
+        return {
+            "rounds": dict(self.rounds),
+            "tokens_per_second": self.speed.tokens_per_second,
+            "decode_ms_median": self.speed.decode_ms,
+            "decode_ms_p10": self.speed.decode_ms_p10,
+            "first_token_ms_median": self.speed.first_token_ms,
+            "memory_bytes": self.speed.memory_bytes,
+            "bits_per_byte": _finite(self.bits_per_byte),
+            "matmul_flops_per_token": self.cost.matmul_flops,
+            "touched_bytes_per_token": self.cost.touched_bytes,
+            "decoded_tokens": self.speed.decoded_tokens,
+            "generations": self.speed.generations,
+        }
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What `bench` measured: rows, and on what; ``threads`` None stands for one a core.
+
+    ``exit`` says when rounds end early, as ``kl:0.0005``; it is empty where they do not.
+    """
+
+    rows: tuple[BenchRow, ...]
+    signature: str
+    written: Mapping[str, int]
+    provider: str
+    threads: int | None
+    precision: str
+    operators: str
+    form: str
+    exit: str
+    has_cache: bool
+    in_place: bool
+    prompt_tokens: int
+    new_tokens: int
+    quality: Quality | None
+
+    @property
+    def threads_in_words(self) -> str:
+        """``a thread a core``, ``1 thread``, ``2 threads``."""
+        if self.threads is None:
+            return "a thread a core"
+        return f"{self.threads} thread{'s' * (self.threads > 1)}"
+
+    @property
+    def cache(self) -> str:
+        """How tokens before the new one are kept: ``in place``, ``copied``, ``none``."""
+        if not self.has_cache:
+            return "none"
+        return "in place" if self.in_place else "copied"
+
+    def facts(self) -> dict[str, object]:
+        """The report as plain data."""
+        return {
+            "signature": self.signature,
+            "form": self.form,
+            "exit": self.exit or None,
+            "written_rounds": dict(self.written),
+            "provider": self.provider,
+            "threads": self.threads,
+            "precision": self.precision,
+            "operators": self.operators,
+            "cache": self.cache,
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "held_out_bytes": None if self.quality is None else self.quality.byte_count,
+            "rows": [row.facts() for row in self.rows],
+        }
+
+    @property
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Heads and rows as text, without columns that are empty."""
+        rows = [_cells(row) for row in self.rows]
+        shown = [index for index in range(len(HEADS)) if any(row[index] for row in rows)]
+        return [HEADS[index] for index in shown], [[row[index] for index in shown] for row in rows]
+
+    @property
+    def conditions(self) -> str:
+        """Where and how it ran, in one line."""
+        forms = {"fixed": "fixed rounds", "dynamic": "any rounds", "gated": "rounds up to a limit"}
+        fewest = min(row.speed.decoded_tokens for row in self.rows)
+        words = [
+            f"ONNX Runtime on {self.provider}",
+            self.threads_in_words,
+            self.precision,
+            f"{self.operators} operators",
+            forms[self.form] if self.written else "no repeat",
+            "no cache" if self.cache == "none" else f"cache {self.cache}",
+            f"prompt {self.prompt_tokens}",
+            f"n = {plural(fewest, 'token')}",
+        ]
+        return " · ".join(words)
+
+    def draw(self, output: str | os.PathLike[str]) -> None:
+        """Bits per byte against ms per token as a picture, .png or .svg; raises OutputError."""
+        from rinsc.plots import Point, draw_tradeoff
+
+        points = [
+            Point(row.label, row.speed.decode_ms, row.bits_per_byte, row.rounds == self.written)
+            for row in self.rows
+            if row.bits_per_byte is not None
+        ]
+        title = f"{short_text(self.signature, MAX_TITLE)}: quality against cost"
+        where = f"ONNX Runtime on {self.provider}", self.threads_in_words
+        words = self.precision, *where, f"prompt of {plural(self.prompt_tokens, 'token')}"
+        draw_tradeoff(points, title, Path(output), subtitle=" · ".join(words))
+
+    def __repr__(self) -> str:
+        return f"<BenchReport of {self.signature}: {plural(len(self.rows), 'row')}>"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{html_table(*self.table)}<p>{escape(self.conditions)}</p></div>"
+
+
+def bench(
+    model: str | os.PathLike[str],
+    *,
+    rounds: int | Sequence[int] | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
+    threads: int | None = None,
+    provider: Literal["cuda", "cpu"] | None = None,
+    text: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure an exported model at several numbers of rounds: what ``rinsc bench`` does.
+
+    ``model`` is a model folder or an ONNX file. ``rounds`` are numbers, each of every repeat; None
+    for those that the model was written with and, where it can run them, fewer. A generation runs
+    ``prompt_tokens`` (128, or what has room) and adds ``new_tokens`` (64, or what has room).
+    ``threads`` None stands for one a core, ``provider`` None for the first of cuda and cpu that
+    loads. Bits per byte are of the held-out ``text``, by default heldout.txt beside the model.
+    ``output`` draws them against ms per token, as .png or .svg.
+
+    Raises `RinscError`.
+    """
+    _check_threads(threads)
+    picture = None if output is None else Path(output)
+    if picture is not None:
+        _check_picture(picture)
+    file = _model_file(os.fspath(model))
+    require("numpy", "onnxruntime")
+    from rinsc.backends.onnx import Session
+    from rinsc.backends.onnx.run.benchmark import metadata_of, own_memory_bytes
+    from rinsc.layers import require_language_model
+
+    shown = ShownProgress() if progress is None else progress
+    numbers = [rounds] if isinstance(rounds, int) else rounds
+    memory_before = own_memory_bytes()
+    session = Session(file, provider=provider, threads=threads)
+    require_language_model(session.spec)
+    metadata = metadata_of(file)
+    every = rounds_by_repeat(numbers, session, metadata[Key.FORM], file)
+    lengths = _lengths(session.spec.context, prompt_tokens, new_tokens)
+    size, path = session.spec.vocab_size, None if text is None else Path(text)
+    held_out = find_held_out(file, path, size, shown, needed=picture is not None)
+    _note_limits(session, every[-1], lengths[0] if prompt_tokens is None else None, shown)
+    task = Task(session, metadata, threads, every, lengths, memory_before)
+    report = _measure(task, held_out, shown)
+    if picture is not None:
+        report.draw(picture)
+        shown.line(f"wrote {picture}")
+    return report
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: a session, what its file says of it, and at which rounds."""
+
+    session: Session
+    metadata: Mapping[str, str]
+    threads: int | None
+    rounds: Sequence[Mapping[str, int]]
+    lengths: tuple[int, int]  # tokens of the prompt, and new ones
+    memory_before: int | None
+
+
+def _measure(task: Task, held_out: HeldOut | None, progress: Progress) -> BenchReport:
+    """Speed at all rounds, then quality, each a task that is shown."""
+    from rinsc.backends.onnx.precision import parse_precision
+    from rinsc.backends.onnx.run.benchmark import measure_speed, token_cost
+
+    session, metadata = task.session, task.metadata
+    prompt_tokens, new_tokens = task.lengths
+    with progress.task("measuring the speed") as observe:
+        speeds = measure_speed(
+            *(session, task.rounds, prompt_tokens, new_tokens),
+            memory_before=task.memory_before,
+            observe=observe,
+        )
+    quality = None if held_out is None else _quality(task, held_out, progress)
+    middle = prompt_tokens + (new_tokens + 1) // 2  # what a token amid the new ones sees
+    precision = parse_precision(metadata[Key.PRECISION])
+    rows = []
+    for place, (each, speed) in enumerate(zip(task.rounds, speeds, strict=True)):
+        cost = token_cost(session.graph, each, middle, precision, cached=session.has_cache)
+        bits = None if quality is None else quality.rows[place].bits_per_byte
+        rows.append(BenchRow(each, speed, cost, bits))
+    return BenchReport(
+        tuple(rows),
+        signature=session.spec.text,
+        written=session.rounds,
+        provider=session.provider,
+        threads=task.threads,
+        precision=metadata[Key.PRECISION],
+        operators=metadata[Key.OPERATORS],
+        form=metadata[Key.FORM],
+        exit=metadata.get(Key.EXIT, ""),
+        has_cache=session.has_cache,
+        in_place=session.in_place,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        quality=quality,
+    )
+
+
+def _quality(task: Task, held_out: HeldOut, progress: Progress) -> Quality:
+    from rinsc.evaluation.quality import compare_quality, tokens_to_measure
+    from rinsc.graph import build_graph
+
+    with progress.task("measuring the loss on held-out text") as observe:
+        return compare_quality(
+            *(task.session.logits, None, task.rounds),
+            *(held_out.tokens, held_out.token_bytes, task.session.spec.context),
+            most_tokens=tokens_to_measure(build_graph(task.session.spec)),
+            observe=observe,
+        )
+
+
+def _model_file(model: str) -> Path:
+    """The ONNX file that is named, itself or by its folder; raises `CheckpointError`."""
+    path = Path(model)
+    if (path / "model.onnx").is_file():
+        return path / "model.onnx"
+    if (path / "model.toml").is_file():
+        message = "this is the folder of a training run, and not yet a model for ONNX Runtime"
+        hint = f"rinsc compile {model} --to onnx --cache --rounds dynamic -o model/"
+        raise CheckpointError("not-a-model", message, place=model, hint=hint)
+    if path.is_file():
+        return path
+    message = "this is neither a model folder (model.onnx) nor an ONNX file"
+    hint = "make one with rinsc compile MODEL --to onnx --cache --rounds dynamic -o model/"
+    raise CheckpointError("not-a-model", message, place=model, hint=hint)
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        message = f"{setting('threads')} must be from 1 to {MAX_THREADS}"
+        raise UsageError("usage", message, hint="leave it out for one a core")
+
+
+def _check_picture(output: Path) -> None:
+    """Raises where the picture could not be written in the end."""
+    from rinsc.plots import FORMATS
+
+    suffixes = [f".{name}" for name in FORMATS]
+    if output.suffix.lower() not in suffixes:
+        message = f"a picture is written as {' or '.join(suffixes)}, not '{output.name}'"
+        raise UsageError("usage", message, hint=f"write {setting('to', '-o')} bench.png")
+    check_writable(output)
+    require("matplotlib")
+
+
+def _lengths(context: int, prompt_tokens: int | None, new_tokens: int | None) -> tuple[int, int]:
+    """Tokens of the prompt and new ones: as asked for, else the defaults or what has room."""
+    for name, given in (
+        (setting("prompt_tokens"), prompt_tokens),
+        (setting("new_tokens"), new_tokens),
+    ):
+        if given is not None and given < 1:
+            message = f"{setting(name)} must be at least 1"
+            raise UsageError("usage", message, hint="leave it out for the default")
+    prompt, new = prompt_tokens, new_tokens
+    if new is None:
+        room = context - prompt if prompt is not None else context // 3
+        new = max(1, min(NEW_TOKENS, room))
+    if prompt is None:
+        prompt = max(1, min(PROMPT_TOKENS, context - new))
+    if prompt + new > context:
+        message = f"a prompt of {prompt} and {new} new tokens exceed the context of {context}"
+        raise UsageError("usage", message, hint=f"ask for at most {context} in all")
+    return prompt, new
+
+
+def _note_limits(
+    session: Session, most: Mapping[str, int], prompt_tokens: int | None, progress: Progress
+) -> None:
+    """What keeps the figures from being those that the user may expect.
+
+    ``prompt_tokens`` are given where nobody asked for so many.
+    """
+    from rinsc.graph import beyond_training, trained_rounds
+
+    untrained = beyond_training(most, trained_rounds(session.graph))
+    if untrained is not None:
+        progress.note(untrained)
+    if not session.has_cache:
+        message = "the model has no cache, so that each token runs the whole sequence; "
+        progress.note(message + f"compile it with {setting('cache=True', '--cache')} for speed")
+    if prompt_tokens is not None and prompt_tokens < PROMPT_TOKENS:
+        message = (
+            f"the prompt is shortened from {PROMPT_TOKENS} to {plural(prompt_tokens, 'token')}: "
+        )
+        progress.note(message + f"the context is {session.spec.context}")
+
+
+def rounds_by_repeat(
+    numbers: Sequence[int] | None, session: Session, form: str, file: Path
+) -> list[dict[str, int]]:
+    """Each number as rounds of every repeat, fewest first.
+
+    By default up to those written, where a repeat with fewer of them than another stays at its own.
+    Raises UsageError for rounds that no such model runs, or that this file was not written for.
+    """
+    from rinsc.graph import resolve_rounds
+
+    written = dict(session.rounds)
+    if numbers is None:
+        if form == "fixed" or not written:
+            return [written]
+        most = rounds_up_to(max(written.values()))
+        return [{name: min(count, each) for name, count in written.items()} for each in most]
+    with option_values():
+        every = [resolve_rounds(session.graph, number) for number in sorted(set(numbers))]
+    for each in every:
+        if form == "fixed" and each != written:
+            message = f"the model was compiled for {_shown(written)}, not {_counted(each)}"
+            hint = f"compile it with --rounds dynamic, or leave {setting('rounds')} out"
+            raise UsageError("usage", message, place=str(file), hint=hint)
+        if form == "gated" and any(count > written[name] for name, count in each.items()):
+            message = f"the model runs at most {_shown(written)}, not {_counted(each)}"
+            hint = "ask for fewer, or compile it with more"
+            raise UsageError("usage", message, place=str(file), hint=hint)
+    return every
+
+
+def _shown(counts: Mapping[str, int]) -> str:
+    words = _counted(counts)
+    return f"{words} round{'s' * (words != '1')}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return rounds_in_words(counts) if counts else "1"
+
+
+def _cells(row: BenchRow) -> list[str]:
+    """The row in words; what was not measured is empty."""
+    speed, bits = row.speed, row.bits_per_byte
+    return [
+        row.label,
+        _digits(speed.tokens_per_second),
+        _digits(speed.decode_ms),
+        _digits(speed.decode_ms_p10),
+        f"{_digits(speed.first_token_ms)} ms",
+        "" if speed.memory_bytes is None else rounded_bytes(speed.memory_bytes),
+        "" if bits is None else f"{bits:.4f}",
+        rounded_flops(row.cost.matmul_flops).removesuffix("FLOP").rstrip(),
+        rounded_bytes(row.cost.touched_bytes),
+    ]
+
+
+def _digits(number: float) -> str:
+    """Three digits and no more: timings are not exact."""
+    places = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3
+    return f"{number:,.{places}f}"
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no NaN."""
+    return None if number is None or not math.isfinite(number) else number

@@ -1,0 +1,67 @@
+"""`rinsc.bench`: the rows of `rinsc bench`, from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rinsc
+from rinsc.progress import SilentProgress
+from tests.cli.command_line import run_cli
+from tests.cli.conftest import corpus, run
+from tests.verbs.test_export import Cells
+
+__all__ = ["corpus", "run"]  # fixtures
+
+
+@pytest.fixture
+def model(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("rinsc.backends.onnx.run.benchmark.GENERATIONS", 2)
+    form = rinsc.OnnxForm("dynamic", cache=True)
+    rinsc.export(run, tmp_path / "m", form, held_out=True, progress=SilentProgress())
+    return tmp_path / "m"
+
+
+def test_rows_by_rounds(model: Path, tmp_path: Path) -> None:
+    notes = SilentProgress()
+    report = rinsc.bench(
+        model, rounds=[3, 1], prompt_tokens=6, output=tmp_path / "b.svg", progress=notes
+    )
+    assert [row.rounds for row in report.rows] == [{"A": 1}, {"A": 3}]
+    one, three = report.rows
+    assert three.cost.matmul_flops > one.cost.matmul_flops
+    assert one.bits_per_byte != three.bits_per_byte
+    cells = Cells(report._repr_html_()).cells
+    assert cells[: len(report.table[0])] == report.table[0]
+    assert f"{one.bits_per_byte:.4f}" in cells
+    assert repr(report) == "<BenchReport of A^2B: 2 rows>"
+    assert "<svg" in (tmp_path / "b.svg").read_text()
+    assert notes.notes == ["repeat 'A' runs 3 rounds and was trained at 2 at most"]
+
+
+def test_what_cannot_change_is_as_in_the_command(model: Path) -> None:
+    words = ("--rounds", "2", "--prompt-tokens", "4", "--new-tokens", "3", "--threads", "1")
+    done = run_cli("bench", str(model), *words)
+    assert done.status == 0, done.err
+    report = rinsc.bench(model, rounds=2, prompt_tokens=4, new_tokens=3, threads=1)
+    assert report.conditions in done.out
+    assert f"{report.rows[0].bits_per_byte:.4f}" in done.out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"threads": 0}, "threads must be from 1"),
+        ({"prompt_tokens": 0}, "prompt_tokens must be at least 1"),
+        ({"rounds": 0}, "from 1 to 1024"),
+        ({"output": "bench.pdf"}, "written as .png or .svg"),
+        ({"text": "nowhere.txt"}, "name a text file with text"),
+    ],
+)
+def test_mistakes_are_spelled_as_in_python(model: Path, more: Any, message: str) -> None:
+    with pytest.raises(rinsc.RinscError) as caught:
+        rinsc.bench(model, **more)
+    assert message in str(caught.value)
+    assert "--" not in str(caught.value)
