@@ -26,6 +26,7 @@ from rinsc.ops import at_sizes
 from rinsc.sampling import checked_seed
 from rinsc.spec import ModelSpec
 from rinsc.spec.model import require_spec
+from rinsc.spec.settings import small
 from rinsc.storage.folders import temporary_folder
 from rinsc.syntax.sizes import shrunk, stack_of
 
@@ -133,8 +134,8 @@ def small_copy(spec: ModelSpec) -> ModelSpec:
         mlp_width=43,
         vocab_size=97,
         context=29,
-        embedding_width=11,
-        patch_width=13,
+        head_dim=None if spec.head_dim is None else 32,  # other than the width of each
+        settings=small(spec.settings, {spec.kind, *spec.block_kinds.values()}),
     )
 
 

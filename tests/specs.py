@@ -47,6 +47,7 @@ def specs(
         vocab_size=draw(st.sampled_from([13, 17, 19])),
         context=draw(st.integers(16, 23)),
         tied_embedding=draw(st.booleans()),
+        head_dim=draw(st.sampled_from([None, *head_dims])),
         embedding_width=draw(st.sampled_from([3, 5])),
         patch_width=draw(st.sampled_from([3, 7])),
     )

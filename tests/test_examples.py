@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from rinsc.backends.torch import to_torch
 from rinsc.cost import forward_flops
 from rinsc.graph import build_graph
 from rinsc.layers import layer_kind, trace_programs
-from rinsc.spec import ModelSpec, kinds, model_spec
+from rinsc.spec import ModelSpec, kinds, model_spec, spec_to_toml
 from tests.cli.command_line import run_cli
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -55,11 +57,13 @@ def forget() -> None:
     sys.modules.pop("gated_convolution", None)
 
 
-def spec_of(signature: str) -> ModelSpec:
-    return model_spec(signature, preset="tiny", layers=4, kind="gated_convolution")
+def spec_of(signature: str, **settings: Any) -> ModelSpec:
+    return model_spec(signature, preset="tiny", layers=4, kind="gated_convolution", **settings)
 
 
-def by_hand(model: torch.nn.Module, input_ids: torch.Tensor, visits: list[str]) -> torch.Tensor:
+def by_hand(
+    model: torch.nn.Module, input_ids: torch.Tensor, visits: list[str], kernel_size: int = 4
+) -> torch.Tensor:
     """The model's layers as a loop over positions."""
     w = dict(model.named_parameters())
     x = w["embedding.weight"][input_ids]
@@ -68,7 +72,7 @@ def by_hand(model: torch.nn.Module, input_ids: torch.Tensor, visits: list[str]) 
         h = F.rms_norm(x, x.shape[-1:], scale, 1e-5)
         mixed = torch.zeros_like(h)
         for position in range(h.shape[1]):
-            for step in range(min(position + 1, 4)):
+            for step in range(min(position + 1, kernel_size)):
                 tap = w[f"{place}.tap_{step}.weight"]
                 mixed[:, position] += tap * h[:, position - step]
         gate = torch.sigmoid(h @ w[f"{place}.gate.weight"].T)
@@ -96,6 +100,31 @@ def test_a_registered_kind_compiles_to_torch_and_onnx() -> None:
     with torch.no_grad():
         others = by_hand(model, input_ids, ["A.0", "A.1", "B.0", "B.1"])
         assert (model(input_ids) - others).abs().max() > 1e-2
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_a_registered_kind_has_a_setting_of_its_own(size: int, tmp_path: Path) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text(spec_to_toml(spec_of("(A^2)B", kernel_size=size)))
+    assert f"[settings.gated_convolution]\nkernel_size = {size}\n" in file.read_text()
+    spec = model_spec(file)
+    model = to_torch(spec).eval()
+    input_ids = torch.arange(22).reshape(2, 11)
+    visits = ["A.0", "A.1"] * 2 + ["B.0", "B.1"]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        found = model(input_ids)
+        expected = by_hand(model, input_ids, visits, size)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    session = Session(to_onnx(model), threads=1)
+    np.testing.assert_allclose(session.logits(input_ids.numpy()), found.numpy(), rtol=0, atol=1e-4)
+    counted = json.loads(run_cli("cost", str(file), "--json").out)
+    options = ("--kind", "gated_convolution", "--setting", f"kernel_size={size}")
+    told = json.loads(run_cli("cost", "(A^2)B", "--layers", "4", *options, "--json").out)
+    assert counted == told
+    assert counted["stored_params"] == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.usefixtures("package")
@@ -149,7 +178,7 @@ def test_without_the_package_the_kind_is_unknown() -> None:
 
 def test_the_example_is_as_short_as_it_says() -> None:
     lines = (GATED / "gated_convolution.py").read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 20
+    assert len(lines) < 30
 
 
 def test_every_example_is_listed_and_installs_under_a_name_of_its_own() -> None:

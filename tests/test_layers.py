@@ -156,7 +156,7 @@ def misspelt_function(b: Builder, x: Value, sides: dict[str, Value], spec: Model
 
 
 def nameless_table(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
-    b(RotaryTable("cos", 1e4, spec.head_dim, spec.context), x)
+    b(RotaryTable("cos", 1e4, spec.head_size, spec.context), x)
     return x
 
 
@@ -414,5 +414,5 @@ def test_the_example_of_the_page_on_kinds_runs(capsys: pytest.CaptureFixture[str
     exec(compile(example, "kinds.md", "exec"), {})
     width, layers, vocab = 64, 12, 512
     llama = 2 * width + 2 * width * 176 + 176 * width + 2 * width * width + 2 * width * width // 2
-    own = (width + width**2) * layers // 2
+    own = (width + 2 * 8 * width) * layers // 2
     assert int(capsys.readouterr().out) == own + llama * layers // 2 + vocab * width + width

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from cyclopts import Group, Parameter
 
 from rinsc.cli.runs import find_run, is_run, is_signature, run_spec
-from rinsc.cli.values import Count, ModelText, share_bindings
+from rinsc.cli.values import Count, ModelText, kind_settings, share_bindings
 from rinsc.errors import UsageError, listed
 from rinsc.spec.kinds import KINDS
 from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
@@ -76,11 +76,17 @@ class ModelOptions:
     rope_theta: float | None = None
     """Base of the rotary positions."""
 
+    head_dim: Count | None = None
+    """Width of a head, where it is not the width divided by the heads."""
+
     embedding_width: Count | None = None
     """Width of a factorised embedding (kind albert)."""
 
     patch_width: Count | None = None
     """Numbers in a patch (kind vit)."""
+
+    setting: Annotated[tuple[str, ...], Parameter(name="--setting", show_default=False)] = ()
+    """A setting of the kind, as kernel_size=5; may be given again for another."""
 
     strict: bool = False
     """Refuse layers that do not divide evenly over the blocks, and blocks named like powers."""
@@ -89,7 +95,8 @@ class ModelOptions:
     def dimensions(self) -> dict[str, int | float | bool | str | None]:
         values = asdict(self)
         del values["preset"], values["set_"], values["strict"], values["signature"]
-        return values
+        del values["setting"]
+        return values | kind_settings(self.setting)
 
     @property
     def are_given(self) -> bool:

@@ -76,6 +76,24 @@ def bindings(pairs: Sequence[str]) -> dict[str, int]:
     return _pairs(pairs, "--set", "r=3")
 
 
+def kind_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["kernel_size=5"]`` as settings of a kind, each value as TOML writes it, or as text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            message = f"--setting does not take '{pair[:60]}'"
+            raise UsageError("usage", message, hint="write --setting kernel_size=5")
+        if name in found:
+            message = f"--setting gives '{name}' twice"
+            raise UsageError("usage", message, hint="give it once")
+        try:
+            found[name] = parse_toml(f"value = {text}")["value"]
+        except ValueError:
+            found[name] = text
+    return found
+
+
 def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
     """``["3"]`` as a number for every repeat, ``["A=2", "B=4"]`` and ``["A=2,B=4"]`` as a mapping,
     [] as None."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from rinsc.errors import plural
 from rinsc.graph.build import build_graph
 from rinsc.graph.nodes import Block, BlockGraph
 from rinsc.spec import ModelSpec
+from rinsc.spec.model import dimensions
 
 MOST = 8  # differences that are told
 
@@ -41,10 +40,9 @@ def _words(block: Block) -> str:
 
 
 def _dimensions(left: ModelSpec, right: ModelSpec) -> list[str]:
-    names = [field.name for field in fields(ModelSpec) if field.name != "signature"]
+    before, now = dimensions(left), dimensions(right)
     return [
-        f"{name} is {getattr(right, name)}, not {getattr(left, name)}"
-        for name in names
-        if getattr(left, name) != getattr(right, name)
-        and isinstance(getattr(left, name), int | float | str | bool | None)
+        f"{name} is {now[name]}, not {before[name]}"
+        for name in before
+        if name in now and now[name] != before[name]
     ]

@@ -6,6 +6,8 @@ way back, over the same table. One token type. ``tied_embedding`` changes nothin
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from rinsc.layers.kind import LayerKind, Sides
 from rinsc.layers.mixing import attention, mlp
 from rinsc.ops import (
@@ -22,8 +24,15 @@ from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec
 
 
+@dataclass(frozen=True)
+class AlbertSettings:
+    """``embedding_width``: channels of the factorised embedding."""
+
+    embedding_width: int = field(default=128, metadata={"small": 11})
+
+
 def embed(b: Builder, input_ids: Value, spec: ModelSpec) -> Value:
-    narrow = spec.embedding_width
+    narrow = b.settings.embedding_width
     with b.part("embedding"):
         x = b(Embedding(spec.vocab_size, narrow), input_ids, name="embedding")
         x = b(Add(), x, b(Vector(narrow, "normal"), input_ids, name="token_type"))
@@ -44,10 +53,10 @@ def layer(b: Builder, x: Value, sides: Sides, spec: ModelSpec) -> Value:
 
 def head(b: Builder, x: Value, spec: ModelSpec) -> Value:
     with b.part("head"):
-        h = b(Linear(spec.embedding_width, bias=True), x, name="narrow")
+        h = b(Linear(b.settings.embedding_width, bias=True), x, name="narrow")
         h = b(LayerNorm(spec.norm_eps), b(Activation("gelu_tanh"), h), name="final_norm")
         bias = b(Vector(spec.vocab_size, "zeros"), h, name="head_bias")
         return b(Add(), b(TiedLinear("embedding", spec.vocab_size), h), bias)
 
 
-KIND = LayerKind(embed, layer, head, causal=False)
+KIND = LayerKind(embed, layer, head, causal=False, settings=AlbertSettings)

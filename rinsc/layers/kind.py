@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import Literal, TypeAlias, get_args
 
-from rinsc.errors import GraphError, Problem, SpecError
+from rinsc.errors import Problem, SpecError
 from rinsc.ops import Shape
 from rinsc.ops.program import Builder, Value
 from rinsc.scalars import real
 from rinsc.spec import ModelSpec
-from rinsc.spec.kinds import KindPlace, in_this_program, is_kind, kind_place
+from rinsc.spec.kinds import broken_kind, found_kind, in_this_program, is_kind, kind_place
+from rinsc.spec.settings import declaration_problem, settings_types
 from rinsc.syntax.tree import MAX_NAME
 
 Sides: TypeAlias = dict[str, Value]  # made once from the input and given to every layer
@@ -33,6 +33,18 @@ def no_sides(b: Builder, given: Value, x: Value, spec: ModelSpec) -> Sides:
 
 
 @dataclass(frozen=True)
+class NoSettings:
+    """Of a kind that needs nothing but the dimensions of every model."""
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """Of a kind that takes patches: how many numbers one of them is."""
+
+    patch_width: int = field(default=768, metadata={"small": 13})
+
+
+@dataclass(frozen=True)
 class LayerKind:
     """Short functions over the primitive operations.
 
@@ -42,7 +54,9 @@ class LayerKind:
     ``leave``, where a kind has them, run at the start and at the end of each visit of a block and
     own their weights once a block. A kind that ``sees_embedding`` has the first state of all as the
     side value ``embedded``. A kind that is not ``causal`` lets a position see later ones.
-    Where it is the model's kind, matrices start normal with deviation ``init_std``.
+    Where it is the model's kind, matrices start normal with deviation ``init_std``. ``settings`` is
+    a frozen dataclass of what the kind has beside the dimensions of every model; the functions read
+    it as ``b.settings``, a spec holds its values in a table of the kind's name.
     """
 
     embed: Callable[[Builder, Value, ModelSpec], Value]
@@ -55,6 +69,7 @@ class LayerKind:
     sees_embedding: bool = False
     causal: bool = True
     init_std: float = 0.02
+    settings: type = NoSettings
 
     def __post_init__(self) -> None:
         functions = (self.embed, self.layer, self.head, self.sides)
@@ -63,6 +78,13 @@ class LayerKind:
             raise TypeError("embed, layer, head, sides, enter and leave must be functions")
         if self.takes not in TAKES:
             raise ValueError(f"takes must be one of {', '.join(TAKES)}, not {self.takes!r}")
+        if self.takes == "patches" and self.settings is NoSettings:
+            object.__setattr__(self, "settings", PatchSettings)
+        problem = declaration_problem(self.settings)
+        if problem is not None:
+            raise TypeError(problem)
+        if self.takes == "patches" and "patch_width" not in settings_types(self.settings):
+            raise TypeError("a kind that takes patches needs a setting 'patch_width'")
         init_std = real(self.init_std)
         if init_std is None or not 0 < init_std < math.inf:
             raise ValueError(f"init_std must be a number above 0, not {self.init_std!r}")
@@ -83,21 +105,9 @@ def layer_kind(name: str) -> LayerKind:
 
     Raises `GraphError` for a kind of another package that cannot be used.
     """
-    place = kind_place(name)
-    if place.package == "rinsc":
-        own: LayerKind = getattr(import_module(place.module), place.attribute)
-        return own
-    if name in in_this_program:
-        registered = in_this_program[name]
-        assert isinstance(registered, LayerKind)
-        return registered
-    if not name.isidentifier():
-        raise broken_kind(name, place, "its name must be an identifier")
-    try:
-        kind = getattr(import_module(place.module), place.attribute)
-    except Exception as error:  # whatever the code of a stranger raises
-        raise broken_kind(name, place, f"{type(error).__name__}: {error}") from None
+    kind = found_kind(name)
     if not isinstance(kind, LayerKind):
+        place = kind_place(name)
         raise broken_kind(name, place, f"'{place.attribute}' is not a LayerKind")
     return kind
 
@@ -150,19 +160,11 @@ def _registration_problem(name: object, kind: object, replace: bool) -> Problem 
     return None
 
 
-def broken_kind(name: str, place: KindPlace, reason: str) -> GraphError:
-    """The error for a kind of another package that cannot be used."""
-    message = f"the layer kind '{name}' cannot be loaded from '{place.module}': {reason:.200}"
-    hint = f"mend {place.owner} that registers it"
-    if place.package:
-        hint = f"mend or uninstall {place.owner}, which registers it"
-    return GraphError("broken-kind", message, hint=hint)
-
-
 def model_input(spec: ModelSpec) -> ModelInput:
     """What a model of this spec is given."""
     if layer_kind(spec.kind).takes == "patches":
-        return ModelInput("patches", ("batch", "seq", spec.patch_width), "float32")
+        width = spec.settings_of(spec.kind).patch_width
+        return ModelInput("patches", ("batch", "seq", width), "float32")
     return ModelInput("input_ids", ("batch", "seq"), "int64")
 
 

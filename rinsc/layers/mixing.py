@@ -35,9 +35,9 @@ def attention(
     ``rotary`` holds the tables of `rotary_sides`, for queries and keys. ``gated`` weighs each
     channel with the sigmoid of a linear map of ``h``, before the output projection.
     """
-    kv_width = spec.kv_heads * spec.head_dim
+    q_width, kv_width = spec.heads * spec.head_size, spec.kv_heads * spec.head_size
     pair_bias = bias or query_key_bias
-    query = b(SplitHeads(spec.heads), b(Linear(spec.width, pair_bias), h, name="query"))
+    query = b(SplitHeads(spec.heads), b(Linear(q_width, pair_bias), h, name="query"))
     key = b(SplitHeads(spec.kv_heads), b(Linear(kv_width, pair_bias), h, name="key"))
     value = b(SplitHeads(spec.kv_heads), b(Linear(kv_width, bias), h, name="value"))
     if rotary is not None:
@@ -45,7 +45,7 @@ def attention(
         key = b(Rope(), key, rotary["cos"], rotary["sin"])
     mixed = b(MergeHeads(), b(Attention(causal), query, key, value))
     if gated:
-        gate = b(Linear(spec.width), h, name="attention_gate")
+        gate = b(Linear(q_width), h, name="attention_gate")
         mixed = b(Mul(), mixed, b(Activation("sigmoid"), gate))
     return b(Linear(spec.width, bias, "residual"), mixed, name="output")
 
@@ -66,7 +66,7 @@ def mlp(b: Builder, h: Value, spec: ModelSpec, function: Function) -> Value:
 def rotary_sides(b: Builder, input_ids: Value, x: Value, spec: ModelSpec) -> Sides:
     """Cosines and sines of each position, (seq, head_dim / 2)."""
     with b.part("embedding"):
-        angles = (spec.rope_theta, spec.head_dim, spec.context)
+        angles = (spec.rope_theta, spec.head_size, spec.context)
         cos = b(RotaryTable("cos", *angles), input_ids, name="cos")
         sin = b(RotaryTable("sin", *angles), input_ids, name="sin")
     return {"cos": cos, "sin": sin}

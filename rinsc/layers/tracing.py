@@ -14,7 +14,6 @@ from rinsc.layers.kind import (
     LayerKind,
     ModelInput,
     SideFunction,
-    broken_kind,
     forget_traces,
     layer_kind,
     model_input,
@@ -22,7 +21,7 @@ from rinsc.layers.kind import (
 from rinsc.ops import Attention, Embedding, Shape, TiedLinear
 from rinsc.ops.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
-from rinsc.spec.kinds import kind_place
+from rinsc.spec.kinds import broken_kind, kind_place
 from rinsc.syntax.tree import mentions
 
 
@@ -129,7 +128,7 @@ def trace_programs(spec: ModelSpec) -> Programs:
     shapes = {name: value.shape for name, value in embed.outputs.items()}
 
     def head(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
-        with _code_of(spec.kind):
+        with _code_of(spec.kind), b.of_kind(spec.settings_of(spec.kind)):
             made = _value(layer_kind(spec.kind).head(b, given["x"], spec), "head")
             if made.shape[0] != "batch" or made.shape[-1] != spec.vocab_size:
                 raise TypeError(f"a head must give logits (batch, …, vocab_size), not {made.shape}")
@@ -186,11 +185,17 @@ def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
         makers.setdefault(kind.sides, []).append(name)
 
     def embed(b: Builder, values: dict[str, Value]) -> dict[str, Value]:
-        with _code_of(spec.kind):
+        with _code_of(spec.kind), b.of_kind(spec.settings_of(spec.kind)):
             made = {"x": _value(layer_kind(spec.kind).embed(b, values[given.name], spec), "embed")}
         for maker, names in makers.items():
-            with _code_of(names[0]), _named(names[0]):
+            own = [spec.settings_of(name) for name in names]
+            with _code_of(names[0]), _named(names[0]), b.of_kind(own[0]):
                 sides = maker(b, values[given.name], made["x"], spec)
+                if b.read_settings and any(settings != own[0] for settings in own):
+                    message = f"the kinds {', '.join(names)} make their side values with one "
+                    message += "function and other settings"
+                    hint = "give the kinds the same settings, or functions of their own"
+                    raise GraphError("side-taken", message, hint=hint)
                 for side, value in sides.items():
                     _value(value, "sides, under each name,")
                     free = side not in RESERVED and not side.startswith(RESERVED_PREFIXES)
@@ -226,7 +231,7 @@ def _trace_state(
 
     def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
         sides = {name: value for name, value in given.items() if name != "x"}
-        with _code_of(kind):
+        with _code_of(kind), b.of_kind(spec.settings_of(kind)):
             return {"x": _value(function(b, given["x"], sides, spec), "a layer")}
 
     program = trace(shapes, run)

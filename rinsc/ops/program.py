@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from keyword import iskeyword
+from typing import Any
 
 from rinsc.errors import GraphError
 from rinsc.ops import Op, Param, Shape
@@ -61,6 +62,24 @@ class Builder:
     _nodes: list[Node] = field(default_factory=list)
     _values: int = 0
     _part: str = ""
+    _settings: object = None
+    read_settings: bool = False  # whether what was traced depends on them
+
+    @property
+    def settings(self) -> Any:
+        """The settings of the layer kind that is traced: an instance of its dataclass."""
+        self.read_settings = True
+        return self._settings
+
+    @contextmanager
+    def of_kind(self, settings: object) -> Iterator[None]:
+        """Functions that are traced inside belong to a kind with these settings."""
+        outer = self._settings, self.read_settings
+        self._settings, self.read_settings = settings, False
+        try:
+            yield
+        finally:
+            self._settings, self.read_settings = outer
 
     def __call__(self, op: Op, *inputs: Value, name: str = "") -> Value:
         """Add an operation and return its result.

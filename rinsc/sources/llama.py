@@ -28,15 +28,14 @@ def _rotary(config: Mapping[str, object]) -> dict[str, Any]:
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     head_dim = config.get("head_dim")
     known = isinstance(width, int) and isinstance(heads, int) and heads > 0
-    if known and head_dim not in (None, width // heads):  # type: ignore[operator]
-        message = f"heads are {head_dim!r:.20} wide, not hidden_size / num_attention_heads"
-        hint = "take a checkpoint whose heads share the width"
-        raise SpecError("unsupported-value", message, place="config.json: head_dim", hint=hint)
-    return {"rope_theta": base}
+    if known and head_dim == width // heads:  # type: ignore[operator]
+        head_dim = None
+    return {"rope_theta": base} | ({} if head_dim is None else {"head_dim": head_dim})
 
 
 def _rotary_config(spec: ModelSpec) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_theta}}
+    rotary = {"rope_type": "default", "rope_theta": spec.rope_theta}
+    return {"rope_parameters": rotary, "head_dim": spec.head_size}
 
 
 LLAMA = Family(

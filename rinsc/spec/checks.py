@@ -17,6 +17,7 @@ from rinsc.syntax.tree import Call, Option, Signature, mentions, repeats
 MAX_DIMENSION = 1 << 24  # no published model comes near; keeps a typing slip from allocating
 MAX_REAL = 1e12
 MAX_UNKNOWN = 16  # keys that are told one by one
+HEADS = ("heads", "width")  # the first must divide the second
 MAX_SHOWN = 40  # characters of a value in a message
 
 
@@ -94,7 +95,8 @@ def combination_problems(
             refuse_doubtful(sound["signature"])
         except RinscError as error:
             problems += [dataclasses.replace(problem, place=where) for problem in error.problems]
-    for small, large in (("heads", "width"), ("kv_heads", "heads")):
+    pairs = [("kv_heads", "heads")] if "head_dim" in sound else [HEADS, ("kv_heads", "heads")]
+    for small, large in pairs:
         if small in sound and large in sound and sound[large] % sound[small]:
             divisors = [n for n in range(1, 129) if sound[large] % n == 0 and n <= sound[large]]
             close = sorted(divisors, key=lambda n: abs(n - sound[small]))[:3]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 
-from rinsc.errors import nearest
+from rinsc.errors import GraphError, nearest
 
 GROUP = "rinsc.spec.kinds"
 
@@ -79,6 +80,33 @@ def kind_place(name: str) -> KindPlace:
     if name in in_this_program:
         return KindPlace("this program", name, "")
     return registered()[name]
+
+
+def found_kind(name: str) -> object:
+    """What the entry of a kind stands for, loaded: a `LayerKind`, unless a package is wrong.
+
+    Raises `GraphError` for a kind of another package that cannot be loaded.
+    """
+    place = kind_place(name)
+    if name in in_this_program and place.package == "":
+        return in_this_program[name]
+    if place.package == "rinsc":
+        return getattr(import_module(place.module), place.attribute)
+    if not name.isidentifier():
+        raise broken_kind(name, place, "its name must be an identifier")
+    try:
+        return getattr(import_module(place.module), place.attribute)
+    except Exception as error:  # whatever the code of a stranger raises
+        raise broken_kind(name, place, f"{type(error).__name__}: {error}") from None
+
+
+def broken_kind(name: str, place: KindPlace, reason: str) -> GraphError:
+    """The error for a kind of another package that cannot be used."""
+    message = f"the layer kind '{name}' cannot be loaded from '{place.module}': {reason:.200}"
+    hint = f"mend {place.owner} that registers it"
+    if place.package:
+        hint = f"mend or uninstall {place.owner}, which registers it"
+    return GraphError("broken-kind", message, hint=hint)
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
@@ -12,6 +12,15 @@ from rinsc.errors import Problem, SpecError, listed
 from rinsc.scalars import plain
 from rinsc.spec.checks import at_key, combination_problems, unknown_keys, value_problem
 from rinsc.spec.presets import PRESETS
+from rinsc.spec.settings import (
+    FORMER_KEYS,
+    NO_SETTINGS,
+    KindSettings,
+    checked_settings,
+    filled,
+    settings_class,
+)
+from rinsc.spec.settings import KEY as SETTINGS
 from rinsc.syntax import part_sizes, to_text
 from rinsc.syntax.settings import BlockOptions
 from rinsc.syntax.sizes import part_options
@@ -23,9 +32,10 @@ class ModelSpec:
     """A variant: a signature with every exponent bound, and its dimensions.
 
     ``layers`` counts the physical layers of the whole stack; ``mlp_width`` is the inner width of
-    the feed-forward part; ``context`` is the longest sequence in tokens. ``embedding_width`` is for
-    kinds that factorise their embedding, ``patch_width`` for those that take patches. Raises
-    `SpecError` with every mistake at once.
+    the feed-forward part; ``context`` is the longest sequence in tokens. ``head_dim`` is the width
+    of a head, where it is not ``width // heads``. ``settings`` are those that kinds have of their
+    own, a table a kind, without those at their defaults. Raises `SpecError` with every mistake at
+    once.
 
     >>> from rinsc import model_spec
     >>> spec = model_spec("(A^3)B", preset="tiny", width=96, heads=6, kv_heads=2)
@@ -45,8 +55,8 @@ class ModelSpec:
     tied_embedding: bool = False
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
-    embedding_width: int = 128
-    patch_width: int = 768
+    head_dim: int | None = None
+    settings: KindSettings = NO_SETTINGS
 
     def __post_init__(self) -> None:
         for key, value in field_values(self).items():
@@ -54,6 +64,7 @@ class ModelSpec:
         problems = spec_problems(field_values(self), place=None)
         if problems:
             raise SpecError.of(*problems)
+        object.__setattr__(self, SETTINGS, checked_settings(self.settings, None)[0])
         for key, kind in KEYS.items():
             if kind is float:  # a whole number is welcome, and means the same
                 object.__setattr__(self, key, float(getattr(self, key)))
@@ -64,8 +75,13 @@ class ModelSpec:
         return to_text(self.signature)
 
     @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
+    def head_size(self) -> int:
+        """The width of a head: `head_dim` where it is given."""
+        return self.head_dim or self.width // self.heads
+
+    def settings_of(self, kind: str) -> Any:
+        """The settings of a kind, as the dataclass that it declares."""
+        return settings_class(kind)(**self.settings.get(kind, {}))
 
     @cached_property
     def parts(self) -> Mapping[str, int]:
@@ -83,7 +99,8 @@ class ModelSpec:
         return {name: own.kind or self.kind for name, own in self.block_options.items()}
 
 
-KEYS: Mapping[str, Any] = get_type_hints(ModelSpec)  # every key of a spec, and its type
+# Every key of a spec, and its type.
+KEYS: Mapping[str, Any] = {**get_type_hints(ModelSpec), "head_dim": int}
 REQUIRED = tuple(
     field.name for field in dataclasses.fields(ModelSpec) if field.default is dataclasses.MISSING
 )
@@ -114,19 +131,38 @@ def field_values(spec: ModelSpec) -> dict[str, object]:
     return {key: getattr(spec, key) for key in KEYS}
 
 
+def spec_keys(spec: ModelSpec) -> dict[str, Any]:
+    """The spec as plain keys and values, the signature as text; settings of its kinds in full."""
+    kinds = dict.fromkeys((spec.kind, *spec.block_kinds.values()))
+    values = {**field_values(spec), "signature": spec.text}
+    values[SETTINGS] = filled(spec.settings, kinds)
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
+def dimensions(spec: ModelSpec) -> dict[str, Any]:
+    """`spec_keys` without the signature, each setting as a key of its own: ``vit.patch_width``."""
+    is_own = spec.head_dim not in (None, spec.width // spec.heads)
+    values = {**spec_keys(spec), "head_dim": spec.head_dim if is_own else None}
+    tables = values.pop(SETTINGS, {})
+    del values["signature"]
+    own = {f"{kind}.{key}": value for kind, table in tables.items() for key, value in table.items()}
+    return {**values, **own}
+
+
 def spec_problems(
     values: Mapping[str, object],
     place: str | None,
     *,
     missing_and_known: Container[str] = (),
     strict: bool = False,
+    flat: Iterable[tuple[str, str]] = (),
 ) -> list[Problem]:
     """Every mistake in the values: unknown keys, missing ones, bad types, impossible pairs.
 
     Keys in ``missing_and_known`` are missing for a reason that is reported elsewhere; ``strict``
-    refuses layers that do not divide evenly.
+    refuses layers that do not divide evenly; settings that are ``flat`` are told without a table.
     """
-    problems = unknown_keys(values, KEYS, "a spec", lambda key: at_key(place, key))
+    problems = unknown_keys(values, (*KEYS, *FORMER_KEYS), "a spec", lambda key: at_key(place, key))
     for key in REQUIRED:
         if key not in values and key not in missing_and_known:
             hint = f"add '{key}', or name a preset: {', '.join(PRESETS)}"
@@ -135,7 +171,10 @@ def spec_problems(
             )
     sound: dict[str, Any] = {}
     for key in KEYS:
-        if key not in values:
+        if key not in values or (key == "head_dim" and values[key] is None):
+            continue
+        if key == SETTINGS:
+            problems += checked_settings(values[key], place, flat)[1]
             continue
         value = plain(values[key])
         problem = value_problem(key, KEYS[key], value, place)

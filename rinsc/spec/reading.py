@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
 from rinsc.resources import zoo_file
 from rinsc.scalars import whole
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
-from rinsc.spec.model import KEYS, REQUIRED, ModelSpec, field_values, spec_problems
+from rinsc.spec.model import KEYS, REQUIRED, ModelSpec, spec_keys, spec_problems
 from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
+from rinsc.spec.settings import with_flat_keys
 from rinsc.spec.towers import TowersSpec, sharing_problems, tower_place
 from rinsc.storage.files import parse_toml, read_regular
 from rinsc.syntax import bind as bind_exponents
-from rinsc.syntax import parse, part_sizes, to_text
+from rinsc.syntax import parse, part_sizes
 from rinsc.syntax.notes import refuse_doubtful
 from rinsc.syntax.parser import has_towers, parse_towers
 from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.towers import bind_towers, tower_signatures
-from rinsc.syntax.tree import Signature, Towers
+from rinsc.syntax.tree import Signature, Towers, mentions
 
 MAX_FILE_BYTES = 1 << 16
 ZOO_TABLES = ("source", "expect")  # of a file in the zoo: where a model is from, what is claimed
@@ -35,14 +37,15 @@ def model_spec(
     bind: Mapping[str, int] | None = None,
     strict: bool = False,
     towers: Mapping[str, Mapping[str, object]] | None = None,
-    **dimensions: int | float | bool | str | None,
+    **dimensions: int | float | bool | str | Mapping[str, Mapping[str, Any]] | None,
 ) -> ModelSpec:
     """The spec of a signature, of a TOML file, or of an entry of the zoo by its name, as in
     ``model_spec("huginn")``; dimensions given here win over file and preset. A signature without
     any has those of the preset "tiny", as on the command line.
 
     A string that ends in ``.toml`` names a file; its tables ``[source]`` and ``[expect]`` are the
-    zoo's, and are left alone. A dimension of None counts as not given. ``strict``
+    zoo's, and are left alone. A dimension of None counts as not given. A setting of the kind is
+    given as any dimension, ``patch_width=48``, or in ``settings={"vit": {…}}``. ``strict``
     refuses layers that do not divide evenly over the blocks, instead of giving the earlier ones
     more, and blocks named like powers (``A3`` where there is no other A). Raises `SignatureError`
     for a signature alone that is wrong, else `SpecError` with every mistake.
@@ -68,7 +71,7 @@ def model_spec(
     sized = {*given, *(key for table in (tables or {}).values() for key in table)}
     if place is None and preset is None and not sized & {*REQUIRED, "preset"}:
         values["preset"] = DEFAULT_PRESET
-    values = {key: value for key, value in values.items() if key != "towers"} | given
+    values = _merged({key: value for key, value in values.items() if key != "towers"}, given)
     if tables is not None or _names_towers(values.get("signature")):
         return cast(ModelSpec, _assemble_towers(values, tables or {}, bind or {}, place, strict))
     return _assemble(values, bind or {}, place, strict)
@@ -81,7 +84,7 @@ def towers_spec(
     bind: Mapping[str, int] | None = None,
     strict: bool = False,
     towers: Mapping[str, Mapping[str, object]] | None = None,
-    **dimensions: int | float | bool | str | None,
+    **dimensions: int | float | bool | str | Mapping[str, Mapping[str, Any]] | None,
 ) -> TowersSpec:
     """`model_spec` of towers, in a text or in a file; raises `SpecError` for one signature.
 
@@ -93,6 +96,16 @@ def towers_spec(
     spec: object = model_spec(model, towers=towers or {}, **given)  # type: ignore[arg-type]
     assert isinstance(spec, TowersSpec)
     return spec
+
+
+def _merged(values: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
+    """What is given later wins, key by key in the settings of a kind too."""
+    tables, more = values.get("settings"), own.get("settings")
+    merged = {**values, **own}
+    if isinstance(tables, Mapping) and isinstance(more, Mapping):
+        kinds = {**tables, **more}
+        merged["settings"] = {k: {**tables.get(k, {}), **more.get(k, {})} for k in kinds}
+    return merged
 
 
 def _names_towers(signature: object) -> bool:
@@ -169,7 +182,7 @@ def _assemble_towers(
         # The preset of a tower is more its own than what all towers have.
         preset = PRESETS.get(str(own.get("preset")), {})
         try:
-            merged = {**shared, **preset, **own, "signature": signature}
+            merged = {**_merged({**shared, **preset}, own), "signature": signature}
             specs[name] = _assemble(merged, {}, tower_place(place, name), strict)
         except RinscError as error:
             problems += [_placed(p, place, name, own.keys()) for p in error.problems]
@@ -236,33 +249,49 @@ def with_signature(
 def spec_to_toml(spec: ModelSpec | TowersSpec) -> str:
     """The spec as a TOML file that `model_spec` reads back to an equal spec."""
     if isinstance(spec, ModelSpec):
-        return _toml_lines(field_values(spec))
+        return _toml_lines(spec_keys(spec))
     own = {
-        name: {key: value for key, value in field_values(tower).items() if key != "signature"}
+        name: {key: value for key, value in spec_keys(tower).items() if key != "signature"}
         for name, tower in spec.towers.items()
     }
     first = next(iter(own.values()))
-    alike = [key for key in first if all(table[key] == first[key] for table in own.values())]
-    text = _toml_lines({"signature": spec.signature, **{key: first[key] for key in alike}})
+    alike = [
+        key
+        for key in first
+        if all(key in table and table[key] == first[key] for table in own.values())
+    ]
+    text = _toml_lines({"signature": spec.text, **{key: first[key] for key in alike}})
     for name, table in own.items():
         differing = {key: value for key, value in table.items() if key not in alike}
-        text += f"\n[towers.{name}]\n{_toml_lines(differing)}" if differing else ""
+        text += _toml_lines(differing, f"towers.{name}")
     return text
 
 
-def _toml_lines(values: Mapping[str, object]) -> str:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, Signature | Towers):
-            text = f'"{to_text(value)}"'
-        elif isinstance(value, bool):
-            text = str(value).lower()
-        elif isinstance(value, str):
-            text = f'"{value}"'
-        else:
-            text = repr(value)
-        lines.append(f"{key} = {text}")
-    return "\n".join(lines) + "\n"
+def _toml_lines(values: Mapping[str, Any], table: str = "") -> str:
+    """Keys and values, then the tables below them."""
+    keys = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {_toml(value)}" for key, value in keys.items()]
+    text = "\n".join([*["", f"[{table}]"] * bool(table), *lines]) + "\n" if lines else ""
+    for key in values.keys() - keys.keys():
+        for name, inner in values[key].items():
+            text += _toml_lines(inner, f"{table}.{key}.{name}".lstrip("."))
+    return text
+
+
+def is_of(text: str, spec: ModelSpec) -> bool:
+    """Whether a TOML file, of whatever version, says the same as the spec."""
+    if text == spec_to_toml(spec):
+        return True
+    try:
+        return spec_to_toml(spec_from_values(parse_toml(text))) == spec_to_toml(spec)
+    except (ValueError, RinscError):
+        return False
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def read_toml(path: Path) -> dict[str, object]:
@@ -309,11 +338,24 @@ def _assemble(
         merged.setdefault("kv_heads", merged["heads"])
     else:
         explained.add("kv_heads")  # are as many as the heads, once those are given
-    problems += spec_problems(merged, place, missing_and_known=explained, strict=strict)
+    merged, flat = with_flat_keys(merged, _kinds(merged), KEYS)
+    problems += spec_problems(merged, place, missing_and_known=explained, strict=strict, flat=flat)
     if problems:
         only_text = all(problem.span is not None for problem in problems) and place is None
         raise SignatureError.of(*problems) if only_text else SpecError.of(*problems)
     return ModelSpec(**merged)  # type: ignore[arg-type]
+
+
+def _kinds(values: Mapping[str, object]) -> list[str]:
+    """The kinds that a model of these values has."""
+    signature, own = values.get("signature"), values.get("kind", ModelSpec.kind)
+    options = [
+        str(option.value)
+        for ref in (mentions(signature.body) if isinstance(signature, Signature) else ())
+        for option in ref.options
+        if option.name == "kind"
+    ]
+    return list(dict.fromkeys([own, *options] if isinstance(own, str) else options))
 
 
 def _preset(

@@ -13,6 +13,7 @@ from functools import cached_property
 from rinsc.errors import Problem, SpecError
 from rinsc.spec.checks import at_key
 from rinsc.spec.model import KEYS, ModelSpec
+from rinsc.spec.settings import FORMER_KEYS
 from rinsc.syntax.tree import Towers, to_text
 
 # What says nothing of the layers of a block: how a tower begins and ends, and how long it is. Of
@@ -20,7 +21,7 @@ from rinsc.syntax.tree import Towers, to_text
 FRAME_KEYS = frozenset(
     (
         *("signature", "kind", "layers"),
-        *("vocab_size", "context", "tied_embedding", "embedding_width", "patch_width"),
+        *("vocab_size", "context", "tied_embedding", "head_dim", "settings"),
     )
 )
 
@@ -94,6 +95,12 @@ def tower_place(place: str | None, name: str) -> str:
     return at_key(place, f"towers.{name}")
 
 
+def _settings(spec: ModelSpec, block: str) -> dict[str, object]:
+    """Those of a block's kind that its layers may depend on."""
+    own = spec.settings.get(spec.block_kinds[block], {})
+    return {key: value for key, value in own.items() if key not in FORMER_KEYS}
+
+
 def _differences(
     block: str, one: ModelSpec, other: ModelSpec
 ) -> Iterator[tuple[str, object, object]]:
@@ -102,5 +109,7 @@ def _differences(
         ("its kind", one.block_kinds[block], other.block_kinds[block]),
         ("its number of layers", one.parts[block], other.parts[block]),
         *((key, getattr(one, key), getattr(other, key)) for key in KEYS if key not in FRAME_KEYS),
+        *[("head_dim", one.head_size, other.head_size)] * (one.width == other.width),
+        ("settings", _settings(one, block), _settings(other, block)),
     )
     yield from (fact for fact in facts if fact[1] != fact[2])

@@ -13,7 +13,8 @@ from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
-from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.spec import ModelSpec
+from rinsc.spec.reading import is_of
 from rinsc.storage.files import read_json, read_regular_text
 from rinsc.training.config import TrainConfig, config_to_toml
 from rinsc.training.metrics import Metrics, Part
@@ -124,4 +125,6 @@ def finished_result(
         is_this = is_this and difference_of_sources(folder, source) is None
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
-    return result if is_this and begun == [spec_to_toml(spec), config_to_toml(config)] else None
+    model, settings = begun
+    is_this = is_this and is_of(model, spec) and settings == config_to_toml(config)
+    return result if is_this else None

@@ -23,7 +23,8 @@ from rinsc.backends.torch.weights import open_weights
 from rinsc.errors import CheckpointError, OutputError, Problem, RinscError
 from rinsc.graph import BlockGraph
 from rinsc.graph.differences import model_differences
-from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec.reading import is_of
 from rinsc.storage.files import parse_json, read_regular_text
 from rinsc.training.checkpoint import (
     OPTIMIZER,
@@ -147,7 +148,7 @@ def require_same_run(
     There is one problem for each setting. A folder in which nothing was begun takes anything.
     """
     model = _begun_with(folder.model_spec, "model")
-    if model is not None and model != spec_to_toml(spec):
+    if model is not None and not is_of(model, spec):
         raise _of_another_model(model_spec(folder.model_spec), spec, folder.model_spec)
     _require_same_settings(folder.config, config)
     if folder.config.exists():

@@ -21,7 +21,7 @@ from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.graph import BlockGraph, build_graph
 from rinsc.layers.loops import loop_prefix
 from rinsc.spec import ModelSpec, model_spec, spec_from_values, spec_to_toml
-from rinsc.spec.model import field_values
+from rinsc.spec.model import dimensions, field_values
 from rinsc.storage.digests import file_digest
 from rinsc.storage.files import parse_toml, read_json
 from rinsc.syntax import Signature, to_text
@@ -169,18 +169,18 @@ def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:
 
 
 def spec_from(
-    source: ModelSpec, signature: Signature, *, strict: bool = False, **dimensions: Any
+    source: ModelSpec, signature: Signature, *, strict: bool = False, **own: Any
 ) -> ModelSpec:
     """``signature`` at the dimensions of the source, but for those that are given.
 
     Blocks keep their layers: new letters get as many as the largest block of the source.
     """
-    given = {key: value for key, value in dimensions.items() if value is not None}
+    given = {key: value for key, value in own.items() if value is not None}
     sizes = letter_sizes(signature)
     if "layers" not in given and None in sizes.values():
         largest = max(source.parts.values())
-        own = (size or source.parts.get(name, largest) for name, size in sizes.items())
-        given["layers"] = sum(own)
+        sizes_of = (size or source.parts.get(name, largest) for name, size in sizes.items())
+        given["layers"] = sum(sizes_of)
     values = {**field_values(source), **given}
     if "layers" not in given:
         del values["layers"]
@@ -191,9 +191,9 @@ def spec_from(
 def check_source(source: ModelSpec, spec: ModelSpec, place: str) -> None:
     """Raises CheckpointError, a problem each, where weights of ``source`` do not fit ``spec``."""
     problems = []
-    before, now = field_values(source), field_values(spec)
+    before, now = dimensions(source), dimensions(spec)
     for key in before:
-        if key in ("signature", "layers", *MAY_DIFFER) or before[key] == now[key]:
+        if key in ("layers", *MAY_DIFFER) or before[key] == now.get(key, before[key]):
             continue
         message = f"{key} is {now[key]}, and {before[key]} in the source"
         hint = "leave the dimensions out: they are those of the source"

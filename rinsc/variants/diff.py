@@ -11,7 +11,8 @@ from rinsc.errors import listed, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Loop, build_graph
 from rinsc.spec import ModelSpec
-from rinsc.spec.model import field_values, require_spec
+from rinsc.spec.model import dimensions as dimensions_of
+from rinsc.spec.model import require_spec
 from rinsc.variants.executed import Run, executed_runs, schedule_text, turned_layers
 
 MAX_LISTED = 8  # stretches of a schedule, and dials
@@ -117,11 +118,11 @@ def diff(left: ModelSpec, right: ModelSpec) -> Difference:
 
 def _dimensions(left: ModelSpec, right: ModelSpec) -> dict[str, tuple[object, object]]:
     """The keys, signatures apart, whose values differ."""
-    values, others = field_values(left), field_values(right)
+    values, others = dimensions_of(left), dimensions_of(right)
     return {
         key: (value, others[key])
         for key, value in values.items()
-        if key != "signature" and value != others[key]
+        if key in others and value != others[key]
     }
 
 

@@ -144,7 +144,7 @@ def test_half_counts_the_pairs_that_the_mask_lets_through() -> None:
     half = forward_flops(build_graph(spec), seq, convention=FlopConvention(causal="half")).total
     pairs = sum(1 for query in range(seq) for key in range(seq) if key <= query)
     layers = 3 * 6
-    assert full - half == 4 * layers * spec.heads * spec.head_dim * (seq * seq - pairs)
+    assert full - half == 4 * layers * spec.heads * spec.head_size * (seq * seq - pairs)
 
 
 def test_the_head_and_recomputation_follow_the_convention() -> None:

@@ -121,7 +121,7 @@ def test_activations_bound_what_autograd_keeps(
 )
 @settings(max_examples=25)
 def test_the_bound_holds_for_any_model(spec: ModelSpec, precision: TrainingPrecision) -> None:
-    assume(spec.head_dim > 2)  # of so few, PyTorch takes a kernel that is not fused
+    assume(spec.head_size > 2)  # of so few, PyTorch takes a kernel that is not fused
     bound = memory(build_graph(spec), 11, batch=2, precision=precision).activation_bytes
     assert held_bytes(spec, 2, 11, precision) <= bound
 
@@ -152,11 +152,11 @@ def test_rounds_without_gradients_keep_nothing() -> None:
 def test_the_cache_holds_keys_and_values_of_every_visit() -> None:
     spec = model_spec("(A^3)B", preset="tiny")
     graph = build_graph(spec)
-    by_hand = (3 * 6 + 6) * 2 * spec.kv_heads * spec.head_dim
+    by_hand = (3 * 6 + 6) * 2 * spec.kv_heads * spec.head_size
     assert memory(graph, 8).kv_bytes_per_token == by_hand * 4
     assert memory(graph, 8, precision="bf16").kv_bytes_per_token == by_hand * 2
     assert (
-        memory(graph, 8, rounds=1).kv_bytes_per_token == 12 * 2 * spec.kv_heads * spec.head_dim * 4
+        memory(graph, 8, rounds=1).kv_bytes_per_token == 12 * 2 * spec.kv_heads * spec.head_size * 4
     )
 
 
@@ -174,7 +174,7 @@ def test_the_cache_holds_keys_and_values_of_every_visit() -> None:
 )
 def test_the_cache_has_a_slot_for_each_run_that_does_not_share_one(text: str, slots: int) -> None:
     spec = small_spec(text)
-    one = 2 * spec.kv_heads * spec.head_dim * 4
+    one = 2 * spec.kv_heads * spec.head_size * 4
     assert memory(build_graph(spec), 8).kv_bytes_per_token == slots * one
 
 

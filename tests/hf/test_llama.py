@@ -13,8 +13,8 @@ from tests.hf.models import ids
 from tests.torch.test_transformers import copy_llama, llama_reference, llama_spec, randomise
 
 
-def llamas(*, kv_heads: int = 2, tied: bool = True) -> tuple[Any, Any]:
-    spec = llama_spec(kv_heads=kv_heads, tied=tied)
+def llamas(*, kv_heads: int = 2, tied: bool = True, head_dim: int | None = None) -> tuple[Any, Any]:
+    spec = llama_spec(kv_heads=kv_heads, tied=tied, head_dim=head_dim)
     reference = llama_reference(spec)
     randomise(reference)
     ours: Any = causal_lm(spec)
@@ -43,9 +43,9 @@ def test_logits_and_loss_with_padding(kv_heads: int, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
-@pytest.mark.parametrize("beams", [1, 4])
-def test_the_same_tokens(beams: int, cache: str) -> None:
-    ours, reference = llamas()
+@pytest.mark.parametrize(("beams", "head_dim"), [(1, None), (4, None), (1, 16), (4, 6)])
+def test_the_same_tokens(beams: int, head_dim: int | None, cache: str) -> None:
+    ours, reference = llamas(head_dim=head_dim)
     named: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "num_beams": beams}
     named |= {"cache_implementation": cache, "pad_token_id": 0, "eos_token_id": 5}
     batch = padded(ours.model.spec)

@@ -230,7 +230,7 @@ def test_a_prefix_has_keys_for_each_visit(tmp_path: Path) -> None:
     adapted = peft.get_peft_model(model, config).eval()
     slots = plain.graph.executed_layers()
     (table,) = (each for each in adapted.parameters() if each.requires_grad)
-    assert table.shape == (3, slots * 2 * spec.kv_heads * spec.head_dim)
+    assert table.shape == (3, slots * 2 * spec.kv_heads * spec.head_size)
     input_ids = ids(spec, 2, 6)
     adapted(input_ids=input_ids, labels=input_ids).loss.backward()
     by_slot = table.grad.view(3, slots, -1).abs().sum((0, 2))

@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM
 
 from rinsc import draw_rounds
 from rinsc.backends.hf import RinscConfig, RinscForCausalLM, causal_lm
-from rinsc.backends.hf.facts import spec_keys
 from rinsc.backends.hf.facts_source import facts_source
 from rinsc.backends.hf.folder import write_standalone_folder
 from rinsc.backends.hf.standalone import standalone_source
@@ -27,6 +26,7 @@ from rinsc.backends.torch import emit_source
 from rinsc.cost import training_flops
 from rinsc.layers import weight_shapes
 from rinsc.spec import ModelSpec
+from rinsc.spec.model import spec_keys
 from tests.hf.models import CAUSAL, CLOSE, ids, pair
 from tests.hf.test_hosted import RICH, causal
 from tests.hf.without_rinsc import outputs

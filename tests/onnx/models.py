@@ -54,7 +54,7 @@ def random_given(spec: ModelSpec, batch: int, seq: int, seed: int = 0) -> npt.ND
     """Token ids, or patches where the model takes those."""
     if model_input(spec).dtype == "int64":
         return random_ids(spec, batch, seq, seed)
-    shape = (batch, seq, spec.patch_width)
+    shape = (batch, seq, int(model_input(spec).shape[-1]))
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 

@@ -127,7 +127,7 @@ def test_several_repeats(text: str) -> None:
 def test_any_signature(spec: ModelSpec, head_dim: int, data: st.DataObject) -> None:
     if any(not layer_kind(kind).causal for kind in spec.block_kinds.values()):
         return
-    model = lively_model(dataclasses.replace(spec, width=spec.heads * head_dim))
+    model = lively_model(dataclasses.replace(spec, width=spec.heads * head_dim, head_dim=None))
     most = {loop.name: data.draw(st.integers(1, 3)) for loop in model.graph.dials()}
     asked = {name: data.draw(st.integers(1, count)) for name, count in most.items()}
     check_depths(model, most, [asked or None])

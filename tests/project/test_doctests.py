@@ -12,6 +12,7 @@ import pytest
 
 import rinsc
 from rinsc.layers import kind
+from rinsc.spec import kinds
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -47,10 +48,10 @@ WITH_EXAMPLES = [
 @pytest.fixture(autouse=True)
 def kinds_of_this_program() -> Iterator[None]:
     """What an example registers is forgotten."""
-    known = dict(kind.in_this_program)
+    known = dict(kinds.in_this_program)
     yield
-    kind.in_this_program.clear()
-    kind.in_this_program.update(known)
+    kinds.in_this_program.clear()
+    kinds.in_this_program.update(known)
     for forget in kind.forget_traces:
         forget()
 

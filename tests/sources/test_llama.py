@@ -61,6 +61,7 @@ def saved(folder: Path, **more: Any) -> tuple[dict[str, Any], dict[str, Any], An
         {"rms_norm_eps": 1e-3},
         {"num_key_value_heads": 4},
         {"rope_theta": 777.0},
+        {"head_dim": 10},
     ],
 )
 def test_a_folder_of_transformers_gives_its_logits(
@@ -98,9 +99,10 @@ def test_the_way_back_is_a_folder_that_transformers_loads(tmp_path: Path) -> Non
     layers=st.integers(1, 6),
     tied=st.booleans(),
     base=st.sampled_from((10000.0, 500.0)),
+    head_dim=st.sampled_from((None, 2, 6)),
 )
 def test_config_and_names_go_there_and_back(
-    heads: int, width: int, layers: int, tied: bool, base: float
+    heads: int, width: int, layers: int, tied: bool, base: float, head_dim: int | None
 ) -> None:
     spec = model_spec(
         f"A[{layers}]",
@@ -111,6 +113,7 @@ def test_config_and_names_go_there_and_back(
         context=9,
         tied_embedding=tied,
         rope_theta=base,
+        head_dim=head_dim,
     )
     config = LlamaConfig(**config_from_spec(LLAMA, spec)).to_dict()
     assert spec_from_config(LLAMA, config, f"A[{layers}]") == spec
@@ -128,7 +131,7 @@ def test_config_and_names_go_there_and_back(
         ({"attention_bias": True}, "unsupported-value", "attention_bias"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "unsupported-value", "rope_parameters"),
         ({"rope_scaling": "linear"}, "unsupported-value", "rope_parameters"),
-        ({"head_dim": 16}, "unsupported-value", "head_dim"),
+        ({"head_dim": "wide"}, "bad-type", "head_dim"),
         ({"sliding_window": 8}, "unknown-key", "sliding_window"),
         ({"hidden_size": "big"}, "bad-type", None),
         ({"num_hidden_layers": None}, "missing-key", None),

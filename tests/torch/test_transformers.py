@@ -20,10 +20,11 @@ from rinsc.spec import ModelSpec, model_spec
 from rinsc.spec.reading import with_signature
 
 
-def llama_spec(*, kv_heads: int, tied: bool) -> ModelSpec:
+def llama_spec(*, kv_heads: int, tied: bool, head_dim: int | None = None) -> ModelSpec:
     return model_spec(
         "A[2]B[3]",
         width=40,
+        head_dim=head_dim,
         heads=4 if kv_heads != 1 else 2,
         kv_heads=kv_heads,
         mlp_width=61,
@@ -56,8 +57,11 @@ def copy_llama(model: nn.Module, reference: Any) -> None:
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("tied", [True, False])
-def test_llama_logits_equal_those_of_transformers(kv_heads: int, tied: bool) -> None:
-    spec = llama_spec(kv_heads=kv_heads, tied=tied)
+@pytest.mark.parametrize("head_dim", [None, 6, 16])
+def test_llama_logits_equal_those_of_transformers(
+    kv_heads: int, tied: bool, head_dim: int | None
+) -> None:
+    spec = llama_spec(kv_heads=kv_heads, tied=tied, head_dim=head_dim)
     reference = llama_reference(spec)
     randomise(reference)
     model = to_torch(spec)

@@ -25,9 +25,7 @@ from rinsc.layers.cached import hosted_programs, looks_back_by_attention_alone
 from rinsc.layers.weights import LAYERS, TIED
 from rinsc.ops import Attention
 from rinsc.spec import ModelSpec, spec_from_values
-from rinsc.spec.model import field_values
-from rinsc.syntax import to_text
-from rinsc.syntax.tree import Signature
+from rinsc.spec.model import spec_keys
 
 STYLES: Mapping[Side, str] = {"column": "colwise", "row": "rowwise"}
 
@@ -91,7 +89,7 @@ class ModelFacts:
 
     @property
     def _items(self) -> Items:
-        return tuple((self.spec or {}).items())
+        return _frozen(self.spec or {})
 
     @staticmethod
     def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +105,7 @@ class ModelFacts:
             "intermediate_size": spec.mlp_width,
             "num_attention_heads": spec.heads,
             "num_key_value_heads": spec.kv_heads,
-            "head_dim": spec.head_dim,
+            "head_dim": spec.head_size,
             "max_position_embeddings": spec.context,
             "tie_word_embeddings": spec.tied_embedding,
             "initializer_range": layer_kind(spec.kind).init_std,
@@ -192,17 +190,20 @@ def wrong_value(code: str, message: str, hint: str, place: str | None = None) ->
     return SpecError(code, message, place=place, hint=hint)
 
 
-def spec_keys(spec: ModelSpec) -> dict[str, Any]:
-    """The spec as plain keys and values, the signature as text."""
-    return {
-        key: to_text(value) if isinstance(value, Signature) else value
-        for key, value in field_values(spec).items()
-    }
+def _frozen(values: dict[str, Any]) -> Items:
+    """The keys and values, tables among them too, as what can be a key itself."""
+    return tuple(
+        (key, _frozen(value) if isinstance(value, dict) else value) for key, value in values.items()
+    )
+
+
+def _thawed(items: Items) -> dict[str, Any]:
+    return {key: _thawed(v) if isinstance(v, tuple) else v for key, v in items}
 
 
 @lru_cache(maxsize=32)
 def _graph(items: Items) -> BlockGraph:
-    return build_graph(spec_from_values(dict(items), "spec"))
+    return build_graph(spec_from_values(_thawed(items), "spec"))
 
 
 def _constant(function: Function) -> Function:

@@ -265,19 +265,24 @@ def facts_source(config: RinscConfig) -> str:
 def literal(name: str, values: Mapping[str, Any]) -> list[str]:
     """A dictionary as a formatter writes it."""
     annotation = ": dict[str, Any]" if name == "SPEC" else ": dict[str, str]" * (not values)
-    items = [f"{json.dumps(key)}: {_value(value)}" for key, value in values.items()]
-    line = f"{name}{annotation} = {{{', '.join(items)}}}"
+    return _laid_out(f"{name}{annotation} = ", values, "")
+
+
+def _laid_out(start: str, value: object, end: str) -> list[str]:
+    """On one line, or a table with an item a line; a signature may be longer than a line."""
+    line = f"{start}{_value(value)}{end}"
     if len(line) <= LINE:
         return [line]
-    return [f"{name}{annotation} = {{", *(_item(f"    {item},") for item in items), "}"]
-
-
-def _item(line: str) -> str:
-    """A signature may be longer than a line."""
-    return line if len(line) <= LINE else f"{line}  # noqa: E501"
+    if not isinstance(value, Mapping):
+        return [f"{line}  # noqa: E501"]
+    indent = " " * (len(start) - len(start.lstrip()))
+    items = (_laid_out(f"{indent}    {json.dumps(k)}: ", v, ",") for k, v in value.items())
+    return [f"{start}{{", *(line for lines in items for line in lines), f"{indent}}}{end}"]
 
 
 def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(k)}: {_value(v)}" for k, v in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 

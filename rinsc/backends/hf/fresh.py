@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from rinsc.backends.hf.config import RinscConfig
-from rinsc.backends.hf.facts import spec_keys
 from rinsc.backends.hf.model import RinscForCausalLM
 from rinsc.backends.torch.device import usable_device
 from rinsc.errors import LoweringError
 from rinsc.graph import BlockGraph, Rounds, build_graph, plain_rounds, require_graph
 from rinsc.spec import ModelSpec
+from rinsc.spec.model import spec_keys
 
 
 def causal_lm(

@@ -81,9 +81,10 @@ def _checked(module: TableKeeper, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     spec = module.spec
     takes = model_input(spec)
     ids = takes.dtype == "int64"
+    width = takes.shape[-1]
     problem = None
     if inputs.ndim != (2 if ids else 3) or inputs.dtype.kind not in ("iu" if ids else "fiu"):
-        shape = "(sequences, seq)" if ids else f"(sequences, seq, {spec.patch_width})"
+        shape = "(sequences, seq)" if ids else f"(sequences, seq, {width})"
         problem = f"it takes {takes.dtype} {shape}, not {inputs.dtype} {inputs.shape}"
     elif inputs.size == 0:
         problem = "there are no inputs"
@@ -93,8 +94,8 @@ def _checked(module: TableKeeper, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         )
     elif ids and not 0 <= inputs.min() <= inputs.max() < spec.vocab_size:
         problem = f"an id is {inputs.min()} or {inputs.max()}, of {spec.vocab_size} tokens"
-    elif not ids and inputs.shape[2] != spec.patch_width:
-        problem = f"the patches have {inputs.shape[2]} numbers, the model takes {spec.patch_width}"
+    elif not ids and inputs.shape[2] != width:
+        problem = f"the patches have {inputs.shape[2]} numbers, the model takes {width}"
     if problem is not None:
         hint = "give what the model is used on, as windows of a text in its token ids"
         raise UsageError("calibration", f"cannot calibrate: {problem}", hint=hint)

@@ -113,7 +113,7 @@ def can_fuse(spec: ModelSpec) -> bool:
 
     It takes heads of some widths only, and gives its result with the heads merged.
     """
-    if spec.head_dim % HEAD_MULTIPLE:
+    if spec.head_size % HEAD_MULTIPLE:
         return False
     users = [
         [type(user.op) for user in layer.nodes if node.output in user.inputs]
