@@ -9,7 +9,7 @@ from textwrap import wrap
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import definition, indented, shape_text, statements
 from rinsc.errors import LoweringError
-from rinsc.graph import BlockGraph, Loop, Visit
+from rinsc.graph import Block, BlockGraph, Loop, Visit
 from rinsc.layers import BlockWeights, Programs, block_weights, layer_kind, weights
 from rinsc.layers.cached import HOST, cache_inputs
 from rinsc.layers.weights import LAYERS, TIED
@@ -75,16 +75,26 @@ class BlockClass:
 
 
 def block_classes(
-    graph: BlockGraph, programs: Programs, *, cached: bool = False, hosted: bool = False
+    graph: BlockGraph,
+    programs: Programs,
+    *,
+    cached: bool = False,
+    hosted: bool = False,
+    relatives: Iterable[BlockGraph] = (),
 ) -> dict[str, BlockClass]:
-    """The class of each block by the block's name."""
-    visits = list(_visits(graph))
-    names = _class_names(graph)
+    """The class of each block by the block's name, which ``relatives`` can visit as well.
+
+    ``relatives`` are all graphs of the model, ``graph`` among them; none means it is alone.
+    """
+    graphs = tuple(relatives) or (graph,)
+    visits = [visit for each in graphs for visit in _visits(each)]
+    blocks = {block.name: block for each in graphs for block in each.blocks.values()}
+    names = _class_names(blocks.values())
     classes: dict[str, BlockClass] = {}
     for name, block in graph.blocks.items():
         alike = {
             other.name
-            for other in graph.blocks.values()
+            for other in blocks.values()
             if (other.kind, other.tie) == (block.kind, block.tie)
         }
         ways = [visit for visit in visits if visit.block in alike]
@@ -100,10 +110,10 @@ def block_classes(
     return classes
 
 
-def _class_names(graph: BlockGraph) -> dict[tuple[str, Tie | None], str]:
+def _class_names(blocks: Iterable[Block]) -> dict[tuple[str, Tie | None], str]:
     """``Llama``, ``LlamaTiedMlp``; names of kinds that come out the same are numbered."""
     names: dict[tuple[str, Tie | None], str] = {}
-    for block in graph.blocks.values():
+    for block in blocks:
         words = block.kind.title().replace("_", "")
         name = words if block.tie is None else f"{words}Tied{block.tie.title()}"
         if (block.kind, block.tie) not in names:

@@ -31,7 +31,7 @@ Its ``forward`` ends with the loop that `steps` writes and the head:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from inspect import getsource
 
 from torch import nn
@@ -110,16 +110,23 @@ _BOUND = """    visits = {visits}
 """
 
 
-def emit_source(graph: BlockGraph, *, cached: bool = False, hosted: bool = False) -> str:
+def emit_source(
+    graph: BlockGraph,
+    *,
+    cached: bool = False,
+    hosted: bool = False,
+    relatives: Iterable[BlockGraph] = (),
+) -> str:
     """One file that imports torch alone and defines `Model`, for a graph rolled or unrolled.
 
     Other forms have the same weights: a ``cached`` model continues sequences (`cached_forward`),
     a ``hosted`` one is given positions, mask and cache by its caller (`hosted_forward`).
+    ``relatives`` are all towers of a model, where it is one: their classes are alike.
     """
     programs = _programs(verified(graph), cached, hosted)
     _check_names(graph, programs)
     rounds = {loop.name: loop.rounds for loop in graph.dials()}
-    classes = block_classes(graph, programs, cached=cached, hosted=hosted)
+    classes = block_classes(graph, programs, cached=cached, hosted=hosted, relatives=relatives)
     chunks = [_header(graph, rounds, cached, hosted), f"\n{getsource(whole)}"]
     if rounds:
         text = _rounds_text(rounds)

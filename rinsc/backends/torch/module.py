@@ -8,8 +8,8 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, ClassVar, TypeVar, cast
+from types import MappingProxyType, ModuleType
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 import numpy.typing as npt
 import torch
@@ -21,8 +21,10 @@ from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.memory import require_memory
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.backends.torch.tables import TableKeeper
-from rinsc.graph import BlockGraph, require_graph, verified
-from rinsc.spec import ModelSpec
+from rinsc.backends.torch.towers import emit_towers, tower_class
+from rinsc.graph import BlockGraph, TowersGraph, build_graph, require_graph, verified
+from rinsc.graph.towers import verified_towers
+from rinsc.spec import ModelSpec, TowersSpec
 
 _numbers = itertools.count()
 Module = TypeVar("Module", bound=nn.Module)
@@ -42,9 +44,42 @@ class CompiledModule(TableKeeper):
         return calibration(self, inputs)
 
 
+class CompiledTowers(nn.Module):
+    """What `to_torch` returns for towers: the emitted `Model`, and what it was made from.
+
+    Each tower is an attribute of its name, a `CompiledModule` that also works alone.
+    """
+
+    source: ClassVar[str]
+    spec: ClassVar[TowersSpec]
+    graph: ClassVar[TowersGraph]
+
+    def stored_name(self, name: str) -> str:
+        """What a file calls a weight of ``state_dict``: blocks bear no tower, as several have them.
+
+        ``image.A.0.query.weight`` is ``A.0.query.weight``; ``image.embedding.weight`` stays.
+        """
+        tower, _, rest = name.partition(".")
+        return rest if rest.partition(".")[0] in self.graph.towers[tower].blocks else name
+
+
+@overload
 def to_torch(
     spec: ModelSpec | BlockGraph, *, device: torch.device | str | None = None
-) -> CompiledModule:
+) -> CompiledModule: ...
+
+
+@overload
+def to_torch(
+    spec: TowersSpec | TowersGraph, *, device: torch.device | str | None = None
+) -> CompiledTowers: ...
+
+
+def to_torch(
+    spec: ModelSpec | BlockGraph | TowersSpec | TowersGraph,
+    *,
+    device: torch.device | str | None = None,
+) -> CompiledModule | CompiledTowers:
     """The module of a spec, or of a graph rolled or unrolled, freshly initialised.
 
     ``module(input_ids, rounds=None)`` maps token ids (batch, seq) to logits (batch, seq,
@@ -53,47 +88,76 @@ def to_torch(
     ``module.source`` is the Python that runs, ``module.spec`` and ``module.graph``
     what it came from. The default ``device`` is that of ``with torch.device(…)`` or of
     ``torch.set_default_device``, and weights have torch's default dtype. On the device ``meta``
-    nothing is allocated. Raises `UsageError` for a device that PyTorch cannot use here and
-    `LoweringError` for a model that memory cannot hold.
+    nothing is allocated.
+
+    Of towers it is one module with an input and an output for each: ``module(image=patches,
+    text=ids, rounds={"image.A": 3})`` gives outputs by name, of those that get an input. A block
+    that several towers share is one module.
+
+    Raises `UsageError` for a device that PyTorch cannot use here and `LoweringError` for a model
+    that memory cannot hold.
 
     >>> from rinsc import model_spec
     >>> model = to_torch(model_spec("(A^3)B", preset="tiny"))
     >>> model(torch.zeros(1, 8, dtype=torch.long), rounds=5).shape
     torch.Size([1, 8, 512])
     """
-    graph = require_graph(spec)
+    if isinstance(spec, TowersSpec | TowersGraph):
+        towers = spec if isinstance(spec, TowersGraph) else build_graph(spec)
+        model_class: type[CompiledModule | CompiledTowers] = _towers_class(towers)
+        graphs = list(towers.towers.values())
+    else:
+        graphs = [require_graph(spec)]
+        model_class = _plain_class(graphs[0])
     device = usable_device(device)
     if device.type == "cpu":
-        require_memory(graph)
-    model_class = _plain_class(graph)
+        for graph in graphs:
+            require_memory(graph)
     with device:
         return model_class()
 
 
 def _plain_class(graph: BlockGraph) -> type[CompiledModule]:
     """The emitted class, a new one each time: torch.compile counts what it makes by class."""
-    origin = {
+    return emitted_class("Model", CompiledModule, _origin(graph), _plain_class)
+
+
+def _towers_class(graph: TowersGraph) -> type[CompiledTowers]:
+    """The emitted class of towers, whose own classes are as those of models of one tower."""
+    origin = {"source": emit_towers(graph), "spec": graph.spec, "graph": graph}
+    towers = {tower_class(name): _origin(tower) for name, tower in graph.towers.items()}
+    return emitted_class("Model", CompiledTowers, origin, _towers_class, towers)
+
+
+def _origin(graph: BlockGraph) -> dict[str, Any]:
+    """What a `CompiledModule` says of itself."""
+    return {
         "source": emit_source(graph),
         "spec": graph.spec,
         "graph": graph,
         "takes_noise_seed": takes_noise_seed(graph),
     }
-    return emitted_class("Model", CompiledModule, origin, _plain_class)
 
 
 def emitted_class(
     name: str,
     base: type[Module],
     origin: Mapping[str, Any],
-    maker: Callable[[BlockGraph], type[Module]],
+    maker: Callable[[Any], type[Module]],
+    towers: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> type[Module]:
     """The ``Model`` of the emitted ``origin["source"]`` as a class that also has what ``origin``
     says; its source is a module as long as the class lives.
+
+    ``towers`` are the origins of classes of the file that are to be a `CompiledModule` each.
 
     ``maker``, a function of a module, makes the class of a graph: instances are pickled with the
     graph, and made anew by whoever loads them.
     """
     namespace = load_source(origin["source"])
+    for inner, facts in towers.items():
+        own_module = {"__module__": namespace["__name__"]}
+        namespace[inner] = type(inner, (namespace[inner], CompiledModule), {**facts, **own_module})
     made = type(name, (namespace["Model"], base), dict(origin))
     weakref.finalize(made, _forget, namespace["__name__"]).atexit = False
     classes = {
@@ -113,8 +177,8 @@ class _Emitted:
     """The classes of one emitted file, and the class of its model. A pickle holds how to make
     them."""
 
-    maker: Callable[[BlockGraph], type]
-    graph: BlockGraph
+    maker: Callable[[Any], type]
+    graph: BlockGraph | TowersGraph
     classes: Mapping[str, type]
     model: weakref.ref[type]
 
@@ -133,8 +197,8 @@ class _Emitted:
         return self
 
 
-def _class_again(maker: Callable[[BlockGraph], type], graph: BlockGraph) -> type:
-    return maker(verified(graph))
+def _class_again(maker: Callable[[Any], type], graph: BlockGraph | TowersGraph) -> type:
+    return maker(verified_towers(graph) if isinstance(graph, TowersGraph) else verified(graph))
 
 
 def _reduced(self: Any, protocol: Any) -> tuple[Any, ...]:

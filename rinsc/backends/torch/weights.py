@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 
 from rinsc.__about__ import __version__
 from rinsc.backends.torch.generate import HostedModule
-from rinsc.backends.torch.module import CompiledModule
+from rinsc.backends.torch.module import CompiledModule, CompiledTowers
 from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph.differences import model_differences
-from rinsc.spec import ModelSpec, spec_from_values, spec_to_toml
+from rinsc.spec import ModelSpec, TowersSpec, spec_from_values, spec_to_toml
 from rinsc.storage.files import atomic_path, parse_json, parse_toml, read_json
 from rinsc.storage.weights_digest import DIGEST_KEY, NO_DIGEST, is_damaged, sign_weights
 
@@ -42,7 +42,7 @@ DTYPES = {
 }
 
 
-def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None:
+def save_weights(model: CompiledModule | HostedModule | CompiledTowers, path: str | Path) -> None:
     """Write a module made by `to_torch`; an old file survives a failed write.
 
     Beside the ``config.json`` of the same model, ``from_pretrained`` of transformers reads it.
@@ -61,7 +61,7 @@ def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
         "fingerprint": fingerprint(model.spec),
         "spec": spec_to_toml(model.spec),
     }
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in stored_state(model).items()}
     empty = [name for name, tensor in tensors.items() if tensor.is_meta]
     if empty:
         message = f"the weight '{empty[0]}' holds no numbers; it is on the device 'meta'"
@@ -69,6 +69,25 @@ def save_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
         raise CheckpointError("wrong-weights", message, place=str(path), hint=hint)
     with atomic_path(path) as part:
         write_tensors(tensors, part, {METADATA_KEY: json.dumps(facts)})
+
+
+def stored_state(
+    model: CompiledModule | HostedModule | CompiledTowers,
+) -> dict[str, torch.Tensor]:
+    """The weights of a model under the names of its file, those that towers share once."""
+    state = model.state_dict()
+    if isinstance(model, CompiledTowers):
+        state = {model.stored_name(name): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def _own_names(
+    model: CompiledModule | HostedModule | CompiledTowers, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What `stored_state` has taken, under the names of ``state_dict``."""
+    if not isinstance(model, CompiledTowers):
+        return tensors
+    return {name: tensors[model.stored_name(name)] for name in model.state_dict()}
 
 
 def write_tensors(
@@ -96,7 +115,7 @@ def write_tensors(
     sign_weights(path)
 
 
-def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None:
+def load_weights(model: CompiledModule | HostedModule | CompiledTowers, path: str | Path) -> None:
     """Fill a module made by `to_torch` from a file, also from one of ``save_pretrained``, or from
     the shards that its ``model.safetensors.index.json`` lists.
 
@@ -111,6 +130,7 @@ def load_weights(model: CompiledModule | HostedModule, path: str | Path) -> None
         facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}")) or _facts_beside(path)
         tensors = _without_host({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     _require_same_model(model, facts, tensors, path)
+    tensors = _own_names(model, tensors)
     if any(weight.is_meta for weight in model.parameters()):
         dtypes = {name: weight.dtype for name, weight in model.state_dict().items()}
         tensors = {name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}
@@ -226,14 +246,14 @@ def _facts_beside(path: Path) -> dict[str, Any]:
 
 
 def _require_same_model(
-    model: CompiledModule | HostedModule,
+    model: CompiledModule | HostedModule | CompiledTowers,
     facts: Mapping[str, object],
     tensors: dict[str, torch.Tensor],
     path: Path,
 ) -> None:
     """Fingerprints where the file has one; names and shapes in any case."""
     expected = fingerprint(model.spec)
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own = {name: tuple(tensor.shape) for name, tensor in stored_state(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if facts.get("fingerprint") in (expected, None) and own == found:
         return
@@ -257,8 +277,10 @@ def _require_same_model(
     )
 
 
-def settings_that_differ(written: object, spec: ModelSpec) -> str:
-    """How a model differs from the spec that a file has; empty where it cannot be read."""
+def settings_that_differ(written: object, spec: ModelSpec | TowersSpec) -> str:
+    """How a model differs from the spec that a file has; empty where nobody can tell."""
+    if isinstance(spec, TowersSpec):
+        return ""
     try:
         of_file = spec_from_values(parse_toml(str(written or "")))
     except (ValueError, LookupError, TypeError, RinscError):
