@@ -44,3 +44,8 @@ def dial_name(graph: BlockGraph, name: str, *, gated: bool) -> str:
     if not gated:
         return f"rounds_{name}"
     return "depth" if len(list(graph.dials())) == 1 else f"depth_{name}"
+
+
+def tower_port(tower: str, name: str) -> str:
+    """The input or output of a tower, where there are several: ``image_patches``."""
+    return f"{tower}_{name}"

@@ -123,9 +123,8 @@ def _defined(node: ast.stmt) -> str:
         return ast.unparse(node.test)
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return node.name
-    target = node.target if isinstance(node, ast.AnnAssign) else None
-    if isinstance(node, ast.Assign):
-        (target,) = node.targets
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else []
+    (target,) = node.targets if isinstance(node, ast.Assign) else targets
     assert isinstance(target, ast.Name)
     return target.id
 

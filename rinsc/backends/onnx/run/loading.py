@@ -151,6 +151,10 @@ def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, d
         newer = newer_model(metadata, place)
         if newer is not None:
             raise newer from None
+        if isinstance(error, RinscError) and error.code == "several-towers":
+            message = "a session runs a model of one tower, and this has several"
+            hint = "run it with onnxruntime.InferenceSession, or export one tower alone"
+            raise CheckpointError("several-towers", message, place=place, hint=hint) from None
         if isinstance(error, RinscError) and error.code == "unknown-kind":
             raise  # exported where a package was installed that is not here
         message = "the model does not say which spec it was exported from"

@@ -18,10 +18,21 @@ from rinsc.backends.onnx.precision import FLOAT_TYPES, Precision, check_blocks
 from rinsc.backends.onnx.write.emit import emit_graph
 from rinsc.backends.onnx.write.file import OnnxModel
 from rinsc.backends.onnx.write.fusion import can_fuse, fuse_skip_norms
+from rinsc.backends.onnx.write.towers import merged
 from rinsc.backends.onnx.write.weights import HasStateDict, Moments, no_moments, weights_of
 from rinsc.errors import LoweringError
 from rinsc.fingerprints import fingerprint
-from rinsc.graph import BlockGraph, Visit, at_rounds, resolve_rounds, unroll, verified
+from rinsc.graph import (
+    BlockGraph,
+    TowersGraph,
+    Visit,
+    at_rounds,
+    resolve_rounds,
+    tower_rounds,
+    unroll,
+    verified,
+)
+from rinsc.graph.towers import dial_of, verified_towers
 from rinsc.layers.cached import cached_programs
 from rinsc.spec import spec_to_toml
 
@@ -38,8 +49,15 @@ class Module(HasStateDict, Protocol):
     def input_moments(self, inputs: npt.ArrayLike | None) -> Moments: ...
 
 
+class TowersModule(HasStateDict, Protocol):
+    """The same of several towers; each is an attribute, and a `Module`."""
+
+    @property
+    def graph(self) -> TowersGraph: ...
+
+
 def to_onnx(
-    model: Module,
+    model: Module | TowersModule,
     form: OnnxForm | RoundsForm = None,
     *,
     calibrate: npt.ArrayLike | bool = True,
@@ -59,6 +77,10 @@ def to_onnx(
     be asked for by an input ``depth``. With an ``exit`` the rounds of a dial may end early, once
     for a whole batch; each ``rounds_used_<repeat>`` is an output then.
 
+    A module of several towers gives one model, whose inputs and outputs bear the names of their
+    towers: ``image_patches``, ``image_logits``, ``text_rounds_A``. Weights of a block that towers
+    share are there once. It has no cache and no exit.
+
     ``int4`` rounds weights so that products change least on a sample of inputs, which takes some
     passes over them at the rounds of the signature, so that all forms have the same weights.
     ``calibrate`` is that sample, token ids (windows, seq); True for random ids, False to round
@@ -75,6 +97,8 @@ def to_onnx(
     ['input_ids', 'rounds_A']
     """
     graph = getattr(model, "graph", None)
+    if isinstance(graph, TowersGraph):
+        return _towers_to_onnx(graph, model, onnx_form(form, settings), calibrate)
     if not isinstance(graph, BlockGraph):
         message = f"this needs a module made by to_torch, not {type(model).__name__}"
         hint = "rinsc.to_onnx(rinsc.to_torch(spec))"
@@ -82,7 +106,8 @@ def to_onnx(
     plan = plan_onnx(graph, onnx_form(form, settings))
     moments: Moments = no_moments
     if plan.form.precision.is_calibrated and calibrate is not False:
-        moments = model.input_moments(None if calibrate is True else calibrate)
+        inputs = None if calibrate is True else calibrate
+        moments = model.input_moments(inputs)  # type: ignore[union-attr]  # a graph of one tower
     return plan.write(model, moments)
 
 
@@ -101,6 +126,66 @@ def graph_to_onnx(
     return plan_onnx(graph, onnx_form(form, settings)).write(weights, moments)
 
 
+def _towers_to_onnx(
+    graph: TowersGraph, model: Any, form: OnnxForm, calibrate: npt.ArrayLike | bool
+) -> OnnxModel:
+    """`to_onnx` of several towers."""
+    plans = plan_towers(graph, form)
+    state = model.state_dict()
+    graphs: dict[str, ir.Graph] = {}
+    for name, plan in plans.items():
+        moments: Moments = no_moments
+        if form.precision.is_calibrated and calibrate is not False:
+            if calibrate is not True:
+                message = "inputs to calibrate with are those of one tower, and this has several"
+                raise LoweringError("several-towers", message, hint="give calibrate=True or False")
+            moments = getattr(model, name).input_moments(None)
+        prefix = f"{name}."
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        graphs[name] = plan.write(own, moments).ir.graph
+    counts = tower_rounds(graph, form.count)
+    rounds = {dial_of(t, loop): n for t, own in counts.items() for loop, n in own.items()}
+    metadata: dict[str, str] = {
+        **next(iter(plans.values())).metadata,
+        Key.SIGNATURE: graph.spec.text,
+        Key.SPEC: spec_to_toml(graph.spec),
+        Key.PRECISION: form.precision.text,
+        Key.ROUNDS: json.dumps(rounds),
+        Key.FINGERPRINT: fingerprint(graph.spec),
+    }
+    blocks = {name: tuple(tower.blocks) for name, tower in graph.towers.items()}
+    return OnnxModel(_model(merged(graphs, blocks), metadata))
+
+
+def plan_towers(graph: TowersGraph, form: OnnxForm) -> dict[str, OnnxPlan]:
+    """The plan of each tower. Raises as `plan_onnx`, and `LoweringError` for a cache or an exit."""
+    for setting, given in (("cache", form.cache), ("exit", form.exit is not None)):
+        if given:
+            message = f"a model of several towers has no {setting}: its towers are run whole"
+            hint = f"leave '{setting}' out, or export one tower: to_onnx(module.NAME)"
+            raise LoweringError("several-towers", message, hint=hint)
+    check_blocks(form.precision, verified_towers(graph).blocks)
+    counts = tower_rounds(graph, form.count)
+    plans = {}
+    for name, tower in graph.towers.items():
+        kept = {k: v for k, v in form.precision.keep.items() if k in tower.blocks}
+        own = replace(form, precision=replace(form.precision, keep=kept))
+        if form.name != "dynamic":
+            own = replace(own, rounds=counts[name])
+        plans[name] = plan_onnx(tower, own)
+    return plans
+
+
+def _model(graph: ir.Graph, metadata: Mapping[str, str]) -> ir.Model:
+    return ir.Model(
+        graph,
+        ir_version=IR_VERSION,
+        producer_name="rinsc",
+        producer_version=__version__,
+        metadata_props=dict(metadata),
+    )
+
+
 @dataclass(frozen=True)
 class OnnxPlan:
     """A model that can be written in a form, before it has weights.
@@ -117,13 +202,8 @@ class OnnxPlan:
         self, weights: HasStateDict | Mapping[str, Any], moments: Moments = no_moments
     ) -> OnnxModel:
         """The model; raises `CheckpointError` for weights of another one."""
-        model = ir.Model(
-            emit_graph(self.graph, weights_of(self.source, weights), self.form, moments),
-            ir_version=IR_VERSION,
-            producer_name="rinsc",
-            producer_version=__version__,
-            metadata_props=dict(self.metadata),
-        )
+        graph = emit_graph(self.graph, weights_of(self.source, weights), self.form, moments)
+        model = _model(graph, self.metadata)
         if self.form.fused:
             fuse_skip_norms(model.graph)
             RemoveUnusedNodesPass()(model)
