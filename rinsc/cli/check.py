@@ -11,9 +11,9 @@ from cyclopts import Parameter
 from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.output import print_json, print_result
-from rinsc.cli.runs import is_run
 from rinsc.cli.values import model_text, share_bindings
 from rinsc.errors import UsageError, listed
+from rinsc.verbs.models import is_run
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec

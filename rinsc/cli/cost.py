@@ -8,15 +8,6 @@ from cyclopts import Parameter
 
 from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
-from rinsc.cli.numbers import (
-    exact,
-    ratio,
-    rounded_bytes,
-    rounded_count,
-    rounded_flops,
-    share,
-    short_text,
-)
 from rinsc.cli.output import print_json, print_line, print_table
 from rinsc.cli.values import (
     Count,
@@ -33,6 +24,15 @@ from rinsc.formats import TrainingPrecision
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.ops import Causal
 from rinsc.spec import ModelSpec
+from rinsc.units import (
+    exact,
+    ratio,
+    rounded_bytes,
+    rounded_count,
+    rounded_flops,
+    share,
+    short_text,
+)
 
 DEFAULT_TOKENS = 1_000_000_000
 DEFAULT_BATCH = 16

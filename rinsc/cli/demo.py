@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch.generate import generate_ids
 from rinsc.cli.cost import print_comparison, print_plan, print_report
-from rinsc.cli.numbers import exact, rounded_flops
 from rinsc.cli.output import print_json, print_line, print_table, results_as_notes
 from rinsc.cost import block_params, cost_report, match_compute
 from rinsc.data.batches import TokenizedCorpus, cut_windows, tokenize
@@ -33,6 +32,7 @@ from rinsc.training.devices import fast_precision
 from rinsc.training.evaluate import held_out_windows, quality_against_rounds
 from rinsc.training.metrics import read_metrics
 from rinsc.training.progress import TrainingProgress
+from rinsc.units import exact, rounded_flops
 from rinsc.verification import LOGIT_LIMIT, dial_gaps
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from cyclopts import Parameter
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions, spec_like
 from rinsc.cli.output import print_json
-from rinsc.cli.runs import is_run
 from rinsc.cli.values import ModelText, share_bindings
+from rinsc.verbs.models import is_run
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -61,7 +61,10 @@ def _has_dimensions(model: str) -> bool:
 
 
 def _print(found: Difference) -> None:
-    from rinsc.cli.numbers import (
+    from rinsc.cli.output import print_line, print_table
+    from rinsc.cli.zoo import rounds_text
+    from rinsc.errors import listed
+    from rinsc.units import (
         exact,
         ratio,
         rounded_bytes,
@@ -69,9 +72,6 @@ def _print(found: Difference) -> None:
         rounded_flops,
         short_text,
     )
-    from rinsc.cli.output import print_line, print_table
-    from rinsc.cli.zoo import rounds_text
-    from rinsc.errors import listed
     from rinsc.variants.diff import MAX_LISTED
 
     left, right = found.left, found.right

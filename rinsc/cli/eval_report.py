@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rinsc.cli.numbers import exact, rounded_count, rounded_flops
 from rinsc.cli.output import print_line, print_table
 from rinsc.errors import plural
 from rinsc.graph import rounds_in_words
+from rinsc.units import exact, rounded_count, rounded_flops
 from rinsc.verbs.quality import signed
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Group, Parameter
 
-from rinsc.cli.runs import find_run, is_run, is_signature, run_spec
 from rinsc.cli.values import Count, ModelText, kind_settings, share_bindings
 from rinsc.errors import UsageError, listed
 from rinsc.spec.kinds import KINDS
 from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
+from rinsc.verbs.models import find_run, is_run, is_signature, run_spec
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec, TowersSpec

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
-from rinsc.cli.numbers import exact, rounded_flops
 from rinsc.cli.output import print_json, print_note, print_result
-from rinsc.cli.runs import find_run, is_run
 from rinsc.cli.train_options import (
     NO_TRAIN_OPTIONS,
     OPTION_OF_SETTING,
@@ -23,6 +21,8 @@ from rinsc.cli.values import Count, Listed, listed, option_values, share_binding
 from rinsc.errors import UsageError, plural
 from rinsc.extras import TO_TRAIN, require
 from rinsc.layers.kind import require_language_model as require_trainable
+from rinsc.units import exact, rounded_flops
+from rinsc.verbs.models import find_run, is_run
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from rinsc.cli.runs import is_run
 from rinsc.errors import Problem, RinscError, SignatureError, UsageError
 from rinsc.errors import option_values as option_values
 from rinsc.resources import zoo_file
 from rinsc.sampling import MAX_SEED
 from rinsc.scalars import whole_count
 from rinsc.storage.files import parse_toml, read_regular_text
+from rinsc.verbs.models import is_run
 
 # A name before the point is that of a tower.
 _RANGE = re.compile(r"([0-9]{1,9})(?:\.\.([0-9]{1,9}))?")

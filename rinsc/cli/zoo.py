@@ -15,7 +15,6 @@ from cyclopts import App, Group, Parameter
 
 from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
-from rinsc.cli.numbers import exact, rounded_count, short_text
 from rinsc.cli.output import (
     PIPED_WIDTH,
     console,
@@ -29,6 +28,7 @@ from rinsc.cli.output import (
 from rinsc.cli.values import Count, option_values
 from rinsc.cost.adapters import share_text
 from rinsc.errors import RinscError, listed, plural
+from rinsc.units import exact, rounded_count, short_text
 from rinsc.variants.costed import Costed
 from rinsc.variants.zoo import Claim, Figures, ZooEntry
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import checked_counts, checked_sequence, exactly, in_expectation, run_counts
@@ -16,10 +17,12 @@ from rinsc.cost.params import (
     repeat_params,
     stored_params,
 )
+from rinsc.errors import plural
 from rinsc.formats import TrainingPrecision
-from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds, verified
+from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds, rounds_in_words, verified
 from rinsc.graph.law import drawn_loops
 from rinsc.spec import ModelSpec
+from rinsc.units import html_table, rounded_count, rounded_flops
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,26 @@ class CostReport:
     forward: FlopSplit
     training_flops: int
     memory: MemoryReport
+
+    def __repr__(self) -> str:
+        params, flops = rounded_count(self.stored_params), rounded_flops(self.forward_flops)
+        tokens = plural(self.seq, "token")
+        return f"<CostReport {self.signature}: {params} parameters, {flops} for {tokens}>"
+
+    def _repr_html_(self) -> str:
+        """Totals, for notebooks; `as_dict` has everything."""
+        rounds = rounds_in_words(self.rounds) or "-"
+        rows = [
+            ("rounds", rounds),
+            ("stored parameters", f"{self.stored_params:,}"),
+            ("executed parameters", f"{self.executed_params:,}"),
+            ("layers stored, executed", f"{self.stored_layers}, {self.executed_layers}"),
+            ("forward FLOPs per token", f"{self.forward_flops_per_token:,}"),
+            ("training FLOPs per token", f"{self.training_flops_per_token:,}"),
+        ]
+        blocks = [(name, f"{count:,}") for name, count in self.params_by_block.items()]
+        tables = html_table((), rows) + html_table(("block", "parameters"), blocks)
+        return f"<div><code>{escape(self.signature)}</code>{tables}</div>"
 
     @property
     def forward_flops(self) -> int:

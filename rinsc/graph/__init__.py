@@ -1,7 +1,7 @@
 """The block graph: nodes, building, passes, rounds."""
 
 from rinsc.graph.build import build_graph, require_graph
-from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, Visit
+from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, Visit, drawers
 from rinsc.graph.passes import at_rounds, unroll
 from rinsc.graph.rounds import (
     Rounds,
@@ -15,6 +15,15 @@ from rinsc.graph.rounds import (
 )
 from rinsc.graph.towers import TowersGraph, tower_rounds
 from rinsc.graph.verify import verified
+
+
+def _svg(graph: BlockGraph) -> str:
+    from rinsc.graph.draw.svg import to_svg
+
+    return to_svg(graph, {})
+
+
+drawers.append(_svg)
 
 __all__ = [
     "Block",

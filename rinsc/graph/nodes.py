@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -18,6 +18,7 @@ from rinsc.syntax.settings import RepeatOptions, Tie
 from rinsc.syntax.tree import MAX_ROUNDS
 
 PLAIN = RepeatOptions()
+drawers: list[Callable[[BlockGraph], str]] = []  # what draws a graph is built upon this module
 STATE, INJECTION = "state", "injection"  # what an edge of `BlockGraph.flow` carries
 
 
@@ -116,6 +117,17 @@ class BlockGraph:
         except (nx.NetworkXException, KeyError):  # no order, which `verified` will say
             steps = ()
         return hash((self.spec, steps))
+
+    def __repr__(self) -> str:
+        try:
+            layers = f"{self.stored_layers} layers stored, {self.executed_layers()} executed"
+        except (GraphError, nx.NetworkXException, KeyError, TypeError, AttributeError):
+            layers = "not verified"  # whatever is wrong with it, its text can be read
+        return f"<BlockGraph {self.spec.text}: {layers}>"
+
+    def _repr_svg_(self) -> str:
+        """The drawing, for notebooks."""
+        return drawers[-1](self)
 
     def with_steps(self, steps: Iterable[Visit | Loop]) -> BlockGraph:
         """The same model's graph with other steps between its input and its output."""

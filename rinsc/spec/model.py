@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any, get_type_hints
 
 from rinsc.errors import Problem, SpecError, listed
@@ -25,6 +26,7 @@ from rinsc.syntax import part_sizes, to_text
 from rinsc.syntax.settings import BlockOptions
 from rinsc.syntax.sizes import part_options
 from rinsc.syntax.tree import Signature, Towers
+from rinsc.units import html_table
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,21 @@ class ModelSpec:
         for key, kind in KEYS.items():
             if kind is float:  # a whole number is welcome, and means the same
                 object.__setattr__(self, key, float(getattr(self, key)))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{key}={value!r}" for key, value in self._chosen().items())
+        return f"ModelSpec({self.text!r}, {values})"
+
+    def _repr_html_(self) -> str:
+        """The signature and the dimensions, for notebooks."""
+        rows = [(key, str(value)) for key, value in self._chosen().items()]
+        return f"<div><code>{escape(self.text)}</code>{html_table((), rows)}</div>"
+
+    def _chosen(self) -> dict[str, object]:
+        """The values that are not as they are by default, the signature apart."""
+        fields = [field for field in dataclasses.fields(self) if field.name != "signature"]
+        values = {field.name: (field, getattr(self, field.name)) for field in fields}
+        return {key: value for key, (field, value) in values.items() if value != field.default}
 
     @property
     def text(self) -> str:

@@ -196,11 +196,20 @@ def test_every_function_refuses_an_illegal_graph(breaker: Breaker) -> None:
     assert len(functions) > 25
     for name, function in functions.items():
         parameters = inspect.signature(function).parameters.values()
-        needed = [p.name for p in parameters if p.default is inspect.Parameter.empty][1:]
+        needed = [
+            each.name
+            for each in parameters
+            if each.default is each.empty and each.kind is not each.VAR_KEYWORD
+        ][1:]
         given = {each: GIVEN.get(each) for each in needed}
         with pytest.raises(GraphError, match=HANDED_IN[breaker]) as caught:
             pytest.fail(f"{name} gave {_whole(function(breaker(graph_of('AB')), **given))}")
         assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("breaker", HANDED_IN, ids=lambda breaker: breaker.__name__)
+def test_an_illegal_graph_has_a_short_text(breaker: Breaker) -> None:
+    assert len(repr(breaker(graph_of("AB")))) < 100
 
 
 def _whole(result: object) -> object:

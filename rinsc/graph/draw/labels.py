@@ -65,12 +65,15 @@ def first_layers(graph: BlockGraph) -> dict[str, int]:
 
 
 def caption(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
-    """Totals in one line; parameters are those of the blocks, without embedding and head."""
+    """Totals in one line; parameters are those of the blocks, without embedding and head.
+
+    Where no counts are given, there are none in the line.
+    """
+    layers = f"{layers_text(graph.stored_layers)} stored · {graph.executed_layers()} executed"
+    if not param_counts:
+        return layers
     params = sum(param_counts[name] for name in graph.blocks)
-    return (
-        f"{params_text(params)} in blocks · {layers_text(graph.stored_layers)} stored"
-        f" · {graph.executed_layers()} executed"
-    )
+    return f"{params_text(params)} in blocks · {layers}"
 
 
 MAX_STEPS = 48  # drawn of one sequence; some 30 visits still read well

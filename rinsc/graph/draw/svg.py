@@ -67,7 +67,8 @@ def legend(
     colours = block_colours(graph)
     for index, block in enumerate(graph.blocks.values()):
         x, y = _corner(index, columns, width)
-        words = f"{layers_text(block.layers)} · {params_text(param_counts[block.name])}"
+        count = param_counts.get(block.name)
+        words = " · ".join([layers_text(block.layers), *([params_text(count)] if count else [])])
         name, size = fit(block.name, _CHIP_WIDTH - 6, 15, 7, bold=True)
         colour = colours[block.name]
         yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, fill_of(colour))
@@ -115,16 +116,20 @@ class Facts:
     hover: str
 
 
-def facts_of(graph: BlockGraph, visit: Visit, param_count: int, *, shared: bool) -> Facts:
+def facts_of(graph: BlockGraph, visit: Visit, param_count: int | None, *, shared: bool) -> Facts:
+    """``param_count`` None leaves the parameters out."""
     block = graph.blocks[visit.block]
-    weights = "shared" if shared else params_text(param_count)
+    own = "" if param_count is None else params_text(param_count)
+    weights = "shared" if shared else own
     special = ", ".join(filter(None, (block_text(block, graph.spec), visit_text(visit))))
-    exact = plural(param_count, "parameter", f"{param_count:,}")
-    hover = f"block {block.name}: {layers_text(block.layers)}, {exact}"
+    exact = ""
+    if param_count is not None:
+        exact = f", {plural(param_count, 'parameter', f'{param_count:,}')}"
+    hover = f"block {block.name}: {layers_text(block.layers)}{exact}"
     return Facts(
         block.name,
         ("←" if visit.reverse else "") + (times_text(visit.each) if visit.each > 1 else ""),
-        (layers_text(block.layers), weights, *filter(None, (special,))),
+        (layers_text(block.layers), *filter(None, (weights, special))),
         f"{hover}, {special}" if special else hover,
     )
 
@@ -173,6 +178,8 @@ OPTIONS_SIZE, SMALLEST_OPTIONS = 12, 9  # of the letters beside the count of an 
 
 def to_svg(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
     """A self-contained SVG document on its own white ground.
+
+    Without counts it names no parameters.
 
     A block has one colour; its visits after the first drawn one are marked as shared. A picture
     of many visits has small boxes in several rows, and a legend. Options of a repeat for which
@@ -226,7 +233,7 @@ def _boxes(layout: Layout, graph: BlockGraph, param_counts: Mapping[str, int]) -
             yield from elided_box(box)
         else:
             name = box.visit.block
-            facts = facts_of(graph, box.visit, param_counts[name], shared=box.shared)
+            facts = facts_of(graph, box.visit, param_counts.get(name), shared=box.shared)
             yield from visit_box(box, layout.style, facts, colours[name])
 
 

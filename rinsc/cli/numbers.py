@@ -1,3 +1,0 @@
-"""Another name of `rinsc.units`."""
-
-from rinsc.units import *  # noqa: F403

@@ -1,3 +1,0 @@
-"""Another name of `rinsc.verbs.models`."""
-
-from rinsc.verbs.models import *  # noqa: F403
