@@ -20,11 +20,10 @@ EDITS = {
     "rinsc/ops/elements.py": '''
 
 @dataclass(frozen=True)
-class Softcap(Op):
+class Softcap(Op, reach="own", needs="nothing", parts="any", kept="output"):
     """Numbers bent into (-limit, limit)."""
 
     limit: float
-    saves_output: ClassVar[bool] = True
 ''',
     "rinsc/ops/__init__.py": """
 from rinsc.ops.elements import Softcap

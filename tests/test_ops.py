@@ -26,8 +26,11 @@ from rinsc.backends.torch.module import load_source
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import indented, statements
 from rinsc.errors import GraphError
+from rinsc.layers import LayerKind, layer_kind, register_kind, trace_programs
 from rinsc.ops import Op, Shape, at_sizes
 from rinsc.ops.program import Builder, Program, Value, trace
+from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec.kinds import in_this_program
 
 STATE: Shape = ("batch", "seq", 6)
 Arrays = Mapping[str, torch.Tensor]
@@ -307,3 +310,62 @@ def test_noise_of_a_plain_counter_would_fail() -> None:
     x = names["noise_like"](torch.zeros(4, 32, 64), 1).double()
     worst = max(abs((x * x.roll(shift, axis)).mean()) for axis in range(3) for shift in (1, 2, 3))
     assert worst > 0.05 or abs(x.var() - 1) > 0.1
+
+
+def changed_positions(case: str, position: int) -> set[int] | None:
+    """Where the result changes with what all inputs hold at one position; None where a result has
+    no positions."""
+    op, shapes, _ = CASES[case]
+    program = program_of(op, shapes)
+    model, given = torch_module(program), draw_inputs(program, 2, 7)
+    output = program.outputs["y"].shape
+    other = dict(given)
+    for name, value in program.inputs.items():
+        if "seq" in value.shape:
+            other[name] = given[name].clone()
+            other[name].select(value.shape.index("seq"), position).mul_(1.7).add_(0.3)
+    with torch.no_grad():
+        pair = [model(*torch_inputs(program, inputs)) for inputs in (given, other)]
+    if "seq" not in output:
+        return None if torch.equal(*pair) else {-1}
+    differ = (pair[0] != pair[1]).movedim(output.index("seq"), 0).flatten(1).any(1)
+    return {int(place) for place in differ.nonzero()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_reach_of_an_operation_is_what_a_change_reaches(case: str) -> None:
+    reach = CASES[case][0].reach
+    for position in range(7):
+        changed = changed_positions(case, position)
+        if changed is None:
+            continue
+        allowed = {"own": {position}, "earlier": set(range(position, 7))}
+        assert reach == "any" or changed <= allowed[reach]
+    assert reach != "any" or any(place < 6 for place in changed_positions(case, 6) or ())
+
+
+@pytest.mark.parametrize("left_out", ["reach", "needs", "parts", "kept"])
+def test_an_operation_that_leaves_a_trait_out_is_refused(left_out: str) -> None:
+    traits = {"reach": "own", "needs": "nothing", "parts": "any", "kept": "inputs"}
+    type("Whole", (Op,), {}, **traits)
+    del traits[left_out]
+    with pytest.raises(TypeError, match=f"operation Half must state: {left_out}"):
+        type("Half", (Op,), {}, **traits)
+    with pytest.raises(GraphError, match=f"'{left_out}'"):
+        type("Odd", (Op,), {}, **traits, **{left_out: "perhaps"})
+
+
+def test_a_pooling_layer_is_not_causal() -> None:
+    """What sees all positions is refused whatever the operation is, attention or not."""
+    llama = layer_kind("llama")
+
+    def pooled(b: Builder, x: Value, sides: dict[str, Value], spec: ModelSpec) -> Value:
+        b(ops.MeanPool(), x)
+        return x
+
+    register_kind("pooled", LayerKind(llama.embed, pooled, llama.head))
+    try:
+        with pytest.raises(GraphError, match="meanpool that sees later positions"):
+            trace_programs(model_spec("AB", preset="tiny", kind="pooled"))
+    finally:
+        del in_this_program["pooled"]

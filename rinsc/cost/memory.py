@@ -28,17 +28,11 @@ from rinsc.ops import (
     Attention,
     Embedding,
     LayerNorm,
-    Linear,
     MergeHeads,
     Positions,
-    Project,
     RMSNorm,
-    Rope,
-    RotaryTable,
     Shape,
-    SplitHeads,
     TiedLinear,
-    UnitRMSNorm,
     at_sizes,
 )
 from rinsc.ops.program import Node, Program, Value
@@ -111,7 +105,7 @@ def kv_elements_per_token(program: Program) -> int:
     """Keys and values that the attention of one layer run keeps for each token."""
     kept = 0
     for node in program.nodes:
-        if isinstance(node.op, Attention):
+        if node.op.needs == "keys":
             for value in node.inputs[1:]:
                 kept += math.prod(at_sizes(value.shape, (("batch", 1), ("seq", 1))))
     return kept
@@ -169,23 +163,21 @@ class _Kept:
     def run(self, node: Node) -> None:
         op, inputs, output = node.op, node.inputs, node.output
         self.widths[output] = max((self._width(value) for value in inputs), default=FULL)
-        if isinstance(op, Linear | TiedLinear | Project | Attention):
+        if op.kept == "product":
             self._keep_product(node)
-        elif isinstance(op, RMSNorm | LayerNorm | UnitRMSNorm):
+        elif op.kept == "norm":
             self._keep_norm(node)
-        elif isinstance(op, Rope):
+        elif op.kept == "full":
             self.widths[output] = FULL  # as its tables
-        elif isinstance(op, SplitHeads) or self._merges_in_place(node):
+        elif op.kept == "view" or self._merges_in_place(node):
             self.views[output] = self._storage(inputs[0])
-        elif isinstance(op, Embedding | Positions):
+        elif op.kept == "ids":
             self.storages[output, "ids"] = ID_BYTES * self._elements(output.shape[:-1])
-        elif isinstance(op, RotaryTable):
+        elif op.kept in ("table", "output"):
             self._keep(output)
-        else:
-            for value in inputs if op.saves_inputs else ():
+        elif op.kept == "inputs":
+            for value in inputs:
                 self._keep(value)
-            if op.saves_output:
-                self._keep(output)
 
     def _merges_in_place(self, node: Node) -> bool:
         return isinstance(node.op, MergeHeads) and node.inputs[0] in self.in_place

@@ -41,12 +41,7 @@ from rinsc.ops import (
     Attention,
     Op,
     PositionIds,
-    PositionRows,
-    Positions,
-    RotaryRows,
-    RotaryTable,
     Shape,
-    Shift,
     VisibleKeys,
 )
 from rinsc.ops.program import Node, Program, Value
@@ -127,11 +122,9 @@ def _cached_embed(embed: Program) -> Program:
     now: dict[Value, Value] = {}
     for node in embed.nodes:
         inputs = [now.get(value, value) for value in node.inputs]
-        op = node.op
-        if isinstance(op, RotaryTable):
-            op, inputs = RotaryRows(op.function, op.theta, op.head_dim, op.context), [positions]
-        elif isinstance(op, Positions):
-            op, inputs = PositionRows(op.context, op.width), [positions]
+        op, rows = node.op, node.op.at_positions()
+        if rows is not None:
+            op, inputs = rows, [positions]
         now[node.output] = rewriter.add(op, *inputs, like=node)
     outputs = {name: now.get(value, value) for name, value in embed.outputs.items()}
     sides = {POSITIONS: positions, VISIBLE: visible}
@@ -161,11 +154,12 @@ def _cached_layer(layer: Program, kind: str) -> Program:
     past: dict[str, Value] = {}
     present: dict[str, Value] = {}
     for node in layer.nodes:
-        if isinstance(node.op, Shift):
-            message = f"layers of kind '{kind}' look back by a shift, which has no cache yet"
+        if node.op.needs == "everything":
+            name = type(node.op).__name__
+            message = f"layers of kind '{kind}' look back by {name}, which has no cache yet"
             hint = "generate without a cache"
             raise LoweringError("no-cache", message, hint=hint)
-        if not isinstance(node.op, Attention):
+        if node.op.needs != "keys":
             rewriter.nodes.append(node)
             continue
         query, *new = node.inputs
@@ -216,7 +210,7 @@ def hosted_programs(spec: ModelSpec) -> Programs:
 def looks_back_by_attention_alone(programs: Programs) -> bool:
     """Whether cache and mask say all that a layer may see: false where one shifts its state."""
     every = (*programs.enter.values(), *programs.layer.values(), *programs.leave.values())
-    return not any(isinstance(node.op, Shift) for program in every for node in program.nodes)
+    return not any(node.op.needs == "everything" for program in every for node in program.nodes)
 
 
 def _hosted_embed(embed: Program) -> Program:
@@ -227,13 +221,9 @@ def _hosted_embed(embed: Program) -> Program:
     now: dict[Value, Value] = {}
     for node in embed.nodes:
         inputs = [now.get(value, value) for value in node.inputs]
-        op = node.op
-        if isinstance(op, RotaryTable):
-            x = embed.outputs["x"]
-            op = RotaryRows(op.function, op.theta, op.head_dim, op.context)
-            inputs = [positions, now.get(x, x)]
-        elif isinstance(op, Positions):
-            op, inputs = PositionRows(op.context, op.width), [positions]
+        op, rows, x = node.op, node.op.at_positions(), embed.outputs["x"]
+        if rows is not None:
+            op, inputs = rows, [positions, *[now.get(x, x)] * rows.owns_table]
         now[node.output] = rewriter.add(op, *inputs, like=node)
     outputs = {name: now.get(value, value) for name, value in embed.outputs.items()}
     return Program({**embed.inputs, POSITIONS: positions}, tuple(rewriter.nodes), outputs)
@@ -244,9 +234,7 @@ def _hosted_layer(layer: Program) -> Program:
     rewriter = Rewriter(layer)
     mask, slots = rewriter.value(("batch", 1, "seq", "total")), rewriter.value(())
     nodes = tuple(
-        replace(node, inputs=(*node.inputs, mask, slots))
-        if isinstance(node.op, Attention)
-        else node
+        replace(node, inputs=(*node.inputs, mask, slots)) if node.op.needs == "keys" else node
         for node in layer.nodes
     )
     return Program({**layer.inputs, VISIBLE: mask, SLOTS: slots}, nodes, layer.outputs)

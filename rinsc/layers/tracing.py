@@ -18,7 +18,7 @@ from rinsc.layers.kind import (
     layer_kind,
     model_input,
 )
-from rinsc.ops import Attention, Embedding, Shape, TiedLinear
+from rinsc.ops import Embedding, Shape, TiedLinear
 from rinsc.ops.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
 from rinsc.spec.kinds import broken_kind, kind_place
@@ -77,10 +77,10 @@ def _require_causal(name: str, kind: LayerKind, programs: Programs) -> None:
     """A kind that says it is causal must be: training on text depends on it."""
     ends = (programs.enter.get(name), programs.leave.get(name))
     nodes = [node for p in (programs.layer[name], *ends) if p is not None for node in p.nodes]
-    looks_ahead = any(isinstance(node.op, Attention) and not node.op.causal for node in nodes)
-    if kind.causal and looks_ahead:
-        message = f"the layer kind '{name}' has attention that sees later positions"
-        hint = "write causal=False in its LayerKind, or Attention() in its layer"
+    ahead = [type(node.op).__name__ for node in nodes if node.op.reach == "any"]
+    if kind.causal and ahead:
+        message = f"the layer kind '{name}' has {ahead[0].lower()} that sees later positions"
+        hint = "write causal=False in its LayerKind, or take what sees earlier positions alone"
         raise GraphError("not-causal", message, hint=hint)
 
 

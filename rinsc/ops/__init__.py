@@ -9,9 +9,7 @@ from rinsc.ops.attention import (
     Attention,
     MergeHeads,
     PositionIds,
-    PositionRows,
     Rope,
-    RotaryRows,
     SplitHeads,
     VisibleKeys,
 )
@@ -33,7 +31,15 @@ from rinsc.ops.elements import (
     ZerosLike,
 )
 from rinsc.ops.matrices import Linear, Project, TiedLinear
-from rinsc.ops.tables import Embedding, Positions, RotaryTable, Row, Vector
+from rinsc.ops.tables import (
+    Embedding,
+    PositionRows,
+    Positions,
+    RotaryRows,
+    RotaryTable,
+    Row,
+    Vector,
+)
 
 __all__ = [
     "Activation",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
-from rinsc.ops.base import Causal, Op, Param, Shape, Sizes, static
+from rinsc.ops.base import Causal, Op, Reach, Shape, Sizes, static
 
 
 @dataclass(frozen=True)
-class SplitHeads(Op):
+class SplitHeads(Op, reach="own", needs="nothing", parts="any", kept="view"):
     """(batch, seq, heads · head_dim) to (batch, heads, seq, head_dim)."""
 
     heads: int
@@ -20,7 +20,7 @@ class SplitHeads(Op):
 
 
 @dataclass(frozen=True)
-class MergeHeads(Op):
+class MergeHeads(Op, reach="own", needs="nothing", parts="any", kept="nothing"):
     """(batch, heads, seq, head_dim) to (batch, seq, heads · head_dim)."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -29,12 +29,12 @@ class MergeHeads(Op):
 
 
 @dataclass(frozen=True)
-class Rope(Op):
+class Rope(Op, reach="own", needs="nothing", parts="first", kept="full"):
     """Rotate the halves of each head by its position; inputs: x, cosines, sines."""
 
 
 @dataclass(frozen=True)
-class Attention(Op):
+class Attention(Op, needs="keys", parts="never", kept="product"):
     """Softmax attention; inputs: query, key, value, each (batch, heads, seq, head_dim).
 
     A fourth input (batch, 1, seq, total) says which keys each query sees, where there are more
@@ -45,9 +45,19 @@ class Attention(Op):
     mask lets through.
     """
 
-    saves_inputs: ClassVar[bool] = True
-    saves_output: ClassVar[bool] = True
     causal: bool = True
+
+    @property
+    def reach(self) -> Reach:  # type: ignore[override]  # differs between masks
+        return "earlier" if self.causal else "any"
+
+    @property
+    def saves_output(self) -> bool:
+        return True
+
+    def works_on_parts(self, cut: Sequence[bool], *shapes: Shape) -> bool:
+        """Heads are cut, of queries, keys and values alike; a mask is not."""
+        return all(cut[:3]) and not any(cut[3:])
 
     def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
         batch, heads, seq, head_dim = sizes[0]
@@ -57,7 +67,7 @@ class Attention(Op):
 
 
 @dataclass(frozen=True)
-class Append(Op):
+class Append(Op, reach="earlier", needs="nothing", parts="never", kept="nothing"):
     """New keys or values behind past ones: (batch, heads, past, head_dim) and (batch, heads, seq,
     head_dim) to (batch, heads, total, head_dim)."""
 
@@ -67,7 +77,7 @@ class Append(Op):
 
 
 @dataclass(frozen=True)
-class PositionIds(Op):
+class PositionIds(Op, reach="earlier", needs="nothing", parts="never", kept="nothing"):
     """Positions of the new tokens among those that count: (batch, seq).
 
     Inputs: which tokens count (batch, total), past ones included, and the new token ids (batch,
@@ -79,37 +89,10 @@ class PositionIds(Op):
 
 
 @dataclass(frozen=True)
-class VisibleKeys(Op):
+class VisibleKeys(Op, reach="earlier", needs="nothing", parts="never", kept="nothing"):
     """Which keys each new token sees: (batch, 1, seq, total), true for those at or before it that
     count, and for itself. Inputs as of `PositionIds`."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (batch, total), (_, seq) = shapes
         return (batch, 1, seq, total)
-
-
-@dataclass(frozen=True)
-class RotaryRows(Op):
-    """`RotaryTable` at given positions: (batch, seq) to (batch, seq, head_dim / 2)."""
-
-    function: Literal["cos", "sin"]
-    theta: float
-    head_dim: int
-    context: int
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return (*shapes[0], self.head_dim // 2)
-
-
-@dataclass(frozen=True)
-class PositionRows(Op):
-    """`Positions` at given positions: (batch, seq) to (batch, seq, width)."""
-
-    context: int
-    width: int
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return (*shapes[0], self.width)
-
-    def params(self, *shapes: Shape) -> tuple[Param, ...]:
-        return (Param("weight", (self.context, self.width), "normal"),)

@@ -36,13 +36,75 @@ class Param:
         return math.prod(self.shape)
 
 
+# Which positions a result at one position depends on: its own, those before too, or any.
+Reach: TypeAlias = Literal["own", "earlier", "any"]
+# What a pass over new tokens needs of those before: nothing, their keys and values, or more than
+# any cache keeps.
+Needs: TypeAlias = Literal["nothing", "keys", "everything"]
+# Which inputs may be cut over devices, so that the parts give the parts of the result: any, all
+# alike, the first alone, or none.
+Parts: TypeAlias = Literal["any", "alike", "first", "never"]
+# What PyTorch keeps for the backward pass: inputs or output, those of a product or a norm in their
+# own precision, a view of the input, ids of rows, the result as a table or in fp32, or nothing.
+Kept: TypeAlias = Literal[
+    "nothing", "inputs", "output", "product", "norm", "view", "ids", "table", "full"
+]
+
+
 @dataclass(frozen=True)
 class Op:
-    """One primitive operation. Shapes are those of its inputs, in order."""
+    """One primitive operation. Shapes are those of its inputs, in order.
 
-    saves_inputs: ClassVar[bool] = False  # kept for the backward pass
-    saves_output: ClassVar[bool] = False
+    Each class states the traits `reach`, `needs`, `parts` and `kept`, in its first line or as
+    properties: they decide whether a kind is causal and has a cache, what tensor parallelism cuts,
+    and the memory of training. A class that leaves one out is a `TypeError` where it is written.
+    """
+
+    reach: ClassVar[Reach]
+    needs: ClassVar[Needs]
+    parts: ClassVar[Parts]
+    kept: ClassVar[Kept]
     owns_table: ClassVar[bool] = False  # a table that is not trained; the operation needs a name
+
+    def __init_subclass__(
+        cls,
+        *,
+        reach: Reach | None = None,
+        needs: Needs | None = None,
+        parts: Parts | None = None,
+        kept: Kept | None = None,
+    ) -> None:
+        super().__init_subclass__()
+        traits = {"reach": reach, "needs": needs, "parts": parts, "kept": kept}
+        for trait, value in traits.items():
+            if value is not None:
+                require_one_of(value, get_args(globals()[trait.title()]), f"a '{trait}'")
+                setattr(cls, trait, value)
+        missing = [trait for trait in traits if not hasattr(cls, trait)]
+        if missing:
+            raise TypeError(f"the operation {cls.__name__} must state: {', '.join(missing)}")
+
+    @property
+    def saves_inputs(self) -> bool:
+        """Whether its inputs are kept for the backward pass, in whatever precision."""
+        return self.kept in ("inputs", "product", "norm")
+
+    @property
+    def saves_output(self) -> bool:
+        return self.kept == "output"
+
+    def works_on_parts(self, cut: Sequence[bool], *shapes: Shape) -> bool:
+        """Whether an operation on parts of those inputs that are ``cut`` gives the parts of its
+        result, without trained weights."""
+        if self.parts == "alike":
+            return all(cut) and len(set(shapes)) == 1
+        if self.parts == "first":
+            return cut[0] and not any(cut[1:])
+        return self.parts == "any"
+
+    def at_positions(self) -> Op | None:
+        """Of an operation that reads a row a position: the one that is given the positions."""
+        return None
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Shape of the result; by default that of the first input."""

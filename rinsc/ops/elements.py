@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from rinsc.errors import GraphError, plural
-from rinsc.ops.base import Op, Param, Shape, require_one_of, static
+from rinsc.ops.base import Kept, Op, Param, Shape, require_one_of, static
 
 Function: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu", "sigmoid", "tanh"]
 
 
 @dataclass(frozen=True)
-class Activation(Op):
+class Activation(Op, reach="own", needs="nothing", parts="any"):
     """A function of each element. ``gelu`` is exact, ``gelu_tanh`` the tanh form of
     arXiv 1606.08415, section 2."""
 
@@ -22,17 +23,13 @@ class Activation(Op):
         require_one_of(self.function, get_args(Function), "a function of elements")
 
     @property
-    def saves_inputs(self) -> bool:  # type: ignore[override]  # differs between functions
-        return not self.saves_output
-
-    @property
-    def saves_output(self) -> bool:  # type: ignore[override]
+    def kept(self) -> Kept:  # type: ignore[override]  # differs between functions
         """Of some functions the result alone gives the derivative: 1 − tanh² of tanh."""
-        return self.function in ("relu", "sigmoid", "tanh")
+        return "output" if self.function in ("relu", "sigmoid", "tanh") else "inputs"
 
 
 @dataclass(frozen=True)
-class Add(Op):
+class Add(Op, reach="own", needs="nothing", parts="alike", kept="nothing"):
     """Sum of two inputs; the second may lack leading dimensions."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -40,7 +37,7 @@ class Add(Op):
 
 
 @dataclass(frozen=True)
-class Sub(Op):
+class Sub(Op, reach="own", needs="nothing", parts="alike", kept="nothing"):
     """First input minus the second; the second may lack leading dimensions."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -48,39 +45,35 @@ class Sub(Op):
 
 
 @dataclass(frozen=True)
-class Mul(Op):
+class Mul(Op, reach="own", needs="nothing", parts="alike", kept="inputs"):
     """Product of two inputs, element by element; the second may lack leading dimensions."""
-
-    saves_inputs: ClassVar[bool] = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return _same_trailing(*shapes)
 
 
 @dataclass(frozen=True)
-class Scale(Op):
+class Scale(Op, reach="own", needs="nothing", parts="any", kept="nothing"):
     """x times a constant."""
 
     factor: float
 
 
 @dataclass(frozen=True)
-class Weigh(Op):
+class Weigh(Op, reach="own", needs="nothing", parts="never", kept="inputs"):
     """x times a trained vector over the last dimension, which starts as ones."""
-
-    saves_inputs: ClassVar[bool] = True
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
         return (Param("weight", (static(shapes[0][-1]),), "ones"),)
 
 
 @dataclass(frozen=True)
-class ZerosLike(Op):
+class ZerosLike(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
     """Zeros in the shape of the input."""
 
 
 @dataclass(frozen=True)
-class Noise(Op):
+class Noise(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
     """Standard normal numbers in the shape of a state (batch, seq, width), from a seed ().
 
     A third input gives the positions (batch, seq) where they do not start at 0. A number depends
@@ -90,7 +83,7 @@ class Noise(Op):
 
 
 @dataclass(frozen=True)
-class Concat(Op):
+class Concat(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
     """Two inputs side by side over the last dimension."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -103,7 +96,7 @@ class Concat(Op):
 
 
 @dataclass(frozen=True)
-class Shift(Op):
+class Shift(Op, reach="earlier", needs="everything", parts="never", kept="nothing"):
     """Each position of (batch, seq, width) gets what stood ``steps`` before; the first get zeros.
 
     Raises `GraphError` for steps below 0, which would show a position what comes after it.
@@ -118,7 +111,7 @@ class Shift(Op):
 
 
 @dataclass(frozen=True)
-class MeanPool(Op):
+class MeanPool(Op, reach="any", needs="everything", parts="never", kept="nothing"):
     """Mean over positions: (batch, seq, width) to (batch, width)."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -136,10 +129,9 @@ def _same_trailing(left: Shape, right: Shape) -> Shape:
 
 
 @dataclass(frozen=True)
-class RMSNorm(Op):
+class RMSNorm(Op, reach="own", needs="nothing", parts="never", kept="norm"):
     """x / rms(x) · weight over the last dimension (arXiv 1910.07467, equation 4)."""
 
-    saves_inputs: ClassVar[bool] = True
     eps: float
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
@@ -147,18 +139,20 @@ class RMSNorm(Op):
 
 
 @dataclass(frozen=True)
-class UnitRMSNorm(Op):
+class UnitRMSNorm(Op, reach="own", needs="nothing", parts="never", kept="norm"):
     """x / rms(x) over the last dimension: `RMSNorm` without a trained scale."""
 
-    saves_inputs: ClassVar[bool] = True
     eps: float
+
+    def works_on_parts(self, cut: Sequence[bool], *shapes: Shape) -> bool:
+        """Heads may be cut, what the norm runs over not."""
+        return len(shapes[0]) == 4
 
 
 @dataclass(frozen=True)
-class LayerNorm(Op):
+class LayerNorm(Op, reach="own", needs="nothing", parts="never", kept="norm"):
     """(x − mean) / deviation · weight + bias over the last dimension (arXiv 1607.06450)."""
 
-    saves_inputs: ClassVar[bool] = True
     eps: float
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from rinsc.errors import GraphError
 from rinsc.ops.base import Causal, Init, Op, Param, Shape, Sizes, static
 
 
 @dataclass(frozen=True)
-class Linear(Op):
+class Linear(Op, reach="own", needs="nothing", parts="never", kept="product"):
     """A matrix product over the last dimension: (…, in) to (…, out)."""
 
-    saves_inputs: ClassVar[bool] = True
     out_features: int
     bias: bool = False
     init: Init = "normal"
@@ -31,10 +29,9 @@ class Linear(Op):
 
 
 @dataclass(frozen=True)
-class TiedLinear(Op):
+class TiedLinear(Op, reach="own", needs="nothing", parts="never", kept="product"):
     """`Linear` with the table of an `Embedding` that stands elsewhere: (…, width) to (…, rows)."""
 
-    saves_inputs: ClassVar[bool] = True
     owner: str
     rows: int
 
@@ -46,10 +43,8 @@ class TiedLinear(Op):
 
 
 @dataclass(frozen=True)
-class Project(Op):
+class Project(Op, reach="own", needs="nothing", parts="never", kept="product"):
     """`Linear` with a matrix that is given: (…, in) and (out, in) to (…, out)."""
-
-    saves_inputs: ClassVar[bool] = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         x, matrix = shapes

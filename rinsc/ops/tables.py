@@ -10,7 +10,7 @@ from rinsc.ops.base import Init, Op, Param, Shape, Sizes
 
 
 @dataclass(frozen=True)
-class Embedding(Op):
+class Embedding(Op, reach="own", needs="nothing", parts="never", kept="ids"):
     """Rows of a table by token id: (batch, seq) to (batch, seq, width). A lookup costs nothing."""
 
     rows: int
@@ -24,7 +24,7 @@ class Embedding(Op):
 
 
 @dataclass(frozen=True)
-class Positions(Op):
+class Positions(Op, reach="own", needs="nothing", parts="never", kept="ids"):
     """A learned row for each position of an input (batch, seq, …): (seq, width)."""
 
     context: int
@@ -33,12 +33,15 @@ class Positions(Op):
     def output_shape(self, *shapes: Shape) -> Shape:
         return (shapes[0][1], self.width)
 
+    def at_positions(self) -> Op:
+        return PositionRows(self.context, self.width)
+
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
         return (Param("weight", (self.context, self.width), "normal"),)
 
 
 @dataclass(frozen=True)
-class RotaryTable(Op):
+class RotaryTable(Op, reach="own", needs="nothing", parts="never", kept="table"):
     """Cosines or sines of rotary angles: token ids (batch, seq) to (seq, head_dim / 2).
 
     Angle of position p and pair i: p · theta^(−2i / head_dim) (RoFormer, arXiv 2104.09864, 3.2.2).
@@ -57,9 +60,40 @@ class RotaryTable(Op):
             raise GraphError("odd-head-width", message, place="heads", hint=hint)
         return (shapes[0][1], self.head_dim // 2)
 
+    def at_positions(self) -> Op:
+        return RotaryRows(self.function, self.theta, self.head_dim, self.context)
+
 
 @dataclass(frozen=True)
-class Row(Op):
+class RotaryRows(Op, reach="own", needs="nothing", parts="never", kept="table"):
+    """`RotaryTable` at given positions: (batch, seq) to (batch, seq, head_dim / 2)."""
+
+    owns_table: ClassVar[bool] = True
+    function: Literal["cos", "sin"]
+    theta: float
+    head_dim: int
+    context: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0], self.head_dim // 2)
+
+
+@dataclass(frozen=True)
+class PositionRows(Op, reach="own", needs="nothing", parts="never", kept="ids"):
+    """`Positions` at given positions: (batch, seq) to (batch, seq, width)."""
+
+    context: int
+    width: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0], self.width)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.context, self.width), "normal"),)
+
+
+@dataclass(frozen=True)
+class Row(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
     """One of ``rows`` trained tensors by a number (); a number beyond the last takes the last."""
 
     rows: int
@@ -74,7 +108,7 @@ class Row(Op):
 
 
 @dataclass(frozen=True)
-class Vector(Op):
+class Vector(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
     """A trained vector (width,), whatever the input."""
 
     width: int

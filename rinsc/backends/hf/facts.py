@@ -23,7 +23,6 @@ from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.layers import block_weights, layer_kind, trace_programs
 from rinsc.layers.cached import hosted_programs, looks_back_by_attention_alone
 from rinsc.layers.weights import LAYERS, TIED
-from rinsc.ops import Attention
 from rinsc.spec import ModelSpec, spec_from_values
 from rinsc.spec.model import spec_keys
 
@@ -249,7 +248,7 @@ def slots_of_visit(graph: BlockGraph, name: str) -> int:
     """Pairs of keys and values that one visit of a block makes."""
     block = graph.blocks[name]
     nodes = hosted_programs(graph.spec).layer[block.kind].nodes
-    return block.layers * sum(isinstance(node.op, Attention) for node in nodes)
+    return block.layers * sum(node.op.needs == "keys" for node in nodes)
 
 
 @lru_cache(maxsize=256)

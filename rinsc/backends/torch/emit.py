@@ -68,7 +68,6 @@ from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import cached_programs, hosted_programs
 from rinsc.layers.weights import LAYERS, TIED
-from rinsc.ops import RotaryRows, RotaryTable
 from rinsc.scalars import whole
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file
@@ -255,9 +254,7 @@ def _model_class(
 
 def _table_lines(programs: Programs, hosted: bool) -> list[str]:
     """The method that makes the tables which no file holds."""
-    tables = [
-        node for node in programs.embed.nodes if isinstance(node.op, RotaryTable | RotaryRows)
-    ]
+    tables = [node for node in programs.embed.nodes if node.op.owns_table]
     if not tables and not hosted:
         return []
     return [

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from rinsc import ops
 from rinsc.errors import LoweringError, plural
-from rinsc.ops.program import Node, Program, Value
+from rinsc.ops.program import Program, Value
 
 Side: TypeAlias = Literal["column", "row"]
 Origins: TypeAlias = frozenset[str]  # the column-wise matrices that a cut value comes from
@@ -53,27 +53,12 @@ def _attempt(program: Program, kept_whole: Origins) -> tuple[dict[str, Side], Or
                 plan[node.name] = "column"
                 origins[node.output] = frozenset({node.name})
         elif cut:
-            if not _works_on_parts(node, [bool(origins.get(value)) for value in node.inputs]):
+            parts = [bool(origins.get(value)) for value in node.inputs]
+            if not node.op.works_on_parts(parts, *(value.shape for value in node.inputs)):
                 return plan, cut
             origins[node.output] = cut
     astray = (origins.get(value, WHOLE) for value in program.outputs.values())
     return plan, WHOLE.union(*astray)
-
-
-def _works_on_parts(node: Node, cut: list[bool]) -> bool:
-    """Whether an operation on parts gives the parts of its result, without trained weights."""
-    op = node.op
-    if isinstance(op, ops.SplitHeads | ops.MergeHeads | ops.Activation | ops.Scale):
-        return True
-    if isinstance(op, ops.Rope):
-        return cut == [True, False, False]
-    if isinstance(op, ops.Attention):
-        return all(cut[:3]) and not any(cut[3:])
-    if isinstance(op, ops.Add | ops.Sub | ops.Mul):
-        return all(cut) and node.inputs[0].shape == node.inputs[1].shape
-    if isinstance(op, ops.UnitRMSNorm):
-        return len(node.output.shape) == 4  # heads are cut, what the norm runs over is not
-    return False
 
 
 def _require_divisible(program: Program, plan: Mapping[str, Side], devices: int) -> None:
