@@ -90,7 +90,9 @@ def _program_text(program: Program) -> str:
     for node in program.nodes:
         wires = [numbers[value] for value in node.inputs]
         numbers[node.output] = len(numbers)
-        settings = {f.name: getattr(node.op, f.name) for f in dataclasses.fields(node.op)}
+        every = {f.name: getattr(node.op, f.name) for f in dataclasses.fields(node.op)}
+        # One that is None says nothing: an operation may get such a setting later.
+        settings = {name: value for name, value in every.items() if value is not None}
         lines.append(f"{type(node.op).__name__} {settings} {wires}")
     lines.append(f"outputs {[numbers[value] for value in program.outputs.values()]}")
     return "; ".join(lines)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -59,7 +60,11 @@ def torch_module(program: Program) -> nn.Module:
             "import torch",
             "import torch.nn.functional as F",
             "from torch import nn",
-            *(HELPERS[name] for op in made for name in op.helpers),
+            *(
+                HELPERS[n]
+                for op, node in zip(made, program.nodes, strict=True)
+                for n in op.called(node)
+            ),
             "class Model(nn.Module):",
             "    def __init__(self):",
             *indented(indented(body)),
@@ -124,6 +129,18 @@ def by_hand_shift(x: torch.Tensor, steps: int) -> torch.Tensor:
     )
 
 
+def by_hand_window(
+    m: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """A window of three, a position at a time."""
+    mixed = []
+    for end in range(1, query.shape[2] + 1):
+        near = slice(max(0, end - 3), end)
+        scores = query[:, :, end - 1 : end] @ key[:, :, near].mT / query.shape[3] ** 0.5
+        mixed.append(scores.softmax(-1) @ value[:, :, near])
+    return torch.cat(mixed, dim=2)
+
+
 X = {"x": STATE}
 PAIR = {"x": STATE, "y_": STATE}
 HEADS: Shape = ("batch", 2, "seq", 4)
@@ -171,6 +188,13 @@ CASES: dict[str, tuple[Op, Mapping[str, Shape], Callable[..., torch.Tensor]]] = 
         lambda m, q, k, v: (
             (q @ k.mT / 2 - torch.full((q.shape[2],) * 2, 1e9).triu(1)).softmax(-1) @ v
         ),
+    ),
+    "window 1": (ops.Attention(window=1), QKV, lambda m, q, k, v: v),
+    "window 3": (ops.Attention(window=3), QKV, by_hand_window),
+    "window 99": (
+        ops.Attention(window=99),
+        QKV,
+        lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
     ),
     "not causal": (
         ops.Attention(causal=False),
@@ -227,6 +251,15 @@ def test_only_what_a_mask_hides_is_left_out_of_the_count() -> None:
     sizes = [(1, 2, 5, 4)] * 3
     assert ops.Attention().matmul_flops(*sizes, causal="half") == 4 * 2 * 15 * 4
     assert ops.Attention(causal=False).matmul_flops(*sizes, causal="half") == 4 * 2 * 25 * 4
+    near = 1 + 2 + 3 + 3 + 3
+    assert ops.Attention(window=3).matmul_flops(*sizes, causal="half") == 4 * 2 * near * 4
+    assert ops.Attention(window=3).matmul_flops(*sizes, causal="full") == 4 * 2 * 25 * 4
+
+
+@pytest.mark.parametrize("window", [0, -1, 2.5, True])
+def test_a_window_that_sees_nothing_is_refused(window: Any) -> None:
+    with pytest.raises(GraphError, match="bad-window"):
+        ops.Attention(window=window)
 
 
 @pytest.mark.parametrize("case", CASES)

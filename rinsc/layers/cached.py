@@ -173,7 +173,8 @@ def _cached_layer(layer: Program, kind: str) -> Program:
             rewriter.nodes[-1] = replace(rewriter.nodes[-1], part=like.part)
             present[after + number] = output
             seen.append(output)
-        attention = Attention(causal=False)
+        assert isinstance(node.op, Attention)
+        attention = replace(node.op, causal=False)  # the mask says it
         rewriter.nodes.append(replace(node, op=attention, inputs=(query, *seen, visible)))
     inputs = {**layer.inputs, VISIBLE: visible, **past}
     return Program(inputs, tuple(rewriter.nodes), {**layer.outputs, **present})

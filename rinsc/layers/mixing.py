@@ -29,11 +29,13 @@ def attention(
     query_key_bias: bool = False,
     causal: bool = True,
     gated: bool = False,
+    window: int | None = None,
 ) -> Value:
     """Multi-head attention with grouped keys and values: (batch, seq, width) to the same.
 
     ``rotary`` holds the tables of `rotary_sides`, for queries and keys. ``gated`` weighs each
-    channel with the sigmoid of a linear map of ``h``, before the output projection.
+    channel with the sigmoid of a linear map of ``h``, before the output projection. With a
+    ``window`` a position sees so many positions, itself and those before it.
     """
     q_width, kv_width = spec.heads * spec.head_size, spec.kv_heads * spec.head_size
     pair_bias = bias or query_key_bias
@@ -43,7 +45,7 @@ def attention(
     if rotary is not None:
         query = b(Rope(), query, rotary["cos"], rotary["sin"])
         key = b(Rope(), key, rotary["cos"], rotary["sin"])
-    mixed = b(MergeHeads(), b(Attention(causal), query, key, value))
+    mixed = b(MergeHeads(), b(Attention(causal, window), query, key, value))
     if gated:
         gate = b(Linear(q_width), h, name="attention_gate")
         mixed = b(Mul(), mixed, b(Activation("sigmoid"), gate))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rinsc.errors import GraphError
 from rinsc.ops.base import Causal, Op, Reach, Shape, Sizes, static
+from rinsc.scalars import whole
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,17 @@ class Attention(Op, needs="keys", parts="never", kept="product"):
     Keys and values may have fewer heads, each shared by a group of query heads (grouped-query
     attention, arXiv 2305.13245). With ``causal`` a position sees itself and those before it; of
     such, ``full`` counts every pair of positions, ``half`` only the seq · (seq + 1) / 2 that the
-    mask lets through.
+    mask lets through. With a ``window`` a position sees only the last so many of the keys that it
+    would see, itself among them (sliding-window attention, arXiv 2310.06825, section 2).
     """
 
     causal: bool = True
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.window is not None and (whole(self.window) or 0) < 1:
+            message = f"a window of {self.window!r:.20} positions sees nothing"
+            raise GraphError("bad-window", message, hint="give a whole number from 1 on, or None")
 
     @property
     def reach(self) -> Reach:  # type: ignore[override]  # differs between masks
@@ -62,7 +71,8 @@ class Attention(Op, needs="keys", parts="never", kept="product"):
     def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
         batch, heads, seq, head_dim = sizes[0]
         masked = self.causal and causal == "half"
-        pairs = seq * (seq + 1) // 2 if masked else seq * sizes[1][2]
+        reach = min(seq, self.window or seq)  # keys that the last positions see
+        pairs = reach * (reach + 1) // 2 + (seq - reach) * reach if masked else seq * sizes[1][2]
         return 4 * batch * heads * pairs * head_dim
 
 

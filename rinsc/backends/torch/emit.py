@@ -213,7 +213,7 @@ def _helpers(graph: BlockGraph, programs: Programs, hosted: bool) -> list[str]:
         name
         for program in (*programs.every, *loop_programs(graph))
         for node in program.nodes
-        for name in TORCH_OPS[type(node.op)].helpers
+        for name in TORCH_OPS[type(node.op)].called(node)
     }
     if any(loop.options.grad is not None for loop in graph.loops()):
         called.add("gradients")

@@ -39,6 +39,22 @@ def append(past: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
     """New keys or values (batch, heads, seq, head_dim) behind past ones, where there are some."""
     return new if past is None else torch.cat((past, new), dim=2)
 ''',
+    "in_window": '''
+def in_window(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    window: int,
+    mask: torch.Tensor | None = None,
+    causal: bool = True,
+) -> torch.Tensor:
+    """The mask that lets each query see the last keys alone of those that it would see."""
+    seq, total = query.shape[2], key.shape[2]
+    if mask is None:
+        mask = torch.ones(seq, total, dtype=torch.bool, device=query.device)
+        mask = mask.tril(total - seq) if causal else mask
+    from_last = mask.flip(-1).cumsum(-1).flip(-1)
+    return mask & (from_last <= window)
+''',
     "attend": '''
 class Slots(Protocol):
     """Where keys and values (batch, heads, seq, head_dim) are kept, a pair for each attention."""
@@ -69,6 +85,22 @@ def attend(
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
     )
+''',
+    "attend_near": '''
+def attend_near(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    slots: Slots | None,
+    window: int,
+    grouped: bool = False,
+) -> torch.Tensor:
+    """`attend`, to the last keys alone of those that a query would see."""
+    if slots is not None:
+        key, value = slots.update(key, value)
+    mask = in_window(query, key, window, mask)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
 ''',
     "recomputed": '''
 def recomputed(

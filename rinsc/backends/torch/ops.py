@@ -18,7 +18,8 @@ class TorchOp:
 
     ``call`` gives the expression from the arguments' expressions; ``module`` the line that makes
     what the operation owns, in ``__init__``; ``result`` the name a result takes when it needs a
-    variable ("" = that of the first argument); ``helpers`` the functions of `helpers` it calls.
+    variable ("" = that of the first argument); ``helpers`` the functions of `helpers` it calls,
+    or ``helpers_of`` where nodes differ.
     A ``loose`` expression (a sum, a product) is put in parentheses where a ``tight`` operation
     takes it for an argument.
     """
@@ -29,6 +30,11 @@ class TorchOp:
     helpers: tuple[str, ...] = ()
     loose: bool = False
     tight: bool = False
+    helpers_of: Callable[[Node], tuple[str, ...]] | None = None
+
+    def called(self, node: Node) -> tuple[str, ...]:
+        """The helpers that this node calls."""
+        return self.helpers if self.helpers_of is None else self.helpers_of(node)
 
 
 def _own(node: Node, args: list[str]) -> str:
@@ -81,10 +87,21 @@ def _attention(node: Node, args: list[str]) -> str:
     op: Any = node.op
     grouped = node.inputs[0].shape[1] != node.inputs[1].shape[1]
     if len(args) == HOSTED_ARGS:
-        return f"attend({', '.join([*args, *['grouped=True'] * grouped])})"
-    options = ["is_causal=True"] * op.causal + ["enable_gqa=True"] * grouped
+        name, own = ("attend_near", [str(op.window)]) if op.window else ("attend", [])
+        return f"{name}({', '.join([*args, *own, *['grouped=True'] * grouped])})"
+    is_causal = op.causal and op.window is None
+    options = ["is_causal=True"] * is_causal + ["enable_gqa=True"] * grouped
     seen = [f"attn_mask={mask}" for mask in args[3:]]
+    if op.window is not None:
+        mask = [f"mask={mask}" for mask in args[3:]] or [f"causal={op.causal}"]
+        seen = [f"attn_mask=in_window({args[0]}, {args[1]}, {op.window}, {mask[0]})"]
     return f"F.scaled_dot_product_attention({', '.join([*args[:3], *seen, *options])})"
+
+
+def _window_helpers(node: Node) -> tuple[str, ...]:
+    op: Any = node.op
+    hosted = ("attend_near",) if len(node.inputs) == HOSTED_ARGS else ()
+    return ("in_window", *hosted) if op.window else ()
 
 
 def _rotary_rows(node: Node, args: list[str]) -> str:
@@ -171,7 +188,7 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ops.SplitHeads: TorchOp(_split_heads, tight=True),
     ops.MergeHeads: TorchOp(lambda node, args: f"{args[0]}.transpose(1, 2).flatten(2)", tight=True),
     ops.Rope: TorchOp(_rope, helpers=("rotate",)),
-    ops.Attention: TorchOp(_attention, result="mixed"),
+    ops.Attention: TorchOp(_attention, result="mixed", helpers_of=_window_helpers),
     ops.Activation: TorchOp(_activation),
     ops.Add: TorchOp(lambda node, args: " + ".join(args), loose=True, tight=True),
     ops.Sub: TorchOp(lambda node, args: " - ".join(args), loose=True, tight=True),

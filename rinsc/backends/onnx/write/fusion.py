@@ -111,9 +111,12 @@ class FusedProgram:
 def can_fuse(spec: ModelSpec) -> bool:
     """Whether the fused attention can take the place of all attention in a model's layers.
 
-    It takes heads of some widths only, and gives its result with the heads merged.
+    It takes heads of some widths only and no windows, and gives its result with the heads merged.
     """
     if spec.head_size % HEAD_MULTIPLE:
+        return False
+    nodes = [node for layer in trace_programs(spec).layer.values() for node in layer.nodes]
+    if any(isinstance(node.op, Attention) and node.op.window for node in nodes):
         return False
     users = [
         [type(user.op) for user in layer.nodes if node.output in user.inputs]

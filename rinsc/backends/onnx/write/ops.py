@@ -177,7 +177,34 @@ def _rope(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 
 def _attention(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    return op.Attention(*inputs, is_causal=int(at.op.causal))
+    if at.op.window is None:
+        return op.Attention(*inputs, is_causal=int(at.op.causal))
+    return op.Attention(*inputs[:3], _in_window(op, at, inputs))
+
+
+def _positions_of_heads(op: OpBuilder, value: ir.Value) -> ir.Value:
+    """The numbers of the positions of (batch, heads, seq, head_dim)."""
+    size = op.Squeeze(op.Shape(value, start=2, end=3, shape=(1,), dtype=INT64), shape=())
+    return op.Range(op.scalar(0), size, op.scalar(1), shape=("seq",), dtype=INT64)
+
+
+def _in_window(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    """The mask of an attention with a window: of the keys that a query would see, the last ones."""
+    if len(inputs) > 3:
+        mask, shape = inputs[3], at.node.inputs[3].shape
+    else:
+        shape = (at.node.inputs[0].shape[2], at.node.inputs[1].shape[2])
+        queries, keys = (_positions_of_heads(op, value) for value in inputs[:2])
+        column = op.Unsqueeze(queries, op.ints(1), shape=(shape[0], 1))
+        last = column if at.op.causal else op.ReduceMax(keys, shape=())
+        mask = op.LessOrEqual(
+            keys, op.Max(column, last, shape=(shape[0], 1)), shape=shape, dtype=BOOL
+        )
+    counts = op.Cast(mask, to=INT64, shape=shape, dtype=INT64)
+    last = op.scalar(len(shape) - 1)
+    from_last = op.CumSum(counts, last, reverse=1, shape=shape, dtype=INT64)
+    near = op.LessOrEqual(from_last, op.scalar(at.op.window), shape=shape, dtype=BOOL)
+    return op.And(mask, near, shape=shape, dtype=BOOL)
 
 
 def _activation(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
