@@ -16,8 +16,9 @@ from rinsc.errors import UsageError, listed
 from rinsc.verbs.models import is_run
 
 if TYPE_CHECKING:
-    from rinsc.spec import ModelSpec
+    from rinsc.spec import ModelSpec, TowersSpec
     from rinsc.syntax import Signature
+    from rinsc.syntax.tree import Towers
 
 MAX_NAMES = 16  # of blocks, on one line
 
@@ -62,11 +63,19 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         to_text,
     )
     from rinsc.syntax.notes import notes_on, refuse_doubtful
+    from rinsc.syntax.parser import has_towers, parse_towers
+    from rinsc.syntax.towers import bind_towers
 
+    if has_towers(model) and not options.are_given:
+        towers = bind_towers(parse_towers(model), exponents)
+        return _describe_towers(towers, model, None)
     if options.are_given or model.endswith(".toml") or is_run(model):
         from rinsc.fingerprints import fingerprint
+        from rinsc.spec import ModelSpec
 
-        spec = options.spec(model, exponents)
+        spec = options.any_spec(model, exponents)
+        if not isinstance(spec, ModelSpec):
+            return _describe_towers(spec.signature, model, spec)
         signature, identity = spec.signature, fingerprint(spec)
         sizes: dict[str, int] | None = dict(spec.parts)
         heavy = _heavy_adapters(signature, spec)
@@ -92,6 +101,38 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
     }
 
 
+def _describe_towers(towers: Towers, model: str, spec: TowersSpec | None) -> dict[str, object]:
+    """`_describe` of towers, with dimensions or without; several visit what is ``shared``."""
+    from rinsc.fingerprints import fingerprint
+    from rinsc.storage.digests import short_digest
+    from rinsc.syntax import expand, to_text
+    from rinsc.syntax.canonical import canonical_towers
+    from rinsc.syntax.identity import identity_of_towers
+    from rinsc.syntax.notes import notes_on
+    from rinsc.syntax.towers import tower_signatures
+
+    trees = tower_signatures(towers)
+    visits = {name: [ref.letter for ref in expand(tree)] for name, tree in trees.items()}
+    users: dict[str, list[str]] = {}
+    for name, letters in visits.items():
+        for letter in dict.fromkeys(letters):
+            users.setdefault(letter, []).append(name)
+    sizes = None if spec is None else {b: n for each in spec.specs for b, n in each.parts.items()}
+    alone = short_digest(identity_of_towers(trees, {}, {}).text) if spec is None else ""
+    return {
+        "model": model,
+        "signature": to_text(towers),
+        "canonical": canonical_towers(towers),
+        "fingerprint": alone if spec is None else fingerprint(spec),
+        "fingerprint_of": "signature" if spec is None else "model",
+        "blocks": list(users),
+        "shared": [block for block, names in users.items() if len(names) > 1],
+        "layers": sizes,
+        "visits": sum(map(len, visits.values())),
+        "notes": [note for tree in trees.values() for note in notes_on(tree)],
+    }
+
+
 def _heavy_adapters(signature: Signature, spec: ModelSpec | None) -> str | None:
     """Words for adapters that are not light, at the dimensions given or else at the presets."""
     from rinsc.syntax.tree import repeats
@@ -110,12 +151,16 @@ def _text(facts: dict[str, object]) -> str:
     blocks, sizes = facts["blocks"], facts["layers"]
     assert isinstance(blocks, list)
     names = [f"{name}[{sizes[name]}]" if isinstance(sizes, dict) else name for name in blocks]
+    common = facts.get("shared")
+    shared = [("shared", listed(common, MAX_NAMES, between=" "))] if common else []
+    assert isinstance(common, list | None)
     of = "" if sizes is None else " (with dimensions)"
     rows = (
         ("signature", facts["signature"]),
         ("canonical", facts["canonical"]),
         ("fingerprint", f"{facts['fingerprint']}{of}"),
         ("blocks", f"{len(blocks)}: {listed(names, MAX_NAMES, between=' ')}"),
+        *shared,
         ("visits", facts["visits"]),
     )
     return "\n".join(f"{name:<12} {value}" for name, value in rows)

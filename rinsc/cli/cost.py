@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -17,13 +18,13 @@ from rinsc.cli.values import (
     parse_rounds,
     share_bindings,
 )
-from rinsc.cost import ComputeMatch, CostReport
+from rinsc.cost import ComputeMatch, CostReport, TowersReport
 from rinsc.cost.adapters import share_text
-from rinsc.errors import UsageError, plural
+from rinsc.errors import UsageError, listed, plural
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.ops import Causal
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.units import (
     exact,
     ratio,
@@ -84,12 +85,31 @@ def cost(
     json
         Print JSON with exact integers.
     """
-    from rinsc.cost import FlopConvention, cost_report, match_compute
+    from rinsc.cost import FlopConvention, cost_report, match_compute, towers_report
     from rinsc.cost.adapters import heavy_note
 
     models = [model] if baseline is None else [model, baseline]
     exponents = share_bindings(options.set_, [options.signed(models[0]), *models[1:]])
-    spec = options.spec(model, exponents[0])
+    any_spec = options.any_spec(model, exponents[0])
+    if isinstance(any_spec, TowersSpec):
+        if baseline is not None:
+            message = "--baseline compares models of one tower, and this has several"
+            raise UsageError("several-towers", message, hint="compare the towers one by one")
+        with option_values():
+            towers = towers_report(
+                any_spec,
+                seq=seq,
+                batch=batch,
+                rounds=parse_rounds(rounds),
+                convention=FlopConvention(causal, head, recompute),
+                precision=precision,
+            )
+        if json:
+            print_json(towers.as_dict())
+        else:
+            print_towers(towers)
+        return
+    spec = any_spec
     seq = spec.context if seq is None else seq
     convention = FlopConvention(causal, head, recompute)
     asked = parse_rounds(rounds)
@@ -128,6 +148,33 @@ def cost(
     if other is not None and plan is not None:
         print_comparison(other, report)
         print_plan(other.signature, report.signature, plan)
+
+
+def print_towers(report: TowersReport) -> None:
+    """A column for each tower and one for all of them; shared blocks are stored once."""
+    reports = list(report.towers.values())
+    rows: list[tuple[str, Callable[[CostReport | TowersReport], int]]] = [
+        ("parameters, stored", lambda each: each.stored_params),
+        ("parameters, executed", lambda each: each.executed_params),
+        ("layers, stored", lambda each: each.stored_layers),
+        ("layers, executed", lambda each: each.executed_layers),
+        ("forward FLOPs, a sequence each", lambda each: each.forward_flops),
+        ("training FLOPs, a sequence each", lambda each: each.training_flops),
+    ]
+    print_line(report.signature, style="bold")
+    if report.shared_blocks:
+        print_line(f"shared by towers, stored once: {listed(report.shared_blocks, MAX_ROWS)}")
+    print_line()
+    print_table(
+        ("totals", *report.towers, "all"),
+        [(name, *(exact(count(each)) for each in (*reports, report))) for name, count in rows],
+    )
+    tokens = ", ".join(
+        f"{name} {plural(each.seq, 'token')}" for name, each in report.towers.items()
+    )
+    print_line()
+    print_line(f"sequences: {tokens}")
+    print_line(f"FLOPs counted: {reports[0].convention.name}", style="dim")
 
 
 MAX_ROWS = 24

@@ -36,11 +36,12 @@ def show(
     """
     from rinsc.cost import block_params
     from rinsc.cost.adapters import adapter_share, heavy_note
-    from rinsc.graph import build_graph
+    from rinsc.graph import BlockGraph, build_graph
     from rinsc.graph.draw import (
         FORMATS,
         PICTURES,
         Drawing,
+        Drawn,
         Picture,
         schedule_lines,
         to_json,
@@ -55,11 +56,14 @@ def show(
             message = f"'{path.name}' does not end in a format that can be drawn"
             hint = f"use one of {', '.join(drawings)}"
             raise UsageError("unknown-format", message, place=str(path), hint=hint)
-    graph = build_graph(options.spec(model))
-    counts = block_params(graph)
-    heavy = heavy_note(graph.spec, adapter_share(graph))
-    if heavy is not None:
-        note(heavy)
+    spec = options.any_spec(model)
+    graph: Drawn = build_graph(spec)
+    towers = [graph] if isinstance(graph, BlockGraph) else list(graph.towers.values())
+    counts = {name: count for each in towers for name, count in block_params(each).items()}
+    for each in towers:
+        heavy = heavy_note(each.spec, adapter_share(each))
+        if heavy is not None:
+            note(heavy)
     for path in output:
         write_atomically(path, drawings[path.suffix.lower()](graph, counts))
         print_note(f"wrote {path}")
@@ -68,6 +72,7 @@ def show(
     else:
         width = shutil.get_terminal_size().columns if result_stream().isatty() else PIPED_WIDTH
         lines = [*tree_lines(graph, counts), "", *schedule_lines(graph, width)]
-        uneven = uneven_split(graph.spec.signature, graph.spec.layers)
-        lines += [] if uneven is None else ["", f"uneven: {uneven}"]
+        for each in towers:
+            uneven = uneven_split(each.spec.signature, each.spec.layers)
+            lines += [] if uneven is None else ["", f"uneven: {uneven}"]
         print_result("\n".join(lines))

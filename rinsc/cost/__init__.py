@@ -18,7 +18,13 @@ from rinsc.cost.params import (
     stored_params,
     visits_of_blocks,
 )
-from rinsc.cost.report import CostReport, cost_report, expected_rounds
+from rinsc.cost.report import (
+    CostReport,
+    TowersReport,
+    cost_report,
+    expected_rounds,
+    towers_report,
+)
 
 __all__ = [
     "PYTORCH",
@@ -28,6 +34,7 @@ __all__ = [
     "FlopSplit",
     "MemoryReport",
     "RunCounts",
+    "TowersReport",
     "adapter_params",
     "block_params",
     "cost_report",
@@ -40,6 +47,7 @@ __all__ = [
     "repeat_params",
     "run_counts",
     "stored_params",
+    "towers_report",
     "training_flops",
     "training_flops_per_token",
     "visits_of_blocks",

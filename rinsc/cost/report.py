@@ -19,9 +19,20 @@ from rinsc.cost.params import (
 )
 from rinsc.errors import plural
 from rinsc.formats import TrainingPrecision
-from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds, rounds_in_words, verified
+from rinsc.graph import (
+    BlockGraph,
+    Rounds,
+    TowersGraph,
+    build_graph,
+    require_graph,
+    resolve_rounds,
+    rounds_in_words,
+    tower_rounds,
+    verified,
+)
 from rinsc.graph.law import drawn_loops
-from rinsc.spec import ModelSpec
+from rinsc.graph.towers import verified_towers
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.units import html_table, rounded_count, rounded_flops
 
 
@@ -100,6 +111,89 @@ class CostReport:
             "forward_flops_per_token": self.forward_flops_per_token,
             "training_flops_per_token": self.training_flops_per_token,
         }
+
+
+@dataclass(frozen=True)
+class TowersReport:
+    """The report of each tower, and what they store together: shared blocks are counted once.
+
+    FLOPs and executed layers are of one pass of every tower, a sequence each.
+    """
+
+    signature: str
+    towers: dict[str, CostReport]
+    shared_blocks: tuple[str, ...]
+    stored_params: int
+    stored_layers: int
+
+    @property
+    def executed_params(self) -> int:
+        return sum(report.executed_params for report in self.towers.values())
+
+    @property
+    def executed_layers(self) -> int:
+        return sum(report.executed_layers for report in self.towers.values())
+
+    @property
+    def forward_flops(self) -> int:
+        return sum(report.forward_flops for report in self.towers.values())
+
+    @property
+    def training_flops(self) -> int:
+        return sum(report.training_flops for report in self.towers.values())
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON, sums included."""
+        return {
+            "signature": self.signature,
+            "shared_blocks": list(self.shared_blocks),
+            "stored_params": self.stored_params,
+            "executed_params": self.executed_params,
+            "stored_layers": self.stored_layers,
+            "executed_layers": self.executed_layers,
+            "forward_flops": self.forward_flops,
+            "training_flops": self.training_flops,
+            "towers": {name: report.as_dict() for name, report in self.towers.items()},
+        }
+
+
+def towers_report(
+    spec: TowersSpec | TowersGraph,
+    *,
+    seq: int | None = None,
+    batch: int = 1,
+    rounds: Rounds = None,
+    convention: FlopConvention = PYTORCH,
+    precision: TrainingPrecision = "fp32",
+) -> TowersReport:
+    """`cost_report` of every tower, at the context of each where no ``seq`` is given."""
+    graph = spec if isinstance(spec, TowersGraph) else build_graph(spec)
+    counts = tower_rounds(verified_towers(graph), rounds)
+    reports = {
+        name: cost_report(
+            tower,
+            seq=seq,
+            batch=batch,
+            rounds=None if rounds is None else counts[name],
+            convention=convention,
+            precision=precision,
+        )
+        for name, tower in graph.towers.items()
+    }
+    owners = graph.owners()
+    twice = sum(
+        report.params_by_block[block]
+        for name, report in reports.items()
+        for block in graph.towers[name].blocks
+        if owners[block] != name
+    )
+    return TowersReport(
+        signature=graph.spec.text,
+        towers=reports,
+        shared_blocks=graph.spec.shared_blocks,
+        stored_params=sum(report.stored_params for report in reports.values()) - twice,
+        stored_layers=graph.stored_layers,
+    )
 
 
 def cost_report(

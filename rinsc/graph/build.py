@@ -45,6 +45,10 @@ def build_graph(spec: ModelSpec) -> BlockGraph: ...
 def build_graph(spec: TowersSpec) -> TowersGraph: ...
 
 
+@overload
+def build_graph(spec: ModelSpec | TowersSpec) -> BlockGraph | TowersGraph: ...
+
+
 def build_graph(spec: ModelSpec | TowersSpec) -> BlockGraph | TowersGraph:
     """The verified block graph of a spec, after all passes; of towers, that of each and of all.
 

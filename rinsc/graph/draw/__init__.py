@@ -8,12 +8,12 @@ from typing import TypeAlias
 from rinsc.graph.draw.figure import to_figure
 from rinsc.graph.draw.flowcharts import to_dot, to_mermaid
 from rinsc.graph.draw.json_tree import to_json
+from rinsc.graph.draw.labels import Drawn
 from rinsc.graph.draw.svg import to_svg
 from rinsc.graph.draw.terminal import schedule_lines, tree_lines
-from rinsc.graph.nodes import BlockGraph
 
-Drawing: TypeAlias = Callable[[BlockGraph, Mapping[str, int]], str]
-Picture: TypeAlias = Callable[[BlockGraph, Mapping[str, int]], bytes]
+Drawing: TypeAlias = Callable[[Drawn, Mapping[str, int]], str]
+Picture: TypeAlias = Callable[[Drawn, Mapping[str, int]], bytes]
 
 FORMATS: dict[str, Drawing] = {
     ".svg": to_svg,
@@ -23,12 +23,12 @@ FORMATS: dict[str, Drawing] = {
 }
 
 
-def to_png(graph: BlockGraph, param_counts: Mapping[str, int]) -> bytes:
+def to_png(graph: Drawn, param_counts: Mapping[str, int]) -> bytes:
     """The SVG picture in pixels, two for each of its own; needs matplotlib."""
     return to_figure(to_svg(graph, param_counts), "png")
 
 
-def to_pdf(graph: BlockGraph, param_counts: Mapping[str, int]) -> bytes:
+def to_pdf(graph: Drawn, param_counts: Mapping[str, int]) -> bytes:
     """The SVG picture as PDF; needs matplotlib."""
     return to_figure(to_svg(graph, param_counts), "pdf")
 
@@ -39,6 +39,7 @@ __all__ = [
     "FORMATS",
     "PICTURES",
     "Drawing",
+    "Drawn",
     "Picture",
     "schedule_lines",
     "to_dot",

@@ -9,6 +9,7 @@ from itertools import count, pairwise
 from typing import TypeAlias
 
 from rinsc.graph.draw.labels import (
+    Drawn,
     Elided,
     block_text,
     caption,
@@ -17,11 +18,11 @@ from rinsc.graph.draw.labels import (
     params_text,
     shorten,
     times_text,
+    towers_of,
     visit_text,
 )
 from rinsc.graph.draw.palette import Colour, block_colours
 from rinsc.graph.nodes import BlockGraph, Visit
-from rinsc.graph.verify import verified
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,33 @@ class FlowLoop:
 FlowItem: TypeAlias = FlowNode | FlowLoop
 
 
-def flow(graph: BlockGraph, param_counts: Mapping[str, int]) -> tuple[FlowItem, ...]:
-    """The items of a drawing in order; a block drawn before is marked as shared."""
-    return _items(verified(graph), param_counts, count(1), set())
+@dataclass(frozen=True)
+class Flow:
+    """What a tower is drawn as: from the box ``start`` over its items to the box ``end``."""
+
+    name: str  # nothing where there is only one
+    items: tuple[FlowItem, ...]
+
+    @property
+    def start(self) -> str:
+        return f"input_{self.name}" if self.name else "input"
+
+    @property
+    def end(self) -> str:
+        return f"output_{self.name}" if self.name else "output"
+
+    def edges(self) -> Iterator[tuple[str, str]]:
+        """Keys of the boxes along which the state flows once, from ``start`` to ``end``."""
+        yield from pairwise([self.start, *(node.key for node in nodes_in(self.items)), self.end])
+
+
+def flows(graph: Drawn, param_counts: Mapping[str, int]) -> list[Flow]:
+    """The towers in order, each with its items; a block drawn before is marked as shared."""
+    numbers, seen = count(1), set[str]()
+    return [
+        Flow(name, _items(tower, param_counts, numbers, seen))
+        for name, tower in towers_of(graph).items()
+    ]
 
 
 def nodes_in(items: tuple[FlowItem, ...]) -> Iterator[FlowNode]:
@@ -70,11 +95,6 @@ def loops_in(items: tuple[FlowItem, ...]) -> Iterator[FlowLoop]:
         if isinstance(item, FlowLoop):
             yield item
             yield from loops_in(item.items)
-
-
-def forward_edges(items: tuple[FlowItem, ...]) -> Iterator[tuple[str, str]]:
-    """Keys of the nodes along which the state flows once, from ``input`` to ``output``."""
-    yield from pairwise(["input", *(node.key for node in nodes_in(items)), "output"])
 
 
 def back_edge(loop: FlowLoop) -> tuple[str, str]:
@@ -110,15 +130,19 @@ def _lines(
     return (block.name, layers_text(block.layers), own, *filter(None, rest))
 
 
-def to_mermaid(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
+def to_mermaid(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     """Mermaid text: loops are subgraphs with a dotted back edge that bears their count."""
-    items = flow(graph, param_counts)
+    towers = flows(graph, param_counts)
+    items = tuple(item for tower in towers for item in tower.items)
     classes = {name: f"block{index}" for index, name in enumerate(graph.blocks)}
     drawn = {node.block for node in nodes_in(items)}
     title = f"{cut(graph.spec.text, 120)} · {caption(graph, param_counts)}"
     lines = ["---", f"title: {json.dumps(title, ensure_ascii=False)}", "---", "flowchart LR"]
-    lines += ['  input(["tokens"])', *_mermaid_items(items, classes, "  "), '  output(["logits"])']
-    lines += [f"  {source} --> {target}" for source, target in forward_edges(items)]
+    for tower in towers:
+        lines += [f'  {tower.start}(["{tower.name or "tokens"}"])']
+        lines += _mermaid_items(tower.items, classes, "  ")
+        lines += [f'  {tower.end}(["logits"])']
+        lines += [f"  {source} --> {target}" for source, target in tower.edges()]
     for loop in loops_in(items):
         source, target = back_edge(loop)
         lines.append(f'  {source} -.->|"{times_text(loop.rounds)}"| {target}')
@@ -147,20 +171,23 @@ def _escape(text: str) -> str:
     return text.replace("#", "#35;").replace('"', "#quot;").replace("<", "#lt;")
 
 
-def to_dot(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
+def to_dot(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     """DOT text: loops are clusters with a dashed back edge that bears their count."""
-    items = flow(graph, param_counts)
+    towers = flows(graph, param_counts)
+    items = tuple(item for tower in towers for item in tower.items)
+    colours = block_colours(graph)
     lines = [
         "digraph rinsc {",
         f"  label={_quote(cut(graph.spec.text, 120), caption(graph, param_counts))};",
         '  rankdir=LR; labelloc=t; fontname="Helvetica"; bgcolor="white";',
         '  node [shape=box, style="rounded,filled", fontname="Helvetica", fillcolor="white"];',
         '  edge [fontname="Helvetica"];',
-        '  input [label="tokens", shape=plaintext];',
-        *_dot_items(items, block_colours(graph), "  "),
-        '  output [label="logits", shape=plaintext];',
-        *(f"  {source} -> {target};" for source, target in forward_edges(items)),
     ]
+    for tower in towers:
+        lines += [f'  {tower.start} [label="{tower.name or "tokens"}", shape=plaintext];']
+        lines += _dot_items(tower.items, colours, "  ")
+        lines += [f'  {tower.end} [label="logits", shape=plaintext];']
+        lines += [f"  {source} -> {target};" for source, target in tower.edges()]
     for loop in loops_in(items):
         source, target = back_edge(loop)
         label = _quote(times_text(loop.rounds))

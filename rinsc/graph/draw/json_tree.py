@@ -6,15 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rinsc.graph.draw.labels import first_layers
+from rinsc.graph.draw.labels import Drawn, first_layers, towers_of
 from rinsc.graph.nodes import BlockGraph, Visit
-from rinsc.graph.verify import verified
+from rinsc.graph.towers import TowersGraph
 
 FORMAT = "rinsc-graph"
 VERSION = 1
 
 
-def to_json(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
+def to_json(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     """JSON text of the graph.
 
     Keys: ``format`` and ``version`` of this layout; ``signature``; ``blocks``, in order of first
@@ -23,9 +23,20 @@ def to_json(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
     "visit", "block"}``, with ``each`` and ``reverse`` where they are used, or ``{"type": "loop",
     "name", "rounds", "steps"}``, with ``options`` as written where it has some; ``totals`` with
     ``parameters`` (of the blocks), ``layers_stored``, ``layers_executed`` and ``visits`` at the
-    rounds written.
+    rounds written. Several towers have ``towers`` in place of ``steps``: of each, under its name,
+    its ``kind`` and its ``steps``; and ``shared``, the blocks that several of them visit.
     """
-    starts = first_layers(verified(graph))
+    towers = towers_of(graph)
+    starts = first_layers(graph)
+    flow: dict[str, Any] = {}
+    if isinstance(graph, TowersGraph):
+        flow["towers"] = {
+            name: {"kind": tower.spec.kind, "steps": _steps(tower)}
+            for name, tower in towers.items()
+        }
+        flow["shared"] = list(graph.spec.shared_blocks)
+    else:
+        flow["steps"] = _steps(graph)
     blocks = [
         {
             "name": block.name,
@@ -42,12 +53,12 @@ def to_json(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
         "version": VERSION,
         "signature": graph.spec.text,
         "blocks": blocks,
-        "steps": _steps(graph),
+        **flow,
         "totals": {
             "parameters": sum(param_counts[name] for name in graph.blocks),
             "layers_stored": graph.stored_layers,
             "layers_executed": graph.executed_layers(),
-            "visits": sum(1 for _ in graph.visits()),
+            "visits": sum(1 for tower in towers.values() for _ in tower.visits()),
         },
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -6,9 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from rinsc.errors import plural
+from rinsc.errors import listed, plural
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit
+from rinsc.graph.towers import TowersGraph, verified_towers
+from rinsc.graph.verify import verified
 from rinsc.spec import ModelSpec
+
+Drawn: TypeAlias = BlockGraph | TowersGraph  # what every drawing takes
+
+
+def towers_of(graph: Drawn) -> Mapping[str, BlockGraph]:
+    """The verified graph of each tower by name; the only one of a plain model has none."""
+    if isinstance(graph, TowersGraph):
+        return verified_towers(graph).towers
+    return {"": verified(graph)}
+
+
+def shared_text(graph: Drawn) -> str:
+    """Which blocks several towers use; nothing where there are none."""
+    blocks = graph.spec.shared_blocks if isinstance(graph, TowersGraph) else ()
+    return f"shared by towers: {listed(blocks, 8)}" if blocks else ""
+
 
 _UNITS = ("", " k", " M", " B", " T")
 
@@ -54,7 +72,7 @@ def cut(words: str, length: int) -> str:
     return words if len(words) <= length else words[: max(length - 1, 0)] + "…"
 
 
-def first_layers(graph: BlockGraph) -> dict[str, int]:
+def first_layers(graph: Drawn) -> dict[str, int]:
     """The physical layer, counted from 0, at which each block starts."""
     starts: dict[str, int] = {}
     total = 0
@@ -64,12 +82,14 @@ def first_layers(graph: BlockGraph) -> dict[str, int]:
     return starts
 
 
-def caption(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
+def caption(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     """Totals in one line; parameters are those of the blocks, without embedding and head.
 
     Where no counts are given, there are none in the line.
     """
     layers = f"{layers_text(graph.stored_layers)} stored · {graph.executed_layers()} executed"
+    shared = shared_text(graph)
+    layers += f" · {shared}" if shared else ""
     if not param_counts:
         return layers
     params = sum(param_counts[name] for name in graph.blocks)

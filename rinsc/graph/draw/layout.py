@@ -86,15 +86,18 @@ class Layout:
     arcs: list[Arc] = field(default_factory=list)
 
 
-def arrange(graph: BlockGraph) -> Layout:
-    """Detailed boxes where they fit into `MAX_DETAILED_ROWS`, else compact ones."""
+def arrange(graph: BlockGraph, seen: set[str] | None = None) -> Layout:
+    """Detailed boxes where they fit into `MAX_DETAILED_ROWS`, else compact ones.
+
+    ``seen`` are blocks that are drawn already; those of this graph are added.
+    """
+    seen = set() if seen is None else seen
     steps = shorten(graph)
     rows, style = _rows(steps, DETAILED), DETAILED
     widest = max(_width_of(row, DETAILED) for row in rows)
     if len(rows) > MAX_DETAILED_ROWS or widest > MAX_ROW:
         rows, style = _rows(steps, COMPACT), COMPACT
     layout = Layout(style)
-    seen: set[str] = set()
     for index, row in enumerate(rows):
         top = layout.height + (ROW_GAP if index else 0)
         y = top + ARC_STEP * _levels(row) + style.box_height / 2

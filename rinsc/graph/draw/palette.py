@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rinsc.graph.nodes import BlockGraph
+from rinsc.graph.towers import TowersGraph
 
 # Hues after Okabe and Ito, "Color Universal Design": told apart with any colour vision. Three are
 # a little darker than there, so that small white text on them can be read.
@@ -36,7 +37,7 @@ class Stripes:
     spacing: int
 
 
-def block_colours(graph: BlockGraph) -> dict[str, Colour]:
+def block_colours(graph: BlockGraph | TowersGraph) -> dict[str, Colour]:
     """Colours by block name, in order of first use; no two are alike.
 
     After `PLAIN` blocks the colours come again with stripes, and a little darker or lighter.

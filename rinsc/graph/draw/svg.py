@@ -9,12 +9,14 @@ from xml.sax.saxutils import escape, quoteattr
 
 from rinsc.errors import plural
 from rinsc.graph.draw.labels import (
+    Drawn,
     block_text,
     caption,
     cut,
     layers_text,
     params_text,
     times_text,
+    towers_of,
     visit_text,
 )
 from rinsc.graph.draw.layout import (
@@ -44,7 +46,6 @@ from rinsc.graph.draw.shapes import (
     wrap,
 )
 from rinsc.graph.nodes import BlockGraph, Visit
-from rinsc.graph.verify import verified
 
 CELL_WIDTH, CELL_HEIGHT = 240, 34
 NOTE_SIZE, NOTE_HEIGHT = 13, 19
@@ -57,14 +58,18 @@ def legend_height(graph: BlockGraph, width: float, *, shared: bool) -> float:
 
 
 def legend(
-    graph: BlockGraph, param_counts: Mapping[str, int], width: float, *, shared: bool
+    graph: BlockGraph,
+    param_counts: Mapping[str, int],
+    width: float,
+    colours: Mapping[str, Colour],
+    *,
+    shared: bool,
 ) -> Iterator[str]:
     """A cell for each block, and one for what dashes mean where there are any.
 
     From left to right, then down, with the origin at the upper left.
     """
     columns = _columns(len(graph.blocks) + shared, width)
-    colours = block_colours(graph)
     for index, block in enumerate(graph.blocks.values()):
         x, y = _corner(index, columns, width)
         count = param_counts.get(block.name)
@@ -176,8 +181,8 @@ MIN_WIDTH = 560  # room for the caption
 OPTIONS_SIZE, SMALLEST_OPTIONS = 12, 9  # of the letters beside the count of an arc
 
 
-def to_svg(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
-    """A self-contained SVG document on its own white ground.
+def to_svg(graph: Drawn, param_counts: Mapping[str, int]) -> str:
+    """A self-contained SVG document on its own white ground; towers stand below one another.
 
     Without counts it names no parameters.
 
@@ -185,29 +190,15 @@ def to_svg(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
     of many visits has small boxes in several rows, and a legend. Options of a repeat for which
     there is no room at its arc stand below the picture.
     """
-    layout = arrange(verified(graph))
-    footnotes = _footnotes(layout)
-    inner = max(layout.width, MIN_WIDTH)
-    width, left = inner + 2 * MARGIN, MARGIN + (inner - layout.width) / 2
-    top = MARGIN + HEAD_HEIGHT
-    height = top + layout.height + MARGIN
-    body = [
-        _group(
-            left,
-            top,
-            [*_wires(layout), *_arcs(layout, footnotes), *_boxes(layout, graph, param_counts)],
-        )
-    ]
-    if not layout.style.detailed:
-        shared = any(box.shared for box in layout.boxes)
-        body.append(_group(MARGIN, height, legend(graph, param_counts, inner, shared=shared)))
-        height += legend_height(graph, inner, shared=shared) + MARGIN / 2
-    if footnotes:
-        words = [f"[{number}] {_title(arc)}" for arc, number in footnotes.items()]
-        lines_of_notes, notes_height = notes(words, inner)
-        body.append(_group(MARGIN, height, lines_of_notes))
-        height += notes_height + MARGIN / 2
-    patterns = "".join(map(pattern, block_colours(graph).values()))
+    colours, towers, seen = block_colours(graph), towers_of(graph), set[str]()
+    layouts = {name: arrange(tower, seen) for name, tower in towers.items()}
+    inner = max(MIN_WIDTH, *(layout.width for layout in layouts.values()))
+    width, height = inner + 2 * MARGIN, float(MARGIN + HEAD_HEIGHT)
+    body: list[str] = []
+    for name, tower in towers.items():
+        lines, height = _tower(tower, param_counts, colours, layouts[name], inner, height, name)
+        body += lines
+    patterns = "".join(map(pattern, colours.values()))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {num(width)} {num(height)}" '
         f'width="{num(width)}" height="{num(height)}" role="img" font-family={quoteattr(FONT)}>',
@@ -222,12 +213,48 @@ def to_svg(graph: BlockGraph, param_counts: Mapping[str, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _tower(
+    graph: BlockGraph,
+    param_counts: Mapping[str, int],
+    colours: Mapping[str, Colour],
+    layout: Layout,
+    inner: float,
+    top: float,
+    name: str,
+) -> tuple[list[str], float]:
+    """What is drawn of one tower below ``top``, and where that ends."""
+    footnotes = _footnotes(layout)
+    left = MARGIN + (inner - layout.width) / 2
+    height = top + layout.height + MARGIN
+    flow = [
+        *_wires(layout, name or "tokens"),
+        *_arcs(layout, footnotes),
+        *_boxes(layout, graph, param_counts, colours),
+    ]
+    body = [_group(left, top, flow)]
+    if not layout.style.detailed:
+        shared = any(box.shared for box in layout.boxes)
+        cells = legend(graph, param_counts, inner, colours, shared=shared)
+        body.append(_group(MARGIN, height, cells))
+        height += legend_height(graph, inner, shared=shared) + MARGIN / 2
+    if footnotes:
+        words = [f"[{number}] {_title(arc)}" for arc, number in footnotes.items()]
+        lines_of_notes, notes_height = notes(words, inner)
+        body.append(_group(MARGIN, height, lines_of_notes))
+        height += notes_height + MARGIN / 2
+    return body, height
+
+
 def _group(x: float, y: float, lines: Iterable[str]) -> str:
     return "\n".join([f'<g transform="translate({num(x)} {num(y)})">', *lines, "</g>"])
 
 
-def _boxes(layout: Layout, graph: BlockGraph, param_counts: Mapping[str, int]) -> Iterator[str]:
-    colours = block_colours(graph)
+def _boxes(
+    layout: Layout,
+    graph: BlockGraph,
+    param_counts: Mapping[str, int],
+    colours: Mapping[str, Colour],
+) -> Iterator[str]:
     for box in layout.boxes:
         if box.visit is None:
             yield from elided_box(box)
@@ -237,14 +264,14 @@ def _boxes(layout: Layout, graph: BlockGraph, param_counts: Mapping[str, int]) -
             yield from visit_box(box, layout.style, facts, colours[name])
 
 
-def _head(graph: BlockGraph, param_counts: Mapping[str, int], width: float) -> Iterator[str]:
+def _head(graph: Drawn, param_counts: Mapping[str, int], width: float) -> Iterator[str]:
     title, size = fit(graph.spec.text, width - 2 * MARGIN, 28, 15, bold=True)
     yield text(title, width / 2, MARGIN + 26, size, INK, bold=True)
     totals, size = fit(caption(graph, param_counts), width - 2 * MARGIN, 15, 10)
     yield text(totals, width / 2, MARGIN + 54, size, MUTED)
 
 
-def _wires(layout: Layout) -> Iterator[str]:
+def _wires(layout: Layout, start: str) -> Iterator[str]:
     """The flow line of each row with its ends, and the way from each row to the next."""
     first, last = layout.rows[0], layout.rows[-1]
     for row in layout.rows:
@@ -256,7 +283,7 @@ def _wires(layout: Layout) -> Iterator[str]:
     for box in layout.boxes:
         yield arrow_right(box.x, box.y)
     yield arrow_right(last.right, last.y)
-    yield from _end("tokens", first.left - END_WIDTH, first.y)
+    yield from _end(start, first.left - END_WIDTH, first.y)
     yield from _end("logits", last.right, last.y)
 
 

@@ -6,34 +6,52 @@ from collections.abc import Mapping
 from itertools import islice
 
 from rinsc.graph.draw.labels import (
+    Drawn,
     Elided,
     block_text,
     cut,
     first_layers,
     layers_text,
     params_text,
+    shared_text,
     shorten,
     times_text,
+    towers_of,
     visit_text,
 )
 from rinsc.graph.nodes import BlockGraph, Visit
-from rinsc.graph.verify import verified
 
 MAX_SCHEDULE_VISITS = 64
 _HEADS = ("visits  ", "layers  ")
 
 
-def tree_lines(graph: BlockGraph, param_counts: Mapping[str, int]) -> list[str]:
-    """The rolled tree: the signature, then a line for each repeat and each block in it."""
-    return [cut(graph.spec.text, 100), *_branches(verified(graph), param_counts, set())]
+def tree_lines(graph: Drawn, param_counts: Mapping[str, int]) -> list[str]:
+    """The rolled tree: the signature, then a line for each repeat and each block in it.
+
+    Of several towers, a tree for each below its name.
+    """
+    lines, seen = [cut(graph.spec.text, 100)], set[str]()
+    for name, tower in towers_of(graph).items():
+        lines += ["", f"{name}  {tower.spec.kind}"] if name else []
+        lines += _branches(tower, param_counts, seen)
+    shared = shared_text(graph)
+    return [*lines, "", shared] if shared else lines
 
 
-def schedule_lines(graph: BlockGraph, width: int = 80) -> list[str]:
+def schedule_lines(graph: Drawn, width: int = 80) -> list[str]:
     """Visits in order of execution, and below each the physical layers it runs.
 
     Folded to ``width`` columns; all but the first `MAX_SCHEDULE_VISITS` are only counted.
     """
-    starts = first_layers(verified(graph))
+    lines: list[str] = []
+    starts = first_layers(graph)
+    for name, tower in towers_of(graph).items():
+        lines += [*[""] * bool(lines), name] if name else []
+        lines += _schedule(tower, starts, width)
+    return lines
+
+
+def _schedule(graph: BlockGraph, starts: Mapping[str, int], width: int) -> list[str]:
     visits = list(islice(graph.visits(), MAX_SCHEDULE_VISITS))
     columns = [
         (visit.block, _layer_range(visit, starts[visit.block], graph.blocks[visit.block].layers))
