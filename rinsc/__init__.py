@@ -13,7 +13,7 @@ from rinsc.errors import RinscError
 from rinsc.extras import TO_TRAIN, require
 
 if TYPE_CHECKING:
-    from rinsc.backends.onnx import OnnxForm, Session, to_onnx
+    from rinsc.backends.onnx import OnnxForm, Session, TowersSession, to_onnx
     from rinsc.backends.torch import load_weights, save_weights, to_torch
     from rinsc.cost import FlopConvention, cost_report, match_compute
     from rinsc.evaluation.report import evaluate
@@ -43,6 +43,7 @@ _HOMES = {
     "Sampling": "rinsc.sampling",
     "Session": "rinsc.backends.onnx",
     "TorchForm": "rinsc.verbs.forms",
+    "TowersSession": "rinsc.backends.onnx",
     "TowersSpec": "rinsc.spec",
     "bench": "rinsc.verbs.bench",
     "build_graph": "rinsc.graph",
@@ -87,6 +88,7 @@ __all__ = [
     "Sampling",
     "Session",
     "TorchForm",
+    "TowersSession",
     "TowersSpec",
     "__version__",
     "bench",

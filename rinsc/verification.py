@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.torch import CompiledModule, load_weights, save_weights, to_torch
+from rinsc.backends.onnx import Session, TowersSession, to_onnx
+from rinsc.backends.torch import (
+    CompiledModule,
+    CompiledTowers,
+    load_weights,
+    save_weights,
+    to_torch,
+)
 from rinsc.backends.torch.generate import CachedModule, cached_module
-from rinsc.cost import forward_flops, stored_params, training_flops
+from rinsc.cost import forward_flops, stored_params, towers_report, training_flops
 from rinsc.errors import LoweringError, SpecError, plural
-from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds, unroll
+from rinsc.graph import BlockGraph, Rounds, TowersGraph, build_graph, resolve_rounds, unroll
+from rinsc.graph.towers import dial_of
 from rinsc.layers import model_input, require_language_model
 from rinsc.ops import at_sizes
 from rinsc.sampling import checked_seed
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec
 from rinsc.spec.settings import small
 from rinsc.storage.folders import temporary_folder
@@ -55,7 +62,7 @@ class VerifyRow:
         return self.value <= self.limit  # False for NaN
 
 
-def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
+def verify(spec: ModelSpec | TowersSpec, *, seed: int = 0) -> list[VerifyRow]:
     """Compile a small copy of the spec in every form and compare them on random tokens.
 
     Counts are compared at full size, on PyTorch's device without memory, unless the model executes
@@ -67,15 +74,12 @@ def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
     >>> all(row.passed for row in verify(model_spec("AB", preset="tiny")))
     True
     """
+    if isinstance(spec, TowersSpec):
+        return _verified_towers(spec, checked_seed(seed))
     spec, seed = require_spec(spec), checked_seed(seed)
     small = small_copy(spec)
     graph = build_graph(small)
-    executed = graph.executed_layers()
-    if executed > MAX_LAYERS:
-        message = f"even small, this model executes {executed} layers; at most {MAX_LAYERS} can be"
-        message += " compared in reasonable time"
-        hint = "verify a signature of the same form with smaller powers or sizes"
-        raise LoweringError("too-long-to-verify", message, hint=hint)
+    _require_short(graph)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
         torch.manual_seed(seed)
         model = to_torch(graph).eval()
@@ -91,6 +95,109 @@ def verify(spec: ModelSpec, *, seed: int = 0) -> list[VerifyRow]:
                 else _count_rows(small, "small")
             ),
         ]
+
+
+def _verified_towers(spec: TowersSpec, seed: int) -> list[VerifyRow]:
+    """`verify` of towers: each against the module of its signature alone, and all in ONNX."""
+    small = small_towers(spec)
+    graph = build_graph(small)
+    _require_short(graph)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
+        torch.manual_seed(seed)
+        model = to_torch(graph).eval()
+        _spread(model)
+        # Of different lengths: no tower may take the sizes of another.
+        given = {
+            name: random_input(tower, batch=2, seq=tower.context - 3 - place)
+            for place, (name, tower) in enumerate(small.towers.items())
+        }
+        return [
+            *_tower_rows(model, given),
+            *_tower_onnx_rows(model, given),
+            *_tower_count_rows(spec if _can_be_traced(spec) else small),
+        ]
+
+
+def _tower_rows(model: CompiledTowers, given: Mapping[str, torch.Tensor]) -> Iterator[VerifyRow]:
+    with temporary_folder() as folder:
+        path = folder / "weights.safetensors"
+        save_weights(model, path)
+        fresh = to_torch(model.graph).eval()
+        load_weights(fresh, path)
+    outputs, again = model(**given), fresh(**given)
+    for name, tower in model.graph.towers.items():
+        alone = to_torch(tower).eval()
+        alone.load_state_dict(model.get_submodule(name).state_dict())
+        for rounds in dialled_rounds(tower):
+            asked = (
+                None if rounds is None else {dial_of(name, x.name): rounds for x in tower.dials()}
+            )
+            gap = _gap(model(**given, rounds=asked)[name], alone(given[name], rounds=rounds))
+            left = f"torch, {name}, {_words(rounds)}"
+            yield VerifyRow(left, "torch, its signature alone", "logits", gap, EXACT)
+        gap = _gap(outputs[name], again[name])
+        left = f"torch, {name}, as written"
+        yield VerifyRow(left, "torch, weights reloaded", "logits", gap, EXACT)
+
+
+def _tower_onnx_rows(
+    model: CompiledTowers, given: Mapping[str, torch.Tensor]
+) -> Iterator[VerifyRow]:
+    arrays = {name: each.numpy() for name, each in given.items()}
+    fixed = TowersSession(to_onnx(model))
+    dial = TowersSession(to_onnx(model, rounds="dynamic"))
+    counts: list[Rounds] = [None]
+    if any(model.graph.dials()):
+        counts += [r for r in (1, 2, 3, 4) if model.graph.executed_layers(r) <= MAX_LAYERS]
+    for rounds in counts:
+        expected = model(**given, rounds=rounds)
+        sessions = {"ONNX, dial": dial} | ({"ONNX, unrolled": fixed} if rounds is None else {})
+        for form, session in sessions.items():
+            found = session.outputs(arrays, rounds=rounds)
+            for name, logits in expected.items():
+                tower = cast(CompiledModule, model.get_submodule(name))
+                limit = _limit(tower, given[name], rounds if any(tower.graph.dials()) else None)
+                gap = _numpy_gap(logits, found[name])
+                left = f"torch, {name}, {_words(rounds)}"
+                yield VerifyRow(left, form, "logits", gap, limit)
+
+
+def _tower_count_rows(spec: TowersSpec) -> Iterator[VerifyRow]:
+    report = towers_report(spec)
+    given = {
+        name: random_input(tower, 1, tower.context, device="meta")
+        for name, tower in spec.towers.items()
+    }
+    model = to_torch(spec, device="meta")
+    written = {name: loop.rounds for name, loop in model.graph.dials()}
+    for backward in (False, True):
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+            outputs = model(**given, rounds=written)  # in training they would be drawn
+            if backward:
+                sum(output.sum() for output in outputs.values()).backward()
+        if backward:  # as written, not in expectation over rounds that are drawn
+            graphs = build_graph(spec).towers.values()
+            counted = sum(
+                training_flops(graph, graph.spec.context, rounds=resolve_rounds(graph, None))
+                for graph in graphs
+            )
+        else:
+            counted = report.forward_flops
+        gap = abs(counted - counter.get_total_flops())
+        measure = "training FLOPs" if backward else "forward FLOPs"
+        yield VerifyRow("counted", "traced by PyTorch", measure, gap, EXACT)
+    held = sum(parameter.numel() for parameter in model.parameters())
+    gap = abs(report.stored_params - held)
+    yield VerifyRow("counted", "held by the module", "parameters", gap, EXACT)
+
+
+def _require_short(graph: BlockGraph | TowersGraph) -> None:
+    executed = graph.executed_layers()
+    if executed > MAX_LAYERS:
+        message = f"even small, this model executes {executed} layers; at most {MAX_LAYERS} can be"
+        message += " compared in reasonable time"
+        hint = "verify a signature of the same form with smaller powers or sizes"
+        raise LoweringError("too-long-to-verify", message, hint=hint)
 
 
 def dial_gaps(
@@ -139,6 +246,18 @@ def small_copy(spec: ModelSpec) -> ModelSpec:
     )
 
 
+def small_towers(spec: TowersSpec) -> TowersSpec:
+    """`small_copy` of every tower; a block that several share has one layer where it has to."""
+    specs = [small_copy(tower) for tower in spec.specs]
+    if any(stack_of(small.signature, each=2) != small.layers for small in specs):
+        specs = [
+            dataclasses.replace(small, layers=stack_of(small.signature, each=1)) for small in specs
+        ]
+    trees = zip(spec.signature.towers, specs, strict=True)
+    towers = tuple(dataclasses.replace(tower, signature=own.signature) for tower, own in trees)
+    return TowersSpec(dataclasses.replace(spec.signature, towers=towers), tuple(specs))
+
+
 def dialled_rounds(graph: BlockGraph) -> list[Rounds]:
     """As written, and one to four rounds of every repeat, as far as that stays short."""
     if not any(graph.dials()):
@@ -146,7 +265,7 @@ def dialled_rounds(graph: BlockGraph) -> list[Rounds]:
     return [None, *(r for r in (1, 2, 3, 4) if graph.executed_layers(r) <= MAX_LAYERS)]
 
 
-def _spread(model: CompiledModule) -> None:
+def _spread(model: CompiledModule | CompiledTowers) -> None:
     """Weights large enough for every block to move the logits."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -262,7 +381,7 @@ def _limit(model: CompiledModule, given: torch.Tensor, rounds: Rounds) -> float:
     return max(LOGIT_LIMIT, ROUNDING_SLACK * _gap(model(given, rounds=rounds), exact))
 
 
-def _can_be_traced(spec: ModelSpec) -> bool:
+def _can_be_traced(spec: ModelSpec | TowersSpec) -> bool:
     graph = build_graph(spec)
     return max(graph.stored_layers, graph.executed_layers()) <= MAX_TRACED_LAYERS
 
@@ -288,8 +407,9 @@ def _count_rows(spec: ModelSpec, size: str) -> Iterator[VerifyRow]:
 def _traced_flops(spec: ModelSpec, seq: int, *, backward: bool) -> int:
     model = to_torch(spec, device="meta")
     given = random_input(spec, 1, seq, device="meta")
+    rounds = resolve_rounds(model.graph, None)  # which a model in training would draw
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        logits = model(given)
+        logits = model(given, rounds=rounds)
         if backward:
             logits.sum().backward()
     return int(counter.get_total_flops())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 
 import rinsc.verification
 from rinsc.backends.onnx import to_onnx
@@ -13,9 +15,10 @@ from rinsc.backends.torch import to_torch
 from rinsc.errors import LoweringError, SpecError
 from rinsc.graph import BlockGraph, unroll
 from rinsc.ops import Attention
-from rinsc.spec import model_spec
+from rinsc.spec import TowersSpec, model_spec, towers_spec
 from rinsc.spec.kinds import KINDS
 from rinsc.verification import VerifyRow, small_copy, verify
+from tests.specs import tower_specs
 
 
 def failures(rows: list[VerifyRow]) -> set[str]:
@@ -33,6 +36,36 @@ def test_every_form_agrees(text: str, kind: str) -> None:
         "training FLOPs",
         "parameters",
     }
+
+
+@settings(max_examples=8)
+@given(tower_specs(max_visits=4))
+def test_every_form_of_towers_agrees(spec: TowersSpec) -> None:
+    rows = verify(spec)
+    assert failures(rows) == set(), [row for row in rows if not row.passed]
+    assert {row.right for row in rows if row.measure == "logits"} == {
+        *("torch, its signature alone", "torch, weights reloaded"),
+        *("ONNX, dial", "ONNX, unrolled"),
+    }
+
+
+def test_other_weights_of_a_shared_block_are_seen_in_both_towers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changed(model: Any, rounds: Any = None) -> Any:
+        model = copy.deepcopy(model)
+        for parameter in model.image.A.parameters():
+            parameter.mul_(2)
+        return to_onnx(model, rounds)
+
+    monkeypatch.setattr(rinsc.verification, "to_onnx", changed)
+    rows = verify(towers_spec("image: AB, text: AC", preset="tiny"))
+    assert {row.left.split(",")[1] for row in rows if not row.passed} == {" image", " text"}
+
+
+def test_rounds_that_training_draws_are_counted_as_written() -> None:
+    for text in ("A^3{sample=uniform(1, 9)}", "A^9{skip=0.5}"):
+        assert failures(verify(model_spec(text, preset="tiny"))) == set()
 
 
 def test_wrong_costs_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,8 +152,8 @@ def _text(facts: dict[str, object]) -> str:
     assert isinstance(blocks, list)
     names = [f"{name}[{sizes[name]}]" if isinstance(sizes, dict) else name for name in blocks]
     common = facts.get("shared")
-    shared = [("shared", listed(common, MAX_NAMES, between=" "))] if common else []
     assert isinstance(common, list | None)
+    shared = [("shared", listed(common, MAX_NAMES, between=" "))] if common else []
     of = "" if sizes is None else " (with dimensions)"
     rows = (
         ("signature", facts["signature"]),

@@ -72,7 +72,7 @@ def compile_(
     from rinsc.verbs.export import export
     from rinsc.verbs.forms import HfForm, TorchForm
 
-    spec = options.spec(model)
+    spec = options.any_spec(model)
     source = Path(model) if is_run(model) else spec
     written_out: RoundsForm = "dynamic" if rounds == ("dynamic",) else parse_rounds(rounds)
     plain = None if isinstance(written_out, str) else written_out

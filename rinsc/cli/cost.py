@@ -153,6 +153,7 @@ def cost(
 def print_towers(report: TowersReport) -> None:
     """A column for each tower and one for all of them; shared blocks are stored once."""
     reports = list(report.towers.values())
+    columns: list[CostReport | TowersReport] = [*reports, report]
     rows: list[tuple[str, Callable[[CostReport | TowersReport], int]]] = [
         ("parameters, stored", lambda each: each.stored_params),
         ("parameters, executed", lambda each: each.executed_params),
@@ -167,7 +168,7 @@ def print_towers(report: TowersReport) -> None:
     print_line()
     print_table(
         ("totals", *report.towers, "all"),
-        [(name, *(exact(count(each)) for each in (*reports, report))) for name, count in rows],
+        [(name, *(exact(count(each)) for each in columns)) for name, count in rows],
     )
     tokens = ", ".join(
         f"{name} {plural(each.seq, 'token')}" for name, each in report.towers.items()

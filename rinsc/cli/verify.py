@@ -36,7 +36,7 @@ def verify(
     json
         Print JSON: one object with the key rows.
     """
-    spec = options.spec(model)
+    spec = options.any_spec(model)
     require("torch", "safetensors", "onnx", "onnx_ir", "onnxruntime")
     from rinsc.verification import verify as compare
 

@@ -14,6 +14,7 @@ from rinsc.errors import Problem, SpecError
 from rinsc.spec.checks import at_key
 from rinsc.spec.model import KEYS, ModelSpec
 from rinsc.spec.settings import FORMER_KEYS
+from rinsc.syntax.towers import tower_signatures
 from rinsc.syntax.tree import Towers, to_text
 
 # What says nothing of the layers of a block: how a tower begins and ends, and how long it is. Of
@@ -41,6 +42,10 @@ class TowersSpec:
         if len(names) != len(self.specs) or not all(isinstance(s, ModelSpec) for s in self.specs):
             message = f"{len(names)} towers need as many model specs"
             raise SpecError("not-a-spec", message, hint="make it with rinsc.model_spec")
+        for name, tree in tower_signatures(self.signature).items():
+            if self.towers[name].signature != tree:
+                message = f"the spec of the tower {name} has another signature"
+                raise SpecError("not-a-spec", message, hint="make it with rinsc.model_spec")
         problems = list(sharing_problems(self.towers, None))
         if problems:
             raise SpecError.of(*problems)

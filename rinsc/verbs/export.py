@@ -11,6 +11,7 @@ from rinsc.backends.onnx.form import OnnxForm
 from rinsc.errors import UsageError, did_you_mean, option_values, setting
 from rinsc.extras import require
 from rinsc.progress import Progress, ShownProgress
+from rinsc.spec import TowersSpec
 from rinsc.storage.files import check_writable, write_atomically
 from rinsc.units import rounded_bytes
 from rinsc.verbs.forms import FORMS, Exported, Form, HfForm, TorchForm
@@ -37,11 +38,11 @@ def export(
 ) -> Exported:
     """Write a model in a form: what ``rinsc compile`` does.
 
-    ``model`` is a signature, a TOML file, a `ModelSpec`, a module, the folder of a run, or one
-    that transformers saved. ``path`` is a file; in ONNX a name without a suffix is that of a
-    model folder, and for transformers it is a folder. Weights are those of the module or the run,
-    or those of the safetensors file ``weights``, else fresh ones from ``seed``. ``overwrite``
-    replaces a model folder of another form.
+    ``model`` is a signature, a TOML file, a `ModelSpec` or `TowersSpec`, a module, the folder of
+    a run, or one that transformers saved. ``path`` is a file; in ONNX a name without a suffix is
+    that of a model folder, and for transformers it is a folder. Weights are those of the module
+    or the run, or those of the safetensors file ``weights``, else fresh ones from ``seed``.
+    ``overwrite`` replaces a model folder of another form.
 
     The other arguments are of ONNX. ``calibrate`` is the text by which int4 is rounded: a file,
     token ids (windows, seq), True for random ids, False to round each weight by itself, None for
@@ -65,6 +66,13 @@ def export(
         setting("stop_ids", "--stop-id"): len(stop_ids) > 0,
         setting("held_out"): held_out,
     }
+    spec: object = found.spec
+    if isinstance(spec, TowersSpec):
+        from rinsc.verbs.export_towers import export_towers
+
+        refused = [name for name, value in given.items() if value]
+        refused += [setting("overwrite")] * overwrite
+        return export_towers(found, spec, text, chosen, shown, refused=refused)
     if not isinstance(chosen, OnnxForm):
         _refuse([name for name, value in given.items() if value], chosen)
     _check_rounds(found, chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rinsc.errors import CheckpointError, RinscError, UsageError
 from rinsc.storage.files import read_regular_text
@@ -192,11 +192,12 @@ def find_model(
 
     Raises what `model_spec` and `open_run` raise, and UsageError for anything else.
     """
-    from rinsc.spec import ModelSpec, model_spec
+    from rinsc.spec import ModelSpec, TowersSpec, model_spec
 
     file = None if weights is None else Path(weights)
-    if isinstance(model, ModelSpec):
-        return Model(model, weights=file, seed=seed)
+    if isinstance(model, ModelSpec | TowersSpec):
+        # `export` alone takes towers, and says so of what it cannot do with them.
+        return Model(cast(ModelSpec, model), weights=file, seed=seed)
     if isinstance(model, str | os.PathLike):
         text = os.fspath(model)
         if is_run(text) or (isinstance(model, os.PathLike) and os.path.isdir(text)):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx.precision import Precision as Precision
     from rinsc.backends.onnx.run.benchmark import counted_flops as counted_flops
     from rinsc.backends.onnx.run.session import Session as Session
+    from rinsc.backends.onnx.run.towers import TowersSession as TowersSession
     from rinsc.backends.onnx.write.export import graph_to_onnx as graph_to_onnx
     from rinsc.backends.onnx.write.export import to_onnx as to_onnx
     from rinsc.backends.onnx.write.file import OnnxModel as OnnxModel
@@ -28,6 +29,7 @@ _HOMES = {
     "Precision": "precision",
     "RoundsForm": "form",
     "Session": "run.session",
+    "TowersSession": "run.towers",
     "counted_flops": "run.benchmark",
     "graph_to_onnx": "write.export",
     "to_onnx": "write.export",
@@ -40,6 +42,7 @@ _NEEDS = {
     "write.file": ("onnx_ir",),
     "run.benchmark": ("numpy",),
     "run.session": ("numpy",),
+    "run.towers": ("numpy",),
 }
 
 

@@ -21,8 +21,10 @@ from rinsc.backends.onnx.run.providers import (
     providers_to_ask,
 )
 from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
-from rinsc.spec import ModelSpec, spec_from_values
+from rinsc.spec import ModelSpec, TowersSpec, spec_from_values
+from rinsc.spec.reading import towers_from_values
 from rinsc.storage.files import parse_json, parse_toml
+from rinsc.syntax.parser import has_towers
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.write.file import OnnxModel
@@ -74,7 +76,7 @@ def load(
         source = path
         with compared(path, outline.metadata, outline):
             session = _session(path, outline, options, names, place)
-            read_metadata(outline.metadata, place)  # whose error says more than that of a digest
+            any_metadata(outline.metadata, place)  # whose error says more than that of a digest
     else:
         source = model.to_bytes()
         outline = read_outline(memoryview(source))
@@ -143,18 +145,29 @@ def model_file(path: str | os.PathLike[str]) -> Path:
 
 
 def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
-    """The spec and the rounds that a model was exported with; raises `CheckpointError`."""
+    """The spec and the rounds that a model was exported with; raises `CheckpointError`, also for
+    several towers."""
+    spec, rounds = any_metadata(metadata, place)
+    if isinstance(spec, ModelSpec):
+        return spec, rounds
+    message = "a session runs a model of one tower, and this has several"
+    hint = "open it with rinsc.TowersSession"
+    raise CheckpointError("several-towers", message, place=place, hint=hint)
+
+
+def any_metadata(
+    metadata: Mapping[str, str], place: str
+) -> tuple[ModelSpec | TowersSpec, dict[str, int]]:
+    """`read_metadata` of one tower or of several."""
     try:
-        spec = spec_from_values(parse_toml(metadata[Key.SPEC]))
+        values = parse_toml(metadata[Key.SPEC])
+        several = has_towers(values["signature"])
+        spec = towers_from_values(values) if several else spec_from_values(values)
         rounds = {str(name): int(count) for name, count in parse_json(metadata[Key.ROUNDS]).items()}
     except METADATA_ERRORS as error:
         newer = newer_model(metadata, place)
         if newer is not None:
             raise newer from None
-        if isinstance(error, RinscError) and error.code == "several-towers":
-            message = "a session runs a model of one tower, and this has several"
-            hint = "run it with onnxruntime.InferenceSession, or export one tower alone"
-            raise CheckpointError("several-towers", message, place=place, hint=hint) from None
         if isinstance(error, RinscError) and error.code == "unknown-kind":
             raise  # exported where a package was installed that is not here
         message = "the model does not say which spec it was exported from"

@@ -1,0 +1,119 @@
+"""Commands given towers: what they print, and one clear error where one tower is wanted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rinsc
+from tests.cli.command_line import run_cli
+
+TOWERS = "image: A[2]^2B[1], text: A[2]C[1]^3"
+
+
+def test_check_tells_towers_apart_by_what_they_share() -> None:
+    status, out, err = run_cli("check", TOWERS)
+    assert (status, err) == (0, "")
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert (rows["blocks"], rows["shared"], rows["visits"]) == ("3: A B C", "A", "7")
+    same = "text: Q[2]R[1]^3, image: Q[2]QS[1]"
+    status, out, _ = run_cli("check", TOWERS, same, "image: A^2B, text: D C^3", "--json")
+    assert status == 0
+    one, two, other = (each["fingerprint"] for each in json.loads(out))
+    assert one == two != other
+    status, out, _ = run_cli("check", TOWERS, "--layers", "3", "--json")
+    assert status == 0
+    assert json.loads(out)["layers"] == {"A": 2, "B": 1, "C": 1}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "two.toml"
+    path.write_text(
+        """signature = "image: A^2B, text: A(CD)^3"
+preset = "tiny"
+[towers.image]
+layers = 4
+[towers.text]
+layers = 6
+context = 64
+"""
+    )
+    return str(path)
+
+
+def test_costs_and_drawings(file: str, tmp_path: Path) -> None:
+    status, out, err = run_cli("cost", file, "--json", "--rounds", "text.CD=2")
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert list(report["towers"]) == ["image", "text"]
+    assert report["shared_blocks"] == ["A"]
+    assert report["towers"]["text"]["rounds"] == {"CD": 2}
+    status, out, err = run_cli("cost", file)
+    assert (status, err) == (0, "")
+    assert f"{report['stored_params']:,}" in out
+    names = [str(tmp_path / f"two{ending}") for ending in (".svg", ".mmd", ".dot", ".json")]
+    status, out, _ = run_cli("show", file, *(word for name in names for word in ("-o", name)))
+    assert status == 0
+    assert "shared by towers: A" in out
+    assert all(Path(name).stat().st_size for name in names)
+    status, out, _ = run_cli("cost", file, "--baseline", "A")
+    assert status == 2
+
+
+def test_compiled_files_run(file: str, tmp_path: Path) -> None:
+    onnx, source = tmp_path / "two.onnx", tmp_path / "two.py"
+    status, out, _ = run_cli(
+        *("compile", file, "--to", "onnx", "-o", str(onnx), "--rounds", "dynamic", "--json")
+    )
+    assert status == 0
+    assert json.loads(out)["rounds"] == {"image.A": 2, "text.CD": 3}
+    session = rinsc.TowersSession(onnx)
+    ids = {"image": np.zeros((1, 3), np.int64), "text": np.ones((2, 5), np.int64)}
+    outputs = session.outputs(ids, rounds={"text.CD": 4})
+    assert {name: each.shape for name, each in outputs.items()} == {
+        "image": (1, 3, 512),
+        "text": (2, 5, 512),
+    }
+    for wrong in ({"image": ids["image"]}, ids | {"sound": ids["text"]}):
+        with pytest.raises(rinsc.RinscError, match="an input of each: image, text"):
+            session.outputs(wrong)
+    with pytest.raises(rinsc.RinscError, match="several"):
+        rinsc.Session(onnx)
+    status, _, _ = run_cli("compile", file, "--to", "torch", "-o", str(source))
+    assert status == 0
+    assert "class ImageModel(nn.Module):" in source.read_text()
+
+
+def test_verify_holds(file: str) -> None:
+    status, out, err = run_cli("verify", file, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["passed"]
+
+
+REFUSED = [
+    ("compile", "TWO", "--to", "hf", "-o", "hf"),
+    ("compile", "TWO", "--to", "onnx", "-o", "two.onnx", "--cache"),
+    ("compile", "TWO", "--to", "onnx", "-o", "folder/"),
+    ("compile", "TWO", "--to", "onnx", "-o", "two.onnx", "--overwrite"),
+    ("compile", "TWO", "--to", "torch", "-o", "two.py", "--cache"),
+    ("train", "TWO", "--data", "plays", "-o", "run"),
+    ("diff", "TWO", "A"),
+    ("diff", "A", "TWO"),
+]
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_what_takes_one_tower_says_so(
+    words: tuple[str, ...], file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run_cli(*(file if word == "TWO" else word for word in words))
+    assert status in (1, 2)
+    assert out == ""
+    assert err.startswith("error[several-towers]"), err
+    assert err.count("error[") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["two.toml"]
