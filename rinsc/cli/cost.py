@@ -273,6 +273,8 @@ def _dimensions(spec: ModelSpec) -> str:
     heads = plural(spec.heads, "head")
     if spec.kv_heads != spec.heads:
         heads += f" ({spec.kv_heads} for keys and values)"
+    if spec.head_dim is not None:
+        heads += f" of {spec.head_dim}"
     return (
         f"{spec.kind} · {plural(spec.layers, 'layer')} · width {spec.width} · {heads}"
         f" · mlp {spec.mlp_width}\n"

@@ -56,7 +56,7 @@ class RotaryTable(Op, reach="own", needs="nothing", parts="never", kept="table")
     def output_shape(self, *shapes: Shape) -> Shape:
         if self.head_dim % 2:
             message = f"rotary positions need an even head width, not {self.head_dim}"
-            hint = "change 'heads' or 'width'"
+            hint = "change 'heads' or 'width', or give another 'head_dim'"
             raise GraphError("odd-head-width", message, place="heads", hint=hint)
         return (shapes[0][1], self.head_dim // 2)
 
