@@ -13,8 +13,7 @@ from dataclasses import replace
 import torch
 
 import rinsc
-from rinsc.graph.build import PASSES, Pass, run_passes
-from rinsc.graph.nodes import BlockGraph, Loop
+from rinsc.graph import PASSES, BlockGraph, Loop, Pass, run_passes
 
 
 def peel(graph: BlockGraph) -> BlockGraph:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from types import ModuleType
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 from rinsc.errors import MissingExtraError, Problem
 
@@ -54,6 +56,28 @@ def why_not_importable(module: str) -> str | None:
     except (Exception, SystemExit) as error:  # a library may fail in any way when it is imported
         return _told(error)
     return "only a part of it is left, without its code" if _is_hollow(found) else None
+
+
+def face(
+    package: str, file: str, needs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> tuple[list[str], Callable[[str], Any]]:
+    """``__all__`` and ``__getattr__`` of a package whose ``__init__.pyi`` states its names once.
+
+    A line of it is ``from HOME import NAME as NAME``. Type checkers read it; here a name is
+    imported when it is first used, so that a package is light and a library may be absent.
+    ``needs`` are the libraries of a home: where one is missing, `MissingExtraError` is raised.
+    """
+    with open(f"{file}i", encoding="utf-8") as stub:
+        lines = re.findall(r"^from (\S+) import (\w+) as \w+$", stub.read(), re.MULTILINE)
+    homes = {name: home for home, name in lines}
+
+    def load(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        require(*needs.get(homes[name], ()))
+        return getattr(import_module(homes[name]), name)
+
+    return list(homes), load
 
 
 def _is_hollow(module: ModuleType) -> bool:

@@ -28,7 +28,7 @@ for name in rinsc.__all__:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'to_tensorflow'"):
-        _ = rinsc.to_tensorflow
+        _ = rinsc.to_tensorflow  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("missing", ["torch", "safetensors", "onnx_ir", "onnxruntime"])

@@ -1,6 +1,6 @@
 """The block graph: nodes, building, passes, rounds."""
 
-from rinsc.graph.build import build_graph, require_graph
+from rinsc.graph.build import PASSES, Pass, build_graph, require_graph, run_passes
 from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, Visit, drawers
 from rinsc.graph.passes import at_rounds, unroll
 from rinsc.graph.rounds import (
@@ -26,12 +26,14 @@ def _svg(graph: BlockGraph) -> str:
 drawers.append(_svg)
 
 __all__ = [
+    "PASSES",
     "Block",
     "BlockGraph",
     "Input",
     "Join",
     "Loop",
     "Output",
+    "Pass",
     "Rounds",
     "RoundsWarning",
     "TowersGraph",
@@ -44,6 +46,7 @@ __all__ = [
     "resolve_rounds",
     "rounds_in_words",
     "rounds_up_to",
+    "run_passes",
     "tower_rounds",
     "trained_rounds",
     "unroll",
