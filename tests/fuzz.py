@@ -1,9 +1,9 @@
 """Fuzzing by hand, with the strategies and the checks of the tests: many more examples than CI.
 
-``python -m tests.fuzz signatures 100000``, ``specs 10000`` or ``files 10000``; ``--seed 2`` draws
-others, ``--minutes 10`` ends sooner. It stops at the first example that fails, made as small as it
-can be. Of each signature that is drawn, `MUTANTS` more are made by changing its text, which is
-quicker than to draw them.
+``python -m tests.fuzz signatures 100000``, ``specs 10000``, ``towers 10000`` or ``files 10000``;
+``--seed 2`` draws others, ``--minutes 10`` ends sooner. It stops at the first example that fails,
+made as small as it can be. Of each signature that is drawn, `MUTANTS` more are made by changing its
+text, which is quicker than to draw them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,17 @@ from typing import Any
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from rinsc.cost import block_params, towers_report
 from rinsc.errors import RinscError
+from rinsc.fingerprints import fingerprint
+from rinsc.graph import build_graph
+from rinsc.graph.draw import to_dot, to_json, to_mermaid, to_svg
+from rinsc.spec import spec_to_toml
+from rinsc.spec.reading import towers_from_values
+from rinsc.storage.files import parse_toml
 from rinsc.syntax import canonical, free_exponents, parse
 from rinsc.syntax.notes import NotationWarning
-from tests.specs import damaged_tomls, nested_specs
+from tests.specs import damaged_tomls, nested_specs, tower_specs
 from tests.strategies import nested_signatures, signatures
 from tests.syntax.test_canonical import spell
 from tests.syntax.test_parser import RANDOM_TEXTS, ends_well
@@ -67,6 +74,19 @@ def _spec(spec: Any) -> int:
     return 1
 
 
+def _towers(spec: Any) -> int:
+    """Everything that is cheap to say of two towers, and their file."""
+    graph = build_graph(spec)
+    counts = {n: c for each in graph.towers.values() for n, c in block_params(each).items()}
+    for draw in (to_svg, to_mermaid, to_dot, to_json):
+        draw(graph, counts)
+    towers_report(spec)
+    again = towers_from_values(parse_toml(spec_to_toml(spec)))
+    assert again == spec
+    assert fingerprint(again) == fingerprint(spec)
+    return 1
+
+
 def _file(data: bytes) -> int:
     with TemporaryDirectory() as folder:
         read(data, Path(folder))
@@ -76,6 +96,7 @@ def _file(data: bytes) -> int:
 TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], int]]] = {
     "signatures": (st.one_of(VALID, VALID, RANDOM_TEXTS), _signature),
     "specs": (nested_specs(), _spec),
+    "towers": (tower_specs(), _towers),
     "files": (damaged_tomls(), _file),
 }
 

@@ -17,7 +17,7 @@ from rinsc.graph.towers import TowersGraph, tower_rounds
 from rinsc.graph.verify import verified
 
 
-def _svg(graph: BlockGraph) -> str:
+def _svg(graph: BlockGraph | TowersGraph) -> str:
     from rinsc.graph.draw.svg import to_svg
 
     return to_svg(graph, {})

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import networkx as nx
 
@@ -18,7 +18,7 @@ from rinsc.syntax.settings import RepeatOptions, Tie
 from rinsc.syntax.tree import MAX_ROUNDS
 
 PLAIN = RepeatOptions()
-drawers: list[Callable[[BlockGraph], str]] = []  # what draws a graph is built upon this module
+drawers: list[Callable[[Any], str]] = []  # what draws a graph is built upon this module
 STATE, INJECTION = "state", "injection"  # what an edge of `BlockGraph.flow` carries
 
 

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import networkx as nx
 
 from rinsc.errors import GraphError, did_you_mean
-from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output
+from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, drawers
 from rinsc.graph.rounds import Rounds, resolve_rounds
 from rinsc.graph.verify import HOW_TO_BUILD, verified
 from rinsc.spec import TowersSpec
@@ -46,6 +46,14 @@ class TowersGraph:
 
     def __hash__(self) -> int:
         return hash((self.spec, tuple(self.towers.values())))
+
+    def __repr__(self) -> str:
+        layers = f"{self.stored_layers} layers stored, {self.executed_layers()} executed"
+        return f"<TowersGraph {self.spec.text}: {layers}>"
+
+    def _repr_svg_(self) -> str:
+        """The drawing, for notebooks."""
+        return drawers[-1](self)
 
     @cached_property
     def blocks(self) -> Mapping[str, Block]:

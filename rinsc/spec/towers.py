@@ -50,6 +50,9 @@ class TowersSpec:
         if problems:
             raise SpecError.of(*problems)
 
+    def __repr__(self) -> str:
+        return f"TowersSpec({self.text!r}, {dict(self.towers)!r})"
+
     @property
     def text(self) -> str:
         """The towers as text, structure kept, exponents bound."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import rinsc
 from tests.cli.command_line import run_cli
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "towers.md"
 TOWERS = "image: A[2]^2B[1], text: A[2]C[1]^3"
 
 
@@ -92,6 +95,21 @@ def test_verify_holds(file: str) -> None:
     status, out, err = run_cli("verify", file, "--json")
     assert (status, err) == (0, "")
     assert json.loads(out)["passed"]
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(code, "towers.md", "exec"), names)
+    (toml,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    Path("two.toml").write_text(toml)
+    assert rinsc.towers_spec("two.toml") == names["spec"]
+    (commands,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    for command in commands.splitlines():
+        status, _, err = run_cli(*shlex.split(command)[1:])
+        assert status == 0, err
 
 
 REFUSED = [
