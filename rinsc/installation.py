@@ -20,7 +20,10 @@ BASE = ""  # the name of no extra
 
 # Distributions that install the same module, the one for the CPU first.
 RIVALS = (("onnxruntime", "onnxruntime-gpu"), ("onnxruntime-genai", "onnxruntime-genai-cuda"))
-MODULES = {gpu: cpu.replace("-", "_") for cpu, gpu in RIVALS}
+MODULES = {
+    "scikit-learn": "sklearn",
+    **{gpu: cpu.replace("-", "_") for cpu, gpu in RIVALS},
+}
 
 REQUIREMENT = re.compile(
     r"(?P<name>[\w.-]+)(\[[^\]]*\])?\s*(>=\s*(?P<minimum>[\w.]+))?"

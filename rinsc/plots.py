@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rinsc.extras import require
+from rinsc.objectives import Part
 from rinsc.storage.files import atomic_path
-from rinsc.training.metrics import Metrics, Part
+from rinsc.training.metrics import Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,26 +25,27 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FORMATS: Mapping[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
 LABEL_GAP = 0.055  # of the height of the picture, between two labels
 INK = "#333333"
+BITS = "bits per byte (lower is better)"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One variant's held-out bits per byte along its training."""
+    """One variant's held-out quality along its training."""
 
     name: str
     training_flops: tuple[float, ...]
-    bits_per_byte: tuple[float, ...]
+    quality: tuple[float, ...]
     held_out: Part = "sample"
 
 
 def curve(name: str, metrics: Iterable[Metrics]) -> Curve:
     """The evaluated points of a run."""
-    points = [m for m in metrics if m.bits_per_byte is not None]
+    points = [m for m in metrics if m.quality is not None]
     whole = bool(points) and all(m.held_out == "whole" for m in points)
     return Curve(
         name,
         tuple(m.training_flops for m in points),
-        tuple(m.bits_per_byte for m in points if m.bits_per_byte is not None),
+        tuple(m.quality for m in points if m.quality is not None),
         "whole" if whole else "sample",
     )
 
@@ -59,9 +61,9 @@ def draw_training(curves: Sequence[Curve], path: Path) -> tuple[Path, ...]:
     text = f"Held-out text ({'the whole' if whole else 'a sample'})"
     figure, axes = _canvas(f"{text} against training compute", "training FLOPs")
     for index, line in enumerate(curves):
-        _line(axes, index, line.training_flops, line.bits_per_byte)
+        _line(axes, index, line.training_flops, line.quality)
     _compute_axis(axes)
-    _name_lines(axes, [(c.name, c.training_flops[-1], c.bits_per_byte[-1]) for c in curves])
+    _name_lines(axes, [(c.name, c.training_flops[-1], c.quality[-1]) for c in curves])
     return _save(figure, path)
 
 
@@ -97,7 +99,7 @@ def _canvas(title: str, x_label: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=15, color=INK, pad=14)
     axes.set_xlabel(x_label, fontsize=12, color=INK)
-    axes.set_ylabel("bits per byte (lower is better)", fontsize=12, color=INK)
+    axes.set_ylabel(BITS, fontsize=12, color=INK)
     axes.margins(x=0.03, y=0.08)
     axes.tick_params(labelsize=11, colors=INK)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
@@ -195,11 +197,11 @@ class Mark:
 
     label: str
     x: float
-    bits_per_byte: float
+    quality: float
     ringed: bool = False
 
 
-def canvas(title: str, subtitle: str, x_label: str) -> tuple[Figure, Axes]:
+def canvas(title: str, subtitle: str, x_label: str, y_label: str = BITS) -> tuple[Figure, Axes]:
     """An empty picture; raises MissingExtraError where matplotlib is not installed."""
     require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -220,7 +222,7 @@ def canvas(title: str, subtitle: str, x_label: str) -> tuple[Figure, Axes]:
         parse_math=False,
     )
     axes.set_xlabel(x_label, fontsize=12, color=INK)
-    axes.set_ylabel("bits per byte (lower is better)", fontsize=12, color=INK)
+    axes.set_ylabel(y_label, fontsize=12, color=INK)
     axes.tick_params(labelsize=11, colors=INK)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -230,22 +232,22 @@ def canvas(title: str, subtitle: str, x_label: str) -> tuple[Figure, Axes]:
 
 def finite(marks: Sequence[Mark]) -> list[Mark]:
     """Those that can be drawn."""
-    return [each for each in marks if math.isfinite(each.bits_per_byte)]
+    return [each for each in marks if math.isfinite(each.quality)]
 
 
 def draw_marks(axes: Axes, marks: Sequence[Mark], others: Sequence[Mark] = ()) -> None:
     """``marks`` joined by a line, ``others`` alone as squares; all with labels."""
-    x, y = [each.x for each in marks], [each.bits_per_byte for each in marks]
+    x, y = [each.x for each in marks], [each.quality for each in marks]
     axes.plot(x, y, "-o", color=COLOURS[0], linewidth=2, markersize=6)
     room = LABEL_WIDTH * max((each.x for each in [*marks, *others]), default=0)
     for other in others:
-        (square,) = axes.plot(other.x, other.bits_per_byte, "s", color=COLOURS[1])
+        (square,) = axes.plot(other.x, other.quality, "s", color=COLOURS[1])
         square.set(markersize=10, markeredgewidth=1.8, fillstyle="none")
         # Left of it, as the line may begin above it and goes to the right, where there is room.
         side, align = (1, "left") if other.x < room else (-1, "right")
         axes.annotate(
             other.label,
-            (other.x, other.bits_per_byte),
+            (other.x, other.quality),
             xytext=(11 * side, 0),
             textcoords="offset points",
             fontsize=12,
@@ -256,7 +258,7 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], others: Sequence[Mark] = ()) -
         )
     for each in marks:
         if each.ringed:
-            (ring,) = axes.plot(each.x, each.bits_per_byte, "o", color=COLOURS[0])
+            (ring,) = axes.plot(each.x, each.quality, "o", color=COLOURS[0])
             ring.set(markersize=13, markeredgewidth=1.8, fillstyle="none")
     _limit(axes, [*marks, *others])
     _label(axes, marks)
@@ -266,7 +268,7 @@ def _limit(axes: Axes, marks: Sequence[Mark]) -> None:
     axes.margins(y=0.14)
     if not marks:
         return
-    y = [each.bits_per_byte for each in marks]
+    y = [each.quality for each in marks]
     if max(y) - min(y) < LEAST_HEIGHT:
         middle = (max(y) + min(y)) / 2
         axes.set_ylim(middle - LEAST_HEIGHT, middle + LEAST_HEIGHT)
@@ -280,14 +282,14 @@ def _label(axes: Axes, marks: Sequence[Mark]) -> None:
     for each in marks:
         crowded = any(
             abs(each.x - other.x) < CROWDED_WIDTH * width
-            and abs(each.bits_per_byte - other.bits_per_byte) < CROWDED_HEIGHT * height
+            and abs(each.quality - other.quality) < CROWDED_HEIGHT * height
             for other in above
         )
         if not crowded:
             above.append(each)
         axes.annotate(
             each.label,
-            (each.x, each.bits_per_byte),
+            (each.x, each.quality),
             xytext=(5, -19 if crowded else 9),  # clear of a line that falls
             textcoords="offset points",
             fontsize=12,
@@ -317,8 +319,9 @@ def draw_evaluation(
     path: Path,
     *,
     subtitle: str = "",
+    y_label: str = BITS,
 ) -> None:
-    """Write ``path``, whose suffix is one of `FORMATS`: bits per byte over forward FLOPs per token.
+    """Write ``path``, whose suffix is one of `FORMATS`: quality over forward FLOPs per token.
 
     The points of one model are joined in their order, that of its baseline stands alone; those
     that are not finite are left out. Raises OutputError, and MissingExtraError where matplotlib is
@@ -326,7 +329,7 @@ def draw_evaluation(
     """
     from matplotlib.ticker import FuncFormatter
 
-    figure, axes = canvas(title, subtitle, X_LABEL)
+    figure, axes = canvas(title, subtitle, X_LABEL, y_label)
     draw_marks(axes, finite(marks), finite([] if baseline is None else [baseline]))
     axes.spines["top"].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda flops, _: with_unit(flops)))

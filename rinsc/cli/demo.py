@@ -22,6 +22,7 @@ from rinsc.errors import LoweringError, plural
 from rinsc.extras import require
 from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS, tree_lines
+from rinsc.objectives.next_token import held_out_windows, quality_against_rounds
 from rinsc.plots import curve, draw_rounds, draw_training
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec
@@ -29,7 +30,6 @@ from rinsc.storage.files import make_folder, write_atomically
 from rinsc.training.compare import Contender, train_pair
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import fast_precision
-from rinsc.training.evaluate import held_out_windows, quality_against_rounds
 from rinsc.training.metrics import read_metrics
 from rinsc.training.progress import TrainingProgress
 from rinsc.units import exact, rounded_flops

@@ -13,7 +13,6 @@ from rinsc.cli.output import print_json
 from rinsc.cli.values import Count, Listed, asked_rounds, listed, option_values
 from rinsc.errors import UsageError
 from rinsc.extras import require
-from rinsc.progress import LateProgress
 
 if TYPE_CHECKING:
     from rinsc.graph import Rounds
@@ -95,7 +94,6 @@ def eval_(
         limit=limit,
         device=device,
         output=_picture(found) if output is None else output,
-        task=LateProgress,
     )
     if json:
         print_json(report.facts())

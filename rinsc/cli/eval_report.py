@@ -20,19 +20,13 @@ if TYPE_CHECKING:
 
 def print_evaluation(report: EvalReport) -> None:
     """The tables on standard output, and below each what it was measured on."""
-    heads = ("rounds", "FLOP/token", "bits/byte", "perplexity", "accuracy")
-    rows = [_cells(row, row.words) for row in report.rows]
+    heads = ("rounds", "FLOP/token", *(figure.head for figure in report.figures))
+    rows = [_cells(report, row, row.words) for row in report.rows]
     if report.baseline is not None:
-        rows.append(_cells(report.baseline, f"baseline {report.baseline_signature}"))
+        rows.append(_cells(report, report.baseline, f"baseline {report.baseline_signature}"))
     print_table(heads, rows)
     print_line()
-    lengths = plural(report.sequence_length, "token")
-    if report.baseline is not None and report.baseline_sequence_length != report.sequence_length:
-        lengths += f" (of the baseline: {report.baseline_sequence_length})"
-    print_line(
-        f"{report.part_words} {plural(report.windows, 'window')} of {lengths} of held-out text of "
-        f"{report.text}, {exact(report.rows[0].quality.byte_count)} bytes · {report.precision}"
-    )
+    print_line(f"{_measured_on(report)} · {report.precision}")
     if report.state:
         print_line(f"weights: {report.state}")
     if report.baseline_state:
@@ -43,13 +37,23 @@ def print_evaluation(report: EvalReport) -> None:
         _print_verdict(report, report.verdict)
 
 
-def _cells(row: EvalRow, name: str) -> tuple[str, ...]:
+def _measured_on(report: EvalReport) -> str:
+    """What the figures are of."""
+    if report.objective != "next_token":
+        return report.measured_on
+    lengths = plural(report.sequence_length, "token")
+    if report.baseline is not None and report.baseline_sequence_length != report.sequence_length:
+        lengths += f" (of the baseline: {report.baseline_sequence_length})"
+    byte_count = exact(report.rows[0].quality.extent["bytes"])
+    windows = f"{report.part_words} {plural(report.windows, 'window')} of {lengths}"
+    return f"{windows} of held-out text of {report.text}, {byte_count} bytes"
+
+
+def _cells(report: EvalReport, row: EvalRow, name: str) -> tuple[str, ...]:
     return (
         name,
         rounded_flops(row.flops_per_token).removesuffix("FLOP").rstrip(),
-        f"{row.quality.bits_per_byte:.4f}",
-        f"{row.quality.perplexity:.2f}",
-        f"{100 * row.quality.accuracy:.2f} %",
+        *(figure.text(row.quality.figures[figure.name]) for figure in report.figures),
     )
 
 

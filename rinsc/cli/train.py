@@ -20,9 +20,9 @@ from rinsc.cli.train_options import (
 from rinsc.cli.values import Count, Listed, listed, option_values, share_bindings
 from rinsc.errors import UsageError, plural
 from rinsc.extras import TO_TRAIN, require
-from rinsc.layers.kind import require_language_model as require_trainable
+from rinsc.layers.kind import require_language_model
 from rinsc.units import exact, rounded_flops
-from rinsc.verbs.models import find_run, is_run
+from rinsc.verbs.models import find_run, is_run, is_signature
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -104,10 +104,14 @@ def train(
     _check_model(model, from_)
     data, output = _required(data, output)
     source = None if from_ is None else _source(from_, output, overwrite=overwrite)
+    given = given_settings(settings)
+    if source is None and is_signature(model):
+        options = _at_size_of_data(options, given["objective"], data)
     spec = options.spec(model) if source is None else _spec_like_source(source, model, options)
     with option_values():
         budgets = _budget(budget, steps, tokens, flops)
-        require_trainable(spec)
+        if given["objective"] == "next_token":  # which is known before torch is there
+            require_language_model(spec)
     require(*TO_TRAIN)
     from rinsc.training.devices import find_devices
     from rinsc.training.start import planned_run, run_config, vocabulary_of
@@ -116,7 +120,7 @@ def train(
         spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
     with option_values(OPTION_OF_SETTING):
         baseline = None if match is None else spec_like(spec, match, {})
-        config = run_config(spec, given_settings(settings), budgets, baseline)
+        config = run_config(spec, given, budgets, baseline)
     _quieten()
     planned = planned_run(
         *(spec, config, data, output),
@@ -181,6 +185,19 @@ def _budget(
     return given[0] if given else None
 
 
+def _at_size_of_data(options: ModelOptions, trained_for: str, data: str) -> ModelOptions:
+    """The options, with the dimensions that the data of a signature gives where they are not."""
+    if trained_for == "next_token":
+        return options
+    require(*TO_TRAIN)
+    from rinsc.objectives import objective
+
+    dimensions = objective(trained_for).dimensions(data)
+    given = options.dimensions
+    missing = {key: value for key, value in dimensions.items() if given.get(key) is None}
+    return dataclasses.replace(options, **missing)
+
+
 def _spec_like_source(source: Source, model: str, options: ModelOptions) -> ModelSpec:
     """The model at the dimensions of the source, but for those that are given.
 
@@ -239,9 +256,12 @@ def _print_result(trained: Trained, *, json: bool) -> None:
     if json:
         print_json(trained.facts())
         return
+    from rinsc.objectives import objective
+
     result = trained.result
+    figure = objective(result.objective).figures[0]
     rows = (
-        ("bits per byte", f"{result.bits_per_byte:.4f} on {result.held_out_words}"),
+        (figure.words, f"{figure.text(result.quality[figure.name])} on {result.held_out_words}"),
         ("steps", exact(result.steps)),
         ("tokens", f"{exact(result.tokens)} ({result.epochs:.2f} epochs)"),
         ("training FLOPs", exact(result.training_flops)),

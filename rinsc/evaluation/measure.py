@@ -11,21 +11,20 @@ from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus
-from rinsc.progress import PreparationProgress
-from rinsc.training.evaluate import (
+from rinsc.objectives import Observe, Part
+from rinsc.objectives.next_token import (
     BlockLosses,
     Blocks,
     Evaluation,
     HeldOut,
-    Observe,
     byte_blocks,
     evaluate_blocks,
     held_out_windows,
     window_blocks,
 )
+from rinsc.progress import PreparationProgress
 from rinsc.training.finished import FinishedRun
 from rinsc.training.heldout import run_text
-from rinsc.training.metrics import Part
 
 ProgressFactory = Callable[[str], PreparationProgress]
 

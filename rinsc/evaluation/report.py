@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
+
+import torch
+from rich.console import Console
 
 from rinsc.errors import DataError, UsageError, plural
 from rinsc.evaluation.harness import TaskScore, find_tasks, score_tasks, trained_model
@@ -22,24 +25,15 @@ from rinsc.evaluation.verdict import (
     require_repeat,
 )
 from rinsc.graph import Rounds, resolve_rounds, rounds_in_words, rounds_up_to
+from rinsc.objectives import Figure, Part, Quality, Request, objective
 from rinsc.plots import FORMATS, Mark, draw_evaluation
-from rinsc.progress import PreparationProgress
+from rinsc.progress import Observer, PreparationProgress, Progress, ShownProgress
 from rinsc.storage.files import check_writable, write_atomically
 from rinsc.training.devices import find_devices
-from rinsc.training.evaluate import Evaluation
 from rinsc.training.finished import FinishedRun, trained_run
-from rinsc.training.metrics import Part
+from rinsc.training.heldout import corpus_record
 
 MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature in a picture
-
-Observe: TypeAlias = Callable[[float], None]  # the share of the work that is done
-Task: TypeAlias = Callable[[str], AbstractContextManager[Observe]]
-
-
-@contextmanager
-def silent(what: str) -> Iterator[Observe]:
-    """Work that nobody watches."""
-    yield lambda done: None
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class EvalRow:
     rounds: Mapping[str, int]
     is_trained: bool
     flops_per_token: int
-    quality: Evaluation
+    quality: Quality
     scores: tuple[TaskScore, ...] = ()
 
     @property
@@ -68,9 +62,7 @@ class EvalRow:
             "rounds": dict(self.rounds),
             "trained": self.is_trained,
             "forward_flops_per_token": self.flops_per_token,
-            "bits_per_byte": _finite(self.quality.bits_per_byte),
-            "perplexity": _finite(self.quality.perplexity),
-            "accuracy": self.quality.accuracy,
+            **{name: _finite(value) for name, value in self.quality.figures.items()},
         }
         if self.scores:
             known["tasks"] = [
@@ -105,6 +97,19 @@ class EvalReport:
     baseline_signature: str = ""
     baseline_sequence_length: int = 0
     verdict: Verdict | None = None
+    objective: str = "next_token"
+
+    @property
+    def figures(self) -> Sequence[Figure]:
+        """Those of the objective, the main one first."""
+        return objective(self.objective).figures
+
+    @property
+    def measured_on(self) -> str:
+        """``all 359 held-out pictures of digits``."""
+        return (
+            f"{objective(self.objective).measured_on(self.windows, self.held_out)} of {self.text}"
+        )
 
     @property
     def part_words(self) -> str:
@@ -122,7 +127,7 @@ class EvalReport:
             "held_out": self.held_out,
             "windows": self.windows,
             "sequence_length": self.sequence_length,
-            "bytes": self.rows[0].quality.byte_count,
+            **self.rows[0].quality.extent,
             "precision": self.precision,
             "rows": [row.facts() for row in self.rows],
         }
@@ -137,17 +142,23 @@ class EvalReport:
             known["verdict"] = _verdict_facts(self.verdict)
         return known
 
-    def save(self, picture: Path) -> None:
+    def save(self, picture: str | Path) -> None:
         """Write the picture, .png or .svg, and the facts as JSON of the same name beside it."""
-        marks = [_mark(row, row.label) for row in self.rows]
+        picture = Path(picture)
+        figure = self.figures[0]
+        marks = [_mark(row, row.label, figure) for row in self.rows]
         base, other = self.baseline, None
         if base is not None:
-            other = _mark(base, _short(self.baseline_signature, MAX_LABEL))
+            other = _mark(base, _short(self.baseline_signature, MAX_LABEL), figure)
         title = f"{_short(self.signature, MAX_TITLE)}: quality against rounds"
         length = plural(self.sequence_length, "token")
         windows = f"{self.part_words} {plural(self.windows, 'window')} of {length}"
-        words = f"held-out text of {_short(self.text, MAX_TITLE)}", windows, self.precision
-        draw_evaluation(marks, other, title, picture, subtitle=" · ".join(words))
+        words = [f"held-out text of {_short(self.text, MAX_TITLE)}", windows, self.precision]
+        if self.objective != "next_token":
+            words = [self.measured_on, self.precision]
+        better = "lower" if figure.less_is_better else "higher"
+        label = f"{figure.words} ({better} is better)"
+        draw_evaluation(marks, other, title, picture, subtitle=" · ".join(words), y_label=label)
         facts = json.dumps(self.facts(), indent=2) + "\n"
         write_atomically(picture.with_suffix(".json"), facts)
 
@@ -165,7 +176,7 @@ def evaluate(
     limit: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     output: str | Path | None = None,
-    task: Task = silent,
+    progress: Progress | None = None,
 ) -> EvalReport:
     """Evaluate a run, one of its checkpoints or a saved model, as ``rinsc eval`` does.
 
@@ -174,9 +185,13 @@ def evaluate(
     ``baseline`` is a run to compare with, where one round may be worse by the ``margin`` in bits
     per byte. ``tasks`` are those of lm-evaluation-harness, of which ``include`` is a folder with
     more and ``limit`` the most examples of each. ``output`` is a picture, with the figures beside
-    it as JSON. ``task`` is told what is being done.
+    it as JSON. ``progress`` is told what is being done, by default on
+    standard error or below the cell of a notebook.
     """
     require_margin(margin)
+    shown = ShownProgress() if progress is None else progress
+    console = None if progress is None else Console(quiet=True)
+    preparation = partial(PreparationProgress, console=console)
     found = run if isinstance(run, FinishedRun) else trained_run(Path(run))
     every = _asked_rounds(found, rounds)
     other = baseline
@@ -185,15 +200,21 @@ def evaluate(
     if output is not None:
         _check_output(Path(output), found, other)
     where = find_devices(device).device
+    if found.config.objective != "next_token":
+        _require_no_text(found, other, tasks)
+        report = _report(found, every, data, windows, where, shown)
+        if output is not None:
+            report.save(Path(output))
+        return report
     if other is not None:
         _check_pair(found, other, data, windows)
     known = find_tasks(tasks, found.tokenizer(), _path(include)) if tasks else None
     if other is None:
-        text, wanted = read_text(found, data, windows, PreparationProgress), every
+        text, wanted = read_text(found, data, windows, preparation), every
     else:
-        text, their_text = read_pair(found, other, data, windows, PreparationProgress)
+        text, their_text = read_pair(found, other, data, windows, preparation)
         wanted = [*every, *judged_rounds(found, other), other.rounds]
-    with task("measuring the loss on held-out text") as observe:
+    with shown.task("measuring the loss on held-out text") as observe:
         passes = _Passes(len({tuple(each.items()) for each in wanted}), observe)
         ours = Measured(found, text, where, passes)
         report = EvalReport(
@@ -213,7 +234,7 @@ def evaluate(
             report = _with_baseline(report, found, other, ours, theirs, margin)
     if known is not None:
         model, tokenizer, rows = trained_model(found, where), found.tokenizer(), []
-        with task("running the tasks") as observe:
+        with shown.task("running the tasks") as observe:
             for row in report.rows:
                 asked = row.rounds or None
                 scores = score_tasks(model, tokenizer, tasks, known, rounds=asked, limit=limit)
@@ -228,7 +249,7 @@ def evaluate(
 class _Passes:
     """Of the windows done in one pass over the text, the share of all passes."""
 
-    def __init__(self, passes: int, observe: Observe) -> None:
+    def __init__(self, passes: int, observe: Observer) -> None:
         self._passes, self._observe = passes, observe
         self._before = 0
 
@@ -282,6 +303,61 @@ def _check_pair(
         raise UsageError("usage", message, hint="leave --windows out")
 
 
+def _require_no_text(run: FinishedRun, baseline: FinishedRun | None, tasks: Sequence[str]) -> None:
+    """Raises UsageError for what only runs on text are measured by."""
+    asked = [*([] if baseline is None else ["a baseline"]), *(["tasks"] if tasks else [])]
+    if asked:
+        message = f"a run with the objective {run.config.objective} is measured without {asked[0]}"
+        raise UsageError("usage", message, hint="leave it out; compare two reports by hand")
+
+
+def _report(
+    run: FinishedRun,
+    every: Sequence[Mapping[str, int]],
+    data: str | None,
+    most: int | None,
+    device: torch.device,
+    progress: Progress,
+) -> EvalReport:
+    """The figures of the objective on data that was held out, which is read anew."""
+    trained_for, config, spec = objective(run.config.objective), run.config, run.graph.spec
+    name = str(corpus_record(run.folder)["name"]) if data is None else data
+    request = Request(name, spec, shown=False)
+    opened = trained_for.open(request, trained_for.prepare(request))
+    corpus = opened.record["corpus"]
+    if data is None and isinstance(corpus, Mapping) and corpus["held_out"] != run.held_out:
+        message = f"'{name}' is not what it was when the run was trained"
+        place = str(run.folder.data_record)
+        raise DataError("other-text", message, place=place, hint="restore the data")
+    trained_for.check_data(spec, opened, config)
+    whole = trained_for.held_out(opened, config)
+    held_out, model = whole.spread(most), run.model(device)
+    rows = []
+    with progress.task("measuring on held-out data") as observe:
+        passes = _Passes(len(every), observe)
+        for rounds in every:
+            quality = trained_for.measure(
+                *(model, held_out),
+                rounds=rounds or None,
+                precision=config.precision,
+                observe=passes,
+            )
+            rows.append(_row(run, rounds, quality))
+    return EvalReport(
+        run=str(run.path),
+        steps=run.steps,
+        state=run.words,
+        signature=run.signature,
+        text=name,
+        held_out=whole.part(most),
+        windows=len(held_out),
+        sequence_length=run.sequence_length,
+        precision=config.precision,
+        rows=tuple(rows),
+        objective=config.objective,
+    )
+
+
 def _with_baseline(
     report: EvalReport,
     run: FinishedRun,
@@ -302,13 +378,13 @@ def _with_baseline(
     )
 
 
-def _row(run: FinishedRun, rounds: Mapping[str, int], quality: Evaluation) -> EvalRow:
+def _row(run: FinishedRun, rounds: Mapping[str, int], quality: Quality) -> EvalRow:
     return EvalRow(rounds, run.is_trained(rounds), run.forward_flops_per_token(rounds), quality)
 
 
-def _mark(row: EvalRow, label: str) -> Mark:
+def _mark(row: EvalRow, label: str, figure: Figure) -> Mark:
     ringed = row.is_trained and bool(row.rounds)
-    return Mark(label, row.flops_per_token, row.quality.bits_per_byte, ringed)
+    return Mark(label, row.flops_per_token, row.quality.figures[figure.name], ringed)
 
 
 def _verdict_facts(verdict: Verdict) -> dict[str, object]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.errors import DataError, UsageError, plural
-from rinsc.training.evaluate import BlockLosses
+from rinsc.objectives.next_token import BlockLosses
 from rinsc.training.finished import FinishedRun
 
 RESAMPLES = 2000

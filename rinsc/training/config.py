@@ -255,6 +255,11 @@ class TrainConfig:
         option="--lr-visits-power",
     )
     keep: int = _setting(2, "Checkpoints that are kept.", _COUNT, option="--keep")
+    objective: Literal["next_token", "classify"] = _setting(
+        "next_token",
+        "What the model learns: the next token of a text, or the class of a picture.",
+        option="--objective",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

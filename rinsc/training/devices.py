@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -178,12 +178,6 @@ def matrix_peak_flops(device: torch.device, precision: TrainingPrecision) -> flo
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def autocast(device: torch.device, precision: TrainingPrecision) -> AbstractContextManager[None]:
-    """Matrix products in ``precision``; weights stay as they are, in fp32."""
-    dtype = getattr(torch, FORMATS[precision].torch)
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 def fast_precision(device: torch.device | str) -> TrainingPrecision:

@@ -19,7 +19,7 @@ from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_token
 from rinsc.errors import CheckpointError, DataError, plural
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
-from rinsc.layers import require_language_model
+from rinsc.objectives import objective
 from rinsc.spec import model_spec
 from rinsc.storage.digests import file_digest
 from rinsc.storage.files import read_json, read_regular_text
@@ -268,7 +268,7 @@ def _saved_model(folder: RunFolder) -> SavedModel:
         message = "the folder has a config.json and no model.safetensors"
         raise _error("no-weights", message, folder.path, hint)
     graph = build_graph(folder_spec(folder))
-    require_language_model(graph.spec)
+    objective("next_token").check_model(graph.spec)
     config = TrainConfig(sequence_length=graph.spec.context)
     return SavedModel(folder, graph, config, steps=0, training_flops=0)
 
@@ -335,13 +335,13 @@ def _at_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> FinishedRun:
 def _inputs(folder: RunFolder) -> tuple[BlockGraph, TrainConfig]:
     """Model and settings of a run; raises SpecError where they do not fit, and CheckpointError."""
     graph = build_graph(model_spec(folder.model_spec))
-    require_language_model(graph.spec)
     try:
         text = read_regular_text(folder.config)
     except (OSError, UnicodeDecodeError):
         message = "cannot read the settings of the run"
         raise _error("cannot-read", message, folder.config, "restore the file") from None
     config = config_from_toml(text, place=str(folder.config))
+    objective(config.objective).check_model(graph.spec)
     checked_sequence(graph.spec, config.sequence_length)
     return graph, config
 

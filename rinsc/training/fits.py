@@ -6,10 +6,9 @@ import torch
 
 from rinsc.backends.torch.memory import TrainingStep, require_training_memory
 from rinsc.cost.flops import set_rounds
-from rinsc.data.batches import TokenizedCorpus, cut_windows
 from rinsc.errors import SpecError, UsageError, plural
 from rinsc.graph import build_graph
-from rinsc.layers.kind import require_language_model
+from rinsc.objectives import Data, objective
 from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices
@@ -20,37 +19,24 @@ ALONE = Devices(torch.device("cpu"))
 
 def check_fits(
     spec: ModelSpec,
-    corpus: TokenizedCorpus,
+    data: Data,
     config: TrainConfig,
     devices: Devices = ALONE,
 ) -> None:
     """Everything that can be wrong before the first step; nothing is allocated.
 
-    Raises what `check_settings` and `check_devices` raise, SpecError where the text has more
-    tokens than the model, and DataError where it does not fill one sequence.
+    Raises what `check_settings` and `check_devices` raise, and what the objective says of data and
+    model that do not fit each other.
     """
     check_settings(spec, config)
-    check_vocabulary(spec, corpus.vocab_size)
-    for tokens in (corpus.train, corpus.held_out):
-        cut_windows(tokens, config.sequence_length)
+    objective(config.objective).check_data(spec, data, config)
     check_devices(spec, config, devices)
 
 
-def check_vocabulary(spec: ModelSpec, tokens: int) -> None:
-    """Raises SpecError where a text has more different tokens than the model.
-
-    A model may have more: ids that no text has are never a target, nor generated.
-    """
-    if tokens > spec.vocab_size:
-        message = f"the tokenizer has {plural(tokens, 'token')}, the model {spec.vocab_size}"
-        hint = f"give the model --vocab-size {tokens}, or use another tokenizer"
-        raise SpecError("vocabulary-mismatch", message, hint=hint)
-
-
 def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
-    """Raises SpecError where the model is no language model or the settings do not fit it, and
+    """Raises SpecError where the model has other ports or the settings do not fit it, and
     GraphError for rounds that it cannot run or train."""
-    require_language_model(spec)
+    objective(config.objective).check_model(spec)
     if config.sequence_length > spec.context:
         message = f"sequence_length {config.sequence_length} is beyond the context {spec.context}"
         hint = "shorten it, or raise context"

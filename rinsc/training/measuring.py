@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from rinsc.objectives import HeldOut, Objective
 from rinsc.training.config import TrainConfig
-from rinsc.training.evaluate import HeldOut, bits_per_byte
 from rinsc.training.metrics import Metrics, MetricsLog
 from rinsc.training.result import Observer
 from rinsc.training.trainer import RinscTrainer
@@ -24,6 +24,7 @@ class Measuring(TrainerCallback):
     def __init__(
         self,
         trainer: RinscTrainer,
+        objective: Objective,
         held_out: HeldOut,
         log: MetricsLog,
         observer: Observer | None,
@@ -33,7 +34,7 @@ class Measuring(TrainerCallback):
         training_flops: int,
     ) -> None:
         config = trainer.config
-        self._trainer, self._config = trainer, config
+        self._trainer, self._config, self._objective = trainer, config, objective
         self._log, self._observer = log, observer
         self._sample = held_out.spread(config.eval_windows)
         self._part = held_out.part(config.eval_windows)
@@ -70,7 +71,8 @@ class Measuring(TrainerCallback):
             learning_rate=self._trainer.learning_rate_of(step - 1),
             tokens_per_second=tokens,
             seconds=self.seconds,
-            bits_per_byte=quality,
+            quality=quality,
+            figure=self._objective.figures[0].name,
             held_out=None if quality is None else self._part,
             rounds=self._trainer.depths.shown_rounds(step - 1),
             gradient_norm=self._trainer.gradient_norm,
@@ -85,18 +87,21 @@ class Measuring(TrainerCallback):
         return len(self._recent) * self._config.batch_tokens / seconds, use
 
     def _evaluate_if_due(self, step: int, model: nn.Module) -> float | None:
-        """A sample of the held-out text now and then, always the same, and after the last step."""
+        """A sample of the held-out data now and then, always the same, and after the last step."""
         config = self._config
         if step != config.steps and step % config.eval_every != 0:
             return None
-        return bits_per_byte(
-            model, self._sample, rounds=config.evaluation_rounds, precision=config.precision
+        quality = self._objective.measure(
+            *(model, self._sample),
+            rounds=config.evaluation_rounds,
+            precision=config.precision,
         )
+        return quality.figures[self._objective.figures[0].name]
 
 
 def is_due(config: TrainConfig, metrics: Metrics) -> bool:
     """Whether a step is written down: every few, and those with an evaluation."""
-    return metrics.step % config.log_every == 0 or metrics.bits_per_byte is not None
+    return metrics.step % config.log_every == 0 or metrics.quality is not None
 
 
 def _for_trackers(metrics: Metrics) -> dict[str, float]:
@@ -105,7 +110,7 @@ def _for_trackers(metrics: Metrics) -> dict[str, float]:
         "loss": metrics.loss_nats,
         "grad_norm": metrics.gradient_norm,
         "learning_rate": metrics.learning_rate,
-        "bits_per_byte": metrics.bits_per_byte,
+        metrics.figure: metrics.quality,
         "training_flops": float(metrics.training_flops),
         "tokens_per_second": metrics.tokens_per_second,
         "model_flops_utilization": metrics.model_flops_utilization,

@@ -9,24 +9,25 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, TypeAlias, get_args
+from typing import IO, get_args
 
 from rinsc.errors import DataError
+from rinsc.objectives import OBJECTIVES, Part
 from rinsc.storage.files import cannot_write, parse_json, read_regular, write_atomically
 
-Part: TypeAlias = Literal["sample", "whole"]  # of the held-out text, that a figure is of
+_FIGURES = frozenset(row.figure for row in OBJECTIVES.values())
 
 
 @dataclass(frozen=True)
 class Metrics:
     """The state of a run after ``step`` steps.
 
-    ``loss_nats`` is the mean over the tokens of that step's batch; ``bits_per_byte`` is of
-    held-out text, where it was evaluated; ``seconds`` and ``tokens_per_second`` are of training
-    alone, evaluation excluded; ``held_out`` says whether ``bits_per_byte`` is of a sample of that
-    text or of the whole of it; ``rounds`` are those of that step by repeat, where they change.
-    ``gradient_norm`` is before clipping. ``model_flops_utilization`` (MFU) is training FLOPs per
-    second over the measured peak of the device's matrix products.
+    ``loss_nats`` is the mean over the targets of that step's batch. ``quality`` is the main figure
+    of the objective on held-out data, where it was evaluated, ``figure`` its name, and ``held_out``
+    says whether it is of a sample or of the whole. ``seconds`` and ``tokens_per_second`` are of
+    training alone, evaluation excluded. ``rounds`` are those of that step by repeat, where they
+    change. ``gradient_norm`` is before clipping. ``model_flops_utilization`` (MFU) is training
+    FLOPs per second over the measured peak of the device's matrix products.
     """
 
     step: int
@@ -36,14 +37,23 @@ class Metrics:
     learning_rate: float
     tokens_per_second: float
     seconds: float
-    bits_per_byte: float | None = None
+    quality: float | None = None
     rounds: Mapping[str, int] | None = None
     gradient_norm: float | None = None
     model_flops_utilization: float | None = None
     held_out: Part | None = None
+    figure: str = "bits_per_byte"
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The quality of a run on text, where it was evaluated."""
+        return self.quality if self.figure == "bits_per_byte" else None
 
     def to_json(self) -> str:
+        """The line of the file, in which the quality is called by the name of its figure."""
         values = dataclasses.asdict(self)
+        name = values.pop("figure")
+        values = {name if key == "quality" else key: value for key, value in values.items()}
         return json.dumps({key: value for key, value in values.items() if value is not None})
 
 
@@ -97,6 +107,8 @@ def metrics_from_json(line: bytes | str) -> Metrics | None:
         values = parse_json(line)
         known = {key: value for key, value in values.items() if key in _KINDS}
         if all(_KINDS[key](value) for key, value in known.items()):
+            for name in _FIGURES & known.keys():
+                known |= {"quality": known.pop(name), "figure": name}
             return Metrics(**known)
     except (ValueError, TypeError, AttributeError):  # UnicodeDecodeError is a ValueError
         pass
@@ -133,7 +145,7 @@ def _are_rounds(value: object) -> bool:
 _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("step", "tokens", "training_flops"), _is_count),
     **dict.fromkeys(("loss_nats", "learning_rate", "tokens_per_second", "seconds"), _is_number),
-    **dict.fromkeys(("bits_per_byte", "gradient_norm", "model_flops_utilization"), _is_number),
+    **dict.fromkeys((*_FIGURES, "gradient_norm", "model_flops_utilization"), _is_number),
     "rounds": _are_rounds,
     "held_out": lambda value: value in get_args(Part),
 }

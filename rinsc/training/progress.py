@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from rinsc.errors import plural, printable
+from rinsc.objectives import figure
+from rinsc.progress import Progress, ShownProgress, in_notebook
 from rinsc.training.config import TrainConfig
 from rinsc.training.metrics import Metrics
 
@@ -71,18 +74,13 @@ class TrainingProgress:
 
     def took_over(self, source: Source, takeover: Takeover) -> None:
         """What a run that begins with another's weights has of them."""
-        count = source.record["step"]
-        step = f" after {plural(count, 'step', f'{count:,}')}"
-        if not source.record.get("is_training_known", True):
-            step = ", of whose training not all is known"
-        for line in (f"begins with the weights of {source.path}{step}", *takeover.lines()):
+        for line in _takeover_lines(source, takeover):
             self._line(line)
 
     def stepped(self, metrics: Metrics) -> None:
-        evaluated = metrics.bits_per_byte is not None
+        evaluated = metrics.quality is not None
         if evaluated:
-            part = "" if metrics.held_out is None else f" ({metrics.held_out})"
-            self._quality = f"{metrics.bits_per_byte:.3f} bits/byte{part}"
+            self._quality = _quality(metrics)
         if not self._bar.disable:
             with _maybe_gone():
                 self._bar.update(self._task, completed=metrics.step, state=self._state(metrics))
@@ -91,8 +89,7 @@ class TrainingProgress:
 
     def finished(self, result: TrainResult) -> None:
         if self._bar.disable:
-            quality = f"{result.bits_per_byte:.4f} bits per byte on {result.held_out_words}"
-            self._line(f"done · {quality} · {result.seconds:.0f} s")
+            self._line(_end(result))
 
     def _state(self, metrics: Metrics) -> str:
         parts = [f"loss {metrics.loss_nats:.3f}"]
@@ -106,6 +103,75 @@ class TrainingProgress:
         line = f"{self._name} · {text}"
         with _maybe_gone():
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class ToldProgress:
+    """Tells one run to a `Progress`, as one task; an `Observer`, and a context manager."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self._name, self._progress = name, progress
+        self._steps = 1
+        self._task = ExitStack()
+        self._observe: Callable[[float], None] = lambda done: None
+
+    def __enter__(self) -> ToldProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._task.close()
+
+    def started(self, config: TrainConfig, step: int) -> None:
+        self._steps = config.steps
+        if step:
+            self._progress.line(f"{self._name} · goes on after step {step}")
+        task = self._progress.task(f"training {self._name}")
+        self._observe = self._task.enter_context(task)
+
+    def took_over(self, source: Source, takeover: Takeover) -> None:
+        """What a run that begins with another's weights has of them."""
+        for line in _takeover_lines(source, takeover):
+            self._progress.line(f"{self._name} · {line}")
+
+    def stepped(self, metrics: Metrics) -> None:
+        self._observe(metrics.step / self._steps)
+        if metrics.quality is not None:
+            loss = f"loss {metrics.loss_nats:.3f} · {_quality(metrics)}"
+            self._progress.line(f"{self._name} · step {metrics.step}/{self._steps} · {loss}")
+
+    def finished(self, result: TrainResult) -> None:
+        self._progress.line(f"{self._name} · {_end(result)}")
+
+
+def training_progress(
+    name: str, progress: Progress | None, *, silent: bool
+) -> TrainingProgress | ToldProgress:
+    """Where a run is shown: in what is given, in the cell of a notebook, else on standard error.
+
+    Of several processes, those that are ``silent`` show nothing.
+    """
+    if silent:
+        return TrainingProgress(name, silent=True)
+    if progress is None and in_notebook():
+        progress = ShownProgress()
+    return TrainingProgress(name) if progress is None else ToldProgress(name, progress)
+
+
+def _takeover_lines(source: Source, takeover: Takeover) -> list[str]:
+    count = source.record["step"]
+    step = f" after {plural(count, 'step', f'{count:,}')}"
+    if not source.record.get("is_training_known", True):
+        step = ", of whose training not all is known"
+    return [f"begins with the weights of {source.path}{step}", *takeover.lines()]
+
+
+def _quality(metrics: Metrics) -> str:
+    """``2.346 bits/byte (sample)``."""
+    part = "" if metrics.held_out is None else f" ({metrics.held_out})"
+    return f"{metrics.quality:.3f} {figure(metrics.figure).head}{part}"
+
+
+def _end(result: TrainResult) -> str:
+    return f"done · {result.figure_words} on {result.held_out_words} · {result.seconds:.0f} s"
 
 
 def _maybe_gone() -> suppress:

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 from rinsc.__about__ import __version__
 from rinsc.cost import forward_flops, stored_params
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.errors import plural
+from rinsc.errors import RinscError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
-from rinsc.spec import ModelSpec
-from rinsc.spec.reading import is_of
+from rinsc.objectives import OBJECTIVES, Part, objective
+from rinsc.spec import ModelSpec, model_spec
 from rinsc.storage.files import read_json, read_regular_text
-from rinsc.training.config import TrainConfig, config_to_toml
-from rinsc.training.metrics import Metrics, Part
+from rinsc.training.config import TrainConfig, config_from_toml
+from rinsc.training.metrics import Metrics
 from rinsc.training.resuming import difference_of_sources
 from rinsc.training.run_folder import RunFolder, check_files
 from rinsc.training.warm_start import Source
@@ -27,8 +27,9 @@ from rinsc.training.warm_start import Source
 class TrainResult:
     """What a finished run comes to.
 
-    Its quality is over the ``whole`` held-out text, or over a ``sample`` of `FINAL_TOKENS` from all
-    over it where it is longer; ``held_out`` says which. It is None in results of rinsc 0.4.0.
+    ``quality`` has the figures of the objective on the ``whole`` held-out data, or on a ``sample``
+    from all over it where that is much; ``held_out`` says which. It is None in results of rinsc
+    0.4.0.
     """
 
     steps: int
@@ -36,23 +37,45 @@ class TrainResult:
     epochs: float
     training_flops: int
     loss_nats: float
-    bits_per_byte: float
+    quality: Mapping[str, float]
     seconds: float
-    perplexity: float
-    accuracy: float
     held_out: Part | None = None
     held_out_windows: int | None = None
     held_out_bytes: int | None = None
+    objective: str = "next_token"
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Of a run on text."""
+        return self.quality["bits_per_byte"]
+
+    @property
+    def perplexity(self) -> float:
+        """Of a run on text."""
+        return self.quality["perplexity"]
+
+    @property
+    def accuracy(self) -> float:
+        return self.quality["accuracy"]
 
     @property
     def held_out_words(self) -> str:
         """What the quality is of: ``the whole held-out text (512 windows)``."""
         if self.held_out is None:
             return "held-out text"
-        count = self.held_out_windows or 0
-        windows = plural(count, "window", f"{count:,}")
-        text = "the whole" if self.held_out == "whole" else "a sample of the"
-        return f"{text} held-out text ({windows})"
+        measured_on = objective(self.objective).measured_on
+        return measured_on(self.held_out_windows or 0, self.held_out)
+
+    @property
+    def figure_words(self) -> str:
+        """The main figure: ``2.3457 bits per byte``."""
+        figure = objective(self.objective).figures[0]
+        return f"{figure.text(self.quality[figure.name])} {figure.words}"
+
+    def facts(self) -> dict[str, object]:
+        """The result as plain data, the figures by their names."""
+        values = dataclasses.asdict(self)
+        return {**values, **values.pop("quality")}
 
 
 class Observer(Protocol):
@@ -78,7 +101,7 @@ def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> d
         "parameters": stored_params(graph),
         "rounds": rounds,
         "forward_flops_per_token": round(forward / config.sequence_length),
-        **dataclasses.asdict(result),
+        **result.facts(),
     }
 
 
@@ -87,8 +110,12 @@ _WHOLE_RESULTS = ("steps", "tokens", "training_flops")
 
 def result_from_facts(facts: Mapping[str, Any]) -> TrainResult:
     """The result in a ``result.json``, also of an earlier version; raises TypeError."""
-    known = {field.name for field in dataclasses.fields(TrainResult)}
-    given = {name: value for name, value in facts.items() if name in known}
+    trained_for = facts.get("objective", "next_token")
+    if trained_for not in OBJECTIVES:
+        raise TypeError(f"'objective' is {trained_for!r:.40}")
+    figures = [figure.name for figure in objective(trained_for).figures]
+    known = {field.name for field in dataclasses.fields(TrainResult)} - {"quality", "objective"}
+    given = {name: value for name, value in facts.items() if name in (*known, *figures)}
     for name, value in given.items():
         if name == "held_out":
             fits = value in (None, "whole", "sample")
@@ -98,7 +125,10 @@ def result_from_facts(facts: Mapping[str, Any]) -> TrainResult:
             fits = type(value) is int or (type(value) is float and name not in _WHOLE_RESULTS)
         if not fits:
             raise TypeError(f"'{name}' is {value!r:.40}")
-    return TrainResult(**given)
+    if missing := [name for name in figures if name not in given]:
+        raise TypeError(f"'{missing[0]}' is missing")
+    quality = {name: given.pop(name) for name in figures}
+    return TrainResult(**given, quality=quality, objective=trained_for)
 
 
 def finished_result(
@@ -115,16 +145,13 @@ def finished_result(
         return None
     check_files(folder)
     try:
-        begun = [read_regular_text(each) for each in (folder.model_spec, folder.config)]
+        begun = model_spec(folder.model_spec), config_from_toml(read_regular_text(folder.config))
         record = read_json(folder.data_record)
         result = result_from_facts(read_json(folder.result))
-        words = record["tokenizer"]["sha256"]
         is_this = record["corpus"]["name"] == corpus and (
-            tokenizer is None or words == tokenizer.sha256
+            tokenizer is None or record["tokenizer"]["sha256"] == tokenizer.sha256
         )
         is_this = is_this and difference_of_sources(folder, source) is None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RinscError):
         return None
-    model, settings = begun
-    is_this = is_this and is_of(model, spec) and settings == config_to_toml(config)
-    return result if is_this else None
+    return result if is_this and begun == (spec, config) else None

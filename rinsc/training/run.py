@@ -6,23 +6,22 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
-from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.weights import load_weights, save_weights
-from rinsc.data.batches import TokenizedCorpus, TrainingWindows
 from rinsc.errors import CheckpointError
+from rinsc.objectives import Data, objective
 from rinsc.spec import ModelSpec
 from rinsc.storage.digests import file_digest
 from rinsc.storage.files import write_atomically
 from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoints
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices, matrix_peak_flops
-from rinsc.training.evaluate import evaluate, held_out_windows
 from rinsc.training.fits import check_fits
 from rinsc.training.measuring import Measuring, is_due
 from rinsc.training.metrics import (
@@ -37,7 +36,7 @@ from rinsc.training.resuming import require_same_run, why_unusable
 from rinsc.training.run_folder import RunFolder, write_inputs, write_result
 from rinsc.training.schedules import Depths, schedule_note
 from rinsc.training.signals import StopOnSignal
-from rinsc.training.trainer import RinscTrainer, TrainingData
+from rinsc.training.trainer import RinscTrainer, TrainableModel, TrainingData
 from rinsc.training.warm_start import (
     Source,
     Takeover,
@@ -69,9 +68,9 @@ class StoppedError(Exception):
 
 @allocation_errors()
 def train_module(
-    model: RinscForCausalLM,
+    model: TrainableModel,
     spec: ModelSpec,
-    corpus: TokenizedCorpus,
+    corpus: Data,
     config: TrainConfig,
     folder: RunFolder,
     *,
@@ -118,9 +117,9 @@ def train_module(
 
 
 def _run(
-    model: RinscForCausalLM,
+    model: TrainableModel,
     spec: ModelSpec,
-    corpus: TokenizedCorpus,
+    corpus: Data,
     config: TrainConfig,
     folder: RunFolder,
     observer: Observer | None,
@@ -128,21 +127,20 @@ def _run(
     trackers: tuple[str, ...],
     start: Checkpoint | None,
 ) -> TrainResult:
-    windows = TrainingWindows(
-        corpus.train, config.sequence_length, config.seed, config.packing, corpus.train_starts
-    )
-    data, depths = TrainingData(windows, config), Depths(spec, config)
-    held_out = held_out_windows(corpus, config.sequence_length)
+    trained_for = objective(config.objective)
+    data = TrainingData(trained_for.examples(corpus, config), config)
+    depths, held_out = Depths(spec, config), trained_for.held_out(corpus, config)
     first = devices.is_first
     before = _metrics_at(folder, start)
     stop = StopOnSignal()
     with MetricsLog(folder.metrics, silent=not first) as log, stop.installed():
         trainer = RinscTrainer(
-            *(model, data, config, folder, devices, depths, stop),
+            *(model, data, trained_for.collate, config, folder, devices, depths, stop),
             trackers=trackers if first else (),
         )
         measuring = Measuring(
             trainer,
+            trained_for,
             held_out,
             log,
             observer if first else None,
@@ -159,9 +157,8 @@ def _run(
         raise StoppedError(trainer.state.global_step)
     most_windows = max(1, FINAL_TOKENS // config.sequence_length)
     text = held_out.spread(most_windows)
-    quality = evaluate(
-        trainer.model_wrapped,
-        text,
+    quality = trained_for.measure(
+        *(trainer.model_wrapped, text),
         rounds=config.evaluation_rounds,
         precision=config.precision,
     )
@@ -171,13 +168,12 @@ def _run(
         epochs=data.epochs,
         training_flops=measuring.training_flops,
         loss_nats=trainer.loss_nats,
-        bits_per_byte=quality.bits_per_byte,
+        quality=quality.figures,
         seconds=measuring.seconds,
-        perplexity=quality.perplexity,
-        accuracy=quality.accuracy,
         held_out=held_out.part(most_windows),
-        held_out_windows=len(text.windows),
-        held_out_bytes=quality.byte_count,
+        held_out_windows=len(text),
+        held_out_bytes=quality.extent.get("bytes"),
+        objective=config.objective,
     )
     save_trained(model, folder, devices)
     devices.on_first(lambda: folder.initial_weights.unlink(missing_ok=True))
@@ -191,12 +187,12 @@ def _run(
     return result
 
 
-def _start(folder: RunFolder, model: RinscForCausalLM, config: TrainConfig) -> Checkpoint | None:
+def _start(folder: RunFolder, model: TrainableModel, config: TrainConfig) -> Checkpoint | None:
     """Where the run goes on: the last whole checkpoint with the state of this very run."""
     reasons: dict[str, str] = {}
 
     def is_usable(checkpoint: Checkpoint) -> bool:
-        reason = why_unusable(checkpoint, model, model.model.graph, config)
+        reason = why_unusable(checkpoint, cast(nn.Module, model), model.model.graph, config)
         if reason is not None:
             reasons[checkpoint.path.name] = f" ({reason})"
         return reason is None
@@ -214,7 +210,7 @@ def _start(folder: RunFolder, model: RinscForCausalLM, config: TrainConfig) -> C
 
 
 def _begin_with(
-    model: RinscForCausalLM,
+    model: TrainableModel,
     spec: ModelSpec,
     source: Source,
     data_record: Mapping[str, Any],

@@ -11,34 +11,29 @@ A run is planned first, which checks everything and writes nothing. Then it runs
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from rinsc.backends.hf import RinscForCausalLM, causal_lm
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.parallel import Recursed
-from rinsc.data.batches import TokenizedCorpus
-from rinsc.data.cache import prepare
-from rinsc.data.corpora import learned_tokenizer, open_corpus
-from rinsc.data.documents import Source as Corpus
-from rinsc.data.tokenizer import BytePairTokenizer, load_tokenizer, tokenizer_from_state
+from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import OutputError, RinscError, UsageError, did_you_mean
 from rinsc.extras import require
-from rinsc.layers.kind import require_language_model
-from rinsc.progress import PreparationProgress
+from rinsc.objectives import Data, Objective, Request, objective
+from rinsc.progress import Progress
 from rinsc.resources import zoo_file
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.syntax import parse
 from rinsc.training.budget import Budget, Spending, budget_from_text, matched, spending, with_budget
 from rinsc.training.config import TrainConfig, config_from_mapping
 from rinsc.training.devices import Devices, fast_precision, find_devices, require_compiler
-from rinsc.training.fits import check_devices, check_fits, check_settings, check_vocabulary
-from rinsc.training.progress import TrainingProgress
+from rinsc.training.fits import check_devices, check_fits, check_settings
+from rinsc.training.progress import training_progress
 from rinsc.training.result import TrainResult, finished_result, result_facts
 from rinsc.training.resuming import another_run, require_same_run
 from rinsc.training.run import train_module
@@ -94,7 +89,7 @@ def train(
     fast: bool = False,
     trackers: Sequence[str] = (),
     overwrite: bool = False,
-    progress: bool = True,
+    progress: Progress | None = None,
 ) -> Trained:
     """Train a model on ``data`` into the folder ``output``, as ``rinsc train`` does.
 
@@ -103,7 +98,8 @@ def train(
     some of its fields by name: sequences are then as long as the context, and the warm-up is a
     tenth of the run. ``budget`` is as ``"1e18"`` FLOPs, ``"6e9tokens"`` or ``"1000steps"``; without
     one the steps are those of the settings. ``match`` names a baseline whose training FLOPs this
-    run may spend. To resume an interrupted run, call it again.
+    run may spend. ``progress`` is told how it goes, by default on standard error or below the cell
+    of a notebook. To resume an interrupted run, call it again.
 
     Raises RinscError for whatever does not fit, before anything is written, and `StoppedError`
     after a signal, with a checkpoint written.
@@ -112,7 +108,9 @@ def train(
     source = None
     if start_from is not None:
         source = open_source(str(start_from), folder, anew=overwrite)
-    spec = _spec(model, source, None if tokenizer is None else Path(tokenizer))
+    trained_for = objective(_objective_name(settings))
+    chosen = trained_for.dimensions(data) if isinstance(model, str) else {}
+    spec = _spec(model, source, None if tokenizer is None else Path(tokenizer), chosen)
     baseline = with_signature(spec, match) if isinstance(match, str) else match
     config = run_config(spec, settings, budget, baseline)
     run = planned_run(
@@ -137,7 +135,6 @@ def run_config(
 
     Raises SpecError where they do not fit each other or the model.
     """
-    require_language_model(spec)
     if isinstance(budget, str):
         budget = budget_from_text(budget)
     warmup: int | None = None
@@ -177,6 +174,8 @@ def planned_run(
     ``fast`` takes bf16 and compiled blocks where the device is faster with them.
     """
     notes: tuple[str, ...] = ()
+    if config.objective != "next_token":
+        _require_plain(config.objective, devices, tokenizer)
     with devices.lost_processes():
         if fast or config.compile:
             config, notes = _as_fast_as_possible(config, devices, fast=fast)
@@ -211,13 +210,17 @@ class PlannedRun:
     notes: tuple[str, ...]
 
     @property
+    def objective(self) -> Objective:
+        return objective(self.config.objective)
+
+    @property
     def spending(self) -> Spending:
         """What the run will have spent, in all three units."""
         return spending(self.config, self.spec)
 
-    def run(self, *, progress: bool = True) -> Trained:
+    def run(self, *, progress: Progress | None = None) -> Trained:
         """Train, or go on, or find the run finished; every process calls it."""
-        devices, shown = self.devices, progress and self.devices.is_first
+        devices = self.devices
         with devices.lost_processes(), ExitStack() as held:
             result = None if self.overwrite else devices.on_first(self._finished)
             was_finished = result is not None
@@ -225,10 +228,10 @@ class PlannedRun:
                 check_run_folder(self.folder.path, overwrite=self.overwrite)
                 begun = devices.on_first(lambda: self.folder.is_begun)
                 resume = begun and not self.overwrite
-                text, tokenizer = self._text(resume=resume, shown=shown)
+                data, state = self._data(self._request(resume=resume, shown=progress is None))
                 module = self._fresh_module()
-                devices.on_first(lambda: self._take_over(tokenizer, held, resume=resume))
-                result = self._train(module, text, resume=resume, shown=shown)
+                devices.on_first(lambda: self._take_over(state, held, resume=resume))
+                result = self._train(module, data, progress, resume=resume)
         return Trained(self.folder.path, self.spec, self.config, result, was_finished)
 
     def _finished(self) -> TrainResult | None:
@@ -241,43 +244,42 @@ class PlannedRun:
             raise another_run(folder, self.spec, self.config, self.source)
         return result
 
-    def _text(self, *, resume: bool, shown: bool) -> tuple[TokenizedCorpus, BytePairTokenizer]:
-        """The text and its tokenizer, once everything fits."""
+    def _data(self, request: Request) -> tuple[Data, str]:
+        """The data, once everything fits, and what every process opens it with."""
+        trained_for = self.objective
 
         def first() -> str:
-            corpus = open_corpus(self.data)
-            tokenizer = self._tokenizer(corpus, resume=resume)
-            if not resume:  # which has more to say of another model
-                check_vocabulary(self.spec, tokenizer.vocab_size)
-            text = _prepared(corpus, tokenizer, shown=shown)
-            if resume:
-                require_same_run(self.folder, self.spec, self.config, text.record, self.source)
+            state = trained_for.prepare(request)
+            data = trained_for.open(request, state)
+            if request.resume:
+                require_same_run(self.folder, self.spec, self.config, data.record, self.source)
             elif self.source is not None:
                 check_source(self.source.spec, self.spec, self.source.path)
-            check_fits(self.spec, text, self.config, self.devices)
-            return tokenizer.to_state()
+            check_fits(self.spec, data, self.config, self.devices)
+            return state
 
-        tokenizer = tokenizer_from_state(self.devices.on_first(first))
-        return _prepared(open_corpus(self.data), tokenizer, shown=shown), tokenizer
+        state = self.devices.on_first(first)
+        return trained_for.open(request, state), state
 
-    def _tokenizer(self, corpus: Corpus, *, resume: bool) -> BytePairTokenizer:
-        """The given one, that of the run that goes on or is begun with, or one learned here."""
-        folder, source = self.folder, self.source
-        begun = begun_tokenizer(folder) if resume else None
-        if self.tokenizer is not None:
-            return load_tokenizer(self.tokenizer, begun)
-        if resume and folder.data_record.exists() and folder.tokenizer.exists():
-            return load_tokenizer(folder.tokenizer, begun)
-        if source is not None and source.run is not None:
-            return source.run.tokenizer()
-        return learned_tokenizer(corpus, self.spec.vocab_size)
+    def _request(self, *, resume: bool, shown: bool) -> Request:
+        folder, source, tokenizer = self.folder, self.source, self.tokenizer
+        if tokenizer is None and resume and folder.data_record.exists():
+            tokenizer = folder.tokenizer if folder.tokenizer.exists() else None
+        run = None if source is None else source.run
+        return Request(
+            *(self.data, self.spec, tokenizer),
+            begun=begun_tokenizer(folder) if resume else None,
+            borrowed=None if run is None else run.tokenizer,
+            resume=resume,
+            shown=shown,
+        )
 
-    def _fresh_module(self) -> RinscForCausalLM:
+    def _fresh_module(self) -> Any:
         torch.manual_seed(self.config.seed)
         with allocation_errors():
-            return causal_lm(self.spec, device=self.devices.device)
+            return self.objective.module(self.spec, self.devices.device)
 
-    def _take_over(self, tokenizer: BytePairTokenizer, held: ExitStack, *, resume: bool) -> None:
+    def _take_over(self, state: str, held: ExitStack, *, resume: bool) -> None:
         """The folder is this run's alone as long as it is ``held``: an old run may go only now, as
         this one can start."""
         folder = self.folder
@@ -288,15 +290,16 @@ class PlannedRun:
             raise OutputError("run-in-use", message, place=str(folder.path), hint=hint)
         open_run_folder(folder.path, overwrite=self.overwrite)
         if not (resume and folder.tokenizer.is_file()):
-            tokenizer.save_folder(folder.path, self.spec.context)
+            self.objective.save(state, folder.path, self.spec)
 
     def _train(
-        self, module: RinscForCausalLM, text: TokenizedCorpus, *, resume: bool, shown: bool
+        self, module: Any, data: Data, progress: Progress | None, *, resume: bool
     ) -> TrainResult:
-        observer = TrainingProgress(self.spec.text, silent=not shown)
+        silent = not self.devices.is_first
+        observer = training_progress(self.spec.text, progress, silent=silent)
         with observer:
             return train_module(
-                *(module, self.spec, text, self.config, self.folder),
+                *(module, self.spec, data, self.config, self.folder),
                 observer=observer,
                 resume=resume,
                 devices=self.devices,
@@ -314,8 +317,27 @@ def vocabulary_of(tokenizer: Path, source: Source | None) -> int:
     return loaded.vocab_size
 
 
+def _require_plain(name: str, devices: Devices, tokenizer: Path | None) -> None:
+    """Raises UsageError for what only training on text has."""
+    if tokenizer is not None:
+        message = f"the objective {name} reads no text, and has no use for a tokenizer"
+        raise UsageError("usage", message, hint="leave --tokenizer out")
+    if devices.count > 1:
+        message = f"the objective {name} trains in one process, and there are {devices.count}"
+        raise UsageError("usage", message, hint="start it without torchrun")
+
+
+def _objective_name(settings: Settings) -> str:
+    if isinstance(settings, TrainConfig):
+        return settings.objective
+    return TrainConfig(objective=(settings or {}).get("objective", "next_token")).objective
+
+
 def _spec(
-    model: str | Path | ModelSpec, source: Source | None, tokenizer: Path | None
+    model: str | Path | ModelSpec,
+    source: Source | None,
+    tokenizer: Path | None,
+    dimensions: Mapping[str, Any],
 ) -> ModelSpec:
     """What ``model`` stands for, with the vocabulary of the tokenizer where it names none."""
     if isinstance(model, ModelSpec):
@@ -327,7 +349,7 @@ def _spec(
     if source is not None:
         spec = spec_from(source.spec, parse(model))
     else:
-        spec = model_spec(model, preset=DEFAULT_PRESET)
+        spec = model_spec(model, preset=DEFAULT_PRESET, **dimensions)
     if tokenizer is None:
         return spec
     return dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
@@ -350,17 +372,3 @@ def _as_fast_as_possible(
     precision = fast_precision(devices.device)
     note = f"fast: {precision}, blocks {'compiled' if compiles else 'not compiled'}"
     return dataclasses.replace(config, precision=precision, compile=compiles), (note,)
-
-
-def _prepared(corpus: Corpus, tokenizer: BytePairTokenizer, *, shown: bool) -> TokenizedCorpus:
-    with _preparation(corpus.name, shown=shown) as progress:
-        return prepare(corpus, tokenizer, progress=progress)
-
-
-@contextmanager
-def _preparation(name: str, *, shown: bool) -> Iterator[PreparationProgress | None]:
-    if not shown:
-        yield None
-        return
-    with PreparationProgress(name) as progress:
-        yield progress

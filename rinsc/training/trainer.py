@@ -27,13 +27,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -43,7 +42,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.torch.device import autocast
 from rinsc.backends.torch.pickles import check_torch_files
 from rinsc.backends.torch.sharded_checkpoint import (
     load_sharded,
@@ -51,8 +50,8 @@ from rinsc.backends.torch.sharded_checkpoint import (
     shard_moments,
     shard_weights,
 )
-from rinsc.data.batches import TrainingWindows, Window
 from rinsc.errors import CheckpointError, RinscError
+from rinsc.objectives import Examples
 from rinsc.storage.files import write_atomically
 from rinsc.training.checkpoint import (
     METRICS,
@@ -67,7 +66,7 @@ from rinsc.training.checkpoint import (
     writing_errors,
 )
 from rinsc.training.config import TrainConfig
-from rinsc.training.devices import Devices, autocast
+from rinsc.training.devices import Devices
 from rinsc.training.metrics import Metrics
 from rinsc.training.optimizer import OptimizerPair, build_optimizer, each_optimizer, each_state
 from rinsc.training.run_folder import RunFolder
@@ -117,17 +116,17 @@ def training_arguments(
     return arguments
 
 
-class TrainingData(Dataset[Window]):
+class TrainingData(Dataset[Any]):
     """Window ``index`` of the run: step s of a batch of n sees s·n to s·n + n − 1."""
 
-    def __init__(self, windows: TrainingWindows, config: TrainConfig) -> None:
+    def __init__(self, windows: Examples, config: TrainConfig) -> None:
         self._windows = windows
         self._count = config.steps * config.batch_sequences
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> Window:
+    def __getitem__(self, index: int) -> Any:
         return self._windows.window(index)
 
     @property
@@ -136,22 +135,19 @@ class TrainingData(Dataset[Window]):
         return self._count / len(self._windows)
 
 
-def collate(windows: Sequence[Window]) -> dict[str, torch.Tensor]:
-    """Windows as what the model takes: ids, and targets that are shifted already, (batch, seq)."""
-    targets = _stacked([window.targets for window in windows])
-    batch = {
-        "input_ids": _stacked([window.input_ids for window in windows]),
-        "labels": targets,
-        "shift_labels": targets,
-    }
-    positions = [window.position_ids for window in windows]
-    if positions[0] is not None:
-        batch["position_ids"] = _stacked([each for each in positions if each is not None])
-    return batch
+class TrainableModel(Protocol):
+    """What is trained: a module around the emitted ``model``, as an objective makes it."""
 
-
-def _stacked(rows: Sequence[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(rows))
+    @property
+    def model(self) -> Any: ...
+    @property
+    def set_checkpointing(self) -> Callable[..., None]: ...
+    @property
+    def save_pretrained(self) -> Callable[..., Any]: ...
+    @property
+    def state_dict(self) -> Callable[..., dict[str, Any]]: ...
+    @property
+    def parameters(self) -> Callable[..., Iterator[nn.Parameter]]: ...
 
 
 class RinscTrainer(Trainer):
@@ -159,8 +155,9 @@ class RinscTrainer(Trainer):
 
     def __init__(
         self,
-        model: RinscForCausalLM,
+        model: Any,
         data: TrainingData,
+        collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]],
         config: TrainConfig,
         folder: RunFolder,
         devices: Devices,
@@ -170,7 +167,7 @@ class RinscTrainer(Trainer):
         trackers: tuple[str, ...] = (),
     ) -> None:
         self.config, self.run_folder, self.devices, self.depths = config, folder, devices, depths
-        self.causal_lm, self.data, self._stop = model, data, stop
+        self.module, self.data, self._stop = model, data, stop
         self.loss_nats, self.gradient_norm = math.nan, math.nan
         self.measured: Metrics | None = None  # at the last step, for its checkpoint
         self._losses: list[torch.Tensor] = []
@@ -192,7 +189,7 @@ class RinscTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            emitted = self.causal_lm.model
+            emitted = self.module.model
             self.optimizer = build_optimizer(emitted, emitted.graph, self.config)
         return self._plain_optimizer()
 
@@ -218,10 +215,10 @@ class RinscTrainer(Trainer):
             named["num_items_in_batch"] = targets.clamp(min=1)
         step = self.state.global_step
         inputs = {**inputs, "rounds": self.depths.rounds(step)}
-        if self.causal_lm.model.takes_noise_seed:
+        if self.module.model.takes_noise_seed:
             # The batch is its parts in a row, and each part the shares of the ranks in a row.
             part = len(self._losses) * self.devices.count + self.devices.rank
-            first_row = part * len(inputs["input_ids"])
+            first_row = part * len(inputs["labels"])
             inputs["noise_seed"] = self.depths.noise_seed(step, first_row)
         return super().compute_loss(model, inputs, *given, **named)
 
@@ -267,7 +264,7 @@ class RinscTrainer(Trainer):
         with writing_errors(part):
             if self.devices.shard:
                 optimizers = each_optimizer(self._plain_optimizer())
-                save_sharded(part / SHARDED, self.causal_lm, optimizers, {})
+                save_sharded(part / SHARDED, self.module, optimizers, {})
             else:
                 self.devices.on_first(lambda: self._write_whole(step))
             self._save_rng_state(str(part))
@@ -284,7 +281,7 @@ class RinscTrainer(Trainer):
     def _write_whole(self, step: int) -> None:
         part = part_of(self.run_folder.path, step)
         with writing_errors(part), _no_progress_bars():
-            self.causal_lm.save_pretrained(part)
+            self.module.save_pretrained(part)
             torch.save(self._plain_optimizer().state_dict(), part / OPTIMIZER)
             torch.save(self._schedule().state_dict(), part / SCHEDULER)
 
@@ -318,9 +315,9 @@ class RinscTrainer(Trainer):
             return
         optimizers = each_optimizer(self._plain_optimizer())
         if sharded:
-            load_sharded(f"{checkpoint}/{SHARDED}", self.causal_lm, optimizers)
+            load_sharded(f"{checkpoint}/{SHARDED}", self.module, optimizers)
         else:
-            shard_weights(self.causal_lm, load_file(f"{checkpoint}/{WEIGHTS}"))
+            shard_weights(self.module, load_file(f"{checkpoint}/{WEIGHTS}"))
             state = torch.load(f"{checkpoint}/{OPTIMIZER}", weights_only=True, mmap=True)
             shard_moments(optimizers, each_state(state))
         if isinstance(pair := self._plain_optimizer(), OptimizerPair):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ from rinsc.training.run_folder import RunFolder
 PREFIX = "model."  # of the emitted module in a model of transformers
 
 
-def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -> None:
+def save_trained(model: Any, folder: RunFolder, devices: Devices) -> None:
     """Write weights, config and what a tokenizer is loaded with; the old files survive a failure.
 
     Every process calls it where the model is sharded; the first one writes. Raises OutputError.
@@ -39,6 +40,8 @@ def save_trained(model: RinscForCausalLM, folder: RunFolder, devices: Devices) -
         own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
+        if not hasattr(model, "config"):  # no model of transformers
+            return
         config = parse_json(model.config.to_json_string())
         # What saving a checkpoint notes in the config, whether this process saved one or not.
         config |= {

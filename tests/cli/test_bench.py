@@ -21,7 +21,7 @@ from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import UsageError
 from rinsc.evaluation.quality import compare_quality
 from rinsc.graph import rounds_up_to
-from rinsc.training.evaluate import HeldOut, bits_per_byte
+from rinsc.objectives.next_token import HeldOut, bits_per_byte
 from rinsc.verbs.models import open_run, run_model
 from tests.cli.command_line import Result, run_cli
 

@@ -20,9 +20,9 @@ from rinsc.backends.torch import load_weights, to_torch
 from rinsc.data.batches import cut_windows
 from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import load_tokenizer
+from rinsc.objectives import next_token as evaluate
 from rinsc.progress import LateProgress
 from rinsc.spec import model_spec
-from rinsc.training import evaluate
 from rinsc.training.run_folder import RunFolder
 from rinsc.verbs.quality import MOST_ROWS, rounds_to_show, signed
 from tests.cli.command_line import Result, run_cli

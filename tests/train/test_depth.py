@@ -15,10 +15,10 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import GraphError, SpecError
 from rinsc.graph import Rounds, build_graph
 from rinsc.graph.law import draw_rounds
+from rinsc.objectives.next_token import bits_per_byte, held_out_windows
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
-from rinsc.training.evaluate import bits_per_byte, held_out_windows
 from rinsc.training.fits import check_fits
 from rinsc.training.metrics import read_metrics
 from rinsc.training.run import train_module

@@ -9,7 +9,7 @@ import pytest
 
 from rinsc.errors import DataError
 from rinsc.evaluation.verdict import LEAST_BLOCKS, paired_difference
-from rinsc.training.evaluate import BlockLosses
+from rinsc.objectives.next_token import BlockLosses
 
 NORMAL = 1.959964  # 97.5 % of the standard normal distribution
 

@@ -43,7 +43,7 @@ def test_the_label_of_the_baseline_is_inside(most: int) -> None:
 
 
 def test_a_ring_is_drawn(tmp_path: Path) -> None:
-    plain = [Mark(each.label, each.x, each.bits_per_byte) for each in MARKS]
+    plain = [Mark(each.label, each.x, each.quality) for each in MARKS]
     for name, marks in (("ringed.png", MARKS), ("plain.png", plain)):
         draw_evaluation(marks, None, "A", tmp_path / name)
     assert (tmp_path / "ringed.png").read_bytes() != (tmp_path / "plain.png").read_bytes()

@@ -18,10 +18,10 @@ from rinsc.evaluation.measure import Measured, read_pair, read_text, reads_alike
 from rinsc.evaluation.verdict import LossesAt, Verdict, judge, nearest_rounds
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
+from rinsc.objectives.next_token import BlockLosses
 from rinsc.progress import PreparationProgress
 from rinsc.spec import model_spec
 from rinsc.training.config import TrainConfig
-from rinsc.training.evaluate import BlockLosses
 from rinsc.training.finished import FinishedRun, finished_run
 from tests.train.finished_runs import Runs, baseline, recursive, runs, train
 

@@ -13,8 +13,7 @@ from torch import nn
 from rinsc.backends.hf import causal_lm
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.spec import ModelSpec, model_spec
-from rinsc.training.evaluate import (
+from rinsc.objectives.next_token import (
     HeldOut,
     bits_per_byte,
     byte_blocks,
@@ -25,6 +24,7 @@ from rinsc.training.evaluate import (
     quality_against_rounds,
     window_blocks,
 )
+from rinsc.spec import ModelSpec, model_spec
 
 LENGTH = 23
 

@@ -84,7 +84,7 @@ def test_no_line_keeps_a_run_from_going_on_or_from_being_drawn(tmp_path: Path, b
         f"{_metrics(1).to_json()}\n{bad}\n\xff\n{_metrics(3, 1.5).to_json()}\n".encode()
     )
     assert read_metrics(path) == [_metrics(1), _metrics(3, 1.5)]
-    assert curve("A", read_metrics(path)).bits_per_byte == (1.5,)
+    assert curve("A", read_metrics(path)).quality == (1.5,)
     path.write_text(f"{bad}\n")
     resume_metrics(path, 5, _metrics(5))
     assert read_metrics(path) == [_metrics(5)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rinsc.backends.torch.device import autocast
 from rinsc.formats import TrainingPrecision
-from rinsc.training.devices import autocast, fast_precision
+from rinsc.training.devices import fast_precision
 
 CPU = torch.device("cpu")
 

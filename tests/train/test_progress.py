@@ -7,12 +7,17 @@ import io
 import pytest
 from rich.console import Console
 
+from rinsc.objectives import Part
 from rinsc.training.config import TrainConfig
-from rinsc.training.metrics import Metrics, Part
+from rinsc.training.metrics import Metrics
 from rinsc.training.progress import TrainingProgress
 from rinsc.training.result import TrainResult
 
-RESULT = TrainResult(4, 64, 0.5, 10**12, 3.21, 2.34567, 83.2, 24.8, 0.31, "whole", 1234, 56789)
+RESULT = TrainResult(
+    *(4, 64, 0.5, 10**12, 3.21),
+    {"bits_per_byte": 2.34567, "perplexity": 24.8, "accuracy": 0.31},
+    *(83.2, "whole", 1234, 56789),
+)
 
 
 def _metrics(step: int, bits_per_byte: float | None = None) -> Metrics:

@@ -22,9 +22,9 @@ from rinsc.evaluation.quality import (
     tokens_to_measure,
 )
 from rinsc.graph import Rounds, build_graph
+from rinsc.objectives import next_token as evaluate
+from rinsc.objectives.next_token import HeldOut
 from rinsc.spec import model_spec
-from rinsc.training import evaluate
-from rinsc.training.evaluate import HeldOut
 
 
 def _logits(model: CompiledModule, ids: Ids, rounds: Rounds) -> Logits:

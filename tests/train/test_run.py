@@ -20,13 +20,13 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import CheckpointError, DataError, RinscError, SpecError
 from rinsc.fingerprints import fingerprint
 from rinsc.formats import TrainingPrecision
+from rinsc.objectives.next_token import bits_per_byte, held_out_windows
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.training import run
 from rinsc.training.checkpoint import checkpoints, is_whole
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import matrix_peak_flops
-from rinsc.training.evaluate import bits_per_byte, held_out_windows
 from rinsc.training.metrics import Metrics, read_metrics
 from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, open_run_folder, write_inputs

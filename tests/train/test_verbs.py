@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import rinsc
 from rinsc.cost import training_flops
 from rinsc.errors import CheckpointError, OutputError, SpecError, UsageError
+from rinsc.progress import SilentProgress
 from rinsc.training.config import TrainConfig, setting_of
 from rinsc.training.start import Trained
 from tests.cli.command_line import run_cli
@@ -44,7 +47,7 @@ def train(text: str, output: Path, **more: object) -> Trained:
 
 @pytest.fixture(scope="module")
 def run(text: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train(text, tmp_path_factory.mktemp("verbs") / "run", progress=False)
+    return train(text, tmp_path_factory.mktemp("verbs") / "run", progress=SilentProgress())
 
 
 def timeless(facts: dict[str, object]) -> dict[str, object]:
@@ -70,7 +73,7 @@ def test_the_verb_and_the_command_train_the_same_model(
 
 def test_a_finished_run_is_given_back_and_another_is_refused(run: Trained, text: str) -> None:
     before = (run.path / "result.json").read_bytes()
-    again = train(text, run.path, progress=False)
+    again = train(text, run.path, progress=SilentProgress())
     assert again.was_finished
     assert not run.was_finished
     assert again.result == run.result
@@ -83,7 +86,7 @@ def test_a_whole_config_is_taken_as_it_is(text: str, tmp_path: Path) -> None:
     config = TrainConfig(
         steps=2, batch_sequences=2, sequence_length=9, warmup_steps=1, learning_rate=1e-3
     )
-    trained = train(text, tmp_path / "run", settings=config, budget=None, progress=False)
+    trained = train(text, tmp_path / "run", settings=config, budget=None, progress=SilentProgress())
     assert trained.config == config
     assert trained.result.tokens == 2 * 2 * 9
 
@@ -100,7 +103,7 @@ def test_a_run_starts_from_another_and_matches_a_baseline(
         budget="9steps",
         settings=SETTINGS,
         device="cpu",
-        progress=False,
+        progress=SilentProgress(),
     )
     assert deeper.spec.width == SPEC.width
     assert json.loads((deeper.path / "source.json").read_text())["path"] == str(run.path)
@@ -126,10 +129,40 @@ def test_mistakes_are_told_before_anything_is_written(text: str, tmp_path: Path)
 def test_progress_is_shown_unless_it_is_not_wanted(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(text, tmp_path / "run", budget="1steps", progress=False)
+    train(text, tmp_path / "run", budget="1steps", progress=SilentProgress())
     assert capsys.readouterr() == ("", "")
     train(text, tmp_path / "shown", budget="1steps")
     assert "bits per byte on" in capsys.readouterr().err
+
+
+class Told(SilentProgress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.done: dict[str, list[float]] = {}
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    @contextmanager
+    def task(self, what: str) -> Iterator[Callable[[float], None]]:
+        yield self.done.setdefault(what, []).append
+
+
+def test_progress_can_be_shown_elsewhere(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = Told()
+    trained = train(text, tmp_path / "run", progress=told)
+    rinsc.evaluate(trained.path, device="cpu", progress=told)
+    assert capsys.readouterr() == ("", "")
+    of_training, of_evaluation = told.done.values()
+    assert of_training == [step / 5 for step in range(1, 6)]
+    assert of_evaluation == sorted(of_evaluation)
+    assert of_evaluation[-1] == pytest.approx(1)
+    assert [line.split(" · ")[1] for line in told.lines] == ["step 3/5", "step 5/5", "done"]
 
 
 def test_the_verb_and_the_command_evaluate_alike(run: Trained, tmp_path: Path) -> None:
@@ -147,7 +180,7 @@ def test_the_verb_and_the_command_evaluate_alike(run: Trained, tmp_path: Path) -
     )
     assert picture.read_bytes() == (tmp_path / "command.svg").read_bytes()
     (own,) = rinsc.evaluate(run.path, rounds=2, device="cpu").rows
-    assert own.quality.bits_per_byte == pytest.approx(run.result.bits_per_byte, rel=1e-6)
+    assert own.quality.figures["bits_per_byte"] == pytest.approx(run.result.bits_per_byte, rel=1e-6)
     assert [row.label for row in rinsc.evaluate(run.path, device="cpu").rows] == ["1", "2"]
 
 
@@ -155,7 +188,7 @@ def test_every_option_of_a_setting_is_that_of_its_field() -> None:
     shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("train", "--help").out).split())
     options = [setting_of(field) for field in dataclasses.fields(TrainConfig)]
     named = [setting.option for setting in options if setting.option]
-    assert len(named) == len(set(named)) == 22
+    assert len(named) == len(set(named)) == 23
     for setting in options:
         if setting.option:
             assert f"{setting.option} " in shown

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from rinsc.errors import UsageError
+from rinsc.formats import FORMATS, TrainingPrecision
 from rinsc.scalars import whole
 
 
@@ -42,3 +44,9 @@ def devices() -> list[str]:
     count = 0 if found is None else torch.accelerator.device_count()
     gpus = [] if found is None else [f"{found.type}:{index}" for index in range(count)]
     return [*gpus, "cpu"]
+
+
+def autocast(device: torch.device, precision: TrainingPrecision) -> AbstractContextManager[None]:
+    """Matrix products in ``precision``; weights stay as they are, in fp32."""
+    dtype = getattr(torch, FORMATS[precision].torch)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

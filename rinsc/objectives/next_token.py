@@ -1,12 +1,16 @@
-"""Quality on held-out text; bits per byte does not depend on the tokenizer."""
+"""The next token of a text: cross-entropy in training, bits per byte on held-out text.
+
+Bits per byte does not depend on the tokenizer.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +18,29 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from rinsc.data.batches import TokenizedCorpus, cut_windows, evenly_spaced
+from rinsc.backends.hf import RinscForCausalLM, causal_lm
+from rinsc.backends.torch.device import autocast
+from rinsc.data.batches import (
+    TokenizedCorpus,
+    TrainingWindows,
+    Window,
+    cut_windows,
+    evenly_spaced,
+)
+from rinsc.data.cache import prepare
+from rinsc.data.corpora import learned_tokenizer, open_corpus
+from rinsc.data.documents import Source
+from rinsc.data.tokenizer import BytePairTokenizer, load_tokenizer, tokenizer_from_state
+from rinsc.errors import SpecError, plural
 from rinsc.formats import TrainingPrecision
-from rinsc.graph import Rounds
-from rinsc.training.devices import autocast
-from rinsc.training.metrics import Part
+from rinsc.graph import BlockGraph, Rounds
+from rinsc.layers.kind import require_language_model
+from rinsc.objectives import Figure, Observe, Part, Request, Settings
+from rinsc.progress import PreparationProgress
+from rinsc.spec import ModelSpec
 
 EVALUATION_BATCH = 16  # sequences at once
 LOGITS_AT_ONCE = 1 << 27  # of one batch: 512 MiB of them
-
-Observe: TypeAlias = Callable[[int, int], None]  # windows done, of how many
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,18 @@ class Evaluation:
     correct: int
     tokens: int
     byte_count: int
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        return {
+            "bits_per_byte": self.bits_per_byte,
+            "perplexity": self.perplexity,
+            "accuracy": self.accuracy,
+        }
+
+    @property
+    def extent(self) -> Mapping[str, int]:
+        return {"bytes": self.byte_count}
 
     @property
     def bits_per_byte(self) -> float:
@@ -78,6 +107,9 @@ class HeldOut:
 
     windows: npt.NDArray[Any]
     byte_counts: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.windows)
 
     def spread(self, count: int | None) -> HeldOut:
         """At most ``count`` of the windows, from all over the text; None means all of them."""
@@ -230,3 +262,123 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+class NextToken:
+    """The objective: text in, logits of each next token out."""
+
+    name = "next_token"
+    figures = (
+        Figure("bits_per_byte", "bits/byte", "bits per byte", "{:.4f}".format),
+        Figure("perplexity", "perplexity", "perplexity", "{:.2f}".format),
+        Figure(
+            "accuracy",
+            "accuracy",
+            "accuracy",
+            lambda value: f"{100 * value:.2f} %",
+            less_is_better=False,
+        ),
+    )
+
+    def check_model(self, spec: ModelSpec) -> None:
+        require_language_model(spec)
+
+    def dimensions(self, data: str) -> Mapping[str, Any]:
+        return {}
+
+    def prepare(self, request: Request) -> str:
+        corpus = open_corpus(request.data)
+        tokenizer = _tokenizer(corpus, request)
+        if not request.resume:  # which has more to say of another model
+            check_vocabulary(request.spec, tokenizer.vocab_size)
+        _prepared(corpus, tokenizer, shown=request.shown)
+        return tokenizer.to_state()
+
+    def open(self, request: Request, state: str) -> TokenizedCorpus:
+        tokenizer = tokenizer_from_state(state)
+        return _prepared(open_corpus(request.data), tokenizer, shown=False)
+
+    def save(self, state: str, folder: Path, spec: ModelSpec) -> None:
+        tokenizer_from_state(state).save_folder(folder, spec.context)
+
+    def check_data(self, spec: ModelSpec, data: TokenizedCorpus, settings: Settings) -> None:
+        check_vocabulary(spec, data.vocab_size)
+        for tokens in (data.train, data.held_out):
+            cut_windows(tokens, settings.sequence_length)
+
+    def module(self, spec: ModelSpec, device: torch.device) -> RinscForCausalLM:
+        return causal_lm(spec, device=device)
+
+    def examples(self, data: TokenizedCorpus, settings: Settings) -> TrainingWindows:
+        length, seed = settings.sequence_length, settings.seed
+        return TrainingWindows(data.train, length, seed, settings.packing, data.train_starts)
+
+    def collate(self, examples: Sequence[Window]) -> dict[str, torch.Tensor]:
+        """Ids, and targets that are shifted already, (batch, seq)."""
+        targets = _stacked([window.targets for window in examples])
+        batch = {
+            "input_ids": _stacked([window.input_ids for window in examples]),
+            "labels": targets,
+            "shift_labels": targets,
+        }
+        positions = [window.position_ids for window in examples]
+        if positions[0] is not None:
+            batch["position_ids"] = _stacked([each for each in positions if each is not None])
+        return batch
+
+    def loss_flops(self, graph: BlockGraph, batch: int) -> int:
+        return 0
+
+    def held_out(self, data: TokenizedCorpus, settings: Settings) -> HeldOut:
+        return held_out_windows(data, settings.sequence_length)
+
+    def measure(
+        self,
+        model: nn.Module,
+        held_out: HeldOut,
+        *,
+        rounds: Rounds,
+        precision: TrainingPrecision,
+        observe: Observe = lambda done, count: None,
+    ) -> Evaluation:
+        return evaluate(model, held_out, rounds=rounds, precision=precision, observe=observe)
+
+    def measured_on(self, examples: int, part: Part) -> str:
+        """``the whole held-out text (512 windows)``."""
+        windows = plural(examples, "window", f"{examples:,}")
+        return f"{'the whole' if part == 'whole' else 'a sample of the'} held-out text ({windows})"
+
+
+OBJECTIVE = NextToken()
+
+
+def check_vocabulary(spec: ModelSpec, tokens: int) -> None:
+    """Raises SpecError where a text has more different tokens than the model.
+
+    A model may have more: ids that no text has are never a target, nor generated.
+    """
+    if tokens > spec.vocab_size:
+        message = f"the tokenizer has {plural(tokens, 'token')}, the model {spec.vocab_size}"
+        hint = f"give the model --vocab-size {tokens}, or use another tokenizer"
+        raise SpecError("vocabulary-mismatch", message, hint=hint)
+
+
+def _tokenizer(corpus: Source, request: Request) -> BytePairTokenizer:
+    """The given one, that of the run that this one begins with, or one learned here."""
+    if request.tokenizer is not None:
+        return load_tokenizer(request.tokenizer, request.begun)
+    if request.borrowed is not None:
+        borrowed: BytePairTokenizer = request.borrowed()
+        return borrowed
+    return learned_tokenizer(corpus, request.spec.vocab_size)
+
+
+def _prepared(corpus: Source, tokenizer: BytePairTokenizer, *, shown: bool) -> TokenizedCorpus:
+    if not shown:
+        return prepare(corpus, tokenizer)
+    with PreparationProgress(corpus.name) as progress:
+        return prepare(corpus, tokenizer, progress=progress)
+
+
+def _stacked(rows: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(rows))

@@ -1,0 +1,183 @@
+"""What models are trained for: each objective is one file here and one row of `OBJECTIVES`.
+
+An objective says which models and data it takes, what the loss is, and what is measured on data
+that was held out. Training, budgets, results and plots know the protocol alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rinsc.formats import TrainingPrecision
+    from rinsc.graph import BlockGraph, Rounds
+    from rinsc.spec import ModelSpec
+
+Part: TypeAlias = Literal["sample", "whole"]  # of what is held out, that a figure is of
+Observe: TypeAlias = Callable[[int, int], None]  # held-out examples done, of how many
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that says how good a model is: its name in files, its head in tables, in words."""
+
+    name: str
+    head: str
+    words: str
+    text: Callable[[float], str]
+    less_is_better: bool = True
+
+
+class Quality(Protocol):
+    """What a model came to on held-out data."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Each figure of the objective by its name, the main one first."""
+
+    @property
+    def extent(self) -> Mapping[str, int]:
+        """How much was measured: ``{"bytes": 56789}``."""
+
+
+class HeldOut(Protocol):
+    """Examples that a run never trains on."""
+
+    def __len__(self) -> int: ...
+
+    def spread(self, count: int | None) -> HeldOut:
+        """At most ``count`` of them, from all over; None means all."""
+
+    def part(self, count: int | None) -> Part:
+        """What `spread` of so many gives."""
+
+
+class Examples(Protocol):
+    """What a run trains on: example ``index`` of the run, in the order of its steps."""
+
+    def __len__(self) -> int:
+        """Examples in an epoch."""
+
+    def window(self, index: int) -> Any: ...
+
+
+class Data(Protocol):
+    """Data that an objective has opened; ``record`` says what it was, for ``data.json``."""
+
+    @property
+    def record(self) -> Mapping[str, object]: ...
+
+
+class Settings(Protocol):
+    """What an objective reads of the settings of a run."""
+
+    @property
+    def sequence_length(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def packing(self) -> Literal["across", "documents"]: ...
+    @property
+    def checkpointing(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run asks of its data: its name, and for text the tokenizer, if one is given.
+
+    ``begun`` is what the record of a run that goes on says of its tokenizer; ``borrowed`` gives
+    that of the run whose weights this one begins with.
+    """
+
+    data: str
+    spec: ModelSpec
+    tokenizer: Path | None = None
+    begun: Mapping[str, object] | None = None
+    borrowed: Callable[[], Any] | None = None
+    resume: bool = False
+    shown: bool = True
+
+
+class Objective(Protocol):
+    """One way to train a model."""
+
+    name: str
+    figures: Sequence[Figure]  # the first one is the main one
+
+    def check_model(self, spec: ModelSpec) -> None:
+        """Raises SpecError for a model that does not have the ports: input and output."""
+
+    def dimensions(self, data: str) -> Mapping[str, Any]:
+        """The dimensions that the data gives to a model that does not say its own."""
+
+    def prepare(self, request: Request) -> str:
+        """Make the data ready, in the first process; returns what the others open it with."""
+
+    def open(self, request: Request, state: str) -> Data: ...
+
+    def save(self, state: str, folder: Path, spec: ModelSpec) -> None:
+        """Write what a user of the trained model needs of the data, such as a tokenizer."""
+
+    def check_data(self, spec: ModelSpec, data: Any, settings: Settings) -> None:
+        """Raises SpecError and DataError where data, model and settings do not fit."""
+
+    def module(self, spec: ModelSpec, device: torch.device) -> nn.Module:
+        """A fresh model around the emitted module ``model``; its forward pass takes what `collate`
+        gives, ``rounds`` and ``noise_seed``, and gives the ``loss``."""
+
+    def examples(self, data: Any, settings: Settings) -> Examples: ...
+
+    def collate(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]: ...
+
+    def loss_flops(self, graph: BlockGraph, batch: int) -> int:
+        """FLOPs of the loss of a step beside those of the model, by the convention of the costs:
+        matrix products alone."""
+
+    def held_out(self, data: Any, settings: Settings) -> HeldOut: ...
+
+    def measure(
+        self,
+        model: nn.Module,
+        held_out: Any,
+        *,
+        rounds: Rounds,
+        precision: TrainingPrecision,
+        observe: Observe = lambda done, count: None,
+    ) -> Quality:
+        """``model``, fresh from `module` or emitted alone, on held-out examples."""
+
+    def measured_on(self, examples: int, part: Part) -> str:
+        """What the figures of so many held-out examples are of, in words."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    module: str
+    figure: str  # the main one, which names the numbers in the metrics of a run
+
+
+OBJECTIVES: Mapping[str, _Row] = {
+    "next_token": _Row("rinsc.objectives.next_token", "bits_per_byte"),
+    "classify": _Row("rinsc.objectives.classify", "accuracy"),
+}
+
+
+@cache
+def objective(name: str) -> Objective:
+    """The objective of this name, one of `OBJECTIVES`."""
+    found: Objective = import_module(OBJECTIVES[name].module).OBJECTIVE
+    return found
+
+
+def figure(name: str) -> Figure:
+    """The main figure of the objective whose main figure is called so."""
+    (owner,) = (each for each, row in OBJECTIVES.items() if row.figure == name)
+    return objective(owner).figures[0]

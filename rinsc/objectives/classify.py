@@ -1,0 +1,394 @@
+"""The class of a picture: cross-entropy of one label a picture, accuracy on held-out pictures.
+
+A picture is cut into square patches, row by row: of a picture of 8 x 8 numbers and patches of 4
+numbers come 16 patches (batch, 16, 4). Every fifth picture is held out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from rinsc.backends.torch import CompiledModule, to_torch
+from rinsc.backends.torch.device import autocast
+from rinsc.data.batches import evenly_spaced
+from rinsc.errors import DataError, SpecError, did_you_mean, plural
+from rinsc.extras import require
+from rinsc.formats import TrainingPrecision
+from rinsc.graph import BlockGraph, Rounds
+from rinsc.layers import layer_kind, model_input
+from rinsc.objectives import Figure, Observe, Part, Request, Settings
+from rinsc.spec import ModelSpec
+
+HELD_OUT_EVERY = 5  # pictures
+MOST_PATCHES = 64  # that a picture is cut into where the model does not say how
+EVALUATION_BATCH = 256
+Z_95 = 1.959963984540054  # of a normal distribution, for an interval of 95 %
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Labelled pictures (count, height, width, channels) with numbers from 0 to 1, and what they
+    were."""
+
+    name: str
+    images: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    @property
+    def is_held_out(self) -> npt.NDArray[np.bool_]:
+        of_each: npt.NDArray[np.bool_] = (
+            np.arange(len(self.labels)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        )
+        return of_each
+
+    @property
+    def classes(self) -> int:
+        return int(self.labels.max()) + 1
+
+    @property
+    def record(self) -> Mapping[str, object]:
+        parts = (("train", ~self.is_held_out), ("held_out", self.is_held_out))
+        shape = list(self.images.shape[1:])
+        return {
+            "corpus": {
+                "name": self.name,
+                "shape": shape,
+                "classes": self.classes,
+                **{name: self._part_record(chosen) for name, chosen in parts},
+            }
+        }
+
+    def _part_record(self, chosen: npt.NDArray[np.bool_]) -> dict[str, object]:
+        data = self.images[chosen].tobytes() + self.labels[chosen].tobytes()
+        return {"pictures": int(chosen.sum()), "sha256": sha256(data).hexdigest()}
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures as patches (count, patches, patch width), and their labels (count,)."""
+
+    patches: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def spread(self, count: int | None) -> PictureSet:
+        return PictureSet(evenly_spaced(self.patches, count), evenly_spaced(self.labels, count))
+
+    def part(self, count: int | None) -> Part:
+        return "whole" if count is None or count >= len(self) else "sample"
+
+
+@dataclass(frozen=True)
+class ShuffledPictures:
+    """Pictures in an order of its own each epoch, which seed and epoch alone decide."""
+
+    pictures: PictureSet
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def window(self, index: int) -> tuple[Array, int]:
+        epoch, place = divmod(index, len(self))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
+        chosen = int(order[place])
+        return self.pictures.patches[chosen], int(self.pictures.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Classified:
+    """How many pictures were told right, and the summed loss."""
+
+    nats: float
+    correct: int
+    pictures: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.pictures
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval of 95 % around the accuracy: what another draw of pictures may give.
+
+        >>> low, high = Classified(0.0, 90, 100).interval
+        >>> round(low, 3), round(high, 3)
+        (0.826, 0.945)
+        """
+        n, share = self.pictures, self.accuracy
+        middle = share + Z_95**2 / (2 * n)
+        half = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
+        whole = 1 + Z_95**2 / n
+        return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        low, high = self.interval
+        loss = self.nats / self.pictures
+        return {"accuracy": self.accuracy, "low": low, "high": high, "loss": loss}
+
+    @property
+    def extent(self) -> Mapping[str, int]:
+        return {"pictures": self.pictures}
+
+
+class Classifier(nn.Module):
+    """The emitted module ``model`` with a loss, as the Trainer takes it."""
+
+    def __init__(self, model: CompiledModule) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        patches: torch.Tensor,
+        labels: torch.Tensor,
+        rounds: Rounds = None,
+        noise_seed: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        named = {} if noise_seed is None else {"noise_seed": noise_seed}
+        logits = self.model(patches, rounds=rounds, **named).float()
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    def set_checkpointing(self, how: str) -> None:
+        """Activations are kept: `Classify.check_data` refuses anything else."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """The weights, under the names that a checkpoint has them."""
+        weights = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        write_safetensors(weights, folder / "model.safetensors")
+
+
+def write_safetensors(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+
+
+def load_digits(name: str) -> Pictures:
+    """The 1,797 digits of 8 x 8 that scikit-learn brings along."""
+    require("sklearn")
+    from sklearn.datasets import load_digits as load
+
+    found = load()
+    images = (found.images[..., None] / 16).astype(np.float32)
+    return Pictures(name, images, np.asarray(found.target, dtype=np.int64))
+
+
+def load_file(name: str) -> Pictures:
+    """``npz:PATH``: arrays ``images`` (count, height, width) or with channels behind, whole numbers
+    from 0 to 255 or floats, and ``labels`` (count,)."""
+    path = Path(name.partition(":")[2])
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = np.asarray(file["images"]), np.asarray(file["labels"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        hint = "write it with numpy.savez(path, images=..., labels=...)"
+        message = f"cannot read images and labels: {str(error).splitlines()[0]:.100}"
+        raise DataError("bad-pictures", message, place=str(path), hint=hint) from None
+    is_whole = np.issubdtype(images.dtype, np.integer)
+    fits = images.ndim in (3, 4) and images.size > 0 and labels.shape == images.shape[:1]
+    fits = fits and np.issubdtype(labels.dtype, np.integer) and int(labels.min()) >= 0
+    if not fits or not (is_whole or np.issubdtype(images.dtype, np.floating)):
+        message = "images must be (count, height, width) or with channels, labels (count,) from 0"
+        hint = "write it with numpy.savez(path, images=..., labels=...)"
+        raise DataError("bad-pictures", message, place=str(path), hint=hint)
+    scaled = (images / (255 if is_whole else 1)).astype(np.float32)
+    if not np.isfinite(scaled).all():
+        raise DataError("bad-pictures", "images must be finite", place=str(path), hint="mend them")
+    with_channels = scaled if scaled.ndim == 4 else scaled[..., None]
+    return Pictures(name, with_channels, labels.astype(np.int64))
+
+
+DATA: Mapping[str, Callable[[str], Pictures]] = {"digits": load_digits, "npz": load_file}
+
+
+def load_pictures(name: str) -> Pictures:
+    """The pictures that ``--data`` names; raises DataError."""
+    load = DATA.get(name.partition(":")[0])
+    if load is None:
+        message = f"'{name:.60}' is no set of labelled pictures"
+        hint = did_you_mean(name, ("digits", "npz:PATH"))
+        raise DataError("unknown-corpus", message, place=name, hint=hint)
+    pictures = load(name)
+    if pictures.is_held_out.sum() < 1 or (~pictures.is_held_out).sum() < 1:
+        message = f"{plural(len(pictures.labels), 'picture')} are too few to hold some out"
+        raise DataError("too-few-pictures", message, place=name, hint="give at least five")
+    return pictures
+
+
+def patch_side(spec: ModelSpec, pictures: Pictures) -> int:
+    """The side of the patches that the model takes; raises SpecError where they do not fit."""
+    _, height, width, channels = pictures.images.shape
+    numbers = int(model_input(spec).shape[-1])
+    side = math.isqrt(numbers // channels)
+    if side < 1 or side * side * channels != numbers or height % side or width % side:
+        message = f"pictures of {height} x {width} x {channels} cannot be cut into patches of "
+        message += plural(numbers, "number")
+        best = side_for(height, width)
+        hint = f"give the model --patch-width {best * best * channels}"
+        raise SpecError("patch-mismatch", message, place="patch_width", hint=hint)
+    return side
+
+
+def side_for(height: int, width: int) -> int:
+    """The smallest patch of more than one number that gives at most `MOST_PATCHES`.
+
+    >>> side_for(8, 8), side_for(28, 28)
+    (2, 4)
+    """
+    common = math.gcd(height, width)
+    sides = [side for side in range(2, common + 1) if common % side == 0]
+    fitting = (side for side in sides if height * width // side**2 <= MOST_PATCHES)
+    return next(fitting, common)
+
+
+def as_patches(images: Array, side: int) -> npt.NDArray[np.float32]:
+    """Pictures (count, height, width, channels) as patches (count, patches, side² · channels)."""
+    count, height, width, channels = images.shape
+    cut = images.reshape(count, height // side, side, width // side, side, channels)
+    rows = cut.transpose(0, 1, 3, 2, 4, 5)
+    return np.ascontiguousarray(rows.reshape(count, -1, side * side * channels), dtype=np.float32)
+
+
+class Classify:
+    """The objective: pictures in, logits of each class out."""
+
+    name = "classify"
+    figures = (
+        Figure(
+            "accuracy",
+            "accuracy",
+            "accuracy",
+            lambda value: f"{100 * value:.2f} %",
+            less_is_better=False,
+        ),
+        Figure("low", "95 % from", "low end", lambda value: f"{100 * value:.2f} %", False),
+        Figure("high", "to", "high end", lambda value: f"{100 * value:.2f} %", False),
+        Figure("loss", "loss", "nats per picture", "{:.4f}".format),
+    )
+
+    def check_model(self, spec: ModelSpec) -> None:
+        takes = layer_kind(spec.kind).takes
+        if takes != "patches":
+            message = f"'{spec.text}' cannot classify pictures: kind '{spec.kind}' takes {takes}"
+            hint = "choose a kind that takes patches, such as vit"
+            raise SpecError("no-classifier", message, place="kind", hint=hint)
+
+    def dimensions(self, data: str) -> Mapping[str, Any]:
+        pictures = load_pictures(data)
+        _, height, width, channels = pictures.images.shape
+        side = side_for(height, width)
+        return {
+            "kind": "vit",
+            "vocab_size": pictures.classes,
+            "patch_width": side * side * channels,
+            "context": height * width // side**2,
+        }
+
+    def prepare(self, request: Request) -> str:
+        load_pictures(request.data)
+        return ""
+
+    def open(self, request: Request, state: str) -> Pictures:
+        return load_pictures(request.data)
+
+    def save(self, state: str, folder: Path, spec: ModelSpec) -> None:
+        """A picture needs nothing beside the model."""
+
+    def check_data(self, spec: ModelSpec, data: Pictures, settings: Settings) -> None:
+        if settings.checkpointing != "none":
+            message = "activations of a classifier are kept: checkpointing is for text"
+            hint = "leave --checkpointing out"
+            raise SpecError("no-checkpointing", message, place="checkpointing", hint=hint)
+        side, (_, height, width, _) = patch_side(spec, data), data.images.shape
+        patches = height * width // side**2
+        if settings.sequence_length != patches:
+            message = f"a picture has {plural(patches, 'patch', f'{patches} patches')}, and "
+            message += f"sequence_length is {settings.sequence_length}"
+            hint = f"give --seq {patches}, and a context of at least that"
+            raise SpecError("patch-mismatch", message, place="sequence_length", hint=hint)
+        if data.classes > spec.vocab_size:
+            message = f"the pictures have {data.classes} classes, the model {spec.vocab_size}"
+            hint = f"give the model --vocab-size {data.classes}"
+            raise SpecError("class-mismatch", message, place="vocab_size", hint=hint)
+
+    def module(self, spec: ModelSpec, device: torch.device) -> Classifier:
+        return Classifier(to_torch(spec).to(device))
+
+    def examples(self, data: Pictures, settings: Settings) -> ShuffledPictures:
+        return ShuffledPictures(self._set(data, ~data.is_held_out, settings), settings.seed)
+
+    def collate(self, examples: Sequence[tuple[Array, int]]) -> dict[str, torch.Tensor]:
+        """Patches (batch, patches, patch width) and labels (batch,)."""
+        return {
+            "patches": torch.from_numpy(np.stack([patches for patches, _ in examples])),
+            "labels": torch.tensor([label for _, label in examples]),
+        }
+
+    def loss_flops(self, graph: BlockGraph, batch: int) -> int:
+        return 0
+
+    def held_out(self, data: Pictures, settings: Settings) -> PictureSet:
+        return self._set(data, data.is_held_out, settings)
+
+    def measure(
+        self,
+        model: nn.Module,
+        held_out: PictureSet,
+        *,
+        rounds: Rounds,
+        precision: TrainingPrecision,
+        observe: Observe = lambda done, count: None,
+    ) -> Classified:
+        inner = model.model if isinstance(model, Classifier) else model
+        device = next(model.parameters()).device
+        nats, correct = 0.0, 0
+        with _evaluating(model), torch.no_grad(), autocast(device, precision):
+            for start in range(0, len(held_out), EVALUATION_BATCH):
+                chosen = slice(start, start + EVALUATION_BATCH)
+                labels = torch.from_numpy(held_out.labels[chosen]).to(device)
+                patches = torch.from_numpy(held_out.patches[chosen]).to(device)
+                logits = inner(patches, rounds=rounds).float()
+                nats += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+                correct += int((logits.argmax(-1) == labels).sum())
+                observe(min(start + EVALUATION_BATCH, len(held_out)), len(held_out))
+        return Classified(nats, correct, len(held_out))
+
+    def measured_on(self, examples: int, part: Part) -> str:
+        """``all 359 held-out pictures``."""
+        count = f"{examples:,} held-out pictures"
+        return f"all {count}" if part == "whole" else f"a sample of {count}"
+
+    def _set(self, data: Pictures, chosen: npt.NDArray[np.bool_], settings: Settings) -> PictureSet:
+        _, height, width, _ = data.images.shape
+        side = math.isqrt(height * width // settings.sequence_length)
+        return PictureSet(as_patches(data.images[chosen], side), data.labels[chosen])
+
+
+OBJECTIVE = Classify()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
