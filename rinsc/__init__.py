@@ -9,7 +9,7 @@ from rinsc.extras import TO_TRAIN, face
 # What must be installed besides the base; `rinsc.backends.onnx` says so for its own names.
 _NEEDS = {
     "rinsc.backends.torch": ("torch", "safetensors"),
-    "rinsc.evaluation.report": (*TO_TRAIN, "matplotlib"),
+    "rinsc.evaluation.evaluate": TO_TRAIN,
     "rinsc.training.start": TO_TRAIN,
     "rinsc.verification": ("torch", "safetensors"),
 }

@@ -12,7 +12,7 @@ from rinsc.cost import FlopConvention as FlopConvention
 from rinsc.cost import cost_report as cost_report
 from rinsc.cost import match_compute as match_compute
 from rinsc.errors import RinscError as RinscError
-from rinsc.evaluation.report import evaluate as evaluate
+from rinsc.evaluation.evaluate import evaluate as evaluate
 from rinsc.fingerprints import fingerprint as fingerprint
 from rinsc.graph import build_graph as build_graph
 from rinsc.graph import unroll as unroll

@@ -78,7 +78,7 @@ def eval_(
     _check_margin(margin, baseline)
     _check_tasks(tasks, include, limit)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
-    from rinsc.evaluation.report import evaluate
+    from rinsc.evaluation.evaluate import evaluate
     from rinsc.training.finished import trained_run
 
     found = trained_run(Path(run))

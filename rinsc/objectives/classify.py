@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from rinsc.backends.torch import CompiledModule, to_torch
@@ -170,14 +171,8 @@ class Classifier(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """The weights, under the names that a checkpoint has them."""
-        weights = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
-        write_safetensors(weights, folder / "model.safetensors")
-
-
-def write_safetensors(weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
 
 
 def load_digits(name: str) -> Pictures:
