@@ -19,6 +19,7 @@ from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.graph import BlockGraph, build_graph
+from rinsc.layers import layer_kind
 from rinsc.layers.loops import loop_prefix
 from rinsc.spec import ModelSpec, model_spec, spec_from_values, spec_to_toml
 from rinsc.spec.model import dimensions, field_values
@@ -225,14 +226,18 @@ class TokenRows:
 
 def token_rows(
     source: Source, spec: ModelSpec, data_record: Mapping[str, Any], folder: RunFolder
-) -> TokenRows:
+) -> TokenRows | None:
     """Which rows of the source stand for which tokens of the text that ``data_record`` is of.
+
+    None for a model that takes no tokens.
 
     Where both have one tokenizer, or the source's is not known and has as many tokens, rows are
     the same; else a token keeps its row where the source has the same one. Raises CheckpointError
     where the run's own tokenizer is not in its folder.
     """
     assert source.run is not None
+    if layer_kind(spec.kind).takes != "tokens":
+        return None
     same = range(min(spec.vocab_size, source.spec.vocab_size))
     known_as = source.run.tokenizer_sha256
     sha256 = dict(data_record.get("tokenizer") or {}).get("sha256")

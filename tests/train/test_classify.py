@@ -141,6 +141,26 @@ def test_the_command_takes_its_size_from_the_data_and_exports(tmp_path: Path) ->
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+def test_a_run_begins_with_the_weights_of_another(run: Trained, tmp_path: Path) -> None:
+    deeper = rinsc.train(
+        *("A^3B",),
+        data="digits",
+        output=tmp_path / "deeper",
+        start_from=run.path,
+        match="AB",
+        budget="6steps",
+        settings={**SETTINGS, "learning_rate": 1e-9},
+        device="cpu",
+        progress=SilentProgress(),
+    )
+    record = json.loads((deeper.path / "source.json").read_text())
+    assert record["partly"] == {}
+    assert record["fresh"] == record["left"] == []
+    assert deeper.result.steps == 3  # of two thirds of the FLOPs a step of three visits pays
+    at_three = rinsc.evaluate(run.path, rounds=3, device="cpu", progress=SilentProgress())
+    assert deeper.result.accuracy == pytest.approx(at_three.rows[0].quality.figures["accuracy"])
+
+
 def test_rounds_that_are_drawn(tmp_path: Path) -> None:
     drawn = rinsc.model_spec("A^3{skip=0.5}B", **SIZES, **PORTS)
     trained = rinsc.train(
