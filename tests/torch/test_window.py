@@ -109,6 +109,22 @@ def test_logits_and_tokens_are_those_of_mistral(window: int) -> None:
     assert torch.equal(ours.generate(**given, **options), reference.generate(**given, **options))
 
 
+@pytest.mark.parametrize("window", [2, 4])
+def test_every_cache_of_transformers_gives_the_same_tokens(window: int) -> None:
+    """A static cache has room behind the keys, a dynamic one has none."""
+    model: Any = causal_lm(spec_of(window=window))
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    ids = torch.from_numpy(random_ids(model.model.spec, 2, 9))
+    options: dict[str, Any] = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
+    options["attention_mask"] = torch.ones_like(ids)  # 0 is a token of the texts, too
+    expected = model.generate(ids, use_cache=False, **options)
+    for cache in ("dynamic", "static"):
+        assert torch.equal(model.generate(ids, cache_implementation=cache, **options), expected)
+
+
 def test_every_form_agrees_and_costs_are_exact() -> None:
     spec = spec_of("(A^2)B{kind=llama}", layers=4, window=3)
     assert [row for row in verify(spec) if not row.passed] == []

@@ -51,7 +51,8 @@ def in_window(
     seq, total = query.shape[2], key.shape[2]
     if mask is None:
         mask = torch.ones(seq, total, dtype=torch.bool, device=query.device)
-        mask = mask.tril(total - seq) if causal else mask
+        # One query sees all keys; several begin where the keys do, as `is_causal` takes them.
+        mask = mask.tril() if causal and seq > 1 else mask
     from_last = mask.flip(-1).cumsum(-1).flip(-1)
     return mask & (from_last <= window)
 ''',
