@@ -88,14 +88,14 @@ def require_graph(model: ModelSpec | BlockGraph) -> BlockGraph:
 
 
 def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:
-    """Run passes in order, with the verifier after each."""
+    """Run passes in order, with the verifier after each, and what comes out checked as a whole."""
     rules: tuple[Rule, ...] = ()
     for each in passes:
         unchanged = keeps_the_schedule(graph, at_any_rounds=not each.adds_dials)
         graph = each.run(graph)
         rules += each.establishes
         verify(graph, after=each.run.__name__, rules=(*rules, unchanged))
-    return graph
+    return verified(graph)
 
 
 def _steps(empty: BlockGraph, node: Node) -> list[Visit | Loop]:

@@ -173,7 +173,15 @@ PUBLIC = (
     *("graph", "graph.draw", "graph.law", "cost", "layers", "backends.torch", "backends.onnx"),
     *("backends.torch.generate", "backends.torch.memory", "backends.hf"),
 )
-GIVEN = {"seq": 4, "seed": 0, "step": 0, "rounds": {}, "param_counts": {}, "name": "A"}
+GIVEN = {
+    "seq": 4,
+    "seed": 0,
+    "step": 0,
+    "rounds": {},
+    "param_counts": {},
+    "name": "A",
+    "passes": (),
+}
 
 
 def functions_of_graphs() -> dict[str, Callable[..., object]]:

@@ -46,7 +46,7 @@ def verdict_of(run: FinishedRun, other: FinishedRun, windows: int | None = None)
 def test_too_few_windows_decide_nothing(recursive: FinishedRun, baseline: FinishedRun) -> None:
     verdict = verdict_of(recursive, baseline, windows=8)
     assert verdict.outcome == "undecided"
-    assert verdict.text.startswith("undecided: too little text, 8 of at least 10 windows")
+    assert verdict.text.startswith("undecided: too little text, 8 windows of at least 10")
 
 
 def test_the_trained_rounds_give_what_the_run_noted(recursive: FinishedRun) -> None:

@@ -84,7 +84,7 @@ _DRAWS = '''class Draws:
         """Whether something is left to draw."""
 {lacks}
 
-    @torch.compiler.disable(reason="{reason}")
+{uncompiled}
     def fill(
         self, rounds: Rounds, noise_seed: int | None = 0, rows: int = 0, again: bool = False
     ) -> tuple[Rounds, int | None]:
@@ -162,6 +162,14 @@ def drawing_imports(graph: BlockGraph) -> dict[str, list[str]]:
     return imports
 
 
+def _uncompiled(reason: str) -> str:
+    """The decorator of a method that is not compiled, on one line where that fits."""
+    line = f'    @torch.compiler.disable(reason="{reason}")'
+    if len(line) <= WIDEST + 8:
+        return line
+    return f'    @torch.compiler.disable(\n        reason="{reason}"\n    )'
+
+
 def drawing_source(graph: BlockGraph) -> list[str]:
     """The functions and the class, each a chunk of the file; none where nothing is drawn."""
     if not draws_in_training(graph):
@@ -190,11 +198,13 @@ def drawing_source(graph: BlockGraph) -> list[str]:
     text = _DRAWS.format(
         what=" and ".join(what),
         ranks=_RANKS * noise,
-        reason="rounds are drawn in Python: give them, as in rounds=2"
-        if drawn and not noise
-        else "noise is seeded in Python: give noise_seed=1, another one each step"
-        if noise and not drawn
-        else "training draws in Python: give rounds=2 and noise_seed=1",
+        uncompiled=_uncompiled(
+            "rounds are drawn in Python: give them, as in rounds=2"
+            if drawn and not noise
+            else "noise is seeded in Python: give noise_seed=1, another one each step"
+            if noise and not drawn
+            else "training draws in Python: give rounds=2 and noise_seed=1"
+        ),
         replica_attribute=_REPLICA * noise,
         first_row="self._first_row(rows)" if noise else "self._rows",
         rounds_attribute="        self.rounds: Mapping[str, int] = {}  # of the last draw\n"
