@@ -259,7 +259,7 @@ def test_tasks_are_repeated_or_listed(
         asked.append(names)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rinsc.evaluation.harness.find_tasks", find_tasks)
+    monkeypatch.setattr("rinsc.evaluation.evaluate.find_tasks", find_tasks)
     assert run_cli("eval", str(run), *way).status == 130
     assert asked == [["a", "b"]]
 
