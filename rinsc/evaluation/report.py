@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from rinsc.errors import plural
@@ -18,6 +19,7 @@ from rinsc.graph import rounds_in_words
 from rinsc.objectives import Figure, Part, Quality, objective
 from rinsc.plots import Mark, draw_evaluation
 from rinsc.storage.files import write_atomically
+from rinsc.units import exact, html_table
 
 MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature in a picture
 
@@ -84,6 +86,24 @@ class EvalReport:
     baseline_sequence_length: int = 0
     verdict: Verdict | None = None
     objective: str = "next_token"
+
+    def __repr__(self) -> str:
+        verdict = "" if self.verdict is None else f", {self.verdict.text}"
+        return f"<EvalReport of {self.run}: {plural(len(self.rows), 'row')}{verdict}>"
+
+    def _repr_html_(self) -> str:
+        """The rows, what they were measured on, and the verdict, for notebooks."""
+        heads = ("rounds", *(figure.head for figure in self.figures), "FLOPs per token")
+        rows = [
+            (
+                row.words,
+                *(figure.text(row.quality.figures[figure.name]) for figure in self.figures),
+                exact(row.flops_per_token),
+            )
+            for row in self.rows
+        ]
+        verdict = "" if self.verdict is None else f"<p>{escape(self.verdict.text)}</p>"
+        return f"<div>{html_table(heads, rows)}<p>{escape(self.measured_on)}</p>{verdict}</div>"
 
     @property
     def figures(self) -> Sequence[Figure]:

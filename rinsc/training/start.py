@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ import torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.parallel import Recursed
 from rinsc.data.tokenizer import load_tokenizer
-from rinsc.errors import OutputError, RinscError, UsageError, did_you_mean
+from rinsc.errors import OutputError, RinscError, UsageError, did_you_mean, plural
 from rinsc.extras import require
 from rinsc.objectives import Data, Objective, Request, objective
 from rinsc.progress import Progress
@@ -45,6 +46,7 @@ from rinsc.training.run_folder import (
     open_run_folder,
 )
 from rinsc.training.warm_start import Source, check_source, open_source, spec_from
+from rinsc.units import html_table, rounded_flops
 
 MAX_WARMUP, WARMUP_SHARE = 50, 0.1  # steps, and of all steps
 DEFAULT_STEPS = 1000
@@ -67,6 +69,27 @@ class Trained:
     config: TrainConfig
     result: TrainResult
     was_finished: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Trained {self.spec.text} in {self.path}: {', '.join(self._figures().values())}>"
+
+    def _repr_html_(self) -> str:
+        """Where the run is and what it came to, for notebooks."""
+        rows = [("run", str(self.path)), *self._figures().items()]
+        return f"<div><code>{escape(self.spec.text)}</code>{html_table((), rows)}</div>"
+
+    def _figures(self) -> dict[str, str]:
+        """What was spent, and how good the model is, in words."""
+        quality = {
+            figure.words: f"{figure.text(self.result.quality[figure.name])} {figure.words}"
+            for figure in objective(self.config.objective).figures
+            if figure.name in self.result.quality
+        }
+        spent = {
+            "steps": plural(self.result.steps, "step"),
+            "training FLOPs": rounded_flops(self.result.training_flops),
+        }
+        return spent | quality
 
     def facts(self) -> dict[str, object]:
         """Everything as plain data, as ``rinsc train --json`` prints it."""

@@ -20,6 +20,7 @@ from rinsc.training.config import TrainConfig, setting_of
 from rinsc.training.start import Trained
 from tests.cli.command_line import run_cli
 from tests.train.runs import TIMES
+from tests.verbs.test_export import Cells
 
 SIZES: dict[str, Any] = {
     "width": 16,
@@ -69,6 +70,18 @@ def test_the_verb_and_the_command_train_the_same_model(
     for name in ("model.safetensors", "train.toml", "model.toml", "data.json", "tokenizer.json"):
         assert (folder / name).read_bytes() == (run.path / name).read_bytes(), name
     assert (run.config.sequence_length, run.config.warmup_steps) == (16, 0)
+
+
+def test_a_notebook_shows_a_run_and_its_evaluation(run: Trained) -> None:
+    report = rinsc.evaluate(run.path, rounds=range(1, 4), windows=5, progress=SilentProgress())
+    assert len(repr(run)) < 200
+    assert repr(report) == f"<EvalReport of {run.path}: 3 rows>"
+    shown = Cells(run._repr_html_()).cells
+    assert f"{run.result.quality['bits_per_byte']:.4f} bits per byte" in shown
+    cells = Cells(report._repr_html_()).cells
+    for row in report.rows:
+        assert f"{row.quality.figures['bits_per_byte']:.4f}" in cells
+        assert f"{row.flops_per_token:,}" in cells
 
 
 def test_a_finished_run_is_given_back_and_another_is_refused(run: Trained, text: str) -> None:
