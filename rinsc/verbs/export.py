@@ -115,8 +115,11 @@ def _check_rounds(model: Model, form: Form) -> None:
 
     rounds = form.count if isinstance(form, OnnxForm) else form.rounds
     graph = build_graph(model.spec)
+    if rounds is None:
+        resolve_rounds(graph, own_rounds(model.run))
+        return
     with option_values():
-        resolve_rounds(graph, own_rounds(model.run) if rounds is None else rounds)
+        resolve_rounds(graph, rounds)
 
 
 def _export_torch(
