@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import rinsc
 from rinsc.cli import main
 from rinsc.cost import block_params
 from rinsc.graph import build_graph
@@ -132,8 +133,10 @@ def test_the_examples_of_the_page_on_onnx_run(
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 3
-    names: dict[str, Any] = {}
+    assert len(examples) == 4
+    sizes = {"batch_sequences": 4, "sequence_length": 32}
+    rinsc.train("(A^3)B", data="plays", budget="2steps", output="runs/first", settings=sizes)
+    names: dict[str, Any] = {"rinsc": rinsc}
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         for example in examples:
