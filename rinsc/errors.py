@@ -169,6 +169,21 @@ def setting(name: str, option: str | None = None) -> str:
     return option or f"--{name.replace('_', '-')}"
 
 
+def require_type(
+    name: str,
+    value: object,
+    types: type | tuple[type, ...],
+    example: str,
+    *,
+    optional: bool = False,
+) -> None:
+    """Raises UsageError where a setting is of none of the ``types``; None may be ``optional``."""
+    if isinstance(value, types) or (optional and value is None):
+        return
+    message = f"{setting(name)} is {value!r:.60}, which cannot be used"
+    raise UsageError("bad-type", message, hint=f"write {example}")
+
+
 def render(problem: Problem) -> str:
     """The plain text of a problem: head, place or caret line, hint. No colour.
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from rinsc.errors import DataError, UsageError
+from rinsc.errors import DataError, UsageError, require_type
 from rinsc.evaluation.harness import find_tasks, score_tasks, trained_model
 from rinsc.evaluation.measure import Measured, read_pair, read_text, reads_alike
 from rinsc.evaluation.report import EvalReport, EvalRow
@@ -26,6 +26,7 @@ from rinsc.graph import Rounds, resolve_rounds, rounds_up_to
 from rinsc.objectives import Quality, Request, objective
 from rinsc.plots import FORMATS
 from rinsc.progress import Observer, PreparationProgress, Progress, ShownProgress
+from rinsc.scalars import whole
 from rinsc.storage.files import check_writable
 from rinsc.training.devices import find_devices
 from rinsc.training.finished import FinishedRun, trained_run
@@ -58,6 +59,8 @@ def evaluate(
     standard error or below the cell of a notebook.
     """
     require_margin(margin)
+    if whole(windows) is None:
+        require_type("windows", windows, (), "windows=64", optional=True)
     shown = ShownProgress() if progress is None else progress
     console = None if progress is None else Console(quiet=True)
     preparation = partial(PreparationProgress, console=console)
@@ -133,6 +136,9 @@ def _asked_rounds(run: FinishedRun, rounds: Rounds | Sequence[Rounds]) -> list[d
         numbers = rounds_up_to(max(own.values())) if own else []
         capped = [{name: min(count, each) for name, each in own.items()} for count in numbers]
         return _once(capped) or [{}]
+    several_types = (int, Mapping, Sequence)
+    if whole(rounds) is None and (isinstance(rounds, str) or not isinstance(rounds, several_types)):
+        require_type("rounds", rounds, (), "rounds=2, or rounds=range(1, 4)")
     several = rounds if isinstance(rounds, Sequence) else [rounds]
     return _once([resolve_rounds(run.graph, each) for each in several])
 

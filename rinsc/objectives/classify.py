@@ -7,8 +7,7 @@ numbers come 16 patches (batch, 16, 4). Every fifth picture is held out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rinsc.backends.torch import CompiledModule, to_torch
-from rinsc.backends.torch.device import autocast
+from rinsc.backends.torch.device import autocast, evaluating
 from rinsc.data.batches import evenly_spaced
 from rinsc.errors import DataError, SpecError, did_you_mean, plural
 from rinsc.extras import require
@@ -354,7 +353,7 @@ class Classify:
         inner = model.model if isinstance(model, Classifier) else model
         device = next(model.parameters()).device
         nats, correct = 0.0, 0
-        with _evaluating(model), torch.no_grad(), autocast(device, precision):
+        with evaluating(model), torch.no_grad(), autocast(device, precision):
             for start in range(0, len(held_out), EVALUATION_BATCH):
                 chosen = slice(start, start + EVALUATION_BATCH)
                 labels = torch.from_numpy(held_out.labels[chosen]).to(device)
@@ -377,13 +376,3 @@ class Classify:
 
 
 OBJECTIVE = Classify()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rinsc.backends.hf import RinscForCausalLM, causal_lm
-from rinsc.backends.torch.device import autocast
+from rinsc.backends.torch.device import autocast, evaluating
 from rinsc.data.batches import (
     TokenizedCorpus,
     TrainingWindows,
@@ -197,7 +196,7 @@ def evaluate_blocks(
     nats, byte_counts = np.zeros(count), np.zeros(count, dtype=np.int64)
     correct = 0
     device = next(model.parameters()).device
-    with _eval_mode(model), torch.no_grad(), autocast(device, precision):
+    with evaluating(model), torch.no_grad(), autocast(device, precision):
         for place, losses, right in _predictions(model, held_out.windows, rounds, device):
             inside = blocks.of_tokens[place, 1:].ravel()
             np.add.at(nats, inside, losses)
@@ -252,16 +251,6 @@ def logits_of(model: nn.Module, input_ids: torch.Tensor, rounds: Rounds) -> torc
     output = model(input_ids, rounds=rounds, **({"use_cache": False} if whole else {}))
     logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
     return logits.float()
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 class NextToken:

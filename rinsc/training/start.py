@@ -23,12 +23,13 @@ import torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.parallel import Recursed
 from rinsc.data.tokenizer import load_tokenizer
-from rinsc.errors import OutputError, RinscError, UsageError, did_you_mean, plural
+from rinsc.errors import OutputError, RinscError, UsageError, did_you_mean, plural, require_type
 from rinsc.extras import require
 from rinsc.objectives import Data, Objective, Request, objective
 from rinsc.progress import Progress
 from rinsc.resources import zoo_file
 from rinsc.spec import ModelSpec, model_spec, with_signature
+from rinsc.spec.model import require_spec
 from rinsc.syntax import parse
 from rinsc.training.budget import Budget, Spending, budget_from_text, matched, spending, with_budget
 from rinsc.training.config import TrainConfig, config_from_mapping
@@ -127,6 +128,10 @@ def train(
     Raises RinscError for whatever does not fit, before anything is written, and `StoppedError`
     after a signal, with a checkpoint written.
     """
+    require_type("data", data, str, "data='plays'")
+    require_type("budget", budget, (str, Budget), "budget='1000steps'", optional=True)
+    known = (TrainConfig, Mapping)
+    require_type("settings", settings, known, "settings={'batch_sequences': 8}", optional=True)
     folder = RunFolder(Path(output))
     source = None
     if start_from is not None:
@@ -134,6 +139,7 @@ def train(
     trained_for = objective(_objective_name(settings))
     chosen = trained_for.dimensions(data) if isinstance(model, str) else {}
     spec = _spec(model, source, None if tokenizer is None else Path(tokenizer), chosen)
+    require_spec(spec)  # not one of towers
     baseline = with_signature(spec, match) if isinstance(match, str) else match
     config = run_config(spec, settings, budget, baseline)
     run = planned_run(

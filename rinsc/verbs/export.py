@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rinsc.backends.onnx.form import OnnxForm
-from rinsc.errors import UsageError, did_you_mean, option_values, setting
+from rinsc.errors import UsageError, did_you_mean, option_values, require_type, setting
 from rinsc.extras import require
 from rinsc.progress import Progress, ShownProgress
 from rinsc.spec import TowersSpec
@@ -94,6 +94,7 @@ def export(
 
 
 def _form(form: Form | str) -> Form:
+    require_type("form", form, (str, *get_args(Form)), "form='onnx', or rinsc.OnnxForm()")
     if not isinstance(form, str):
         return form
     if form not in FORMS:

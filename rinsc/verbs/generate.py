@@ -15,6 +15,7 @@ from rinsc.errors import (
     Problem,
     UsageError,
     option_values,
+    require_type,
     setting,
 )
 from rinsc.extras import require
@@ -145,6 +146,7 @@ def generate(
     """
     from rinsc.text.streams import TextStream, checked_stop
 
+    require_type("prompts", prompts, (str, Sequence), "prompts=['To be']")
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     chosen = Sampling() if sampling is None else sampling
     name = setting("prompts", "--prompt")

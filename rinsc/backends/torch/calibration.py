@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from rinsc.backends.torch.device import evaluating
 from rinsc.backends.torch.tables import TableKeeper
 from rinsc.errors import UsageError, plural
 from rinsc.graph import Rounds
@@ -151,19 +151,8 @@ def _measured(
     device = next(module.parameters()).device
     tokens = min(BATCH_TOKENS, BATCH_LOGITS // module.spec.vocab_size)
     step = max(1, tokens // inputs.shape[1])
-    with torch.no_grad(), _evaluating(module), Recorder():
+    with torch.no_grad(), evaluating(module), Recorder():
         for start in range(0, len(inputs), step):
             module(torch.from_numpy(inputs[start : start + step]).to(device), rounds)
     arrays = {id(each): each.cpu().numpy() for each in sums.values()}
     return {name: arrays[id(each)] for name, each in sums.items()}
-
-
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Without what training draws, such as stochastic depth."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from rinsc.errors import UsageError
 from rinsc.formats import FORMATS, TrainingPrecision
 from rinsc.scalars import whole
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Without what training draws, such as stochastic depth."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def usable_device(device: object = None) -> torch.device:
