@@ -11,8 +11,7 @@ from rinsc.ops.program import Program
 from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec
 from rinsc.storage.digests import short_digest
-from rinsc.syntax import Identity, identity
-from rinsc.syntax.identity import atoms_of, identity_of_towers
+from rinsc.syntax.identity import Identity, atoms_of, identity_of_towers
 
 
 def fingerprint(spec: ModelSpec | TowersSpec) -> str:
@@ -33,7 +32,7 @@ def fingerprint(spec: ModelSpec | TowersSpec) -> str:
     spec = require_spec(spec)
     programs = trace_programs(spec)
     framed = [*programs.enter, *programs.leave]
-    schedule = identity(spec.signature, spec.layers, spec.kind, framed)
+    schedule = identity_of_towers({"": spec.normal}, {"": spec.kind}, framed)
     # A block is what its layers do, whatever the kind is called and whichever is the model's own.
     kinds = [block.kind or spec.kind for block in schedule.blocks]
     return short_digest("\n".join([_text(schedule, [programs] * len(kinds), kinds), *_frame(spec)]))
@@ -43,8 +42,7 @@ def _of_towers(spec: TowersSpec) -> str:
     programs = {name: trace_programs(tower) for name, tower in spec.towers.items()}
     framed = {kind for each in programs.values() for kind in (*each.enter, *each.leave)}
     schedule = identity_of_towers(
-        {name: tower.signature for name, tower in spec.towers.items()},
-        {name: tower.layers for name, tower in spec.towers.items()},
+        {name: tower.normal for name, tower in spec.towers.items()},
         {name: tower.kind for name, tower in spec.towers.items()},
         framed,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,9 +32,8 @@ from rinsc.ops import at_sizes
 from rinsc.sampling import checked_seed
 from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec
-from rinsc.spec.settings import small
+from rinsc.spec.small import small_copy, small_towers
 from rinsc.storage.folders import temporary_folder
-from rinsc.syntax.sizes import shrunk, stack_of
 
 LOGIT_LIMIT = 1e-4  # fp32 in two runtimes
 ROUNDING_SLACK = 4  # times what rounding to fp32 changes, where that is more
@@ -222,40 +220,6 @@ def random_input(
     if wanted.dtype == "int64":
         return torch.randint(spec.vocab_size, shape, device=device)
     return torch.randn(shape, device=device)
-
-
-def small_copy(spec: ModelSpec) -> ModelSpec:
-    """The same schedule, kinds and grouping of heads, with few layers and small dimensions."""
-    group = min(spec.heads // spec.kv_heads, 4)
-    kv_heads = min(spec.kv_heads, 2)
-    width = group * kv_heads * 16  # heads as wide as fused operators take them
-    signature = shrunk(spec.signature, part_layers=2, rank=min(width, 3))
-    two = stack_of(signature, each=2)
-    return dataclasses.replace(
-        spec,
-        signature=signature,
-        layers=two if two <= spec.layers else stack_of(signature, each=1),
-        width=width,
-        heads=group * kv_heads,
-        kv_heads=kv_heads,
-        mlp_width=43,
-        vocab_size=97,
-        context=29,
-        head_dim=None if spec.head_dim is None else 32,  # other than the width of each
-        settings=small(spec.settings, {spec.kind, *spec.block_kinds.values()}),
-    )
-
-
-def small_towers(spec: TowersSpec) -> TowersSpec:
-    """`small_copy` of every tower; a block that several share has one layer where it has to."""
-    specs = [small_copy(tower) for tower in spec.specs]
-    if any(stack_of(small.signature, each=2) != small.layers for small in specs):
-        specs = [
-            dataclasses.replace(small, layers=stack_of(small.signature, each=1)) for small in specs
-        ]
-    trees = zip(spec.signature.towers, specs, strict=True)
-    towers = tuple(dataclasses.replace(tower, signature=own.signature) for tower, own in trees)
-    return TowersSpec(dataclasses.replace(spec.signature, towers=towers), tuple(specs))
 
 
 def dialled_rounds(graph: BlockGraph) -> list[Rounds]:

@@ -29,7 +29,7 @@ from rinsc.spec import spec_to_toml
 from rinsc.spec.reading import towers_from_values
 from rinsc.storage.files import parse_toml
 from rinsc.syntax import canonical, free_exponents, parse
-from rinsc.syntax.notes import NotationWarning
+from rinsc.syntax.unexpected import NotationWarning
 from tests.specs import damaged_tomls, nested_specs, tower_specs
 from tests.strategies import nested_signatures, signatures
 from tests.syntax.test_canonical import spell

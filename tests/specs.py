@@ -13,8 +13,8 @@ from rinsc.spec import ModelSpec, TowersSpec, model_spec, spec_to_toml, towers_s
 from rinsc.spec.kinds import KINDS
 from rinsc.spec.towers import FRAME_KEYS
 from rinsc.syntax import parse
+from rinsc.syntax.normal import letter_sizes, stack_of
 from rinsc.syntax.parser import parse_towers
-from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.tree import Signature
 from tests.strategies import nested_signatures, signatures
 

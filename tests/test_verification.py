@@ -17,7 +17,8 @@ from rinsc.graph import BlockGraph, unroll
 from rinsc.ops import Attention
 from rinsc.spec import TowersSpec, model_spec, towers_spec
 from rinsc.spec.kinds import KINDS
-from rinsc.verification import VerifyRow, small_copy, verify
+from rinsc.spec.small import small_copy
+from rinsc.verification import VerifyRow, verify
 from tests.specs import tower_specs
 
 

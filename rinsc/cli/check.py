@@ -17,7 +17,7 @@ from rinsc.verbs.models import is_run
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec, TowersSpec
-    from rinsc.syntax import Signature
+    from rinsc.syntax import NormalForm, Signature
     from rinsc.syntax.tree import Towers
 
 MAX_NAMES = 16  # of blocks, on one line
@@ -54,17 +54,10 @@ def check(
 
 def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -> dict[str, object]:
     """What there is to say about one model, as plain data."""
-    from rinsc.syntax import (
-        bind,
-        canonical,
-        expand,
-        parse,
-        schedule_fingerprint,
-        to_text,
-    )
-    from rinsc.syntax.notes import notes_on, refuse_doubtful
+    from rinsc.syntax import bind, canonical, normal_form, parse, to_text
     from rinsc.syntax.parser import has_towers, parse_towers
     from rinsc.syntax.towers import bind_towers
+    from rinsc.syntax.unexpected import notes_on, refuse_doubtful
 
     if has_towers(model) and not options.are_given:
         towers = bind_towers(parse_towers(model), exponents)
@@ -76,16 +69,17 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
         spec = options.any_spec(model, exponents)
         if not isinstance(spec, ModelSpec):
             return _describe_towers(spec.signature, model, spec)
-        signature, identity = spec.signature, fingerprint(spec)
+        signature, form, identity = spec.signature, spec.normal, fingerprint(spec)
         sizes: dict[str, int] | None = dict(spec.parts)
         heavy = _heavy_adapters(signature, spec)
     else:
         signature = bind(parse(model), exponents)
         if options.strict:
             refuse_doubtful(signature)
-        identity, sizes = schedule_fingerprint(signature), None
+        form, sizes = normal_form(signature), None
+        identity = _schedule_fingerprint({"": form})
         heavy = _heavy_adapters(signature, None)
-    visits = [ref.letter for ref in expand(signature)]
+    visits = [ref.letter for ref in form.visits]
     if heavy is not None:
         note(heavy)
     return {
@@ -103,27 +97,31 @@ def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -
 
 def _describe_towers(towers: Towers, model: str, spec: TowersSpec | None) -> dict[str, object]:
     """`_describe` of towers, with dimensions or without; several visit what is ``shared``."""
-    from rinsc.fingerprints import fingerprint
-    from rinsc.storage.digests import short_digest
-    from rinsc.syntax import expand, to_text
+    from rinsc.syntax import normal_form, to_text
     from rinsc.syntax.canonical import canonical_towers
-    from rinsc.syntax.identity import identity_of_towers
-    from rinsc.syntax.notes import notes_on
     from rinsc.syntax.towers import tower_signatures
+    from rinsc.syntax.unexpected import notes_on
 
     trees = tower_signatures(towers)
-    visits = {name: [ref.letter for ref in expand(tree)] for name, tree in trees.items()}
+    if spec is None:
+        forms = {name: normal_form(tree) for name, tree in trees.items()}
+        identity = _schedule_fingerprint(forms)
+    else:
+        from rinsc.fingerprints import fingerprint
+
+        forms = {name: tower.normal for name, tower in spec.towers.items()}
+        identity = fingerprint(spec)
+    visits = {name: [ref.letter for ref in form.visits] for name, form in forms.items()}
     users: dict[str, list[str]] = {}
     for name, letters in visits.items():
         for letter in dict.fromkeys(letters):
             users.setdefault(letter, []).append(name)
     sizes = None if spec is None else {b: n for each in spec.specs for b, n in each.parts.items()}
-    alone = short_digest(identity_of_towers(trees, {}, {}).text) if spec is None else ""
     return {
         "model": model,
         "signature": to_text(towers),
         "canonical": canonical_towers(towers),
-        "fingerprint": alone if spec is None else fingerprint(spec),
+        "fingerprint": identity,
         "fingerprint_of": "signature" if spec is None else "model",
         "blocks": list(users),
         "shared": [block for block, names in users.items() if len(names) > 1],
@@ -131,6 +129,14 @@ def _describe_towers(towers: Towers, model: str, spec: TowersSpec | None) -> dic
         "visits": sum(map(len, visits.values())),
         "notes": [note for tree in trees.values() for note in notes_on(tree)],
     }
+
+
+def _schedule_fingerprint(forms: Mapping[str, NormalForm]) -> str:
+    """That of towers without dimensions, or of one signature under the name ''."""
+    from rinsc.storage.digests import short_digest
+    from rinsc.syntax.identity import identity_of_towers
+
+    return short_digest(identity_of_towers(forms, {}).text)
 
 
 def _heavy_adapters(signature: Signature, spec: ModelSpec | None) -> str | None:

@@ -48,7 +48,6 @@ def show(
         tree_lines,
     )
     from rinsc.storage.files import write_atomically
-    from rinsc.syntax.sizes import uneven_split
 
     drawings: dict[str, Drawing | Picture] = {**FORMATS, **PICTURES}
     for path in output:
@@ -73,6 +72,6 @@ def show(
         width = shutil.get_terminal_size().columns if result_stream().isatty() else PIPED_WIDTH
         lines = [*tree_lines(graph, counts), "", *schedule_lines(graph, width)]
         for each in towers:
-            uneven = uneven_split(each.spec.signature, each.spec.layers)
+            uneven = each.spec.normal.uneven
             lines += [] if uneven is None else ["", f"uneven: {uneven}"]
         print_result("\n".join(lines))

@@ -12,8 +12,7 @@ from rinsc.graph.towers import TowersGraph, joined
 from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verified, verify
 from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec
-from rinsc.syntax import substitute
-from rinsc.syntax.samplers import largest_bounded_draw
+from rinsc.syntax.options import largest_bounded_draw
 from rinsc.syntax.settings import RepeatOptions, repeat_options, visit_options
 from rinsc.syntax.tree import BlockRef, Node, Repeat
 
@@ -70,7 +69,7 @@ def _built(spec: ModelSpec) -> BlockGraph:
         for name, layers in spec.parts.items()
     }
     empty = BlockGraph(spec, blocks, chain(()))
-    graph = empty.with_steps(_steps(empty, substitute(spec.signature).body))
+    graph = empty.with_steps(_steps(empty, spec.normal.tree.body))
     verify(graph, after="build")
     return run_passes(graph, PASSES)
 

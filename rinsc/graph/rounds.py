@@ -9,7 +9,7 @@ from rinsc.errors import GraphError, Problem, did_you_mean, plural
 from rinsc.graph.nodes import BlockGraph, checked_count
 from rinsc.graph.verify import verified
 from rinsc.scalars import whole
-from rinsc.syntax.samplers import largest_draw
+from rinsc.syntax.options import largest_draw
 from rinsc.syntax.tree import MAX_ROUNDS as MAX_ROUNDS
 
 Rounds: TypeAlias = int | Mapping[str, int] | None

@@ -8,11 +8,10 @@ from typing import Any
 
 from rinsc.errors import Problem, RinscError, did_you_mean
 from rinsc.spec.kinds import is_kind, unknown_kind_hint
-from rinsc.syntax import part_sizes
+from rinsc.syntax import NormalForm, normal_form
 from rinsc.syntax.bind import check_contradictions
-from rinsc.syntax.expand import require_bound
-from rinsc.syntax.notes import refuse_doubtful
 from rinsc.syntax.tree import Call, Option, Signature, mentions, repeats
+from rinsc.syntax.unexpected import refuse_doubtful
 
 MAX_DIMENSION = 1 << 24  # no published model comes near; keeps a typing slip from allocating
 MAX_REAL = 1e12
@@ -82,13 +81,14 @@ def shown(value: object) -> str:
 
 def combination_problems(
     sound: Mapping[str, Any], place: str | None, strict: bool = False
-) -> list[Problem]:
-    """Values that are right alone and impossible together.
+) -> tuple[list[Problem], NormalForm | None]:
+    """Values that are right alone and impossible together, and the normal form of the signature.
 
-    ``strict`` counts layers that do not divide evenly as impossible, and letters that look like
-    powers.
+    There is no normal form where the problems say why. ``strict`` counts layers that do not divide
+    evenly as impossible, and letters that look like powers.
     """
     problems: list[Problem] = []
+    form: NormalForm | None = None
     if strict and "signature" in sound:
         where = None if place is None else at_key(place, "signature")
         try:
@@ -110,16 +110,15 @@ def combination_problems(
             )
     if "signature" in sound and "layers" in sound:
         try:
-            require_bound(sound["signature"])
             check_contradictions(sound["signature"])
-            part_sizes(sound["signature"], sound["layers"], strict=strict)
+            form = normal_form(sound["signature"], sound["layers"], strict=strict)
         except RinscError as error:
             where = None if place is None else at_key(place, "layers")
             problems += [dataclasses.replace(problem, place=where) for problem in error.problems]
     if "signature" in sound:
         where = None if place is None else at_key(place, "signature")
         problems += _option_problems(sound["signature"], sound.get("width"), where)
-    return problems
+    return problems, form
 
 
 def _option_problems(sig: Signature, width: int | None, place: str | None) -> Iterator[Problem]:

@@ -22,9 +22,8 @@ from rinsc.spec.settings import (
     settings_class,
 )
 from rinsc.spec.settings import KEY as SETTINGS
-from rinsc.syntax import part_sizes, to_text
+from rinsc.syntax import NormalForm, normal_form, to_text
 from rinsc.syntax.settings import BlockOptions
-from rinsc.syntax.sizes import part_options
 from rinsc.syntax.tree import Signature, Towers
 from rinsc.units import html_table
 
@@ -61,15 +60,16 @@ class ModelSpec:
     settings: KindSettings = NO_SETTINGS
 
     def __post_init__(self) -> None:
-        for key, value in field_values(self).items():
-            object.__setattr__(self, key, plain(value))
-        problems = spec_problems(field_values(self), place=None)
-        if problems:
-            raise SpecError.of(*problems)
-        object.__setattr__(self, SETTINGS, checked_settings(self.settings, None)[0])
-        for key, kind in KEYS.items():
-            if kind is float:  # a whole number is welcome, and means the same
-                object.__setattr__(self, key, float(getattr(self, key)))
+        checked = check_values(field_values(self), place=None)
+        if checked.problems:
+            raise SpecError.of(*checked.problems)
+        self._take(checked)
+
+    def _take(self, checked: CheckedValues) -> None:
+        """The checked values become those of the spec; ``normal`` is not worked out again."""
+        for key, value in checked.values.items():
+            object.__setattr__(self, key, value)
+        object.__setattr__(self, "normal", checked.normal)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{key}={value!r}" for key, value in self._chosen().items())
@@ -101,14 +101,19 @@ class ModelSpec:
         return settings_class(kind)(**self.settings.get(kind, {}))
 
     @cached_property
+    def normal(self) -> NormalForm:
+        """The signature at degree 1 and the layers of its parts, as every later stage reads it."""
+        return normal_form(self.signature, self.layers)
+
+    @property
     def parts(self) -> Mapping[str, int]:
         """Layers of each block, in order of first use."""
-        return part_sizes(self.signature, self.layers)
+        return self.normal.sizes
 
-    @cached_property
+    @property
     def block_options(self) -> Mapping[str, BlockOptions]:
         """What is said of each block, in order of first use."""
-        return part_options(self.signature)
+        return self.normal.options
 
     @cached_property
     def block_kinds(self) -> Mapping[str, str]:
@@ -166,15 +171,30 @@ def dimensions(spec: ModelSpec) -> dict[str, Any]:
     return {**values, **own}
 
 
-def spec_problems(
+@dataclass(frozen=True)
+class CheckedValues:
+    """Values of a spec as they are kept, with every mistake in them; sound only without any."""
+
+    values: Mapping[str, Any]
+    problems: list[Problem]
+    normal: NormalForm | None
+
+    def spec(self) -> ModelSpec:
+        """The spec of sound values, which are not checked again."""
+        spec = object.__new__(ModelSpec)
+        spec._take(self)
+        return spec
+
+
+def check_values(
     values: Mapping[str, object],
     place: str | None,
     *,
     missing_and_known: Container[str] = (),
     strict: bool = False,
     flat: Iterable[tuple[str, str]] = (),
-) -> list[Problem]:
-    """Every mistake in the values: unknown keys, missing ones, bad types, impossible pairs.
+) -> CheckedValues:
+    """The values, with every mistake: unknown keys, missing ones, bad types, impossible pairs.
 
     Keys in ``missing_and_known`` are missing for a reason that is reported elsewhere; ``strict``
     refuses layers that do not divide evenly; settings that are ``flat`` are told without a table.
@@ -187,16 +207,23 @@ def spec_problems(
                 Problem("missing-key", f"'{key}' is not given", place=at_key(place, key), hint=hint)
             )
     sound: dict[str, Any] = {}
+    settings = NO_SETTINGS
     for key in KEYS:
         if key not in values or (key == "head_dim" and values[key] is None):
             continue
         if key == SETTINGS:
-            problems += checked_settings(values[key], place, flat)[1]
+            settings, mistakes = checked_settings(values[key], place, flat)
+            problems += mistakes
             continue
-        value = plain(values[key])
+        value: Any = plain(values[key])
         problem = value_problem(key, KEYS[key], value, place)
         if problem is None:
-            sound[key] = value
+            # A whole number is welcome where a fraction may stand, and means the same.
+            sound[key] = float(value) if KEYS[key] is float else value
         else:
             problems.append(problem)
-    return problems + combination_problems(sound, place, strict)
+    impossible, normal = combination_problems(sound, place, strict)
+    defaults = {f.name: f.default for f in dataclasses.fields(ModelSpec) if f.name not in REQUIRED}
+    return CheckedValues(
+        {**defaults, **sound, SETTINGS: settings}, [*problems, *impossible], normal
+    )

@@ -13,18 +13,18 @@ from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you
 from rinsc.resources import zoo_file
 from rinsc.scalars import whole
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
-from rinsc.spec.model import KEYS, REQUIRED, ModelSpec, spec_keys, spec_problems
+from rinsc.spec.model import KEYS, REQUIRED, ModelSpec, check_values, spec_keys
 from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
 from rinsc.spec.settings import with_flat_keys
 from rinsc.spec.towers import TowersSpec, sharing_problems, tower_place
 from rinsc.storage.files import parse_toml, read_regular
 from rinsc.syntax import bind as bind_exponents
-from rinsc.syntax import parse, part_sizes
-from rinsc.syntax.notes import refuse_doubtful
+from rinsc.syntax import normal_form, parse
+from rinsc.syntax.normal import letter_sizes, stack_of
 from rinsc.syntax.parser import has_towers, parse_towers
-from rinsc.syntax.sizes import letter_sizes, stack_of
 from rinsc.syntax.towers import bind_towers, tower_signatures
 from rinsc.syntax.tree import Signature, Towers, mentions
+from rinsc.syntax.unexpected import refuse_doubtful
 
 MAX_FILE_BYTES = 1 << 16
 ZOO_TABLES = ("source", "expect")  # of a file in the zoo: where a model is from, what is claimed
@@ -242,7 +242,7 @@ def with_signature(
     layers = spec.layers if None in sizes else stack_of(tree, each=0)
     if strict:
         refuse_doubtful(tree)
-        part_sizes(tree, layers, strict=True)
+        normal_form(tree, layers, strict=True)
     return dataclasses.replace(spec, signature=tree, layers=layers)
 
 
@@ -339,11 +339,12 @@ def _assemble(
     else:
         explained.add("kv_heads")  # are as many as the heads, once those are given
     merged, flat = with_flat_keys(merged, _kinds(merged), KEYS)
-    problems += spec_problems(merged, place, missing_and_known=explained, strict=strict, flat=flat)
+    checked = check_values(merged, place, missing_and_known=explained, strict=strict, flat=flat)
+    problems += checked.problems
     if problems:
         only_text = all(problem.span is not None for problem in problems) and place is None
         raise SignatureError.of(*problems) if only_text else SpecError.of(*problems)
-    return ModelSpec(**merged)  # type: ignore[arg-type]
+    return checked.spec()
 
 
 def _kinds(values: Mapping[str, object]) -> list[str]:
@@ -412,6 +413,7 @@ def _sizes_as_layers(signature: Signature, own: Mapping[str, object]) -> dict[st
     if "layers" in own:
         return {}
     try:
-        return {"layers": sum(part_sizes(signature, None).values())}
+        sizes = letter_sizes(signature).values()
     except RinscError:
         return {}
+    return {} if None in sizes else {"layers": sum(size for size in sizes if size is not None)}

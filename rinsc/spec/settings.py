@@ -221,13 +221,3 @@ def filled(settings: KindSettings, kinds: Iterable[str]) -> dict[str, dict[str, 
         if types:
             tables[kind] = {**defaults, **tables.get(kind, {})}
     return tables
-
-
-def small(settings: KindSettings, kinds: Iterable[str]) -> KindSettings:
-    """The tables with every setting that has a ``small`` value in its metadata at that value."""
-    tables = settings.plain
-    for kind in kinds:
-        fields = dataclasses.fields(settings_class(kind))
-        values = {f.name: f.metadata["small"] for f in fields if "small" in f.metadata}
-        tables[kind] = {**tables.get(kind, {}), **values}
-    return KindSettings(tables)

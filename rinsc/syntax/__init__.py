@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from rinsc.syntax.bind import bind
 from rinsc.syntax.canonical import canonical
-from rinsc.syntax.degree import substitute
-from rinsc.syntax.expand import check_limits, expand, free_exponents, visit_count
+from rinsc.syntax.expand import check_limits, free_exponents, visit_count
 from rinsc.syntax.identity import Identity, identity, schedule_fingerprint
-from rinsc.syntax.sizes import part_sizes, uneven_split
+from rinsc.syntax.normal import NormalForm, expand, normal_form, part_sizes, substitute
 from rinsc.syntax.tree import (
     MAX_DEGREE,
     MAX_NESTING,
@@ -37,6 +36,7 @@ __all__ = [
     "Call",
     "Identity",
     "Node",
+    "NormalForm",
     "Option",
     "Repeat",
     "Sequence",
@@ -47,12 +47,12 @@ __all__ = [
     "expand",
     "free_exponents",
     "identity",
+    "normal_form",
     "parse",
     "part_sizes",
     "schedule_fingerprint",
     "substitute",
     "to_text",
-    "uneven_split",
     "visit_count",
 ]
 

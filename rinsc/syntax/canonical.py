@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeAlias
 
 from rinsc.errors import SignatureError, Span
 from rinsc.syntax.expand import check_limits, flatten
-from rinsc.syntax.options import OF_A_BLOCK, effective, effective_of
+from rinsc.syntax.options import OF_A_BLOCK, effective, effective_of, is_kept
 from rinsc.syntax.settings import letter_options, repeat_options
 from rinsc.syntax.towers import tower_signatures
 from rinsc.syntax.tree import (
@@ -302,11 +302,6 @@ def _word(node: Node, keep: Callable[[Repeat], bool], as_written: bool) -> list[
     distinct = {id(item): item for item in word}
     atoms = {key: _atom(item, as_written) for key, item in distinct.items()}
     return [atoms[id(item)] for item in word]
-
-
-def is_kept(repeat: Repeat) -> bool:
-    """Whether a repeat says more than its unfolded visits: it has options, or is still free."""
-    return isinstance(repeat.count, str) or bool(repeat.options and effective_of(repeat))
 
 
 def _atom(item: Atom, as_written: bool) -> Atom:

@@ -29,9 +29,7 @@ from typing import TypeAlias
 from rinsc.errors import SignatureError, plural
 from rinsc.storage.digests import short_digest
 from rinsc.syntax.canonical import numbered_owners
-from rinsc.syntax.degree import substitute
-from rinsc.syntax.expand import check_limits, require_bound
-from rinsc.syntax.lines import (
+from rinsc.syntax.expand import (
     KeptRepeat,
     Line,
     PartVisit,
@@ -42,8 +40,8 @@ from rinsc.syntax.lines import (
     visits_in,
     with_layers,
 )
-from rinsc.syntax.settings import BlockOptions, RepeatOptions, letter_options
-from rinsc.syntax.sizes import part_sizes, splits_of_letters
+from rinsc.syntax.normal import NormalForm, normal_form
+from rinsc.syntax.settings import BlockOptions, RepeatOptions
 from rinsc.syntax.tree import MAX_LAYER_VISITS, Signature
 
 
@@ -161,44 +159,39 @@ def identity(
     ``default_kind`` is the layer kind of blocks without one of their own. Blocks of
     ``whole_kinds`` do something once a visit, beside their layers, and are never joined.
 
-    Raises SignatureError: an exponent is free, a limit is passed (``too-many-visits`` also for
-    more than `MAX_LAYER_VISITS` layers to be taken apart), or the layers do not split.
+    Raises SignatureError as `normal_form`, and (``too-many-visits``) for more than
+    `MAX_LAYER_VISITS` layers to be taken apart.
     """
-    return identity_of_towers({"": sig}, {"": layers}, {"": default_kind}, whole_kinds)
+    return identity_of_towers({"": normal_form(sig, layers)}, {"": default_kind}, whole_kinds)
 
 
 def identity_of_towers(
-    signatures: Mapping[str, Signature],
-    layers: Mapping[str, int | None],
+    forms: Mapping[str, NormalForm],
     default_kinds: Mapping[str, str | None],
     whole_kinds: Container[str] = (),
 ) -> Identity:
-    """`identity` of towers by name, whose equal letters are the same blocks.
+    """`identity` of towers by name, whose equal letters are the same blocks; of one without a name.
 
     What is said of a letter must stand in the signature of each tower (`tower_signatures`). Raises
-    SignatureError as `identity`, and for a block that has another size in another tower.
+    SignatureError for a block that has another size in another tower.
     """
     parts: _Parts = {}
     lines: dict[str, Line] = {}
-    for name, sig in sorted(signatures.items()):
-        require_bound(sig)
-        check_limits(sig)
-        tree = substitute(sig)
-        lines[name] = line_of(numbered_owners(tree.body))
-        sizes = _part_forms(sig, layers.get(name))
-        own = _parts(tree, sizes, default_kinds.get(name), whole_kinds, named=len(signatures) > 1)
-        _require_equal_sizes(parts, own, name, sig)
+    for name, form in sorted(forms.items()):
+        lines[name] = line_of(numbered_owners(form.tree.body))
+        own = _parts(form, default_kinds.get(name), whole_kinds, named=len(forms) > 1)
+        _require_equal_sizes(parts, own, name, form.signature)
         parts |= own
     visits = [visit for line in lines.values() for visit in visits_in(line)]
     if any(visit.reverse or visit.each > 1 for visit in visits):
-        lines, parts = _taken_apart(lines, parts, signatures)
+        lines, parts = _taken_apart(lines, parts, forms)
         lines = _with_few_reversals(lines, parts)
     follower = _followers(lines, parts)
     numbers: dict[str, int] = {}
     inside = set(follower.values())
     words = tuple([(name, _atom_word(line, inside, numbers)) for name, line in lines.items()])
-    forms = tuple([_chain_size(head, follower, parts) for head in numbers])
-    return Identity(words, forms, tuple([parts[head].said for head in numbers]))
+    forms_of_atoms = tuple([_chain_size(head, follower, parts) for head in numbers])
+    return Identity(words, forms_of_atoms, tuple([parts[head].said for head in numbers]))
 
 
 def _require_equal_sizes(known: _Parts, own: _Parts, name: str, sig: Signature) -> None:
@@ -219,30 +212,23 @@ def schedule_fingerprint(sig: Signature, layers: int | None = None) -> str:
     return short_digest(identity(sig, layers).text)
 
 
-def _part_forms(sig: Signature, layers: int | None) -> dict[str, LinearForm]:
+def _part_sizes(form: NormalForm) -> dict[str, LinearForm]:
     """The size of each part, exact; an even split where it depends on the stack."""
-    if layers is not None:
-        return {name: LinearForm(size) for name, size in part_sizes(sig, layers).items()}
-    splits, unsized = splits_of_letters(sig)
-    forms = {name: LinearForm(size) for split in splits for name, size in split.sizes().items()}
-    if unsized:
-        written = sum(split.layers for split in splits)
-        share = LinearForm(Fraction(-written, len(unsized)), Fraction(1, len(unsized)))
-        forms |= dict.fromkeys(unsized, share)
-    return forms
+    written = sum(split.layers for split in form.splits)
+    sizes = {name: LinearForm(n) for split in form.splits for name, n in split.sizes().items()}
+    if form.layers is None and form.unsized:
+        count = len(form.unsized)
+        share = LinearForm(Fraction(-written, count), Fraction(1, count))
+        sizes |= dict.fromkeys(form.unsized, share)
+    return sizes
 
 
 def _parts(
-    tree: Signature,
-    sizes: dict[str, LinearForm],
-    default_kind: str | None,
-    whole_kinds: Container[str],
-    *,
-    named: bool,
+    form: NormalForm, default_kind: str | None, whole_kinds: Container[str], *, named: bool
 ) -> _Parts:
     """The parts of one tower; those of several are ``named``: each has its kind."""
-    parts = {}
-    for name, said in letter_options(tree).items():
+    parts, sizes = {}, _part_sizes(form)
+    for name, said in form.options.items():
         if said.tie and sizes[name] == LinearForm(1):
             said = replace(said, tie=None)  # a single layer shares with no other
         stands_alone = bool(said.tie) or (said.kind or default_kind or "") in whole_kinds
@@ -255,7 +241,7 @@ def _parts(
 
 
 def _taken_apart(
-    lines: dict[str, Line], parts: _Parts, signatures: Mapping[str, Signature]
+    lines: dict[str, Line], parts: _Parts, forms: Mapping[str, NormalForm]
 ) -> tuple[dict[str, Line], _Parts]:
     """The lines with parts of a known size as layers, where visits are not plain."""
     plain = {name for name, part in parts.items() if part.stands_alone or part.size.per_layer}
@@ -272,8 +258,8 @@ def _taken_apart(
                 "too-many-visits",
                 f"{written_out} visits of layers in blocks with 'each' or 'reverse'; at most "
                 f"{MAX_LAYER_VISITS} can be compared",
-                source=signatures[name].source,
-                span=signatures[name].body.span,
+                source=forms[name].signature.source,
+                span=forms[name].signature.body.span,
                 hint="lower the number of layers, or the powers",
             )
     layers: _Parts = {}

@@ -19,10 +19,9 @@ from rinsc.errors import SignatureError, Span, shown
 from rinsc.resources import grammar_text
 from rinsc.syntax.bind import check_contradictions
 from rinsc.syntax.expand import check_limits
-from rinsc.syntax.notes import NotationWarning, notes_on, zoo_hint
+from rinsc.syntax.normal import letter_sizes
 from rinsc.syntax.options import check_options
 from rinsc.syntax.settings import letter_options
-from rinsc.syntax.sizes import letter_sizes
 from rinsc.syntax.towers import check_towers
 from rinsc.syntax.tree import (
     MAX_DEGREE,
@@ -41,7 +40,14 @@ from rinsc.syntax.tree import (
     Towers,
     to_text,
 )
-from rinsc.syntax.unexpected import check_brackets, respell, unexpected
+from rinsc.syntax.unexpected import (
+    NotationWarning,
+    check_brackets,
+    notes_on,
+    respell,
+    unexpected,
+    zoo_hint,
+)
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", "⁽⁾")
 _EXACT = 2.0**53  # up to here a float without a fraction is exactly a whole number

@@ -13,8 +13,8 @@ from dataclasses import replace
 from rinsc.errors import SignatureError, Span
 from rinsc.syntax.bind import bind, unknown_exponent
 from rinsc.syntax.expand import free_exponents
+from rinsc.syntax.normal import letter_sizes
 from rinsc.syntax.settings import BlockOptions, letter_options
-from rinsc.syntax.sizes import letter_sizes
 from rinsc.syntax.tree import (
     MAX_TOWERS,
     BlockRef,

@@ -26,7 +26,7 @@ from rinsc.spec.model import dimensions, field_values
 from rinsc.storage.digests import file_digest
 from rinsc.storage.files import parse_toml, read_json
 from rinsc.syntax import Signature, to_text
-from rinsc.syntax.sizes import letter_sizes
+from rinsc.syntax.normal import letter_sizes
 from rinsc.training.checkpoint import checkpoints
 from rinsc.training.finished import FinishedRun, trained_run
 from rinsc.training.run_folder import RunFolder

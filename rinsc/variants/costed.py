@@ -15,9 +15,8 @@ from rinsc.ops.program import Program
 from rinsc.scalars import real
 from rinsc.spec import ModelSpec, with_signature
 from rinsc.spec.checks import shown
-from rinsc.syntax import parse, uneven_split
+from rinsc.syntax import parse
 from rinsc.syntax.canonical import letter_name
-from rinsc.syntax.sizes import even_sizes
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,10 @@ def costed(base: ModelSpec, signature: str, *, strict: bool = False) -> Costed:
 
 
 def _layers_if_even(spec: ModelSpec) -> float | None:
-    if uneven_split(spec.signature, spec.layers) is None:
+    if spec.normal.uneven is None:
         return None
     visits = build_graph(spec).visit_counts()
-    sizes = even_sizes(spec.signature, spec.layers)
+    sizes = spec.normal.even_sizes
     return float(sum(sizes[name] * count for name, count in visits.items()))
 
 

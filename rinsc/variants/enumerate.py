@@ -18,7 +18,7 @@ from rinsc.spec.checks import shown
 from rinsc.spec.model import require_spec
 from rinsc.syntax import MAX_VISITS, BlockRef, Signature, canonical, parse, tree
 from rinsc.syntax.canonical import letter_name
-from rinsc.syntax.sizes import spread
+from rinsc.syntax.normal import spread
 from rinsc.variants.costed import EVERYTHING, Costed, Limits, Prices, prices
 
 Word: TypeAlias = tuple[int, ...]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from math import lcm
 
 from rinsc.errors import SpecError, did_you_mean
-from rinsc.syntax import MAX_VISITS, parse
-from rinsc.syntax.sizes import even_sizes
+from rinsc.syntax import normal_form, parse
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {"rins": RINS}
 
 def layers_for_all(members: Iterable[Member], least: int) -> int:
     """The fewest layers from ``least`` on that divide evenly over the blocks of every member."""
-    parts = (parse(member.signature) for member in members)
-    together = lcm(*(len(even_sizes(sig, MAX_VISITS)) for sig in parts))
+    forms = (normal_form(parse(member.signature)) for member in members)
+    together = lcm(*(len(form.parts) for form in forms))
     return -(-least // together) * together
 
 

@@ -24,7 +24,7 @@ from rinsc.ops.elements import Function
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
-from rinsc.syntax.sizes import stack_of
+from rinsc.syntax.normal import stack_of
 from tests.cost.models import graph_of, input_of, small_spec
 from tests.specs import specs
 

@@ -28,7 +28,7 @@ from rinsc.graph.law import (
     loop_law,
 )
 from rinsc.graph.rounds import MAX_ROUNDS
-from rinsc.syntax.samplers import sampler_fault
+from rinsc.syntax.options import sampler_fault
 from rinsc.syntax.tree import Call
 from tests.graph.graphs import graph_of
 

@@ -21,7 +21,7 @@ from rinsc.layers import layer_kind
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
-from rinsc.syntax.sizes import stack_of
+from rinsc.syntax.normal import stack_of
 from tests.hf.models import CAUSAL, ids, pair
 from tests.onnx.models import small_spec
 from tests.specs import specs

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import RinscError, SignatureError, SpecError
+from rinsc.fingerprints import fingerprint
+from rinsc.graph import build_graph
 from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 from rinsc.spec.presets import PRESETS
-from rinsc.syntax import parse
+from rinsc.syntax import Signature, parse, substitute, to_text
 from tests.specs import specs
 
 
@@ -267,3 +269,19 @@ def test_no_mistake_is_told_that_mending_the_others_mends(
 def test_a_signature_alone_has_the_dimensions_of_the_command_line() -> None:
     assert model_spec("(A^3)B") == model_spec("(A^3)B", preset="tiny")
     assert model_spec("(A^r)B", bind={"r": 2}, kind="gpt").width == model_spec("AB").width
+
+
+@pytest.mark.parametrize("text", ["ABAB@3", "(A^2B)^2C", "image: A^2B, text: AC"])
+def test_the_normal_form_is_worked_out_once(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spec keeps it, and every later stage reads it there."""
+    worked_out: list[str] = []
+
+    def counted(sig: Signature) -> Signature:
+        worked_out.append(to_text(sig))
+        return substitute(sig)
+
+    monkeypatch.setattr("rinsc.syntax.normal.substitute", counted)
+    spec = model_spec(text, preset="tiny", layers=24)
+    build_graph(spec)
+    fingerprint(spec)
+    assert len(worked_out) == max(1, text.count(":")), worked_out

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rinsc.syntax import canonical, parse, schedule_fingerprint, substitute, to_text
 from rinsc.syntax.canonical import letter_name, numbered_owners
-from rinsc.syntax.lines import KeptRepeat, Line, line_of
+from rinsc.syntax.expand import KeptRepeat, Line, line_of
 from rinsc.syntax.settings import letter_options
 from tests.strategies import nested_signatures, signatures
 from tests.syntax import oracle

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.errors import SignatureError
-from rinsc.syntax import expand, parse, part_sizes, substitute, to_text, visit_count
-from rinsc.syntax.sizes import part_options
+from rinsc.syntax import expand, normal_form, parse, part_sizes, substitute, to_text, visit_count
 from tests.strategies import signatures
 from tests.syntax import oracle
 
@@ -81,7 +80,7 @@ def test_each_part_has_the_options_of_the_innermost_letter(text: str) -> None:
         visit.part: tuple(oracle.said(text, visit.path, name) for name in ("tie", "kind"))
         for visit in oracle.visits(text)
     }
-    found = part_options(parse(text))
+    found = normal_form(parse(text)).options
     assert {part: (said.tie, said.kind) for part, said in found.items()} == expected
 
 

@@ -10,8 +10,7 @@ import pytest
 from rinsc.errors import SignatureError, Span
 from rinsc.syntax import bind, parse
 from rinsc.syntax.expand import most_rounds
-from rinsc.syntax.options import RULES
-from rinsc.syntax.samplers import largest_draw
+from rinsc.syntax.options import RULES, largest_draw
 from rinsc.syntax.settings import repeat_options
 from rinsc.syntax.tree import repeats
 

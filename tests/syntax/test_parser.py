@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from rinsc.errors import RinscError, SignatureError
 from rinsc.syntax import MAX_NESTING, MAX_TEXT, canonical, parse, to_text, visit_count
-from rinsc.syntax.notes import NotationWarning
 from rinsc.syntax.tree import MAX_LOOP_DEPTH
+from rinsc.syntax.unexpected import NotationWarning
 from tests.strategies import signatures
 
 _HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
 from rinsc.errors import SignatureError
-from rinsc.syntax import parse, part_sizes, uneven_split
+from rinsc.syntax import normal_form, parse, part_sizes
 from tests.strategies import layers_that_split, letter_sizes, signatures
 from tests.syntax import oracle
 
@@ -76,7 +76,7 @@ def test_strict_refuses_exactly_what_does_not_divide(drawn: tuple[str, int]) -> 
     else:
         assert oracle.divides(text, layers)
         assert sizes == part_sizes(sig, layers)
-        assert uneven_split(sig, layers) is None
+        assert normal_form(sig, layers).uneven is None
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_strict_refuses_exactly_what_does_not_divide(drawn: tuple[str, int]) -> 
         ("ABCD", 12, None),
     ],
 )
-def test_words_for_an_uneven_split(text: str, layers: int, words: str | None) -> None:
-    assert uneven_split(parse(text), layers) == words
+def test_message_on_an_uneven_split(text: str, layers: int, words: str | None) -> None:
+    assert normal_form(parse(text), layers).uneven == words
 
 
 @settings(max_examples=50)

@@ -28,7 +28,7 @@ from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
-from rinsc.syntax.sizes import stack_of
+from rinsc.syntax.normal import stack_of
 from rinsc.syntax.tree import MAX_LOOP_DEPTH
 from rinsc.verification import random_input
 from tests.onnx.models import lively_model, small_spec

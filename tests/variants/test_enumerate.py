@@ -20,7 +20,7 @@ from rinsc.fingerprints import fingerprint
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.kinds import KINDS
 from rinsc.syntax import identity, parse
-from rinsc.syntax.sizes import spread
+from rinsc.syntax.normal import spread
 from rinsc.variants.costed import Limits, costed
 from rinsc.variants.enumerate import Word, at_degree, atoms, variants, words
 

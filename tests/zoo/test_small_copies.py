@@ -13,8 +13,8 @@ from rinsc.graph.law import draw_rounds
 from rinsc.layers import layer_kind
 from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec
+from rinsc.spec.small import small_copy
 from rinsc.variants.zoo import zoo_entry
-from rinsc.verification import small_copy
 
 NAMES = sorted(path.stem for path in zoo_dir().glob("*.toml"))
 STEPS = 6

@@ -1,0 +1,83 @@
+"""The same model in small: its schedule and its kinds, with few layers and small dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from rinsc.spec.model import ModelSpec
+from rinsc.spec.settings import KindSettings, settings_class
+from rinsc.spec.towers import TowersSpec
+from rinsc.syntax.normal import parts_per_letter, stack_of
+from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Sequence, Signature
+
+
+def small_copy(spec: ModelSpec) -> ModelSpec:
+    """The same schedule, kinds and grouping of heads, with few layers and small dimensions."""
+    group = min(spec.heads // spec.kv_heads, 4)
+    kv_heads = min(spec.kv_heads, 2)
+    width = group * kv_heads * 16  # heads as wide as fused operators take them
+    signature = _shrunk(spec.signature, part_layers=2, rank=min(width, 3))
+    two = stack_of(signature, each=2)
+    return replace(
+        spec,
+        signature=signature,
+        layers=two if two <= spec.layers else stack_of(signature, each=1),
+        width=width,
+        heads=group * kv_heads,
+        kv_heads=kv_heads,
+        mlp_width=43,
+        vocab_size=97,
+        context=29,
+        head_dim=None if spec.head_dim is None else 32,  # other than the width of each
+        settings=_small_settings(spec),
+    )
+
+
+def small_towers(spec: TowersSpec) -> TowersSpec:
+    """`small_copy` of every tower; a block that several share has one layer where it has to."""
+    specs = [small_copy(tower) for tower in spec.specs]
+    if any(stack_of(copy.signature, each=2) != copy.layers for copy in specs):
+        specs = [replace(copy, layers=stack_of(copy.signature, each=1)) for copy in specs]
+    trees = zip(spec.signature.towers, specs, strict=True)
+    towers = tuple(replace(tower, signature=own.signature) for tower, own in trees)
+    return TowersSpec(replace(spec.signature, towers=towers), tuple(specs))
+
+
+def _small_settings(spec: ModelSpec) -> KindSettings:
+    """Every setting that has a ``small`` value in its metadata at that value."""
+    tables = spec.settings.plain
+    for kind in {spec.kind, *spec.block_kinds.values()}:
+        declared = fields(settings_class(kind))
+        values = {f.name: f.metadata["small"] for f in declared if "small" in f.metadata}
+        tables[kind] = {**tables.get(kind, {}), **values}
+    return KindSettings(tables)
+
+
+def _shrunk(sig: Signature, *, part_layers: int, rank: int) -> Signature:
+    """The signature with no written size above ``part_layers`` for each of a letter's parts, and
+    no rank of an adapter above ``rank``. Letters, rounds and all other options stay."""
+    return replace(sig, body=_sequence(sig.body, part_layers * parts_per_letter(sig), rank))
+
+
+def _sequence(sequence: Sequence, size: int, rank: int) -> Sequence:
+    return replace(sequence, items=tuple(_node(item, size, rank) for item in sequence.items))
+
+
+def _node(node: Node, size: int, rank: int) -> Node:
+    match node:
+        case BlockRef():
+            return node if node.size is None else replace(node, size=min(node.size, size))
+        case Sequence():
+            return _sequence(node, size, rank)
+        case Repeat(body):
+            inner = _node(body, size, rank)
+            assert isinstance(inner, BlockRef | Sequence)
+            options = tuple(_option(option, rank) for option in node.options)
+            return replace(node, body=inner, options=options)
+
+
+def _option(option: Option, rank: int) -> Option:
+    match option.value:
+        case Call("lora" | "shared" as name, (int(written),)):
+            return replace(option, value=Call(name, (min(written, rank),)))
+    return option
