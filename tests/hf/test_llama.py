@@ -52,6 +52,23 @@ def test_the_same_tokens(beams: int, head_dim: int | None, cache: str) -> None:
     assert torch.equal(ours.generate(**batch, **named), reference.generate(**batch, **named))
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("mask", [None, [[1, 0, 1, 1, 0, 0, 1], [0, 1, 0, 1, 1, 1, 0]]])
+def test_tokens_left_out_within_a_prompt(mask: Any, use_cache: bool) -> None:
+    """Without a mask ``generate`` takes every token of the pad's id for padding."""
+    ours, reference = llamas()
+    input_ids = ids(ours.model.spec, 2, 7).clamp(min=1)
+    input_ids[0, 1] = input_ids[1, 5] = 0
+    named: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    named |= {"use_cache": use_cache, "output_logits": True, "return_dict_in_generate": True}
+    if mask is not None:
+        named["attention_mask"] = torch.tensor(mask)
+    mine, theirs = (model.generate(input_ids, **named) for model in (ours, reference))
+    assert torch.equal(mine.sequences, theirs.sequences)
+    for found, expected in zip(mine.logits, theirs.logits, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_packed_documents_as_transformers_packs_them() -> None:
     ours, reference = llamas()
     input_ids = ids(ours.model.spec, 2, 12)

@@ -93,6 +93,18 @@ def test_rows_packed_in_other_ways() -> None:
         assert torch.allclose(found[1, 4:], plain(input_ids[1:, 4:])[0], atol=CLOSE)
 
 
+def test_documents_with_tokens_left_out() -> None:
+    model, plain = pair("A^3B")
+    input_ids = ids(plain.spec, 2, 9)
+    counts = torch.tensor([[0, 1, 0, 1, 1, 0, 1, 0, 1], [1, 1, 0, 1, 1, 1, 0, 1, 1]])
+    positions = torch.tensor([[0, 0, 0, 1, 2, 0, 0, 0, 1], [*range(9)]])
+    found = model(input_ids, position_ids=positions, attention_mask=counts).logits
+    for document in ([1, 3, 4], [6, 8]):
+        assert torch.allclose(found[:1, document], plain(input_ids[:1, document]), atol=CLOSE)
+    alone = model(input_ids[1:], position_ids=positions[1:], attention_mask=counts[1:]).logits
+    assert torch.allclose(found[1:, counts[1] == 1], alone[:, counts[1] == 1], atol=CLOSE)
+
+
 def test_gradient_checkpointing_as_the_trainer_asks_for_it() -> None:
     model, _ = pair("A^3B")
     assert not model.is_gradient_checkpointing

@@ -12,6 +12,7 @@ import torch
 from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.masking_utils import create_causal_mask, find_packed_sequence_indices
+from transformers.utils.import_utils import is_tracing
 
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run
@@ -115,9 +116,31 @@ def _replaced(
     return torch.cat((kept[:, :, : kept.shape[2] - seq], new), dim=2)
 
 
-def has_documents(position_ids: torch.Tensor | None) -> bool:
-    """Whether positions (batch or 1, seq) restart within a row."""
-    return position_ids is not None and find_packed_sequence_indices(position_ids) is not None
+def documents_of(
+    position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+) -> torch.Tensor | None:
+    """The number of each new token's document (batch, seq); None where every row is one document.
+
+    A document starts where positions (batch or 1, seq) restart. Tokens that ``attention_mask``
+    (batch, total) leaves out start none. What follows them goes on after the last that counts,
+    whether or not its position counts those between, or after their own positions: ``generate``
+    goes on so after a prompt that ends with padding.
+    """
+    documents = None if position_ids is None else find_packed_sequence_indices(position_ids)
+    if documents is None or attention_mask is None or attention_mask.ndim != 2:
+        return documents
+    positions = cast(torch.Tensor, position_ids)
+    counts = attention_mask[:, -positions.shape[1] :].bool()
+    positions = positions.expand(counts.shape)
+    index = torch.arange(counts.shape[1], device=counts.device).expand(counts.shape)
+    latest = torch.where(counts, index, -1).cummax(dim=1).values
+    before = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
+    ahead = positions - positions.gather(1, before.clamp(min=0))
+    follows = (positions > 0) & (positions.diff(dim=1, prepend=positions[:, :1]) == 1)
+    goes_on = (before < 0) | (ahead == 1) | (ahead == index - before) | follows
+    starts = counts & ~goes_on
+    documents = starts.cumsum(dim=1)
+    return documents if is_tracing(documents) or starts.any() else None
 
 
 def visible_keys(
@@ -131,7 +154,7 @@ def visible_keys(
 
     ``attention_mask`` (batch, total) is 0 for padding; one of four dimensions is taken as it is.
     ``position_ids`` (batch or 1, seq) that restart within a row, where nothing is cached, are
-    packed documents, which do not see each other, with padding or without.
+    packed documents, which do not see each other, with padding or without; see `documents_of`.
     """
     if position_ids is None and attention_mask is None and cache is None:
         return None
@@ -140,9 +163,11 @@ def visible_keys(
     make = cast(Callable[..., torch.Tensor], create_causal_mask)
     config = _of_booleans(config)
     padded = attention_mask is not None and attention_mask.ndim == 2
-    if padded and cache is None and has_documents(position_ids):
-        documents = make(config, state, None, None, position_ids=position_ids)
-        return documents & cast(torch.Tensor, attention_mask).bool()[:, None, None, :]
+    documents = documents_of(position_ids, attention_mask) if padded and cache is None else None
+    if documents is not None:
+        together = documents[:, None, :, None] == documents[:, None, None, :]
+        counts = cast(torch.Tensor, attention_mask).bool()[:, None, None, :]
+        return together.tril() & counts
     return make(config, state, attention_mask, cache, position_ids=position_ids)
 
 
@@ -171,6 +196,7 @@ class RoundsGenerationMixin(GenerationMixin):
         use_cache: bool | None,
         rounds: Rounds,
         position_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
     ) -> Cache | None:
         """The cache that was given, else a new one where wanted; in training and in an export that
         must be said.
@@ -193,8 +219,10 @@ class RoundsGenerationMixin(GenerationMixin):
         # In these a cache must be asked for.
         without = self.training or torch.compiler.is_exporting() or self.config.shares_slots
         wanted = self.config.use_cache and not without if use_cache is None else use_cache
-        if given is not None or not wanted or has_documents(position_ids):
+        if given is not None or not wanted:
             return given
+        if documents_of(position_ids, attention_mask) is not None:
+            return None
         return DynamicCache()  # which makes slots as they are written
 
     def _past_tokens(
@@ -203,6 +231,7 @@ class RoundsGenerationMixin(GenerationMixin):
         new: int,
         rounds: Rounds,
         position_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
     ) -> int | torch.Tensor:
         """How many tokens are cached: of a static cache as a tensor, whose number nobody waits for.
 
@@ -222,7 +251,7 @@ class RoundsGenerationMixin(GenerationMixin):
                 message = f"the cache was made with {len(cache.layers)} slots, {slots} are needed"
                 hint = "make it of model.config.at_rounds(rounds)"
                 raise cannot_run("other-rounds", message, hint)
-        if position_ids is not None and has_documents(position_ids):
+        if position_ids is not None and documents_of(position_ids, attention_mask) is not None:
             if torch.compiler.is_compiling():
                 return past  # no program can wait for what positions hold
             self.config.require_sequence(int(position_ids.max()) + 1)

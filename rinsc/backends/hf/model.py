@@ -173,8 +173,8 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         if past_key_values is None:  # a sequence that goes on keeps its rounds
             rounds, noise_seed = self._drawn(rounds, noise_seed, tokens.shape[0])
         seq = tokens.shape[1]
-        cache = self._cache(past_key_values, use_cache, rounds, position_ids)
-        past = self._past_tokens(cache, seq, rounds, position_ids)
+        cache = self._cache(past_key_values, use_cache, rounds, position_ids, attention_mask)
+        past = self._past_tokens(cache, seq, rounds, position_ids, attention_mask)
         mask = visible_keys(self.config, tokens, attention_mask, position_ids, cache)
         self._check_lookback(mask)
         if position_ids is None:
