@@ -55,7 +55,11 @@ def outputs_equal(left: ModelSpec, right: ModelSpec) -> bool:
 UNFRAMED = [name for name in KINDS if layer_kind(name).enter is layer_kind(name).leave is None]
 
 
-@given(left=specs(kinds=UNFRAMED), right=specs(kinds=UNFRAMED))
+# LayerNorm of two numbers has two answers, so that models of width 2 agree by chance.
+WIDE = specs(kinds=UNFRAMED, head_dims=(4, 6))
+
+
+@given(left=WIDE, right=WIDE)
 def test_fingerprints_are_equal_exactly_when_the_models_are(
     left: ModelSpec, right: ModelSpec
 ) -> None:
