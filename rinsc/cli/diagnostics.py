@@ -15,7 +15,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from rinsc.cli.output import print_note
 from rinsc.errors import RinscError, UsageError, did_you_mean, nearest
-from rinsc.progress import Observer, ShownProgress
+from rinsc.progress import Observer, ShownProgress, SilentProgress
 
 
 def print_error(error: RinscError) -> None:
@@ -36,17 +36,12 @@ class CommandProgress(ShownProgress):
     """What a verb tells while a command runs; its tasks are not shown where it is ``quiet``."""
 
     def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__()
         self._quiet = quiet
-
-    def line(self, text: str) -> None:
-        print_note(text, flush=True)
 
     @contextmanager
     def task(self, what: str) -> Iterator[Observer]:
-        if self._quiet:
-            yield lambda done: None
-            return
-        with super().task(what) as observer:
+        with SilentProgress().task(what) if self._quiet else super().task(what) as observer:
             yield observer
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
 
 from rinsc.errors import DataError, UsageError, require_type
 from rinsc.evaluation.harness import find_tasks, score_tasks, trained_model
@@ -25,7 +23,7 @@ from rinsc.extras import require
 from rinsc.graph import Rounds, resolve_rounds, rounds_up_to
 from rinsc.objectives import Quality, Request, objective
 from rinsc.plots import FORMATS
-from rinsc.progress import Observer, PreparationProgress, Progress, ShownProgress
+from rinsc.progress import Observer, Progress, ShownProgress
 from rinsc.scalars import whole
 from rinsc.storage.files import check_writable
 from rinsc.training.devices import find_devices
@@ -62,8 +60,6 @@ def evaluate(
     if whole(windows) is None:
         require_type("windows", windows, (), "windows=64", optional=True)
     shown = ShownProgress() if progress is None else progress
-    console = None if progress is None else Console(quiet=True)
-    preparation = partial(PreparationProgress, console=console)
     found = run if isinstance(run, FinishedRun) else trained_run(Path(run))
     every = _asked_rounds(found, rounds)
     other = baseline
@@ -82,9 +78,9 @@ def evaluate(
         _check_pair(found, other, data, windows)
     known = find_tasks(tasks, found.tokenizer(), _path(include)) if tasks else None
     if other is None:
-        text, wanted = read_text(found, data, windows, preparation), every
+        text, wanted = read_text(found, data, windows, shown), every
     else:
-        text, their_text = read_pair(found, other, data, windows, preparation)
+        text, their_text = read_pair(found, other, data, windows, shown)
         wanted = [*every, *judged_rounds(found, other), other.rounds]
     with shown.task("measuring the loss on held-out text") as observe:
         passes = _Passes(len({tuple(each.items()) for each in wanted}), observe)

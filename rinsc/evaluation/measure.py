@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +22,9 @@ from rinsc.objectives.next_token import (
     held_out_windows,
     window_blocks,
 )
-from rinsc.progress import PreparationProgress
+from rinsc.progress import PreparationProgress, Progress
 from rinsc.training.finished import FinishedRun
 from rinsc.training.heldout import run_text
-
-ProgressFactory = Callable[[str], PreparationProgress]
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class ReadText:
 
 
 def read_text(
-    run: FinishedRun, data: str | None, windows: int | None, progress: ProgressFactory
+    run: FinishedRun, data: str | None, windows: int | None, progress: Progress | None
 ) -> ReadText:
     """The held-out text of the run, or of the corpus ``data``; each window is a block.
 
@@ -58,7 +56,7 @@ def read_pair(
     baseline: FinishedRun,
     data: str | None,
     windows: int | None,
-    progress: ProgressFactory,
+    progress: Progress | None,
 ) -> tuple[ReadText, ReadText]:
     """`read_text` of two runs, in the same blocks of the text.
 
@@ -113,14 +111,14 @@ class Measured:
         return self.at(rounds)[1]
 
 
-def _tokens(run: FinishedRun, data: str | None, progress: ProgressFactory) -> TokenizedCorpus:
+def _tokens(run: FinishedRun, data: str | None, progress: Progress | None) -> TokenizedCorpus:
     tokenizer = run.tokenizer()
     if data is None:
         run.require_history()
         return run_text(run.folder, tokenizer, progress)
     source = open_corpus(data)
-    with progress(source.name) as shown:
-        return prepare(source, tokenizer, progress=shown)
+    with PreparationProgress(source.name, progress) as preparation:
+        return prepare(source, tokenizer, progress=preparation)
 
 
 def _name(corpus: TokenizedCorpus) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rinsc.formats import TrainingPrecision
     from rinsc.graph import BlockGraph, Rounds
+    from rinsc.progress import Progress
     from rinsc.spec import ModelSpec
 
 Part: TypeAlias = Literal["sample", "whole"]  # of what is held out, that a figure is of
@@ -94,7 +95,7 @@ class Request:
     """What a run asks of its data: its name, and for text the tokenizer, if one is given.
 
     ``begun`` is what the record of a run that goes on says of its tokenizer; ``borrowed`` gives
-    that of the run whose weights this one begins with.
+    that of the run whose weights this one begins with. ``progress`` is told of long work, if any.
     """
 
     data: str
@@ -103,7 +104,7 @@ class Request:
     begun: Mapping[str, object] | None = None
     borrowed: Callable[[], Any] | None = None
     resume: bool = False
-    shown: bool = True
+    progress: Progress | None = None
 
 
 class Objective(Protocol):
@@ -131,11 +132,16 @@ class Objective(Protocol):
 
     def module(self, spec: ModelSpec, device: torch.device) -> nn.Module:
         """A fresh model around the emitted module ``model``; its forward pass takes what `collate`
-        gives, ``rounds`` and ``noise_seed``, and gives the ``loss``."""
+        gives, ``rounds``, ``noise_seed`` and ``num_items_in_batch``, and gives the ``loss``: the
+        sum over the targets, divided by that number."""
 
     def examples(self, data: Any, settings: Settings) -> Examples: ...
 
-    def collate(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]: ...
+    def collate(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """One batch, (batch, …) each, with ``labels``."""
+
+    def targets(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """How many numbers the loss of a batch is the sum of."""
 
     def loss_flops(self, graph: BlockGraph, batch: int) -> int:
         """FLOPs of the loss of a step beside those of the model, by the convention of the costs:

@@ -148,7 +148,7 @@ class Classified:
 
 
 class Classifier(nn.Module):
-    """The emitted module ``model`` with a loss, as the Trainer takes it."""
+    """The emitted module ``model`` with a loss, as the training loop takes it."""
 
     def __init__(self, model: CompiledModule) -> None:
         super().__init__()
@@ -160,10 +160,14 @@ class Classifier(nn.Module):
         labels: torch.Tensor,
         rounds: Rounds = None,
         noise_seed: int | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
+        """The loss is the mean over the pictures, or their sum over ``num_items_in_batch``."""
         named = {} if noise_seed is None else {"noise_seed": noise_seed}
         logits = self.model(patches, rounds=rounds, **named).float()
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        count = len(labels) if num_items_in_batch is None else num_items_in_batch
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / count
+        return {"loss": loss, "logits": logits}
 
     def set_checkpointing(self, how: str) -> None:
         """Activations are kept: `Classify.check_data` refuses anything else."""
@@ -334,6 +338,9 @@ class Classify:
             "patches": torch.from_numpy(np.stack([patches for patches, _ in examples])),
             "labels": torch.tensor([label for _, label in examples]),
         }
+
+    def targets(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.tensor(len(batch["labels"]))
 
     def loss_flops(self, graph: BlockGraph, batch: int) -> int:
         return 0

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from rinsc.backends.hf import RinscForCausalLM, causal_lm
 from rinsc.backends.torch.device import autocast, evaluating
 from rinsc.data.batches import (
+    NO_TARGET,
     TokenizedCorpus,
     TrainingWindows,
     Window,
@@ -35,7 +36,7 @@ from rinsc.formats import TrainingPrecision
 from rinsc.graph import BlockGraph, Rounds
 from rinsc.layers.kind import require_language_model
 from rinsc.objectives import Figure, Observe, Part, Request, Settings
-from rinsc.progress import PreparationProgress
+from rinsc.progress import PreparationProgress, Progress
 from rinsc.spec import ModelSpec
 
 EVALUATION_BATCH = 16  # sequences at once
@@ -280,12 +281,12 @@ class NextToken:
         tokenizer = _tokenizer(corpus, request)
         if not request.resume:  # which has more to say of another model
             check_vocabulary(request.spec, tokenizer.vocab_size)
-        _prepared(corpus, tokenizer, shown=request.shown)
+        _prepared(corpus, tokenizer, request.progress)
         return tokenizer.to_state()
 
     def open(self, request: Request, state: str) -> TokenizedCorpus:
         tokenizer = tokenizer_from_state(state)
-        return _prepared(open_corpus(request.data), tokenizer, shown=False)
+        return _prepared(open_corpus(request.data), tokenizer, None)
 
     def save(self, state: str, folder: Path, spec: ModelSpec) -> None:
         tokenizer_from_state(state).save_folder(folder, spec.context)
@@ -314,6 +315,9 @@ class NextToken:
         if positions[0] is not None:
             batch["position_ids"] = _stacked([each for each in positions if each is not None])
         return batch
+
+    def targets(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return batch["shift_labels"].ne(NO_TARGET).sum()
 
     def loss_flops(self, graph: BlockGraph, batch: int) -> int:
         return 0
@@ -362,11 +366,13 @@ def _tokenizer(corpus: Source, request: Request) -> BytePairTokenizer:
     return learned_tokenizer(corpus, request.spec.vocab_size)
 
 
-def _prepared(corpus: Source, tokenizer: BytePairTokenizer, *, shown: bool) -> TokenizedCorpus:
-    if not shown:
+def _prepared(
+    corpus: Source, tokenizer: BytePairTokenizer, progress: Progress | None
+) -> TokenizedCorpus:
+    if progress is None:
         return prepare(corpus, tokenizer)
-    with PreparationProgress(corpus.name) as progress:
-        return prepare(corpus, tokenizer, progress=progress)
+    with PreparationProgress(corpus.name, progress) as preparation:
+        return prepare(corpus, tokenizer, progress=preparation)
 
 
 def _stacked(rows: Sequence[npt.NDArray[Any]]) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Checkpoints of a run: a folder each, written aside, on disk as a whole before it has its name.
 
-What is inside is what transformers' Trainer writes and reads, and a list of the files with their
+What is inside has the names that transformers' Trainer gives it, and a list of the files with their
 sha256. A torn checkpoint has no name to be found under; a damaged one is told by the list.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ MANIFEST = "checksums.json"
 METRICS = "metrics.json"
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"  # as the Trainer calls them
 SCHEDULER, RNG_STATES = "scheduler.pt", "rng_state*.pth"
+TRAINER_STATE = "trainer_state.json"
 SHARDED = "sharded"  # the folder inside that many processes write together
 DECIDING = (".safetensors", ".pt", ".pth", ".bin", ".json", ".distcp", ".metadata")  # by suffix
 WHOLE_FILES = {WEIGHTS, OPTIMIZER, SCHEDULER}
@@ -57,7 +58,7 @@ class Checkpoint:
 
     @property
     def trainer_state(self) -> Path:
-        return self.path / "trainer_state.json"
+        return self.path / TRAINER_STATE
 
 
 def is_checkpoint_name(name: str) -> bool:
@@ -104,18 +105,13 @@ def is_whole(checkpoint: Checkpoint) -> bool:
 
 
 def is_of_its_step(checkpoint: Checkpoint) -> bool:
-    """Whether it was written after the step that its name says, and the Trainer can go on from
-    what it says of itself."""
+    """Whether it was written after the step that its name says, and can be loaded as a model."""
     try:
         state = read_json(checkpoint.trainer_state)
     except (OSError, ValueError):
         return False
-    if not isinstance(state, dict) or not state.keys() >= _NEEDED_STATE:
-        return False
-    kinds = ((key, _STATE_KINDS.get(key, (object,))) for key in state)
-    fits = all(type(state[key]) in kind or object in kind for key, kind in kinds)
-    is_of_step = bool(state["global_step"] == checkpoint.step)
-    return fits and is_of_step and _are_callbacks(state) and _is_config(checkpoint)
+    step = state.get("global_step") if isinstance(state, dict) else None
+    return type(step) is int and step == checkpoint.step and _is_config(checkpoint)
 
 
 def _is_config(checkpoint: Checkpoint) -> bool:
@@ -130,34 +126,6 @@ def _is_config(checkpoint: Checkpoint) -> bool:
     except Exception:  # of a damaged file the library raises whatever it comes to
         return False
     return True
-
-
-def _are_callbacks(state: Mapping[str, object]) -> bool:
-    """Whether what callbacks keep is of the shape that the Trainer reads."""
-    callbacks = state.get("stateful_callbacks", {})
-    return isinstance(callbacks, dict) and all(
-        isinstance(each, dict)
-        and each.keys() <= {"args", "attributes"}
-        and all(isinstance(part, dict) for part in each.values())
-        and all(type(value) is bool for value in each.get("args", {}).values())
-        for each in callbacks.values()
-    )
-
-
-# Of a trainer_state.json: the types of the values that the Trainer computes with.
-_STATE_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("global_step", "max_steps", "train_batch_size", "num_train_epochs"), (int,)),
-    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), (int,)),
-    "num_input_tokens_seen": (int,),
-    **dict.fromkeys(("epoch", "total_flos"), (int, float)),
-    "log_history": (list,),
-    "stateful_callbacks": (dict,),
-    **dict.fromkeys(("is_hyper_param_search", "is_local_process_zero"), (bool,)),
-    "is_world_process_zero": (bool,),
-    **dict.fromkeys(("best_model_checkpoint", "best_metric", "best_global_step"), (type(None),)),
-    **dict.fromkeys(("trial_name", "trial_params"), (type(None),)),
-}
-_NEEDED_STATE = {"global_step", "train_batch_size"}
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -20,7 +20,8 @@ from rinsc.spec import ModelSpec
 from rinsc.training.budget import matched
 from rinsc.training.config import TrainConfig
 from rinsc.training.fits import check_fits
-from rinsc.training.result import Observer, TrainResult
+from rinsc.training.metrics import Observer
+from rinsc.training.result import TrainResult
 from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, check_run_folder, open_run_folder
 from rinsc.training.schedules import Depths

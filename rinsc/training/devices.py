@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from rinsc.backends.torch.device import no_device, usable_device
 from rinsc.backends.torch.parallel import Recursed, parallelize
@@ -46,13 +48,32 @@ class Devices:
         mesh = init_device_mesh(self.device.type, (self.count,), mesh_dim_names=names)
         return parallelize(model, mesh, recursed=self.recursed)
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of a number over all processes."""
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a number over all processes."""
         if self.count > 1:
             value = value.clone()
             dist.all_reduce(value)
-            value = value / self.count
         return value
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a number over all processes."""
+        return self.total(value) / self.count if self.count > 1 else value
+
+    @contextmanager
+    def gradients_kept_apart(self, model: nn.Module) -> Iterator[None]:
+        """Within, the gradients of what `spread` gave stay with each process: those of the last
+        part of a batch bring them together."""
+        if isinstance(model, DistributedDataParallel):
+            with model.no_sync():
+                yield
+        elif isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(False)
+            try:
+                yield
+            finally:
+                model.set_requires_gradient_sync(True)
+        else:
+            yield
 
     def on_first(self, action: Callable[[], Result]) -> Result:
         """Do something in the first process while the others wait; its result or error is all's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rinsc.data.batches import TokenizedCorpus
@@ -11,7 +11,7 @@ from rinsc.data.corpora import open_corpus
 from rinsc.data.documents import PartTally, Source
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError
-from rinsc.progress import PreparationProgress
+from rinsc.progress import PreparationProgress, Progress
 from rinsc.storage.files import read_json
 from rinsc.training.run_folder import RunFolder
 
@@ -39,7 +39,7 @@ def held_out_sample(folder: RunFolder) -> str:
 def run_text(
     folder: RunFolder,
     tokenizer: BytePairTokenizer,
-    progress: Callable[[str], PreparationProgress] = PreparationProgress,
+    progress: Progress | None = None,
 ) -> TokenizedCorpus:
     """The text of a run in its tokens, as it was when the run was trained.
 
@@ -47,8 +47,8 @@ def run_text(
     """
     begun = corpus_record(folder)
     source = _source(begun)
-    with progress(source.name) as shown:
-        found = prepare(source, tokenizer, progress=shown)
+    with PreparationProgress(source.name, progress) as preparation:
+        found = prepare(source, tokenizer, progress=preparation)
     _require_same(dict(found.record["corpus"]), begun, folder)  # type: ignore[call-overload]
     return found
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, get_args
+from typing import IO, TYPE_CHECKING, Any, Protocol, get_args
 
 from rinsc.errors import DataError
-from rinsc.objectives import OBJECTIVES, Part
+from rinsc.objectives import OBJECTIVES, HeldOut, Objective, Part
 from rinsc.storage.files import cannot_write, parse_json, read_regular, write_atomically
+from rinsc.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rinsc.training.loop import TrainingLoop
+    from rinsc.training.result import TrainResult
+
+RATE_STEPS = 20  # tokens per second are of so many last steps
+PROJECT = "rinsc"  # under which W&B (unless WANDB_PROJECT is set) and trackio keep runs
 
 _FIGURES = frozenset(row.figure for row in OBJECTIVES.values())
 
@@ -58,16 +68,17 @@ class Metrics:
 
 
 class MetricsLog:
-    """Appends metrics to a file, each line flushed; a context manager. Raises OutputError.
+    """Appends metrics to a file, each line flushed, and tells the ``trackers``; a context manager.
+    Raises OutputError.
 
     One that is ``silent`` writes nothing: of several processes the first one does.
     """
 
-    def __init__(self, path: Path, *, silent: bool = False) -> None:
-        self._path = path
+    def __init__(self, path: Path, trackers: Sequence[Any] = (), *, silent: bool = False) -> None:
+        self._path, self._trackers = path, trackers
         try:
-            place = Path(os.devnull) if silent else path
-            self._file: IO[str] = place.open("a", encoding="utf-8")
+            target = Path(os.devnull) if silent else path
+            self._file: IO[str] = target.open("a", encoding="utf-8")
         except OSError as error:
             raise cannot_write(path, error) from error
 
@@ -77,6 +88,8 @@ class MetricsLog:
             self._file.flush()
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        for tracker in self._trackers:
+            tracker.log(_for_trackers(metrics), step=metrics.step)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -84,6 +97,46 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # every line was flushed: what cannot be written was told then
             self._file.close()
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def open_trackers(names: Sequence[str], folder: Path, facts: Mapping[str, object]) -> list[Any]:
+    """The trackers of these names for the run in ``folder``; ``facts`` say what it is."""
+    if not names:
+        return []
+    from accelerate import PartialState, tracking
+
+    PartialState()  # trackers ask it which process they are in
+    makers: Mapping[str, Callable[[], Any]] = {
+        "tensorboard": lambda: tracking.TensorBoardTracker("tensorboard", folder),
+        "trackio": lambda: tracking.TrackioTracker(PROJECT, name=folder.name),
+        "wandb": lambda: tracking.WandBTracker(
+            os.environ.get("WANDB_PROJECT", PROJECT), name=folder.name
+        ),
+    }
+    trackers = [makers[name]() for name in names]
+    shown = {
+        key: value if type(value) in (int, float) else str(value) for key, value in facts.items()
+    }
+    for tracker in trackers:
+        tracker.start()
+        tracker.store_init_configuration(shown)
+    return trackers
+
+
+def _for_trackers(metrics: Metrics) -> dict[str, float]:
+    """The numbers of the metrics file, some by the names that transformers' Trainer gives them."""
+    values = {
+        "loss": metrics.loss_nats,
+        "grad_norm": metrics.gradient_norm,
+        "learning_rate": metrics.learning_rate,
+        metrics.figure: metrics.quality,
+        "training_flops": float(metrics.training_flops),
+        "tokens_per_second": metrics.tokens_per_second,
+        "model_flops_utilization": metrics.model_flops_utilization,
+    }
+    return {f"train/{name}": value for name, value in values.items() if value is not None}
 
 
 def read_metrics(path: Path) -> list[Metrics]:
@@ -154,3 +207,96 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
 def _bad(path: Path, message: str) -> DataError:
     hint = "name the metrics.jsonl of a run"
     return DataError(code="bad-metrics", message=message, place=str(path), hint=hint)
+
+
+class Observer(Protocol):
+    """Is told how training goes on, for a progress bar or a tracker."""
+
+    def started(self, config: TrainConfig, step: int) -> None: ...
+
+    def stepped(self, metrics: Metrics) -> None: ...
+
+    def finished(self, result: TrainResult) -> None: ...
+
+
+class Measuring:
+    """Times the steps of a loop, evaluates now and then, and writes both down."""
+
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        objective: Objective,
+        held_out: HeldOut,
+        log: MetricsLog,
+        observer: Observer | None,
+        *,
+        peak_flops: float | None,
+        seconds: float,
+        training_flops: int,
+    ) -> None:
+        config = loop.config
+        self._loop, self._config, self._objective = loop, config, objective
+        self._log, self._observer = log, observer
+        self._sample = held_out.spread(config.eval_windows)
+        self._part = held_out.part(config.eval_windows)
+        self._peak_flops = peak_flops
+        self.seconds, self.training_flops = seconds, training_flops
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS)
+        self._begun = time.perf_counter()
+
+    def __call__(self) -> Metrics:
+        """The metrics of the step that has just ended."""
+        flops = self._loop.depths.flops(self._loop.step - 1)
+        self._recent.append((time.perf_counter() - self._begun, flops))
+        self.seconds += self._recent[-1][0]
+        self.training_flops += flops
+        metrics = self._metrics(self._evaluate_if_due())
+        if is_due(self._config, metrics):
+            self._log.write(metrics)
+        if self._observer is not None:
+            self._observer.stepped(metrics)
+        self._begun = time.perf_counter()
+        return metrics
+
+    def _metrics(self, quality: float | None) -> Metrics:
+        tokens, use = self._rates()
+        loop = self._loop
+        return Metrics(
+            step=loop.step,
+            tokens=loop.step * self._config.batch_tokens,
+            training_flops=self.training_flops,
+            loss_nats=loop.loss_nats,
+            learning_rate=loop.learning_rate,
+            tokens_per_second=tokens,
+            seconds=self.seconds,
+            quality=quality,
+            figure=self._objective.figures[0].name,
+            held_out=None if quality is None else self._part,
+            rounds=loop.depths.shown_rounds(loop.step - 1),
+            gradient_norm=loop.gradient_norm,
+            model_flops_utilization=use,
+        )
+
+    def _rates(self) -> tuple[float, float | None]:
+        """Tokens per second, and the share of the device's peak, over the last steps."""
+        seconds = sum(spent for spent, _ in self._recent)
+        flops = sum(spent for _, spent in self._recent)
+        use = None if self._peak_flops is None else flops / seconds / self._peak_flops
+        return len(self._recent) * self._config.batch_tokens / seconds, use
+
+    def _evaluate_if_due(self) -> float | None:
+        """A sample of the held-out data now and then, always the same, and after the last step."""
+        config, step = self._config, self._loop.step
+        if step != config.steps and step % config.eval_every != 0:
+            return None
+        quality = self._objective.measure(
+            *(self._loop.model, self._sample),
+            rounds=config.evaluation_rounds,
+            precision=config.precision,
+        )
+        return quality.figures[self._objective.figures[0].name]
+
+
+def is_due(config: TrainConfig, metrics: Metrics) -> bool:
+    """Whether a step is written down: every few, and those with an evaluation."""
+    return metrics.step % config.log_every == 0 or metrics.quality is not None

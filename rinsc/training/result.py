@@ -1,11 +1,11 @@
-"""What a finished run comes to, and who is told of it on the way."""
+"""What a finished run comes to."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rinsc.__about__ import __version__
 from rinsc.cost import forward_flops, stored_params
@@ -17,7 +17,6 @@ from rinsc.objectives import OBJECTIVES, Part, objective
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.storage.files import read_json, read_regular_text
 from rinsc.training.config import TrainConfig, config_from_toml
-from rinsc.training.metrics import Metrics
 from rinsc.training.resuming import difference_of_sources
 from rinsc.training.run_folder import RunFolder, check_files
 from rinsc.training.warm_start import Source
@@ -76,16 +75,6 @@ class TrainResult:
         """The result as plain data, the figures by their names."""
         values = dataclasses.asdict(self)
         return {**values, **values.pop("quality")}
-
-
-class Observer(Protocol):
-    """Is told how training goes on, for a progress bar or a tracker."""
-
-    def started(self, config: TrainConfig, step: int) -> None: ...
-
-    def stepped(self, metrics: Metrics) -> None: ...
-
-    def finished(self, result: TrainResult) -> None: ...
 
 
 def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> dict[str, object]:

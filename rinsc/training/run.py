@@ -23,20 +23,23 @@ from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoin
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices, matrix_peak_flops
 from rinsc.training.fits import check_fits
-from rinsc.training.measuring import Measuring, is_due
+from rinsc.training.loop import StopOnSignal, TrainingLoop
 from rinsc.training.metrics import (
+    Measuring,
     Metrics,
     MetricsLog,
+    Observer,
+    is_due,
     metrics_from_json,
+    open_trackers,
     read_metrics,
     resume_metrics,
 )
-from rinsc.training.result import Observer, TrainResult, result_facts
-from rinsc.training.resuming import require_same_run, why_unusable
+from rinsc.training.result import TrainResult, result_facts
+from rinsc.training.resuming import require_same_run
 from rinsc.training.run_folder import RunFolder, write_inputs, write_result
 from rinsc.training.schedules import Depths, schedule_note
-from rinsc.training.signals import StopOnSignal
-from rinsc.training.trainer import RinscTrainer, TrainableModel, TrainingData
+from rinsc.training.state import TrainableModel, why_unusable
 from rinsc.training.warm_start import (
     Source,
     Takeover,
@@ -128,46 +131,42 @@ def _run(
     start: Checkpoint | None,
 ) -> TrainResult:
     trained_for = objective(config.objective)
-    data = TrainingData(trained_for.examples(corpus, config), config)
+    examples = trained_for.examples(corpus, config)
     depths, held_out = Depths(spec, config), trained_for.held_out(corpus, config)
-    first = devices.is_first
-    before = _metrics_at(folder, start)
-    stop = StopOnSignal()
-    with MetricsLog(folder.metrics, silent=not first) as log, stop.installed():
-        trainer = RinscTrainer(
-            *(model, data, trained_for.collate, config, folder, devices, depths, stop),
-            trackers=trackers if first else (),
+    before, first_step = _metrics_at(folder, start), 0 if start is None else start.step
+    observer = observer if devices.is_first else None
+    stop, silent = StopOnSignal(), not devices.is_first
+    facts = {"signature": spec.text, **vars(config)}
+    logged_by = open_trackers(() if silent else trackers, folder.path, facts)
+    with stop.installed(), MetricsLog(folder.metrics, logged_by, silent=silent) as log:
+        loop = TrainingLoop(
+            *(model, trained_for, examples, config, folder, devices, depths, stop, start)
         )
+        loop.loss_nats = math.nan if before is None else before.loss_nats
         measuring = Measuring(
-            trainer,
-            trained_for,
-            held_out,
-            log,
-            observer if first else None,
+            *(loop, trained_for, held_out, log, observer),
             peak_flops=matrix_peak_flops(devices.device, config.precision) * devices.count,
             seconds=0.0 if before is None else before.seconds,
-            training_flops=depths.flops_until(0 if start is None else start.step),
+            training_flops=depths.flops_until(first_step),
         )
-        trainer.add_callback(measuring)
-        trainer.loss_nats = math.nan if before is None else before.loss_nats
-        if observer is not None and first:
-            observer.started(config, 0 if start is None else start.step)
-        trainer.train(resume_from_checkpoint=None if start is None else str(start.path))
-    if trainer.state.global_step < config.steps:
-        raise StoppedError(trainer.state.global_step)
+        if observer is not None:
+            observer.started(config, first_step)
+        loop.run(measuring)
+    if loop.step < config.steps:
+        raise StoppedError(loop.step)
     most_windows = max(1, FINAL_TOKENS // config.sequence_length)
     text = held_out.spread(most_windows)
     quality = trained_for.measure(
-        *(trainer.model_wrapped, text),
+        *(loop.model, text),
         rounds=config.evaluation_rounds,
         precision=config.precision,
     )
     result = TrainResult(
         steps=config.steps,
         tokens=config.tokens,
-        epochs=data.epochs,
+        epochs=config.steps * config.batch_sequences / len(examples),
         training_flops=measuring.training_flops,
-        loss_nats=trainer.loss_nats,
+        loss_nats=loop.loss_nats,
         quality=quality.figures,
         seconds=measuring.seconds,
         held_out=held_out.part(most_windows),
@@ -182,7 +181,7 @@ def _run(
     if begun is not None:
         facts["source"] = {key: begun[key] for key in ("path", "step", "training_flops")}
     devices.on_first(lambda: write_result(folder, facts))
-    if observer is not None and first:
+    if observer is not None:
         observer.finished(result)
     return result
 

@@ -26,7 +26,7 @@ from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import OutputError, RinscError, UsageError, did_you_mean, plural, require_type
 from rinsc.extras import require
 from rinsc.objectives import Data, Objective, Request, objective
-from rinsc.progress import Progress
+from rinsc.progress import Progress, ShownProgress, SilentProgress
 from rinsc.resources import zoo_file
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.model import require_spec
@@ -35,7 +35,7 @@ from rinsc.training.budget import Budget, Spending, budget_from_text, matched, s
 from rinsc.training.config import TrainConfig, config_from_mapping
 from rinsc.training.devices import Devices, fast_precision, find_devices, require_compiler
 from rinsc.training.fits import check_devices, check_fits, check_settings
-from rinsc.training.progress import training_progress
+from rinsc.training.progress import TrainingProgress
 from rinsc.training.result import TrainResult, finished_result, result_facts
 from rinsc.training.resuming import another_run, require_same_run
 from rinsc.training.run import train_module
@@ -250,6 +250,7 @@ class PlannedRun:
     def run(self, *, progress: Progress | None = None) -> Trained:
         """Train, or go on, or find the run finished; every process calls it."""
         devices = self.devices
+        progress = (progress or ShownProgress()) if devices.is_first else SilentProgress()
         with devices.lost_processes(), ExitStack() as held:
             result = None if self.overwrite else devices.on_first(self._finished)
             was_finished = result is not None
@@ -257,7 +258,7 @@ class PlannedRun:
                 check_run_folder(self.folder.path, overwrite=self.overwrite)
                 begun = devices.on_first(lambda: self.folder.is_begun)
                 resume = begun and not self.overwrite
-                data, state = self._data(self._request(resume=resume, shown=progress is None))
+                data, state = self._data(self._request(progress, resume=resume))
                 module = self._fresh_module()
                 devices.on_first(lambda: self._take_over(state, held, resume=resume))
                 result = self._train(module, data, progress, resume=resume)
@@ -290,7 +291,7 @@ class PlannedRun:
         state = self.devices.on_first(first)
         return trained_for.open(request, state), state
 
-    def _request(self, *, resume: bool, shown: bool) -> Request:
+    def _request(self, progress: Progress, *, resume: bool) -> Request:
         folder, source, tokenizer = self.folder, self.source, self.tokenizer
         if tokenizer is None and resume and folder.data_record.exists():
             tokenizer = folder.tokenizer if folder.tokenizer.exists() else None
@@ -300,7 +301,7 @@ class PlannedRun:
             begun=begun_tokenizer(folder) if resume else None,
             borrowed=None if run is None else run.tokenizer,
             resume=resume,
-            shown=shown,
+            progress=progress,
         )
 
     def _fresh_module(self) -> Any:
@@ -321,12 +322,8 @@ class PlannedRun:
         if not (resume and folder.tokenizer.is_file()):
             self.objective.save(state, folder.path, self.spec)
 
-    def _train(
-        self, module: Any, data: Data, progress: Progress | None, *, resume: bool
-    ) -> TrainResult:
-        silent = not self.devices.is_first
-        observer = training_progress(self.spec.text, progress, silent=silent)
-        with observer:
+    def _train(self, module: Any, data: Data, progress: Progress, *, resume: bool) -> TrainResult:
+        with TrainingProgress(self.spec.text, progress) as observer:
             return train_module(
                 *(module, self.spec, data, self.config, self.folder),
                 observer=observer,

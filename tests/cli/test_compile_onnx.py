@@ -21,7 +21,7 @@ from rinsc.data.batches import cut_windows
 from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.objectives import next_token as evaluate
-from rinsc.progress import LateProgress
+from rinsc.progress import ShownProgress
 from rinsc.spec import model_spec
 from rinsc.training.run_folder import RunFolder
 from rinsc.verbs.quality import MOST_ROWS, rounds_to_show, signed
@@ -385,7 +385,7 @@ def test_what_takes_long_is_said_once(
 ) -> None:
     now = 0.0
     monkeypatch.setattr("rinsc.progress.time.monotonic", lambda: now)
-    with LateProgress("counting") as progress:
+    with ShownProgress().task("counting") as progress:
         progress(0.1)
         assert capsys.readouterr().err == ""
         now = 2.5

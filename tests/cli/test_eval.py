@@ -12,7 +12,7 @@ import pytest
 from rinsc.backends.torch import load_weights, to_torch
 from rinsc.evaluation.measure import read_text
 from rinsc.objectives.next_token import evaluate
-from rinsc.progress import PreparationProgress
+from rinsc.progress import SilentProgress
 from rinsc.spec import model_spec
 from rinsc.training import finished
 from tests.cli.command_line import run_cli
@@ -184,7 +184,7 @@ def test_a_checkpoint_and_an_unfinished_run(corpus: str, tmp_path: Path) -> None
     model = to_torch(model_spec(folder / "model.toml"))
     load_weights(model, folder / "checkpoint-4" / "model.safetensors")
     run = finished.finished_run(folder)
-    text = read_text(run, None, None, PreparationProgress)
+    text = read_text(run, None, None, SilentProgress())
     expected = evaluate(model, text.held_out).bits_per_byte
     assert facts["rows"][-1]["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
     whole = json.loads(run_cli("eval", str(folder), "--json").out)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rinsc.backends.hf import RinscForCausalLM, causal_lm, merge_lora
 from rinsc.backends.torch import load_weights, to_torch
+from rinsc.progress import SilentProgress
 from rinsc.spec import model_spec
 from tests.cli.command_line import run_cli
 from tests.hf.models import pair
@@ -140,7 +141,7 @@ def test_it_is_evaluated_on_a_text(folders: Path, tmp_path: Path) -> None:
     from rinsc.evaluation.measure import read_text
     from rinsc.training.finished import trained_run
 
-    read = read_text(trained_run(folders / "sharded"), f"text:{text}", 3, _progress)
+    read = read_text(trained_run(folders / "sharded"), f"text:{text}", 3, SilentProgress())
     windows = torch.stack([torch.as_tensor(each) for each in read.held_out.windows]).long()
     assert windows.shape[0] == 3
     model = reference(folders / "saved")
@@ -149,12 +150,6 @@ def test_it_is_evaluated_on_a_text(folders: Path, tmp_path: Path) -> None:
     loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="sum")
     by_hand = loss.item() / math.log(2) / read.held_out.predicted_bytes
     assert row["bits_per_byte"] == pytest.approx(by_hand, rel=1e-4)
-
-
-def _progress(name: str) -> Any:
-    from rinsc.progress import PreparationProgress
-
-    return PreparationProgress(name)
 
 
 @pytest.mark.parametrize("command", ["cost", "check", "show"])

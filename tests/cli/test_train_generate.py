@@ -251,7 +251,7 @@ def test_a_run_stopped_before_its_checkpoint_is_not_resumed_as_another(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("rinsc.training.trainer.RinscTrainer.training_step", interrupt)
+        patch.setattr("torch.nn.utils.clip_grad_norm_", interrupt)
         assert train(corpus, folder, "--steps", "3").status == 130
     (tmp_path / "other.txt").write_text(Path(corpus.removeprefix("text:")).read_text()[::-1])
     before = contents(folder)

@@ -26,7 +26,7 @@ HARD = [
     "rinsc/layers/cached.py",
     "rinsc/syntax/canonical.py",
     "rinsc/syntax/identity.py",
-    "rinsc/training/trainer.py",
+    "rinsc/training/loop.py",
 ]
 
 # They work on folders and texts: their examples are those of the docs.

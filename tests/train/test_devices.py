@@ -1,4 +1,4 @@
-"""Where a run trains: what torchrun tells each process, and one process that sees several GPUs."""
+"""Where a run trains: what torchrun tells each process."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from rinsc.errors import UsageError
-from rinsc.training.config import TrainConfig
-from rinsc.training.devices import Devices, find_devices
-from rinsc.training.run_folder import RunFolder
-from rinsc.training.trainer import training_arguments
+from rinsc.training.devices import find_devices
 
 MEETING = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871"}
 
@@ -44,13 +41,3 @@ def test_more_processes_than_gpus_are_one_clear_error(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="process 2 of this machine has no GPU of its own"):
         find_devices("cuda")
-
-
-def test_one_process_takes_one_of_several_gpus(
-    monkeypatch: pytest.MonkeyPatch, config: TrainConfig, folder: RunFolder
-) -> None:
-    """The Trainer would spread a batch as many times as large over all of them."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    arguments = training_arguments(config, folder, Devices(torch.device("cuda")), ())
-    assert arguments.n_gpu == 1
-    assert arguments.train_batch_size == config.batch_sequences // config.accumulate

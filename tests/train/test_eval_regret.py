@@ -19,7 +19,7 @@ from rinsc.evaluation.verdict import LossesAt, Verdict, judge, nearest_rounds
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
 from rinsc.objectives.next_token import BlockLosses
-from rinsc.progress import PreparationProgress
+from rinsc.progress import SilentProgress
 from rinsc.spec import model_spec
 from rinsc.training.config import TrainConfig
 from rinsc.training.finished import FinishedRun, finished_run
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 def verdict_losses(
     run: FinishedRun, other: FinishedRun, windows: int | None = None
 ) -> tuple[LossesAt, BlockLosses]:
-    ours, theirs = read_pair(run, other, None, windows, PreparationProgress)
+    ours, theirs = read_pair(run, other, None, windows, SilentProgress())
     first = Measured(run, ours, CPU, lambda done, count: None)
     second = Measured(other, theirs, CPU, lambda done, count: None)
     return first.losses, second.losses(other.rounds)
@@ -51,7 +51,7 @@ def test_too_few_windows_decide_nothing(recursive: FinishedRun, baseline: Finish
 
 def test_the_trained_rounds_give_what_the_run_noted(recursive: FinishedRun) -> None:
     result = json.loads(recursive.folder.result.read_text())
-    text = read_text(recursive, None, None, PreparationProgress)
+    text = read_text(recursive, None, None, SilentProgress())
     quality = Measured(recursive, text, CPU, lambda done, count: None).quality(recursive.rounds)
     assert recursive.rounds == {"A": 3}
     assert quality.bits_per_byte == pytest.approx(result["bits_per_byte"], rel=1e-6)

@@ -21,8 +21,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from rinsc.training.checkpoint import checkpoints, is_whole
+from rinsc.training.loop import StopOnSignal
 from rinsc.training.run_folder import RunFolder
-from rinsc.training.signals import StopOnSignal
 from tests.cli.command_line import run_cli
 from tests.train import processes
 from tests.train.runs import timeless

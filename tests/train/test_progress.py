@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from rinsc.objectives import Part
+from rinsc.progress import ShownProgress
 from rinsc.training.config import TrainConfig
 from rinsc.training.metrics import Metrics
 from rinsc.training.progress import TrainingProgress
@@ -29,7 +30,7 @@ def _metrics(step: int, bits_per_byte: float | None = None) -> Metrics:
 def _run(terminal: bool, name: str = "A[2]^3B") -> str:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=100, color_system=None)
-    with TrainingProgress(name, console) as progress:
+    with TrainingProgress(name, ShownProgress(console)) as progress:
         progress.started(TrainConfig(steps=4), 0)
         for step in range(1, 5):
             progress.stepped(_metrics(step, 2.5 if step == 2 else None))
@@ -45,11 +46,12 @@ def test_a_pipe_gets_plain_lines_at_evaluations_and_at_the_end() -> None:
 
 
 def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rinsc.training.progress.LINE_SECONDS", 0.0)
-    assert len(_run(terminal=False).splitlines()) == 5
+    monkeypatch.setattr("rinsc.progress.LINE_SECONDS", 0.0)
+    assert len(_run(terminal=False).splitlines()) == 4 + 1 + 1
 
 
-def test_a_terminal_gets_a_bar() -> None:
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rinsc.progress.QUIET_SECONDS", 0.0)
     shown = _run(terminal=True)
     for part in ("A[2]^3B", "4/4", "loss 3.210", "2.500 bits/byte (sample)", "12,346 tokens/s"):
         assert part in shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 import rinsc
 from rinsc.cost import training_flops
 from rinsc.errors import CheckpointError, OutputError, SpecError, UsageError
-from rinsc.progress import SilentProgress
+from rinsc.progress import Observer, SilentProgress
 from rinsc.training.config import TrainConfig, setting_of
 from rinsc.training.start import Trained
 from tests.cli.command_line import run_cli
@@ -160,8 +160,9 @@ class Told(SilentProgress):
         self.lines.append(text)
 
     @contextmanager
-    def task(self, what: str) -> Iterator[Callable[[float], None]]:
-        yield self.done.setdefault(what, []).append
+    def task(self, what: str) -> Iterator[Observer]:
+        shares = self.done.setdefault(what, [])
+        yield lambda done, state="": shares.append(done or 0.0)
 
 
 def test_progress_can_be_shown_elsewhere(
@@ -171,7 +172,7 @@ def test_progress_can_be_shown_elsewhere(
     trained = train(text, tmp_path / "run", progress=told)
     rinsc.evaluate(trained.path, device="cpu", progress=told)
     assert capsys.readouterr() == ("", "")
-    of_training, of_evaluation = told.done.values()
+    of_training, of_evaluation = told.done.values()  # the text was prepared before
     assert of_training == [step / 5 for step in range(1, 6)]
     assert of_evaluation == sorted(of_evaluation)
     assert of_evaluation[-1] == pytest.approx(1)
