@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rinsc.cli.output import print_line, print_table
 from rinsc.errors import plural
 from rinsc.graph import rounds_in_words
+from rinsc.objectives import objective
 from rinsc.units import exact, rounded_count, rounded_flops
 from rinsc.verbs.quality import signed
 
@@ -80,10 +81,12 @@ def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
     print_table(heads, rows, left=(0, 6))
     print_line()
     print_line(verdict.text)
-    count = verdict.one_round.difference.blocks
-    blocks = plural(count, "block", exact(count))
-    print_line(f"difference in bits per byte to {report.baseline_signature}, negative is better")
-    print_line(f"interval: paired bootstrap over {blocks} of this text, a choice of ours;")
+    figure, count = report.figures[0], verdict.one_round.difference.blocks
+    piece = "block" if report.objective == "next_token" else objective(report.objective).piece
+    pieces = plural(count, piece, exact(count))
+    better = "negative" if figure.less_is_better else "positive"
+    print_line(f"difference in {figure.words} to {report.baseline_signature}, {better} is better")
+    print_line(f"interval: paired bootstrap over {pieces} of this data, a choice of ours;")
     print_line("noise that it misses: seeds; another seed may differ by more than its width")
     print_line("'no regret' is a word of arXiv 2502.07503 (abstract): better at one round, with")
     print_line("training FLOPs, parameters and inference FLOPs matched")
@@ -96,7 +99,7 @@ def _comparison_cells(found: Comparison) -> tuple[str, ...]:
         count(found.ours).removesuffix("FLOP").rstrip(),
         count(found.theirs).removesuffix("FLOP").rstrip(),
         "equal" if found.is_equal else f"{found.percent} %",
-        signed(found.difference.bits_per_byte),
+        signed(found.difference.value),
         _interval(found.difference),
         found.difference.reading,
     )
@@ -111,4 +114,4 @@ def _rounds_in_words(rounds: Mapping[str, int]) -> str:
 def _interval(found: Difference) -> str:
     if math.isfinite(found.low) and math.isfinite(found.high):
         return f"{signed(found.low)} to {signed(found.high)}"
-    return "too little text" if math.isfinite(found.bits_per_byte) else "no numbers"
+    return "too few" if math.isfinite(found.value) else "no numbers"

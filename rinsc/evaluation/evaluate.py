@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from rinsc.errors import DataError, UsageError, require_type
+from rinsc.errors import DataError, UsageError, require_type, setting
 from rinsc.evaluation.harness import find_tasks, score_tasks, trained_model
-from rinsc.evaluation.measure import Measured, read_pair, read_text, reads_alike
+from rinsc.evaluation.measure import Measured, read_data, read_pair, reads_alike
 from rinsc.evaluation.report import EvalReport, EvalRow
 from rinsc.evaluation.verdict import (
     judge,
@@ -21,14 +19,13 @@ from rinsc.evaluation.verdict import (
 )
 from rinsc.extras import require
 from rinsc.graph import Rounds, resolve_rounds, rounds_up_to
-from rinsc.objectives import Quality, Request, objective
+from rinsc.objectives import Quality
 from rinsc.plots import FORMATS
 from rinsc.progress import Observer, Progress, ShownProgress
 from rinsc.scalars import whole
 from rinsc.storage.files import check_writable
 from rinsc.training.devices import find_devices
 from rinsc.training.finished import FinishedRun, trained_run
-from rinsc.training.heldout import corpus_record
 
 
 def evaluate(
@@ -67,38 +64,35 @@ def evaluate(
         other = trained_run(Path(other))
     if output is not None:
         _check_output(Path(output), found, other)
-    where = find_devices(device).device
-    if found.config.objective != "next_token":
-        _require_no_text(found, other, tasks)
-        report = _report(found, every, data, windows, where, shown)
-        if output is not None:
-            report.save(Path(output))
-        return report
     if other is not None:
         _check_pair(found, other, data, windows)
+    if tasks:
+        _require_text(found)
+    where = find_devices(device).device
     known = find_tasks(tasks, found.tokenizer(), _path(include)) if tasks else None
     if other is None:
-        text, wanted = read_text(found, data, windows, shown), every
+        read, evaluated = read_data(found, data, windows, shown), every
     else:
-        text, their_text = read_pair(found, other, data, windows, shown)
-        wanted = [*every, *judged_rounds(found, other), other.rounds]
-    with shown.task("measuring the loss on held-out text") as observe:
-        passes = _Passes(len({tuple(each.items()) for each in wanted}), observe)
-        ours = Measured(found, text, where, passes)
+        read, read_by_other = read_pair(found, other, data, windows, shown)
+        evaluated = [*every, *judged_rounds(found, other), other.rounds]
+    with shown.task("measuring on held-out data") as observe:
+        passes = _Passes(len({tuple(rounds.items()) for rounds in evaluated}), observe)
+        ours = Measured(found, read, where, passes)
         report = EvalReport(
             run=str(found.path),
             steps=found.steps,
             state=found.words,
             signature=found.signature,
-            text=text.name,
-            held_out=text.part,
-            windows=len(text.held_out.windows),
+            text=read.name,
+            held_out=read.part,
+            windows=len(read.held_out),
             sequence_length=found.sequence_length,
             precision=found.config.precision,
-            rows=tuple(_row(found, each, ours.quality(each)) for each in every),
+            rows=tuple(_row(found, rounds, ours.quality(rounds)) for rounds in every),
+            objective=found.config.objective,
         )
         if other is not None:
-            theirs = Measured(other, their_text, where, passes)
+            theirs = Measured(other, read_by_other, where, passes)
             report = _with_baseline(report, found, other, ours, theirs, margin)
     if known is not None:
         model, tokenizer, rows = trained_model(found, where), found.tokenizer(), []
@@ -162,72 +156,31 @@ def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
 def _check_pair(
     run: FinishedRun, baseline: FinishedRun, data: str | None, windows: int | None
 ) -> None:
-    """Raises where the two runs cannot be compared on one text."""
+    """Raises where the two runs cannot be compared on the same data."""
     require_repeat(run)
-    for each in (run, baseline):
-        each.require_known_training()
+    objectives = [side.config.objective for side in (run, baseline)]
+    if objectives[0] != objectives[1]:
+        message = f"the run learned {objectives[0]}, and its baseline {objectives[1]}"
+        hint = "name a baseline that was trained for the same objective"
+        raise UsageError("other-objective", message, hint=hint)
+    for side in (run, baseline):
+        side.require_known_training()
     if data is None and run.held_out != baseline.held_out:
-        message = "the baseline was trained with another held-out text"
-        hint = "name a text that neither was trained on with --data"
+        message = "the baseline was trained with other held-out data"
+        hint = f"name data that neither was trained on with {setting('data')}"
         raise DataError("other-text", message, place=str(baseline.folder.data_record), hint=hint)
-    if windows is not None and not reads_alike(run, baseline):
-        message = "--windows needs runs with one tokenizer and one length of sequences"
-        raise UsageError("usage", message, hint="leave --windows out")
+    is_text = objectives[0] == "next_token"
+    if windows is not None and is_text and not reads_alike(run, baseline):
+        message = f"{setting('windows')} needs runs with one tokenizer and one length of sequences"
+        raise UsageError("usage", message, hint=f"leave {setting('windows')} out")
 
 
-def _require_no_text(run: FinishedRun, baseline: FinishedRun | None, tasks: Sequence[str]) -> None:
-    """Raises UsageError for what only runs on text are measured by."""
-    asked = [*([] if baseline is None else ["a baseline"]), *(["tasks"] if tasks else [])]
-    if asked:
-        message = f"a run with the objective {run.config.objective} is measured without {asked[0]}"
-        raise UsageError("usage", message, hint="leave it out; compare two reports by hand")
-
-
-def _report(
-    run: FinishedRun,
-    every: Sequence[Mapping[str, int]],
-    data: str | None,
-    most: int | None,
-    device: torch.device,
-    progress: Progress,
-) -> EvalReport:
-    """The figures of the objective on data that was held out, which is read anew."""
-    trained_for, config, spec = objective(run.config.objective), run.config, run.graph.spec
-    name = str(corpus_record(run.folder)["name"]) if data is None else data
-    request = Request(name, spec, shown=False)
-    opened = trained_for.open(request, trained_for.prepare(request))
-    corpus = opened.record["corpus"]
-    if data is None and isinstance(corpus, Mapping) and corpus["held_out"] != run.held_out:
-        message = f"'{name}' is not what it was when the run was trained"
-        place = str(run.folder.data_record)
-        raise DataError("other-text", message, place=place, hint="restore the data")
-    trained_for.check_data(spec, opened, config)
-    whole = trained_for.held_out(opened, config)
-    held_out, model = whole.spread(most), run.model(device)
-    rows = []
-    with progress.task("measuring on held-out data") as observe:
-        passes = _Passes(len(every), observe)
-        for rounds in every:
-            quality = trained_for.measure(
-                *(model, held_out),
-                rounds=rounds or None,
-                precision=config.precision,
-                observe=passes,
-            )
-            rows.append(_row(run, rounds, quality))
-    return EvalReport(
-        run=str(run.path),
-        steps=run.steps,
-        state=run.words,
-        signature=run.signature,
-        text=name,
-        held_out=whole.part(most),
-        windows=len(held_out),
-        sequence_length=run.sequence_length,
-        precision=config.precision,
-        rows=tuple(rows),
-        objective=config.objective,
-    )
+def _require_text(run: FinishedRun) -> None:
+    """Raises UsageError for a run that cannot be asked tasks."""
+    trained_for = run.config.objective
+    if trained_for != "next_token":
+        message = f"a run with the objective {trained_for} reads no text, which tasks are made of"
+        raise UsageError("usage", message, hint=f"leave {setting('tasks')} out")
 
 
 def _with_baseline(
@@ -238,7 +191,7 @@ def _with_baseline(
     theirs: Measured,
     margin: float,
 ) -> EvalReport:
-    losses = theirs.losses(baseline.rounds)
+    pieces = theirs.pieces(baseline.rounds)
     return replace(
         report,
         baseline=_row(baseline, baseline.rounds, theirs.quality(baseline.rounds)),
@@ -246,7 +199,7 @@ def _with_baseline(
         baseline_state=baseline.words,
         baseline_signature=baseline.signature,
         baseline_sequence_length=baseline.sequence_length,
-        verdict=judge(run, baseline, ours.losses, losses, margin=margin),
+        verdict=judge(run, baseline, ours.pieces, pieces, margin=margin),
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether recursion paid off: two models on one text, and how sure it is.
+"""Whether recursion paid off: two models on the same held-out data, and how sure it is.
 
 "No-regret" is a word of arXiv 2502.07503 (abstract): a recursive model that is trained with as many
 FLOPs is better than its baseline even where it runs one round, so that training FLOPs, parameters
@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from rinsc.errors import DataError, UsageError, plural
-from rinsc.objectives.next_token import BlockLosses
+from rinsc.errors import DataError, UsageError, plural, setting
+from rinsc.objectives import Figure, Pieces, objective
 from rinsc.training.finished import FinishedRun
 
 RESAMPLES = 2000
@@ -29,7 +28,7 @@ Reading: TypeAlias = Literal["better", "worse", "no difference can be told"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Bits per byte of a model and of its baseline, and the 95 % interval of their difference.
+    """A ``figure`` of a model and of its baseline, and the 95 % interval of their difference.
 
     All on the same ``blocks``; the interval is infinite where they are fewer than `LEAST_BLOCKS`.
     """
@@ -39,46 +38,53 @@ class Difference:
     low: float
     high: float
     blocks: int
+    figure: Figure
 
     @property
-    def bits_per_byte(self) -> float:
+    def value(self) -> float:
         """The model's less the baseline's."""
         return self.ours - self.theirs
 
     @property
+    def worse_by(self) -> tuple[float, float]:
+        """The interval of how much worse the model is, whichever way the figure counts."""
+        return (self.low, self.high) if self.figure.less_is_better else (-self.high, -self.low)
+
+    @property
     def reading(self) -> Reading:
-        """Lower is better; an interval with 0 in it tells nothing."""
-        if self.low > 0:
+        """An interval with 0 in it tells nothing."""
+        low, high = self.worse_by
+        if low > 0:
             return "worse"
-        return "better" if self.high < 0 else "no difference can be told"
+        return "better" if high < 0 else "no difference can be told"
 
 
-def paired_difference(ours: BlockLosses, theirs: BlockLosses, *, seed: int = 0) -> Difference:
-    """The difference on the blocks that both have in full; the same every time.
+def paired_difference(ours: Pieces, theirs: Pieces, figure: Figure, *, seed: int = 0) -> Difference:
+    """The difference on the pieces that both have in full; the same every time.
 
-    Both must be of the same text, cut into the same blocks. Raises DataError where they have none
-    in common.
+    Both must be of the same held-out data, cut into the same pieces. Raises DataError where they
+    have none in common.
     """
-    common = min(len(ours.nats), len(theirs.nats))
+    common = min(len(ours.totals), len(theirs.totals))
     both = ours.is_whole[:common] & theirs.is_whole[:common]
     ours, theirs = ours.only(both), theirs.only(both)
-    blocks = len(ours.nats)
+    blocks = len(ours.totals)
     if blocks == 0:
         hint = "use more text, or shorter sequences"
         raise DataError("too-little-text", "the runs have no text in common", hint=hint)
-    found = ours.bits_per_byte, theirs.bits_per_byte
-    if not all(map(math.isfinite, found)):
-        return Difference(*found, *_without_numbers(*found), blocks)
+    values = ours.figure, theirs.figure
+    if not all(map(math.isfinite, values)):
+        return Difference(*values, *_without_numbers(*values), blocks, figure)
     if blocks < LEAST_BLOCKS:
-        return Difference(*found, -math.inf, math.inf, blocks)
+        return Difference(*values, -math.inf, math.inf, blocks, figure)
     rng = np.random.default_rng(seed)
     draws = np.empty(RESAMPLES)
-    for place in range(RESAMPLES):
+    for index in range(RESAMPLES):
         times = np.bincount(rng.integers(0, blocks, blocks), minlength=blocks)
-        draws[place] = _bits_per_byte(ours, times) - _bits_per_byte(theirs, times)
+        draws[index] = ours.figure_of(times) - theirs.figure_of(times)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws, (tail, 1 - tail))
-    return Difference(*found, float(low), float(high), blocks)
+    return Difference(*values, float(low), float(high), blocks, figure)
 
 
 def _without_numbers(ours: float, theirs: float) -> tuple[float, float]:
@@ -88,14 +94,9 @@ def _without_numbers(ours: float, theirs: float) -> tuple[float, float]:
     return low, high
 
 
-def _bits_per_byte(losses: BlockLosses, times: npt.NDArray[np.int64]) -> float:
-    """Of a text in which each block stands so many times."""
-    return float(times @ losses.nats) / math.log(2) / float(times @ losses.byte_counts)
-
-
 Outcome: TypeAlias = Literal["no regret", "regret", "undecided"]
 Equal: TypeAlias = Literal["training FLOPs", "parameters", "inference FLOPs"]
-LossesAt: TypeAlias = Callable[[Mapping[str, int]], BlockLosses]
+PiecesAt: TypeAlias = Callable[[Mapping[str, int]], Pieces]
 
 TOLERANCE = 0.01  # parameters and inference FLOPs that differ by less count as equal
 SEEDS = "one seed each: others may differ by more"
@@ -133,13 +134,15 @@ class Comparison:
 class Verdict:
     """Three comparisons, the first of which, at one round, says whether there is regret.
 
-    ``margin`` is how many bits per byte one round may be worse and still leave no regret.
+    ``margin`` is by how much one round may be worse and still leave no regret, in the unit of the
+    objective's figure: in bits per byte, or as a share of the pictures.
     """
 
     one_round: Comparison
     as_trained: Comparison
     nearest: Comparison
     margin: float = 0.0
+    objective: str = "next_token"
 
     @property
     def comparisons(self) -> tuple[Comparison, Comparison, Comparison]:
@@ -150,7 +153,8 @@ class Verdict:
         """No regret where the whole interval is below the margin, regret where it is above."""
         if self.undecided_because is not None:
             return "undecided"
-        return "no regret" if self.one_round.difference.high < self.margin else "regret"
+        _, high = self.one_round.difference.worse_by
+        return "no regret" if high < self.margin else "regret"
 
     @property
     def is_equal(self) -> bool:
@@ -172,10 +176,13 @@ class Verdict:
         if not self.is_equal:
             return f"not at equal training FLOPs, the run spent {self._spent}"
         if found.blocks < LEAST_BLOCKS and math.isinf(found.low) and math.isinf(found.high):
-            return f"too little text, {plural(found.blocks, 'window')} of at least {LEAST_BLOCKS}"
-        if found.high < self.margin or found.low > self.margin:
+            trained_for = objective(self.objective)
+            count = plural(found.blocks, trained_for.piece)
+            return f"{trained_for.too_few}, {count} of at least {LEAST_BLOCKS}"
+        low, high = found.worse_by
+        if high < self.margin or low > self.margin:
             return None
-        if not math.isfinite(found.bits_per_byte):
+        if not math.isfinite(found.value):
             return "the losses are no numbers"
         margin = f"the margin of {self.margin:g}" if self.margin else "0"
         return f"the interval from {found.low:+.4f} to {found.high:+.4f} holds {margin}"
@@ -201,20 +208,20 @@ class Verdict:
 
 def _in_words(found: Difference) -> str:
     """One round beside the baseline."""
-    if not math.isfinite(found.bits_per_byte):
+    if not math.isfinite(found.value):
         without = "one round" if not math.isfinite(found.ours) else "the baseline"
         return f"{without} gives no numbers"
-    if found.bits_per_byte == 0:
+    if found.value == 0:
         return "one round is as good as the baseline"
-    than = "better" if found.bits_per_byte < 0 else "worse"
-    return f"one round is {than} than the baseline by {abs(found.bits_per_byte):.4f} bits per byte"
+    than = "better" if (found.value < 0) == found.figure.less_is_better else "worse"
+    return f"one round is {than} than the baseline by {found.figure.apart(abs(found.value))}"
 
 
 def judge(
     run: FinishedRun,
     baseline: FinishedRun,
-    ours: LossesAt,
-    theirs: BlockLosses,
+    ours: PiecesAt,
+    theirs: Pieces,
     *,
     margin: float = 0.0,
 ) -> Verdict:
@@ -222,11 +229,13 @@ def judge(
 
     Equal training FLOPs: at one round. Equal parameters: at the rounds that its result is of. Equal
     inference FLOPs: at the number whose forward pass costs most nearly what the baseline's does.
-    ``ours`` gives the losses at some rounds on the blocks of ``theirs``. Raises UsageError where
+    ``ours`` gives the figure at some rounds on the pieces of ``theirs``. Raises UsageError where
     the run has no repeat, and for a margin below 0.
     """
     require_repeat(run)
     require_margin(margin)
+    trained_for = run.config.objective
+    figure = objective(trained_for).figures[0]
     step = max(run.step_flops, baseline.step_flops)
     params = run.stored_params, baseline.stored_params
     once, trained, near = judged_rounds(run, baseline)
@@ -237,7 +246,8 @@ def judge(
     def compare(
         equal: Equal, rounds: Mapping[str, int], sizes: tuple[int, int], tolerance: int
     ) -> Comparison:
-        return Comparison(equal, rounds, *sizes, tolerance, paired_difference(ours(rounds), theirs))
+        difference = paired_difference(ours(rounds), theirs, figure)
+        return Comparison(equal, rounds, *sizes, tolerance, difference)
 
     return Verdict(
         compare(
@@ -247,14 +257,15 @@ def judge(
         compare("parameters", trained, params, int(TOLERANCE * params[1])),
         compare("inference FLOPs", near, near_flops, int(TOLERANCE * flops)),
         margin,
+        trained_for,
     )
 
 
 def require_margin(margin: float) -> None:
-    """Raises UsageError for a margin that is no number of bits per byte from 0 up."""
+    """Raises UsageError for a margin that is no number from 0 up."""
     if not (math.isfinite(margin) and margin >= 0):
-        message = f"--margin must be a number of at least 0, not {margin}"
-        hint = "write bits per byte that one round may be worse, as 0.005"
+        message = f"{setting('margin')} must be a number of at least 0, not {margin}"
+        hint = "write by how much one round may be worse, as 0.005 bits per byte"
         raise UsageError("usage", message, hint=hint)
 
 
@@ -262,7 +273,7 @@ def require_repeat(run: FinishedRun) -> None:
     """Raises UsageError for a run whose rounds cannot be regretted."""
     if not run.rounds:
         message = f"'{run.signature}' has no repeat, so that it has no rounds to regret"
-        hint = "name the recursive run first, and its baseline with --baseline"
+        hint = f"name the recursive run first, and its baseline with {setting('baseline')}"
         raise UsageError("no-repeat", message, place=str(run.folder.path), hint=hint)
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from torch import nn
 
@@ -35,6 +37,33 @@ class Figure:
     words: str
     text: Callable[[float], str]
     less_is_better: bool = True
+    apart: Callable[[float], str] = "{:.4g}".format  # how far two of them are apart, in words
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The main figure piece by piece, ``(pieces,)`` each: that of several pieces is the sum of
+    their ``totals`` over the sum of their ``sizes``.
+
+    A piece of which not all was measured, as the beginning of a text, is not ``is_whole``.
+    """
+
+    totals: npt.NDArray[np.float64]
+    sizes: npt.NDArray[np.int64]
+    is_whole: npt.NDArray[np.bool_]
+
+    @property
+    def figure(self) -> float:
+        return float(self.totals.sum()) / float(self.sizes.sum())
+
+    def figure_of(self, times: npt.NDArray[np.int64]) -> float:
+        """Where each piece stands so many times."""
+        return float(times @ self.totals) / float(times @ self.sizes)
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Pieces:
+        """Those of the first pieces that are chosen, a bool each."""
+        (indices,) = chosen.nonzero()
+        return Pieces(self.totals[indices], self.sizes[indices], self.is_whole[indices])
 
 
 class Quality(Protocol):
@@ -47,6 +76,10 @@ class Quality(Protocol):
     @property
     def extent(self) -> Mapping[str, int]:
         """How much was measured: ``{"bytes": 56789}``."""
+
+    @property
+    def pieces(self) -> Pieces | None:
+        """Each held-out example as a piece of its own; None where nobody kept them apart."""
 
 
 class HeldOut(Protocol):
@@ -86,8 +119,6 @@ class Settings(Protocol):
     def seed(self) -> int: ...
     @property
     def packing(self) -> Literal["across", "documents"]: ...
-    @property
-    def checkpointing(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -112,6 +143,9 @@ class Objective(Protocol):
 
     name: str
     figures: Sequence[Figure]  # the first one is the main one
+    piece: str  # of held-out data, as `Pieces` has them
+    too_few: str  # said where these are too few for an interval
+    noise: str  # that an interval over pieces covers: the draw of what
 
     def check_model(self, spec: ModelSpec) -> None:
         """Raises SpecError for a model that does not have the ports: input and output."""

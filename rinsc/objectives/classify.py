@@ -19,15 +19,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rinsc.backends.torch import CompiledModule, to_torch
+from rinsc.backends.torch import CompiledModule
 from rinsc.backends.torch.device import autocast, evaluating
+from rinsc.backends.torch.module import recomputing_module
+from rinsc.cost.memory import Checkpointing
 from rinsc.data.batches import evenly_spaced
 from rinsc.errors import DataError, SpecError, did_you_mean, plural
 from rinsc.extras import require
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import BlockGraph, Rounds
 from rinsc.layers import layer_kind, model_input
-from rinsc.objectives import Figure, Observe, Part, Request, Settings
+from rinsc.objectives import Figure, Observe, Part, Pieces, Request, Settings
 from rinsc.spec import ModelSpec
 
 HELD_OUT_EVERY = 5  # pictures
@@ -117,6 +119,15 @@ class Classified:
     nats: float
     correct: int
     pictures: int
+    is_right: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def pieces(self) -> Pieces | None:
+        """Each picture, told right or not."""
+        if self.is_right is None:
+            return None
+        every = np.ones(self.pictures, dtype=np.int64)
+        return Pieces(self.is_right.astype(np.float64), every, every.astype(np.bool_))
 
     @property
     def accuracy(self) -> float:
@@ -169,8 +180,9 @@ class Classifier(nn.Module):
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / count
         return {"loss": loss, "logits": logits}
 
-    def set_checkpointing(self, how: str) -> None:
-        """Activations are kept: `Classify.check_data` refuses anything else."""
+    def set_checkpointing(self, how: Checkpointing) -> None:
+        """Keep activations, or make those of each visit or round again in the backward pass."""
+        self.model.checkpointing = how
 
     def save_pretrained(self, folder: Path) -> None:
         """The weights, under the names that a checkpoint has them."""
@@ -268,6 +280,7 @@ class Classify:
     """The objective: pictures in, logits of each class out."""
 
     name = "classify"
+    piece, too_few, noise = "picture", "too few pictures", "pictures"
     figures = (
         Figure(
             "accuracy",
@@ -275,6 +288,7 @@ class Classify:
             "accuracy",
             lambda value: f"{100 * value:.2f} %",
             less_is_better=False,
+            apart=lambda value: f"{100 * value:.2f} points of accuracy",
         ),
         Figure("low", "95 % from", "low end", lambda value: f"{100 * value:.2f} %", False),
         Figure("high", "to", "high end", lambda value: f"{100 * value:.2f} %", False),
@@ -310,10 +324,6 @@ class Classify:
         """A picture needs nothing beside the model."""
 
     def check_data(self, spec: ModelSpec, data: Pictures, settings: Settings) -> None:
-        if settings.checkpointing != "none":
-            message = "activations of a classifier are kept: checkpointing is for text"
-            hint = "leave --checkpointing out"
-            raise SpecError("no-checkpointing", message, place="checkpointing", hint=hint)
         side, (_, height, width, _) = patch_side(spec, data), data.images.shape
         patches = height * width // side**2
         if settings.sequence_length != patches:
@@ -327,7 +337,7 @@ class Classify:
             raise SpecError("class-mismatch", message, place="vocab_size", hint=hint)
 
     def module(self, spec: ModelSpec, device: torch.device) -> Classifier:
-        return Classifier(to_torch(spec).to(device))
+        return Classifier(recomputing_module(spec).to(device))
 
     def examples(self, data: Pictures, settings: Settings) -> ShuffledPictures:
         return ShuffledPictures(self._set(data, ~data.is_held_out, settings), settings.seed)
@@ -357,19 +367,22 @@ class Classify:
         precision: TrainingPrecision,
         observe: Observe = lambda done, count: None,
     ) -> Classified:
-        inner = model.model if isinstance(model, Classifier) else model
+        is_whole = isinstance(getattr(model, "module", model), Classifier)  # within DDP, too
         device = next(model.parameters()).device
-        nats, correct = 0.0, 0
+        nats, is_right = 0.0, np.zeros(len(held_out), dtype=np.bool_)
         with evaluating(model), torch.no_grad(), autocast(device, precision):
             for start in range(0, len(held_out), EVALUATION_BATCH):
                 chosen = slice(start, start + EVALUATION_BATCH)
                 labels = torch.from_numpy(held_out.labels[chosen]).to(device)
                 patches = torch.from_numpy(held_out.patches[chosen]).to(device)
-                logits = inner(patches, rounds=rounds).float()
+                if is_whole:
+                    logits = model(patches, labels, rounds=rounds)["logits"]
+                else:
+                    logits = model(patches, rounds=rounds).float()
                 nats += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-                correct += int((logits.argmax(-1) == labels).sum())
+                is_right[chosen] = (logits.argmax(-1) == labels).numpy(force=True)
                 observe(min(start + EVALUATION_BATCH, len(held_out)), len(held_out))
-        return Classified(nats, correct, len(held_out))
+        return Classified(nats, int(is_right.sum()), len(held_out), is_right)
 
     def measured_on(self, examples: int, part: Part) -> str:
         """``all 359 held-out pictures``."""

@@ -35,7 +35,7 @@ from rinsc.errors import SpecError, plural
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import BlockGraph, Rounds
 from rinsc.layers.kind import require_language_model
-from rinsc.objectives import Figure, Observe, Part, Request, Settings
+from rinsc.objectives import Figure, Observe, Part, Pieces, Request, Settings
 from rinsc.progress import PreparationProgress, Progress
 from rinsc.spec import ModelSpec
 
@@ -65,6 +65,10 @@ class Evaluation:
         return {"bytes": self.byte_count}
 
     @property
+    def pieces(self) -> Pieces | None:
+        return None  # `evaluate_blocks` keeps them apart
+
+    @property
     def bits_per_byte(self) -> float:
         return self.nats / math.log(2) / self.byte_count
 
@@ -78,27 +82,6 @@ class Evaluation:
     def accuracy(self) -> float:
         """Share of the targets that are the likeliest token."""
         return self.correct / self.tokens
-
-
-@dataclass(frozen=True)
-class BlockLosses:
-    """Loss and bytes of text of each block, ``(blocks,)`` each.
-
-    A block of which not all is predicted, as the beginning of a text, is not ``is_whole``.
-    """
-
-    nats: npt.NDArray[np.float64]
-    byte_counts: npt.NDArray[np.int64]
-    is_whole: npt.NDArray[np.bool_]
-
-    @property
-    def bits_per_byte(self) -> float:
-        return float(self.nats.sum()) / math.log(2) / float(self.byte_counts.sum())
-
-    def only(self, chosen: npt.NDArray[np.bool_]) -> BlockLosses:
-        """Those of the first blocks that are chosen, a bool each."""
-        (places,) = chosen.nonzero()
-        return BlockLosses(self.nats[places], self.byte_counts[places], self.is_whole[places])
 
 
 @dataclass(frozen=True)
@@ -191,8 +174,8 @@ def evaluate_blocks(
     rounds: Rounds = None,
     precision: TrainingPrecision = "fp32",
     observe: Observe = lambda done, count: None,
-) -> tuple[Evaluation, BlockLosses]:
-    """`evaluate`, and the losses of each block."""
+) -> tuple[Evaluation, Pieces]:
+    """`evaluate`, and the bits and bytes of each block."""
     count = len(blocks.is_whole)
     nats, byte_counts = np.zeros(count), np.zeros(count, dtype=np.int64)
     correct = 0
@@ -206,7 +189,7 @@ def evaluate_blocks(
             observe(place.stop, len(held_out.windows))
     tokens = held_out.windows[:, 1:].size
     evaluation = Evaluation(float(nats.sum()), correct, tokens, held_out.predicted_bytes)
-    return evaluation, BlockLosses(nats, byte_counts, blocks.is_whole)
+    return evaluation, Pieces(nats / math.log(2), byte_counts, blocks.is_whole)
 
 
 def _predictions(
@@ -258,8 +241,12 @@ class NextToken:
     """The objective: text in, logits of each next token out."""
 
     name = "next_token"
+    piece, too_few, noise = "window", "too little text", "text"
     figures = (
-        Figure("bits_per_byte", "bits/byte", "bits per byte", "{:.4f}".format),
+        Figure(
+            *("bits_per_byte", "bits/byte", "bits per byte", "{:.4f}".format),
+            apart="{:.4f} bits per byte".format,
+        ),
         Figure("perplexity", "perplexity", "perplexity", "{:.2f}".format),
         Figure(
             "accuracy",

@@ -23,7 +23,15 @@ import torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.parallel import Recursed
 from rinsc.data.tokenizer import load_tokenizer
-from rinsc.errors import OutputError, RinscError, UsageError, did_you_mean, plural, require_type
+from rinsc.errors import (
+    OutputError,
+    RinscError,
+    UsageError,
+    did_you_mean,
+    plural,
+    require_type,
+    setting,
+)
 from rinsc.extras import require
 from rinsc.objectives import Data, Objective, Request, objective
 from rinsc.progress import Progress, ShownProgress, SilentProgress
@@ -203,8 +211,9 @@ def planned_run(
     ``fast`` takes bf16 and compiled blocks where the device is faster with them.
     """
     notes: tuple[str, ...] = ()
-    if config.objective != "next_token":
-        _require_plain(config.objective, devices, tokenizer)
+    if tokenizer is not None and config.objective != "next_token":
+        message = f"the objective {config.objective} reads no text, and needs no tokenizer"
+        raise UsageError("usage", message, hint=f"leave {setting('tokenizer')} out")
     with devices.lost_processes():
         if fast or config.compile:
             config, notes = _as_fast_as_possible(config, devices, fast=fast)
@@ -341,16 +350,6 @@ def vocabulary_of(tokenizer: Path, source: Source | None) -> int:
     if source is not None and source.record.get("tokenizer_sha256") in (None, loaded.sha256):
         return max(loaded.vocab_size, source.spec.vocab_size)
     return loaded.vocab_size
-
-
-def _require_plain(name: str, devices: Devices, tokenizer: Path | None) -> None:
-    """Raises UsageError for what only training on text has."""
-    if tokenizer is not None:
-        message = f"the objective {name} reads no text, and has no use for a tokenizer"
-        raise UsageError("usage", message, hint="leave --tokenizer out")
-    if devices.count > 1:
-        message = f"the objective {name} trains in one process, and there are {devices.count}"
-        raise UsageError("usage", message, hint="start it without torchrun")
 
 
 def _objective_name(settings: Settings) -> str:

@@ -200,6 +200,26 @@ def test_starts_of_loops_are_those_of_one_process(text: str, tmp_path: Path, cas
     require_same(run, alone)
 
 
+@pytest.mark.parametrize("way", ["copies", "pinned"])
+def test_two_processes_classify_as_one_does(tmp_path: Path, way: str) -> None:
+    pytest.importorskip("sklearn")
+    run, alone = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "alone")
+    shared = (
+        *("train", "A^3{skip=0.4}B", "--objective", "classify", "--data", "digits"),
+        *("--layers", "2", "--width", "24", "--heads", "4", "--mlp-width", "34", "--steps", "6"),
+        *("--batch", "16", "--accumulate", "2", "--eval-every", "3", "--device", "cpu"),
+    )
+    assert processes.run(tmp_path, *shared, "-o", str(alone.path))[0] == 0
+    on_two(tmp_path, *shared, *WAYS[way], "-o", str(run.path))
+    ours, theirs = read_metrics(run.metrics), read_metrics(alone.metrics)
+    assert [each.step for each in ours] == [3, 6]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.loss_nats == pytest.approx(other.loss_nats, abs=LOSS_LIMIT)
+        assert mine.quality == pytest.approx(other.quality, abs=0.01)
+        assert (mine.rounds, mine.training_flops) == (other.rounds, other.training_flops)
+    assert largest_gap(load_file(run.weights), load_file(alone.weights)) < 1e-2
+
+
 def test_the_other_one_does_not_wait_for_one_that_died(text: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with two_started(tmp_path, *command(text, run)) as ranks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.train.runs import TIMES
 SIZES: dict[str, Any] = {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "mlp_width": 64}
 PORTS: dict[str, Any] = {"kind": "vit", "patch_width": 4, "context": 16, "vocab_size": 10}
 SPEC = rinsc.model_spec("A^2B", **SIZES, **PORTS)
+GROUPED = "(AB)^3{adapter=scale,inject=add}C"
 SETTINGS = {
     **{"objective": "classify", "batch_sequences": 32, "learning_rate": 2e-2},
     **{"eval_every": 20, "checkpoint_every": 20, "log_every": 1, "warmup_steps": 20},
@@ -107,8 +109,8 @@ def test_accuracy_by_rounds(run: Trained, tmp_path: Path) -> None:
     assert "accuracy (higher is better)" in (tmp_path / "a.svg").read_text()
     shown = run_cli("eval", str(run.path), "--device", "cpu")
     assert "all 359 held-out pictures of digits" in shown.out
-    with pytest.raises(UsageError, match="without a baseline"):
-        rinsc.evaluate(run.path, baseline=run.path, device="cpu")
+    with pytest.raises(UsageError, match="reads no text"):
+        rinsc.evaluate(run.path, tasks=["next_line"], device="cpu")
 
 
 def test_the_command_takes_its_size_from_the_data_and_exports(tmp_path: Path) -> None:
@@ -176,6 +178,94 @@ def test_rounds_that_are_drawn(tmp_path: Path) -> None:
     assert len({each.rounds["A"] for each in metrics if each.rounds}) > 1
 
 
+def _kept_bytes(checkpointing: str) -> int:
+    """Of the activations that a forward pass in training leaves for the backward pass."""
+    spec = rinsc.model_spec("(AB)^3", **SIZES, **PORTS)
+    model = objective("classify").module(spec, torch.device("cpu"))
+    model.set_checkpointing(checkpointing)  # type: ignore[operator]
+    own = {weight.data_ptr() for weight in model.parameters()}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            sizes[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.rand(8, 16, 4), torch.zeros(8, dtype=torch.long))["loss"]
+    return sum(sizes.values())
+
+
+def test_activations_are_made_again_to_the_same_weights(tmp_path: Path) -> None:
+    spec = rinsc.model_spec(GROUPED, **{**SIZES, "layers": 3}, **PORTS)
+    weights = []
+    for how in ("none", "visit", "round"):
+        trained = rinsc.train(
+            *(spec,),
+            data="digits",
+            output=tmp_path / how,
+            budget="3steps",
+            settings={**SETTINGS, "checkpointing": how},
+            device="cpu",
+            progress=SilentProgress(),
+        )
+        weights.append((trained.path / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] == weights[2]
+
+
+def test_fewer_activations_are_kept() -> None:
+    kept = {how: _kept_bytes(how) for how in ("none", "visit", "round")}
+    assert kept["visit"] < 0.3 * kept["none"]
+    assert kept["round"] < kept["visit"]
+
+
+def test_a_baseline_of_pictures_has_a_verdict_in_accuracy(run: Trained, tmp_path: Path) -> None:
+    baseline = rinsc.train(
+        rinsc.model_spec("AB", **SIZES, **PORTS),
+        data="digits",
+        output=tmp_path / "baseline",
+        budget="4steps",
+        settings=SETTINGS,
+        device="cpu",
+        progress=SilentProgress(),
+    )
+    report = rinsc.evaluate(run.path, baseline=baseline.path, device="cpu", margin=0.01)
+    assert report.verdict is not None
+    assert report.baseline is not None
+    difference = report.verdict.as_trained.difference
+    assert difference.ours == run.result.accuracy
+    assert difference.theirs == report.baseline.quality.figures["accuracy"]
+    assert difference.blocks == 359
+    assert difference.reading == "better"  # the baseline has hardly begun
+    assert report.verdict.outcome == "undecided"
+    assert "points of accuracy" in report.verdict.text
+    fair = dataclasses.replace(report.verdict.one_round, ours=1, theirs=1, tolerance=0)
+    assert dataclasses.replace(report.verdict, one_round=fair).outcome == "no regret"
+    facts = report.facts()["verdict"]
+    assert facts["noise"]["covered"] == ["pictures"]  # type: ignore[index]
+    named = facts["comparisons"][1]  # type: ignore[index]
+    assert named["accuracy"] - named["baseline_accuracy"] == pytest.approx(named["difference"])
+    shown = run_cli("eval", str(run.path), "--baseline", str(baseline.path), "--device", "cpu")
+    assert shown.status == 0, shown.err
+    assert "difference in accuracy to AB, positive is better" in shown.out
+
+
+def test_runs_of_two_objectives_are_not_compared(run: Trained, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The rain fell on the river. " * 400)
+    other = rinsc.train(
+        *("AB",),
+        data=f"text:{text}",
+        output=tmp_path / "text",
+        budget="1steps",
+        settings={"batch_sequences": 2, "sequence_length": 16},
+        device="cpu",
+        progress=SilentProgress(),
+    )
+    with pytest.raises(UsageError, match="learned classify, and its baseline next_token"):
+        rinsc.evaluate(run.path, baseline=other.path, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -183,7 +273,6 @@ def test_rounds_that_are_drawn(tmp_path: Path) -> None:
         ({"spec": {"patch_width": 5}}, SpecError, "cannot be cut"),
         ({"spec": {"vocab_size": 7}}, SpecError, "10 classes"),
         ({"settings": {**SETTINGS, "sequence_length": 4}}, SpecError, "16 patches"),
-        ({"settings": {**SETTINGS, "checkpointing": "visit"}}, SpecError, "checkpointing"),
         ({"spec": {"kind": "llama"}}, SpecError, "takes tokens"),
         ({"tokenizer": "tokenizer.json"}, UsageError, "reads no text"),
     ],

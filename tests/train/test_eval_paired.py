@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 
 from rinsc.errors import DataError
-from rinsc.evaluation.verdict import LEAST_BLOCKS, paired_difference
-from rinsc.objectives.next_token import BlockLosses
+from rinsc.evaluation.verdict import LEAST_BLOCKS, Difference, paired_difference
+from rinsc.objectives import Pieces, objective
 
 NORMAL = 1.959964  # 97.5 % of the standard normal distribution
 
 
-def losses(nats: np.ndarray, byte_count: int = 100) -> BlockLosses:
+BITS_PER_BYTE = objective("next_token").figures[0]
+ACCURACY = objective("classify").figures[0]
+
+
+def apart(ours: Pieces, theirs: Pieces) -> Difference:
+    return paired_difference(ours, theirs, BITS_PER_BYTE)
+
+
+def losses(nats: np.ndarray, byte_count: int = 100) -> Pieces:
     count = len(nats)
-    return BlockLosses(nats, np.full(count, byte_count), np.ones(count, dtype=np.bool_))
+    return Pieces(nats / math.log(2), np.full(count, byte_count), np.ones(count, dtype=np.bool_))
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])
@@ -24,11 +32,11 @@ def test_the_interval_is_that_of_the_mean_of_differences(shift: float) -> None:
     """With blocks of one size the statistic is a mean, whose error is known: s / sqrt(n)."""
     rng = np.random.default_rng(7)
     shared, noise = rng.normal(200, 40, 400), rng.normal(shift, 2, 400)
-    found = paired_difference(losses(shared + noise), losses(shared))
+    found = apart(losses(shared + noise), losses(shared))
     bits = math.log(2) * 100
     error = NORMAL * noise.std() / math.sqrt(len(noise)) / bits
     mean = noise.mean() / bits
-    assert found.bits_per_byte == pytest.approx(mean)
+    assert found.value == pytest.approx(mean)
     assert found.low == pytest.approx(mean - error, abs=0.1 * error)
     assert found.high == pytest.approx(mean + error, abs=0.1 * error)
 
@@ -36,8 +44,8 @@ def test_the_interval_is_that_of_the_mean_of_differences(shift: float) -> None:
 def test_what_both_have_in_common_is_no_noise() -> None:
     rng = np.random.default_rng(7)
     shared, other = rng.normal(200, 40, 400), rng.normal(200, 40, 400)
-    paired = paired_difference(losses(shared + 1), losses(shared))
-    unpaired = paired_difference(losses(other + 1), losses(shared))
+    paired = apart(losses(shared + 1), losses(shared))
+    unpaired = apart(losses(other + 1), losses(shared))
     assert paired.high - paired.low < 1e-9
     assert unpaired.high - unpaired.low > 0.05
 
@@ -45,8 +53,8 @@ def test_what_both_have_in_common_is_no_noise() -> None:
 def test_large_blocks_count_for_more() -> None:
     ours, sizes = np.array([100.0, 100.0] * 20), np.array([10, 190] * 20)
     whole = np.ones(40, dtype=np.bool_)
-    found = paired_difference(BlockLosses(ours, sizes, whole), BlockLosses(0 * ours, sizes, whole))
-    assert found.bits_per_byte == pytest.approx(4000 / math.log(2) / 4000)
+    found = apart(Pieces(ours, sizes, whole), Pieces(0 * ours, sizes, whole))
+    assert found.value == pytest.approx(1)
 
 
 def test_the_readings() -> None:
@@ -58,39 +66,53 @@ def test_the_readings() -> None:
         (base - 1, base, "better"),
         (same, base, "no difference can be told"),
     ):
-        assert paired_difference(losses(ours), losses(theirs)).reading == reading
+        assert apart(losses(ours), losses(theirs)).reading == reading
 
 
 def test_the_same_losses_give_the_same_interval() -> None:
     rng = np.random.default_rng(7)
     ours, theirs = losses(rng.normal(200, 40, 50)), losses(rng.normal(200, 40, 50))
-    assert paired_difference(ours, theirs) == paired_difference(ours, theirs)
+    assert apart(ours, theirs) == apart(ours, theirs)
 
 
 def test_only_what_both_have_in_full_counts() -> None:
     nats = np.arange(20, dtype=np.float64)
     whole = np.ones(20, dtype=np.bool_)
     whole[0] = False
-    ours = BlockLosses(nats + 1000 * ~whole, np.full(20, 10), whole)
-    found = paired_difference(ours, losses(np.arange(17, dtype=np.float64), 10))
+    ours = Pieces((nats + 1000 * ~whole) / math.log(2), np.full(20, 10), whole)
+    found = apart(ours, losses(np.arange(17, dtype=np.float64), 10))
     assert found.blocks == 16
-    assert found.bits_per_byte == pytest.approx(0)
+    assert found.value == pytest.approx(0)
 
 
 def test_too_few_blocks_tell_nothing() -> None:
     nats = np.full(LEAST_BLOCKS - 1, 100.0)
-    found = paired_difference(losses(nats + 50), losses(nats))
+    found = apart(losses(nats + 50), losses(nats))
     assert (found.low, found.high) == (-math.inf, math.inf)
     assert found.reading == "no difference can be told"
     with pytest.raises(DataError):
-        paired_difference(losses(nats[:0]), losses(nats[:0]))
+        apart(losses(nats[:0]), losses(nats[:0]))
 
 
 def test_a_model_without_numbers_is_worse() -> None:
     nats = np.full(50, 100.0)
     broken = nats.copy()
     broken[3] = math.nan
-    assert paired_difference(losses(broken), losses(nats)).reading == "worse"
-    assert paired_difference(losses(nats), losses(broken)).reading == "better"
-    both = paired_difference(losses(broken), losses(broken))
+    assert apart(losses(broken), losses(nats)).reading == "worse"
+    assert apart(losses(nats), losses(broken)).reading == "better"
+    both = apart(losses(broken), losses(broken))
     assert both.reading == "no difference can be told"
+
+
+def test_of_accuracy_more_is_better() -> None:
+    rng = np.random.default_rng(7)
+    right = rng.random(400) < 0.8
+    ours, theirs = (
+        losses(right.astype(float)),
+        losses((right & (rng.random(400) < 0.9)).astype(float)),
+    )
+    found = paired_difference(ours, theirs, ACCURACY)
+    assert found.value > 0
+    assert found.reading == "better"
+    assert found.worse_by == (-found.high, -found.low)
+    assert paired_difference(theirs, ours, ACCURACY).reading == "worse"

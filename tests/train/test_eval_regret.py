@@ -15,10 +15,10 @@ from rinsc.backends.torch.weights import save_weights
 from rinsc.cost import forward_flops, training_flops
 from rinsc.errors import UsageError
 from rinsc.evaluation.measure import Measured, read_pair, read_text, reads_alike
-from rinsc.evaluation.verdict import LossesAt, Verdict, judge, nearest_rounds
+from rinsc.evaluation.verdict import PiecesAt, Verdict, judge, nearest_rounds
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
-from rinsc.objectives.next_token import BlockLosses
+from rinsc.objectives import Pieces
 from rinsc.progress import SilentProgress
 from rinsc.spec import model_spec
 from rinsc.training.config import TrainConfig
@@ -32,11 +32,11 @@ CPU = torch.device("cpu")
 
 def verdict_losses(
     run: FinishedRun, other: FinishedRun, windows: int | None = None
-) -> tuple[LossesAt, BlockLosses]:
+) -> tuple[PiecesAt, Pieces]:
     ours, theirs = read_pair(run, other, None, windows, SilentProgress())
     first = Measured(run, ours, CPU, lambda done, count: None)
     second = Measured(other, theirs, CPU, lambda done, count: None)
-    return first.losses, second.losses(other.rounds)
+    return first.pieces, second.pieces(other.rounds)
 
 
 def verdict_of(run: FinishedRun, other: FinishedRun, windows: int | None = None) -> Verdict:
@@ -232,7 +232,7 @@ def test_another_tokenizer_on_the_same_text(
     assert found.ours == pytest.approx(results[0]["bits_per_byte"], rel=0.02)
     assert found.theirs == pytest.approx(results[1]["bits_per_byte"], rel=0.02)
     assert 10 < found.blocks < 400
-    assert found.low < found.bits_per_byte < found.high
+    assert found.low < found.value < found.high
 
 
 def test_blocks_of_bytes_and_windows_agree(recursive: FinishedRun, baseline: FinishedRun) -> None:
@@ -243,7 +243,7 @@ def test_blocks_of_bytes_and_windows_agree(recursive: FinishedRun, baseline: Fin
     verdict = verdict_of(recursive, other)
     assert verdict.nearest.ours == verdict.nearest.theirs  # at one length, whatever theirs are
     in_bytes = verdict.as_trained.difference
-    assert in_bytes.bits_per_byte == pytest.approx(windows.bits_per_byte, abs=0.02)
+    assert in_bytes.value == pytest.approx(windows.value, abs=0.02)
     width = windows.high - windows.low
     assert in_bytes.high - in_bytes.low == pytest.approx(width, rel=0.5)
 

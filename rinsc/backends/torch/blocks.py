@@ -140,12 +140,12 @@ def own_lines(nodes: Iterable[Node]) -> Iterator[str]:
             yield module(node)
 
 
-def visit_text(visit: Visit, arguments: str, hosted: bool = False) -> str:
-    """The call that visits a block, of which a hosted model may repeat the work when training."""
+def visit_text(visit: Visit, arguments: str, recomputing: bool = False) -> str:
+    """The call that visits a block, whose work may be repeated when training."""
     each = f", each={visit.each}" if visit.each > 1 else ""
     reverse = ", reverse=True" if visit.reverse else ""
     given = f"{arguments}{each}{reverse}"
-    if hosted:
+    if recomputing:
         return f"x = recomputed(by_visit, self.{visit.block}, {given})"
     return f"x = self.{visit.block}({given})"
 

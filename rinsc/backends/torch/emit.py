@@ -50,7 +50,14 @@ from rinsc.backends.torch.drawing import (
     drawing_source,
     draws_in_training,
 )
-from rinsc.backends.torch.forwards import cached_forward, embed_lines, hosted_methods, rounds_lines
+from rinsc.backends.torch.forwards import (
+    CHECKPOINTING,
+    cached_forward,
+    embed_lines,
+    hosted_methods,
+    recomputing_lines,
+    rounds_lines,
+)
 from rinsc.backends.torch.helpers import HELPERS
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import (
@@ -114,27 +121,32 @@ def emit_source(
     *,
     cached: bool = False,
     hosted: bool = False,
+    recomputing: bool = False,
     relatives: Iterable[BlockGraph] = (),
 ) -> str:
     """One file that imports torch alone and defines `Model`, for a graph rolled or unrolled.
 
     Other forms have the same weights: a ``cached`` model continues sequences (`cached_forward`),
-    a ``hosted`` one is given positions, mask and cache by its caller (`hosted_forward`).
+    a ``hosted`` one is given positions, mask and cache by its caller (`hosted_forward`). It can
+    make activations again in the backward pass, and so can a plain one that is ``recomputing``.
     ``relatives`` are all towers of a model, where it is one: their classes are alike.
     """
-    programs = _programs(verified(graph), cached, hosted)
+    programs, recomputing = _programs(verified(graph), cached, hosted), recomputing or hosted
     _check_names(graph, programs)
     rounds = {loop.name: loop.rounds for loop in graph.dials()}
     classes = block_classes(graph, programs, cached=cached, hosted=hosted, relatives=relatives)
-    chunks = [_header(graph, rounds, cached, hosted), f"\n{getsource(whole)}"]
+    chunks = [_header(graph, rounds, cached, hosted, recomputing), f"\n{getsource(whole)}"]
     if rounds:
         text = _rounds_text(rounds)
         chunks.append(_ROUNDS.format(rounds=text, most=MAX_ROUNDS, bound=_bound(graph)))
-    chunks += [HELPERS[name] for name in _helpers(graph, programs, hosted)]
+    chunks += [HELPERS[name] for name in _helpers(graph, programs, hosted, recomputing)]
     chunks += drawing_source(graph)
     chunks += class_sources(classes.values())
-    forward = hosted_methods if hosted else cached_forward if cached else _forward_lines
-    chunks.append(_model_class(graph, programs, classes, forward(graph, programs, classes), hosted))
+    if hosted or cached:
+        methods = (hosted_methods if hosted else cached_forward)(graph, programs, classes)
+    else:
+        methods = _forward_lines(graph, programs, classes, recomputing)
+    chunks.append(_model_class(graph, programs, classes, methods, hosted))
     return "\n".join(chunks)
 
 
@@ -180,17 +192,19 @@ def _check_names(graph: BlockGraph, programs: Programs) -> None:
         raise LoweringError("name-taken", message, hint=hint)
 
 
-def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: bool) -> str:
+def _header(
+    graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: bool, recomputing: bool
+) -> str:
     blocks, visits = len(graph.blocks), sum(1 for _ in graph.visits())
     text = graph.spec.text
     name = text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
     counted = f"{blocks} block{'s' * (blocks > 1)}, {visits} visit{'s' * (visits > 1)}"
     title = f"{name}: {counted} at the rounds written."
     imports = {
-        "collections.abc": {*["Callable"] * hosted, *["Iterator"] * (cached or hosted)}
+        "collections.abc": {*["Callable"] * recomputing, *["Iterator"] * (cached or hosted)}
         | {*["Mapping"] * bool(rounds)},
         "itertools": {*["islice"] * (cached and graph.shares_slots)},
-        "typing": {*["Any", "Protocol"] * hosted, "SupportsIndex"}
+        "typing": {*["Any"] * recomputing, *["Protocol"] * hosted, "SupportsIndex"}
         | {*["TypeAlias"] * bool(rounds)},
     }
     for module, drawing in drawing_imports(graph).items():
@@ -199,7 +213,7 @@ def _header(graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: boo
     for module, names in sorted(imports.items()):
         stdlib += f"from {module} import {', '.join(sorted(names))}\n" if names else ""
     header = _HEADER.format(title=title, stdlib=stdlib)
-    return header + "from torch.utils.checkpoint import checkpoint\n" * hosted
+    return header + "from torch.utils.checkpoint import checkpoint\n" * recomputing
 
 
 def _rounds_text(rounds: dict[str, int]) -> str:
@@ -208,7 +222,7 @@ def _rounds_text(rounds: dict[str, int]) -> str:
     return line if len(line) <= WIDEST else "{\n" + "".join(f"    {i},\n" for i in items) + "}"
 
 
-def _helpers(graph: BlockGraph, programs: Programs, hosted: bool) -> list[str]:
+def _helpers(graph: BlockGraph, programs: Programs, hosted: bool, recomputing: bool) -> list[str]:
     called = {
         name
         for program in (*programs.every, *loop_programs(graph))
@@ -218,7 +232,9 @@ def _helpers(graph: BlockGraph, programs: Programs, hosted: bool) -> list[str]:
     if any(loop.options.grad is not None for loop in graph.loops()):
         called.add("gradients")
     if hosted:
-        called |= {"attend", "recomputed", "record"}
+        called |= {"attend", "record"}
+    if recomputing:
+        called.add("recomputed")
     return [name for name in HELPERS if name in called]
 
 
@@ -266,7 +282,10 @@ def _table_lines(programs: Programs, hosted: bool) -> list[str]:
 
 
 def _forward_lines(
-    graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]
+    graph: BlockGraph,
+    programs: Programs,
+    classes: Mapping[str, BlockClass],
+    recomputing: bool,
 ) -> list[str]:
     looped = any(graph.dials())
     given = programs.input.name
@@ -276,7 +295,9 @@ def _forward_lines(
     sides = tuple(name for name in programs.embed.outputs if name != "x")
     head, results = statements(programs.head, {"x": "x"})
     context = graph.spec.context
+    writer = StepWriter(graph, classes, sides, recomputing=recomputing)
     return [
+        *(CHECKPOINTING if recomputing else ()),
         *definition("forward", parameters, "torch.Tensor"),
         *indented(
             [
@@ -286,7 +307,8 @@ def _forward_lines(
                 *drawing_lines(graph, f"{given}.shape[0]"),
                 *rounds_lines(looped),
                 *embed_lines(programs.embed),
-                *within_width(StepWriter(graph, classes, sides).lines(graph)),
+                *(recomputing_lines(graph) if recomputing else []),
+                *within_width(writer.lines(graph)),
                 *head,
                 *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
             ]

@@ -109,16 +109,24 @@ def rounds_lines(looped: bool) -> list[str]:
     ]
 
 
+CHECKPOINTING = (
+    '# "visit" or "round": activations of each are made again in the backward pass.',
+    'checkpointing = "none"',
+    "",
+)
+
+
+def recomputing_lines(graph: BlockGraph, when: str = "self.training") -> list[str]:
+    """Whether a pass makes activations again, by visit or by round."""
+    parts = ("visit", "round") if any(graph.loops()) else ("visit",)
+    return [f'by_{part} = {when} and self.checkpointing == "{part}"' for part in parts]
+
+
 def hosted_methods(
     graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]
 ) -> list[str]:
     """What a hosted model has beside its ``__init__`` and the start of its weights."""
-    return [
-        '# "visit" or "round": activations of each are made again in the backward pass.',
-        'checkpointing = "none"',
-        "",
-        *hosted_forward(graph, programs, classes),
-    ]
+    return [*CHECKPOINTING, *hosted_forward(graph, programs, classes)]
 
 
 def hosted_forward(
@@ -147,7 +155,7 @@ def hosted_forward(
         "visited: list[torch.Tensor] | None = None",
     ]
     sides = tuple(name for name in programs.embed.outputs if name != "x")
-    writer = StepWriter(graph, classes, sides, hosted=True)
+    writer = StepWriter(graph, classes, sides, hosted=True, recomputing=True)
     before, matrix = head_parts(programs.head)
     head, state = statements(before, {"x": "x"})
     project, results = statements(matrix, {"x": "x"})
@@ -161,12 +169,7 @@ def hosted_forward(
                 RECORD,
                 *drawing_lines(graph, "x.shape[0]", when="slots is None and "),
                 *rounds_lines(looped),
-                *(
-                    f"by_{part} = self.training and slots is None "
-                    f'and self.checkpointing == "{part}"'
-                    for part in ("visit", "round")
-                    if part == "visit" or any(graph.loops())
-                ),
+                *recomputing_lines(graph, "self.training and slots is None"),
                 *within_width(writer.lines(graph)),
                 *head,
                 *with_shape(f"x = {state['x']}", before.outputs["x"]),

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
-from typing import Any, ClassVar, TypeVar, cast, overload
+from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 import numpy.typing as npt
 import torch
@@ -38,6 +38,7 @@ class CompiledModule(TableKeeper):
     graph: ClassVar[BlockGraph]
     takes_noise_seed: ClassVar[bool]
     draws: Any = None  # of a model that draws in training
+    checkpointing: Literal["none", "visit", "round"] = "none"  # of a `recomputing_module`
 
     def input_moments(self, inputs: npt.ArrayLike | None) -> Moments:
         """What each matrix is multiplied with on ``inputs``, or on random tokens; `calibration`."""
@@ -120,6 +121,19 @@ def to_torch(
 def _plain_class(graph: BlockGraph) -> type[CompiledModule]:
     """The emitted class, a new one each time: torch.compile counts what it makes by class."""
     return emitted_class("Model", CompiledModule, _origin(graph), _plain_class)
+
+
+def recomputing_module(spec: ModelSpec) -> CompiledModule:
+    """As `to_torch`, with ``checkpointing`` to be set: activations of each visit, or of each round
+    of the outermost repeats, are then made again in the backward pass."""
+    graph = require_graph(spec)
+    require_memory(graph)
+    return _recomputing_class(graph)()
+
+
+def _recomputing_class(graph: BlockGraph) -> type[CompiledModule]:
+    origin = {**_origin(graph), "source": emit_source(graph, recomputing=True)}
+    return emitted_class("Model", CompiledModule, origin, _recomputing_class)
 
 
 def _towers_class(graph: TowersGraph) -> type[CompiledTowers]:

@@ -100,6 +100,7 @@ class StepWriter:
     sides: tuple[str, ...]
     cached: bool = False
     hosted: bool = False
+    recomputing: bool = False  # whether activations may be made again in the backward pass
 
     def lines(self, graph: BlockGraph, past: str = "past", present: str = "present") -> Lines:
         """Statements from ``x`` to ``x``; ``past`` and ``present`` hold the slots of a cache."""
@@ -108,7 +109,7 @@ class StepWriter:
                 slots = [past, present] if self.cached else []
                 sides = self.classes[step.block].sides
                 host = self.classes[step.block].host
-                yield visit_text(step, ", ".join(["x", *sides, *slots, *host]), self.hosted)
+                yield visit_text(step, ", ".join(["x", *sides, *slots, *host]), self.recomputing)
                 if self.hosted:
                     yield RECORD
             else:
@@ -141,7 +142,7 @@ class StepWriter:
         else:
             body += self.lines(loop.body, past, present)
         body += self.program(programs.after, loop, {**given, "x": f"given_{name}", "y": "x"})
-        if self.hosted and outermost:
+        if self.recomputing and outermost:
             method, call = _as_function(name, body)
             yield from method
             body = [call]
