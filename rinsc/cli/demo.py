@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ from rinsc.graph import build_graph
 from rinsc.graph.draw import FORMATS, tree_lines
 from rinsc.objectives.next_token import held_out_windows, quality_against_rounds
 from rinsc.plots import curve, draw_rounds, draw_training
+from rinsc.progress import ShownProgress
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.storage.files import make_folder, write_atomically
@@ -193,7 +195,8 @@ def _train(
         precision=fast_precision("cpu"),
         seed=settings.seed,
     )
-    sides = train_pair(baseline, variant, plan, corpus, tokenizer, config, folder, TrainingProgress)
+    shown = partial(TrainingProgress, progress=ShownProgress())
+    sides = train_pair(baseline, variant, plan, corpus, tokenizer, config, folder, shown)
     for ran in (sides[1].folder.model_spec, sides[1].folder.config):  # the variant, as it ran
         write_atomically(folder / ran.name, ran.read_bytes())
     curves = [curve(side.spec.text, read_metrics(side.folder.metrics)) for side in sides]

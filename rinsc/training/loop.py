@@ -22,24 +22,28 @@ from __future__ import annotations
 
 import math
 import signal
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from rinsc.backends.torch.device import autocast
 from rinsc.errors import RinscError
-from rinsc.objectives import Examples, Objective
+from rinsc.objectives import Examples, HeldOut, Objective
 from rinsc.training.checkpoint import Checkpoint, checkpoints
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices
-from rinsc.training.metrics import Metrics
+from rinsc.training.metrics import Metrics, MetricsLog, Observer, is_due
 from rinsc.training.run_folder import RunFolder
 from rinsc.training.schedules import Depths, learning_rate
 from rinsc.training.state import TrainableModel, TrainingState
+
+RATE_STEPS = 20  # tokens per second are of so many last steps
 
 
 class StopOnSignal:
@@ -92,9 +96,10 @@ class TrainingLoop:
         start: Checkpoint | None = None,
     ) -> None:
         self.config, self.folder, self.devices, self.depths = config, folder, devices, depths
-        self.model = devices.spread(module)
+        self.model = devices.spread(cast(nn.Module, module))
         self.state = TrainingState(module, config, devices)
         self.loss_nats, self.gradient_norm = math.nan, math.nan
+        self._is_asked_to_stop = False
         self._objective, self._examples, self._stop = objective, examples, stop
         if start is not None:
             self.state.restore(start)
@@ -189,3 +194,81 @@ class TrainingLoop:
         message += f"{self.gradient_norm}"
         hint = f"lower the learning rate or lengthen its warm-up; {state}"
         return RinscError("loss-not-finite", message, hint=hint)
+
+
+class Measuring:
+    """Times the steps of a loop, evaluates now and then, and writes both down."""
+
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        objective: Objective,
+        held_out: HeldOut,
+        log: MetricsLog,
+        observer: Observer | None,
+        *,
+        peak_flops: float | None,
+        seconds: float,
+        training_flops: int,
+    ) -> None:
+        config = loop.config
+        self._loop, self._config, self._objective = loop, config, objective
+        self._log, self._observer = log, observer
+        self._sample = held_out.spread(config.eval_windows)
+        self._part = held_out.part(config.eval_windows)
+        self._peak_flops = peak_flops
+        self.seconds, self.training_flops = seconds, training_flops
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS)
+        self._begun = time.perf_counter()
+
+    def __call__(self) -> Metrics:
+        """The metrics of the step that has just ended."""
+        flops = self._loop.depths.flops(self._loop.step - 1)
+        self._recent.append((time.perf_counter() - self._begun, flops))
+        self.seconds += self._recent[-1][0]
+        self.training_flops += flops
+        metrics = self._metrics(self._evaluate_if_due())
+        if is_due(self._config, metrics):
+            self._log.write(metrics)
+        if self._observer is not None:
+            self._observer.stepped(metrics)
+        self._begun = time.perf_counter()
+        return metrics
+
+    def _metrics(self, quality: float | None) -> Metrics:
+        tokens, use = self._rates()
+        loop = self._loop
+        return Metrics(
+            step=loop.step,
+            tokens=loop.step * self._config.batch_tokens,
+            training_flops=self.training_flops,
+            loss_nats=loop.loss_nats,
+            learning_rate=loop.learning_rate,
+            tokens_per_second=tokens,
+            seconds=self.seconds,
+            quality=quality,
+            figure=self._objective.figures[0].name,
+            held_out=None if quality is None else self._part,
+            rounds=loop.depths.shown_rounds(loop.step - 1),
+            gradient_norm=loop.gradient_norm,
+            model_flops_utilization=use,
+        )
+
+    def _rates(self) -> tuple[float, float | None]:
+        """Tokens per second, and the share of the device's peak, over the last steps."""
+        seconds = sum(spent for spent, _ in self._recent)
+        flops = sum(spent for _, spent in self._recent)
+        use = None if self._peak_flops is None else flops / seconds / self._peak_flops
+        return len(self._recent) * self._config.batch_tokens / seconds, use
+
+    def _evaluate_if_due(self) -> float | None:
+        """A sample of the held-out data now and then, always the same, and after the last step."""
+        config, step = self._config, self._loop.step
+        if step != config.steps and step % config.eval_every != 0:
+            return None
+        quality = self._objective.measure(
+            *(self._loop.model, self._sample),
+            rounds=config.evaluation_rounds,
+            precision=config.precision,
+        )
+        return quality.figures[self._objective.figures[0].name]

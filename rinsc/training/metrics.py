@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,15 +12,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, get_args
 
 from rinsc.errors import DataError
-from rinsc.objectives import OBJECTIVES, HeldOut, Objective, Part
+from rinsc.objectives import OBJECTIVES, Part
 from rinsc.storage.files import cannot_write, parse_json, read_regular, write_atomically
 from rinsc.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from rinsc.training.loop import TrainingLoop
     from rinsc.training.result import TrainResult
 
-RATE_STEPS = 20  # tokens per second are of so many last steps
 PROJECT = "rinsc"  # under which W&B (unless WANDB_PROJECT is set) and trackio keep runs
 
 _FIGURES = frozenset(row.figure for row in OBJECTIVES.values())
@@ -217,84 +213,6 @@ class Observer(Protocol):
     def stepped(self, metrics: Metrics) -> None: ...
 
     def finished(self, result: TrainResult) -> None: ...
-
-
-class Measuring:
-    """Times the steps of a loop, evaluates now and then, and writes both down."""
-
-    def __init__(
-        self,
-        loop: TrainingLoop,
-        objective: Objective,
-        held_out: HeldOut,
-        log: MetricsLog,
-        observer: Observer | None,
-        *,
-        peak_flops: float | None,
-        seconds: float,
-        training_flops: int,
-    ) -> None:
-        config = loop.config
-        self._loop, self._config, self._objective = loop, config, objective
-        self._log, self._observer = log, observer
-        self._sample = held_out.spread(config.eval_windows)
-        self._part = held_out.part(config.eval_windows)
-        self._peak_flops = peak_flops
-        self.seconds, self.training_flops = seconds, training_flops
-        self._recent: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS)
-        self._begun = time.perf_counter()
-
-    def __call__(self) -> Metrics:
-        """The metrics of the step that has just ended."""
-        flops = self._loop.depths.flops(self._loop.step - 1)
-        self._recent.append((time.perf_counter() - self._begun, flops))
-        self.seconds += self._recent[-1][0]
-        self.training_flops += flops
-        metrics = self._metrics(self._evaluate_if_due())
-        if is_due(self._config, metrics):
-            self._log.write(metrics)
-        if self._observer is not None:
-            self._observer.stepped(metrics)
-        self._begun = time.perf_counter()
-        return metrics
-
-    def _metrics(self, quality: float | None) -> Metrics:
-        tokens, use = self._rates()
-        loop = self._loop
-        return Metrics(
-            step=loop.step,
-            tokens=loop.step * self._config.batch_tokens,
-            training_flops=self.training_flops,
-            loss_nats=loop.loss_nats,
-            learning_rate=loop.learning_rate,
-            tokens_per_second=tokens,
-            seconds=self.seconds,
-            quality=quality,
-            figure=self._objective.figures[0].name,
-            held_out=None if quality is None else self._part,
-            rounds=loop.depths.shown_rounds(loop.step - 1),
-            gradient_norm=loop.gradient_norm,
-            model_flops_utilization=use,
-        )
-
-    def _rates(self) -> tuple[float, float | None]:
-        """Tokens per second, and the share of the device's peak, over the last steps."""
-        seconds = sum(spent for spent, _ in self._recent)
-        flops = sum(spent for _, spent in self._recent)
-        use = None if self._peak_flops is None else flops / seconds / self._peak_flops
-        return len(self._recent) * self._config.batch_tokens / seconds, use
-
-    def _evaluate_if_due(self) -> float | None:
-        """A sample of the held-out data now and then, always the same, and after the last step."""
-        config, step = self._config, self._loop.step
-        if step != config.steps and step % config.eval_every != 0:
-            return None
-        quality = self._objective.measure(
-            *(self._loop.model, self._sample),
-            rounds=config.evaluation_rounds,
-            precision=config.precision,
-        )
-        return quality.figures[self._objective.figures[0].name]
 
 
 def is_due(config: TrainConfig, metrics: Metrics) -> bool:

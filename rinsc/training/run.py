@@ -23,9 +23,8 @@ from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoin
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices, matrix_peak_flops
 from rinsc.training.fits import check_fits
-from rinsc.training.loop import StopOnSignal, TrainingLoop
+from rinsc.training.loop import Measuring, StopOnSignal, TrainingLoop
 from rinsc.training.metrics import (
-    Measuring,
     Metrics,
     MetricsLog,
     Observer,

@@ -256,7 +256,7 @@ def why_unusable(
 
 
 # What a random state of numpy is made of.
-_ARRAYS = [np.empty(0).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+_ARRAYS: list[Any] = [np.empty(0).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
 
 
 def _load(path: Path, *, mapped: bool = True) -> Any:

@@ -18,7 +18,7 @@ from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
 from rinsc.training.compare import train_pair
 from rinsc.training.config import TrainConfig
-from rinsc.training.result import Observer
+from rinsc.training.metrics import Observer
 from tests.train.runs import Recorder
 
 

@@ -54,9 +54,8 @@ def test_the_trained_rounds_give_what_the_run_noted(recursive: FinishedRun) -> N
     text = read_text(recursive, None, None, SilentProgress())
     quality = Measured(recursive, text, CPU, lambda done, count: None).quality(recursive.rounds)
     assert recursive.rounds == {"A": 3}
-    assert quality.bits_per_byte == pytest.approx(result["bits_per_byte"], rel=1e-6)
-    assert quality.perplexity == pytest.approx(result["perplexity"], rel=1e-6)
-    assert quality.accuracy == pytest.approx(result["accuracy"])
+    for name, value in quality.figures.items():
+        assert value == pytest.approx(result[name], rel=1e-6)
 
 
 def test_the_three_comparisons(recursive: FinishedRun, baseline: FinishedRun) -> None:

@@ -152,9 +152,9 @@ def test_windows_as_blocks_are_windows_alone(model: nn.Module, held_out: HeldOut
         alone = evaluate(
             model, HeldOut(few.windows[place : place + 1], few.byte_counts[place : place + 1])
         )
-        assert losses.nats[place] == pytest.approx(alone.nats, rel=1e-6)
-        assert losses.byte_counts[place] == alone.byte_count
-    assert losses.bits_per_byte == whole.bits_per_byte
+        assert losses.totals[place] == pytest.approx(alone.nats / math.log(2), rel=1e-6)
+        assert losses.sizes[place] == alone.byte_count
+    assert losses.figure == pytest.approx(whole.bits_per_byte, rel=1e-12)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 37, 10**9])
@@ -164,7 +164,7 @@ def test_blocks_of_bytes_are_where_the_tokens_begin(
     blocks = byte_blocks(held_out, block_bytes)
     model = Uniform(tokens.vocab_size)
     _, losses = evaluate_blocks(model, held_out, blocks)
-    nats: dict[int, float] = {}
+    bits: dict[int, float] = {}
     byte_counts: dict[int, int] = {}
     place = 0
     last = len(held_out.windows) * LENGTH
@@ -172,11 +172,11 @@ def test_blocks_of_bytes_are_where_the_tokens_begin(
         size = int(tokens.token_bytes[token])
         if index > 0:
             block = place // block_bytes
-            nats[block] = nats.get(block, 0.0) + math.log(tokens.vocab_size)
+            bits[block] = bits.get(block, 0.0) + math.log2(tokens.vocab_size)
             byte_counts[block] = byte_counts.get(block, 0) + size
         place += size
-    assert {b: n for b, n in enumerate(losses.nats) if n} == pytest.approx(nats)
-    assert {b: n for b, n in enumerate(losses.byte_counts) if n} == byte_counts
+    assert {b: n for b, n in enumerate(losses.totals) if n} == pytest.approx(bits)
+    assert {b: n for b, n in enumerate(losses.sizes) if n} == byte_counts
     assert not losses.is_whole[0]
     assert not losses.is_whole[-1]
     assert losses.is_whole[1:-1].all()
