@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rinsc.cli.diagnostics import CommandProgress, note
 from rinsc.cli.output import print_json, print_line, print_table
-from rinsc.cli.values import Listed, asked_rounds
+from rinsc.cli.values import Listed
 from rinsc.errors import plural
 from rinsc.units import exact
 
@@ -59,7 +59,7 @@ def bench_(
 
     report = bench(
         model,
-        rounds=asked_rounds(*rounds) if rounds else None,
+        rounds=rounds or None,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         threads=threads,

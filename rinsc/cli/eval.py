@@ -10,12 +10,11 @@ from cyclopts import Parameter
 
 from rinsc.cli.eval_report import print_evaluation
 from rinsc.cli.output import print_json
-from rinsc.cli.values import Count, Listed, asked_rounds, listed, option_values
+from rinsc.cli.values import Count, Listed, listed
 from rinsc.errors import UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
-    from rinsc.graph import Rounds
     from rinsc.training.finished import FinishedRun
 
 PICTURE = "eval.svg"  # in the run folder
@@ -84,7 +83,7 @@ def eval_(
     found = trained_run(Path(run))
     report = evaluate(
         found,
-        rounds=_rounds(rounds, found),
+        rounds=rounds or None,
         data=data,
         windows=windows,
         baseline=baseline,
@@ -132,25 +131,3 @@ def _check_tasks(tasks: Sequence[str], include: Path | None, limit: int | None) 
         raise UsageError("usage", message, hint="write --tasks NAME,NAME")
     if tasks:
         require("lm_eval")
-
-
-def _rounds(texts: Sequence[str], run: FinishedRun) -> list[dict[str, int]] | None:
-    """The rounds to evaluate, by repeat; raises UsageError for what the model cannot run."""
-    from rinsc.graph import resolve_rounds
-
-    every = []
-    for name, numbers in _rounds_by_name(texts).items():
-        with option_values():
-            for number in asked_rounds(*numbers):
-                asked: Rounds = run.rounds | {name: number} if name else number
-                every.append(resolve_rounds(run.graph, asked))
-    return every or None
-
-
-def _rounds_by_name(texts: Sequence[str]) -> dict[str, list[str]]:
-    """The numbers of each value of --rounds, by the repeat that it names; "" is every repeat."""
-    found: dict[str, list[str]] = {}
-    for text in texts:
-        name, _, numbers = text.rpartition("=")
-        found.setdefault(name.strip(), []).append(numbers)
-    return found

@@ -17,10 +17,7 @@ from rinsc.scalars import whole_count
 from rinsc.storage.files import parse_toml, read_regular_text
 from rinsc.verbs.models import is_run
 
-# A name before the point is that of a tower.
-_RANGE = re.compile(r"([0-9]{1,9})(?:\.\.([0-9]{1,9}))?")
-MOST_ROUNDS = 32  # numbers of rounds in one table
-_PAIR = re.compile(r"((?:[a-z][a-z0-9_]*\.)?[A-Za-z][A-Za-z0-9_]*)=(\d{1,9})")
+_PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_]*)=(\d{1,9})")
 
 
 def _convert(_: type[Any], tokens: Sequence[Token]) -> int:
@@ -95,13 +92,17 @@ def kind_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
-    """``["3"]`` as a number for every repeat, ``["A=2", "B=4"]`` and ``["A=2,B=4"]`` as a mapping,
-    [] as None."""
+    """The values of --rounds, ``["3"]`` or ``["A=2", "B=4"]``; raises UsageError for no rounds."""
     if not texts:
         return None
-    if len(texts) == 1 and re.fullmatch(r"\d{1,9}", texts[0]):
-        return int(texts[0])
-    return _pairs(texts, "--rounds", "3, or A=2 for one repeat")
+    from rinsc.graph import plain_rounds
+
+    rounds = plain_rounds(",".join(texts))
+    if isinstance(rounds, str):
+        message = f"--rounds does not take '{rounds[:60]}'"
+        hint = "write --rounds 3, or A=2 for one repeat, and each repeat once"
+        raise UsageError("bad-rounds", message, hint=hint)
+    return rounds
 
 
 def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, int]:
@@ -117,36 +118,6 @@ def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, int]:
             raise UsageError("usage", message, hint="give it once")
         found[name] = int(value)
     return found
-
-
-def asked_rounds(*texts: str) -> list[int]:
-    """``1..4``, ``1,2,4``, ``1..4,8`` as numbers, each once, fewest first; raises UsageError."""
-    numbers: set[int] = set()
-    text = ",".join(texts)
-    for part in text.split(","):
-        match = _RANGE.fullmatch(part.strip())
-        if match is None:
-            message = f"--rounds does not take '{text[:60]}'"
-            raise _usage(message, "write 1..4, or 1,2,4, or 3")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise _usage(f"--rounds {part.strip()} runs backwards", f"write {last}..{first}")
-        if last - first >= MOST_ROUNDS or len(numbers) > MOST_ROUNDS:
-            raise _too_many()
-        numbers.update(range(first, last + 1))
-    if len(numbers) > MOST_ROUNDS:
-        raise _too_many()
-    return sorted(numbers)
-
-
-def _too_many() -> UsageError:
-    return _usage(
-        f"--rounds asks for more than {MOST_ROUNDS} numbers", "write some of them, as 1,2,4,8"
-    )
-
-
-def _usage(message: str, hint: str) -> UsageError:
-    return UsageError("usage", message, hint=hint)
 
 
 def share_bindings(pairs: Sequence[str], models: Sequence[str]) -> list[dict[str, int]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from rinsc.errors import DataError, UsageError, require_type, setting
+from rinsc.errors import DataError, UsageError, option_values, require_type, setting
 from rinsc.evaluation.harness import find_tasks, score_tasks, trained_model
 from rinsc.evaluation.measure import Measured, read_data, read_pair, reads_alike
 from rinsc.evaluation.report import EvalReport, EvalRow
@@ -18,7 +18,7 @@ from rinsc.evaluation.verdict import (
     require_repeat,
 )
 from rinsc.extras import require
-from rinsc.graph import Rounds, resolve_rounds, rounds_up_to
+from rinsc.graph import Rounds, rounds_up_to, several_rounds
 from rinsc.objectives import Quality
 from rinsc.plots import FORMATS
 from rinsc.progress import Observer, Progress, ShownProgress
@@ -45,8 +45,9 @@ def evaluate(
 ) -> EvalReport:
     """Evaluate a run, one of its checkpoints or a saved model, as ``rinsc eval`` does.
 
-    ``rounds`` are one number or several, for every repeat or by name; by default those up to
-    training's. ``data`` is another corpus, of which at most so many ``windows`` are read.
+    ``rounds`` are one number or several, for every repeat or by name, or a text such as "1..3" or
+    "A=1..3"; by default those up to training's. ``data`` is another corpus, of which at most so
+    many ``windows`` are read.
     ``baseline`` is a run to compare with, where one round may be worse by the ``margin`` in bits
     per byte. ``tasks`` are those of lm-evaluation-harness, of which ``include`` is a folder with
     more and ``limit`` the most examples of each. ``output`` is a picture, with the figures beside
@@ -121,16 +122,13 @@ class _Passes:
 
 
 def _asked_rounds(run: FinishedRun, rounds: Rounds | Sequence[Rounds]) -> list[dict[str, int]]:
+    own = run.rounds
     if rounds is None:
-        own = run.rounds
         numbers = rounds_up_to(max(own.values())) if own else []
         capped = [{name: min(count, each) for name, each in own.items()} for count in numbers]
         return _once(capped) or [{}]
-    several_types = (int, Mapping, Sequence)
-    if whole(rounds) is None and (isinstance(rounds, str) or not isinstance(rounds, several_types)):
-        require_type("rounds", rounds, (), "rounds=2, or rounds=range(1, 4)")
-    several = rounds if isinstance(rounds, Sequence) else [rounds]
-    return _once([resolve_rounds(run.graph, each) for each in several])
+    with option_values():
+        return [*several_rounds(run.graph, rounds, own)]
 
 
 def _once(every: Sequence[dict[str, int]]) -> list[dict[str, int]]:

@@ -4,6 +4,7 @@ from rinsc.graph.build import PASSES, Pass, build_graph, require_graph, run_pass
 from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, Visit, drawers
 from rinsc.graph.passes import at_rounds, unroll
 from rinsc.graph.rounds import (
+    CheckedRounds,
     Rounds,
     RoundsWarning,
     beyond_training,
@@ -11,6 +12,7 @@ from rinsc.graph.rounds import (
     resolve_rounds,
     rounds_in_words,
     rounds_up_to,
+    several_rounds,
     trained_rounds,
 )
 from rinsc.graph.towers import TowersGraph, tower_rounds
@@ -29,6 +31,7 @@ __all__ = [
     "PASSES",
     "Block",
     "BlockGraph",
+    "CheckedRounds",
     "Input",
     "Join",
     "Loop",
@@ -47,6 +50,7 @@ __all__ = [
     "rounds_in_words",
     "rounds_up_to",
     "run_passes",
+    "several_rounds",
     "tower_rounds",
     "trained_rounds",
     "unroll",

@@ -1,9 +1,15 @@
-"""Rounds asked for at run time, checked against the repeats of a graph."""
+"""Rounds asked for at run time: all ways to say them, read and checked once, as one value.
+
+``3``, ``"3"``, ``{"A": 3}``, ``"A=3"`` and numbers of numpy and torch say the same of ``(A^2)B``.
+Every entry hands what it is given to `resolve_rounds`, or to `several_rounds` where it takes more
+than one number. What comes out is passed on inside, and not checked again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
+import re
+from collections.abc import Iterable, Mapping
+from typing import NoReturn, TypeAlias
 
 from rinsc.errors import GraphError, Problem, did_you_mean, plural
 from rinsc.graph.nodes import BlockGraph, checked_count
@@ -12,38 +18,150 @@ from rinsc.scalars import whole
 from rinsc.syntax.options import largest_draw
 from rinsc.syntax.tree import MAX_ROUNDS as MAX_ROUNDS
 
-Rounds: TypeAlias = int | Mapping[str, int] | None
+# Every way to say one number of rounds for each repeat; None says nothing.
+Rounds: TypeAlias = int | str | Mapping[str, int] | None
 
 SHOWN_ROUNDS = 8  # one after the other, where there are more
 MAX_RUN_VISITS = 1 << 16  # of all blocks: what nested repeats multiply to
+MAX_SEVERAL = 32  # numbers of rounds that one text may list
+_RANGE = re.compile(r"([0-9]{1,9})(?:\.\.([0-9]{1,9}))?")
+_HOW_TO_LIST = "write 1..4, 1,2,4 or 3; of one repeat A=1..4"
 
 
-def resolve_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
-    """Rounds of every dial by its name; repeats that ``rounds`` leaves out run as written.
+class CheckedRounds(dict[str, int]):
+    """Rounds of every dial of a graph by name, as `resolve_rounds` has checked them."""
 
-    One number sets every dial; those of numpy and torch are welcome. Raises `GraphError` for an
-    unknown repeat, for rounds that are not whole numbers from 1 to `MAX_ROUNDS`, and for more than
-    `MAX_RUN_VISITS` visits in all.
+    graph: BlockGraph | None = None
+
+    def __setitem__(self, name: str, count: int) -> NoReturn:
+        raise TypeError("checked rounds cannot be changed; resolve others")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return dict, (dict(self),)
+
+
+def resolve_rounds(
+    graph: BlockGraph, rounds: Rounds, written: Mapping[str, int] | None = None
+) -> CheckedRounds:
+    """Rounds of every dial by its name; repeats that ``rounds`` leaves out run as ``written``.
+
+    These are the rounds of the signature unless you give others. One number sets every dial; those
+    of numpy and torch are welcome, and so is a text, ``"3"`` or ``"A=2, B=4"``. Raises `GraphError`
+    for an unknown repeat, for rounds that are not whole numbers from 1 to `MAX_ROUNDS`, and for
+    more than `MAX_RUN_VISITS` visits in all.
     """
-    written = {loop.name: loop.rounds for loop in verified(graph).dials()}
-    if rounds is None:
-        return written
-    asked = _asked_rounds(written, rounds)
+    if isinstance(rounds, CheckedRounds) and rounds.graph is graph:
+        return rounds
+    own = {loop.name: loop.rounds for loop in verified(graph).dials()}
+    if written is not None:
+        own = {name: written.get(name, count) for name, count in own.items()}
+    asked = own if rounds is None else _asked_rounds(own, plain_rounds(rounds))
+    if rounds is not None:
+        _check_visits(graph, asked)
+    checked = CheckedRounds(asked)
+    checked.graph = graph
+    return checked
+
+
+def several_rounds(
+    graph: BlockGraph,
+    rounds: Rounds | Iterable[Rounds],
+    written: Mapping[str, int] | None = None,
+) -> list[CheckedRounds]:
+    """`resolve_rounds` of several numbers of rounds, each once, in the order in which they come.
+
+    A text may list them, and those of one repeat: ``"1..4"``, ``"1,2,8"``, ``"A=1..3"``. They come
+    fewest first then. Raises `GraphError` as `resolve_rounds`, and for a text that lists none or
+    more than `MAX_SEVERAL`.
+    """
+    ways: list[Rounds]
+    if isinstance(rounds, str | Mapping) or whole(rounds) is not None:
+        ways = [rounds]  # type: ignore[list-item]
+    else:
+        ways = list(rounds) if isinstance(rounds, Iterable) else [rounds]
+    texts = [way for way in ways if isinstance(way, str)]
+    if len(texts) == len(ways):
+        ways = _listed_rounds(texts)
+    else:
+        ways = [n for way in ways for n in (_listed_rounds([way]) if way in texts else [way])]
+    every = [resolve_rounds(graph, way, written) for way in ways]
+    return [counts for index, counts in enumerate(every) if counts not in every[:index]]
+
+
+def _listed_rounds(texts: Iterable[str]) -> list[Rounds]:
+    """``["1..3", "A=1,2"]`` as 1, 2, 3, {"A": 1} and {"A": 2}; "" is every repeat."""
+    numbers: dict[str, set[int]] = {}
+    for text in texts:
+        name = ""
+        for item in text.split(","):
+            before, equals, numeral = item.rpartition("=")
+            name = before.strip() if equals else name
+            numbers.setdefault(name, set()).update(_range(numeral.strip(), text))
+            if sum(map(len, numbers.values())) > MAX_SEVERAL:
+                raise _too_many()
+    return [{name: count} if name else count for name in numbers for count in sorted(numbers[name])]
+
+
+def _range(numeral: str, text: str) -> range:
+    match = _RANGE.fullmatch(numeral)
+    if match is None:
+        message = f"rounds cannot be '{text[:60]}'"
+        raise GraphError("bad-rounds", message, hint=_HOW_TO_LIST)
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise GraphError("bad-rounds", f"rounds {numeral} run backwards", hint=f"{last}..{first}")
+    if last - first >= MAX_SEVERAL:
+        raise _too_many()
+    return range(first, last + 1)
+
+
+def _too_many() -> GraphError:
+    message = f"more than {MAX_SEVERAL} numbers of rounds are asked for"
+    return GraphError("bad-rounds", message, hint="write some of them, as 1,2,4,8")
+
+
+def _check_visits(graph: BlockGraph, asked: Mapping[str, int]) -> None:
     visits = sum(graph.visit_counts(asked).values())
     if visits > MAX_RUN_VISITS:
         message = f"these rounds visit blocks {visits:.2e} times; at most {MAX_RUN_VISITS} are run"
         raise GraphError("too-many-visits", message, hint="ask for fewer rounds")
-    return asked
 
 
 def plain_rounds(rounds: Rounds) -> Rounds:
-    """The same rounds with Python's own numbers in place of those of other libraries.
+    """The same rounds with Python's own numbers in place of those of other libraries and of text.
 
-    What is no whole number stays as it is, for `resolve_rounds` to refuse.
+    What says no rounds stays as it is, for `resolve_rounds` to refuse.
     """
+    if isinstance(rounds, str):
+        return spelled_rounds(rounds)
     if isinstance(rounds, Mapping):
         return {name: whole(count) or count for name, count in rounds.items()}
     return None if rounds is None else whole(rounds) or rounds
+
+
+def named_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int] | None:
+    """Checked rounds of those repeats alone that ``rounds`` names; None where it says nothing.
+
+    For passes in which the others may still be drawn. Raises `GraphError` as `resolve_rounds`.
+    """
+    if rounds is None:
+        return None
+    counts, asked = resolve_rounds(graph, rounds), plain_rounds(rounds)
+    names = asked if isinstance(asked, Mapping) else counts
+    return {name: counts[name] for name in names} or None
+
+
+def spelled_rounds(text: str) -> int | dict[str, int] | str:
+    """``3`` as a number, ``A=2, B=4`` as a mapping; the text itself where it says no rounds."""
+    if text.strip().isdecimal() and len(text.strip()) < 10:
+        return int(text)
+    counts: dict[str, int] = {}
+    for pair in text.split(","):
+        name, _, count = (side.strip() for side in pair.partition("="))
+        if not name or name in counts or not count.isdecimal() or len(count) > 9:
+            return text
+        counts[name] = int(count)
+    return counts
 
 
 def rounds_in_words(counts: Mapping[str, int]) -> str:
@@ -85,7 +203,7 @@ def beyond_training(rounds: Mapping[str, int], trained: Mapping[str, int]) -> st
     return "; ".join(above) or None
 
 
-def _asked_rounds(written: Mapping[str, int], rounds: int | Mapping[str, int]) -> dict[str, int]:
+def _asked_rounds(written: Mapping[str, int], rounds: Rounds) -> dict[str, int]:
     """Each repeat's rounds, each of them possible alone."""
     if not isinstance(rounds, Mapping):
         count = checked_count(rounds, "")

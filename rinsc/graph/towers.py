@@ -19,7 +19,7 @@ import networkx as nx
 
 from rinsc.errors import GraphError, did_you_mean
 from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, drawers
-from rinsc.graph.rounds import Rounds, resolve_rounds
+from rinsc.graph.rounds import CheckedRounds, Rounds, plain_rounds, resolve_rounds
 from rinsc.graph.verify import HOW_TO_BUILD, verified
 from rinsc.spec import TowersSpec
 
@@ -106,7 +106,7 @@ def joined(spec: TowersSpec, towers: Mapping[str, BlockGraph]) -> TowersGraph:
     return verified_towers(TowersGraph(spec, dict(towers), digraph))
 
 
-def tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, dict[str, int]]:
+def tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, CheckedRounds]:
     """Rounds of every dial by the names of its tower and its own; see `resolve_rounds`.
 
     One number sets every dial of every tower; names are those of `TowersGraph.dials`.
@@ -114,6 +114,7 @@ def tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, dict[str, int]
     towers = graph.towers
     if rounds is None:
         return {name: resolve_rounds(tower, None) for name, tower in towers.items()}
+    rounds = plain_rounds(rounds)
     names = [name for name, _ in graph.dials()]
     if not isinstance(rounds, Mapping):
         dialled = [name for name, tower in towers.items() if any(tower.dials())]
@@ -136,6 +137,14 @@ def tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, dict[str, int]
         )
         for name, tower in towers.items()
     }
+
+
+def named_tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, int] | None:
+    """`named_rounds` of towers: checked rounds of those repeats that ``rounds`` names."""
+    counts, asked = tower_rounds(graph, rounds), plain_rounds(rounds)
+    every = {dial_of(tower, name): n for tower, own in counts.items() for name, n in own.items()}
+    names = asked if isinstance(asked, Mapping) else every
+    return {name: every[name] for name in names} or None
 
 
 def verified_towers(graph: TowersGraph) -> TowersGraph:

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 from rinsc.cost.memory import Checkpointing
 from rinsc.errors import Problem, SpecError, did_you_mean, plural
 from rinsc.formats import TrainingPrecision
-from rinsc.graph import Rounds
+from rinsc.graph import Rounds, plain_rounds
 from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.sampling import MAX_SEED
 from rinsc.scalars import plain
@@ -264,6 +264,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        object.__setattr__(self, "rounds", plain_rounds(self.rounds))
         problems = [
             Problem(
                 code="bad-config",

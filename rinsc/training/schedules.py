@@ -46,7 +46,7 @@ class Depths:
         self._set = set_rounds(self._graph, config.rounds)
         free = [loop.name for loop in drawn_loops(self._graph) if loop.name not in self._set]
         self.drawn = [] if config.rounds_schedule else free
-        self._flops: dict[tuple[tuple[str, int], ...], int] = {}
+        self._flops: dict[object, int] = {}
 
     def rounds(self, step: int) -> Rounds:
         """What the module is given in ``step``, counted from 0.

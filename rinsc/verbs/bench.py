@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx import Session
     from rinsc.backends.onnx.run.benchmark import Speed, TokenCost
     from rinsc.evaluation.quality import Quality
+    from rinsc.graph import Rounds
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 MAX_THREADS = 1024
@@ -166,7 +167,7 @@ class BenchReport:
 def bench(
     model: str | os.PathLike[str],
     *,
-    rounds: int | Sequence[int] | None = None,
+    rounds: Rounds | Sequence[Rounds] = None,
     prompt_tokens: int | None = None,
     new_tokens: int | None = None,
     threads: int | None = None,
@@ -177,9 +178,10 @@ def bench(
 ) -> BenchReport:
     """Measure an exported model at several numbers of rounds: what ``rinsc bench`` does.
 
-    ``model`` is a model folder or an ONNX file. ``rounds`` are numbers, each of every repeat; None
-    for those that the model was written with and, where it can run them, fewer. A generation runs
-    ``prompt_tokens`` (128, or what has room) and adds ``new_tokens`` (64, or what has room).
+    ``model`` is a model folder or an ONNX file. ``rounds`` are one number or several, for every
+    repeat or by name, or a text such as "1..4"; None for those that the model was written with
+    and, where it can run them, fewer. A generation runs ``prompt_tokens`` (128, or what has room)
+    and adds ``new_tokens`` (64, or what has room).
     ``threads`` None stands for one a core, ``provider`` None for the first of cuda and cpu that
     loads. Bits per byte are of the held-out ``text``, by default heldout.txt beside the model.
     ``output`` draws them against ms per token, as .png or .svg.
@@ -197,12 +199,11 @@ def bench(
     from rinsc.layers import require_language_model
 
     shown = ShownProgress() if progress is None else progress
-    numbers = [rounds] if isinstance(rounds, int) else rounds
     memory_before = own_memory_bytes()
     session = Session(file, provider=provider, threads=threads)
     require_language_model(session.spec)
     metadata = metadata_of(file)
-    every = rounds_by_repeat(numbers, session, metadata[Key.FORM], file)
+    every = rounds_by_repeat(rounds, session, metadata[Key.FORM], file)
     lengths = _lengths(session.spec.context, prompt_tokens, new_tokens)
     size, path = session.spec.vocab_size, None if text is None else Path(text)
     held_out = find_held_out(file, path, size, shown, needed=picture is not None)
@@ -357,23 +358,23 @@ def _note_limits(
 
 
 def rounds_by_repeat(
-    numbers: Sequence[int] | None, session: Session, form: str, file: Path
+    rounds: Rounds | Sequence[Rounds], session: Session, form: str, file: Path
 ) -> list[dict[str, int]]:
-    """Each number as rounds of every repeat, fewest first.
+    """Rounds of every repeat for each number that is asked for.
 
     By default up to those written, where a repeat with fewer of them than another stays at its own.
     Raises UsageError for rounds that no such model runs, or that this file was not written for.
     """
-    from rinsc.graph import resolve_rounds
+    from rinsc.graph import several_rounds
 
     written = dict(session.rounds)
-    if numbers is None:
+    if rounds is None:
         if form == "fixed" or not written:
             return [written]
         most = rounds_up_to(max(written.values()))
         return [{name: min(count, each) for name, count in written.items()} for each in most]
     with option_values():
-        every = [resolve_rounds(session.graph, number) for number in sorted(set(numbers))]
+        every: list[dict[str, int]] = [*several_rounds(session.graph, rounds, written)]
     for each in every:
         if form == "fixed" and each != written:
             message = f"the model was compiled for {_shown(written)}, not {_counted(each)}"

@@ -269,7 +269,7 @@ def module_source(model: Any, tokenizer: Path | None, rounds: Rounds, *, cache: 
     graph = build_graph(module.graph.spec)
     require_language_model(graph.spec)
     with option_values():
-        resolve_rounds(graph, rounds)
+        rounds = resolve_rounds(graph, rounds)
     if tokenizer is None:
         hint = f"name it with {setting('tokenizer')}"
         raise UsageError("no-tokenizer", "a module has no tokenizer", hint=hint)
@@ -328,7 +328,7 @@ def run_source(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: boo
     begun = begun_tokenizer(folder) if tokenizer is None else None
     chosen = _tokenizer(tokenizer or folder.tokenizer, graph.spec.vocab_size, begun)
     untrained = beyond_training(asked, run_trained_rounds(folder, graph))
-    next_logits = row_logits(run_model(folder), rounds, cache=cache)
+    next_logits = row_logits(run_model(folder), asked, cache=cache)
     stops = stop_ids(folder.path, chosen.stop_ids, graph.spec.vocab_size)
     return Source(graph, chosen, known_logits(chosen, next_logits), stops, untrained)
 

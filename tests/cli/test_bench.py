@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from rinsc.cli.values import MOST_ROUNDS as MOST
-from rinsc.cli.values import asked_rounds
 from rinsc.data.tokenizer import load_tokenizer
-from rinsc.errors import UsageError
+from rinsc.errors import GraphError
 from rinsc.evaluation.quality import compare_quality
-from rinsc.graph import rounds_up_to
+from rinsc.graph import build_graph, rounds_up_to, several_rounds
+from rinsc.graph.rounds import MAX_SEVERAL as MOST
 from rinsc.objectives.next_token import HeldOut, bits_per_byte
+from rinsc.spec import model_spec
 from rinsc.verbs.models import open_run, run_model
 from tests.cli.command_line import Result, run_cli
 
@@ -242,15 +242,16 @@ def test_another_text(dial: Path, tmp_path: Path) -> None:
     ],
 )
 def test_rounds_are_read(text: str, expected: list[int]) -> None:
-    assert asked_rounds(text) == expected
+    graph = build_graph(model_spec("A^2", preset="tiny"))
+    assert several_rounds(graph, text) == [{"A": count} for count in expected]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        *((text, "does not take") for text in ("", "a..b", "A=2", "1..", "..4", "-1", "1.5", "٣")),
-        *((text, "does not take") for text in ("1,,2", "1...4", "1..2..3", "9" * 5000, "\x00")),
-        ("5..1", "write 1..5"),
+        *((text, "cannot be") for text in ("", "a..b", "A=", "1..", "..4", "-1", "1.5", "٣")),
+        *((text, "cannot be") for text in ("1,,2", "1...4", "1..2..3", "9" * 5000, "\x00")),
+        ("5..1", "run backwards"),
         ("1..2000", f"more than {MOST}"),
         ("1..999999999", f"more than {MOST}"),
         ("1..20,30..50", f"more than {MOST}"),
@@ -258,8 +259,10 @@ def test_rounds_are_read(text: str, expected: list[int]) -> None:
     ],
 )
 def test_rounds_that_are_none(text: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        asked_rounds(text)
+    graph = build_graph(model_spec("A^2", preset="tiny"))
+    with pytest.raises(GraphError, match=said) as caught:
+        several_rounds(graph, text)
+    assert caught.value.code == "bad-rounds"
 
 
 def test_by_default_not_all_of_many_rounds() -> None:

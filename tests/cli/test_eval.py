@@ -6,10 +6,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import rinsc
 from rinsc.backends.torch import load_weights, to_torch
+from rinsc.errors import UsageError
 from rinsc.evaluation.measure import read_text
 from rinsc.objectives.next_token import evaluate
 from rinsc.progress import SilentProgress
@@ -109,10 +113,10 @@ def test_a_baseline_has_no_rounds(plain: Path, tmp_path: Path) -> None:
     ("given", "status", "code"),
     [
         (("--rounds", "0"), 2, "bad-rounds"),
-        (("--rounds", "4..1"), 2, "usage"),
-        (("--rounds", "many"), 2, "usage"),
+        (("--rounds", "4..1"), 2, "bad-rounds"),
+        (("--rounds", "many"), 2, "bad-rounds"),
         (("--rounds", "B=1"), 2, "unknown-repeat"),
-        (("--rounds", "1..99"), 2, "usage"),
+        (("--rounds", "1..99"), 2, "bad-rounds"),
         (("--data", "nothing"), 1, "unknown-corpus"),
         (("--baseline", "no/such/run"), 1, "not-a-run"),
         (("--limit", "3"), 2, "usage"),
@@ -294,3 +298,21 @@ def test_a_margin_that_means_nothing(run: Path, given: tuple[str, ...]) -> None:
     assert done.status == 2
     assert "--margin" in done.err
     assert "hint: " in done.err
+
+
+def test_the_library_reads_rounds_in_every_way(run: Path) -> None:
+    def rows(rounds: Any) -> list[Any]:
+        settings: dict[str, Any] = {"windows": 1, "device": "cpu", "progress": SilentProgress()}
+        report = rinsc.evaluate(run, rounds=rounds, **settings)
+        return [(row.rounds, row.facts()) for row in report.rows]
+
+    expected = rows(2)
+    ways: tuple[Any, ...] = (np.int64(2), "2", "A=2", {"A": 2}, [2], ("A=2",))
+    for way in ways:
+        assert rows(way) == expected, way
+    assert rows("A=1..2") == rows([1, 2]) == rows((1, "2")) == [*rows(1), *expected]
+    wrong: tuple[Any, ...] = (0, "0", "A=0", 1.5, "many", {"A": 0}, [2, 0], object())
+    for way in wrong:
+        with pytest.raises(UsageError) as caught:
+            rows(way)
+        assert caught.value.code == "bad-rounds", way

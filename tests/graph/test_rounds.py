@@ -61,7 +61,7 @@ def test_a_model_without_repeats_runs_once(rounds: Any) -> None:
 
 @pytest.mark.parametrize(
     "count",
-    [0, -1, MAX_ROUNDS + 1, True, False, 2.0, 1.5, "3", [2], 10**5000, -(10**5000)],
+    [0, -1, MAX_ROUNDS + 1, True, False, 2.0, 1.5, "three", "0", [2], 10**5000, -(10**5000)],
     ids=lambda count: type(count).__name__,
 )
 def test_bad_rounds_are_refused(count: Any) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import emit_source, load_weights, save_weights, to_torch
 from rinsc.backends.torch.generate import cached_module
-from rinsc.errors import CheckpointError, LoweringError, SpecError
+from rinsc.errors import CheckpointError, GraphError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Loop, build_graph, unroll
 from rinsc.layers import LayerKind, layer_kind, llama, trace_programs, weight_shapes
 from rinsc.layers.mixing import rotary_sides
@@ -101,22 +101,26 @@ def test_rounds_by_name_reach_their_repeat() -> None:
 
 
 @pytest.mark.parametrize(
-    "rounds", [0, -1, {"C": 2}, {"A": 0}, 10**30, 1025, True, 2.5, "3", {"A": 2.0}]
+    "rounds", [0, -1, {"C": 2}, {"A": 0}, 10**30, 1025, True, 2.5, "x", {"A": 2.0}]
 )
 def test_rounds_that_do_not_fit_are_refused(rounds: object) -> None:
+    """By the emitted source, which stands alone, as by the module around it."""
+    model, ids = to_torch(model_spec("A^2B", preset="tiny")), torch.zeros(1, 2, dtype=torch.long)
     with pytest.raises(ValueError, match="do not fit"):
-        to_torch(model_spec("A^2B", preset="tiny"))(torch.zeros(1, 2, dtype=torch.long), rounds)
+        model.forward(ids, rounds)
+    with pytest.raises(GraphError):
+        model(ids, rounds)
 
 
 def test_nested_rounds_that_multiply_to_too_many_are_refused() -> None:
     model = to_torch(model_spec("(((A^2)^2)^2B)^2", preset="tiny"))
     with pytest.raises(ValueError, match="visits of blocks, more than 65536"):
-        model(torch.zeros(1, 2, dtype=torch.long), 1024)
+        model.forward(torch.zeros(1, 2, dtype=torch.long), 1024)
 
 
 def test_rounds_without_a_repeat_are_refused() -> None:
     with pytest.raises(ValueError, match="without a repeat"):
-        to_torch(model_spec("AB", preset="tiny"))(torch.zeros(1, 2, dtype=torch.long), 2)
+        to_torch(model_spec("AB", preset="tiny")).forward(torch.zeros(1, 2, dtype=torch.long), 2)
 
 
 def test_a_sequence_beyond_the_context_is_refused() -> None:
@@ -352,7 +356,7 @@ def test_a_model_without_a_repeat_takes_the_rounds_of_none(rounds: Any) -> None:
     ids = torch.randint(module.spec.vocab_size, (2, 5))
     assert torch.equal(module(ids, rounds=rounds), module(ids))
     with pytest.raises(ValueError, match="without a repeat"):
-        module(ids, rounds={"A": 1})
+        module.forward(ids, rounds={"A": 1})
 
 
 SMALL = model_spec("A^2B", preset="tiny", layers=2)

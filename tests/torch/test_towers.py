@@ -126,7 +126,7 @@ def test_the_source_stands_alone() -> None:
     assert max(map(len, model.source.splitlines())) <= 110
     for wrong in ({"A": 2}, {"text.A": 2}, {"image.A": 0}, 0):
         with pytest.raises(ValueError, match=r"do not fit the repeats"):
-            model(**inputs, rounds=wrong)
+            plain(**inputs, rounds=wrong)
     with pytest.raises(ValueError, match="at least one tower: image, text"):
         model()
 

@@ -16,6 +16,7 @@ from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import BlockRuns, LoopRuns, RunCounts
 from rinsc.cost.flops import flops_of_a_step
 from rinsc.graph import BlockGraph, Loop, Visit, build_graph, plain_rounds
+from rinsc.graph.rounds import spelled_rounds
 
 # A number, or what each token and each pair of tokens adds to one.
 Amount: TypeAlias = tuple[int, int]
@@ -259,7 +260,8 @@ def facts_source(config: RinscConfig) -> str:
         cache_slots=_body([*total(graph, cache_slots(graph)), "return slots"]),
         step_flops=_body(step_flops(graph)),
     )
-    return "\n".join([*lines, "", "", getsource(plain_rounds), ""]) + _ERRORS + facts
+    spelling = [getsource(spelled_rounds), "", getsource(plain_rounds)]
+    return "\n".join([*lines, "", "", *spelling, ""]) + _ERRORS + facts
 
 
 def literal(name: str, values: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from rinsc.backends.hf.starts import (
 )
 from rinsc.backends.torch.generate import Checkpointing
 from rinsc.backends.torch.generate import HostedModule as Model
-from rinsc.graph import Rounds
+from rinsc.graph import Rounds, plain_rounds
 
 Arranged = Callable[..., tuple[Cache | None, dict[str, Any]]]
 
@@ -215,7 +215,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         self, rounds: Rounds, noise_seed: int | None, rows: int
     ) -> tuple[Rounds, int | None]:
         """In training, what neither the caller nor the config sets is drawn."""
-        asked = self.config.rounds if rounds is None else rounds
+        asked = self.config.rounds if rounds is None else plain_rounds(rounds)
         if self.training and self.draws is not None and self.draws.lacks(asked, noise_seed):
             drawn: tuple[Rounds, int | None] = self.draws.fill(asked, noise_seed, rows)
             return drawn

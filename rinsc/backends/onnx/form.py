@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from rinsc.backends.onnx.precision import Precision, parse_precision
-from rinsc.errors import LoweringError, UsageError, did_you_mean
-from rinsc.graph import BlockGraph, Rounds
+from rinsc.errors import GraphError, LoweringError, UsageError, did_you_mean
+from rinsc.graph import BlockGraph, Rounds, plain_rounds
 from rinsc.scalars import real
 
 RoundsForm: TypeAlias = Rounds | Literal["dynamic"]
@@ -103,7 +103,7 @@ class OnnxForm:
     ) -> None:
         chosen = parse_precision(precision) if isinstance(precision, str) else precision
         values: Mapping[str, Any] = {
-            "rounds": rounds,
+            "rounds": rounds if rounds == "dynamic" else plain_rounds(rounds),
             "cache": bool(cache),
             "portable": bool(portable),
             "gated": bool(gated),
@@ -115,12 +115,12 @@ class OnnxForm:
 
     @property
     def name(self) -> Literal["fixed", "dynamic", "gated"]:
-        """What becomes of the rounds. Raises `LoweringError` for what says no rounds."""
+        """What becomes of the rounds. Raises `GraphError` for what says no rounds."""
         if not isinstance(self.rounds, str):
             return "gated" if self.gated else "fixed"
         if self.rounds != "dynamic":
             hint = "give a number, numbers by repeat, or 'dynamic'"
-            raise LoweringError("unknown-form", f"'{self.rounds}' says no rounds", hint=hint)
+            raise GraphError("bad-rounds", f"'{self.rounds:.60}' says no rounds", hint=hint)
         if self.gated:
             message = "a gated model needs the most rounds that it can run"
             raise LoweringError("unknown-form", message, hint="give a number of rounds")

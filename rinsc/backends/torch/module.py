@@ -23,7 +23,8 @@ from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.backends.torch.tables import TableKeeper
 from rinsc.backends.torch.towers import emit_towers, tower_class
 from rinsc.graph import BlockGraph, TowersGraph, build_graph, require_graph, verified
-from rinsc.graph.towers import verified_towers
+from rinsc.graph.rounds import named_rounds
+from rinsc.graph.towers import named_tower_rounds, verified_towers
 from rinsc.spec import ModelSpec, TowersSpec
 
 _numbers = itertools.count()
@@ -40,6 +41,20 @@ class CompiledModule(TableKeeper):
     draws: Any = None  # of a model that draws in training
     checkpointing: Literal["none", "visit", "round"] = "none"  # of a `recomputing_module`
 
+    def __call__(self, *inputs: Any, **settings: Any) -> Any:
+        """As any module; rounds are checked, and may be said in every way of `rinsc.graph.Rounds`.
+
+        Raises `GraphError` for those that the model cannot run.
+        """
+        if torch.compiler.is_compiling():  # the emitted code looks at them itself
+            return super().__call__(*inputs, **settings)
+        if len(inputs) > 1:
+            first, rounds, *others = inputs
+            inputs = (first, named_rounds(self.graph, rounds), *others)
+        elif "rounds" in settings:
+            settings["rounds"] = named_rounds(self.graph, settings["rounds"])
+        return super().__call__(*inputs, **settings)
+
     def input_moments(self, inputs: npt.ArrayLike | None) -> Moments:
         """What each matrix is multiplied with on ``inputs``, or on random tokens; `calibration`."""
         return calibration(self, inputs)
@@ -54,6 +69,12 @@ class CompiledTowers(nn.Module):
     source: ClassVar[str]
     spec: ClassVar[TowersSpec]
     graph: ClassVar[TowersGraph]
+
+    def __call__(self, *, rounds: Any = None, **inputs: Any) -> Any:
+        """As any module; raises `GraphError` for rounds that the towers cannot run."""
+        if rounds is None or torch.compiler.is_compiling():
+            return super().__call__(**inputs, rounds=rounds)
+        return super().__call__(**inputs, rounds=named_tower_rounds(self.graph, rounds))
 
     def stored_name(self, name: str) -> str:
         """What a file calls a weight of ``state_dict``: blocks bear no tower, as several have them.
