@@ -10,7 +10,7 @@ from rinsc.layers import Programs, trace_programs
 from rinsc.ops.program import Program
 from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec
-from rinsc.storage.digests import short_digest
+from rinsc.storage.files import short_digest
 from rinsc.syntax.identity import Identity, atoms_of, identity_of_towers
 
 

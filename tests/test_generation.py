@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 
 from rinsc.errors import UsageError
 from rinsc.generation import (
+    CachedRow,
+    PaddedRows,
     Request,
     RowLogits,
     checked_request,
     continue_tokens,
+    left_padded,
     stream_ids,
     stream_tokens,
     whole_rows,
     window_moves,
 )
-from rinsc.generation.rows import CachedRow, PaddedRows, left_padded
 from rinsc.sampling import Sampling
 from rinsc.spec import model_spec
 

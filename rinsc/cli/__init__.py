@@ -11,8 +11,7 @@ from io import TextIOWrapper
 from cyclopts import App, CycloptsError, Parameter
 
 from rinsc.__about__ import __version__
-from rinsc.cli.diagnostics import print_error, warnings_as_notes
-from rinsc.cli.output import result_alone
+from rinsc.cli.output import print_error, result_alone, warnings_as_notes
 from rinsc.errors import OutputError, RinscError, settings_as_options
 
 # Imported only when called: name, where the function is, what `rinsc --help` says about it.
@@ -88,7 +87,7 @@ def _run(tokens: Sequence[str]) -> int:
     try:
         command, given, _ = app().parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        from rinsc.cli.diagnostics import usage_error
+        from rinsc.cli.output import usage_error
 
         raise usage_error(error) from None
     if not command.__module__.startswith("rinsc."):  # the parser's own: --help and --version

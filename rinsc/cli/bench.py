@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rinsc.cli.diagnostics import CommandProgress, note
-from rinsc.cli.output import print_json, print_line, print_table
+from rinsc.cli.output import CommandProgress, note, print_json, print_line, print_table
 from rinsc.cli.values import Listed
 from rinsc.errors import plural
-from rinsc.units import exact
+from rinsc.scalars import exact
 
 if TYPE_CHECKING:
     from rinsc.verbs.bench import BenchReport

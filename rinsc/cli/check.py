@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
-from rinsc.cli.output import print_json, print_result
+from rinsc.cli.output import note, print_json, print_result
 from rinsc.cli.values import model_text, share_bindings
 from rinsc.errors import UsageError, listed
 from rinsc.verbs.models import is_run
@@ -133,7 +132,7 @@ def _describe_towers(towers: Towers, model: str, spec: TowersSpec | None) -> dic
 
 def _schedule_fingerprint(forms: Mapping[str, NormalForm]) -> str:
     """That of towers without dimensions, or of one signature under the name ''."""
-    from rinsc.storage.digests import short_digest
+    from rinsc.storage.files import short_digest
     from rinsc.syntax.identity import identity_of_towers
 
     return short_digest(identity_of_towers(forms, {}).text)

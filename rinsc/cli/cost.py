@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
-from rinsc.cli.output import print_json, print_line, print_table
+from rinsc.cli.output import note, print_json, print_line, print_table
 from rinsc.cli.values import (
     Count,
     ModelText,
@@ -24,8 +23,7 @@ from rinsc.errors import UsageError, listed, plural
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.ops import Causal
-from rinsc.spec import ModelSpec, TowersSpec
-from rinsc.units import (
+from rinsc.scalars import (
     exact,
     ratio,
     rounded_bytes,
@@ -34,6 +32,7 @@ from rinsc.units import (
     share,
     short_text,
 )
+from rinsc.spec import ModelSpec, TowersSpec
 
 DEFAULT_TOKENS = 1_000_000_000
 DEFAULT_BATCH = 16

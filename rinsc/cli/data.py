@@ -12,7 +12,7 @@ from rinsc.cli.output import print_json, print_json_list, print_result
 from rinsc.cli.values import Count, option_values
 from rinsc.errors import UsageError, plural
 from rinsc.extras import require
-from rinsc.units import exact, rounded_bytes
+from rinsc.scalars import exact, rounded_bytes
 
 if TYPE_CHECKING:
     from rinsc.data.catalog import Added, Entry

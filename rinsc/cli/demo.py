@@ -27,6 +27,7 @@ from rinsc.objectives.next_token import held_out_windows, quality_against_rounds
 from rinsc.plots import curve, draw_rounds, draw_training
 from rinsc.progress import ShownProgress
 from rinsc.sampling import Sampling
+from rinsc.scalars import exact, rounded_flops
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.storage.files import make_folder, write_atomically
 from rinsc.training.compare import Contender, train_pair
@@ -34,7 +35,6 @@ from rinsc.training.config import TrainConfig
 from rinsc.training.devices import fast_precision
 from rinsc.training.metrics import read_metrics
 from rinsc.training.progress import TrainingProgress
-from rinsc.units import exact, rounded_flops
 from rinsc.verification import LOGIT_LIMIT, dial_gaps
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ def _print(found: Difference) -> None:
     from rinsc.cli.output import print_line, print_table
     from rinsc.cli.zoo import rounds_text
     from rinsc.errors import listed
-    from rinsc.units import (
+    from rinsc.scalars import (
         exact,
         ratio,
         rounded_bytes,

@@ -10,7 +10,7 @@ from rinsc.cli.output import print_line, print_table
 from rinsc.errors import plural
 from rinsc.graph import rounds_in_words
 from rinsc.objectives import objective
-from rinsc.units import exact, rounded_count, rounded_flops
+from rinsc.scalars import exact, rounded_count, rounded_flops
 from rinsc.verbs.quality import signed
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rinsc.cli.diagnostics import CommandProgress
-from rinsc.cli.output import print_json, print_text
+from rinsc.cli.output import CommandProgress, print_json, print_text
 from rinsc.cli.values import RoundsOption, Seed, parse_rounds
 from rinsc.sampling import Sampling
 

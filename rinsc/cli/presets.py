@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rinsc.cli.output import print_json
+from rinsc.scalars import exact, rounded_count
 from rinsc.spec.presets import PRESETS
-from rinsc.units import exact, rounded_count
 
 SIGNATURE = "A"  # any other has as many parameters, unless it has adapters or layers of its own
 

@@ -8,9 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
-from rinsc.cli.output import PIPED_WIDTH, print_note, print_result, result_stream
+from rinsc.cli.output import PIPED_WIDTH, note, print_note, print_result, result_stream
 from rinsc.errors import UsageError
 
 

@@ -21,7 +21,7 @@ from rinsc.cli.values import Count, Listed, listed, option_values, share_binding
 from rinsc.errors import UsageError, plural
 from rinsc.extras import TO_TRAIN, require
 from rinsc.layers.kind import require_language_model
-from rinsc.units import exact, rounded_flops
+from rinsc.scalars import exact, rounded_flops
 from rinsc.verbs.models import find_run, is_run, is_signature
 
 if TYPE_CHECKING:

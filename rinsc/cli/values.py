@@ -11,7 +11,7 @@ from cyclopts import Parameter, Token
 
 from rinsc.errors import Problem, RinscError, SignatureError, UsageError
 from rinsc.errors import option_values as option_values
-from rinsc.resources import zoo_file
+from rinsc.extras import zoo_file
 from rinsc.sampling import MAX_SEED
 from rinsc.scalars import whole_count
 from rinsc.storage.files import parse_toml, read_regular_text

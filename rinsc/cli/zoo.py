@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Group, Parameter
 
-from rinsc.cli.diagnostics import note
 from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.output import (
     PIPED_WIDTH,
     console,
+    note,
     print_json,
     print_json_list,
     print_line,
@@ -28,7 +28,7 @@ from rinsc.cli.output import (
 from rinsc.cli.values import Count, option_values
 from rinsc.cost.adapters import share_text
 from rinsc.errors import RinscError, listed, plural
-from rinsc.units import exact, rounded_count, short_text
+from rinsc.scalars import exact, rounded_count, short_text
 from rinsc.variants.costed import Costed
 from rinsc.variants.zoo import Claim, Figures, ZooEntry
 

@@ -32,8 +32,8 @@ from rinsc.graph import (
 )
 from rinsc.graph.law import drawn_loops
 from rinsc.graph.towers import verified_towers
+from rinsc.scalars import html_table, rounded_count, rounded_flops
 from rinsc.spec import ModelSpec, TowersSpec
-from rinsc.units import html_table, rounded_count, rounded_flops
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from rinsc.data.documents import Part, PartTally, Source, check_amounts
 from rinsc.data.names import data_error, tokens_folder
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.progress import PreparationProgress
-from rinsc.storage.digests import file_digest, sampled_digest, short_digest
-from rinsc.storage.files import read_json
+from rinsc.storage.files import file_digest, read_json, sampled_digest, short_digest
 from rinsc.storage.folders import folder_aside, one_process
 
 FORMAT = 4  # raised whenever the same source would give other files

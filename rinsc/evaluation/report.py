@@ -18,8 +18,8 @@ from rinsc.evaluation.verdict import (
 from rinsc.graph import rounds_in_words
 from rinsc.objectives import Figure, Part, Quality, objective
 from rinsc.plots import Mark, draw_evaluation
+from rinsc.scalars import exact, html_table
 from rinsc.storage.files import write_atomically
-from rinsc.units import exact, html_table
 
 MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature in a picture
 

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any, get_type_hints
 
 from rinsc.errors import Problem, SpecError, listed
-from rinsc.scalars import plain
+from rinsc.scalars import html_table, plain
 from rinsc.spec.checks import at_key, combination_problems, unknown_keys, value_problem
 from rinsc.spec.presets import PRESETS
 from rinsc.spec.settings import (
@@ -25,7 +25,6 @@ from rinsc.spec.settings import KEY as SETTINGS
 from rinsc.syntax import NormalForm, normal_form, to_text
 from rinsc.syntax.settings import BlockOptions
 from rinsc.syntax.tree import Signature, Towers
-from rinsc.units import html_table
 
 
 @dataclass(frozen=True)

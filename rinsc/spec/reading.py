@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean
-from rinsc.resources import zoo_file
+from rinsc.extras import zoo_file
 from rinsc.scalars import whole
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
 from rinsc.spec.model import KEYS, REQUIRED, ModelSpec, check_values, spec_keys

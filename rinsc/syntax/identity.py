@@ -27,7 +27,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from rinsc.errors import SignatureError, plural
-from rinsc.storage.digests import short_digest
+from rinsc.storage.files import short_digest
 from rinsc.syntax.canonical import numbered_owners
 from rinsc.syntax.expand import (
     KeptRepeat,

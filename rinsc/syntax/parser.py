@@ -16,7 +16,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken
 from lark.lexer import BasicLexer
 
 from rinsc.errors import SignatureError, Span, shown
-from rinsc.resources import grammar_text
+from rinsc.extras import grammar_text
 from rinsc.syntax.bind import check_contradictions
 from rinsc.syntax.expand import check_limits
 from rinsc.syntax.normal import letter_sizes

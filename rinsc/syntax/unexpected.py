@@ -10,7 +10,7 @@ from functools import cache
 from typing import TypeAlias
 
 from rinsc.errors import Problem, SignatureError, Span, nearest, plural, shown
-from rinsc.resources import zoo_dir
+from rinsc.extras import zoo_dir
 from rinsc.syntax.tree import (
     MAX_DIGITS,
     MAX_NESTING,

@@ -15,8 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rinsc.errors import OutputError
-from rinsc.storage.digests import file_digest
-from rinsc.storage.files import cannot_write, flush_to_disk, read_json, write_atomically
+from rinsc.storage.files import (
+    cannot_write,
+    file_digest,
+    flush_to_disk,
+    read_json,
+    write_atomically,
+)
 
 NAME = "checkpoint-{step}"
 MANIFEST = "checksums.json"

@@ -21,8 +21,7 @@ from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
 from rinsc.objectives import objective
 from rinsc.spec import model_spec
-from rinsc.storage.digests import file_digest
-from rinsc.storage.files import read_json, read_regular_text
+from rinsc.storage.files import file_digest, read_json, read_regular_text
 from rinsc.training.checkpoint import (
     MANIFEST,
     SHARDED,

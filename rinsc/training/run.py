@@ -17,8 +17,7 @@ from rinsc.backends.torch.weights import load_weights, save_weights
 from rinsc.errors import CheckpointError
 from rinsc.objectives import Data, objective
 from rinsc.spec import ModelSpec
-from rinsc.storage.digests import file_digest
-from rinsc.storage.files import write_atomically
+from rinsc.storage.files import file_digest, write_atomically
 from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoints
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices, matrix_peak_flops

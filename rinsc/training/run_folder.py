@@ -16,13 +16,14 @@ from typing import Any
 from rinsc.__about__ import __version__
 from rinsc.errors import CheckpointError, OutputError, Problem
 from rinsc.spec import ModelSpec, spec_to_toml
-from rinsc.storage.digests import file_digest, text_digest
 from rinsc.storage.files import (
     cannot_write,
     check_folder,
+    file_digest,
     make_folder,
     read_json,
     remove_parts_of,
+    text_digest,
     write_atomically,
 )
 from rinsc.storage.weights_digest import MODEL_ENTRY, config_digest

@@ -13,8 +13,7 @@ from rinsc.errors import CheckpointError, GraphError
 from rinsc.graph import Rounds, build_graph, resolve_rounds
 from rinsc.graph.rounds import plain_rounds
 from rinsc.spec import ModelSpec, model_spec, spec_from_values
-from rinsc.storage.digests import file_digest
-from rinsc.storage.files import read_json
+from rinsc.storage.files import file_digest, read_json
 from rinsc.storage.weights_digest import is_config_changed
 from rinsc.training.run_folder import RunFolder
 

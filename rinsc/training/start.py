@@ -32,10 +32,10 @@ from rinsc.errors import (
     require_type,
     setting,
 )
-from rinsc.extras import require
+from rinsc.extras import require, zoo_file
 from rinsc.objectives import Data, Objective, Request, objective
 from rinsc.progress import Progress, ShownProgress, SilentProgress
-from rinsc.resources import zoo_file
+from rinsc.scalars import html_table, rounded_flops
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.model import require_spec
 from rinsc.syntax import parse
@@ -55,7 +55,6 @@ from rinsc.training.run_folder import (
     open_run_folder,
 )
 from rinsc.training.warm_start import Source, check_source, open_source, spec_from
-from rinsc.units import html_table, rounded_flops
 
 MAX_WARMUP, WARMUP_SHARE = 50, 0.1  # steps, and of all steps
 DEFAULT_STEPS = 1000

@@ -23,8 +23,7 @@ from rinsc.layers import layer_kind
 from rinsc.layers.loops import loop_prefix
 from rinsc.spec import ModelSpec, model_spec, spec_from_values, spec_to_toml
 from rinsc.spec.model import dimensions, field_values
-from rinsc.storage.digests import file_digest
-from rinsc.storage.files import parse_toml, read_json
+from rinsc.storage.files import file_digest, parse_toml, read_json
 from rinsc.syntax import Signature, to_text
 from rinsc.syntax.normal import letter_sizes
 from rinsc.training.checkpoint import checkpoints

@@ -15,8 +15,8 @@ from rinsc.cost import (
 )
 from rinsc.cost.adapters import adapter_share
 from rinsc.errors import Problem, RinscError, SpecError, did_you_mean
+from rinsc.extras import zoo_dir
 from rinsc.graph import build_graph
-from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
 from rinsc.spec.reading import read_toml

@@ -15,8 +15,8 @@ from rinsc.errors import CheckpointError, UsageError, option_values, plural, set
 from rinsc.extras import require
 from rinsc.graph import rounds_in_words, rounds_up_to
 from rinsc.progress import Progress, ShownProgress
+from rinsc.scalars import html_table, rounded_bytes, rounded_flops, short_text
 from rinsc.storage.files import check_writable
-from rinsc.units import html_table, rounded_bytes, rounded_flops, short_text
 from rinsc.verbs.quality import HeldOut, find_held_out
 
 if TYPE_CHECKING:

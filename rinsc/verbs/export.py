@@ -11,9 +11,9 @@ from rinsc.backends.onnx.form import OnnxForm
 from rinsc.errors import UsageError, did_you_mean, option_values, require_type, setting
 from rinsc.extras import require
 from rinsc.progress import Progress, ShownProgress
+from rinsc.scalars import rounded_bytes
 from rinsc.spec import TowersSpec
 from rinsc.storage.files import check_writable, write_atomically
-from rinsc.units import rounded_bytes
 from rinsc.verbs.forms import FORMS, Exported, Form, HfForm, TorchForm
 from rinsc.verbs.models import Model, find_model, own_rounds
 

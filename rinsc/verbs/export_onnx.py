@@ -17,6 +17,7 @@ from rinsc.backends.onnx.precision import Precision
 from rinsc.errors import OutputError, RinscError, UsageError, option_values, setting
 from rinsc.extras import require
 from rinsc.progress import Progress
+from rinsc.scalars import rounded_bytes
 from rinsc.storage.files import check_writable, parse_json, read_regular_text
 from rinsc.storage.folders import temporary_folder
 from rinsc.text.tokenizer_files import (
@@ -28,7 +29,6 @@ from rinsc.text.tokenizer_files import (
     special_tokens,
     stop_ids,
 )
-from rinsc.units import rounded_bytes
 from rinsc.verbs.forms import FRESH, Exported, said_written
 from rinsc.verbs.models import Model, own_rounds, run_trained_rounds
 from rinsc.verbs.old_folder import in_place_of, onnx_facts
@@ -144,7 +144,7 @@ class OnnxExport:
     def _written(
         self, module: CompiledModule, plan: OnnxPlan, calibrate: npt.ArrayLike | bool
     ) -> OnnxModel:
-        from rinsc.backends.onnx.write.weights import Moments, no_moments
+        from rinsc.backends.onnx.write.builder import Moments, no_moments
 
         moments: Moments = no_moments
         if calibrate is not False:

@@ -11,9 +11,9 @@ from rinsc.errors import UsageError, option_values
 from rinsc.extras import require
 from rinsc.graph import build_graph
 from rinsc.progress import Progress
+from rinsc.scalars import rounded_bytes
 from rinsc.spec import TowersSpec
 from rinsc.storage.files import check_writable, parse_json, write_atomically
-from rinsc.units import rounded_bytes
 from rinsc.verbs.forms import FRESH, Exported, Form, HfForm
 from rinsc.verbs.models import Model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from rinsc.backends.onnx.form import OnnxForm
-from rinsc.units import html_table, rounded_bytes
+from rinsc.scalars import html_table, rounded_bytes
 
 if TYPE_CHECKING:
     from rinsc.graph import Rounds

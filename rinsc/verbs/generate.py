@@ -21,7 +21,7 @@ from rinsc.errors import (
 from rinsc.extras import require
 from rinsc.progress import Progress, ShownProgress
 from rinsc.sampling import Sampling
-from rinsc.storage.digests import file_digest
+from rinsc.storage.files import file_digest
 from rinsc.text.tokenizer_files import TOKENIZER_FILE, stop_ids
 from rinsc.verbs.chat import render_chats
 from rinsc.verbs.models import (

@@ -13,8 +13,8 @@ from rinsc.backends.onnx.contract import Key
 from rinsc.errors import DataError, RinscError, setting
 from rinsc.extras import require
 from rinsc.graph import Rounds, rounds_in_words
+from rinsc.scalars import html_table
 from rinsc.storage.files import read_regular_text
-from rinsc.units import html_table
 
 if TYPE_CHECKING:
     import numpy as np

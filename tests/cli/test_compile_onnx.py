@@ -15,7 +15,7 @@ import pytest
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.onnx.write import file as onnx_file_module
-from rinsc.backends.onnx.write.quantize import blockwise
+from rinsc.backends.onnx.write.matrices import blockwise
 from rinsc.backends.torch import load_weights, to_torch
 from rinsc.data.batches import cut_windows
 from rinsc.data.corpora import load_corpus

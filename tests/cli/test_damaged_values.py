@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rinsc.storage.digests import file_digest
+from rinsc.storage.files import file_digest
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rinsc.resources import zoo_dir
+from rinsc.extras import zoo_dir
 from rinsc.spec import model_spec
 from rinsc.variants.diff import diff
 from tests.cli.command_line import run_cli

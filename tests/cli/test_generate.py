@@ -96,7 +96,7 @@ def test_no_token_is_made_after_the_end(model: Path, monkeypatch: pytest.MonkeyP
         calls.append(args)
         return choose(*args)
 
-    monkeypatch.setattr("rinsc.generation.request.sample_next", counted)
+    monkeypatch.setattr("rinsc.generation.sample_next", counted)
     stop = continued(model, "On", tokens=1)[:1]
     calls.clear()
     assert continued(model, "On", "--stop", stop, tokens=1000) == ""
@@ -118,7 +118,7 @@ def test_the_text_is_written_while_it_is_made(
             raise KeyboardInterrupt
         return choose(*args)
 
-    monkeypatch.setattr("rinsc.generation.request.sample_next", interrupted)
+    monkeypatch.setattr("rinsc.generation.sample_next", interrupted)
     found = run_cli("generate", str(model), "--prompt", "On", "--max-new-tokens", "9")
     assert found.status == 130
     assert found.err.endswith("interrupted\n")

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from rinsc.backends.onnx.run.providers import ProviderWarning
-from rinsc.cli.diagnostics import warnings_as_notes
+from rinsc.cli.output import warnings_as_notes
 
 
 def test_a_warning_of_ours_is_a_note(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from rinsc.cli import main
-from rinsc.resources import zoo_dir
+from rinsc.extras import zoo_dir
+from rinsc.scalars import rounded_count
 from rinsc.spec import model_spec
 from rinsc.syntax import parse, visit_count
-from rinsc.units import rounded_count
 from rinsc.variants.enumerate import variants
 from rinsc.variants.families import family
 from rinsc.variants.zoo import figures, zoo_entries, zoo_entry

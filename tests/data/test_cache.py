@@ -23,7 +23,7 @@ from rinsc.data.corpora import load, open_corpus
 from rinsc.data.documents import Document, Source
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import DataError, OutputError
-from rinsc.storage.digests import short_digest
+from rinsc.storage.files import short_digest
 
 ROOT = Path(module.__file__).parents[2]
 LINE = "Verse {0}: the lark at break of day arising {0} times.\n"
@@ -150,7 +150,7 @@ def test_ids_beyond_the_vocabulary_in_a_large_file(
 ) -> None:
     """Of large files there are samples alone, between which an id can change."""
     monkeypatch.setattr("rinsc.data.cache.WHOLE_DIGEST_BYTES", 10)
-    monkeypatch.setattr("rinsc.storage.digests.SAMPLE_BYTES", 4)
+    monkeypatch.setattr("rinsc.storage.files.SAMPLE_BYTES", 4)
     source, folder = open_corpus(f"text:{texts}"), tmp_path / "tokens"
     prepare(source, small, folder=folder)
     path = folder / cache_key(source, small) / "train"

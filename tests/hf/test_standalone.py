@@ -20,8 +20,7 @@ from transformers import AutoModelForCausalLM
 from rinsc import draw_rounds
 from rinsc.backends.hf import RinscConfig, RinscForCausalLM, causal_lm
 from rinsc.backends.hf.facts_source import facts_source
-from rinsc.backends.hf.folder import write_standalone_folder
-from rinsc.backends.hf.standalone import standalone_source
+from rinsc.backends.hf.folder import standalone_source, write_standalone_folder
 from rinsc.backends.torch import emit_source
 from rinsc.cost import training_flops
 from rinsc.layers import weight_shapes

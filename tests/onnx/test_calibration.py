@@ -16,7 +16,7 @@ from onnxruntime.capi import _pybind_state as ort_state
 from torch import nn
 
 from rinsc.backends.onnx import RoundsForm, Session, to_onnx
-from rinsc.backends.onnx.write.quantize import BlockwiseMatrix, blockwise, dequantize
+from rinsc.backends.onnx.write.matrices import BlockwiseMatrix, blockwise, dequantize
 from rinsc.backends.onnx.write.rounding import Compensation, Float32, fit_grids
 from rinsc.backends.torch import CompiledModule, calibration, to_torch
 from rinsc.backends.torch.calibration import Calibration

@@ -20,7 +20,7 @@ from onnx import TensorProto
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.onnx.outline import read_outline
 from rinsc.errors import LoweringError, RinscError
-from rinsc.storage.digests import sampled_digest
+from rinsc.storage.files import sampled_digest
 from tests.onnx.models import lively_model, random_ids, small_spec
 
 IDS = random_ids(small_spec(), 2, 7)

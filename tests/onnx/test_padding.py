@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.onnx import OnnxModel, to_onnx
-from rinsc.backends.onnx.write.packing import Packing
+from rinsc.backends.onnx.write.cache import Packing
 from rinsc.backends.torch import CompiledModule
 from tests.onnx.models import lively_model, random_ids, small_spec, torch_logits
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.capi import _pybind_state as ort_state
 
-from rinsc.backends.onnx.write import quantize, rounding
-from rinsc.backends.onnx.write.quantize import (
+from rinsc.backends.onnx.write import matrices as quantize
+from rinsc.backends.onnx.write import rounding
+from rinsc.backends.onnx.write.matrices import (
     BlockwiseMatrix,
     blockwise,
     dequantize,

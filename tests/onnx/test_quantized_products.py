@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from rinsc.backends.onnx.write.quantize import (
+from rinsc.backends.onnx.write.matrices import (
     BlockwiseMatrix,
     blockwise,
     dequantize,

@@ -13,10 +13,8 @@ import networkx
 ORDER = (
     "__about__",
     "errors",
-    "units",
     "scalars",
     "storage",
-    "resources",
     "extras",
     "progress",
     "formats",

@@ -14,7 +14,7 @@ from tests.project.installations import ROOT, build, build_editable, environment
 WHERE = """
 import importlib.metadata, json, rinsc
 from pathlib import Path
-from rinsc import resources
+from rinsc import extras as resources
 print(json.dumps({
     "package": str(Path(rinsc.__file__).resolve().parent),
     "zoo": str(Path(resources.zoo_dir()).resolve()),

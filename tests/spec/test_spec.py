@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import RinscError, SignatureError, SpecError
+from rinsc.extras import zoo_dir
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
-from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml
 from rinsc.spec.presets import PRESETS
 from rinsc.syntax import Signature, parse, substitute, to_text

@@ -13,7 +13,7 @@ from hypothesis.errors import NoSuchExample
 from lark import Lark
 from lark.lexer import TerminalDef
 
-from rinsc.resources import grammar_text
+from rinsc.extras import grammar_text
 
 # `strict=True` would do both, but with the library that it needs every grammar takes 0.1 s more
 # to load, in the environment of the tests and for whoever installs it.

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from rinsc.backends.torch import to_torch
 from rinsc.cost import stored_params
+from rinsc.extras import zoo_dir
 from rinsc.graph import build_graph
-from rinsc.resources import zoo_dir
 from rinsc.sources import config_from_spec, tensors_by_our_names
 from rinsc.sources.llama import LLAMA
 from rinsc.spec import ModelSpec, model_spec

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from rinsc.cost import cost_report
 from rinsc.errors import GraphError, SpecError
+from rinsc.extras import zoo_dir
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Loop, build_graph
-from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import canonical, parse
 from rinsc.variants.diff import Difference, diff

@@ -12,9 +12,9 @@ import pytest
 
 from rinsc.backends.torch import to_torch
 from rinsc.cost import training_flops_per_token
+from rinsc.extras import zoo_dir
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
-from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml, with_signature
 from rinsc.syntax import canonical, parse
 from rinsc.variants.zoo import claims, figures, zoo_entries, zoo_entry

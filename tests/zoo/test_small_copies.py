@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import CompiledModule, to_torch
+from rinsc.extras import zoo_dir
 from rinsc.graph.law import draw_rounds
 from rinsc.layers import layer_kind
-from rinsc.resources import zoo_dir
 from rinsc.spec import ModelSpec
 from rinsc.spec.small import small_copy
 from rinsc.variants.zoo import zoo_entry

@@ -10,7 +10,7 @@ _NEEDS = {
     "rinsc.backends.onnx.write.file": ("onnx_ir",),
     "rinsc.backends.onnx.run.benchmark": ("numpy",),
     "rinsc.backends.onnx.run.session": ("numpy",),
-    "rinsc.backends.onnx.run.towers": ("numpy",),
+    "rinsc.backends.onnx.run.towers_session": ("numpy",),
 }
 
 __all__, __getattr__ = face(__name__, __file__, _NEEDS)

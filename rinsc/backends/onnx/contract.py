@@ -1,4 +1,5 @@
-"""The names that an exported model and its runner share: files, metadata, inputs and outputs.
+"""What an exported model and its runner share: names of files, metadata, inputs and outputs, and
+the operators.
 
 What `write` puts into a file under one of these names, `run` finds there. Nothing else may spell
 them, so that a new name is one line here.
@@ -49,3 +50,46 @@ def dial_name(graph: BlockGraph, name: str, *, gated: bool) -> str:
 def tower_port(tower: str, name: str) -> str:
     """The input or output of a tower, where there are several: ``image_patches``."""
     return f"{tower}_{name}"
+
+
+# The writer adds no other operators, and no others are run.
+RUNTIME = "com.microsoft"  # the domain of ONNX Runtime's own operators
+STANDARD = ("", "ai.onnx")  # the domain of ONNX's, by its two names
+RUNTIME_OPERATORS = frozenset(
+    {
+        "DynamicQuantizeMatMul",
+        "GatherBlockQuantized",
+        "GroupQueryAttention",
+        "MatMulNBits",
+        "QuickGelu",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }
+)
+STANDARD_OPERATORS = frozenset(
+    {
+        *("Abs", "Add", "And", "Attention", "Cast", "Clip", "Concat", "Cos", "CumSum", "Div"),
+        *("Equal", "Exp", "Expand", "Gather", "GatherND", "Gelu", "Gemm", "Greater"),
+        *("GreaterOrEqual", "Identity", "If", "LayerNormalization", "LessOrEqual", "Log"),
+        *("LogSoftmax", "Loop", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Or", "Pad"),
+        *(
+            "RMSNormalization",
+            "Range",
+            "ReduceL2",
+            "ReduceMax",
+            "ReduceMean",
+            "ReduceSum",
+            "Relu",
+            "Reshape",
+        ),
+        *("RotaryEmbedding", "Scan", "ScatterElements", "Shape", "Sigmoid", "Sin", "Slice", "Sqrt"),
+        *("Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where"),
+    }
+)
+
+
+def is_ours(domain: str, name: str) -> bool:
+    """Whether exported models have the operator."""
+    if domain == RUNTIME:
+        return name in RUNTIME_OPERATORS
+    return domain in STANDARD and name in STANDARD_OPERATORS

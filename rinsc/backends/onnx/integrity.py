@@ -18,12 +18,10 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from rinsc.__about__ import __version__
-from rinsc.backends.onnx.contract import Key
-from rinsc.backends.onnx.operators import is_ours
+from rinsc.backends.onnx.contract import Key, is_ours
 from rinsc.backends.onnx.outline import Outline, read_outline
 from rinsc.errors import CheckpointError, Problem
-from rinsc.storage.digests import file_digest, sampled_digest
-from rinsc.storage.files import is_held, parse_json
+from rinsc.storage.files import file_digest, is_held, parse_json, sampled_digest
 
 DIGEST_KEY = "rinsc.sha256"  # metadata: of the file itself
 NO_DIGEST = "0" * 64

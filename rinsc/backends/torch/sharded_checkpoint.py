@@ -43,8 +43,7 @@ from rinsc.backends.torch.weights import settings_that_differ
 from rinsc.errors import CheckpointError, OutputError
 from rinsc.fingerprints import fingerprint
 from rinsc.spec import spec_to_toml
-from rinsc.storage.digests import file_digest, text_digest
-from rinsc.storage.files import read_json, write_atomically
+from rinsc.storage.files import file_digest, read_json, text_digest, write_atomically
 from rinsc.storage.folders import publish_folder
 
 FORMAT = "rinsc-sharded-checkpoint-1"

@@ -1,18 +1,20 @@
-"""Loading an exported model into ONNX Runtime, and telling why one does not load."""
+"""Loading an exported model into ONNX Runtime, and telling why one does not load or run."""
 
 from __future__ import annotations
 
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.backends.onnx.contract import BFLOAT16, FLOAT16, MODEL_FILE, Key
+from rinsc.backends.onnx.contract import BFLOAT16, FLOAT16, MODEL_FILE, PAST, PRESENT, Key
 from rinsc.backends.onnx.integrity import check_requests, compared, newer_model
 from rinsc.backends.onnx.outline import FIRST_BYTE, Outline, read_outline
+from rinsc.backends.onnx.run.buffers import TYPES
 from rinsc.backends.onnx.run.providers import (
     PROVIDERS,
     ProviderWarning,
@@ -21,6 +23,7 @@ from rinsc.backends.onnx.run.providers import (
     providers_to_ask,
 )
 from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
+from rinsc.graph import BlockGraph
 from rinsc.spec import ModelSpec, TowersSpec, spec_from_values
 from rinsc.spec.reading import towers_from_values
 from rinsc.storage.files import parse_json, parse_toml
@@ -284,3 +287,61 @@ def _unsupported(reason: str, outline: Outline, place: str) -> RinscError:
     message = f"{runtime} is too old for the model's operators ({opsets}): {reason}"
     hint = "pip install --upgrade onnxruntime (onnxruntime-gpu), or export with portable operators"
     return CheckpointError("operator-not-supported", message, place=place, hint=hint)
+
+
+RUNS = ("run", "run_with_iobinding", "run_with_ort_values")
+
+
+class ToldSession:
+    """A session that raises `LoweringError` where a model fails while it runs."""
+
+    def __init__(self, session: Any, place: str) -> None:
+        self._session = session
+        for name in RUNS:
+            setattr(self, name, _told(getattr(session, name), place))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def _told(run: Callable[..., Any], place: str) -> Callable[..., Any]:
+    @wraps(run)
+    def told(*args: Any) -> Any:
+        try:
+            return run(*args)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise _failed(error, place) from None
+        except Exception as error:  # the runtime's errors have no base of their own
+            if type(error).__module__.startswith("onnxruntime"):
+                raise _failed(error, place) from None
+            raise
+
+    return told
+
+
+def _failed(error: Exception, place: str) -> LoweringError:
+    message = f"ONNX Runtime cannot run the model: {str(error).partition(chr(10))[0]:.200}"
+    hint = "give it less at once, or export the model again"
+    return LoweringError("run-failed", message, place=place, hint=hint)
+
+
+def check_interface(session: Any, graph: BlockGraph, size: int, place: str) -> None:
+    """Raises `CheckpointError` where the logits or the cache are not those of the spec, or so wide
+    that a model of ``size`` bytes cannot make them. Buffers are as large as they say."""
+    most = 2 * size  # numbers of four bits
+    loops = {f"rounds_{loop.name}" for loop in graph.dials()}
+    outputs = {each.name: each.shape for each in session.get_outputs()}
+    past = [each for each in session.get_inputs() if each.name.startswith(PAST)]
+    fits = outputs.get("logits", [None])[-1] == graph.spec.vocab_size <= most
+    for each in past:
+        *rounds, batch, heads, length, width = [None] * 4 + list(each.shape)
+        rounds = [name for name in rounds if name is not None]
+        fits = fits and (batch, length) == ("batch", "past") and len(rounds) <= len(loops)
+        fits = fits and set(rounds) <= loops and type(heads) is type(width) is int
+        fits = fits and heads * width <= most and each.type in TYPES
+        fits = fits and each.type == past[0].type
+        fits = fits and PRESENT + each.name.removeprefix(PAST) in outputs
+    if not fits:
+        message = "the model's logits or cache are not those of its spec"
+        hint = "run models that rinsc exported, of this or an earlier version, and whole"
+        raise CheckpointError("foreign-model", message, place=place, hint=hint)

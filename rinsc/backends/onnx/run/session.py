@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.backends.onnx.contract import USED, Key
-from rinsc.backends.onnx.interface import ToldSession, check_interface
 from rinsc.backends.onnx.run.buffers import CacheLayout, Past, Runtime, not_picklable
 from rinsc.backends.onnx.run.continuation import Continuation, Decoding
 from rinsc.backends.onnx.run.inputs import (
@@ -22,7 +21,14 @@ from rinsc.backends.onnx.run.inputs import (
     checked_threads,
     dial_inputs,
 )
-from rinsc.backends.onnx.run.loading import load, place_of, read_metadata, trained_record
+from rinsc.backends.onnx.run.loading import (
+    ToldSession,
+    check_interface,
+    load,
+    place_of,
+    read_metadata,
+    trained_record,
+)
 from rinsc.backends.onnx.run.providers import ONLY_FATAL, provider_of
 from rinsc.errors import LoweringError, plural
 from rinsc.extras import require

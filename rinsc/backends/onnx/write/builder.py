@@ -1,4 +1,5 @@
-"""A thin façade over onnx-ir: ``op.MatMul(x, w)`` adds a node and returns its value.
+"""A thin façade over onnx-ir: ``op.MatMul(x, w)`` adds a node and returns its value; and weights,
+checked against the graph.
 
 It keeps what every form of a model needs: readable unique names, one initializer a weight and a
 constant, a type and a shape on every value, and the nesting of loop bodies.
@@ -9,17 +10,77 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from rinsc.backends.onnx.operators import RUNTIME, RUNTIME_OPERATORS, is_ours
+from rinsc.backends.onnx.contract import RUNTIME, RUNTIME_OPERATORS, is_ours
 from rinsc.backends.onnx.precision import Precision
-from rinsc.backends.onnx.write.weights import Moments, Weights, no_moments
+from rinsc.errors import CheckpointError, Problem
 from rinsc.formats import FORMATS, names
+from rinsc.graph import BlockGraph
+from rinsc.layers import weight_shapes
 from rinsc.ops import Dim, Shape
+
+Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+# By the name of a matrix: sums over tokens of products of what it is multiplied with (in, in).
+Moments: TypeAlias = Callable[[str], npt.NDArray[np.float32] | None]
+
+
+class HasStateDict(Protocol):
+    """A module: its weights by name, as tensors or arrays."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+
+def weights_of(graph: BlockGraph, source: HasStateDict | Mapping[str, Any]) -> Weights:
+    """The weights that ``graph`` needs, in float32; arrays share memory where they can.
+
+    Raises `CheckpointError` for weights that are missing, left over or of another shape.
+    """
+    named = source if isinstance(source, Mapping) else source.state_dict()
+    needed = weight_shapes(graph)
+    problems = [_problem(f"the weight '{name}' is missing") for name in needed if name not in named]
+    problems += [
+        _problem(f"the weight '{name}' is not one of this model")
+        for name in named
+        if name not in needed
+    ]
+    problems += [
+        _problem(f"the weight '{name}' holds no numbers; it is on the device 'meta'")
+        for name in named
+        if getattr(named[name], "is_meta", False)
+    ]
+    if problems:
+        raise CheckpointError.of(*problems)
+    weights = {name: _as_array(named[name]) for name in needed}
+    problems += [
+        _problem(f"the weight '{name}' is {array.shape}; the model has {needed[name]}")
+        for name, array in weights.items()
+        if array.shape != needed[name]
+    ]
+    if problems:
+        raise CheckpointError.of(*problems)
+    return weights
+
+
+def no_moments(name: str) -> None:
+    """Where nothing is known of what matrices are multiplied with."""
+    return None
+
+
+def _as_array(tensor: Any) -> npt.NDArray[np.float32]:
+    if hasattr(tensor, "detach"):
+        # numpy has no bfloat16; float() leaves a float32 tensor as it is, without a copy.
+        tensor = tensor.detach().cpu().float().numpy()
+    return np.asarray(tensor, dtype=np.float32)
+
+
+def _problem(message: str) -> Problem:
+    return Problem("wrong-weights", message, hint="take the weights of a model of the same spec")
+
 
 FLOAT = ir.DataType.FLOAT
 INT32 = ir.DataType.INT32

@@ -15,11 +15,10 @@ from rinsc.__about__ import __version__
 from rinsc.backends.onnx.contract import Key
 from rinsc.backends.onnx.form import FormSettings, OnnxForm, RoundsForm, check_exit, onnx_form
 from rinsc.backends.onnx.precision import FLOAT_TYPES, Precision, check_blocks
-from rinsc.backends.onnx.write.emit import emit_graph
+from rinsc.backends.onnx.write.builder import HasStateDict, Moments, no_moments, weights_of
+from rinsc.backends.onnx.write.emit import emit_graph, merged
 from rinsc.backends.onnx.write.file import OnnxModel
 from rinsc.backends.onnx.write.fusion import can_fuse, fuse_skip_norms
-from rinsc.backends.onnx.write.towers import merged
-from rinsc.backends.onnx.write.weights import HasStateDict, Moments, no_moments, weights_of
 from rinsc.errors import LoweringError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import (

@@ -35,10 +35,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from rinsc.backends.onnx.operators import RUNTIME
+from rinsc.backends.onnx.contract import RUNTIME
 from rinsc.backends.onnx.write.builder import VISIT, OpBuilder, shape_of
+from rinsc.backends.onnx.write.cache import Packing
 from rinsc.backends.onnx.write.matrices import Matrix, product
-from rinsc.backends.onnx.write.packing import Packing
 from rinsc.backends.onnx.write.site import rotary_steps
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import VISIBLE

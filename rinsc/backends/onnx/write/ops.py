@@ -12,9 +12,9 @@ import onnx_ir as ir
 from rinsc import ops
 from rinsc.backends.onnx.precision import FLOAT_TYPES
 from rinsc.backends.onnx.write.builder import BOOL, FLOAT, INT64, OpBuilder, shape_of
+from rinsc.backends.onnx.write.cache import Packing
 from rinsc.backends.onnx.write.fusion import FUSED_OPS, Fused, FusedProgram, FusedSite
 from rinsc.backends.onnx.write.matrices import Matrix, product, table_rows
-from rinsc.backends.onnx.write.packing import Packing
 from rinsc.backends.onnx.write.site import Site, as_real, noise_like, rotary_frequencies
 from rinsc.ops.base import static
 from rinsc.ops.program import Node, Program, Value

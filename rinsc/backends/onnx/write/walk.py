@@ -39,11 +39,10 @@ import onnx_ir as ir
 
 from rinsc.backends.onnx.form import Exit, OnnxForm
 from rinsc.backends.onnx.write.builder import BOOL, FLOAT, INT64, OpBuilder, make_value, shape_of
-from rinsc.backends.onnx.write.cache import Slots, recorded, replayed
-from rinsc.backends.onnx.write.exits import distribution_change, state_change
+from rinsc.backends.onnx.write.cache import Packing, Slots, recorded, replayed
 from rinsc.backends.onnx.write.fusion import FusedProgram
 from rinsc.backends.onnx.write.ops import emit_program
-from rinsc.backends.onnx.write.packing import Packing
+from rinsc.backends.onnx.write.site import distribution_change, state_change
 from rinsc.graph import BlockGraph, Loop, Visit
 from rinsc.layers import BlockWeights, Programs, block_weights, loop_prefix, trace_loop
 from rinsc.layers.cached import cache_inputs, cache_outputs

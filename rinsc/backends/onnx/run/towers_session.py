@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.backends.onnx.contract import Key, dial_name, tower_port
-from rinsc.backends.onnx.interface import ToldSession
 from rinsc.backends.onnx.run.inputs import Dials, checked_input, checked_threads
-from rinsc.backends.onnx.run.loading import any_metadata, load, place_of
+from rinsc.backends.onnx.run.loading import ToldSession, any_metadata, load, place_of
 from rinsc.backends.onnx.run.providers import ONLY_FATAL
 from rinsc.errors import CheckpointError, RinscError, listed
 from rinsc.extras import require
