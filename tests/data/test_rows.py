@@ -183,7 +183,7 @@ def test_a_dataset_with_a_torn_file(folder: Path, tmp_path: Path, form: str) -> 
 
 @pytest.mark.parametrize("name", ["hf:{}/hub", "parquet:{}/parts"])
 def test_without_the_library(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets" if name.startswith("hf") else "pyarrow", None)
     with pytest.raises(MissingExtraError) as caught:
         load_corpus(name.format(folder))
     assert caught.value.hint == "pip install 'rinsc[data]'"
@@ -237,3 +237,26 @@ def test_a_giant_row_nests_no_deeper_than_another() -> None:
     for wide in (0, 1 << 20):
         assert _read(deep, wide) == ("bad-json", "")
     assert _read(deep.replace(b"[" * 500, b"").replace(b"]" * 500, b""), 0) == b"x"
+
+
+ARROW_TYPES = [
+    pyarrow.string(),
+    pyarrow.large_string(),
+    pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
+]
+
+
+@pytest.mark.parametrize("kind", ARROW_TYPES, ids=str)
+@pytest.mark.parametrize("form", ["parquet", "hf"])
+def test_every_type_of_text_in_arrow(form: str, kind: pyarrow.DataType, tmp_path: Path) -> None:
+    """Long and short rows, none and empty ones, in row groups and pages of several sizes."""
+    texts = [None, "", "é\n", "a" * 300_000, None, "b\0" * 5000, "\U0001f642" * 90_000]
+    texts += [*TEXTS[:9], None]
+    table = pyarrow.table({"n": range(len(texts)), "text": pyarrow.array(texts).cast(kind)})
+    for size in (1, 4, 100):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        path = folder / "train.parquet"
+        pyarrow.parquet.write_table(table, path, row_group_size=size, data_page_size=1 << 12)
+        documents = open_corpus(f"{form}:{folder}").documents()
+        assert [document.text for _, document in documents] == [text for text in texts if text]
