@@ -18,7 +18,7 @@ from rinsc.data.documents import free_unused_memory
 from rinsc.data.learning import learned_texts
 from rinsc.data.names import data_error
 from rinsc.data.pieces import Piece, encoded_pieces
-from rinsc.errors import DataError, plural
+from rinsc.errors import DataError, plural, setting
 from rinsc.extras import require
 from rinsc.storage.files import parse_json, read_regular_text, write_atomically
 from rinsc.text.decoders import CANNOT_DECODE, byte_level_bytes, library_failures
@@ -448,7 +448,8 @@ def check_vocabulary(tokenizer: BytePairTokenizer, vocab_size: int) -> None:
         message = (
             f"the tokenizer has {plural(tokenizer.vocab_size, 'token')}, the model {vocab_size}"
         )
-        hint = f"give the model --vocab-size {tokenizer.vocab_size}, or more"
+        size = tokenizer.vocab_size
+        hint = f"give the model {setting(f'vocab_size={size}', f'--vocab-size {size}')}, or more"
         raise data_error("vocabulary-mismatch", message, None, hint)
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from rinsc.backends.hf import RinscForCausalLM, causal_lm
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.errors import DataError, RinscError, UsageError, nearest
+from rinsc.errors import DataError, RinscError, UsageError, nearest, setting
 from rinsc.extras import require
 from rinsc.graph import Rounds
 from rinsc.training.finished import FinishedRun
@@ -60,7 +60,8 @@ def find_tasks(
     for name in names:
         if name not in manager.all_tasks:
             close = nearest(name, manager.all_tasks)
-            hint = f"did you mean '{close}'?" if close else "name the folder of its YAML: --include"
+            hint = f"name the folder of its YAML by {setting('include')}"
+            hint = f"did you mean '{close}'?" if close else hint
             message = f"'{name}' is not a task of lm-evaluation-harness"
             raise UsageError("unknown-task", message, hint=hint)
         with _quiet(), _task_errors(name):

@@ -24,7 +24,7 @@ from rinsc.backends.torch.device import autocast, evaluating
 from rinsc.backends.torch.module import recomputing_module
 from rinsc.cost.memory import Checkpointing
 from rinsc.data.batches import evenly_spaced
-from rinsc.errors import DataError, SpecError, did_you_mean, plural
+from rinsc.errors import DataError, SpecError, did_you_mean, plural, setting
 from rinsc.extras import require
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import BlockGraph, Rounds
@@ -251,7 +251,8 @@ def patch_side(spec: ModelSpec, pictures: Pictures) -> int:
         message = f"pictures of {height} x {width} x {channels} cannot be cut into patches of "
         message += plural(numbers, "number")
         best = side_for(height, width)
-        hint = f"give the model --patch-width {best * best * channels}"
+        width = best * best * channels
+        hint = f"give the model {setting(f'patch_width={width}', f'--patch-width {width}')}"
         raise SpecError("patch-mismatch", message, place="patch_width", hint=hint)
     return side
 
@@ -329,11 +330,13 @@ class Classify:
         if settings.sequence_length != patches:
             message = f"a picture has {plural(patches, 'patch', f'{patches} patches')}, and "
             message += f"sequence_length is {settings.sequence_length}"
-            hint = f"give --seq {patches}, and a context of at least that"
+            length = setting(f"sequence_length={patches}", f"--seq {patches}")
+            hint = f"give {length}, and a context of at least that"
             raise SpecError("patch-mismatch", message, place="sequence_length", hint=hint)
         if data.classes > spec.vocab_size:
             message = f"the pictures have {data.classes} classes, the model {spec.vocab_size}"
-            hint = f"give the model --vocab-size {data.classes}"
+            size = setting(f"vocab_size={data.classes}", f"--vocab-size {data.classes}")
+            hint = f"give the model {size}"
             raise SpecError("class-mismatch", message, place="vocab_size", hint=hint)
 
     def module(self, spec: ModelSpec, device: torch.device) -> Classifier:

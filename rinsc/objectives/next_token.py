@@ -31,7 +31,7 @@ from rinsc.data.cache import prepare
 from rinsc.data.corpora import learned_tokenizer, open_corpus
 from rinsc.data.documents import Source
 from rinsc.data.tokenizer import BytePairTokenizer, load_tokenizer, tokenizer_from_state
-from rinsc.errors import SpecError, plural
+from rinsc.errors import SpecError, plural, setting
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import BlockGraph, Rounds
 from rinsc.layers.kind import require_language_model
@@ -339,7 +339,8 @@ def check_vocabulary(spec: ModelSpec, tokens: int) -> None:
     """
     if tokens > spec.vocab_size:
         message = f"the tokenizer has {plural(tokens, 'token')}, the model {spec.vocab_size}"
-        hint = f"give the model --vocab-size {tokens}, or use another tokenizer"
+        size = setting(f"vocab_size={tokens}", f"--vocab-size {tokens}")
+        hint = f"give the model {size}, or use another tokenizer"
         raise SpecError("vocabulary-mismatch", message, hint=hint)
 
 

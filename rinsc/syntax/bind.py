@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from rinsc.errors import SignatureError, plural
+from rinsc.errors import SignatureError, plural, setting
 from rinsc.scalars import whole
 from rinsc.syntax.expand import (
     check_limits,
+    exponent_hint,
     fewest_rounds,
     free_exponents,
     most_rounds,
@@ -139,7 +140,9 @@ def unknown_exponent(name: str, free: list[str]) -> SignatureError:
     """The error for a value that is given to no free exponent."""
     known = f"its free exponents: {', '.join(free)}" if free else "it has no free exponents"
     message = f"the signature has no free exponent '{name}'"
-    return SignatureError("unknown-exponent", message, place=f"--set {name}", hint=known)
+    return SignatureError(
+        "unknown-exponent", message, place=setting(f"bind: {name}", f"--set {name}"), hint=known
+    )
 
 
 def _checked(name: str, given: int, at: Sequence, source: str) -> int:
@@ -148,11 +151,11 @@ def _checked(name: str, given: int, at: Sequence, source: str) -> int:
     if value is None or value < 1:
         message = f"the exponent '{name}' must be a whole number from 1"
         raise SignatureError(
-            "bad-power", message, source=source, span=at.span, hint=f"--set {name}=3"
+            "bad-power", message, source=source, span=at.span, hint=exponent_hint(name)
         )
     if value >= 10**MAX_DIGITS:
         message = f"the exponent '{name}' has more than {MAX_DIGITS} digits"
         raise SignatureError(
-            "power-too-large", message, source=source, span=at.span, hint=f"--set {name}=3"
+            "power-too-large", message, source=source, span=at.span, hint=exponent_hint(name)
         )
     return value

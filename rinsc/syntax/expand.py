@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from rinsc.errors import Problem, SignatureError, Span
+from rinsc.errors import Problem, SignatureError, Span, setting
 from rinsc.syntax.options import effective_of, is_kept, largest_draw, smallest_draw
 from rinsc.syntax.settings import RepeatOptions, repeat_options, visit_options
 from rinsc.syntax.tree import (
@@ -104,6 +104,12 @@ def _loop_depth(node: Node) -> int:
             return 1 + _loop_depth(body)
 
 
+def exponent_hint(name: str) -> str:
+    """How to give an exponent its value."""
+    in_python = f"bind={{'{name}': 3}}"
+    return f"give it one: {setting(in_python, f'--set {name}=3')}"
+
+
 def require_bound(sig: Signature) -> None:
     """Raises SignatureError (``unbound-exponent``) with one problem for each free exponent."""
     problems: list[Problem] = []
@@ -113,7 +119,7 @@ def require_bound(sig: Signature) -> None:
             f"the exponent '{name}' has no value",
             source=sig.source,
             span=span,
-            hint=f"--set {name}=3",
+            hint=exponent_hint(name),
         )
         problems.extend(error.problems)
     if problems:

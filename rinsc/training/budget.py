@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rinsc.errors import SpecError, UsageError
+from rinsc.errors import SpecError, UsageError, setting
 from rinsc.scalars import whole_count
 from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig
@@ -52,8 +52,8 @@ def budget_from_text(text: str) -> Budget:
         unit = (match["unit"] or "flops").lower()
         return Budget(whole_count(match["amount"]), unit)  # type: ignore[arg-type]
     except ValueError as error:
-        message = f"--budget does not take '{text[:60]}': {error}"
-        hint = "write --budget 1e18 for FLOPs, or 6e9tokens, or 1000steps"
+        message = f"{setting('budget')} does not take '{text[:60]}': {error}"
+        hint = "write 1e18 for FLOPs, or 6e9tokens, or 1000steps"
         raise UsageError("usage", message, hint=hint) from None
 
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rinsc.backends.torch.device import no_device, usable_device
 from rinsc.backends.torch.parallel import Recursed, parallelize
 from rinsc.backends.torch.processes import Result, on_first
-from rinsc.errors import RinscError, UsageError
+from rinsc.errors import RinscError, UsageError, setting
 from rinsc.formats import FORMATS, TrainingPrecision
 
 _LAUNCH = "start the processes with: torchrun --nproc-per-node 8 -m rinsc train ..."
@@ -112,7 +112,7 @@ def find_devices(
     count = _told("WORLD_SIZE", 1)
     if count <= 1:
         if shard:
-            message = "--shard spreads the model over several processes, and there is one"
+            message = f"{setting('shard')} needs several processes to spread over, and there is one"
             raise UsageError("one-process", message, hint=_LAUNCH)
         return Devices(torch.device(kind))
     device = _own_gpu() if kind == "cuda" else torch.device(kind)
@@ -167,7 +167,7 @@ def require_compiler(device: torch.device | str) -> None:
         torch.compile(torch.square)(torch.ones(8, device=device))
     except TorchDynamoException as error:
         message = f"torch.compile does not work here: {str(error).splitlines()[0]:.200}"
-        hint = "install a C++ compiler, or train without --compile"
+        hint = f"install a C++ compiler, or train without {setting('compile')}"
         raise RinscError("cannot-compile", message, hint=hint) from None
 
 

@@ -16,7 +16,7 @@ from rinsc.cost import forward_flops, stored_params
 from rinsc.cost.counts import checked_sequence
 from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
-from rinsc.errors import CheckpointError, DataError, plural
+from rinsc.errors import CheckpointError, DataError, plural, setting
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import loop_law
 from rinsc.objectives import objective
@@ -238,7 +238,9 @@ class SavedModel(FinishedRun):
         """The tokenizer in the folder; raises DataError, and CheckpointError."""
         if not self.folder.tokenizer.is_file():
             message = "the saved model has no tokenizer.json beside it"
-            hint = "name the one that it was trained with by --tokenizer, or save it there"
+            hint = (
+                f"name the one that it was trained with by {setting('tokenizer')}, or save it there"
+            )
             raise DataError("no-tokenizer", message, place=str(self.path), hint=hint)
         check_tokenizer_file(self.folder)
         found = load_tokenizer(self.folder.tokenizer)
@@ -247,7 +249,7 @@ class SavedModel(FinishedRun):
 
     def require_history(self) -> None:
         message = "a saved model does not say what it was trained on, nor for how many FLOPs"
-        hint = "name a text with --data, or give the folder of the run that made it"
+        hint = f"name a text with {setting('data')}, or give the folder of the run that made it"
         raise DataError("no-history", message, place=str(self.folder.path), hint=hint)
 
     @property

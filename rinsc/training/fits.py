@@ -6,7 +6,7 @@ import torch
 
 from rinsc.backends.torch.memory import TrainingStep, require_training_memory
 from rinsc.cost.flops import set_rounds
-from rinsc.errors import SpecError, UsageError, plural
+from rinsc.errors import SpecError, UsageError, plural, setting
 from rinsc.graph import build_graph
 from rinsc.objectives import Data, objective
 from rinsc.spec import ModelSpec
@@ -55,7 +55,8 @@ def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE
         message = (
             f"{plural(config.batch_sequences, 'sequence')} cannot be split into {parts} equal parts"
         )
-        hint = "make --batch a multiple of the processes times --accumulate"
+        batch, parts_of = setting("batch_sequences", "--batch"), setting("accumulate")
+        hint = f"make {batch} a multiple of the processes times {parts_of}"
         raise UsageError("uneven-batch", message, hint=hint)
     graph = build_graph(spec)
     step = TrainingStep(

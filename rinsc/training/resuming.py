@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.errors import CheckpointError, OutputError, Problem, setting
 from rinsc.graph.differences import model_differences
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.spec.reading import is_of
 from rinsc.storage.files import parse_json, read_regular_text
 from rinsc.training.config import TrainConfig, config_from_toml
-from rinsc.training.run_folder import RunFolder, already_finished
+from rinsc.training.run_folder import RunFolder, already_finished, overwriting
 from rinsc.training.warm_start import Source, recorded_source, same_source
+
+_ELSEWHERE = "choose another folder, or use"
 
 
 def require_same_run(
@@ -35,7 +37,7 @@ def require_same_run(
     if folder.config.exists():
         difference = difference_of_sources(folder, source)
         if difference is not None:
-            hint = "give the same --from, choose another folder, or use --overwrite"
+            hint = f"give the same {setting('start_from', '--from')}, {_ELSEWHERE} {overwriting()}"
             place = str(folder.source)
             raise CheckpointError("other-source", difference, place=place, hint=hint)
     begun, now = _begun_record(folder.data_record), parse_json(json.dumps(data_record))
@@ -74,7 +76,7 @@ def _require_same_settings(path: Path, config: TrainConfig) -> None:
             code="other-settings",
             message=f"'{key}' is {getattr(config, key)!r}; the run was begun with {old!r}",
             place=f"{path}: {key}",
-            hint="go on with the settings of that run, choose another folder, or use --overwrite",
+            hint=f"go on with the settings of that run, {_ELSEWHERE} {overwriting()}",
         )
         for key, old in vars(begun).items()
         if getattr(config, key) != old
@@ -111,12 +113,12 @@ def _cannot_read(what: str, path: Path) -> CheckpointError:
 
 def _of_another(what: str, path: Path) -> CheckpointError:
     message = f"this run was begun with another {what}"
-    hint = f"go on with the {what} of that run, choose another folder, or use --overwrite"
+    hint = f"go on with the {what} of that run, {_ELSEWHERE} {overwriting()}"
     return CheckpointError("foreign-checkpoint", message, place=str(path), hint=hint)
 
 
 def _of_another_model(begun: ModelSpec, now: ModelSpec, path: Path) -> CheckpointError:
     message = f"this run was begun with '{begun.text}', and '{now.text}' is another model: "
     message += "; ".join(model_differences(begun, now))
-    hint = "go on with the model of that run, choose another run folder, or use --overwrite"
+    hint = f"go on with the model of that run, {_ELSEWHERE} {overwriting()}"
     return CheckpointError("foreign-checkpoint", message, place=str(path), hint=hint)

@@ -35,7 +35,7 @@ from rinsc.training.metrics import (
 )
 from rinsc.training.result import TrainResult, result_facts
 from rinsc.training.resuming import require_same_run
-from rinsc.training.run_folder import RunFolder, write_inputs, write_result
+from rinsc.training.run_folder import RunFolder, overwriting, write_inputs, write_result
 from rinsc.training.schedules import Depths, schedule_note
 from rinsc.training.state import TrainableModel, why_unusable
 from rinsc.training.warm_start import (
@@ -198,7 +198,7 @@ def _start(folder: RunFolder, model: TrainableModel, config: TrainConfig) -> Che
     names = ", ".join(f"{each.path.name}{reasons.get(each.path.name, '')}" for each in damaged)
     if found is None and damaged:
         message = f"no checkpoint of this run is whole: {names}"
-        hint = "begin again with --overwrite, or restore the files"
+        hint = f"begin again with {overwriting()}, or restore the files"
         raise CheckpointError("damaged-checkpoint", message, place=str(folder.path), hint=hint)
     if found is not None and damaged:
         message = f"{names} is damaged: the run goes on from {found.path.name}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rinsc.__about__ import __version__
-from rinsc.errors import CheckpointError, OutputError, Problem
+from rinsc.errors import CheckpointError, OutputError, Problem, setting
 from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.storage.files import (
     cannot_write,
@@ -181,10 +181,15 @@ def check_run_folder(path: Path, *, overwrite: bool = False) -> RunFolder:
     return folder
 
 
+def overwriting() -> str:
+    """How you ask for an old run to go."""
+    return setting("overwrite=True", "--overwrite")
+
+
 def already_finished(folder: RunFolder) -> Problem:
     """What is wrong with training into the folder of a finished run."""
     message = "the folder already holds a finished run"
-    hint = "choose another folder, or use --overwrite"
+    hint = f"choose another folder, or use {overwriting()}"
     return Problem("run-exists", message, place=str(folder.path), hint=hint)
 
 

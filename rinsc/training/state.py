@@ -50,6 +50,7 @@ from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices
 from rinsc.training.metrics import Metrics
 from rinsc.training.optimizer import OptimizerPair, build_optimizer, each_optimizer, each_state
+from rinsc.training.run_folder import overwriting
 from rinsc.training.schedules import learning_rate_share
 
 
@@ -206,7 +207,8 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         message = f"cannot go on from this checkpoint: {reason[:200]}"
-        hint = "remove it: the run then goes on from the one before; or begin with --overwrite"
+        hint = "remove it: the run then goes on from the one before; or begin with "
+        hint += overwriting()
         raise CheckpointError("damaged-checkpoint", message, place=str(path), hint=hint) from error
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.tokenizer import load_tokenizer
-from rinsc.errors import CheckpointError, Problem, RinscError
+from rinsc.errors import CheckpointError, Problem, RinscError, setting
 from rinsc.graph import BlockGraph, build_graph
 from rinsc.layers import layer_kind
 from rinsc.layers.loops import loop_prefix
@@ -28,7 +28,7 @@ from rinsc.syntax import Signature, to_text
 from rinsc.syntax.normal import letter_sizes
 from rinsc.training.checkpoint import checkpoints
 from rinsc.training.finished import FinishedRun, trained_run
-from rinsc.training.run_folder import RunFolder
+from rinsc.training.run_folder import RunFolder, overwriting
 
 # Of these another value still fits the weights; a note says so.
 MAY_DIFFER = ("vocab_size", "context", "tied_embedding", "norm_eps", "rope_theta")
@@ -144,7 +144,7 @@ def require_initial_weights(folder: RunFolder, source: Source) -> None:
     except OSError:
         pass
     message = f"the copy of the weights of {source.path} is damaged, and there is no checkpoint yet"
-    hint = "begin again with --overwrite"
+    hint = f"begin again with {overwriting()}"
     place = str(folder.initial_weights)
     raise CheckpointError("damaged-checkpoint", message, place=place, hint=hint)
 
@@ -163,7 +163,8 @@ def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:
     run = trained_run(Path(path))
     if run.folder.path.resolve() == folder.path.resolve():
         message = "a run cannot begin with its own weights"
-        hint = "choose another run folder with -o; to go on with a run, leave --from out"
+        hint = f"choose another {setting('output', '-o')}; to go on with a run, leave "
+        hint += f"{setting('start_from', '--from')} out"
         raise CheckpointError("own-source", message, place=path, hint=hint)
     return source_of(run, path)
 

@@ -378,7 +378,8 @@ def rounds_by_repeat(
     for each in every:
         if form == "fixed" and each != written:
             message = f"the model was compiled for {_shown(written)}, not {_counted(each)}"
-            hint = f"compile it with --rounds dynamic, or leave {setting('rounds')} out"
+            dial = setting("rounds='dynamic'", "--rounds dynamic")
+            hint = f"compile it with {dial}, or leave {setting('rounds')} out"
             raise UsageError("usage", message, place=str(file), hint=hint)
         if form == "gated" and any(count > written[name] for name, count in each.items()):
             message = f"the model runs at most {_shown(written)}, not {_counted(each)}"

@@ -155,8 +155,10 @@ class OnnxExport:
     def _check_calibration(self) -> None:
         if self.calibrate is None or self.form.precision.is_calibrated:
             return
-        option = "--no-calibrate" if self.calibrate is False else "--calibrate"
-        message = f"{setting('calibrate', option)} means nothing to '{self.form.precision.name}'"
+        name = setting("calibrate")
+        if self.calibrate is False:
+            name = setting("calibrate=False", "--no-calibrate")
+        message = f"{name} means nothing to '{self.form.precision.name}'"
         fits = f"{setting('precision')} int4"
         hint = f"it goes with {fits}; other precisions round each weight by itself"
         raise UsageError("usage", message, hint=hint)

@@ -372,7 +372,8 @@ def _rounds_option() -> Iterator[None]:
         with option_values():
             yield
     except UsageError as error:
-        hint = f"compile it with --rounds dynamic, or leave {setting('rounds')} out"
+        dial = setting("rounds='dynamic'", "--rounds dynamic")
+        hint = f"compile it with {dial}, or leave {setting('rounds')} out"
         problems = [
             replace(problem, hint=hint) if problem.code == "fixed-rounds" else problem
             for problem in error.problems

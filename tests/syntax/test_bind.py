@@ -27,17 +27,17 @@ def test_a_free_signature_has_a_canonical_spelling() -> None:
         (
             {"r": 3},
             "error[unbound-exponent]: the exponent 's' has no value\n"
-            "  A^rB^{s}\n     ^^^^^\n  hint: --set s=3",
+            "  A^rB^{s}\n     ^^^^^\n  hint: give it one: bind={'s': 3}",
         ),
         (
             {"r": 3, "s": 0},
             "error[bad-power]: the exponent 's' must be a whole number from 1\n"
-            "  A^rB^{s}\n     ^^^^^\n  hint: --set s=3",
+            "  A^rB^{s}\n     ^^^^^\n  hint: give it one: bind={'s': 3}",
         ),
         (
             {"r": 10_000, "s": 1},
             "error[power-too-large]: the exponent 'r' has more than 4 digits\n"
-            "  A^rB^{s}\n  ^^^\n  hint: --set r=3",
+            "  A^rB^{s}\n  ^^^\n  hint: give it one: bind={'r': 3}",
         ),
         (
             {"r": 2000, "s": 1},
@@ -47,7 +47,7 @@ def test_a_free_signature_has_a_canonical_spelling() -> None:
         (
             {"r": 3, "s": 3, "q": 1},
             "error[unknown-exponent]: the signature has no free exponent 'q'\n"
-            "  at --set q\n  hint: its free exponents: r, s",
+            "  at bind: q\n  hint: its free exponents: r, s",
         ),
     ],
 )
@@ -60,7 +60,10 @@ def test_errors(values: dict[str, int], shows: str) -> None:
 def test_every_unbound_name_is_reported_once() -> None:
     with pytest.raises(SignatureError) as caught:
         expand(parse("A^rB^sC^r"))
-    assert [problem.hint for problem in caught.value.problems] == ["--set r=3", "--set s=3"]
+    assert [problem.hint for problem in caught.value.problems] == [
+        "give it one: bind={'r': 3}",
+        "give it one: bind={'s': 3}",
+    ]
     with pytest.raises(SignatureError):
         visit_count(parse("A^r"))
 

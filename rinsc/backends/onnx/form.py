@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from rinsc.backends.onnx.precision import Precision, parse_precision
-from rinsc.errors import GraphError, LoweringError, UsageError, did_you_mean
+from rinsc.errors import GraphError, LoweringError, UsageError, did_you_mean, setting
 from rinsc.graph import BlockGraph, Rounds, plain_rounds
 from rinsc.scalars import real
 
@@ -153,7 +153,8 @@ def check_exit(graph: BlockGraph, when: Exit, *, cached: bool, dialled: bool) ->
     outer = [loop for loop in graph.steps() if loop in list(graph.dials())]
     if not dialled or not outer:
         message = "only rounds that are set at run time can end early"
-        hint = "ask for --rounds dynamic (rounds='dynamic') of a signature with a repeat"
+        dial = setting("rounds='dynamic'", "--rounds dynamic")
+        hint = f"ask for {dial} of a signature with a repeat"
         raise _refused(message, hint)
     if when.measure == "kl" and len(outer) > 1:
         message = "'kl' watches one repeat, and this signature has several in a row"

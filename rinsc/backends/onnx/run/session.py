@@ -30,7 +30,7 @@ from rinsc.backends.onnx.run.loading import (
     trained_record,
 )
 from rinsc.backends.onnx.run.providers import ONLY_FATAL, provider_of
-from rinsc.errors import LoweringError, plural
+from rinsc.errors import LoweringError, plural, setting
 from rinsc.extras import require
 from rinsc.generation import (
     Prompt,
@@ -197,7 +197,7 @@ class Session:
         """
         if not self.has_cache:
             message = "the model has no cache"
-            hint = "export it with cache=True (--cache)"
+            hint = f"export it with {setting('cache=True', '--cache')}"
             raise LoweringError("no-cache", message, place=self._place, hint=hint)
         if past is not None:
             self._require_own(past)

@@ -16,7 +16,7 @@ from rinsc.backends.onnx.run.loading import read_metadata
 from rinsc.backends.onnx.write.builder import shape_of
 from rinsc.backends.onnx.write.file import CONFIG_FILE
 from rinsc.backends.onnx.write.fusion import can_fuse
-from rinsc.errors import DataError, LoweringError, plural
+from rinsc.errors import DataError, LoweringError, plural, setting
 from rinsc.generation import checked_request
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec
@@ -121,7 +121,7 @@ def plan_genai(
         files = tokenizer_files(text, declared, spec.context)
     if not stops:
         message = "ONNX Runtime GenAI needs a token that ends a text, and none is known"
-        hint = "name one: --stop-id ID, or stop_ids=[ID] in Python"
+        hint = f"name one: {setting('stop_ids=[ID]', '--stop-id ID')}"
         raise LoweringError("no-stop-token", message, hint=hint)
     return GenaiPlan(spec, stops, padding, files)
 
@@ -132,7 +132,7 @@ def _check_form(metadata: Mapping[str, str], spec: ModelSpec) -> None:
     dial = next((loop.name for loop in graph.dials()), None)
     if not parse_json(metadata[Key.CACHE]):
         code, message = "no-cache", "ONNX Runtime GenAI needs a model with a cache"
-        hint = "export it with cache=True (--cache)"
+        hint = f"export it with {setting('cache=True', '--cache')}"
     elif dial is not None and form == "dynamic":
         code, name = "rounds-are-a-loop", dial_name(graph, dial, gated=False)
         message = f"ONNX Runtime GenAI cannot run a model whose rounds are the input '{name}'"
@@ -238,7 +238,8 @@ def _require_same_ids(path: Path, content: Mapping[str, Any]) -> None:
         is_read = not steps
     if not is_read:
         message = "ONNX Runtime GenAI makes other ids than training of a text with this tokenizer"
-        hint = "leave --genai out, or train with a byte-level tokenizer without a normalizer"
+        hint = f"leave {setting('genai')} out, or train with a byte-level tokenizer without a "
+        hint += "normalizer"
         raise LoweringError("unlike-tokenizer", message, place=str(path), hint=hint)
 
 
