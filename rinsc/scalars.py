@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from html import escape
 from numbers import Complex, Real
-from typing import SupportsFloat, SupportsIndex
+from typing import NamedTuple, SupportsFloat, SupportsIndex
 
 _UNITS = {"": 0, "k": 3, "M": 6, "G": 9, "B": 9, "T": 12, "P": 15, "E": 18, "Z": 21}
 _COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kMGBTPEZ]?)")
@@ -102,6 +102,14 @@ def _is_complex(value: object) -> bool:
 _DECIMAL = ("", "k", "M", "G", "T", "P", "E", "Z")
 _COUNTS = ("", "k", "M", "B", "T")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+class Table(NamedTuple):
+    """Rows under a line of heads; the columns in ``left`` hold words, the others numbers."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[int] = (0,)
 
 
 def exact(number: int) -> str:

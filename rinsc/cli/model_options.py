@@ -166,19 +166,47 @@ class ModelOptions:
 def spec_like(
     spec: ModelSpec, model: str, exponents: Mapping[str, int], *, strict: bool = False
 ) -> ModelSpec:
+    """`any_spec_like` of one tower; raises `UsageError` for several."""
+    from rinsc.spec import ModelSpec
+
+    other = any_spec_like(spec, model, exponents, strict=strict)
+    assert isinstance(other, ModelSpec)
+    return other
+
+
+def any_spec_like(
+    spec: ModelSpec | TowersSpec, model: str, exponents: Mapping[str, int], *, strict: bool = False
+) -> ModelSpec | TowersSpec:
     """Another signature at the dimensions of ``spec``; a file or run folder stands for itself.
 
     A signature in which every letter has a size brings its own number of layers. ``strict`` refuses
-    layers that do not divide evenly.
+    layers that do not divide evenly. Raises `UsageError` where one has towers and the other none.
     """
-    from rinsc.spec import model_spec, with_signature
+    from rinsc.spec import TowersSpec, model_spec, with_signature, with_towers
     from rinsc.syntax import bind, parse
+    from rinsc.syntax.parser import has_towers, parse_towers
+    from rinsc.syntax.towers import bind_towers
 
+    other: ModelSpec | TowersSpec
     if model.endswith(".toml"):
-        return model_spec(model, bind=exponents, strict=strict)
-    if is_run(model):
-        return run_spec(find_run(model))
-    return with_signature(spec, bind(parse(model), exponents), strict=strict)
+        other = model_spec(model, bind=exponents, strict=strict)
+    elif is_run(model):
+        other = run_spec(find_run(model))
+    elif has_towers(model) and isinstance(spec, TowersSpec):
+        other = with_towers(spec, bind_towers(parse_towers(model), exponents), strict=strict)
+    elif has_towers(model) or isinstance(spec, TowersSpec):
+        raise _one_has_towers(spec)
+    else:
+        other = with_signature(spec, bind(parse(model), exponents), strict=strict)
+    if isinstance(other, TowersSpec) != isinstance(spec, TowersSpec):
+        raise _one_has_towers(spec)
+    return other
+
+
+def _one_has_towers(spec: ModelSpec | TowersSpec) -> UsageError:
+    message = "one of the two models has several towers, and the other has not"
+    hint = "give two models of towers, or two of one tower"
+    return UsageError("several-towers", message, place=spec.text, hint=hint)
 
 
 NO_OPTIONS = ModelOptions()

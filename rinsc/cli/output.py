@@ -23,6 +23,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from rinsc.errors import REPLACEMENT, RinscError, UsageError, did_you_mean, nearest
 from rinsc.progress import Observer, ShownProgress, SilentProgress
+from rinsc.scalars import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -197,31 +198,34 @@ def print_line(text: str = "", style: str = "") -> None:
 def print_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)
 ) -> None:
-    """Rows under a line of heads; the columns named in ``left`` hold words, the others numbers.
+    """`print_result_table` of heads and rows."""
+    print_result_table(Table(heads, list(rows), left))
 
-    A cell may start with ``!``: then its row is marked as failed.
-    """
+
+def print_result_table(table: Table) -> None:
+    """A table on standard output; a cell may start with ``!``: then its row is marked as failed."""
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from rich.table import Table as Grid
 
-    table = Table(
+    heads, rows, left = table
+    rows = [[without_controls(cell) for cell in row] for row in rows]
+    grid = Grid(
         box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False
     )
-    rows = [[without_controls(cell) for cell in row] for row in rows]
     for index, head in enumerate(heads):
         cells = [head, *(row[index] for row in rows)]
         if index in left:
             # Words fold where there is little room.
             least = max(len(word) for cell in cells for word in cell.split() or [""])
-            table.add_column(head, min_width=least, overflow="fold")
+            grid.add_column(head, min_width=least, overflow="fold")
         else:
             # A number that lost a digit would be another number.
-            table.add_column(head, min_width=max(map(len, cells)), no_wrap=True, justify="right")
+            grid.add_column(head, min_width=max(map(len, cells)), no_wrap=True, justify="right")
     for row in rows:
         failed = any(cell.startswith("!") for cell in row)
-        table.add_row(*(cell.removeprefix("!") for cell in row), style="red" if failed else "")
+        grid.add_row(*(cell.removeprefix("!") for cell in row), style="red" if failed else "")
     endless = console(least_width=10_000)
-    console(least_width=endless.measure(table).minimum).print(table)
+    console(least_width=endless.measure(grid).minimum).print(grid)
 
 
 def print_error(error: RinscError) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from textwrap import fill
@@ -22,21 +22,16 @@ from rinsc.cli.output import (
     print_json_list,
     print_line,
     print_result,
-    print_table,
+    print_result_table,
     result_stream,
 )
 from rinsc.cli.values import Count, option_values
-from rinsc.cost.adapters import share_text
-from rinsc.errors import RinscError, listed, plural
-from rinsc.scalars import exact, rounded_count, short_text
-from rinsc.variants.costed import Costed
-from rinsc.variants.zoo import Claim, Figures, ZooEntry
+from rinsc.scalars import short_text
+from rinsc.variants.costed import Costed, variant_heads, variant_row
+from rinsc.variants.zoo import Claim, Figures, ZooEntry, claims_table, entries_table
 
 if TYPE_CHECKING:
-    from rinsc.spec import ModelSpec
-    from rinsc.variants.costed import Costed, Limits
-    from rinsc.variants.families import Member
-    from rinsc.variants.zoo import ZooEntry
+    from rinsc.variants.costed import Limits
 
 
 @Parameter(name="*", group=Group("Filters"))
@@ -192,8 +187,8 @@ def family(
     """
     from dataclasses import replace
 
-    from rinsc.variants.families import family as members_of
-    from rinsc.variants.families import layers_for_all
+    from rinsc.variants.enumerate import costed_members, layers_for_all
+    from rinsc.variants.enumerate import family as members_of
 
     with option_values():
         members = members_of(name)
@@ -201,41 +196,11 @@ def family(
     base, strict = options.spec("A"), options.strict
     if options.layers is None and options.preset is None:
         base = replace(base, layers=layers_for_all(members, base.layers))
-    rows = [row for row in _costed(members, base, strict=strict) if limits.admit(row[0])]
+    rows = [
+        row for row in costed_members(members, base, note, strict=strict) if limits.admit(row[0])
+    ]
     width = max(len(text) for text in ("signature", *(row.signature for row, _ in rows)))
     _print_variants(rows, width, json=json)
-
-
-def _costed(
-    members: Iterable[Member], base: ModelSpec, *, strict: bool
-) -> Iterator[tuple[Costed, str]]:
-    """Each member with its costs; those that do not fit the layers are left out, with a note.
-
-    At few layers two of them may be the same model.
-    """
-    from rinsc.fingerprints import fingerprint
-    from rinsc.spec import with_signature
-    from rinsc.variants.costed import costed
-
-    known: dict[str, str] = {}
-    left_out: list[str] = []
-    for member in members:
-        try:
-            key = fingerprint(with_signature(base, member.signature, strict=strict))
-        except RinscError as error:
-            if error.code != "layers-do-not-split":
-                raise
-            left_out.append(member.signature)
-            continue
-        if key in known:
-            same = f"{member.signature} is the same model as {known[key]}"
-            note(f"at {plural(base.layers, 'layer')} {same}, and left out")
-        else:
-            known[key] = member.signature
-            yield costed(base, member.signature, strict=strict), member.idea
-    if left_out:
-        why = "do not divide evenly over the blocks of" if strict else "are too few for"
-        note(f"{plural(base.layers, 'layer')} {why} {', '.join(left_out)}, left out")
 
 
 def _print_variants(rows: Iterable[tuple[Costed, str]], width: int, *, json: bool) -> None:
@@ -283,46 +248,9 @@ for name, command in (
     zoo.command(command, name=name)
 
 
-MAX_REPEATS = 4
-SIGNATURE_WIDTHS = (10, 30)  # in the list of entries, where there is little room and where much
-WIDTH_WITH_ADAPTERS = 96  # of a terminal with room for their share in the list of entries
-GAP = 2  # between two columns of a table
-
-
-def rounds_text(expected: Mapping[str, int | float]) -> str:
-    """``A 1.5, B 2``; a dash where there is nothing to repeat."""
-    return listed([f"{name} {mean:g}" for name, mean in expected.items()], MAX_REPEATS) or "-"
-
-
-def print_entries(entries: Iterable[tuple[ZooEntry, Figures]]) -> None:
-    """A row an entry; signatures get what the terminal's width leaves them.
-
-    A narrow terminal has no column for the share of adapters, which few entries have.
-    """
-    width = console().width
-    heads = ("name", "signature", "params", "adapters", "ratio", "rounds", "arXiv")
-    rows = [
-        (
-            entry.name,
-            figures.signature,
-            rounded_count(figures.parameters),
-            share_text(figures.adapter_share) if figures.adapter_share else "-",
-            f"{figures.cost_ratio:.3f}",
-            rounds_text(figures.expected_rounds),
-            entry.source.arxiv or "-",
-        )
-        for entry, figures in entries
-    ]
-    if width < WIDTH_WITH_ADAPTERS:
-        heads, *rows = [(*row[:3], *row[4:]) for row in (heads, *rows)]  # type: ignore[assignment]
-    others = [max(map(len, column)) + GAP for column in zip(heads, *rows, strict=True)]
-    least, most = SIGNATURE_WIDTHS
-    room = min(max(width - sum(others) + others[1] - GAP, least), most)
-    print_table(
-        heads,
-        [(name, short_text(signature, room), *rest) for name, signature, *rest in rows],
-        left=(0, 1, len(heads) - 1),
-    )
+def print_entries(entries: Sequence[tuple[ZooEntry, Figures]]) -> None:
+    """A row an entry; signatures get what the terminal's width leaves them."""
+    print_result_table(entries_table(entries, console().width))
 
 
 def print_entry(
@@ -338,46 +266,7 @@ def print_entry(
     if source.note is not None:
         print_line(fill(f"note: {source.note}", width), style="dim")
     print_line()
-    print_table(
-        ("", "expected", "within", "here", ""),
-        [
-            (
-                claim.name,
-                _number(claim.expected),
-                f"{100 * claim.tolerance:g} %" if claim.tolerance else "",
-                _number(claim.here),
-                "ok" if claim.holds else "!DIFFERS",
-            )
-            for claim in claims
-        ],
-        left=(0, 4),
-    )
+    print_result_table(claims_table(claims))
     print_line()
-    print_line(f"cost ratio                   {figures.cost_ratio:.3f} against {figures.baseline}")
-    print_line(f"expected rounds in training  {rounds_text(figures.expected_rounds)}")
-    print_line(f"share of adapters            {share_text(figures.adapter_share)}")
-    print_line()
-    for line in drawing:
+    for line in (*figures.lines(), "", *drawing):
         print_line(line)
-
-
-def variant_row(variant: Costed, idea: str, width: int) -> str:
-    """A row of a table that is printed while it is made, under `variant_heads`."""
-    figures = (rounded_count(variant.parameters), exact(variant.executed_layers))
-    row = _row(variant.signature, *figures, f"{variant.cost_ratio:.3f}", width)
-    even = variant.layers_if_even
-    uneven = "" if even is None else f"uneven: {even:g} layer{'s' * (even != 1)} if even"
-    return f"{row}  {'; '.join(filter(None, (uneven, idea)))}".rstrip()
-
-
-def variant_heads(width: int) -> str:
-    """The line of heads, with a first column of this width."""
-    return _row("signature", "parameters", "layers", "ratio", width)
-
-
-def _row(signature: str, parameters: str, layers: str, ratio: str, width: int) -> str:
-    return f"{signature:<{width}} {parameters:>10} {layers:>7} {ratio:>7}"
-
-
-def _number(value: int | float) -> str:
-    return exact(value) if isinstance(value, int) else f"{value:.4g}"

@@ -8,7 +8,7 @@ from rinsc.cost.flops import (
     training_flops,
     training_flops_per_token,
 )
-from rinsc.cost.match import ComputeMatch, match_compute
+from rinsc.cost.match import ComputeMatch, PairsMatch, match_compute, match_towers
 from rinsc.cost.memory import MemoryReport, memory
 from rinsc.cost.params import (
     adapter_params,
@@ -33,6 +33,7 @@ __all__ = [
     "FlopConvention",
     "FlopSplit",
     "MemoryReport",
+    "PairsMatch",
     "RunCounts",
     "TowersReport",
     "adapter_params",
@@ -43,6 +44,7 @@ __all__ = [
     "expected_run_counts",
     "forward_flops",
     "match_compute",
+    "match_towers",
     "memory",
     "repeat_params",
     "run_counts",

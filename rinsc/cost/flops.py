@@ -19,6 +19,7 @@ from rinsc.cost.counts import (
 )
 from rinsc.errors import GraphError, plural
 from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds
+from rinsc.graph.rounds import named_rounds
 from rinsc.layers import trace_programs
 from rinsc.ops import at_sizes
 from rinsc.ops.program import Program, Value
@@ -119,11 +120,8 @@ def set_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
 
     Raises `GraphError` for rounds that the model cannot run or train.
     """
-    every = resolve_rounds(graph, rounds)
-    _require_gradients(graph, every)
-    if rounds is None:
-        return {}
-    return {name: every[name] for name in rounds} if isinstance(rounds, Mapping) else every
+    _require_gradients(graph, resolve_rounds(graph, rounds))
+    return named_rounds(graph, rounds) or {}
 
 
 def _require_gradients(graph: BlockGraph, rounds: Mapping[str, int]) -> None:

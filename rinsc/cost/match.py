@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import checked_counts, checked_sequence
@@ -10,33 +10,20 @@ from rinsc.cost.flops import training_flops
 from rinsc.errors import SpecError, plural
 from rinsc.graph import build_graph
 from rinsc.graph.law import drawn_loops
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec
+from rinsc.spec.towers import require_towers
 
 
 @dataclass(frozen=True)
-class ComputeMatch:
-    """Two runs of equal training FLOPs: the variant falls short by ``remainder_flops``.
+class _EqualFlops:
+    """Steps of two runs of equal training FLOPs, and the FLOPs of a step of each."""
 
-    The remainder is less than one step of the variant. The FLOPs of a step are expectations where
-    training draws rounds; ``in_expectation`` says whether they do.
-    """
-
-    convention: str
-    batch_tokens: int
     baseline_steps: int
     baseline_step_flops: int
     variant_steps: int
     variant_step_flops: int
-    in_expectation: bool = False
-
-    @property
-    def baseline_tokens(self) -> int:
-        return self.baseline_steps * self.batch_tokens
-
-    @property
-    def variant_tokens(self) -> int:
-        return self.variant_steps * self.batch_tokens
+    in_expectation: bool = field(default=False, kw_only=True)
 
     @property
     def baseline_flops(self) -> int:
@@ -54,12 +41,100 @@ class ComputeMatch:
         """Plain data for JSON, products included."""
         return {
             **asdict(self),
-            "baseline_tokens": self.baseline_tokens,
             "baseline_flops": self.baseline_flops,
-            "variant_tokens": self.variant_tokens,
             "variant_flops": self.variant_flops,
             "remainder_flops": self.remainder_flops,
         }
+
+
+@dataclass(frozen=True)
+class ComputeMatch(_EqualFlops):
+    """Two runs of equal training FLOPs: the variant falls short by ``remainder_flops``.
+
+    The remainder is less than one step of the variant. The FLOPs of a step are expectations where
+    training draws rounds; ``in_expectation`` says whether they do.
+    """
+
+    convention: str
+    batch_tokens: int
+
+    @property
+    def baseline_tokens(self) -> int:
+        return self.baseline_steps * self.batch_tokens
+
+    @property
+    def variant_tokens(self) -> int:
+        return self.variant_steps * self.batch_tokens
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON, products included."""
+        tokens = {"baseline_tokens": self.baseline_tokens, "variant_tokens": self.variant_tokens}
+        return {**super().as_dict(), **tokens}
+
+
+@dataclass(frozen=True)
+class PairsMatch(_EqualFlops):
+    """`ComputeMatch` of towers: a pair has one input for each of them.
+
+    What compares the outputs of towers is not counted.
+    """
+
+    convention: str
+    batch_pairs: int
+
+    @property
+    def baseline_pairs(self) -> int:
+        return self.baseline_steps * self.batch_pairs
+
+    @property
+    def variant_pairs(self) -> int:
+        return self.variant_steps * self.batch_pairs
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON, products included."""
+        pairs = {"baseline_pairs": self.baseline_pairs, "variant_pairs": self.variant_pairs}
+        return {**super().as_dict(), **pairs}
+
+
+def match_towers(
+    baseline: TowersSpec,
+    variant: TowersSpec,
+    *,
+    pairs: int,
+    batch_pairs: int,
+    seq: int | None = None,
+    convention: FlopConvention = PYTORCH,
+) -> PairsMatch:
+    """Steps of both runs, when the baseline trains on ``pairs`` in steps of ``batch_pairs``.
+
+    A pair is a sequence for each tower, as long as its context or as ``seq``. Pairs beyond a whole
+    step are dropped. Raises `SpecError` for anything but towers, for counts that are not positive,
+    and for a budget that pays for no step.
+    """
+    pairs, batch_pairs = checked_counts(pairs=pairs, batch_pairs=batch_pairs)
+    steps_flops = []
+    for spec in (baseline, variant):
+        flops = [
+            training_flops(tower, seq or tower.context, batch=batch_pairs, convention=convention)
+            for tower in require_towers(spec).specs
+        ]
+        steps_flops.append(sum(flops))
+    steps = pairs // batch_pairs
+    variant_steps = steps * steps_flops[0] // steps_flops[1]
+    if variant_steps < 1:
+        step = f"step of {plural(batch_pairs, 'pair')}"
+        message = f"{plural(pairs, 'pair')} pay for no {step} of the variant"
+        raise SpecError("budget-too-small", message, hint="give more pairs")
+    towers = (*baseline.specs, *variant.specs)
+    return PairsMatch(
+        convention=convention.name,
+        batch_pairs=batch_pairs,
+        baseline_steps=steps,
+        baseline_step_flops=steps_flops[0],
+        variant_steps=variant_steps,
+        variant_step_flops=steps_flops[1],
+        in_expectation=any(any(drawn_loops(build_graph(tower))) for tower in towers),
+    )
 
 
 def match_compute(

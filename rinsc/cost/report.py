@@ -126,6 +126,43 @@ class TowersReport:
     stored_params: int
     stored_layers: int
 
+    def __repr__(self) -> str:
+        params, flops = rounded_count(self.stored_params), rounded_flops(self.forward_flops)
+        return f"<TowersReport {self.signature}: {params} parameters, {flops} a sequence each>"
+
+    def _repr_html_(self) -> str:
+        """A column for each tower and one for all, for notebooks."""
+        columns: list[CostReport | TowersReport] = [*self.towers.values(), self]
+        rows = [
+            ("stored parameters", *(f"{column.stored_params:,}" for column in columns)),
+            ("executed layers", *(f"{column.executed_layers:,}" for column in columns)),
+            ("forward FLOPs", *(f"{column.forward_flops:,}" for column in columns)),
+            ("training FLOPs", *(f"{column.training_flops:,}" for column in columns)),
+        ]
+        table = html_table(("", *self.towers, "all"), rows)
+        return f"<div><code>{escape(self.signature)}</code>{table}</div>"
+
+    @property
+    def memory(self) -> MemoryReport:
+        """Bytes of training all towers at once: weights of shared blocks are there once.
+
+        The cache is of a token in each tower.
+        """
+        reports = [report.memory for report in self.towers.values()]
+        counted = sum(report.stored_params for report in self.towers.values())
+
+        def once(every: int) -> int:
+            return every * self.stored_params // counted  # the same bytes for each parameter
+
+        return MemoryReport(
+            precision=reports[0].precision,
+            weight_bytes=once(sum(each.weight_bytes for each in reports)),
+            gradient_bytes=once(sum(each.gradient_bytes for each in reports)),
+            optimizer_bytes=once(sum(each.optimizer_bytes for each in reports)),
+            kv_bytes_per_token=sum(each.kv_bytes_per_token for each in reports),
+            activation_bytes=sum(each.activation_bytes for each in reports),
+        )
+
     @property
     def executed_params(self) -> int:
         return sum(report.executed_params for report in self.towers.values())
@@ -153,6 +190,7 @@ class TowersReport:
             "executed_layers": self.executed_layers,
             "forward_flops": self.forward_flops,
             "training_flops": self.training_flops,
+            "memory": asdict(self.memory),
             "towers": {name: report.as_dict() for name, report in self.towers.items()},
         }
 
@@ -168,13 +206,13 @@ def towers_report(
 ) -> TowersReport:
     """`cost_report` of every tower, at the context of each where no ``seq`` is given."""
     graph = spec if isinstance(spec, TowersGraph) else build_graph(spec)
-    counts = tower_rounds(verified_towers(graph), rounds)
+    named = tower_rounds(verified_towers(graph), rounds, named=True)
     reports = {
         name: cost_report(
             tower,
             seq=seq,
             batch=batch,
-            rounds=None if rounds is None else counts[name],
+            rounds=named[name] or None,
             convention=convention,
             precision=precision,
         )

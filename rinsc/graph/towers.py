@@ -19,7 +19,7 @@ import networkx as nx
 
 from rinsc.errors import GraphError, did_you_mean
 from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, drawers
-from rinsc.graph.rounds import CheckedRounds, Rounds, plain_rounds, resolve_rounds
+from rinsc.graph.rounds import Rounds, named_rounds, plain_rounds, resolve_rounds
 from rinsc.graph.verify import HOW_TO_BUILD, verified
 from rinsc.spec import TowersSpec
 
@@ -106,45 +106,51 @@ def joined(spec: TowersSpec, towers: Mapping[str, BlockGraph]) -> TowersGraph:
     return verified_towers(TowersGraph(spec, dict(towers), digraph))
 
 
-def tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, CheckedRounds]:
+def tower_rounds(
+    graph: TowersGraph, rounds: Rounds, *, named: bool = False
+) -> dict[str, dict[str, int]]:
     """Rounds of every dial by the names of its tower and its own; see `resolve_rounds`.
 
-    One number sets every dial of every tower; names are those of `TowersGraph.dials`.
+    One number sets every dial of every tower; names are those of `TowersGraph.dials`. Of ``named``
+    ones alone, those that ``rounds`` leaves out are not there.
     """
-    towers = graph.towers
+    shares = _shares(graph, plain_rounds(rounds))
+    found: dict[str, dict[str, int]] = {}
+    for name, tower in graph.towers.items():
+        counts = resolve_rounds(tower, shares[name])
+        found[name] = (named_rounds(tower, shares[name]) or {}) if named else counts
+    return found
+
+
+def _shares(graph: TowersGraph, rounds: Rounds) -> dict[str, Rounds]:
+    """What the rounds say for each tower."""
     if rounds is None:
-        return {name: resolve_rounds(tower, None) for name, tower in towers.items()}
-    rounds = plain_rounds(rounds)
+        return dict.fromkeys(graph.towers)
     names = [name for name, _ in graph.dials()]
     if not isinstance(rounds, Mapping):
-        dialled = [name for name, tower in towers.items() if any(tower.dials())]
-        for name in dialled or list(towers):  # without a dial anywhere the first one complains
-            resolve_rounds(towers[name], rounds)
-        return {n: resolve_rounds(t, rounds if n in dialled else None) for n, t in towers.items()}
-    for given in rounds:
-        if given not in names:
-            message = f"'{given!s:.40}' is not a repeat of these towers"
-            hint = did_you_mean(str(given)[:40], names) if names else "no tower has a repeat"
+        dialled = [name for name, tower in graph.towers.items() if any(tower.dials())]
+        every = dialled or list(graph.towers)  # without a dial anywhere the first one complains
+        return {name: rounds if name in every else None for name in graph.towers}
+    for name in rounds:
+        if name not in names:
+            message = f"'{name!s:.40}' is not a repeat of these towers"
+            hint = did_you_mean(str(name)[:40], names) if names else "no tower has a repeat"
             raise GraphError("unknown-repeat", message, hint=hint)
     return {
-        name: resolve_rounds(
-            tower,
-            {
-                loop.name: rounds[dial_of(name, loop.name)]
-                for loop in tower.dials()
-                if dial_of(name, loop.name) in rounds
-            },
-        )
-        for name, tower in towers.items()
+        tower: {
+            loop.name: rounds[dial_of(tower, loop.name)]
+            for loop in own.dials()
+            if dial_of(tower, loop.name) in rounds
+        }
+        for tower, own in graph.towers.items()
     }
 
 
 def named_tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, int] | None:
     """`named_rounds` of towers: checked rounds of those repeats that ``rounds`` names."""
-    counts, asked = tower_rounds(graph, rounds), plain_rounds(rounds)
-    every = {dial_of(tower, name): n for tower, own in counts.items() for name, n in own.items()}
-    names = asked if isinstance(asked, Mapping) else every
-    return {name: every[name] for name in names} or None
+    counts = tower_rounds(graph, rounds, named=True)
+    named = {dial_of(tower, name): n for tower, own in counts.items() for name, n in own.items()}
+    return named or None
 
 
 def verified_towers(graph: TowersGraph) -> TowersGraph:

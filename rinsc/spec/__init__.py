@@ -7,6 +7,7 @@ from rinsc.spec.reading import (
     spec_to_toml,
     towers_spec,
     with_signature,
+    with_towers,
 )
 from rinsc.spec.towers import TowersSpec
 
@@ -18,4 +19,5 @@ __all__ = [
     "spec_to_toml",
     "towers_spec",
     "with_signature",
+    "with_towers",
 ]

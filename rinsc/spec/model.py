@@ -206,7 +206,7 @@ def check_values(
                 Problem("missing-key", f"'{key}' is not given", place=at_key(place, key), hint=hint)
             )
     sound: dict[str, Any] = {}
-    settings = NO_SETTINGS
+    settings, wrong = NO_SETTINGS, set[str]()
     for key in KEYS:
         if key not in values or (key == "head_dim" and values[key] is None):
             continue
@@ -221,8 +221,10 @@ def check_values(
             sound[key] = float(value) if KEYS[key] is float else value
         else:
             problems.append(problem)
+            wrong.add(key)
     impossible, normal = combination_problems(sound, place, strict)
-    defaults = {f.name: f.default for f in dataclasses.fields(ModelSpec) if f.name not in REQUIRED}
+    wrong |= set(REQUIRED)
+    defaults = {f.name: f.default for f in dataclasses.fields(ModelSpec) if f.name not in wrong}
     return CheckedValues(
         {**defaults, **sound, SETTINGS: settings}, [*problems, *impossible], normal
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +13,10 @@ from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you
 from rinsc.extras import zoo_file
 from rinsc.scalars import whole
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
-from rinsc.spec.model import KEYS, REQUIRED, ModelSpec, check_values, spec_keys
+from rinsc.spec.model import KEYS, REQUIRED, CheckedValues, ModelSpec, check_values, spec_keys
 from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
 from rinsc.spec.settings import with_flat_keys
-from rinsc.spec.towers import TowersSpec, sharing_problems, tower_place
+from rinsc.spec.towers import TowersSpec, require_towers, sharing_problems, tower_place
 from rinsc.storage.files import parse_toml, read_regular
 from rinsc.syntax import bind as bind_exponents
 from rinsc.syntax import normal_form, parse
@@ -164,12 +164,12 @@ def _assemble_towers(
         assert isinstance(towers, Towers)
         towers = bind_towers(towers, bound)
     except RinscError as error:
-        placed = [dataclasses.replace(problem, place=where) for problem in error.problems]
+        placed = [replace(problem, place=where) for problem in error.problems]
         raise (SignatureError if place is None else SpecError).of(*placed) from None
     shared = {k: value for k, value in values.items() if k not in ("signature", "bind")}
     trees = tower_signatures(towers)
     problems += unknown_keys(tables, trees, "this model", lambda key: tower_place(place, key))
-    specs: dict[str, ModelSpec] = {}
+    checked: dict[str, CheckedValues] = {}
     for name, signature in trees.items():
         own = dict(tables.get(name, {}))
         problems += unknown_keys(
@@ -181,16 +181,14 @@ def _assemble_towers(
         own = {key: value for key, value in own.items() if key not in ("signature", "bind")}
         # The preset of a tower is more its own than what all towers have.
         preset = PRESETS.get(str(own.get("preset")), {})
-        try:
-            merged = {**_merged({**shared, **preset}, own), "signature": signature}
-            specs[name] = _assemble(merged, {}, tower_place(place, name), strict)
-        except RinscError as error:
-            problems += [_placed(p, place, name, own.keys()) for p in error.problems]
-    if not problems:
-        problems += sharing_problems(specs, place)
+        merged = {**_merged({**shared, **preset}, own), "signature": signature}
+        checked[name] = _checked(merged, {}, tower_place(place, name), strict)
+        problems += [_placed(p, place, name, own.keys()) for p in checked[name].problems]
+    known = {name: values for name, values in checked.items() if values.normal is not None}
+    problems += sharing_problems(known, place)
     if problems:
         raise SpecError.of(*dict.fromkeys(problems))
-    return TowersSpec(towers, tuple(specs.values()))
+    return TowersSpec(towers, tuple(values.spec() for values in checked.values()))
 
 
 def _placed(problem: Problem, place: str | None, name: str, own: Collection[str]) -> Problem:
@@ -199,8 +197,8 @@ def _placed(problem: Problem, place: str | None, name: str, own: Collection[str]
     if key in own:
         return problem
     if key == "signature" and place is None:
-        return dataclasses.replace(problem, place=None)
-    return dataclasses.replace(problem, place=at_key(place, key))
+        return replace(problem, place=None)
+    return replace(problem, place=at_key(place, key))
 
 
 def spec_from_values(values: object, place: str | None = None) -> ModelSpec:
@@ -243,7 +241,23 @@ def with_signature(
     if strict:
         refuse_doubtful(tree)
         normal_form(tree, layers, strict=True)
-    return dataclasses.replace(spec, signature=tree, layers=layers)
+    return replace(spec, signature=tree, layers=layers)
+
+
+def with_towers(spec: TowersSpec, towers: str | Towers, *, strict: bool = False) -> TowersSpec:
+    """`with_signature` of towers: each takes the dimensions of the tower of its name.
+
+    Raises `SpecError` for a tower that ``spec`` does not have.
+    """
+    tree = parse_towers(towers) if isinstance(towers, str) else towers
+    known, specs = require_towers(spec).towers, []
+    for name, signature in tower_signatures(tree).items():
+        if name not in known:
+            message = f"there are no dimensions for the tower {name}"
+            hint = f"name towers as in {spec.text:.100}: {', '.join(known)}"
+            raise SpecError("unknown-tower", message, hint=hint)
+        specs.append(with_signature(known[name], signature, strict=strict))
+    return TowersSpec(tree, tuple(specs))
 
 
 def spec_to_toml(spec: ModelSpec | TowersSpec) -> str:
@@ -302,7 +316,7 @@ def read_toml(path: Path) -> dict[str, object]:
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = error.strerror if isinstance(error, OSError) else str(error)
         problem = Problem("spec-not-readable", f"cannot read the spec: {reason}", hint=hint)
-        raise SpecError.of(dataclasses.replace(problem, place=str(path))) from None
+        raise SpecError.of(replace(problem, place=str(path))) from None
     if len(content) > MAX_FILE_BYTES:
         message = f"a spec has at most {MAX_FILE_BYTES} bytes"
         raise SpecError("spec-not-toml", message, place=str(path), hint=hint)
@@ -317,6 +331,16 @@ def _assemble(
     values: Mapping[str, object], binding: Mapping[str, int], place: str | None, strict: bool
 ) -> ModelSpec:
     """Preset, binding and given values to one spec; every mistake is collected first."""
+    checked = _checked(values, binding, place, strict)
+    if checked.problems:
+        only_text = all(problem.span is not None for problem in checked.problems)
+        raise (SignatureError if only_text and place is None else SpecError).of(*checked.problems)
+    return checked.spec()
+
+
+def _checked(
+    values: Mapping[str, object], binding: Mapping[str, int], place: str | None, strict: bool
+) -> CheckedValues:
     problems: list[Problem] = []
     own = {key: value for key, value in values.items() if key not in ("preset", "bind")}
     base = _preset(values.get("preset"), problems, place)
@@ -340,11 +364,7 @@ def _assemble(
         explained.add("kv_heads")  # are as many as the heads, once those are given
     merged, flat = with_flat_keys(merged, _kinds(merged), KEYS)
     checked = check_values(merged, place, missing_and_known=explained, strict=strict, flat=flat)
-    problems += checked.problems
-    if problems:
-        only_text = all(problem.span is not None for problem in problems) and place is None
-        raise SignatureError.of(*problems) if only_text else SpecError.of(*problems)
-    return checked.spec()
+    return replace(checked, problems=[*problems, *checked.problems])
 
 
 def _kinds(values: Mapping[str, object]) -> list[str]:
@@ -403,7 +423,7 @@ def _signature(
         tree = bind_exponents(parse(value) if isinstance(value, str) else value, binding)
     except RinscError as error:
         where = None if place is None else at_key(place, "signature")
-        problems += [dataclasses.replace(problem, place=where) for problem in error.problems]
+        problems += [replace(problem, place=where) for problem in error.problems]
         return None
     return tree
 

@@ -6,13 +6,15 @@ has two towers. They share A, so that A has one kind, one size and one width in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
+from typing import Any
 
 from rinsc.errors import Problem, SpecError
 from rinsc.spec.checks import at_key
-from rinsc.spec.model import KEYS, ModelSpec
+from rinsc.spec.model import KEYS, CheckedValues, ModelSpec, field_values
 from rinsc.spec.settings import FORMER_KEYS
 from rinsc.syntax.towers import tower_signatures
 from rinsc.syntax.tree import Towers, to_text
@@ -53,6 +55,11 @@ class TowersSpec:
     def __repr__(self) -> str:
         return f"TowersSpec({self.text!r}, {dict(self.towers)!r})"
 
+    def _repr_html_(self) -> str:
+        """The signature and the dimensions of each tower, for notebooks."""
+        parts = [f"<p>{escape(n)}</p>{tower._repr_html_()}" for n, tower in self.towers.items()]
+        return f"<div><code>{escape(self.text)}</code>{''.join(parts)}</div>"
+
     @property
     def text(self) -> str:
         """The towers as text, structure kept, exponents bound."""
@@ -70,28 +77,51 @@ class TowersSpec:
         return tuple(block for block, names in users.items() if len(names) > 1)
 
 
+def require_towers(spec: object) -> TowersSpec:
+    """The spec itself; raises `SpecError` for one of a single tower and for everything else."""
+    if isinstance(spec, TowersSpec):
+        return spec
+    message = f"this needs a spec of several towers, not {type(spec).__name__}"
+    hint = "make one: rinsc.towers_spec('image: AB, text: AC', preset='tiny')"
+    raise SpecError("not-towers", message, hint=hint)
+
+
 def block_users(towers: Mapping[str, ModelSpec]) -> dict[str, list[str]]:
     """The towers that visit each block, blocks in order of first use."""
+    return _users({name: spec.parts for name, spec in towers.items()})
+
+
+def _users(blocks: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     users: dict[str, list[str]] = {}
-    for name, spec in towers.items():
-        for block in spec.parts:
+    for name, own in blocks.items():
+        for block in own:
             users.setdefault(block, []).append(name)
     return users
 
 
-def sharing_problems(towers: Mapping[str, ModelSpec], place: str | None) -> Iterator[Problem]:
-    """What differs between the towers of a block; a key is told once for two towers."""
+def sharing_problems(
+    towers: Mapping[str, ModelSpec | CheckedValues], place: str | None
+) -> Iterator[Problem]:
+    """What differs between the towers of a block; a key is told once for two towers.
+
+    Of a tower with mistakes of its own, what is sound in it is compared.
+    """
     told: set[tuple[str, str, str]] = set()
-    for block, (first, *others) in block_users(towers).items():
+    forms = {name: tower.normal for name, tower in towers.items()}
+    parts = {name: form.parts for name, form in forms.items() if form is not None}
+    for block, (first, *others) in _users(parts).items():
         for other in others:
-            for key, one, two in _differences(block, towers[first], towers[other]):
-                if (key, first, other) in told:
+            one, two = _facts(towers[first], block), _facts(towers[other], block)
+            for key in one:
+                if key not in two or one[key] == two[key] or (key, first, other) in told:
                     continue
+                if key == "head_dim" and one["width"] != two["width"]:
+                    continue  # it follows from what differs already
                 told |= {(key, first, other)} if key in KEYS else set()
                 yield Problem(
                     "towers-differ",
                     f"block {block} is in the towers {first} and {other}, "
-                    f"and {key} is {one} in {first} and {two} in {other}",
+                    f"and {key} is {one[key]} in {first} and {two[key]} in {other}",
                     place=at_key(tower_place(place, other), key.rpartition(" ")[2]),
                     hint=f"give both towers one value, or call the block of {other} by a letter "
                     "of its own",
@@ -103,21 +133,21 @@ def tower_place(place: str | None, name: str) -> str:
     return at_key(place, f"towers.{name}")
 
 
-def _settings(spec: ModelSpec, block: str) -> dict[str, object]:
-    """Those of a block's kind that its layers may depend on."""
-    own = spec.settings.get(spec.block_kinds[block], {})
-    return {key: value for key, value in own.items() if key not in FORMER_KEYS}
-
-
-def _differences(
-    block: str, one: ModelSpec, other: ModelSpec
-) -> Iterator[tuple[str, object, object]]:
-    """What two towers say of a block, where it is not the same; kinds and sizes first."""
-    facts = (
-        ("its kind", one.block_kinds[block], other.block_kinds[block]),
-        ("its number of layers", one.parts[block], other.parts[block]),
-        *((key, getattr(one, key), getattr(other, key)) for key in KEYS if key not in FRAME_KEYS),
-        *[("head_dim", one.head_size, other.head_size)] * (one.width == other.width),
-        ("settings", _settings(one, block), _settings(other, block)),
+def _facts(tower: ModelSpec | CheckedValues, block: str) -> dict[str, object]:
+    """What a tower says of a block that its layers depend on; kinds and sizes first."""
+    form = tower.normal
+    assert form is not None
+    values: Mapping[str, Any] = (
+        field_values(tower) if isinstance(tower, ModelSpec) else tower.values
     )
-    yield from (fact for fact in facts if fact[1] != fact[2])
+    kind = form.options[block].kind or values.get("kind")
+    facts: dict[str, object] = {
+        **({} if kind is None else {"its kind": kind}),
+        "its number of layers": form.sizes[block],
+        **{key: values[key] for key in KEYS if key not in FRAME_KEYS and key in values},
+    }
+    if all(key in values for key in ("width", "heads", "head_dim")):
+        facts["head_dim"] = values["head_dim"] or values["width"] // values["heads"]
+    own = values["settings"].get(kind, {})
+    facts["settings"] = {key: value for key, value in own.items() if key not in FORMER_KEYS}
+    return facts

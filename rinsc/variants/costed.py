@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Protocol
 
 from rinsc.cost import PYTORCH, cost_report, stored_params, training_flops, training_flops_per_token
 from rinsc.cost.flops import program_flops
-from rinsc.errors import Problem, SpecError
+from rinsc.errors import Problem, SpecError, listed
 from rinsc.graph import build_graph
 from rinsc.layers import trace_programs
 from rinsc.ops.program import Program
-from rinsc.scalars import real
+from rinsc.scalars import exact, real, rounded_count
 from rinsc.spec import ModelSpec, with_signature
 from rinsc.spec.checks import shown
 from rinsc.syntax import parse
 from rinsc.syntax.canonical import letter_name
+
+MAX_REPEATS = 4  # in a cell
+
+
+def rounds_text(expected: Mapping[str, int | float]) -> str:
+    """``A 1.5, B 2``; a dash where there is nothing to repeat."""
+    return listed([f"{name} {mean:g}" for name, mean in expected.items()], MAX_REPEATS) or "-"
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,24 @@ def _layers_if_even(spec: ModelSpec) -> float | None:
     visits = build_graph(spec).visit_counts()
     sizes = spec.normal.even_sizes
     return float(sum(sizes[name] * count for name, count in visits.items()))
+
+
+def variant_row(variant: Costed, idea: str, width: int) -> str:
+    """A row of a table that is printed while it is made, under `variant_heads`."""
+    figures = (rounded_count(variant.parameters), exact(variant.executed_layers))
+    row = _row(variant.signature, *figures, f"{variant.cost_ratio:.3f}", width)
+    even = variant.layers_if_even
+    uneven = "" if even is None else f"uneven: {even:g} layer{'s' * (even != 1)} if even"
+    return f"{row}  {'; '.join(filter(None, (uneven, idea)))}".rstrip()
+
+
+def variant_heads(width: int) -> str:
+    """The line of heads, with a first column of this width."""
+    return _row("signature", "parameters", "layers", "ratio", width)
+
+
+def _row(signature: str, parameters: str, layers: str, ratio: str, width: int) -> str:
+    return f"{signature:<{width}} {parameters:>10} {layers:>7} {ratio:>7}"
 
 
 class HasCosts(Protocol):

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
-from rinsc.cost import CostReport, cost_report
+from rinsc.cost import CostReport, cost_report, towers_report
 from rinsc.errors import listed, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Loop, build_graph
-from rinsc.spec import ModelSpec
+from rinsc.scalars import (
+    Table,
+    exact,
+    ratio,
+    rounded_bytes,
+    rounded_count,
+    rounded_flops,
+    short_text,
+)
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import dimensions as dimensions_of
 from rinsc.spec.model import require_spec
+from rinsc.spec.towers import require_towers
+from rinsc.variants.costed import rounds_text
 from rinsc.variants.executed import Run, executed_runs, schedule_text, turned_layers
 
 MAX_LISTED = 8  # stretches of a schedule, and dials
+HEAD_WIDTH = 18  # of a signature over a column
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,84 @@ def diff(left: ModelSpec, right: ModelSpec) -> Difference:
     )
 
 
+@dataclass(frozen=True)
+class TowersSide:
+    """One of two models of towers; FLOPs are of a sequence in each tower."""
+
+    signature: str
+    fingerprint: str
+    shared_blocks: tuple[str, ...]
+    parameters: int
+    layers: int
+    executed_layers: int
+    forward_flops: int
+    training_flops: int
+
+
+@dataclass(frozen=True)
+class TowersDifference:
+    """Two models of towers compared: as wholes, and ``towers`` of one name one by one."""
+
+    left: TowersSide
+    right: TowersSide
+    same_model: bool
+    towers: Mapping[str, Difference]
+    only_left: tuple[str, ...]
+    only_right: tuple[str, ...]
+
+    def words(self) -> list[str]:
+        """What there is to say, a sentence each."""
+        left, right = self.left, self.right
+        if self.same_model:
+            sentences = [f"{left.signature} and {right.signature} are the same model."]
+        else:
+            sentences = [f"{left.signature} and {right.signature} are different models."]
+        for side, names in ((left, self.only_left), (right, self.only_right)):
+            if names:
+                sentences.append(f"Only {side.signature} has {listed(names, MAX_LISTED)}.")
+        for name, tower in self.towers.items():
+            first, *more = tower.words()
+            if not (tower.same_model and tower.same_dials):
+                sentences.append(" ".join([f"{name}: {first}", *more]))
+        alike = all(tower.same_model for tower in self.towers.values())
+        if not self.same_model and alike and not (self.only_left or self.only_right):
+            sentences.append("They share other blocks between their towers.")
+        return sentences
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        towers = {name: tower.as_dict() for name, tower in self.towers.items()}
+        return {**asdict(self), "towers": towers, "words": self.words()}
+
+
+def diff_towers(left: TowersSpec, right: TowersSpec) -> TowersDifference:
+    """`diff` of two models of towers; raises `SpecError` for anything else."""
+    one, other = require_towers(left).towers, require_towers(right).towers
+    sides = _towers_side(left), _towers_side(right)
+    return TowersDifference(
+        sides[0],
+        sides[1],
+        same_model=sides[0].fingerprint == sides[1].fingerprint,
+        towers={name: diff(one[name], other[name]) for name in one if name in other},
+        only_left=tuple(name for name in one if name not in other),
+        only_right=tuple(name for name in other if name not in one),
+    )
+
+
+def _towers_side(spec: TowersSpec) -> TowersSide:
+    report = towers_report(spec)
+    return TowersSide(
+        signature=report.signature,
+        fingerprint=fingerprint(spec),
+        shared_blocks=report.shared_blocks,
+        parameters=report.stored_params,
+        layers=report.stored_layers,
+        executed_layers=report.executed_layers,
+        forward_flops=report.forward_flops,
+        training_flops=report.training_flops,
+    )
+
+
 def _dimensions(left: ModelSpec, right: ModelSpec) -> dict[str, tuple[object, object]]:
     """The keys, signatures apart, whose values differ."""
     values, others = dimensions_of(left), dimensions_of(right)
@@ -168,3 +258,66 @@ def _shared_start(left: Sequence[Run], right: Sequence[Run]) -> int:
         if one != other:
             return index
     return min(len(left), len(right)) - 1
+
+
+def difference_tables(found: Difference | TowersDifference) -> list[Table]:
+    """Both sides beside each other: what they are, and their figures."""
+    if isinstance(found, TowersDifference):
+        return [_towers_figures(found)]
+    left, right = found.left, found.right
+    heads = [short_text(side.signature, HEAD_WIDTH) for side in (left, right)]
+    facts = [
+        ("fingerprint (with dimensions)", left.fingerprint, right.fingerprint),
+        ("blocks", *(listed(side.blocks, MAX_LISTED) for side in (left, right))),
+        ("layers run", left.schedule, right.schedule),
+        ("dials", *(listed(side.dials, MAX_LISTED) or "-" for side in (left, right))),
+        *((key, str(one), str(other)) for key, (one, other) in found.dimensions.items()),
+    ]
+    rows = [
+        ("parameters", left.parameters, right.parameters, rounded_count),
+        ("layers executed", left.executed_layers, right.executed_layers, exact),
+        (
+            "forward FLOPs per token",
+            left.forward_flops_per_token,
+            right.forward_flops_per_token,
+            rounded_flops,
+        ),
+        (
+            "training FLOPs per token",
+            left.training_flops_per_token,
+            right.training_flops_per_token,
+            rounded_flops,
+        ),
+        ("cache per token", left.kv_bytes_per_token, right.kv_bytes_per_token, rounded_bytes),
+    ]
+    expected = (rounds_text(left.expected_rounds), rounds_text(right.expected_rounds))
+    figures = [*_with_ratios(rows), ("expected rounds", *expected, "")]
+    return [
+        Table(("", *heads), facts, left=(0, 1, 2)),
+        Table(("", *heads, "right over left"), figures),
+    ]
+
+
+def _towers_figures(found: TowersDifference) -> Table:
+    left, right = found.left, found.right
+    rows = [
+        ("parameters", left.parameters, right.parameters, rounded_count),
+        ("layers executed", left.executed_layers, right.executed_layers, exact),
+        ("forward FLOPs, a sequence each", left.forward_flops, right.forward_flops, rounded_flops),
+        (
+            "training FLOPs, a sequence each",
+            left.training_flops,
+            right.training_flops,
+            rounded_flops,
+        ),
+    ]
+    shared = [listed(side.shared_blocks, MAX_LISTED) or "-" for side in (left, right)]
+    names = ("fingerprint (with dimensions)", left.fingerprint, right.fingerprint, "")
+    figures = [names, ("shared blocks", *shared, ""), *_with_ratios(rows)]
+    return Table(("", "left", "right", "right over left"), figures)
+
+
+def _with_ratios(
+    rows: Iterable[tuple[str, int, int, Callable[[int], str]]],
+) -> list[tuple[str, str, str, str]]:
+    return [(name, show(one), show(other), ratio(other, one)) for name, one, other, show in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,15 @@ from rinsc.cost import (
     stored_params,
     training_flops_per_token,
 )
-from rinsc.cost.adapters import adapter_share
+from rinsc.cost.adapters import adapter_share, share_text
 from rinsc.errors import Problem, RinscError, SpecError, did_you_mean
 from rinsc.extras import zoo_dir
 from rinsc.graph import build_graph
+from rinsc.scalars import Table, exact, rounded_count, short_text
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
 from rinsc.spec.reading import read_toml
-from rinsc.variants.costed import visited_once
+from rinsc.variants.costed import rounds_text, visited_once
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,14 @@ class Figures:
     adapter_share: float
     expected_rounds: Mapping[str, int | float]
 
+    def lines(self) -> list[str]:
+        """What stands below the claims of an entry."""
+        return [
+            f"cost ratio                   {self.cost_ratio:.3f} against {self.baseline}",
+            f"expected rounds in training  {rounds_text(self.expected_rounds)}",
+            f"share of adapters            {share_text(self.adapter_share)}",
+        ]
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -236,3 +245,57 @@ def claims(entry: ZooEntry, found: Figures) -> Iterator[Claim]:
     if expect.max_adapter_share is not None:
         share = expect.max_adapter_share
         yield Claim("share of adapters, at most", share, found.adapter_share, None)
+
+
+SIGNATURE_WIDTHS = (10, 30)  # in the list of entries, where there is little room and where much
+WIDTH_WITH_ADAPTERS = 96  # of a terminal with room for their share in the list of entries
+GAP = 2  # between two columns of a table
+
+
+def entries_table(entries: Iterable[tuple[ZooEntry, Figures]], width: int) -> Table:
+    """A row an entry; signatures get what the ``width`` of a terminal leaves them.
+
+    A narrow one has no column for the share of adapters, which few entries have.
+    """
+    heads = ("name", "signature", "params", "adapters", "ratio", "rounds", "arXiv")
+    rows = [
+        (
+            entry.name,
+            figures.signature,
+            rounded_count(figures.parameters),
+            share_text(figures.adapter_share) if figures.adapter_share else "-",
+            f"{figures.cost_ratio:.3f}",
+            rounds_text(figures.expected_rounds),
+            entry.source.arxiv or "-",
+        )
+        for entry, figures in entries
+    ]
+    if width < WIDTH_WITH_ADAPTERS:
+        heads, *rows = [(*row[:3], *row[4:]) for row in (heads, *rows)]  # type: ignore[assignment]
+    others = [max(map(len, column)) + GAP for column in zip(heads, *rows, strict=True)]
+    least, most = SIGNATURE_WIDTHS
+    room = min(max(width - sum(others) + others[1] - GAP, least), most)
+    return Table(
+        heads,
+        [(name, short_text(signature, room), *rest) for name, signature, *rest in rows],
+        left=(0, 1, len(heads) - 1),
+    )
+
+
+def claims_table(claims: Iterable[Claim]) -> Table:
+    """What an entry expects beside our figures; ``!`` marks what differs."""
+    rows = [
+        (
+            claim.name,
+            _number(claim.expected),
+            f"{100 * claim.tolerance:g} %" if claim.tolerance else "",
+            _number(claim.here),
+            "ok" if claim.holds else "!DIFFERS",
+        )
+        for claim in claims
+    ]
+    return Table(("", "expected", "within", "here", ""), rows, left=(0, 4))
+
+
+def _number(value: int | float) -> str:
+    return exact(value) if isinstance(value, int) else f"{value:.4g}"

@@ -135,3 +135,48 @@ def test_what_takes_one_tower_says_so(
     assert err.startswith("error[several-towers]"), err
     assert err.count("error[") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["two.toml"]
+
+
+def test_two_models_of_towers_are_compared(file: str) -> None:
+    """Costs, the plan and the difference, against what each tower alone says."""
+    base = "image: A[2]B[1], text: A[2]C[1]"
+    status, out, err = run_cli("cost", TOWERS, "--baseline", base, "--pairs", "1k", "--json")
+    assert (status, err) == (0, "")
+    data = json.loads(out)
+    plan, variant, baseline = data["plan"], data, data["baseline"]
+    for side, report in (("variant", variant), ("baseline", baseline)):
+        towers = report["towers"].values()
+        assert plan[f"{side}_step_flops"] == 16 * sum(each["training_flops"] for each in towers)
+    assert plan["baseline_pairs"] == 1000 // 16 * 16
+    assert 0 <= plan["remainder_flops"] < plan["variant_step_flops"]
+    assert run_cli("cost", TOWERS, "--baseline", base).out.count("pair") >= 3
+    status, out, err = run_cli("diff", TOWERS, base, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert (found["same_model"], found["only_left"]) == (False, [])
+    assert not found["towers"]["image"]["same_model"]
+    assert found["left"]["parameters"] == found["right"]["parameters"] == variant["stored_params"]
+    status, out, _ = run_cli("diff", TOWERS, "text: Q[2]R[1]^3, image: Q[2]QS[1]")
+    assert status == 0
+    assert "are the same model" in out.splitlines()[0]
+    status, out, _ = run_cli("diff", "x: A, y: B", "x: A, y: A")
+    assert status == 0
+    assert "They share other blocks between their towers." in out
+    status, _, err = run_cli("diff", file, "image: A, sound: B")
+    assert (status, "unknown-tower" in err) == (1, True)
+
+
+def test_memory_of_all_towers_counts_each_weight_once() -> None:
+    spec = rinsc.towers_spec(TOWERS, preset="tiny")
+    report = rinsc.cost.towers_report(spec)
+    weights = sum(p.numel() for p in rinsc.to_torch(spec).parameters())
+    assert report.memory.weight_bytes == 4 * weights == report.memory.gradient_bytes
+    activations = [tower.memory.activation_bytes for tower in report.towers.values()]
+    assert report.memory.activation_bytes == sum(activations)
+
+
+def test_notebooks_show_towers() -> None:
+    spec = rinsc.towers_spec(TOWERS, preset="tiny")
+    html = spec._repr_html_() + rinsc.cost.towers_report(spec)._repr_html_()
+    assert html.count("<p>image</p>") == html.count("<p>text</p>") == 1
+    assert rinsc.build_graph(spec)._repr_svg_().startswith("<svg")

@@ -18,8 +18,7 @@ from rinsc.extras import zoo_dir
 from rinsc.scalars import rounded_count
 from rinsc.spec import model_spec
 from rinsc.syntax import parse, visit_count
-from rinsc.variants.enumerate import variants
-from rinsc.variants.families import family
+from rinsc.variants.enumerate import family, variants
 from rinsc.variants.zoo import figures, zoo_entries, zoo_entry
 from tests.cli.command_line import run_cli
 

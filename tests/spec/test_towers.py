@@ -158,6 +158,13 @@ MISTAKES: list[tuple[str, Tables, dict[str, object], list[tuple[str, str | None]
         {},
         [("towers-differ", "towers.text: layers"), ("towers-differ", "towers.text: layers")],
     ),
+    (
+        "image: AB, text: AC",
+        {"image": {"width": 32}, "text": {"context": 0}},
+        {},
+        [("bad-value", "towers.text: context"), ("towers-differ", "towers.text: width")],
+    ),
+    ("image: AB, text: AC", {"text": {"kind": "no"}}, {}, [("unknown-kind", "towers.text: kind")]),
     ("image: A[7]B[7], text: B", {"image": {"layers": 12}}, {}, [MISFIT]),
 ]
 

@@ -13,7 +13,7 @@ from rinsc.fingerprints import fingerprint
 from rinsc.spec import model_spec
 from rinsc.spec.presets import PRESETS
 from rinsc.syntax import canonical, parse
-from rinsc.variants.families import family
+from rinsc.variants.enumerate import family
 
 SIGNATURES = [member.signature for member in family("rins")]
 
