@@ -23,6 +23,7 @@ from rinsc.spec import ModelSpec as ModelSpec
 from rinsc.spec import TowersSpec as TowersSpec
 from rinsc.spec import model_spec as model_spec
 from rinsc.spec import towers_spec as towers_spec
+from rinsc.study.laws import fit_laws as fit_laws
 from rinsc.syntax import canonical as canonical
 from rinsc.syntax import parse as parse
 from rinsc.training.start import train as train

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rinsc.errors import UsageError, setting
 from rinsc.extras import require
 from rinsc.objectives import Part
-from rinsc.storage.files import atomic_path
+from rinsc.storage.files import atomic_path, check_writable
 from rinsc.training.metrics import Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from rinsc.study.scaling import Fit
 
 # Okabe and Ito's colours, which most colour-blind readers tell apart; yellow is left out on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -298,6 +301,19 @@ def _label(axes: Axes, marks: Sequence[Mark]) -> None:
         )
 
 
+def require_picture(path: Path, example: str) -> None:
+    """Raises UsageError, OutputError or MissingExtraError where no picture could be written.
+
+    ``example`` is a name that could, for the hint.
+    """
+    suffixes = [f".{name}" for name in FORMATS]
+    if path.suffix.lower() not in suffixes:
+        message = f"a picture is written as {' or '.join(suffixes)}, not '{path.name}'"
+        raise UsageError("usage", message, hint=f"write {setting('output', '-o')} {example}")
+    check_writable(path)
+    require("matplotlib")
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write ``path``, whose suffix is one of `FORMATS`; raises OutputError."""
     from matplotlib import rc_context
@@ -391,3 +407,30 @@ def _speed_axis(axes: Axes, marks: Sequence[Mark]) -> None:
     top.set_xticks(list(places), list(places.values()))
     top.set_xlabel("tokens per second", fontsize=12, color=INK)
     top.tick_params(labelsize=11, colors=INK)
+
+
+def draw_laws(fits: Sequence[Fit], x_name: str, target: float, path: Path) -> None:
+    """Write ``path``, whose suffix is one of `FORMATS`: losses over what was spent, and the laws.
+
+    A law is dashed beyond its runs, up to the ``target``, where its interval is drawn. Raises
+    OutputError, and MissingExtraError where matplotlib is not installed.
+    """
+    title = "Scaling laws of the runs"
+    figure, axes = canvas(title, "dashed: predicted, with 95 % intervals", x_name, "loss")
+    ends = []
+    for index, found in enumerate(fits):
+        style = _style(index)
+        axes.plot(found.curve.x, found.curve.loss, **style, linestyle="", markersize=5)
+        first, last = found.curve.budgets[0], found.curve.budgets[-1]
+        for start, stop, line in ((first, last, "-"), (last, target, "--")):
+            x = np.geomspace(start, stop, 60)
+            y = [found.law(value) for value in x]
+            axes.plot(x, y, color=style["color"], linestyle=line, linewidth=1.6)
+        at = found.predict(target)
+        reach = [[at.value - at.low], [at.high - at.value]]
+        axes.errorbar([target], [at.value], reach, color=style["color"], capsize=4)
+        ends.append((found.curve.name, target, at.value))
+    axes.set_xscale("log")
+    axes.spines["top"].set_visible(False)
+    _name_lines(axes, ends)
+    save(figure, path)

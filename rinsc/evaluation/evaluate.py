@@ -17,10 +17,9 @@ from rinsc.evaluation.verdict import (
     require_margin,
     require_repeat,
 )
-from rinsc.extras import require
 from rinsc.graph import Rounds, rounds_up_to, several_rounds
 from rinsc.objectives import Quality
-from rinsc.plots import FORMATS
+from rinsc.plots import require_picture
 from rinsc.progress import Observer, Progress, ShownProgress
 from rinsc.scalars import whole
 from rinsc.storage.files import check_writable
@@ -137,11 +136,7 @@ def _once(every: Sequence[dict[str, int]]) -> list[dict[str, int]]:
 
 def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
     """Raises where the results could not be written, or would replace a file of the runs."""
-    require("matplotlib")
-    suffixes = [f".{name}" for name in FORMATS]
-    if picture.suffix.lower() not in suffixes:
-        message = f"a picture is written as {' or '.join(suffixes)}, not '{picture.name}'"
-        raise UsageError("usage", message, hint="write -o eval.svg")
+    require_picture(picture, "eval.svg")
     folders = [run.folder for run in runs if run is not None]
     own = {file.resolve() for each in folders for file in each.files if file not in each.evaluation}
     for file in (picture, picture.with_suffix(".json")):

@@ -16,7 +16,6 @@ from rinsc.extras import require
 from rinsc.graph import rounds_in_words, rounds_up_to
 from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import html_table, rounded_bytes, rounded_flops, short_text
-from rinsc.storage.files import check_writable
 from rinsc.verbs.quality import HeldOut, find_held_out
 
 if TYPE_CHECKING:
@@ -191,7 +190,9 @@ def bench(
     _check_threads(threads)
     picture = None if output is None else Path(output)
     if picture is not None:
-        _check_picture(picture)
+        from rinsc.plots import require_picture
+
+        require_picture(picture, "bench.png")
     file = _model_file(os.fspath(model))
     require("numpy", "onnxruntime")
     from rinsc.backends.onnx import Session
@@ -300,18 +301,6 @@ def _check_threads(threads: int | None) -> None:
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         message = f"{setting('threads')} must be from 1 to {MAX_THREADS}"
         raise UsageError("usage", message, hint="leave it out for one a core")
-
-
-def _check_picture(output: Path) -> None:
-    """Raises where the picture could not be written in the end."""
-    from rinsc.plots import FORMATS
-
-    suffixes = [f".{name}" for name in FORMATS]
-    if output.suffix.lower() not in suffixes:
-        message = f"a picture is written as {' or '.join(suffixes)}, not '{output.name}'"
-        raise UsageError("usage", message, hint=f"write {setting('to', '-o')} bench.png")
-    check_writable(output)
-    require("matplotlib")
 
 
 def _lengths(context: int, prompt_tokens: int | None, new_tokens: int | None) -> tuple[int, int]:

@@ -35,6 +35,7 @@ ORDER = (
     "data",
     "objectives",
     "training",
+    "study",
     "plots",
     "evaluation",
     "variants",
@@ -59,7 +60,8 @@ HOMES = {
     ),
     "numpy": (
         *("sampling", "generation", "backends.torch", "backends.onnx", "backends.hf"),
-        *("verification", "data", "objectives", "training", "plots", "evaluation", "verbs", "cli"),
+        *("verification", "data", "objectives", "training", "study", "plots"),
+        *("evaluation", "verbs", "cli"),
     ),
     "onnx": ("backends.onnx",),
     "onnx_ir": ("backends.onnx",),
@@ -72,6 +74,7 @@ HOMES = {
     "accelerate": ("training",),
     "peft": ("backends.hf",),
     "sklearn": ("objectives",),
+    "scipy": ("study",),
     "lm_eval": ("evaluation", "verbs", "cli"),
 }
 

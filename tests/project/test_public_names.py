@@ -21,7 +21,7 @@ FACES = (
     *("rinsc", "rinsc.backends.hf", "rinsc.backends.onnx", "rinsc.backends.torch", "rinsc.cost"),
     *("rinsc.data", "rinsc.errors", "rinsc.evaluation", "rinsc.generation", "rinsc.graph"),
     *("rinsc.graph.draw", "rinsc.layers", "rinsc.layers.llama", "rinsc.ops", "rinsc.progress"),
-    *("rinsc.sources", "rinsc.spec", "rinsc.syntax", "rinsc.training"),
+    *("rinsc.sources", "rinsc.spec", "rinsc.study", "rinsc.syntax", "rinsc.training"),
 )
 LAZY = (
     *("rinsc", "rinsc.backends.onnx", "rinsc.backends.torch"),

@@ -1,0 +1,322 @@
+"""What ``rinsc fit`` says of anyone's runs: their scaling laws, and the gaps between them.
+
+The runs come from a CSV file with a line for each:
+
+    variant,flops,loss
+    AB,1e15,3.912
+    AB,4e15,3.604
+
+Their columns may have other names; see `COLUMNS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rinsc.errors import DataError, Problem, UsageError, listed, plural, setting
+from rinsc.storage.files import read_regular
+from rinsc.study.estimators import Estimate, estimates
+from rinsc.study.planning import Design, cheapest, designs
+from rinsc.study.scaling import Curve, Fit, Prediction, fit, gap
+
+# The names that a column may have, the likeliest first; capitals count for nothing.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "x": (
+        *("training_flops", "flops", "compute", "tokens", "seen examples", "samples"),
+        *("parameters", "params", "x"),
+    ),
+    "loss": ("loss", "bits_per_byte", "bpb", "validation_loss", "val_loss", "eval_loss", "y"),
+    "variant": ("variant", "signature", "model", "name"),
+}
+MOST_BYTES = 64 << 20
+BAD_LINE = "mend the line, or take it out"
+MOST_FAULTS = 10  # lines that one error lists
+ALL = "all runs"  # the name of a curve in a file without variants
+TIMES = 4.0  # the largest budget, where the gap is predicted
+
+
+@dataclass(frozen=True)
+class Points:
+    """Curves of a file; ``x_name`` says what was spent, ``diverged`` counts runs without a loss."""
+
+    curves: tuple[Curve, ...]
+    x_name: str
+    diverged: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LawOfVariant:
+    """A variant's law, the other estimates of it, and its gap to the baseline at the target."""
+
+    fit: Fit
+    checks: Mapping[str, Estimate]
+    prediction: Prediction
+    gap: Prediction | None
+
+    @property
+    def reading(self) -> str:
+        """What the gap allows to claim."""
+        if self.gap is None:
+            return ""
+        if self.gap.high < 0:
+            return "better"
+        return "worse" if self.gap.low > 0 else "not told apart"
+
+
+@dataclass(frozen=True)
+class LawReport:
+    """Laws of all variants and what they predict at ``target``, ``times`` the largest budget."""
+
+    laws: tuple[LawOfVariant, ...]
+    baseline: str | None
+    x_name: str
+    times: float
+    target: float
+    diverged: Mapping[str, int]
+    plans: tuple[Design, ...]
+    resolved_gap: float | None
+
+    @property
+    def noise(self) -> float:
+        """The relative standard deviation of a run."""
+        return self.laws[0].fit.noise
+
+    @property
+    def plan(self) -> Design | None:
+        """The cheapest design that resolves the gap asked for; None where none does."""
+        return None if self.resolved_gap is None else cheapest(self.plans, self.resolved_gap)
+
+    def facts(self) -> dict[str, object]:
+        """The report as plain data."""
+        return {
+            "x": self.x_name,
+            "times": self.times,
+            "target": self.target,
+            "baseline": self.baseline,
+            "noise": self.noise,
+            "freedom": self.laws[0].fit.freedom,
+            "diverged": dict(self.diverged),
+            "variants": {law.fit.curve.name: _facts(law, self.target) for law in self.laws},
+            "plans": [vars(plan) for plan in self.plans],
+            "cheapest": None if self.plan is None else vars(self.plan),
+        }
+
+
+def fit_laws(
+    points: str | os.PathLike[str] | Sequence[Curve],
+    *,
+    x: str | None = None,
+    loss: str | None = None,
+    variant: str | None = None,
+    baseline: str | None = None,
+    times: float = TIMES,
+    plan: bool = False,
+    resolve: float | None = None,
+) -> LawReport:
+    """Fit scaling laws to runs, of a CSV file or given as curves: what ``rinsc fit`` does.
+
+    ``x``, ``loss`` and ``variant`` name columns; by default those of `COLUMNS` that the file has.
+    Gaps are predicted against ``baseline`` (the first variant) at ``times`` the largest budget.
+    With ``plan``, designs of further studies are listed, and ``resolve`` is a gap that one should
+    see. Raises RinscError.
+
+    >>> from rinsc.study import Curve
+    >>> x = [1e15 * 4**step for step in range(6)]
+    >>> baseline = Curve("AB", tuple(x), tuple(2 + 3 * (each / 1e15) ** -0.25 for each in x))
+    >>> variant = Curve("A^2B", baseline.x, tuple(loss - 0.1 for loss in baseline.loss))
+    >>> round(fit_laws([baseline, variant]).laws[1].gap.value, 4)
+    -0.1
+    """
+    found = (
+        read_points(points, x=x, loss=loss, variant=variant)
+        if isinstance(points, str | os.PathLike)
+        else Points(tuple(points), "x", {})
+    )
+    if not (math.isfinite(times) and times >= 1):
+        hint = "write how many times the largest budget, as 4"
+        raise UsageError(
+            "usage", f"{setting('times', '--at')} must be at least 1, not {times}", hint=hint
+        )
+    if resolve is not None and not (math.isfinite(resolve) and resolve > 0):
+        hint = "write a difference of losses, as 0.01"
+        raise UsageError(
+            "usage", f"{setting('resolve', '--gap')} must be above 0, not {resolve}", hint=hint
+        )
+    fits = fit(found.curves)
+    names = [each.curve.name for each in fits]
+    if baseline is None:
+        baseline = names[0] if len(names) > 1 else None
+    elif baseline not in names:
+        hint = f"the variants are {listed(names, 8)}"
+        raise UsageError("no-baseline", f"no variant is called '{baseline}'", hint=hint)
+    target = times * max(each.curve.budgets[-1] for each in fits)
+    base = fits[names.index(baseline)] if baseline is not None else None
+    laws = tuple(
+        LawOfVariant(
+            each,
+            estimates(each.curve),
+            each.predict(target),
+            None if base is None or each is base else gap(each, base, target),
+        )
+        for each in fits
+    )
+    plans = tuple(designs(base or fits[0], times)) if plan or resolve is not None else ()
+    return LawReport(laws, baseline, found.x_name, times, target, found.diverged, plans, resolve)
+
+
+def read_points(
+    path: str | os.PathLike[str],
+    *,
+    x: str | None = None,
+    loss: str | None = None,
+    variant: str | None = None,
+) -> Points:
+    """The curves of a CSV file; raises DataError with each line that cannot be read."""
+    name = os.fspath(path)
+    try:
+        data = read_regular(Path(path), MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        hint = "name a CSV file with a line for each run"
+        raise DataError(
+            "unreadable", f"cannot read the points: {reason}", place=name, hint=hint
+        ) from None
+    if len(data) > MOST_BYTES:
+        message = f"a file of points has at most {MOST_BYTES >> 20} MiB"
+        raise DataError("too-large", message, place=name, hint="keep the last loss of each run")
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        heads = [head or "" for head in rows.fieldnames or ()]
+        columns = _columns(heads, name, x=x, loss=loss, variant=variant)
+        return _points(rows, columns, name)
+    except csv.Error as error:
+        hint = "write a line of column names, and a line for each run"
+        raise DataError("bad-csv", f"the file is no CSV: {error}", place=name, hint=hint) from None
+
+
+def _columns(heads: Sequence[str], name: str, **asked: str | None) -> dict[str, str | None]:
+    """The column of each role; that of variants may be absent."""
+    by_lower = {head.strip().lower(): head for head in reversed(heads)}
+    found: dict[str, str | None] = {}
+    problems = []
+    for role, likely in COLUMNS.items():
+        wanted = asked[role]
+        names = likely if wanted is None else (wanted.strip().lower(),)
+        found[role] = next((by_lower[each] for each in names if each in by_lower), None)
+        if found[role] is None and (wanted is not None or role != "variant"):
+            message = (
+                f"no column is called '{wanted}'"
+                if wanted is not None
+                else f"no column is known as the {role}"
+            )
+            have = listed(heads, 8) if heads else "none"
+            hint = f"name it with {setting(role)}; the columns are {have}"
+            problems.append(Problem("no-column", message, place=name, hint=hint))
+    if problems:
+        raise DataError.of(*problems)
+    return found
+
+
+def _points(rows: csv.DictReader[str], columns: Mapping[str, str | None], name: str) -> Points:
+    runs: dict[str, list[tuple[float, float]]] = {}
+    diverged: dict[str, int] = {}
+    problems: list[Problem] = []
+    for row in rows:
+        place = f"{name}: line {rows.line_num}"
+        variant = ALL if columns["variant"] is None else (row[columns["variant"]] or "").strip()
+        spent, loss = (_number(row[columns[role] or ""]) for role in ("x", "loss"))
+        if spent is None or not (math.isfinite(spent) and spent > 0):
+            message = f"'{columns['x']}' must be a number above 0"
+            problems.append(Problem("bad-points", message, place=place, hint=BAD_LINE))
+        elif loss is None or loss <= 0:
+            message = f"'{columns['loss']}' must be a number above 0, or nan for a diverged run"
+            problems.append(Problem("bad-points", message, place=place, hint=BAD_LINE))
+        elif not math.isfinite(loss):
+            diverged[variant] = diverged.get(variant, 0) + 1
+        else:
+            runs.setdefault(variant, []).append((spent, loss))
+        if len(problems) >= MOST_FAULTS:
+            break
+    if not runs and not problems:
+        hint = "each line is a run that has ended, with its loss"
+        message = "the file has no finished run"
+        problems.append(Problem("no-points", message, place=name, hint=hint))
+    if problems:
+        raise DataError.of(*problems)
+    curves = [
+        Curve(variant, tuple(x for x, _ in points), tuple(loss for _, loss in points))
+        for variant, points in runs.items()
+    ]
+    return Points(tuple(curves), str(columns["x"]), diverged)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def _facts(law: LawOfVariant, target: float) -> dict[str, object]:
+    found = law.fit
+    return {
+        "runs": len(found.curve.loss),
+        "budgets": list(found.curve.budgets),
+        "exponent": found.law.exponent,
+        "exponent_interval": list(found.exponent),
+        "limit": found.law.limit,
+        "limit_interval": list(found.limit),
+        "scale": found.law.scale,
+        "refusal": found.refusal or None,
+        "misfit": found.misfit,
+        "held_out": {**vars(found.held_out), "inside": found.held_out.is_inside},
+        "predicted": vars(law.prediction),
+        "gap": None if law.gap is None else {**vars(law.gap), "reading": law.reading},
+        "checks": {
+            name: {
+                "exponent": check.exponent,
+                "limit": check.limit,
+                "predicted": check.predict(target),
+            }
+            for name, check in law.checks.items()
+        },
+    }
+
+
+def in_words(report: LawReport) -> list[str]:
+    """The notes below the table: what was left out, what does not hold, what to do."""
+    lines = []
+    for variant, count in report.diverged.items():
+        lines.append(f"{variant}: {plural(count, 'run')} diverged and left out")
+    for law in report.laws:
+        name, found = law.fit.curve.name, law.fit
+        if found.refusal:
+            lines.append(f"{name}: {found.refusal}")
+        if found.misfit is not None and found.misfit < 0.01:
+            lines.append(
+                f"{name}: the law does not fit, beyond the noise of its runs "
+                f"(p = {found.misfit:.1g})"
+            )
+        if not found.held_out.is_inside:
+            held = found.held_out
+            lines.append(
+                f"{name}: the largest budget, held out, is {held.measured:.4f}; predicted "
+                f"{held.predicted:.4f} ({held.low:.4f} to {held.high:.4f})"
+            )
+    if report.plan is not None:
+        plan = report.plan
+        lines.append(
+            f"a gap of {report.resolved_gap:g} at {report.times:g} times the largest budget: "
+            f"{plan.budgets} budgets, {plan.factor:.3g} times apart, "
+            f"{plural(plan.seeds, 'seed')} each resolve {plan.least_gap:.4f}"
+        )
+    elif report.resolved_gap is not None:
+        lines.append(f"no study of up to 9 budgets and 8 seeds resolves {report.resolved_gap:g}")
+    return lines
