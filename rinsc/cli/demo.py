@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from rinsc.backends.onnx import Session, to_onnx
+from rinsc.backends.onnx.contract import MODEL_FILE
 from rinsc.backends.torch.generate import generate_ids
 from rinsc.cli.cost import print_comparison, print_plan, print_report
 from rinsc.cli.output import print_json, print_line, print_table, results_as_notes
@@ -213,7 +214,7 @@ def _train(
 
 def _export(side: Contender, corpus: TokenizedCorpus, folder: Path) -> Session:
     """Export with a dial, and hold the file to the PyTorch module's logits."""
-    path = folder / "model.onnx"
+    path = folder / MODEL_FILE
     to_onnx(side.model, rounds="dynamic").save(path)
     session = Session(path)
     windows = cut_windows(corpus.held_out, side.spec.context)

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rinsc.backends.onnx.contract import Key
+from rinsc.backends.onnx.contract import MODEL_FILE, Key
 from rinsc.errors import CheckpointError, UsageError, option_values, plural, setting
 from rinsc.extras import require
 from rinsc.graph import rounds_in_words, rounds_up_to
@@ -284,15 +284,15 @@ def _quality(task: Task, held_out: HeldOut, progress: Progress) -> Quality:
 def _model_file(model: str) -> Path:
     """The ONNX file that is named, itself or by its folder; raises `CheckpointError`."""
     path = Path(model)
-    if (path / "model.onnx").is_file():
-        return path / "model.onnx"
+    if (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
     if (path / "model.toml").is_file():
         message = "this is the folder of a training run, and not yet a model for ONNX Runtime"
         hint = f"rinsc compile {model} --to onnx --cache --rounds dynamic -o model/"
         raise CheckpointError("not-a-model", message, place=model, hint=hint)
     if path.is_file():
         return path
-    message = "this is neither a model folder (model.onnx) nor an ONNX file"
+    message = f"this is neither a model folder ({MODEL_FILE}) nor an ONNX file"
     hint = "make one with rinsc compile MODEL --to onnx --cache --rounds dynamic -o model/"
     raise CheckpointError("not-a-model", message, place=model, hint=hint)
 

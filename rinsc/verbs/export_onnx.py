@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rinsc.backends.onnx.contract import Key
+from rinsc.backends.onnx.contract import MODEL_FILE, Key
 from rinsc.backends.onnx.form import OnnxForm
 from rinsc.backends.onnx.precision import Precision
 from rinsc.errors import OutputError, RinscError, UsageError, option_values, setting
@@ -344,6 +344,6 @@ def _check_no_run(path: Path) -> None:
     own = (there.model_spec, there.config, there.data_record, there.metrics, there.result)
     if any(file.exists() for file in own):  # other names are those of model folders, too
         message = "the folder holds a training run; a model folder is one of its own"
-        file = f"{setting('path', '-o')} {path / 'model.onnx'}"
+        file = f"{setting('path', '-o')} {path / MODEL_FILE}"
         hint = f"choose another folder, or write a file: {file}"
         raise OutputError("run-exists", message, place=str(path), hint=hint)

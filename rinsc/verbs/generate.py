@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rinsc.backends.onnx.contract import MODEL_FILE
 from rinsc.errors import (
     CheckpointError,
     Problem,
@@ -285,8 +286,8 @@ def onnx_file(model: str) -> Path | None:
     """
     if os.path.isfile(os.path.join(model, "model.toml")):
         return None
-    if os.path.isfile(os.path.join(model, "model.onnx")):
-        return Path(model, "model.onnx")
+    if os.path.isfile(os.path.join(model, MODEL_FILE)):
+        return Path(model, MODEL_FILE)
     if is_model_folder(model):
         return None
     if model.endswith(".onnx"):
@@ -299,7 +300,7 @@ def _not_a_model(text: str) -> Problem:
     make = "make one with rinsc train or rinsc compile, or name an ONNX file"
     if os.path.isdir(text):
         message = "this is neither the folder of a training run (model.toml, model.safetensors), "
-        message += "nor a model folder (model.onnx), nor a saved model of rinsc (config.json)"
+        message += f"nor a model folder ({MODEL_FILE}), nor a saved model of rinsc (config.json)"
         return Problem("not-a-model", message, place=text, hint=make)
     if os.path.exists(text):
         hint = "name the folder of the run or of the model"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rinsc.backends.onnx.contract import Key
+from rinsc.backends.onnx.contract import DATA_FILE, MODEL_FILE, Key
 from rinsc.errors import OutputError, setting
 from rinsc.storage.files import cannot_write, parse_json, read_json
 
@@ -22,7 +22,7 @@ HF_FILES = (
     *("model.safetensors", "config.json", "modeling_rinsc.py", "generation_config.json"),
     "checksums.json",
 )
-ONNX_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "heldout.txt")
+ONNX_FILES = (MODEL_FILE, DATA_FILE, "genai_config.json", "heldout.txt")
 SHARED_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 # What a folder is, in words: {"kind": "onnx", "precision": "int4", …}.
@@ -66,15 +66,15 @@ def standing_form(folder: Path) -> Form | None:
     """What a folder holds; None where it is none of our models."""
     if (folder / "model.toml").exists():  # a run, which nothing writes over
         return None
-    if (folder / "model.onnx").is_file():
+    if (folder / MODEL_FILE).is_file():
         from rinsc.backends.onnx.run.benchmark import metadata_of
 
         try:
-            metadata = metadata_of(folder / "model.onnx")
+            metadata = metadata_of(folder / MODEL_FILE)
         except (OSError, ValueError):
             metadata = {}
         if Key.FORM not in metadata:
-            return {"kind": "model.onnx that rinsc cannot read"}
+            return {"kind": f"{MODEL_FILE} that rinsc cannot read"}
         return onnx_facts(metadata, genai=(folder / "genai_config.json").exists())
     if not (folder / "modeling_rinsc.py").exists():
         return None

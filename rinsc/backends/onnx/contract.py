@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.onnx"  # in a model folder
 DATA_FILE = f"{MODEL_FILE}.data"  # the weights, in pages that a runtime can map
 
+IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
 PAST, PRESENT = "past_key_values.", "present."  # then the number of a slot, and key or value
 USED = "rounds_used_"  # outputs of models whose rounds may end early, by repeat
 FLOAT16, BFLOAT16 = 10, 16  # of onnx.TensorProto.DataType; numpy has no bfloat16
@@ -39,11 +40,26 @@ class Key(StrEnum):
     TOKENIZER = "rinsc.tokenizer"  # the digest of the tokenizer.json beside it
 
 
+def slot_name(prefix: str, slot: int | str, which: int) -> str:
+    """Keys (0) or values (1) of a slot, in `PAST` or `PRESENT`: ``past_key_values.0.key``."""
+    return f"{prefix}{slot}.{('key', 'value')[which]}"
+
+
+def present_of(past: str) -> str:
+    """The output that takes the place of an input."""
+    return PRESENT + past.removeprefix(PAST)
+
+
+def rounds_of(name: str) -> str:
+    """A repeat's rounds: the input that sets them, and the leading dimension of its slots."""
+    return f"rounds_{name}"
+
+
 def dial_name(graph: BlockGraph, name: str, *, gated: bool) -> str:
     """The input that sets a repeat's rounds: ``rounds_A``; of a gated model ``depth``, or
     ``depth_A`` where there are several repeats."""
     if not gated:
-        return f"rounds_{name}"
+        return rounds_of(name)
     return "depth" if len(list(graph.dials())) == 1 else f"depth_{name}"
 
 

@@ -10,7 +10,7 @@ from weakref import ref
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.contract import BFLOAT16, PAST, PRESENT
+from rinsc.backends.onnx.contract import BFLOAT16, IDS, LOGITS, PAST, present_of, rounds_of
 from rinsc.errors import LoweringError
 
 # Element types of a cache as the runtime names them, and what its values are made from.
@@ -75,12 +75,12 @@ class CacheLayout:
 
     @property
     def outputs(self) -> list[str]:
-        return [PRESENT + name.removeprefix(PAST) for name in self.shapes]
+        return [present_of(name) for name in self.shapes]
 
     def sizes(self, batch: int, past: int, rounds: Mapping[str, int]) -> dict[str, list[int]]:
         """The shape of each slot with room for ``past`` positions."""
         known = {"batch": batch, "past": past}
-        known |= {f"rounds_{name}": count for name, count in rounds.items()}
+        known |= {rounds_of(name): count for name, count in rounds.items()}
         return {
             name: [known[dim] if isinstance(dim, str) else dim for dim in shape]
             for name, shape in self.shapes.items()
@@ -138,8 +138,8 @@ class Buffers:
 
         for name, array in arrays.items():
             self.binding.bind_cpu_input(name, array)
-        logits = np.empty((*arrays["input_ids"].shape, self.runtime.vocab_size), np.float32)
-        self.binding.bind_ortvalue_output("logits", OrtValue.ortvalue_from_numpy(logits))
+        logits = np.empty((*arrays[IDS].shape, self.runtime.vocab_size), np.float32)
+        self.binding.bind_ortvalue_output(LOGITS, OrtValue.ortvalue_from_numpy(logits))
         self.runtime.session.run_with_iobinding(self.binding)
         if not self.in_place:
             self.values, self._spare = self._spare, self.values
@@ -167,8 +167,7 @@ class Buffers:
     def _bind_cache(self) -> None:
         for name, value in self.values.items():
             self.binding.bind_ortvalue_input(name, value)
-            present = PRESENT + name.removeprefix(PAST)
-            self.binding.bind_ortvalue_output(present, self._spare[name])
+            self.binding.bind_ortvalue_output(present_of(name), self._spare[name])
 
     def _room(self) -> dict[str, Any]:
         sizes = self.runtime.layout.sizes(self.batch, self.capacity, self.rounds)

@@ -15,6 +15,7 @@ from weakref import ref
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.backends.onnx.contract import IDS, LOGITS, MASK
 from rinsc.backends.onnx.run.buffers import FIRST_CAPACITY, Buffers, Past, Runtime
 from rinsc.errors import RinscError
 
@@ -122,7 +123,7 @@ class Continuation:
         return made
 
     def _portable(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
-        logits, values = self._grown({"attention_mask": mask, "input_ids": ids, **dials}, past)
+        logits, values = self._grown({MASK: mask, IDS: ids, **dials}, past)
         return logits, Past(past.owner, past.rounds, mask, values)
 
     def _compacted(self, ids: Ids, new: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
@@ -147,7 +148,7 @@ class Continuation:
         added = new.copy()
         added[:, 0] = 1  # models of 0.4.0 append at least one token to each row
         counted = np.concatenate([cached.astype(np.int64), added], axis=1)
-        arrays = {"input_ids": ids, "attention_mask": counted, **dials}
+        arrays = {IDS: ids, MASK: counted, **dials}
         buffers = self.room(past, counted.shape[1])
         logits = buffers.run(arrays)
         after = Past(past.owner, past.rounds, mask, buffers)
@@ -191,7 +192,7 @@ class Continuation:
             }
         # The arrays are held until the run is over: the runtime's values do not keep them alive.
         given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        names = ["logits", *self.runtime.layout.outputs, *self.runtime.used]
+        names = [LOGITS, *self.runtime.layout.outputs, *self.runtime.used]
         logits, *present = self.runtime.session.run_with_ort_values(names, {**given, **values})
         for count in list(self.runtime.used.values())[::-1]:
             count[...] = present.pop().numpy()
@@ -261,10 +262,10 @@ class Decoding:
         self._mask[:, -1] = 1
         self._bind_inputs()
         logits = OrtValue.ortvalue_from_numpy(self._logits)
-        self._binding.bind_ortvalue_output("logits", logits)
+        self._binding.bind_ortvalue_output(LOGITS, logits)
 
     def _bind_inputs(self) -> None:
-        arrays = {"input_ids": self._ids, "attention_mask": self._mask, **self._dials}
+        arrays = {IDS: self._ids, MASK: self._mask, **self._dials}
         for name, array in arrays.items():
             self._binding.bind_cpu_input(name, array)
 

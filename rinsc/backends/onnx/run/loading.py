@@ -11,7 +11,16 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.backends.onnx.contract import BFLOAT16, FLOAT16, MODEL_FILE, PAST, PRESENT, Key
+from rinsc.backends.onnx.contract import (
+    BFLOAT16,
+    FLOAT16,
+    LOGITS,
+    MODEL_FILE,
+    PAST,
+    Key,
+    present_of,
+    rounds_of,
+)
 from rinsc.backends.onnx.integrity import check_requests, compared, newer_model
 from rinsc.backends.onnx.outline import FIRST_BYTE, Outline, read_outline
 from rinsc.backends.onnx.run.buffers import TYPES
@@ -329,10 +338,10 @@ def check_interface(session: Any, graph: BlockGraph, size: int, place: str) -> N
     """Raises `CheckpointError` where the logits or the cache are not those of the spec, or so wide
     that a model of ``size`` bytes cannot make them. Buffers are as large as they say."""
     most = 2 * size  # numbers of four bits
-    loops = {f"rounds_{loop.name}" for loop in graph.dials()}
+    loops = {rounds_of(loop.name) for loop in graph.dials()}
     outputs = {each.name: each.shape for each in session.get_outputs()}
     past = [each for each in session.get_inputs() if each.name.startswith(PAST)]
-    fits = outputs.get("logits", [None])[-1] == graph.spec.vocab_size <= most
+    fits = outputs.get(LOGITS, [None])[-1] == graph.spec.vocab_size <= most
     for each in past:
         *rounds, batch, heads, length, width = [None] * 4 + list(each.shape)
         rounds = [name for name in rounds if name is not None]
@@ -340,7 +349,7 @@ def check_interface(session: Any, graph: BlockGraph, size: int, place: str) -> N
         fits = fits and set(rounds) <= loops and type(heads) is type(width) is int
         fits = fits and heads * width <= most and each.type in TYPES
         fits = fits and each.type == past[0].type
-        fits = fits and PRESENT + each.name.removeprefix(PAST) in outputs
+        fits = fits and present_of(each.name) in outputs
     if not fits:
         message = "the model's logits or cache are not those of its spec"
         hint = "run models that rinsc exported, of this or an earlier version, and whole"

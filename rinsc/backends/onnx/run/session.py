@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.contract import USED, Key
+from rinsc.backends.onnx.contract import LOGITS, MASK, USED, Key
 from rinsc.backends.onnx.run.buffers import CacheLayout, Past, Runtime, not_picklable
 from rinsc.backends.onnx.run.continuation import Continuation, Decoding
 from rinsc.backends.onnx.run.inputs import (
@@ -130,7 +130,7 @@ class Session:
         self._input = model_input(self.spec)
         self._layout = CacheLayout.of(inputs)
         names = [given.name for given in inputs]
-        self.has_cache = "attention_mask" in names
+        self.has_cache = MASK in names
         gated = metadata.get(Key.FORM) == "gated"
         inputs_by_loop = dial_inputs(self.graph, names)
         self._dials = Dials(self.graph, inputs_by_loop, self.rounds, gated, self._place)
@@ -176,7 +176,7 @@ class Session:
             **self._dials.arrays(rounds),
         }
         result: npt.NDArray[np.float32]
-        result, *used = self._session.run(["logits", *self._used], feed)
+        result, *used = self._session.run([LOGITS, *self._used], feed)
         for count, ran in zip(self._used.values(), used, strict=True):
             count[...] = ran
         return result

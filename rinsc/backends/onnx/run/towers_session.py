@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.contract import Key, dial_name, tower_port
+from rinsc.backends.onnx.contract import LOGITS, Key, dial_name, tower_port
 from rinsc.backends.onnx.run.inputs import Dials, checked_input, checked_threads
 from rinsc.backends.onnx.run.loading import ToldSession, any_metadata, load, place_of
 from rinsc.backends.onnx.run.providers import ONLY_FATAL
@@ -57,7 +57,7 @@ class TowersSession:
         names = {given.name for given in self._session.get_inputs()}
         ports = {tower_port(n, model_input(tower).name) for n, tower in spec.towers.items()}
         outputs = {each.name: each.shape[-1] for each in self._session.get_outputs()}
-        sizes = {tower_port(n, "logits"): t.vocab_size for n, t in spec.towers.items()}
+        sizes = {tower_port(n, LOGITS): t.vocab_size for n, t in spec.towers.items()}
         if not ports <= names or outputs != sizes:
             message = "the model's inputs or outputs are not those of its spec"
             hint = "run models that rinsc exported, of this or an earlier version, and whole"
@@ -92,5 +92,5 @@ class TowersSession:
             wanted = model_input(tower)
             feed[tower_port(name, wanted.name)] = checked_input(inputs[name], wanted, tower)
             feed |= self._dials[name].arrays(None if counts is None else counts[name])
-        results = self._session.run([tower_port(name, "logits") for name in towers], feed)
+        results = self._session.run([tower_port(name, LOGITS) for name in towers], feed)
         return dict(zip(towers, results, strict=True))

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from rinsc.backends.onnx.contract import PAST, PRESENT
+from rinsc.backends.onnx.contract import PAST, PRESENT, slot_name
 from rinsc.backends.onnx.write.builder import BOOL, INT32, INT64, OpBuilder, make_value, shape_of
 from rinsc.ops import Shape
 
@@ -39,7 +39,7 @@ class Slots:
     present: list[ir.Value] = field(default_factory=list)
 
 
-FIRST = f"{PAST}0.key"
+FIRST = slot_name(PAST, 0, 0)
 
 
 def graph_slots(inputs: list[ir.Value], real: ir.DataType, first: ir.Value | None = None) -> Slots:
@@ -52,8 +52,7 @@ def graph_slots(inputs: list[ir.Value], real: ir.DataType, first: ir.Value | Non
     """
 
     def take(shape: Shape) -> ir.Value:
-        number, which = divmod(len(inputs), 2)
-        name = f"{PAST}{number}.{('key', 'value')[which]}"
+        name = slot_name(PAST, *divmod(len(inputs), 2))
         if first is not None and name == FIRST:
             first.shape = ir.Shape(shape)
             inputs.append(first)
@@ -67,7 +66,7 @@ def graph_slots(inputs: list[ir.Value], real: ir.DataType, first: ir.Value | Non
 def name_present(slots: Slots) -> list[ir.Value]:
     """What is present, named as outputs of a graph."""
     for index, value in enumerate(slots.present):
-        value.name = f"{PRESENT}{index // 2}.{('key', 'value')[index % 2]}"
+        value.name = slot_name(PRESENT, *divmod(index, 2))
     return slots.present
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 import onnx_ir as ir
 from onnx_ir.convenience import replace_all_uses_with
 
-from rinsc.backends.onnx.contract import RUNTIME, USED, dial_name, tower_port
+from rinsc.backends.onnx.contract import LOGITS, RUNTIME, USED, dial_name, tower_port
 from rinsc.backends.onnx.form import OnnxForm
 from rinsc.backends.onnx.write.builder import (
     FLOAT,
@@ -89,7 +89,7 @@ def emit_graph(
     walk = Walk(op, graph, form, programs, layers, rounds, sides, packing)
     x = walk.steps(list(graph.steps()), sides["x"], slots)
     logits = walk.head(x if packing is None else packing.unpacked(op, x))
-    logits.name = "logits"
+    logits.name = LOGITS
     for name, used in walk.used.items():
         used.name = USED + name
     return ir.Graph(

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.backends.onnx.contract import MODEL_FILE, PAST, PRESENT, Key, dial_name
+from rinsc.backends.onnx.contract import (
+    IDS,
+    LOGITS,
+    MASK,
+    MODEL_FILE,
+    PAST,
+    PRESENT,
+    Key,
+    dial_name,
+    slot_name,
+)
 from rinsc.backends.onnx.run.loading import read_metadata
 from rinsc.backends.onnx.write.builder import shape_of
 from rinsc.backends.onnx.write.file import CONFIG_FILE
@@ -176,15 +186,15 @@ def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
         "num_key_value_heads": kv_heads,
         "num_hidden_layers": len(slots) // 2,
         "inputs": {
-            "input_ids": "input_ids",
-            "attention_mask": "attention_mask",
-            "past_key_names": f"{PAST}%d.key",
-            "past_value_names": f"{PAST}%d.value",
+            "input_ids": IDS,
+            "attention_mask": MASK,
+            "past_key_names": slot_name(PAST, "%d", 0),
+            "past_value_names": slot_name(PAST, "%d", 1),
         },
         "outputs": {
-            "logits": "logits",
-            "present_key_names": f"{PRESENT}%d.key",
-            "present_value_names": f"{PRESENT}%d.value",
+            "logits": LOGITS,
+            "present_key_names": slot_name(PRESENT, "%d", 0),
+            "present_value_names": slot_name(PRESENT, "%d", 1),
         },
     }
 

@@ -37,6 +37,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from rinsc.backends.onnx.contract import LOGITS, rounds_of
 from rinsc.backends.onnx.form import Exit, OnnxForm
 from rinsc.backends.onnx.write.builder import BOOL, FLOAT, INT64, OpBuilder, make_value, shape_of
 from rinsc.backends.onnx.write.cache import Packing, Slots, recorded, replayed
@@ -165,7 +166,7 @@ class Walk:
 
     def head(self, x: ir.Value) -> ir.Value:
         """The logits of the last state, in float32."""
-        logits = emit_program(self.op, self.programs.head, {"x": x})["logits"]
+        logits = emit_program(self.op, self.programs.head, {"x": x})[LOGITS]
         return logits if self.op.real == FLOAT else self.op.Cast(logits, to=FLOAT, dtype=FLOAT)
 
     def visit(self, visit: Visit, x: ir.Value, slots: Slots) -> ir.Value:
@@ -336,7 +337,7 @@ class Walk:
             def take(wanted: Shape) -> ir.Value:
                 if loop.options.cache != "own":
                     return slots.take(wanted)
-                stacked.append(slots.take((f"rounds_{loop.name}", *wanted)))
+                stacked.append(slots.take((rounds_of(loop.name), *wanted)))
                 sliced.append(make_value(f"{own}_{len(sliced)}", wanted, op.real))
                 return sliced[-1]
 
@@ -346,7 +347,7 @@ class Walk:
                 result = self.round(loop, entry, index, state, inner)
             made = [result, *inner.present]
             body = ir.Graph([state, number, *sliced], made, nodes=nodes, name=op.scoped("body"))
-            shapes = [shape, *((f"rounds_{loop.name}", *shape_of(v)) for v in inner.present)]
+            shapes = [shape, *((rounds_of(loop.name), *shape_of(v)) for v in inner.present)]
             x, *present = op.many(
                 "Scan",
                 [x, numbers, *stacked],
