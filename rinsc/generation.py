@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 
     Ids = npt.NDArray[np.int64]
 
+__all__ = [
+    "Prompt",
+    "Request",
+    "RowLogits",
+    "Settings",
+    "cached_rows",
+    "checked_request",
+    "continue_tokens",
+    "stream_ids",
+    "stream_tokens",
+    "whole_rows",
+    "window_moves",
+]
+
 Cache = TypeVar("Cache")
 
 # All sequences so far, and which of them go on, to the logits (vocab,) after each of the latter.
