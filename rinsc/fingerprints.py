@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rinsc.layers import Programs, trace_programs
@@ -32,39 +32,48 @@ def fingerprint(spec: ModelSpec | TowersSpec) -> str:
     spec = require_spec(spec)
     programs = trace_programs(spec)
     framed = [*programs.enter, *programs.leave]
-    schedule = identity_of_towers({"": spec.normal}, {"": spec.kind}, framed)
+    vary = _has_varying_kind(spec)
+    layers = {"": _layer_kinds(spec)} if vary else None
+    schedule = identity_of_towers({"": spec.normal}, {"": spec.kind}, framed, layers)
+    if vary:
+        return short_digest("\n".join([schedule.text, *_frame(spec)]))
     # A block is what its layers do, whatever the kind is called and whichever is the model's own.
     kinds = [block.kind or spec.kind for block in schedule.blocks]
-    return short_digest("\n".join([_text(schedule, [programs] * len(kinds), kinds), *_frame(spec)]))
+    return short_digest("\n".join([_text(schedule, [spec] * len(kinds), kinds), *_frame(spec)]))
 
 
 def _of_towers(spec: TowersSpec) -> str:
     programs = {name: trace_programs(tower) for name, tower in spec.towers.items()}
     framed = {kind for each in programs.values() for kind in (*each.enter, *each.leave)}
+    vary = any(map(_has_varying_kind, spec.towers.values()))
+    layers = {name: _layer_kinds(tower) for name, tower in spec.towers.items()} if vary else None
     schedule = identity_of_towers(
         {name: tower.normal for name, tower in spec.towers.items()},
         {name: tower.kind for name, tower in spec.towers.items()},
         framed,
+        layers,
     )
-    owners: dict[int, Programs] = {}  # of each atom: the programs of the first tower that has it
+    frames = [f"{name}: {line}" for name, _ in schedule.words for line in _frame(spec.towers[name])]
+    if vary:
+        return short_digest("\n".join([schedule.text, *frames]))
+    owners: dict[int, ModelSpec] = {}  # of each atom: the first tower that has it
     for name, word in schedule.words:
         for atom in atoms_of(word):
-            owners.setdefault(atom, programs[name])
+            owners.setdefault(atom, spec.towers[name])
     kinds = [block.kind or "" for block in schedule.blocks]
     text = _text(schedule, [owners[atom] for atom in range(len(kinds))], kinds)
-    frames = [f"{name}: {line}" for name, _ in schedule.words for line in _frame(spec.towers[name])]
     return short_digest("\n".join([text, *frames]))
 
 
-def _text(schedule: Identity, programs: Sequence[Programs], kinds: Sequence[str]) -> str:
+def _text(schedule: Identity, specs: Sequence[ModelSpec], kinds: Sequence[str]) -> str:
     """The schedule, with what layers do in place of the names of their kinds."""
     digests: dict[tuple[str, int], str] = {}
-    for kind, own in zip(kinds, programs, strict=True):
+    for kind, own in zip(kinds, specs, strict=True):
         if (kind, id(own)) not in digests:
             digests[kind, id(own)] = _kind_digest(kind, own)
     blocks = [
         replace(block, kind=digests[kind, id(own)])
-        for block, kind, own in zip(schedule.blocks, kinds, programs, strict=True)
+        for block, kind, own in zip(schedule.blocks, kinds, specs, strict=True)
     ]
     return replace(schedule, blocks=tuple(blocks)).text
 
@@ -76,9 +85,35 @@ def _frame(spec: ModelSpec) -> list[str]:
     return [f"context {spec.context}", *frame]
 
 
-def _kind_digest(kind: str, programs: Programs) -> str:
-    places = (programs.enter, programs.layer, programs.leave)
-    return short_digest("\n".join(_program_text(p[kind]) if kind in p else "" for p in places))
+def _kind_digest(kind: str, spec: ModelSpec) -> str:
+    """What blocks of a kind do whose layers are alike."""
+    programs = trace_programs(spec)
+    block = next(name for name, own in spec.block_kinds.items() if own == kind)
+    return _layer_digest(kind, programs.layers[block][0], programs)
+
+
+def _has_varying_kind(spec: ModelSpec) -> bool:
+    """Whether layers of one kind differ."""
+    programs = trace_programs(spec)
+    kinds = {
+        kind: [b for b, own in spec.block_kinds.items() if own == kind]
+        for kind in set(spec.block_kinds.values())
+    }
+    return any(len(programs.distinct_layers(blocks)) > 1 for blocks in kinds.values())
+
+
+def _layer_kinds(spec: ModelSpec) -> Mapping[str, Sequence[str]]:
+    """What each layer does, by block; each digest stands for the kind of its layer."""
+    programs = trace_programs(spec)
+    return programs.rewritten(
+        lambda block, layer: _layer_digest(spec.block_kinds[block], layer, programs)
+    )
+
+
+def _layer_digest(kind: str, layer: Program, programs: Programs) -> str:
+    """What blocks of such layers do: at the start of a visit, in each layer, and at its end."""
+    runs = (programs.enter.get(kind), layer, programs.leave.get(kind))
+    return short_digest("\n".join(_program_text(run) if run else "" for run in runs))
 
 
 def _program_text(program: Program) -> str:

@@ -311,13 +311,13 @@ def test_a_registered_kind_of_another_attribute_is_found(register: Register) -> 
     register("strange = strange_layers:OTHER", "from rinsc.layers.gpt import KIND as OTHER")
     assert layer_kind("strange") is layer_kind("gpt")
     assert kinds.is_kind("strange")
-    assert kinds.kind_names()[-1] == "strange"
+    assert "strange" in kinds.kind_names()[len(KINDS) :]
 
 
 def test_a_kind_of_rinsc_cannot_be_replaced(register: Register) -> None:
     register("llama = strange_layers", "KIND = 1")
     assert isinstance(layer_kind("llama"), LayerKind)
-    assert kinds.kind_names() == tuple(KINDS)
+    assert kinds.kind_names()[: len(KINDS)] == tuple(KINDS)
 
 
 @pytest.fixture

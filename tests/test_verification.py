@@ -16,9 +16,9 @@ from rinsc.errors import LoweringError, SpecError
 from rinsc.graph import BlockGraph, unroll
 from rinsc.ops import Attention
 from rinsc.spec import TowersSpec, model_spec, towers_spec
-from rinsc.spec.kinds import KINDS
 from rinsc.spec.small import small_copy
 from rinsc.verification import VerifyRow, verify
+from tests.kinds import KINDS
 from tests.specs import tower_specs
 
 

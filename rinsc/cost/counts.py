@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
 
@@ -39,6 +39,14 @@ class BlockRuns:
             self.layer_runs + other.layer_runs,
             self.layer_runs_with_grad + other.layer_runs_with_grad,
             self.cache_slots + other.cache_slots,
+        )
+
+    def share(self, layers: int, some: int) -> BlockRuns:
+        """Those of ``some`` of the block's layers."""
+        return replace(
+            self,
+            layer_runs=Fraction(self.layer_runs) * some / layers,
+            layer_runs_with_grad=Fraction(self.layer_runs_with_grad) * some / layers,
         )
 
 
@@ -184,8 +192,9 @@ def program_runs(graph: BlockGraph, counts: RunCounts) -> Iterator[ProgramRuns]:
     yield ProgramRuns(FRAME, programs.embed, 1, 1)
     for name, block in graph.blocks.items():
         runs = counts.blocks[name]
-        layer = programs.layer[block.kind]
-        yield ProgramRuns(name, layer, runs.layer_runs, runs.layer_runs_with_grad)
+        for layer, layers in programs.layer_counts(name):
+            own = runs if layers == block.layers else runs.share(block.layers, layers)
+            yield ProgramRuns(name, layer, own.layer_runs, own.layer_runs_with_grad)
         for ends in (programs.enter, programs.leave):
             if block.kind in ends:
                 yield ProgramRuns(name, ends[block.kind], runs.visits, runs.visits_with_grad)

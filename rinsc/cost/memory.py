@@ -113,12 +113,11 @@ def kv_elements_per_token(program: Program) -> int:
 
 def _kv_elements(graph: BlockGraph, counts: RunCounts) -> int:
     """Those of every slot: one a layer run, or one for all rounds of a repeat that shares it."""
-    layer = trace_programs(graph.spec).layer
+    programs = trace_programs(graph.spec)
     return sum(
-        int(counts.blocks[name].cache_slots)
-        * block.layers
-        * kv_elements_per_token(layer[block.kind])
-        for name, block in graph.blocks.items()
+        int(counts.blocks[name].cache_slots) * layers * kv_elements_per_token(program)
+        for name in graph.blocks
+        for program, layers in programs.layer_counts(name)
     )
 
 
@@ -309,9 +308,12 @@ class _StateWidths:
 
     def _visit(self, visit: Visit, width: int) -> int:
         block, programs = self.graph.blocks[visit.block], trace_programs(self.graph.spec)
-        layers = [programs.layer[block.kind]] * min(2, block.layers * visit.each)
+        layers = programs.layers[block.name][:: -1 if visit.reverse else 1]
+        runs = [program for program in layers for _ in range(min(2, visit.each))]
+        # A program that follows itself changes nothing after its second run.
+        news = [p for i, p in enumerate(runs) if i < 2 or not (p is runs[i - 1] is runs[i - 2])]
         ends = programs.enter.get(block.kind), programs.leave.get(block.kind)
-        for program in (ends[0], *layers, ends[1]):
+        for program in (ends[0], *news, ends[1]):
             if program is not None:
                 width = self.through(visit.block, program, x=width)
         return width

@@ -23,8 +23,8 @@ def block_params(graph: BlockGraph) -> dict[str, int]:
     """Parameters of each block, stored once; those that its layers share are counted once."""
     programs = trace_programs(graph.spec)
     return {
-        block.name: block.layers * (_layer_params(programs, block) - _tied_params(programs, block))
-        + _tied_params(programs, block)
+        block.name: sum(layer.param_count for layer in programs.layers[block.name])
+        - (block.layers - 1) * _tied_params(programs, block)
         + _visit_params(programs, block)
         for block in verified(graph).blocks.values()
     }
@@ -71,7 +71,10 @@ def executed_params(graph: BlockGraph, rounds: Rounds = None) -> int:
     total = frame_params(graph)
     for name, block in graph.blocks.items():
         runs = counts.blocks[name]
-        total += int(runs.layer_runs) * _layer_params(programs, block)
+        total += sum(
+            int(runs.share(block.layers, layers).layer_runs) * program.param_count
+            for program, layers in programs.layer_counts(name)
+        )
         total += int(runs.visits) * _visit_params(programs, block)
     for loop in _loops(graph):
         around, trips = trace_loop(graph.spec, loop), counts.loops[loop.name]
@@ -88,12 +91,8 @@ def _loops(graph: BlockGraph) -> list[Loop]:
     return list({loop.name: loop for loop in graph.loops()}.values())
 
 
-def _layer_params(programs: Programs, block: Block) -> int:
-    return programs.layer[block.kind].param_count
-
-
 def _tied_params(programs: Programs, block: Block) -> int:
-    return 0 if block.tie is None else _params_of_part(programs.layer[block.kind], block.tie)
+    return 0 if block.tie is None else _params_of_part(programs.layers[block.name][0], block.tie)
 
 
 def _visit_params(programs: Programs, block: Block) -> int:

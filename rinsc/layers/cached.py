@@ -7,21 +7,21 @@ In goes a layer that sees a whole sequence:
     >>> def shown(program):
     ...     print(", ".join(program.inputs), "->", ", ".join(program.outputs))
     ...     print(" ".join(type(node.op).__name__ for node in program.nodes[7:13]))
-    >>> shown(trace_programs(spec).layer["llama"])
+    >>> shown(trace_programs(spec).layers["A"][0])
     x, cos, sin -> x
     Rope Rope Attention MergeHeads Linear Add
 
 Out comes one for new tokens. It appends their keys and values, and sees past ones too. The mask
 says which keys count, so that attention is no longer causal by itself:
 
-    >>> shown(cached_programs(spec).layer["llama"])
+    >>> shown(cached_programs(spec).layers["A"][0])
     x, cos, sin, mask, past_key_0, past_value_0 -> x, present_key_0, present_value_0
     Rope Rope Append Append Attention MergeHeads
 
 The hosted form has the same operations as the plain one. Its attention hands keys and values to
 the caller, which keeps them in slots:
 
-    >>> shown(hosted_programs(spec).layer["llama"])
+    >>> shown(hosted_programs(spec).layers["A"][0])
     x, cos, sin, mask, slots -> x
     Rope Rope Attention MergeHeads Linear Add
 """
@@ -57,7 +57,7 @@ def cached_programs(spec: ModelSpec) -> Programs:
     """The programs of `trace_programs`, for new tokens behind a cache.
 
     ``embed`` is given ``attention_mask`` (batch, total) as well, 1 for every token that counts,
-    past ones included, and makes the side values ``position_ids`` and ``mask``; ``layer`` is
+    past ones included, and makes the side values ``position_ids`` and ``mask``; a layer is
     given past keys and values (batch, kv_heads, past, head_dim) for each of its attentions, and
     gives all of them back, the new ones behind. Raises `SpecError` for a model that predicts no
     next token, and `LoweringError` for a layer that looks back in another way than attention.
@@ -65,11 +65,10 @@ def cached_programs(spec: ModelSpec) -> Programs:
     require_language_model(spec)
     programs = trace_programs(spec)
     embed = _cached_embed(programs.embed)
-    layers = {
-        kind: _cached_layer(with_sides_of(program, embed), kind)
-        for kind, program in programs.layer.items()
-    }
-    return replace(programs, embed=embed, layer=layers)
+    layers = programs.rewritten(
+        lambda block, layer: _cached_layer(with_sides_of(layer, embed), spec.block_kinds[block])
+    )
+    return replace(programs, embed=embed, layers=layers)
 
 
 class HasValues(Protocol):
@@ -193,7 +192,7 @@ HOST = (VISIBLE, SLOTS)  # what each layer is handed on from the caller
 def hosted_programs(spec: ModelSpec) -> Programs:
     """The programs of `trace_programs`, for a caller that knows of positions and keeps a cache.
 
-    ``embed`` is given ``position_ids`` (batch or 1, seq) as well; ``layer`` is given ``mask``,
+    ``embed`` is given ``position_ids`` (batch or 1, seq) as well; a layer is given ``mask``,
     which keys each token sees (batch, 1, seq, total), and ``slots``, where keys and values are
     kept, and hands both to its attentions. Raises `SpecError` for a model that predicts no next
     token.
@@ -201,16 +200,13 @@ def hosted_programs(spec: ModelSpec) -> Programs:
     require_language_model(spec)
     programs = trace_programs(spec)
     embed = _hosted_embed(programs.embed)
-    layers = {
-        kind: _hosted_layer(with_sides_of(program, embed))
-        for kind, program in programs.layer.items()
-    }
-    return replace(programs, embed=embed, layer=layers)
+    layers = programs.rewritten(lambda _, layer: _hosted_layer(with_sides_of(layer, embed)))
+    return replace(programs, embed=embed, layers=layers)
 
 
 def looks_back_by_attention_alone(programs: Programs) -> bool:
     """Whether cache and mask say all that a layer may see: false where one shifts its state."""
-    every = (*programs.enter.values(), *programs.layer.values(), *programs.leave.values())
+    every = (*programs.enter.values(), *programs.distinct_layers(), *programs.leave.values())
     return not any(node.op.needs == "everything" for program in every for node in program.nodes)
 
 

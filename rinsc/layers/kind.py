@@ -50,10 +50,11 @@ class LayerKind:
 
     ``embed`` turns the input, token ids (batch, seq) or patches (batch, seq, patch_width), into
     the state (batch, seq, width); ``sides`` makes from input and state the values that every layer
-    is given; ``layer`` maps state to state; ``head`` maps the last state to logits. ``enter`` and
-    ``leave``, where a kind has them, run at the start and at the end of each visit of a block and
-    own their weights once a block. A kind that ``sees_embedding`` has the first state of all as the
-    side value ``embedded``. A kind that is not ``causal`` lets a position see later ones.
+    is given, and may be several functions; ``layer`` maps state to state; ``head`` maps the last
+    state to logits. ``enter`` and ``leave``, where a kind has them, run at the start and at the end
+    of each visit of a block and own their weights once a block. A kind that ``sees_embedding`` has
+    the first state of all as the side value ``embedded``. A kind that is not ``causal`` lets a
+    position see later ones.
     Where it is the model's kind, matrices start normal with deviation ``init_std``. ``settings`` is
     a frozen dataclass of what the kind has beside the dimensions of every model; the functions read
     it as ``b.settings``, a spec holds its values in a table of the kind's name.
@@ -62,7 +63,7 @@ class LayerKind:
     embed: Callable[[Builder, Value, ModelSpec], Value]
     layer: BlockFunction
     head: Callable[[Builder, Value, ModelSpec], Value]
-    sides: SideFunction = no_sides
+    sides: SideFunction | tuple[SideFunction, ...] = no_sides
     enter: BlockFunction | None = None
     leave: BlockFunction | None = None
     takes: Takes = "tokens"
@@ -72,7 +73,7 @@ class LayerKind:
     settings: type = NoSettings
 
     def __post_init__(self) -> None:
-        functions = (self.embed, self.layer, self.head, self.sides)
+        functions = (self.embed, self.layer, self.head, *self.side_functions)
         ends = [end for end in (self.enter, self.leave) if end is not None]
         if not all(callable(function) for function in (*functions, *ends)):
             raise TypeError("embed, layer, head, sides, enter and leave must be functions")
@@ -89,6 +90,11 @@ class LayerKind:
         if init_std is None or not 0 < init_std < math.inf:
             raise ValueError(f"init_std must be a number above 0, not {self.init_std!r}")
         object.__setattr__(self, "init_std", float(init_std))
+
+    @property
+    def side_functions(self) -> tuple[SideFunction, ...]:
+        """``sides`` as a tuple; what two kinds have in common runs once for both."""
+        return self.sides if isinstance(self.sides, tuple) else (self.sides,)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from rinsc.ops import (
     Linear,
     MergeHeads,
     Mul,
+    RMSNorm,
     Rope,
     RotaryTable,
     SplitHeads,
@@ -27,6 +28,8 @@ def attention(
     rotary: Sides | None = None,
     bias: bool = False,
     query_key_bias: bool = False,
+    value_bias: bool = False,
+    head_norm: bool = False,
     causal: bool = True,
     gated: bool = False,
     window: int | None = None,
@@ -35,13 +38,18 @@ def attention(
 
     ``rotary`` holds the tables of `rotary_sides`, for queries and keys. ``gated`` weighs each
     channel with the sigmoid of a linear map of ``h``, before the output projection. With a
-    ``window`` a position sees so many positions, itself and those before it.
+    ``window`` a position sees so many positions, itself and those before it. ``head_norm`` norms
+    each head of queries and keys before it is rotated.
     """
     q_width, kv_width = spec.heads * spec.head_size, spec.kv_heads * spec.head_size
     pair_bias = bias or query_key_bias
     query = b(SplitHeads(spec.heads), b(Linear(q_width, pair_bias), h, name="query"))
     key = b(SplitHeads(spec.kv_heads), b(Linear(kv_width, pair_bias), h, name="key"))
-    value = b(SplitHeads(spec.kv_heads), b(Linear(kv_width, bias), h, name="value"))
+    value = b(Linear(kv_width, bias or value_bias), h, name="value")
+    value = b(SplitHeads(spec.kv_heads), value)
+    if head_norm:
+        query = b(RMSNorm(spec.norm_eps), query, name="query_norm")
+        key = b(RMSNorm(spec.norm_eps), key, name="key_norm")
     if rotary is not None:
         query = b(Rope(), query, rotary["cos"], rotary["sin"])
         key = b(Rope(), key, rotary["cos"], rotary["sin"])
@@ -65,13 +73,25 @@ def mlp(b: Builder, h: Value, spec: ModelSpec, function: Function) -> Value:
     return b(Linear(spec.width, bias=True, init="residual"), up, name="down")
 
 
-def rotary_sides(b: Builder, input_ids: Value, x: Value, spec: ModelSpec) -> Sides:
-    """Cosines and sines of each position, (seq, head_dim / 2)."""
+def rotary_sides(
+    b: Builder,
+    input_ids: Value,
+    x: Value,
+    spec: ModelSpec,
+    *,
+    theta: float | None = None,
+    prefix: str = "",
+) -> Sides:
+    """Cosines and sines of each position, (seq, head_dim / 2), called ``cos`` and ``sin``.
+
+    Another base ``theta`` than the spec's makes tables of another name, with a ``prefix``.
+    """
+    base = spec.rope_theta if theta is None else theta
     with b.part("embedding"):
-        angles = (spec.rope_theta, spec.head_size, spec.context)
-        cos = b(RotaryTable("cos", *angles), input_ids, name="cos")
-        sin = b(RotaryTable("sin", *angles), input_ids, name="sin")
-    return {"cos": cos, "sin": sin}
+        angles = (base, spec.head_size, spec.context)
+        cos = b(RotaryTable("cos", *angles), input_ids, name=f"{prefix}cos")
+        sin = b(RotaryTable("sin", *angles), input_ids, name=f"{prefix}sin")
+    return {f"{prefix}cos": cos, f"{prefix}sin": sin}
 
 
 def logits(b: Builder, h: Value, spec: ModelSpec) -> Value:

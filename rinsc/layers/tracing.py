@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from keyword import iskeyword
+from typing import TypeAlias, TypeVar
 
 from rinsc.errors import GraphError, Problem, RinscError, SignatureError
 from rinsc.layers.kind import (
@@ -18,7 +20,7 @@ from rinsc.layers.kind import (
     layer_kind,
     model_input,
 )
-from rinsc.ops import Embedding, Shape, TiedLinear
+from rinsc.ops import Embedding, Param, Shape, TiedLinear
 from rinsc.ops.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
 from rinsc.spec.kinds import broken_kind, kind_place
@@ -29,7 +31,7 @@ def check_programs(spec: ModelSpec, kinds: Mapping[str, LayerKind], programs: Pr
     """Raises `GraphError` for the first thing that is wrong with a kind, and `SignatureError` for
     a part to tie that there is not."""
     for name, kind in kinds.items():
-        _require_causal(name, kind, programs)
+        _require_causal(name, kind, spec.block_kinds, programs)
         _require_names_apart(name, programs)
     _require_tied_table(programs)
     _require_tied_parts(spec, programs)
@@ -61,8 +63,9 @@ def _require_tied_parts(spec: ModelSpec, programs: Programs) -> None:
     """Raises `SignatureError` for ``tie`` of a part that the block's layers do not have."""
     for name, said in spec.block_options.items():
         kind = spec.block_kinds[name]
-        nodes = programs.layer[kind].nodes
-        if said.tie is None or any(node.part == said.tie and node.params for node in nodes):
+        layers = programs.layers[name]
+        if said.tie is None or all(_weights_of_part(layer, said.tie) for layer in layers):
+            _require_equal_parts(name, said.tie, layers)
             continue
         options = [option for ref in mentions(spec.signature.body) for option in ref.options]
         option = next(o for o in options if (o.name, o.value) == ("tie", said.tie))
@@ -73,10 +76,27 @@ def _require_tied_parts(spec: ModelSpec, programs: Programs) -> None:
         raise SignatureError.of(problem)
 
 
-def _require_causal(name: str, kind: LayerKind, programs: Programs) -> None:
+def _weights_of_part(layer: Program, part: str) -> dict[str, Param]:
+    return {p.name: p for node in layer.nodes if node.part == part for p in node.params}
+
+
+def _require_equal_parts(block: str, part: str | None, layers: Sequence[Program]) -> None:
+    """Layers of one block can share only what all of them have."""
+    if part is None:
+        return
+    if any(_weights_of_part(layer, part) != _weights_of_part(layers[0], part) for layer in layers):
+        message = f"the layers of block {block} do not have the same weights in '{part}' to share"
+        hint = "give them the same, or take 'tie' away"
+        raise GraphError("nothing-to-tie", message, hint=hint)
+
+
+def _require_causal(
+    name: str, kind: LayerKind, kinds: Mapping[str, str], programs: Programs
+) -> None:
     """A kind that says it is causal must be: training on text depends on it."""
     ends = (programs.enter.get(name), programs.leave.get(name))
-    nodes = [node for p in (programs.layer[name], *ends) if p is not None for node in p.nodes]
+    layers = programs.distinct_layers(block for block, own in kinds.items() if own == name)
+    nodes = [node for p in (*layers, *ends) if p is not None for node in p.nodes]
     ahead = [type(node.op).__name__ for node in nodes if node.op.reach == "any"]
     if kind.causal and ahead:
         message = f"the layer kind '{name}' has {ahead[0].lower()} that sees later positions"
@@ -84,24 +104,52 @@ def _require_causal(name: str, kind: LayerKind, programs: Programs) -> None:
         raise GraphError("not-causal", message, hint=hint)
 
 
+Rewritten = TypeVar("Rewritten")
+Layers: TypeAlias = dict[str, tuple[Rewritten, ...]]
+
+
 @dataclass(frozen=True)
 class Programs:
     """A model's programs: everything that costs and backends need to know of its layers.
 
-    ``layer``, ``enter`` and ``leave`` are by kind, for the kinds that some block has.
+    ``layers`` are by block, a program for each of its layers; layers that do the same have one
+    program. ``enter`` and ``leave`` are by kind, for the kinds that some block has.
     """
 
     input: ModelInput
     embed: Program
-    layer: Mapping[str, Program]
+    layers: Mapping[str, tuple[Program, ...]]
     enter: Mapping[str, Program]
     leave: Mapping[str, Program]
     head: Program
 
     @property
     def every(self) -> tuple[Program, ...]:
-        blocks = (*self.enter.values(), *self.layer.values(), *self.leave.values())
+        blocks = (*self.enter.values(), *self.distinct_layers(), *self.leave.values())
         return (self.embed, *blocks, self.head)
+
+    def distinct_layers(self, blocks: Iterable[str] | None = None) -> tuple[Program, ...]:
+        """What the layers of these blocks do, or those of all, each program once."""
+        names = self.layers if blocks is None else blocks
+        return tuple({id(p): p for name in names for p in self.layers[name]}.values())
+
+    def layer_counts(self, block: str) -> list[tuple[Program, int]]:
+        """The programs of a block's layers, and how many of its layers each is."""
+        counts = Counter(id(program) for program in self.layers[block])
+        return [(program, counts[id(program)]) for program in self.distinct_layers([block])]
+
+    def varies(self, block: str) -> bool:
+        """Whether layers of the block differ."""
+        return len(self.distinct_layers([block])) > 1
+
+    def rewritten(self, rewrite: Callable[[str, Program], Rewritten]) -> Layers[Rewritten]:
+        """``layers`` after a function of block and program, which runs once a program."""
+        done: dict[int, Rewritten] = {}
+        for block in self.layers:
+            for program in self.distinct_layers([block]):
+                if id(program) not in done:
+                    done[id(program)] = rewrite(block, program)
+        return {b: tuple(done[id(program)] for program in own) for b, own in self.layers.items()}
 
 
 # Names in emitted modules that a side value must leave alone.
@@ -144,7 +192,7 @@ def trace_programs(spec: ModelSpec) -> Programs:
     programs = Programs(
         input=model_input(spec),
         embed=embed,
-        layer=traced({name: kind.layer for name, kind in kinds.items()}),
+        layers=_trace_layers(spec, shapes, kinds),
         enter=traced({name: kind.enter for name, kind in kinds.items()}),
         leave=traced({name: kind.leave for name, kind in kinds.items()}),
         head=trace({"x": shapes["x"]}, head),
@@ -182,7 +230,8 @@ def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
     given = model_input(spec)
     makers: dict[SideFunction, list[str]] = {}
     for name, kind in kinds.items():
-        makers.setdefault(kind.sides, []).append(name)
+        for function in kind.side_functions:
+            makers.setdefault(function, []).append(name)
 
     def embed(b: Builder, values: dict[str, Value]) -> dict[str, Value]:
         with _code_of(spec.kind), b.of_kind(spec.settings_of(spec.kind)):
@@ -228,11 +277,55 @@ def _trace_state(
     function: BlockFunction, spec: ModelSpec, shapes: dict[str, Shape], kind: str
 ) -> Program:
     """A program from state and side values to state."""
+    return _trace_layer(function, spec, shapes, kind, None)[0]
+
+
+def _trace_layers(
+    spec: ModelSpec, shapes: dict[str, Shape], kinds: Mapping[str, LayerKind]
+) -> Layers[Program]:
+    """The program of every layer; a kind that never asks which layer it is has one for all."""
+    layers: Layers[Program] = {}
+    shared: dict[str, Program] = {}  # of kinds whose layers are alike
+    known: dict[tuple[str, tuple[object, ...]], Program] = {}
+    start = 0
+    for block, count in spec.parts.items():
+        kind = spec.block_kinds[block]
+        own: list[Program] = []
+        for index in range(count):
+            if kind in shared:
+                own += [shared[kind]] * (count - index)
+                break
+            numbers = (index, start + index)
+            program, reads = _trace_layer(kinds[kind].layer, spec, shapes, kind, numbers)
+            if not reads:
+                shared[kind] = program
+            own.append(known.setdefault((kind, program.key), program))
+        layers[block] = tuple(own)
+        start += count
+    return layers
+
+
+def _trace_layer(
+    function: BlockFunction,
+    spec: ModelSpec,
+    shapes: dict[str, Shape],
+    kind: str,
+    numbers: tuple[int, int] | None,
+) -> tuple[Program, bool]:
+    """The program of the layer with these numbers, and whether it depends on them."""
+    reads = False
 
     def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
+        nonlocal reads
         sides = {name: value for name, value in given.items() if name != "x"}
-        with _code_of(kind), b.of_kind(spec.settings_of(kind)):
-            return {"x": _value(function(b, given["x"], sides, spec), "a layer")}
+        with ExitStack() as stack:
+            stack.enter_context(_code_of(kind))
+            stack.enter_context(b.of_kind(spec.settings_of(kind)))
+            if numbers is not None:
+                stack.enter_context(b.of_layer(*numbers))
+            made = {"x": _value(function(b, given["x"], sides, spec), "a layer")}
+        reads = b.read_index
+        return made
 
     program = trace(shapes, run)
     if program.outputs["x"].shape != shapes["x"]:
@@ -240,4 +333,4 @@ def _trace_state(
         message = f"a layer of kind '{kind}' turns {shapes['x']} into {found}"
         hint = "a layer must give the state back in the shape it came"
         raise GraphError("layer-changes-shape", message, hint=hint)
-    return program
+    return program, reads

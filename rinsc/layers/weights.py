@@ -47,12 +47,11 @@ class BlockWeights:
     def params(self) -> Iterator[tuple[str, Param]]:
         """Every weight with its name."""
         block, programs = self.block, self.programs
-        nodes = programs.layer[block.kind].nodes
         for program in (programs.enter.get(block.kind), programs.leave.get(block.kind)):
             for param in program.params if program else ():
                 yield f"{block.name}.{param.name}", param
         for index in range(block.layers):
-            for node in nodes:
+            for node in programs.layers[block.name][index].nodes:
                 if index == 0 or not self.is_tied(node):
                     prefix = self.prefix(index, node)
                     yield from ((f"{prefix}{param.name}", param) for param in node.params)

@@ -51,6 +51,20 @@ class Program:
         return tuple(param for node in self.nodes for param in node.params)
 
     @cached_property
+    def key(self) -> tuple[object, ...]:
+        """Equal for programs that do and own the same, whatever inputs they leave unread."""
+        names: dict[Value, object] = {
+            value: (name, value.shape) for name, value in self.inputs.items()
+        }
+        nodes = []
+        for number, node in enumerate(self.nodes):
+            wires = tuple([names[value] for value in node.inputs])
+            nodes.append((node.op, wires, node.name, node.part))
+            names[node.output] = number
+        outputs = tuple([(name, names[value]) for name, value in self.outputs.items()])
+        return (*nodes, *outputs)
+
+    @cached_property
     def param_count(self) -> int:
         return sum(param.count for param in self.params)
 
@@ -63,13 +77,40 @@ class Builder:
     _values: int = 0
     _part: str = ""
     _settings: object = None
+    _layer: tuple[int, int] | None = None
     read_settings: bool = False  # whether what was traced depends on them
+    read_index: bool = False  # and whether it depends on which layer it is
 
     @property
     def settings(self) -> Any:
         """The settings of the layer kind that is traced: an instance of its dataclass."""
         self.read_settings = True
         return self._settings
+
+    @property
+    def index(self) -> int:
+        """The number of the layer in its block, from 0."""
+        return self._numbers()[0]
+
+    @property
+    def stack_index(self) -> int:
+        """The number of the layer among all layers that own weights, block after block, from 0."""
+        return self._numbers()[1]
+
+    def _numbers(self) -> tuple[int, int]:
+        self.read_index = True
+        if self._layer is None:
+            raise TypeError("only the function 'layer' of a kind has an index")
+        return self._layer
+
+    @contextmanager
+    def of_layer(self, index: int, stack_index: int) -> Iterator[None]:
+        """What is traced inside is the layer with these numbers."""
+        self._layer = (index, stack_index)
+        try:
+            yield
+        finally:
+            self._layer = None
 
     @contextmanager
     def of_kind(self, settings: object) -> Iterator[None]:

@@ -17,8 +17,9 @@ from rinsc.sources.family import (
     tensors_by_their_names,
 )
 from rinsc.sources.llama import LLAMA
+from rinsc.sources.qwen3 import QWEN3
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (LLAMA,)}
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (LLAMA, QWEN3)}
 
 __all__ = [
     "FAMILIES",

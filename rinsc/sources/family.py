@@ -51,9 +51,10 @@ class Family:
 
     ``dimensions`` are keys of a spec and what the config calls them. ``required`` are keys of the
     config with the one value that our ``kind`` computes, which is also what a config without the
-    key means. ``ignored`` change no logits. ``more`` reads what a single key does not say: it
-    gives keys of a spec, and raises `SpecError`; ``more_config`` is its way back. ``frame`` and
-    ``layer`` are our names of tensors and theirs, with ``{layer}`` for the place in the stack.
+    key means; ``settings`` are those of the kind. ``ignored`` change no logits. ``more`` reads
+    what a single key does not say: it gives keys of a spec, and raises `SpecError`; ``more_config``
+    is its way back. ``frame`` and ``layer`` are our names of tensors and theirs, with ``{layer}``
+    for the number in the stack.
     """
 
     model_type: str
@@ -62,6 +63,7 @@ class Family:
     required: Mapping[str, object]
     frame: Mapping[str, str]
     layer: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     read_elsewhere: frozenset[str] = frozenset()  # keys that ``more`` reads
     more: Callable[[Mapping[str, object]], dict[str, Any]] = field(default=lambda config: {})
@@ -80,6 +82,8 @@ def spec_from_config(
     if problems:
         raise SpecError.of(*problems)
     values: dict[str, Any] = {"kind": family.kind, **family.more(config)}
+    if family.settings:
+        values["settings"] = {family.kind: dict(family.settings)}
     for ours, theirs in family.dimensions.items():
         if config.get(theirs) is not None:
             values[ours] = config[theirs]
@@ -98,6 +102,10 @@ def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
         message = f"'{spec.text}' is not a plain stack of {family.kind} layers"
         hint = "write each block once, as in AB"
         raise SpecError("not-a-plain-stack", message, hint=hint)
+    if dict(spec.settings.get(family.kind, {})) != dict(family.settings):
+        message = f"'{spec.text}' has other settings of {family.kind} than a {family.model_type}"
+        hint = f"its settings are {dict(family.settings)}"
+        raise SpecError("not-a-plain-stack", message, place="settings", hint=hint)
     own = {theirs: getattr(spec, ours) for ours, theirs in family.dimensions.items()}
     return {
         "model_type": family.model_type,

@@ -17,6 +17,7 @@ GROUP = "rinsc.spec.kinds"
 
 KINDS: Mapping[str, str] = {
     "llama": "rinsc.layers.llama",
+    "decoder": "rinsc.layers.decoder",
     "gpt": "rinsc.layers.gpt",
     "transformer": "rinsc.layers.transformer",
     "albert": "rinsc.layers.albert",

@@ -21,7 +21,7 @@ A block that is visited from last to first is taken apart into its layers:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
@@ -135,9 +135,11 @@ class _Part:
     size: LinearForm
     said: BlockOptions
     stands_alone: bool
+    layers: tuple[BlockOptions, ...] = ()  # what is said of each layer, where they differ
 
 
 _Parts: TypeAlias = dict[str, _Part]
+LayerKinds: TypeAlias = Mapping[str, Sequence[str]]
 
 
 def identity(
@@ -169,11 +171,13 @@ def identity_of_towers(
     forms: Mapping[str, NormalForm],
     default_kinds: Mapping[str, str | None],
     whole_kinds: Container[str] = (),
+    layer_kinds: Mapping[str, LayerKinds] | None = None,
 ) -> Identity:
     """`identity` of towers by name, whose equal letters are the same blocks; of one without a name.
 
     What is said of a letter must stand in the signature of each tower (`tower_signatures`). Raises
-    SignatureError for a block that has another size in another tower.
+    SignatureError for a block that has another size in another tower. Where layers of a kind
+    differ, ``layer_kinds`` has what each layer is in place of its kind, by tower and block.
     """
     parts: _Parts = {}
     lines: dict[str, Line] = {}
@@ -181,9 +185,11 @@ def identity_of_towers(
         lines[name] = line_of(numbered_owners(form.tree.body))
         own = _parts(form, default_kinds.get(name), whole_kinds, named=len(forms) > 1)
         _require_equal_sizes(parts, own, name, form.signature)
+        if layer_kinds is not None:
+            own = {part: _of_layers(own[part], layer_kinds[name][part]) for part in own}
         parts |= own
     visits = [visit for line in lines.values() for visit in visits_in(line)]
-    if any(visit.reverse or visit.each > 1 for visit in visits):
+    if layer_kinds or any(visit.reverse or visit.each > 1 for visit in visits):
         lines, parts = _taken_apart(lines, parts, forms)
         lines = _with_few_reversals(lines, parts)
     follower = _followers(lines, parts)
@@ -240,6 +246,15 @@ def _parts(
     return parts
 
 
+def _of_layers(part: _Part, kinds: Sequence[str]) -> _Part:
+    """The part with the kinds of its layers in place of its own."""
+    if len(set(kinds)) == 1:
+        return replace(part, said=replace(part.said, kind=kinds[0]))
+    if part.stands_alone:
+        return replace(part, said=replace(part.said, kind=short_digest(" ".join(kinds))))
+    return replace(part, layers=tuple([replace(part.said, kind=kind) for kind in kinds]))
+
+
 def _taken_apart(
     lines: dict[str, Line], parts: _Parts, forms: Mapping[str, NormalForm]
 ) -> tuple[dict[str, Line], _Parts]:
@@ -249,7 +264,7 @@ def _taken_apart(
         visit.part: int(parts[visit.part].size.constant)
         for line in lines.values()
         for visit in visits_in(line)
-        if visit.part not in plain and (visit.reverse or visit.each > 1)
+        if visit.part not in plain and (visit.reverse or visit.each > 1 or parts[visit.part].layers)
     }
     for name, line in lines.items():
         written_out = sum(visit.each * chosen.get(visit.part, 0) for visit in visits_in(line))
@@ -264,8 +279,9 @@ def _taken_apart(
             )
     layers: _Parts = {}
     for name, size in chosen.items():
-        layer = replace(parts[name], size=LinearForm(1))
-        layers |= dict.fromkeys([layer_name(name, index) for index in range(size)], layer)
+        layer = replace(parts[name], size=LinearForm(1), layers=())
+        own = parts[name].layers or (layer.said,) * size
+        layers |= {layer_name(name, i): replace(layer, said=said) for i, said in enumerate(own)}
     return {name: with_layers(line, chosen) for name, line in lines.items()}, parts | layers
 
 

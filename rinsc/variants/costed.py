@@ -169,8 +169,8 @@ class Prices:
     """The cost of the whole stack visited once, as one block, and of what words add to it.
 
     FLOPs are of training on one sequence as long as the context. A kind may run and own more in
-    each visit of a block than its layers: that is ``visit_flops`` and ``block_parameters``, and
-    then one block of the layers of two is another model (``visits_matter``).
+    each visit of a block than its layers: that is ``visit_flops`` and ``block_parameters``. Then,
+    or where layers differ, one block of the layers of two is another model (``visits_matter``).
     """
 
     layers: int
@@ -197,23 +197,32 @@ class Prices:
 
 
 def prices(spec: ModelSpec) -> Prices:
-    """The prices at the dimensions of a spec, whose own signature plays no part."""
+    """The prices at the dimensions of a spec, whose own signature plays no part.
+
+    Raises `SpecError` where layers of the stack differ in cost.
+    """
     # A word of plain letters has layers of the model's kind alone.
     stack = build_graph(replace(spec, signature=parse("A")))
     programs, kind = trace_programs(stack.spec), spec.kind
     ends = [ends[kind] for ends in (programs.enter, programs.leave) if kind in ends]
 
+    layers = programs.distinct_layers()
+
     def flops(program: Program) -> int:
         forward = program_flops(program, 1, spec.context, PYTORCH).total()
         return forward * PYTORCH.training_factor
 
+    if len({(flops(layer), layer.param_count) for layer in layers}) > 1:
+        message = f"layers of the kind '{kind}' cost more or less by where they stand"
+        hint = "write the variants down: 'rinsc cost' counts each exactly"
+        raise SpecError("layers-differ", message, place="kind", hint=hint)
     return Prices(
         layers=spec.layers,
         seq=spec.context,
         stack_parameters=stored_params(stack),
         block_parameters=sum(program.param_count for program in ends),
         stack_flops=training_flops(stack, spec.context),
-        layer_flops=flops(programs.layer[kind]),
+        layer_flops=flops(layers[0]),
         visit_flops=sum(map(flops, ends)),
-        visits_matter=bool(ends),
+        visits_matter=bool(ends) or len(layers) > 1,
     )

@@ -111,8 +111,11 @@ class _Runs:
 
     def __init__(self, graph: BlockGraph) -> None:
         self._graph = graph
-        programs = trace_programs(graph.spec)
+        self._programs = programs = trace_programs(graph.spec)
         self._framed = {*programs.enter, *programs.leave}  # kinds that do more in a visit
+        blocks = graph.blocks.values()
+        layers = {b.kind: [o.name for o in blocks if o.kind == b.kind] for b in blocks}
+        self._varying = {k for k, n in layers.items() if len(programs.distinct_layers(n)) > 1}
         self._numbers: dict[tuple[object, ...], int] = {}
         self._counts: dict[str, int] = {}
         self._before: list[object] = []
@@ -136,9 +139,11 @@ class _Runs:
         frame = ("visit", self._number("frame", block.name)) if block.kind in self._framed else None
         self._before += [frame] if frame else []
         for layer in _layers(self._graph, visit):
+            program = self._programs.layers[block.name][layer]
+            differs = (program.nodes,) if block.kind in self._varying else ()
             for _ in range(visit.each):
                 number = self._number("layer", block.name, layer)
-                self._runs.append((number, block.kind, tie, *self._before))
+                self._runs.append((number, block.kind, *differs, tie, *self._before))
                 self._before = []
         self._before += [frame] if frame else []
 

@@ -22,10 +22,10 @@ from rinsc.layers import layer_kind
 from rinsc.ops import Activation
 from rinsc.ops.elements import Function
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
 from rinsc.syntax.normal import stack_of
 from tests.cost.models import graph_of, input_of, small_spec
+from tests.kinds import KINDS
 from tests.specs import specs
 
 TORCH_FUNCTIONS: dict[Function, Any] = {

@@ -16,7 +16,7 @@ GATED_MLP = {"gate": "column", "up": "column", "down": "row"}
 
 
 def layer_of(kind: str, **more: int) -> Program:
-    return trace_programs(spec_of("A^2B", kind=kind, **more)).layer[kind]
+    return trace_programs(spec_of("A^2B", kind=kind, **more)).layers["A"][0]
 
 
 @pytest.mark.parametrize("kind", ["llama", "huginn", "ouro"])

@@ -11,7 +11,7 @@ from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import CompiledModule
 from rinsc.layers import layer_kind
 from rinsc.spec import ModelSpec
-from rinsc.spec.kinds import KINDS
+from tests.kinds import KINDS
 from tests.onnx.models import lively_model, small_spec
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from rinsc.errors import LoweringError, RinscError
 from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
-from rinsc.spec.kinds import KINDS
+from tests.kinds import KINDS
 from tests.onnx.models import (
     all_graphs,
     all_nodes,

@@ -16,7 +16,7 @@ from rinsc.backends.onnx.write.ops import ONNX_OPS
 from rinsc.backends.onnx.write.site import Site
 from rinsc.graph import build_graph, unroll
 from rinsc.spec import ModelSpec
-from rinsc.spec.kinds import KINDS
+from tests.kinds import KINDS
 from tests.onnx.models import (
     TOLERANCE,
     lively_model,

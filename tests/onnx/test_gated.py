@@ -20,7 +20,7 @@ from rinsc.errors import LoweringError
 from rinsc.graph import Rounds
 from rinsc.layers import layer_kind
 from rinsc.spec import ModelSpec
-from rinsc.spec.kinds import KINDS
+from tests.kinds import KINDS
 from tests.onnx.models import all_nodes, lively_model, random_ids, small_spec, torch_logits
 from tests.specs import specs
 

@@ -19,7 +19,7 @@ from rinsc.errors import CheckpointError, GraphError, LoweringError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.spec.kinds import KINDS
+from tests.kinds import KINDS
 from tests.onnx.models import all_graphs, all_nodes, lively_model, small_spec, unique_bytes
 from tests.specs import specs
 

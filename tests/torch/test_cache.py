@@ -16,7 +16,7 @@ from rinsc.errors import LoweringError, SpecError
 from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.spec.kinds import KINDS
+from tests.kinds import KINDS
 from tests.onnx.models import lively_model, small_spec
 from tests.specs import specs
 

@@ -26,11 +26,11 @@ from rinsc.layers.mixing import rotary_sides
 from rinsc.ops import Linear, RMSNorm
 from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.spec.kinds import KINDS
 from rinsc.syntax import parse
 from rinsc.syntax.normal import stack_of
 from rinsc.syntax.tree import MAX_LOOP_DEPTH
 from rinsc.verification import random_input
+from tests.kinds import KINDS
 from tests.onnx.models import lively_model, small_spec
 from tests.specs import specs
 

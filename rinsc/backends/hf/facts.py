@@ -34,16 +34,19 @@ def tp_plan(graph: BlockGraph) -> dict[str, str]:
     plan: dict[str, str] = {}
     programs = trace_programs(graph.spec)
     for name, block in graph.blocks.items():
-        layer, weights = programs.layer[block.kind], block_weights(graph, name)
+        weights = block_weights(graph, name)
         try:
-            sides = tensor_plan(layer, devices=1)
+            sides = [tensor_plan(layer, devices=1) for layer in programs.layers[name]]
         except LoweringError:
             return {}
-        stack = f"{name}.{LAYERS}.*" if weights.framed else f"{name}.*"
-        for node in layer.nodes:
-            if node.name in sides:
-                place = f"{name}.{TIED}" if weights.is_tied(node) else stack
-                plan[f"{place}.{node.name}"] = STYLES[sides[node.name]]
+        alike = all(own == sides[0] for own in sides)
+        for index in range(1 if alike else block.layers):
+            stack = weights.layer(index).rstrip(".")
+            stack = f"{stack.rpartition('.')[0]}.*" if alike else stack
+            for node in programs.layers[name][index].nodes:
+                if node.name in sides[index]:
+                    owner = f"{name}.{TIED}" if weights.is_tied(node) else stack
+                    plan[f"{owner}.{node.name}"] = STYLES[sides[index][node.name]]
     return plan
 
 
@@ -246,9 +249,8 @@ def _attends_alone(graph: BlockGraph) -> bool:
 
 def slots_of_visit(graph: BlockGraph, name: str) -> int:
     """Pairs of keys and values that one visit of a block makes."""
-    block = graph.blocks[name]
-    nodes = hosted_programs(graph.spec).layer[block.kind].nodes
-    return block.layers * sum(node.op.needs == "keys" for node in nodes)
+    layers = hosted_programs(graph.spec).layers[name]
+    return sum(node.op.needs == "keys" for layer in layers for node in layer.nodes)
 
 
 @lru_cache(maxsize=256)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from textwrap import wrap
 
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import definition, indented, shape_text, statements
 from rinsc.errors import LoweringError
 from rinsc.graph import Block, BlockGraph, Loop, Visit
-from rinsc.layers import BlockWeights, Programs, block_weights, layer_kind, weights
+from rinsc.layers import (
+    BlockWeights,
+    Programs,
+    block_weights,
+    layer_kind,
+    trace_programs,
+    weights,
+)
 from rinsc.layers.cached import HOST, cache_inputs
 from rinsc.layers.weights import LAYERS, TIED
 from rinsc.ops import Init, Param
@@ -18,6 +26,7 @@ from rinsc.ops.program import Node, Program
 from rinsc.syntax.settings import Tie
 
 SLOTS = "Iterator[torch.Tensor]"
+MAX_PERIOD = 6  # of a pattern of layers that is written once, such as five local and one global
 SHAPES_WIDTH = 88  # columns of a comment with the shapes of a layer's inputs
 
 
@@ -28,14 +37,32 @@ class BlockClass:
     name: str
     weights: BlockWeights  # of one of its blocks
     programs: Programs
+    variants: tuple[Program, ...]  # what layers of its blocks do; most kinds have one
     in_place: bool
     backwards: bool
     cached: bool = False
     hosted: bool = False
 
     @property
-    def layer(self) -> Program:
-        return self.programs.layer[self.weights.block.kind]
+    def layers(self) -> tuple[Program, ...]:
+        """Those of the one block."""
+        return self.programs.layers[self.weights.block.name]
+
+    def layer_name(self, layer: Program) -> str:
+        """The class of a layer: ``LlamaLayer``, and a number where layers differ."""
+        if len(self.variants) == 1:
+            return f"{self.name}Layer"
+        return f"{self.name}Layer{[own.key for own in self.variants].index(layer.key) + 1}"
+
+    def construction(self, start: str) -> list[str]:
+        """The statement that makes the block, of the number of its layers or of their classes."""
+        given = [str(len(self.layers))]
+        if len(self.variants) > 1:
+            given = _repeated([self.layer_name(layer) for layer in self.layers])
+        line = f"{start}{self.name}Block({', '.join(given)})"
+        if len(line) <= WIDEST:
+            return [line]
+        return [f"{start}{self.name}Block(", *(f"    {name}," for name in given), ")"]
 
     @property
     def enter(self) -> Program | None:
@@ -50,14 +77,15 @@ class BlockClass:
         """Side values that its layers use, in the order in which the model makes them."""
         used = {
             value
-            for program in (self.enter, self.layer, self.leave)
+            for program in (self.enter, *self.variants, self.leave)
             if program is not None
             for name, given in program.inputs.items()
             for value in (name,)
             if name != "x" and any(given in node.inputs for node in program.nodes)
         }
-        handed = {*self.past, *self.host}
-        return [name for name in self.layer.inputs if name in used and name not in handed]
+        handed = {*self.host, *(name for layer in self.variants for name in cache_inputs(layer))}
+        inputs = dict.fromkeys(name for layer in self.variants for name in layer.inputs)
+        return [name for name in inputs if name in used and name not in handed]
 
     @property
     def layer_result(self) -> str:
@@ -69,9 +97,25 @@ class BlockClass:
         return list(HOST) if self.hosted else []
 
     @property
-    def past(self) -> list[str]:
-        """What a layer is given of a cache."""
-        return cache_inputs(self.layer)
+    def slots(self) -> int:
+        """How many keys and values of a cache one visit is given."""
+        return sum(len(cache_inputs(layer)) for layer in self.layers)
+
+    @property
+    def slots_of_a_layer(self) -> int | None:
+        """How many a layer is given; None where layers differ in it."""
+        counts = {len(cache_inputs(layer)) for layer in self.variants}
+        return counts.pop() if len(counts) == 1 else None
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    """Arguments that say names in a row: ``*[One, Other] * 3``, ``*[One] * 5``, ``Other``."""
+    for period in range(1, MAX_PERIOD + 1):
+        again = list(names[:period]) * (len(names) // period)
+        if period < len(names) and again == list(names):
+            return [f"*[{', '.join(names[:period])}] * {len(names) // period}"]
+    counts = [(name, len(list(same))) for name, same in groupby(names)]
+    return [name if count == 1 else f"*[{name}] * {count}" for name, count in counts]
 
 
 def block_classes(
@@ -90,6 +134,7 @@ def block_classes(
     visits = [visit for each in graphs for visit in _visits(each)]
     blocks = {block.name: block for each in graphs for block in each.blocks.values()}
     names = _class_names(blocks.values())
+    kin = _sharing_blocks(graph, graphs)
     classes: dict[str, BlockClass] = {}
     for name, block in graph.blocks.items():
         alike = {
@@ -98,16 +143,33 @@ def block_classes(
             if (other.kind, other.tie) == (block.kind, block.tie)
         }
         ways = [visit for visit in visits if visit.block in alike]
+        variants: dict[tuple[object, ...], Program] = {}
+        for each in kin:
+            own = programs if each is graph else trace_programs(each.spec)
+            layers = own.distinct_layers(other for other in each.blocks if other in alike)
+            for layer in layers:
+                variants.setdefault(layer.key, layer)
         classes[name] = BlockClass(
             names[block.kind, block.tie],
             block_weights(graph, name),
             programs,
+            tuple(variants.values()),
             any(visit.each > 1 for visit in ways),
             any(visit.reverse for visit in ways),
             cached,
             hosted,
         )
     return classes
+
+
+def _sharing_blocks(graph: BlockGraph, graphs: Sequence[BlockGraph]) -> list[BlockGraph]:
+    """The graphs that have blocks with this one in common, or with one that has, in order."""
+    kin, before = {id(graph)}, 0
+    while len(kin) > before:
+        before = len(kin)
+        shared = {name for each in graphs if id(each) in kin for name in each.blocks}
+        kin |= {id(each) for each in graphs if shared & each.blocks.keys()}
+    return [each for each in graphs if id(each) in kin]
 
 
 def _class_names(blocks: Iterable[Block]) -> dict[tuple[str, Tie | None], str]:
@@ -126,9 +188,10 @@ def class_sources(classes: Iterable[BlockClass]) -> list[str]:
     """Source of each distinct class, with the classes of its layers before it."""
     chunks = []
     for each in {each.name: each for each in classes}.values():
-        if any(each.weights.is_tied(node) for node in each.layer.nodes):
+        if any(each.weights.is_tied(node) for node in each.variants[0].nodes):
             chunks.append(_tied_class(each))
-        chunks += [_layer_class(each), _block_class(each)]
+        chunks += [_layer_class(each, layer) for layer in each.variants]
+        chunks.append(_block_class(each))
     return chunks
 
 
@@ -161,7 +224,7 @@ def _visits(graph: BlockGraph) -> Iterator[Visit]:
 
 def _tied_class(each: BlockClass) -> str:
     """The part that all layers of a block share."""
-    nodes = [node for node in each.layer.nodes if each.weights.is_tied(node)]
+    nodes = [node for node in each.variants[0].nodes if each.weights.is_tied(node)]
     lines = [
         f'"""The {each.weights.block.tie} that all layers of a block share."""',
         "",
@@ -171,24 +234,27 @@ def _tied_class(each: BlockClass) -> str:
     return f"\nclass {each.name}Part(nn.Module):\n" + "\n".join(indented(lines)) + "\n"
 
 
-def _layer_class(each: BlockClass) -> str:
+def _layer_class(each: BlockClass, layer: Program) -> str:
     tied = each.weights.block.tie is not None
-    program = _with_owner(each.layer, each.weights) if tied else each.layer
+    program = _with_owner(layer, each.weights) if tied else layer
+    past = cache_inputs(layer)
     lines, results = statements(program, {name: name for name in program.inputs})
     given = ["x", *each.sides]
     shapes = ", ".join(f"{name} {shape_text(program.inputs[name])}" for name in given)
     parameters = [f"{name}: torch.Tensor" for name in given]
-    parameters += [f"{name}: torch.Tensor | None" for name in each.past]
+    parameters += [f"{name}: torch.Tensor | None" for name in past]
     parameters += _host_parameters(each)
     if tied:
         parameters.append(f"{TIED}: {each.name}Part")
-    own = [node for node in each.layer.nodes if not each.weights.is_tied(node)]
+    own = [node for node in layer.nodes if not each.weights.is_tied(node)]
+    slots = [f"slots = {len(past)}", ""] if each.cached and each.slots_of_a_layer is None else []
     returned = ", ".join(results.values())
     alone = each.cached and len(results) == 1  # still a tuple, for those who unpack it
     text = "\n".join([*lines, f"return ({returned},)" if alone else f"return {returned}"])
     body = [
         '"""One layer: state to state."""',
         "",
+        *slots,
         "def __init__(self) -> None:",
         *indented(["super().__init__()", *own_lines(own)]),
         "",
@@ -200,7 +266,7 @@ def _layer_class(each: BlockClass) -> str:
             ]
         ),
     ]
-    return f"\nclass {each.name}Layer(nn.Module):\n" + "\n".join(indented(body)) + "\n"
+    return f"\nclass {each.layer_name(layer)}(nn.Module):\n" + "\n".join(indented(body)) + "\n"
 
 
 def _host_parameters(each: BlockClass) -> list[str]:
@@ -223,12 +289,16 @@ def _block_class(each: BlockClass) -> str:
     parameters += _host_parameters(each)
     parameters += ["each: int = 1"] if each.in_place else []
     parameters += ["reverse: bool = False"] if each.backwards else []
-    made = f"{each.name}Layer() for _ in range(layers)"
+    if len(each.variants) > 1:
+        parameter, made = "*layers: type[nn.Module]", "layer() for layer in layers"
+    else:
+        parameter = "layers: int"
+        made = f"{each.layer_name(each.variants[0])}() for _ in range(layers)"
     init = _framed_init(each, made) if framed else [f"super().__init__({made})"]
     body = [
         '"""Layers run one after the other; every visit uses the same weights."""',
         "",
-        "def __init__(self, layers: int) -> None:",
+        f"def __init__(self, {parameter}) -> None:",
         *indented(init),
         "",
         *definition("forward", parameters, "torch.Tensor"),
@@ -250,7 +320,9 @@ def _block_forward(each: BlockClass) -> list[str]:
     layers = f"self.{LAYERS}" if each.weights.framed else "self"
     order = f"reversed({layers}) if reverse else {layers}" if each.backwards else layers
     tied = [f"self.{TIED}"] if each.weights.block.tie is not None else []
-    slots = ["next(past, None)" for _ in each.past]
+    slots = ["next(past, None)"] * (each.slots_of_a_layer or 0)
+    if each.slots_of_a_layer is None:
+        slots = ["*(next(past, None) for _ in range(layer.slots))"]
     run = [f"x = layer({', '.join(['x', *each.sides, *slots, *each.host, *tied])})"]
     if each.cached:
         run = [run[0].replace("x = ", "x, *made = ", 1), "present += made"]
@@ -328,14 +400,11 @@ def _keys_by_init(graph: BlockGraph, programs: Programs) -> dict[Init, list[str]
 
 def _residual_writes(graph: BlockGraph, programs: Programs) -> int:
     """How often a forward pass adds to the state: they share the variance of the sum."""
-    per_layer = {
-        kind: sum(param.init == "residual" for param in program.params)
-        for kind, program in programs.layer.items()
+    per_block = {
+        name: sum(param.init == "residual" for program in own for param in program.params)
+        for name, own in programs.layers.items()
     }
-    return sum(
-        visits * graph.blocks[name].layers * per_layer[graph.blocks[name].kind]
-        for name, visits in graph.visit_counts().items()
-    )
+    return sum(visits * per_block[name] for name, visits in graph.visit_counts().items())
 
 
 def _variable(init: Init) -> str:

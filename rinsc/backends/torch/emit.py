@@ -178,7 +178,7 @@ def _visits_text(graph: BlockGraph) -> str:
 def _check_names(graph: BlockGraph, programs: Programs) -> None:
     """Blocks and operations become attributes of modules: each needs a name that is still free."""
     frame = [node.name for program in (programs.embed, programs.head) for node in program.nodes]
-    layers = [node.name for program in programs.layer.values() for node in program.nodes]
+    layers = [node.name for program in programs.distinct_layers() for node in program.nodes]
     framed = (*programs.enter.values(), *programs.leave.values())
     ends = [node.name for program in framed for node in program.nodes]
     top = Counter([*graph.blocks, *filter(None, frame)])
@@ -247,10 +247,8 @@ def _model_class(
 ) -> str:
     init = ["super().__init__()", *["self.draws = Draws()"] * draws_in_training(graph)]
     init += own_lines(programs.embed.nodes)
-    init += [
-        f"self.{block.name} = {classes[block.name].name}Block({block.layers})"
-        for block in graph.blocks.values()
-    ]
+    for name, block_class in classes.items():
+        init += block_class.construction(f"self.{name} = ")
     init += [*loop_modules(graph), *own_lines(programs.head.nodes), "self.reset_parameters()"]
     given, result = programs.input, programs.head.outputs["logits"]
     words = {"input_ids": "Token ids", "patches": "Patches"}[given.name]

@@ -34,12 +34,13 @@ def cut_matrices(emitted: nn.Module, graph: BlockGraph, mesh: DeviceMesh) -> Non
     ``mesh`` has one dimension. All else stays whole on every device.
     """
     programs = trace_programs(graph.spec)
-    plans = {kind: tensor_plan(layer, mesh.size()) for kind, layer in programs.layer.items()}
+    plans = programs.rewritten(lambda _, layer: tensor_plan(layer, mesh.size()))
     paths: dict[str, ParallelStyle] = {}
     for name, block in graph.blocks.items():
-        where, plan = block_weights(graph, name), plans[block.kind]
+        where = block_weights(graph, name)
         for index in range(block.layers):
-            for node in programs.layer[block.kind].nodes:
+            plan = plans[name][index]
+            for node in programs.layers[name][index].nodes:
                 if node.name in plan:
                     paths[where.prefix(index, node) + node.name] = STYLES[plan[node.name]]()
     parallelize_module(emitted, mesh, paths, src_data_rank=None)

@@ -81,8 +81,7 @@ def slot_terms(graph: BlockGraph, classes: Mapping[str, BlockClass]) -> list[str
     fixed, terms = 0, []
     for step in graph.steps():
         if isinstance(step, Visit):
-            layers = graph.blocks[step.block].layers * step.each
-            fixed += layers * len(classes[step.block].past)
+            fixed += step.each * classes[step.block].slots
             continue
         inner = slot_terms(step.body, classes)
         slots = inner[0] if len(inner) == 1 else f"({' + '.join(inner)})"

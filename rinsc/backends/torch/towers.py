@@ -26,7 +26,7 @@ from rinsc.backends.torch.emit import TAKES, emit_source
 from rinsc.backends.torch.statements import definition, indented, shape_text
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.errors import LoweringError, listed
-from rinsc.graph import TowersGraph
+from rinsc.graph import BlockGraph, TowersGraph
 from rinsc.graph.towers import verified_towers
 from rinsc.layers import trace_programs
 
@@ -198,10 +198,15 @@ def _check_shared_blocks(graph: TowersGraph, renamed: Mapping[str, Mapping[str, 
             if first == name or block not in tower.blocks:
                 continue
             one, other = (_block_class(graph, each, block, renamed) for each in (first, name))
-            if one != other:
+            layers = [_layer_keys(graph.towers[each], block) for each in (first, name)]
+            if one != other or layers[0] != layers[1]:
                 message = f"the layers of block {block} differ between {first} and {name}"
                 hint = "give both towers the same dimensions, or two blocks"
                 raise LoweringError("towers-differ", message, hint=hint)
+
+
+def _layer_keys(tower: BlockGraph, block: str) -> list[tuple[object, ...]]:
+    return [layer.key for layer in trace_programs(tower.spec).layers[block]]
 
 
 def _block_class(

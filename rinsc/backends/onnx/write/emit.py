@@ -6,7 +6,7 @@ The names of a tower's inputs, outputs, nodes and dimensions bear its own: ``ima
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.convenience import replace_all_uses_with
@@ -110,10 +110,12 @@ def _embed_of_packed(embed: Program) -> Program:
     return Program({**inputs, POSITIONS: embed.outputs[POSITIONS]}, nodes, outputs)
 
 
-def _layers(programs: Programs, form: OnnxForm) -> Mapping[str, Program | FusedProgram]:
+def _layers(
+    programs: Programs, form: OnnxForm
+) -> Mapping[str, Sequence[Program]] | Mapping[str, Sequence[FusedProgram]]:
     if not form.fused:
-        return programs.layer
-    return {kind: fused_layer(layer, programs) for kind, layer in programs.layer.items()}
+        return programs.layers
+    return programs.rewritten(lambda _, layer: fused_layer(layer, programs))
 
 
 def _checked_rounds(op: OpBuilder, rounds: ir.Value, limit: int) -> ir.Value:

@@ -18,10 +18,11 @@ In goes a layer behind a cache, out comes one with cases 1 to 3:
     >>> programs = cached_programs(rinsc.model_spec("AB", preset="tiny", heads=4, kv_heads=2))
     >>> def shown(layer):
     ...     print(*(type(node.op).__name__ for node in layer.nodes[:15]))
-    >>> shown(programs.layer["llama"])
+    >>> layer = programs.layers["A"][0]
+    >>> shown(layer)
     RMSNorm Linear SplitHeads Linear SplitHeads Linear SplitHeads Rope Rope Append Append Attention
     MergeHeads Linear Add
-    >>> shown(fused_layer(programs.layer["llama"], programs))
+    >>> shown(fused_layer(layer, programs))
     RMSNorm Packed GroupedAttention Linear Add RMSNorm Linear Silu Linear Mul Linear Add
 """
 
@@ -115,12 +116,13 @@ def can_fuse(spec: ModelSpec) -> bool:
     """
     if spec.head_size % HEAD_MULTIPLE:
         return False
-    nodes = [node for layer in trace_programs(spec).layer.values() for node in layer.nodes]
+    layers = trace_programs(spec).distinct_layers()
+    nodes = [node for layer in layers for node in layer.nodes]
     if any(isinstance(node.op, Attention) and node.op.window for node in nodes):
         return False
     users = [
         [type(user.op) for user in layer.nodes if node.output in user.inputs]
-        for layer in trace_programs(spec).layer.values()
+        for layer in layers
         for node in layer.nodes
         if isinstance(node.op, Attention)
     ]

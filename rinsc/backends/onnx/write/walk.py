@@ -124,7 +124,7 @@ def _nothing(walk: Walk, x: ir.Value, logits: ir.Value) -> ir.Value:
 class Walk:
     """The steps of a graph, one after the other, with what all of them share.
 
-    ``layers`` are the programs of layers by kind, in the form that is written; ``rounds`` the
+    ``layers`` are the programs of layers by block, in the form that is written; ``rounds`` the
     numbers that set the loops that are dials; ``sides`` what the embedding made;
     ``packing`` that of a fused model.
     """
@@ -133,7 +133,7 @@ class Walk:
     model: BlockGraph
     form: OnnxForm
     programs: Programs
-    layers: Mapping[str, Program | FusedProgram]
+    layers: Mapping[str, Sequence[Program]] | Mapping[str, Sequence[FusedProgram]]
     rounds: Mapping[str, ir.Value]
     sides: Mapping[str, ir.Value]
     packing: Packing | None
@@ -188,7 +188,7 @@ class Walk:
     def layer(
         self, own: BlockWeights, index: int, time: str, x: ir.Value, slots: Slots
     ) -> ir.Value:
-        program = self.layers[own.block.kind]
+        program = self.layers[own.block.name][index]
         past = {name: slots.take(program.inputs[name].shape) for name in cache_inputs(program)}
         with self.op.scope(time), self.op.scope(own.layer(index).removesuffix(".")):
             given = {**self.sides, **past, "x": x}
