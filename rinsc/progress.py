@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from html import escape
 from typing import TYPE_CHECKING, Protocol
 
 from rinsc.errors import plural, printable
@@ -190,6 +189,8 @@ class NotebookBar:
         return f"{self._what}: {share} {self._state}".rstrip()
 
     def _repr_html_(self) -> str:
+        from html import escape  # of notebooks alone
+
         value = "" if self._done is None else f' value="{self._done:.3f}"'
         bar = f'{escape(self._what)} <progress max="1"{value}></progress>'
         return f"{bar} {escape(self._state)}".rstrip()

@@ -14,8 +14,6 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
-from html import escape
 from numbers import Complex, Real
 from typing import NamedTuple, SupportsFloat, SupportsIndex
 
@@ -87,6 +85,8 @@ def whole_count(text: str) -> int:
     match = _COUNT.fullmatch(text.strip()) if len(text) <= _MAX_LENGTH else None
     if match is None:
         raise ValueError("write a whole number such as 3000, 3e3, 3k, 10M or 1B")
+    from decimal import Decimal  # slow to load
+
     digits, exponent, unit = match.groups()
     value = Decimal(re.sub("[_,]", "", digits)).scaleb(int(exponent or 0) + _UNITS[unit])
     if value != value.to_integral_value():
@@ -164,6 +164,8 @@ def short_text(text: str, most: int) -> str:
 
 def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table that a notebook shows."""
+
+    from html import escape  # of notebooks alone
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)

@@ -14,7 +14,6 @@ from rinsc.errors import option_values as option_values
 from rinsc.extras import zoo_file
 from rinsc.sampling import MAX_SEED
 from rinsc.scalars import whole_count
-from rinsc.storage.files import parse_toml, read_regular_text
 from rinsc.verbs.models import is_run
 
 _PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_]*)=(\d{1,9})")
@@ -75,6 +74,8 @@ def bindings(pairs: Sequence[str]) -> dict[str, int]:
 
 def kind_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """``["kernel_size=5"]`` as settings of a kind, each value as TOML writes it, or as text."""
+    from rinsc.storage.files import parse_toml
+
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -167,6 +168,8 @@ def _free_names(model: str) -> set[str] | None:
 
 
 def _signature_of_file(path: str) -> str:
+    from rinsc.storage.files import parse_toml, read_regular_text
+
     text = parse_toml(read_regular_text(Path(path)))["signature"]
     if not isinstance(text, str):
         raise TypeError

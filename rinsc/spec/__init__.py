@@ -1,15 +1,20 @@
 """The model spec: a signature with dimensions, from Python or TOML."""
 
-from rinsc.spec.model import ModelSpec
-from rinsc.spec.reading import (
-    model_spec,
-    spec_from_values,
-    spec_to_toml,
-    towers_spec,
-    with_signature,
-    with_towers,
-)
-from rinsc.spec.towers import TowersSpec
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rinsc.spec.model import ModelSpec
+    from rinsc.spec.reading import (
+        model_spec,
+        spec_from_values,
+        spec_to_toml,
+        towers_spec,
+        with_signature,
+        with_towers,
+    )
+    from rinsc.spec.towers import TowersSpec
 
 __all__ = [
     "ModelSpec",
@@ -21,3 +26,14 @@ __all__ = [
     "with_signature",
     "with_towers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names on first use: commands that need the names of kinds alone load nothing else."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rinsc.spec import model, reading, towers
+
+    module = {"ModelSpec": model, "TowersSpec": towers}.get(name, reading)
+    globals()[name] = getattr(module, name)
+    return globals()[name]

@@ -8,13 +8,10 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import stat
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from rinsc.errors import OutputError
@@ -79,6 +76,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     The text is looked through first: `tomllib` takes time and memory that grow with the square of
     the parts of a dotted key, so that 65 kB could take gigabytes.
     """
+    import tomllib  # slow to load, as all that is imported inside functions here
+
     _check_toml(text)
     try:
         keys: dict[str, Any] = _shallow(tomllib.loads(text), MAX_DEPTH)
@@ -136,6 +135,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     old file's permissions are kept. What is no regular file (a folder, a device, a pipe) is never
     replaced. An OSError of the body or of the renaming becomes an OutputError.
     """
+    import secrets
+
     named, part = Path(path), None
     try:
         old_mode = _mode_of_old(named)
@@ -256,6 +257,8 @@ def made_folder(path: Path) -> Iterator[None]:
 
 def check_folder(path: str | os.PathLike[str]) -> None:
     """Raises OutputError where `make_folder` could make none to write to; nothing is changed."""
+    from tempfile import TemporaryFile
+
     folder = Path(path)
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     try:

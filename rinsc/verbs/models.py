@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rinsc.errors import CheckpointError, RinscError, UsageError
-from rinsc.storage.files import read_regular_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,6 +118,7 @@ def run_trained_rounds(folder: RunFolder, graph: BlockGraph) -> Mapping[str, int
     """The most rounds of every repeat in this run: as it was told, else by the signature. Of a
     saved model those that its config says are trained."""
     from rinsc.graph import resolve_rounds, trained_rounds
+    from rinsc.storage.files import read_regular_text
     from rinsc.training.config import config_from_toml
     from rinsc.training.schedules import told_rounds
 
