@@ -15,7 +15,7 @@ from rinsc.graph.rounds import (
     several_rounds,
     trained_rounds,
 )
-from rinsc.graph.towers import TowersGraph, tower_rounds
+from rinsc.graph.towers import TowersGraph, tower_rounds, with_join
 from rinsc.graph.verify import verified
 
 
@@ -55,4 +55,5 @@ __all__ = [
     "trained_rounds",
     "unroll",
     "verified",
+    "with_join",
 ]

@@ -38,7 +38,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Join:
-    """Where the outputs of several towers meet, as what is compared under ``name``."""
+    """Where the outputs of several towers meet, as what is compared under ``name``.
+
+    `rinsc.graph.with_join` makes one.
+    """
 
     name: str
 

@@ -5,12 +5,12 @@
     Input(image) -> A -> B -> Output(image)
     Input(text)  -> A -> C -> Output(text)
 
-in which both A are visits of one block. A `Join` is where outputs meet; an objective adds it.
+in which both A are visits of one block. `with_join` adds a node where outputs meet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -18,7 +18,7 @@ from typing import TypeAlias
 import networkx as nx
 
 from rinsc.errors import GraphError, did_you_mean
-from rinsc.graph.nodes import Block, BlockGraph, Input, Join, Loop, Output, drawers
+from rinsc.graph.nodes import STATE, Block, BlockGraph, Input, Join, Loop, Output, drawers
 from rinsc.graph.rounds import Rounds, named_rounds, plain_rounds, resolve_rounds
 from rinsc.graph.verify import HOW_TO_BUILD, verified
 from rinsc.spec import TowersSpec
@@ -42,10 +42,11 @@ class TowersGraph:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TowersGraph):
             return NotImplemented
-        return (self.spec, self.towers) == (other.spec, other.towers)
+        mine, theirs = (self.spec, self.towers, self.joins), (other.spec, other.towers, other.joins)
+        return mine == theirs
 
     def __hash__(self) -> int:
-        return hash((self.spec, tuple(self.towers.values())))
+        return hash((self.spec, tuple(self.towers.values()), tuple(self.joins)))
 
     def __repr__(self) -> str:
         layers = f"{self.stored_layers} layers stored, {self.executed_layers()} executed"
@@ -63,6 +64,19 @@ class TowersGraph:
             for name, block in graph.blocks.items():
                 blocks.setdefault(name, block)
         return blocks
+
+    @cached_property
+    def joins(self) -> Mapping[str, tuple[str, ...]]:
+        """The towers whose outputs meet in each join, by its name."""
+        nodes = self.digraph.nodes(data="node")
+        return {
+            node.name: tuple(name for name in self.towers if name in self._before(key))
+            for key, node in nodes
+            if isinstance(node, Join)
+        }
+
+    def _before(self, key: Key) -> set[str]:
+        return {tower for tower, _ in self.digraph.predecessors(key)}
 
     def owners(self) -> dict[str, str]:
         """The first tower that visits each block."""
@@ -104,6 +118,35 @@ def joined(spec: TowersSpec, towers: Mapping[str, BlockGraph]) -> TowersGraph:
             digraph.add_edge((name, one), (name, other), carries)
     nx.freeze(digraph)
     return verified_towers(TowersGraph(spec, dict(towers), digraph))
+
+
+def with_join(
+    graph: TowersGraph, name: str = "pairs", towers: Sequence[str] | None = None
+) -> TowersGraph:
+    """The graph with a `Join` in which the outputs of ``towers`` meet, by default of all.
+
+    What compares towers, such as a contrastive loss, says so with it: the join is drawn and
+    checked. It runs nothing and costs nothing. Raises `GraphError` for towers that are not there,
+    for fewer than two, and for a name that is taken.
+    """
+    names = list(verified_towers(graph).towers if towers is None else towers)
+    for tower in names:
+        if tower not in graph.towers:
+            message = f"'{tower!s:.40}' is not a tower of this model"
+            hint = did_you_mean(str(tower)[:40], graph.towers)
+            raise GraphError("unknown-tower", message, hint=hint)
+    if len(set(names)) < 2:
+        message = "a join is of two towers or more"
+        raise GraphError("bad-join", message, hint=f"name some of: {', '.join(graph.towers)}")
+    if name in graph.joins or name in graph.towers or not name.isidentifier():
+        message = f"a join cannot be called {name!r:.40}"
+        raise GraphError("bad-join", message, hint="choose a name that no tower or join has")
+    digraph: nx.MultiDiGraph[Key] = nx.MultiDiGraph(graph.digraph)
+    digraph.add_node((name, 0), node=Join(name))
+    for tower in dict.fromkeys(names):
+        digraph.add_edge((tower, len(graph.towers[tower].nodes) - 1), (name, 0), STATE)
+    nx.freeze(digraph)
+    return verified_towers(TowersGraph(graph.spec, graph.towers, digraph))
 
 
 def tower_rounds(

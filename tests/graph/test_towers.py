@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +11,12 @@ from typing import Any
 
 import networkx as nx
 import pytest
+import torch
 from hypothesis import given, settings
 
-from rinsc import RinscError, TowersSpec, build_graph, model_spec, towers_spec
+from rinsc import RinscError, TowersSpec, build_graph, model_spec, to_torch, towers_spec
 from rinsc.cost import block_params, cost_report, towers_report
-from rinsc.graph import Input, Join, Loop, Output, TowersGraph, tower_rounds
+from rinsc.graph import Input, Join, Loop, Output, TowersGraph, tower_rounds, with_join
 from rinsc.graph.draw import schedule_lines, to_dot, to_json, to_mermaid, to_svg, tree_lines
 from rinsc.graph.nodes import INJECTION, STATE
 from rinsc.graph.towers import verified_towers
@@ -176,3 +178,32 @@ def test_drawings_of_one_tower_stay_what_they_were() -> None:
     document = json.loads(to_json(graph, block_params(graph)))
     assert list(document) == ["format", "version", "signature", "blocks", "steps", "totals"]
     assert "input([" in to_mermaid(graph, block_params(graph))
+
+
+def test_a_join_is_drawn_and_checked_and_costs_nothing() -> None:
+    plain = graph_of()
+    graph = with_join(plain, "pairs")
+    assert graph.joins == {"pairs": ("image", "text")}
+    assert graph != plain
+    assert graph == with_join(graph_of(), "pairs", ["text", "image"])
+    counts = {name: n for t in graph.towers.values() for name, n in block_params(t).items()}
+    assert "pairs joins image, text" in "\n".join(tree_lines(graph, counts))
+    assert "pairs joins image, text" in to_svg(graph, counts)
+    assert to_mermaid(graph, counts).count("--> join_pairs") == 2
+    assert to_dot(graph, counts).count("-> join_pairs") == 2
+    assert json.loads(to_json(graph, counts))["joins"] == {"pairs": ["image", "text"]}
+    assert "joins" not in json.loads(to_json(plain, counts))
+    assert towers_report(graph) == towers_report(plain)
+    again = pickle.loads(pickle.dumps(to_torch(graph)))
+    assert again.graph.joins == graph.joins
+    ids = {name: torch.zeros(1, 3, dtype=torch.long) for name in graph.towers}
+    assert set(again(**ids)) == {"image", "text"}
+    for name, towers in (
+        *(("pairs", ["image"]), ("pairs", ["image", "image"]), ("pairs", ["image", "sound"])),
+        *(("image", None), ("not a name", None)),
+    ):
+        with pytest.raises(RinscError) as caught:
+            with_join(plain, name, towers)
+        assert caught.value.hint
+    with pytest.raises(RinscError, match="cannot be called"):
+        with_join(graph, "pairs")

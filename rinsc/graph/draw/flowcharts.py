@@ -14,6 +14,7 @@ from rinsc.graph.draw.labels import (
     block_text,
     caption,
     cut,
+    joins_of,
     layers_text,
     params_text,
     shorten,
@@ -143,6 +144,10 @@ def to_mermaid(graph: Drawn, param_counts: Mapping[str, int]) -> str:
         lines += _mermaid_items(tower.items, classes, "  ")
         lines += [f'  {tower.end}(["logits"])']
         lines += [f"  {source} --> {target}" for source, target in tower.edges()]
+    ends = {tower.name: tower.end for tower in towers}
+    for name, joined in joins_of(graph).items():
+        lines.append(f'  join_{name}(["{name}"])')
+        lines += [f"  {ends[tower]} --> join_{name}" for tower in joined]
     for loop in loops_in(items):
         source, target = back_edge(loop)
         lines.append(f'  {source} -.->|"{times_text(loop.rounds)}"| {target}')
@@ -188,6 +193,10 @@ def to_dot(graph: Drawn, param_counts: Mapping[str, int]) -> str:
         lines += _dot_items(tower.items, colours, "  ")
         lines += [f'  {tower.end} [label="logits", shape=plaintext];']
         lines += [f"  {source} -> {target};" for source, target in tower.edges()]
+    ends = {tower.name: tower.end for tower in towers}
+    for name, joined in joins_of(graph).items():
+        lines.append(f'  join_{name} [label="{name}", shape=plaintext];')
+        lines += [f"  {ends[tower]} -> join_{name};" for tower in joined]
     for loop in loops_in(items):
         source, target = back_edge(loop)
         label = _quote(times_text(loop.rounds))

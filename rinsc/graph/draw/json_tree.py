@@ -24,7 +24,8 @@ def to_json(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     "name", "rounds", "steps"}``, with ``options`` as written where it has some; ``totals`` with
     ``parameters`` (of the blocks), ``layers_stored``, ``layers_executed`` and ``visits`` at the
     rounds written. Several towers have ``towers`` in place of ``steps``: of each, under its name,
-    its ``kind`` and its ``steps``; and ``shared``, the blocks that several of them visit.
+    its ``kind`` and its ``steps``; and ``shared``, the blocks that several of them visit. Where
+    outputs meet, ``joins`` has the towers of each join.
     """
     towers = towers_of(graph)
     starts = first_layers(graph)
@@ -35,6 +36,8 @@ def to_json(graph: Drawn, param_counts: Mapping[str, int]) -> str:
             for name, tower in towers.items()
         }
         flow["shared"] = list(graph.spec.shared_blocks)
+        if graph.joins:
+            flow["joins"] = {name: list(joined) for name, joined in graph.joins.items()}
     else:
         flow["steps"] = _steps(graph)
     blocks = [

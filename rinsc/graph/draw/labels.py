@@ -23,9 +23,18 @@ def towers_of(graph: Drawn) -> Mapping[str, BlockGraph]:
 
 
 def shared_text(graph: Drawn) -> str:
-    """Which blocks several towers use; nothing where there are none."""
-    blocks = graph.spec.shared_blocks if isinstance(graph, TowersGraph) else ()
-    return f"shared by towers: {listed(blocks, 8)}" if blocks else ""
+    """Which blocks several towers use, and where they meet; nothing where they do neither."""
+    if not isinstance(graph, TowersGraph):
+        return ""
+    blocks = graph.spec.shared_blocks
+    shared = [f"shared by towers: {listed(blocks, 8)}"] if blocks else []
+    joins = [f"{name} joins {listed(towers, 8)}" for name, towers in joins_of(graph).items()]
+    return "; ".join([*shared, *joins])
+
+
+def joins_of(graph: Drawn) -> Mapping[str, tuple[str, ...]]:
+    """The towers that meet in each join."""
+    return graph.joins if isinstance(graph, TowersGraph) else {}
 
 
 _UNITS = ("", " k", " M", " B", " T")
