@@ -70,28 +70,6 @@ def draw_training(curves: Sequence[Curve], path: Path) -> tuple[Path, ...]:
     return _save(figure, path)
 
 
-def draw_rounds(
-    qualities: Mapping[str, Mapping[int, float]], trained_rounds: Mapping[str, int], path: Path
-) -> tuple[Path, ...]:
-    """Write ``path`` with .png and with .svg: bits per byte of each model at each of the rounds.
-
-    A ring marks the rounds that a model was trained with. Raises as `draw_training` does.
-    """
-    figure, axes = _canvas(
-        "The same weights, run with fewer and more rounds",
-        "rounds at run time (ringed: as trained)",
-    )
-    for index, (name, quality) in enumerate(qualities.items()):
-        _line(axes, index, tuple(quality), tuple(quality.values()))
-        trained = trained_rounds.get(name)
-        if trained is not None and trained in quality:
-            _ring(axes, index, trained, quality[trained])
-    axes.set_xticks(sorted({r for quality in qualities.values() for r in quality}))
-    ends = [(name, max(q), q[max(q)]) for name, q in qualities.items()]
-    _name_lines(axes, ends)
-    return _save(figure, path)
-
-
 def _canvas(title: str, x_label: str) -> tuple[Figure, Axes]:
     require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg

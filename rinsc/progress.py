@@ -52,8 +52,12 @@ class ShownProgress:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
         self._bar: Bar | None = None  # that stands on the terminal
+        self._last_line = ""
 
     def line(self, text: str) -> None:
+        if text == self._last_line:  # what a task tells of its state may be a line by itself
+            return
+        self._last_line = text
         with suppress(OSError):
             console = self._console if self._bar is None else self._bar.console
             if console is None:

@@ -27,7 +27,8 @@ from rinsc.verbs.models import find_run, is_run, is_signature
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
     from rinsc.training.budget import Budget
-    from rinsc.training.start import PlannedRun, Trained
+    from rinsc.training.result import Trained
+    from rinsc.training.start import PlannedRun
     from rinsc.training.warm_start import Source
 
 

@@ -1,7 +1,7 @@
 """The names of evaluation for programs, and where each is from."""
 
-from rinsc.evaluation.measure import Measured as Measured
-from rinsc.evaluation.measure import read_text as read_text
+from rinsc.evaluation.evaluate import Measured as Measured
+from rinsc.evaluation.evaluate import read_text as read_text
 from rinsc.evaluation.quality import compare_quality as compare_quality
 from rinsc.evaluation.report import EvalReport as EvalReport
 

@@ -6,7 +6,7 @@ Bits per byte does not depend on the tokenizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,13 +219,6 @@ def bits_per_byte(
 ) -> float:
     """`evaluate`, as the one number: nats / ln 2 / bytes of text that the targets cover."""
     return evaluate(model, held_out, rounds=rounds, precision=precision).bits_per_byte
-
-
-def quality_against_rounds(
-    model: nn.Module, held_out: HeldOut, rounds: Iterable[int]
-) -> dict[int, float]:
-    """Bits per byte of one model run at each of the given numbers of rounds."""
-    return {r: bits_per_byte(model, held_out, rounds=r) for r in rounds}
 
 
 def logits_of(model: nn.Module, input_ids: torch.Tensor, rounds: Rounds) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Training: what transformers' Trainer is told of a run, its checkpoints, evaluation, pictures.
+"""Training: the loop, its settings, checkpoints and run folders.
 
 The model knows nothing of training, nor do the data, the metrics and the evaluation.
 """

@@ -1,22 +1,36 @@
-"""What a finished run comes to."""
+"""What a finished run comes to: its figures, and its weights as they are written."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
 from rinsc.__about__ import __version__
+from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.torch import save_weights, to_torch
+from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.cost import forward_flops, stored_params
 from rinsc.data.tokenizer import BytePairTokenizer
-from rinsc.errors import RinscError
+from rinsc.errors import RinscError, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.objectives import OBJECTIVES, Part, objective
+from rinsc.scalars import html_table, rounded_flops
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.storage.files import read_json, read_regular_text
+from rinsc.storage.files import parse_json, read_json, read_regular_text, write_atomically
+from rinsc.text.tokenizer_files import (
+    TOKENIZER_CONFIG_FILE,
+    read_declared,
+    special_tokens,
+    tokenizer_files,
+)
 from rinsc.training.config import TrainConfig, config_from_toml
+from rinsc.training.devices import Devices
 from rinsc.training.resuming import difference_of_sources
 from rinsc.training.run_folder import RunFolder, check_files
 from rinsc.training.warm_start import Source
@@ -75,6 +89,45 @@ class TrainResult:
         """The result as plain data, the figures by their names."""
         values = dataclasses.asdict(self)
         return {**values, **values.pop("quality")}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: where it is, what was trained and how, and the figures it came to.
+
+    ``was_finished`` where the run had ended before, and nothing was done.
+    """
+
+    path: Path
+    spec: ModelSpec
+    config: TrainConfig
+    result: TrainResult
+    was_finished: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Trained {self.spec.text} in {self.path}: {', '.join(self._figures().values())}>"
+
+    def _repr_html_(self) -> str:
+        """Where the run is and what it came to, for notebooks."""
+        rows = [("run", str(self.path)), *self._figures().items()]
+        return f"<div><code>{escape(self.spec.text)}</code>{html_table((), rows)}</div>"
+
+    def _figures(self) -> dict[str, str]:
+        """What was spent, and how good the model is, in words."""
+        quality = {
+            figure.words: f"{figure.text(self.result.quality[figure.name])} {figure.words}"
+            for figure in objective(self.config.objective).figures
+            if figure.name in self.result.quality
+        }
+        spent = {
+            "steps": plural(self.result.steps, "step"),
+            "training FLOPs": rounded_flops(self.result.training_flops),
+        }
+        return spent | quality
+
+    def facts(self) -> dict[str, object]:
+        """Everything as plain data, as ``rinsc train --json`` prints it."""
+        return {"run": str(self.path), **result_facts(self.spec, self.config, self.result)}
 
 
 def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> dict[str, object]:
@@ -144,3 +197,37 @@ def finished_result(
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RinscError):
         return None
     return result if is_this and begun == (spec, config) else None
+
+
+PREFIX = "model."  # of the emitted module in a model of transformers
+
+
+def save_trained(model: Any, folder: RunFolder, devices: Devices) -> None:
+    """Write weights, config and what a tokenizer is loaded with; the old files survive a failure.
+
+    Every process calls it where the model is sharded; the first one writes. Raises OutputError.
+    """
+    weights = full_state_dict(model) if devices.shard else model.state_dict()
+
+    def write() -> None:
+        plain = to_torch(model.model.spec)
+        own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+        plain.load_state_dict(own)
+        save_weights(plain, folder.weights)
+        if not hasattr(model, "config"):  # no model of transformers
+            return
+        config = parse_json(model.config.to_json_string())
+        # What saving a checkpoint notes in the config, whether this process saved one or not.
+        config |= {
+            "architectures": [RinscForCausalLM.__name__],
+            "dtype": str(next(iter(own.values())).dtype).removeprefix("torch."),
+        }
+        if folder.tokenizer.is_file():  # a run from Python may have none
+            declared = read_declared(folder.path)
+            text = read_regular_text(folder.tokenizer)
+            config |= special_tokens(text, declared).config_ids
+            files = tokenizer_files(text, declared, plain.spec.context)
+            write_atomically(folder.tokenizer_config, files[TOKENIZER_CONFIG_FILE])
+        write_atomically(folder.hf_config, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+    devices.on_first(write)

@@ -15,13 +15,14 @@ from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.weights import load_weights, save_weights
 from rinsc.errors import CheckpointError
+from rinsc.graph import BlockGraph
+from rinsc.layers import weights
 from rinsc.objectives import Data, objective
 from rinsc.spec import ModelSpec
 from rinsc.storage.files import file_digest, write_atomically
 from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoints
 from rinsc.training.config import TrainConfig
-from rinsc.training.devices import Devices, matrix_peak_flops
-from rinsc.training.fits import check_fits
+from rinsc.training.devices import Devices, check_fits, matrix_peak_flops
 from rinsc.training.loop import Measuring, StopOnSignal, TrainingLoop
 from rinsc.training.metrics import (
     Metrics,
@@ -33,7 +34,7 @@ from rinsc.training.metrics import (
     read_metrics,
     resume_metrics,
 )
-from rinsc.training.result import TrainResult, result_facts
+from rinsc.training.result import TrainResult, result_facts, save_trained
 from rinsc.training.resuming import require_same_run
 from rinsc.training.run_folder import RunFolder, overwriting, write_inputs, write_result
 from rinsc.training.schedules import Depths, schedule_note
@@ -46,7 +47,6 @@ from rinsc.training.warm_start import (
     take_weights,
     token_rows,
 )
-from rinsc.training.weights import save_trained, scale_residuals
 
 FINAL_TOKENS = 1 << 22  # of held-out text: some 16 MB; a tenth of a large corpus takes too long
 
@@ -269,3 +269,19 @@ def _metrics_at(folder: RunFolder, start: Checkpoint | None) -> Metrics | None:
         return None
     measured = _measured_at(start)
     return measured or max(read_metrics(folder.metrics), key=lambda each: each.step, default=None)
+
+
+@torch.no_grad()
+def scale_residuals(module: nn.Module, graph: BlockGraph) -> None:
+    """Give the weights that write to the state the spread that stored layers alone would ask for.
+
+    An emitted module divides their deviation by the root of the writes that a pass executes; a
+    model without repeats has as many writes as layers are stored.
+    """
+    executed = sum(
+        visits * graph.blocks[name].layers for name, visits in graph.visit_counts().items()
+    )
+    stored = sum(block.layers for block in graph.blocks.values())
+    for name, param in weights(graph):
+        if param.init == "residual":
+            module.get_parameter(name).mul_(math.sqrt(executed / stored))

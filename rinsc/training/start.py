@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,23 +27,28 @@ from rinsc.errors import (
     RinscError,
     UsageError,
     did_you_mean,
-    plural,
     require_type,
     setting,
 )
 from rinsc.extras import require, zoo_file
 from rinsc.objectives import Data, Objective, Request, objective
 from rinsc.progress import Progress, ShownProgress, SilentProgress
-from rinsc.scalars import html_table, rounded_flops
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.model import require_spec
 from rinsc.syntax import parse
 from rinsc.training.budget import Budget, Spending, budget_from_text, matched, spending, with_budget
 from rinsc.training.config import TrainConfig, config_from_mapping
-from rinsc.training.devices import Devices, fast_precision, find_devices, require_compiler
-from rinsc.training.fits import check_devices, check_fits, check_settings
+from rinsc.training.devices import (
+    Devices,
+    check_devices,
+    check_fits,
+    check_settings,
+    fast_precision,
+    find_devices,
+    require_compiler,
+)
 from rinsc.training.progress import TrainingProgress
-from rinsc.training.result import TrainResult, finished_result, result_facts
+from rinsc.training.result import Trained, TrainResult, finished_result
 from rinsc.training.resuming import another_run, require_same_run
 from rinsc.training.run import train_module
 from rinsc.training.run_folder import (
@@ -63,45 +67,6 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 
 Settings = TrainConfig | Mapping[str, Any] | None
 DeviceName = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run: where it is, what was trained and how, and the figures it came to.
-
-    ``was_finished`` where the run had ended before, and nothing was done.
-    """
-
-    path: Path
-    spec: ModelSpec
-    config: TrainConfig
-    result: TrainResult
-    was_finished: bool = False
-
-    def __repr__(self) -> str:
-        return f"<Trained {self.spec.text} in {self.path}: {', '.join(self._figures().values())}>"
-
-    def _repr_html_(self) -> str:
-        """Where the run is and what it came to, for notebooks."""
-        rows = [("run", str(self.path)), *self._figures().items()]
-        return f"<div><code>{escape(self.spec.text)}</code>{html_table((), rows)}</div>"
-
-    def _figures(self) -> dict[str, str]:
-        """What was spent, and how good the model is, in words."""
-        quality = {
-            figure.words: f"{figure.text(self.result.quality[figure.name])} {figure.words}"
-            for figure in objective(self.config.objective).figures
-            if figure.name in self.result.quality
-        }
-        spent = {
-            "steps": plural(self.result.steps, "step"),
-            "training FLOPs": rounded_flops(self.result.training_flops),
-        }
-        return spent | quality
-
-    def facts(self) -> dict[str, object]:
-        """Everything as plain data, as ``rinsc train --json`` prints it."""
-        return {"run": str(self.path), **result_facts(self.spec, self.config, self.result)}
 
 
 def train(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -47,20 +46,19 @@ def onnx_file(run: Path) -> Path:
 
 
 @pytest.fixture
-def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_demo(corpus: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo of a model and a text that take it seconds."""
-    from rinsc.cli import demo as demo_story
-    from rinsc.data.corpora import load_corpus
+    from rinsc.cli import demo
 
-    plays = load_corpus("plays")
-    train, held_out = (
-        tuple(type(play)(play.name, play.text[:6000]) for play in side[:2])
-        for side in (plays.train, plays.held_out)
+    small = demo.DemoSettings(
+        data=corpus,
+        layers=2,
+        width=16,
+        heads=2,
+        mlp_width=24,
+        vocab_size=300,
+        context=32,
+        baseline_tokens=3000,
     )
-    few = dataclasses.replace(plays, train=train, held_out=held_out)
-    monkeypatch.setattr(demo_story, "load_corpus", lambda _: few)
-    small = demo_story.DemoSettings(
-        layers=2, width=16, heads=2, mlp_width=24, vocab_size=300, context=32, baseline_tokens=3000
-    )
-    monkeypatch.setattr(demo_story, "DemoSettings", lambda: small)
-    monkeypatch.setattr("rinsc.cli.demo.QUICK_TOKENS", small.baseline_tokens)
+    monkeypatch.setattr(demo, "DemoSettings", lambda: small)
+    monkeypatch.setattr(demo, "QUICK_TOKENS", small.baseline_tokens)

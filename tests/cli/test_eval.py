@@ -14,7 +14,7 @@ import pytest
 import rinsc
 from rinsc.backends.torch import load_weights, to_torch
 from rinsc.errors import UsageError
-from rinsc.evaluation.measure import read_text
+from rinsc.evaluation.evaluate import read_text
 from rinsc.objectives.next_token import evaluate
 from rinsc.progress import SilentProgress
 from rinsc.spec import model_spec

@@ -138,7 +138,7 @@ def test_it_is_evaluated_on_a_text(folders: Path, tmp_path: Path) -> None:
     assert row["rounds"] == {"A": ROUNDS}
     assert row["trained"]
     assert row["bits_per_byte"] != other["bits_per_byte"]
-    from rinsc.evaluation.measure import read_text
+    from rinsc.evaluation.evaluate import read_text
     from rinsc.training.finished import trained_run
 
     read = read_text(trained_run(folders / "sharded"), f"text:{text}", 3, SilentProgress())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ from rinsc.cost import match_compute, training_flops
 from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 from rinsc.spec import model_spec
 from rinsc.syntax import parse
-from rinsc.training.config import config_from_toml
 from rinsc.training.run_folder import RunFolder, alone_in
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
@@ -432,18 +432,26 @@ def test_a_result_of_an_earlier_version_is_read(corpus: str, run: Path, tmp_path
 
 
 def test_the_demo_says_what_ran(tmp_path: Path, small_demo: None) -> None:
-    """Its train.toml is the variant's own: as many steps as were trained."""
+    """Every command that it shows can be given again, and trains at the baseline's budget."""
     status, out, err = run_cli("demo", "-o", str(tmp_path))
     assert status == 0, err
-    ran = config_from_toml((tmp_path / "train.toml").read_text())
-    result = json.loads((tmp_path / "variant" / "result.json").read_text())
-    assert ran.steps == result["steps"]
-    assert ran.tokens == result["tokens"]
-    assert (tmp_path / "model.toml").read_bytes() == (tmp_path / "variant/model.toml").read_bytes()
+    commands = [line.removeprefix("$ ") for line in out.splitlines() if line.startswith("$ ")]
+    assert [line.split()[1] for line in commands] == [
+        *("show", "cost", "train", "train", "compile", "eval", "generate", "generate")
+    ]
+    results = [
+        json.loads((tmp_path / name / "result.json").read_text())
+        for name in ("baseline", "variant")
+    ]
+    budget, spent = (result["training_flops"] for result in results)
+    step = results[1]["training_flops"] / results[1]["steps"]
+    assert 0 <= budget - spent < step
+    assert run_cli(*shlex.split(commands[1])[1:]).status == 0
     told = run_cli("demo", "-o", str(tmp_path), "--json")
     summary = json.loads(told.out)
     assert summary.pop("folder") == str(tmp_path)
     assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["bits_per_byte_by_rounds"]) == {"1", "2", "3", "4"}
     assert "6. Result" in out
     assert "6. Result" in told.err
 

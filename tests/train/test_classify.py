@@ -18,8 +18,8 @@ from rinsc.objectives.classify import Classified, as_patches, load_pictures, sid
 from rinsc.progress import SilentProgress
 from rinsc.training.metrics import read_metrics
 from rinsc.training.optimizer import build_optimizer
+from rinsc.training.result import Trained
 from rinsc.training.schedules import learning_rate
-from rinsc.training.start import Trained
 from tests.cli.command_line import run_cli
 from tests.train.runs import TIMES
 

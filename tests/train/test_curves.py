@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rinsc.errors import MissingExtraError, OutputError
-from rinsc.plots import Curve, apart, curve, draw_rounds, draw_training
+from rinsc.plots import Curve, apart, curve, draw_training
 from rinsc.training.metrics import Metrics
 
 CURVES = [
@@ -31,12 +31,6 @@ def test_both_formats_are_written_and_repeatable(tmp_path: Path) -> None:
     with Image.open(first[0]) as picture:
         assert picture.size == (1200, 750)
         assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 100
-
-
-def test_rounds_are_drawn(tmp_path: Path) -> None:
-    qualities = {"A^3B": {1: 2.4, 2: 2.2, 3: 2.05}, "AB": {1: 2.0}}
-    for path in draw_rounds(qualities, {"A^3B": 3}, tmp_path / "rounds"):
-        assert path.stat().st_size > 5000
 
 
 @pytest.mark.parametrize("curves", [[], [Curve("AB", (1e9,), (4.0,))]])

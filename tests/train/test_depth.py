@@ -19,7 +19,7 @@ from rinsc.objectives.next_token import bits_per_byte, held_out_windows
 from rinsc.spec import ModelSpec
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
-from rinsc.training.fits import check_fits
+from rinsc.training.devices import check_fits
 from rinsc.training.metrics import read_metrics
 from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder

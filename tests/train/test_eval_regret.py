@@ -14,7 +14,7 @@ import torch
 from rinsc.backends.torch.weights import save_weights
 from rinsc.cost import forward_flops, training_flops
 from rinsc.errors import UsageError
-from rinsc.evaluation.measure import Measured, read_pair, read_text, reads_alike
+from rinsc.evaluation.evaluate import Measured, read_pair, read_text, reads_alike
 from rinsc.evaluation.verdict import PiecesAt, Verdict, judge, nearest_rounds
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds

@@ -21,7 +21,6 @@ from rinsc.objectives.next_token import (
     evaluate_blocks,
     held_out_windows,
     logits_of,
-    quality_against_rounds,
     window_blocks,
 )
 from rinsc.spec import ModelSpec, model_spec
@@ -111,14 +110,6 @@ def test_perplexity_and_accuracy_are_those_of_transformers(
     assert result.perplexity == pytest.approx(math.exp(float(output.loss)), rel=1e-5)
     right = (output.logits[:, :-1].argmax(-1) == ids[:, 1:]).double().mean()
     assert result.accuracy == pytest.approx(float(right))
-
-
-def test_quality_at_each_of_the_rounds(model: nn.Module, held_out: HeldOut) -> None:
-    few = held_out.spread(3)
-    found = quality_against_rounds(model, few, (1, 3, 4))
-    assert list(found) == [1, 3, 4]
-    assert found[3] == bits_per_byte(model, few)
-    assert len(set(found.values())) == 3
 
 
 def test_the_mode_of_the_model_is_kept(model: nn.Module, held_out: HeldOut) -> None:

@@ -26,8 +26,7 @@ from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
-from rinsc.training.devices import Devices
-from rinsc.training.fits import check_devices, check_fits
+from rinsc.training.devices import Devices, check_devices, check_fits
 from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder
 from tests.train.runs import fresh

@@ -18,10 +18,9 @@ from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
 from rinsc.training.optimizer import build_optimizer, each_optimizer, learning_rate_scales
-from rinsc.training.run import train_module
+from rinsc.training.run import scale_residuals, train_module
 from rinsc.training.run_folder import RunFolder
 from rinsc.training.schedules import learning_rate
-from rinsc.training.weights import scale_residuals
 from tests.data.whole_batches import TrainingBatches
 from tests.train.runs import differing, fresh, fresh_module
 

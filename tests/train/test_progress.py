@@ -47,7 +47,7 @@ def test_a_pipe_gets_plain_lines_at_evaluations_and_at_the_end() -> None:
 
 def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rinsc.progress.LINE_SECONDS", 0.0)
-    assert len(_run(terminal=False).splitlines()) == 4 + 1 + 1
+    assert len(_run(terminal=False).splitlines()) == 5
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from rinsc.cost import training_flops
 from rinsc.errors import CheckpointError, OutputError, SpecError, UsageError
 from rinsc.progress import Observer, SilentProgress
 from rinsc.training.config import TrainConfig, setting_of
-from rinsc.training.start import Trained
+from rinsc.training.result import Trained
 from tests.cli.command_line import run_cli
 from tests.train.runs import TIMES
 from tests.verbs.test_export import Cells
