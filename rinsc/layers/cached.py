@@ -63,7 +63,7 @@ def cached_programs(spec: ModelSpec) -> Programs:
     next token, and `LoweringError` for a layer that looks back in another way than attention.
     """
     require_language_model(spec)
-    programs = trace_programs(spec)
+    programs = trace_programs(spec).inferred
     embed = _cached_embed(programs.embed)
     layers = programs.rewritten(
         lambda block, layer: _cached_layer(with_sides_of(layer, embed), spec.block_kinds[block])
@@ -201,12 +201,13 @@ def hosted_programs(spec: ModelSpec) -> Programs:
     programs = trace_programs(spec)
     embed = _hosted_embed(programs.embed)
     layers = programs.rewritten(lambda _, layer: _hosted_layer(with_sides_of(layer, embed)))
-    return replace(programs, embed=embed, layers=layers)
+    return replace(programs, embed=embed, layers=layers).trained
 
 
 def looks_back_by_attention_alone(programs: Programs) -> bool:
     """Whether cache and mask say all that a layer may see: false where one shifts its state."""
-    every = (*programs.enter.values(), *programs.distinct_layers(), *programs.leave.values())
+    layers = programs.inferred.distinct_layers()
+    every = (*programs.enter.values(), *layers, *programs.leave.values())
     return not any(node.op.needs == "everything" for program in every for node in program.nodes)
 
 

@@ -20,6 +20,7 @@ from rinsc.layers.kind import (
     layer_kind,
     model_input,
 )
+from rinsc.layers.losses import has_losses, with_losses, without_losses
 from rinsc.ops import Embedding, Param, Shape, TiedLinear
 from rinsc.ops.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
@@ -33,6 +34,7 @@ def check_programs(spec: ModelSpec, kinds: Mapping[str, LayerKind], programs: Pr
     for name, kind in kinds.items():
         _require_causal(name, kind, spec.block_kinds, programs)
         _require_names_apart(name, programs)
+        _require_losses_in_layers(name, programs)
     _require_tied_table(programs)
     _require_tied_parts(spec, programs)
 
@@ -47,6 +49,14 @@ def _require_names_apart(name: str, programs: Programs) -> None:
             f"enter and leave of the layer kind '{name}' both have an operation '{doubled[0]}'"
         )
         raise GraphError("bad-operation-name", message, hint="rename one of the two")
+
+
+def _require_losses_in_layers(name: str, programs: Programs) -> None:
+    others = (programs.embed, programs.head, programs.enter.get(name), programs.leave.get(name))
+    if any(program is not None and has_losses(program) for program in others):
+        message = f"the layer kind '{name}' adds to the loss outside of its layers"
+        hint = "use AuxiliaryLoss in the function 'layer' alone"
+        raise GraphError("misplaced-loss", message, hint=hint)
 
 
 def _require_tied_table(programs: Programs) -> None:
@@ -96,7 +106,8 @@ def _require_causal(
     """A kind that says it is causal must be: training on text depends on it."""
     ends = (programs.enter.get(name), programs.leave.get(name))
     layers = programs.distinct_layers(block for block, own in kinds.items() if own == name)
-    nodes = [node for p in (*layers, *ends) if p is not None for node in p.nodes]
+    runs = [without_losses(layer) for layer in layers]
+    nodes = [node for p in (*runs, *ends) if p is not None for node in p.nodes]
     ahead = [type(node.op).__name__ for node in nodes if node.op.reach == "any"]
     if kind.causal and ahead:
         message = f"the layer kind '{name}' has {ahead[0].lower()} that sees later positions"
@@ -142,6 +153,16 @@ class Programs:
         """Whether layers of the block differ."""
         return len(self.distinct_layers([block])) > 1
 
+    @property
+    def trained(self) -> Programs:
+        """Those of a module that trains, whose layers are given a list for their losses."""
+        return replace(self, layers=self.rewritten(lambda _, layer: with_losses(layer)))
+
+    @property
+    def inferred(self) -> Programs:
+        """Those without the losses that layers add in training."""
+        return replace(self, layers=self.rewritten(lambda _, layer: without_losses(layer)))
+
     def rewritten(self, rewrite: Callable[[str, Program], Rewritten]) -> Layers[Rewritten]:
         """``layers`` after a function of block and program, which runs once a program."""
         done: dict[int, Rewritten] = {}
@@ -157,7 +178,7 @@ RESERVED = frozenset(
     (
         *("x", "embedded", "each", "reverse", "rounds", "counts", "tied", "layer", "self"),
         *("past", "present", "made", "slots", "size", "mask", "position_ids", "attention_mask"),
-        *("by_visit", "by_round", "keep", "visited", "inputs_embeds"),
+        *("by_visit", "by_round", "keep", "visited", "inputs_embeds", "losses"),
     )
 )
 RESERVED_PREFIXES = ("past_", "present_", "made_", "kept_", "shared_", "entry_", "given_", "round_")

@@ -178,6 +178,7 @@ class Classifier(nn.Module):
         logits = self.model(patches, rounds=rounds, **named).float()
         count = len(labels) if num_items_in_batch is None else num_items_in_batch
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / count
+        loss = loss + self.model.auxiliary_loss() * (len(labels) / count)
         return {"loss": loss, "logits": logits}
 
     def set_checkpointing(self, how: Checkpointing) -> None:

@@ -29,6 +29,35 @@ class Activation(Op, reach="own", needs="nothing", parts="any"):
 
 
 @dataclass(frozen=True)
+class Softmax(Op, reach="own", needs="nothing", parts="never", kept="output"):
+    """exp(x) over its sum in the last dimension."""
+
+
+@dataclass(frozen=True)
+class Largest(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
+    """1 where x is one of the ``count`` largest of the last dimension, else 0: what a router
+    chooses. Not differentiable."""
+
+    count: int = 1
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if not 1 <= self.count <= static(shapes[0][-1]):
+            message = f"{self.count} of {shapes[0][-1]} cannot be the largest"
+            raise GraphError("bad-operation", message, hint="choose at least 1 and at most all")
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class Stretch(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
+    """Each element of the last dimension so many ``times`` in a row: (…, n) to (…, n · times)."""
+
+    times: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0][:-1], static(shapes[0][-1]) * self.times)
+
+
+@dataclass(frozen=True)
 class Add(Op, reach="own", needs="nothing", parts="alike", kept="nothing"):
     """Sum of two inputs; the second may lack leading dimensions."""
 
@@ -117,6 +146,25 @@ class MeanPool(Op, reach="any", needs="everything", parts="never", kept="nothing
     def output_shape(self, *shapes: Shape) -> Shape:
         batch, _, width = shapes[0]
         return (batch, width)
+
+
+@dataclass(frozen=True)
+class TokenMean(Op, reach="any", needs="everything", parts="never", kept="nothing"):
+    """Mean over all tokens of the batch: (batch, seq, n) to (n,); for an `AuxiliaryLoss`."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0][-1:]
+
+
+@dataclass(frozen=True)
+class AuxiliaryLoss(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
+    """The first input as it is; in training the sum of the second, times ``weight``, is added to
+    the loss of the step, once for each visit. Only the layers of a kind have it.
+
+    What the second input is made of may look ahead, as nothing but the loss depends on it.
+    """
+
+    weight: float
 
 
 def _same_trailing(left: Shape, right: Shape) -> Shape:

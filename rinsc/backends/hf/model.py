@@ -56,6 +56,25 @@ class Backbone(nn.Module):
         )
 
 
+def _with_auxiliary(
+    loss: torch.Tensor,
+    model: nn.Module,
+    labels: torch.Tensor | None,
+    shift_labels: torch.Tensor | None,
+    num_items_in_batch: torch.Tensor | int | None,
+) -> torch.Tensor:
+    """The loss and what layers add to it: whole, or as the targets' share of those of the step."""
+    kept: Callable[[], torch.Tensor | float] = getattr(model, "auxiliary_loss", lambda: 0.0)
+    auxiliary = kept()
+    if not isinstance(auxiliary, torch.Tensor):
+        return loss
+    if num_items_in_batch is not None:
+        targets = shift_labels if shift_labels is not None else labels[:, 1:]  # type: ignore[index]
+        auxiliary = auxiliary * (targets != IGNORED).sum() / num_items_in_batch
+    return loss + auxiliary.to(loss.dtype)
+
+
+IGNORED = -100  # the label of what counts for nothing
 logger = logging.get_logger(__name__)
 # The Trainer's compute_loss reads this list: smoothed targets of these are one token ahead.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(RinscConfig.model_type, "RinscForCausalLM")
@@ -143,6 +162,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
                 shift_labels=None if shift_labels is None else shift_labels.contiguous(),
                 **kwargs,
             )
+            loss = _with_auxiliary(loss, self.model, labels, shift_labels, num_items_in_batch)
         visited = arguments["visited"]
         output = CausalLMOutputWithPast(
             loss=loss,

@@ -99,7 +99,7 @@ STANDARD_OPERATORS = frozenset(
             "Reshape",
         ),
         *("RotaryEmbedding", "Scan", "ScatterElements", "Shape", "Sigmoid", "Sin", "Slice", "Sqrt"),
-        *("Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where"),
+        *("Softmax", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze", "Where"),
     }
 )
 

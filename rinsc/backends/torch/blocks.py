@@ -20,6 +20,7 @@ from rinsc.layers import (
     weights,
 )
 from rinsc.layers.cached import HOST, cache_inputs
+from rinsc.layers.losses import LOSSES, has_losses
 from rinsc.layers.weights import LAYERS, TIED
 from rinsc.ops import Init, Param
 from rinsc.ops.program import Node, Program
@@ -93,8 +94,9 @@ class BlockClass:
 
     @property
     def host(self) -> list[str]:
-        """What a layer is handed on from the caller of a hosted model."""
-        return list(HOST) if self.hosted else []
+        """What a layer is handed on from the caller of a hosted model, and the list of losses."""
+        keeps = not self.cached and any(map(has_losses, self.variants))
+        return [*(HOST if self.hosted else ()), *[LOSSES] * keeps]
 
     @property
     def slots(self) -> int:
@@ -145,7 +147,7 @@ def block_classes(
         ways = [visit for visit in visits if visit.block in alike]
         variants: dict[tuple[object, ...], Program] = {}
         for each in kin:
-            own = programs if each is graph else trace_programs(each.spec)
+            own = programs if each is graph else trace_programs(each.spec).trained
             layers = own.distinct_layers(other for other in each.blocks if other in alike)
             for layer in layers:
                 variants.setdefault(layer.key, layer)
@@ -270,7 +272,8 @@ def _layer_class(each: BlockClass, layer: Program) -> str:
 
 
 def _host_parameters(each: BlockClass) -> list[str]:
-    return ["mask: torch.Tensor | None", "slots: Slots | None"] if each.hosted else []
+    types = {"mask": "torch.Tensor", "slots": "Slots", LOSSES: "list[torch.Tensor]"}
+    return [f"{name}: {types[name]} | None" for name in each.host]
 
 
 def _with_owner(program: Program, weights: BlockWeights) -> Program:

@@ -55,6 +55,9 @@ from rinsc.backends.torch.forwards import (
     cached_forward,
     embed_lines,
     hosted_methods,
+    keeps_losses,
+    kept_loss_lines,
+    loss_lines,
     recomputing_lines,
     rounds_lines,
 )
@@ -135,7 +138,11 @@ def emit_source(
     _check_names(graph, programs)
     rounds = {loop.name: loop.rounds for loop in graph.dials()}
     classes = block_classes(graph, programs, cached=cached, hosted=hosted, relatives=relatives)
-    chunks = [_header(graph, rounds, cached, hosted, recomputing), f"\n{getsource(whole)}"]
+    needs_any = recomputing or keeps_losses(programs)
+    chunks = [
+        _header(graph, rounds, cached, hosted, recomputing, needs_any),
+        f"\n{getsource(whole)}",
+    ]
     if rounds:
         text = _rounds_text(rounds)
         chunks.append(_ROUNDS.format(rounds=text, most=MAX_ROUNDS, bound=_bound(graph)))
@@ -153,7 +160,7 @@ def emit_source(
 def _programs(graph: BlockGraph, cached: bool, hosted: bool) -> Programs:
     if hosted:
         return hosted_programs(graph.spec)
-    return cached_programs(graph.spec) if cached else trace_programs(graph.spec)
+    return cached_programs(graph.spec) if cached else trace_programs(graph.spec).trained
 
 
 def _bound(graph: BlockGraph) -> str:
@@ -193,7 +200,12 @@ def _check_names(graph: BlockGraph, programs: Programs) -> None:
 
 
 def _header(
-    graph: BlockGraph, rounds: dict[str, int], cached: bool, hosted: bool, recomputing: bool
+    graph: BlockGraph,
+    rounds: dict[str, int],
+    cached: bool,
+    hosted: bool,
+    recomputing: bool,
+    needs_any: bool,
 ) -> str:
     blocks, visits = len(graph.blocks), sum(1 for _ in graph.visits())
     text = graph.spec.text
@@ -204,7 +216,7 @@ def _header(
         "collections.abc": {*["Callable"] * recomputing, *["Iterator"] * (cached or hosted)}
         | {*["Mapping"] * bool(rounds)},
         "itertools": {*["islice"] * (cached and graph.shares_slots)},
-        "typing": {*["Any"] * recomputing, *["Protocol"] * hosted, "SupportsIndex"}
+        "typing": {*["Any"] * needs_any, *["Protocol"] * hosted, "SupportsIndex"}
         | {*["TypeAlias"] * bool(rounds)},
     }
     for module, drawing in drawing_imports(graph).items():
@@ -263,7 +275,8 @@ def _model_class(
         *_table_lines(programs, hosted),
         *forward,
     ]
-    return "\nclass Model(nn.Module):\n" + "\n".join(indented(body)) + "\n"
+    base = "LossKeeper" if keeps_losses(programs) else "nn.Module"
+    return f"\nclass Model({base}):\n" + "\n".join(indented(body)) + "\n"
 
 
 def _table_lines(programs: Programs, hosted: bool) -> list[str]:
@@ -304,9 +317,11 @@ def _forward_lines(
                 f'{TAKES[given]} exceed the context of {context}")',
                 *drawing_lines(graph, f"{given}.shape[0]"),
                 *rounds_lines(looped),
+                *loss_lines(programs),
                 *embed_lines(programs.embed),
                 *(recomputing_lines(graph) if recomputing else []),
                 *within_width(writer.lines(graph)),
+                *kept_loss_lines(programs),
                 *head,
                 *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
             ]

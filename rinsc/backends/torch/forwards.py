@@ -18,6 +18,7 @@ from rinsc.backends.torch.statements import (
 from rinsc.backends.torch.steps import RECORD, StepWriter, slot_terms, takes_noise_seed
 from rinsc.graph import BlockGraph
 from rinsc.layers import Programs
+from rinsc.layers.losses import has_losses
 from rinsc.ops import Embedding, Linear, TiedLinear
 from rinsc.ops.program import Program
 
@@ -122,6 +123,23 @@ def recomputing_lines(graph: BlockGraph, when: str = "self.training") -> list[st
     return [f'by_{part} = {when} and self.checkpointing == "{part}"' for part in parts]
 
 
+def keeps_losses(programs: Programs) -> bool:
+    """Whether layers add to the loss in training."""
+    return any(map(has_losses, programs.distinct_layers()))
+
+
+def loss_lines(programs: Programs, when: str = "") -> list[str]:
+    """The list in which layers keep their losses."""
+    if not keeps_losses(programs):
+        return []
+    return [f"losses = self.new_losses(){f' if {when} else None' if when else ''}"]
+
+
+def kept_loss_lines(programs: Programs) -> list[str]:
+    """The end of the layers, whose losses are kept until they are read."""
+    return ["self.keep_losses(losses)"] if keeps_losses(programs) else []
+
+
 def hosted_methods(
     graph: BlockGraph, programs: Programs, classes: Mapping[str, BlockClass]
 ) -> list[str]:
@@ -165,12 +183,14 @@ def hosted_forward(
         *indented(
             [
                 *(_one_by_one(graph) if graph.shares_slots else []),
+                *loss_lines(programs, "slots is None"),
                 *_embed_lines(programs.embed),
                 RECORD,
                 *drawing_lines(graph, "x.shape[0]", when="slots is None and "),
                 *rounds_lines(looped),
                 *recomputing_lines(graph, "self.training and slots is None"),
                 *within_width(writer.lines(graph)),
+                *kept_loss_lines(programs),
                 *head,
                 *with_shape(f"x = {state['x']}", before.outputs["x"]),
                 "if visited is not None:",

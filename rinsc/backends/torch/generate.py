@@ -64,6 +64,10 @@ class HostedModule(TableKeeper):
     checkpointing: Checkpointing
     draws: Any = None  # of a model that draws in training
 
+    def auxiliary_loss(self) -> torch.Tensor | float:
+        """What layers added to the loss in the last training pass; reading it ends it."""
+        return 0.0
+
     def states(self, *given: Any, **named: Any) -> torch.Tensor:
         """What the head's matrix is multiplied with, (batch, seq, width); arguments as above but
         ``keep``."""

@@ -34,6 +34,68 @@ def shift(x: torch.Tensor, steps: int) -> torch.Tensor:
     """Each position of (batch, seq, width) gets what stood some steps before; zeros first."""
     return F.pad(x, (0, 0, steps, 0))[:, : x.shape[1]]
 ''',
+    "largest": '''
+def largest(x: torch.Tensor, count: int) -> torch.Tensor:
+    """1 at the largest elements of the last dimension, else 0."""
+    return torch.zeros_like(x).scatter(-1, x.topk(count, dim=-1).indices, 1.0)
+''',
+    "with_loss": '''
+class JoinedLoss(torch.autograd.Function):
+    """State and loss as they are; backward reaches both at once, when what made them is there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.view_as(x), loss.view_as(loss)
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_x: torch.Tensor, of_loss: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return of_x, of_loss
+
+
+def with_loss(
+    x: torch.Tensor, loss: torch.Tensor, losses: list[torch.Tensor] | None
+) -> torch.Tensor:
+    """The state as it is; in training the sum of the loss is kept."""
+    if losses is None:
+        return x
+    x, loss = JoinedLoss.apply(x, loss.float().sum())
+    losses.append(loss)
+    return x
+
+
+class LossKeeper(nn.Module):
+    """A model whose layers add to the loss: what trains it adds `auxiliary_loss()` to its own."""
+
+    _kept_loss: torch.Tensor | None = None
+
+    def new_losses(self) -> list[torch.Tensor] | None:
+        """Where layers keep their losses in a training pass."""
+        if not (self.training and torch.is_grad_enabled()):
+            return None
+        if self._kept_loss is not None and not self._is_backward():
+            raise RuntimeError(
+                "the auxiliary loss of the last training pass was not read: "
+                "add module.auxiliary_loss() to the loss of every pass"
+            )
+        return []
+
+    def keep_losses(self, losses: list[torch.Tensor] | None) -> None:
+        """Keep the losses of a pass until they are read."""
+        if losses and not self._is_backward():
+            self._kept_loss = torch.stack(losses).sum()
+
+    def auxiliary_loss(self) -> torch.Tensor | float:
+        """The loss that layers added in the last training pass, over all visits; reading it ends
+        it. 0 after any other pass."""
+        loss, self._kept_loss = self._kept_loss, None
+        return 0.0 if loss is None else loss
+
+    def _is_backward(self) -> bool:
+        """Whether a checkpoint runs the pass once more."""
+        return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+''',
     "append": '''
 def append(past: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
     """New keys or values (batch, heads, seq, head_dim) behind past ones, where there are some."""

@@ -55,6 +55,14 @@ class CompiledModule(TableKeeper):
             settings["rounds"] = named_rounds(self.graph, settings["rounds"])
         return super().__call__(*inputs, **settings)
 
+    def auxiliary_loss(self) -> torch.Tensor | float:
+        """What layers added to the loss in the last training pass; add it to your own loss.
+
+        Reading it ends it. It is 0 where no layer adds any, and outside of training. A training
+        pass whose loss nobody has read is a `RuntimeError` of the next one.
+        """
+        return 0.0
+
     def input_moments(self, inputs: npt.ArrayLike | None) -> Moments:
         """What each matrix is multiplied with on ``inputs``, or on random tokens; `calibration`."""
         return calibration(self, inputs)
@@ -75,6 +83,11 @@ class CompiledTowers(nn.Module):
         if rounds is None or torch.compiler.is_compiling():
             return super().__call__(**inputs, rounds=rounds)
         return super().__call__(**inputs, rounds=named_tower_rounds(self.graph, rounds))
+
+    def auxiliary_loss(self) -> torch.Tensor | float:
+        """The sum of the losses that layers of every tower have added since it was read."""
+        losses = [getattr(self, name).auxiliary_loss() for name in self.graph.towers]
+        return sum(losses, start=0.0)
 
     def stored_name(self, name: str) -> str:
         """What a file calls a weight of ``state_dict``: blocks bear no tower, as several have them.

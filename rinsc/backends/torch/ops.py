@@ -161,6 +161,22 @@ def _shift(node: Node, args: list[str]) -> str:
     return f"shift({args[0]}, {op.steps})"
 
 
+def _auxiliary_loss(node: Node, args: list[str]) -> str:
+    """The state, and a loss that is kept where there is a list for it."""
+    op: Any = node.op
+    return f"with_loss({args[0]}, {op.weight!r} * {args[1]}, {args[2]})" if args[2:] else args[0]
+
+
+def _largest(node: Node, args: list[str]) -> str:
+    op: Any = node.op
+    return f"largest({args[0]}, {op.count})"
+
+
+def _stretch(node: Node, args: list[str]) -> str:
+    op: Any = node.op
+    return f"{args[0]}.repeat_interleave({op.times}, dim=-1)"
+
+
 TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ops.Embedding: TorchOp(_own, _embedding, result="x"),
     ops.Positions: TorchOp(
@@ -225,5 +241,14 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
         helpers=("rotary_angles",),
     ),
     ops.PositionRows: TorchOp(_own, _positions, "positions"),
+    ops.Softmax: TorchOp(
+        lambda node, args: f"{args[0]}.softmax(dim=-1)", result="gates", tight=True
+    ),
+    ops.Largest: TorchOp(_largest, result="chosen", helpers=("largest",)),
+    ops.Stretch: TorchOp(_stretch, tight=True),
+    ops.TokenMean: TorchOp(
+        lambda node, args: f"{args[0]}.flatten(0, 1).mean(0)", result="mean", tight=True
+    ),
+    ops.AuxiliaryLoss: TorchOp(_auxiliary_loss, helpers=("with_loss",), tight=True),
     ops.MeanPool: TorchOp(lambda node, args: f"{args[0]}.mean(1)", result="h", tight=True),
 }

@@ -213,7 +213,8 @@ def _block_class(
     graph: TowersGraph, tower: str, block: str, renamed: Mapping[str, Mapping[str, str]]
 ) -> str:
     own = graph.towers[tower]
-    classes = block_classes(own, trace_programs(own.spec), relatives=graph.towers.values())
+    programs = trace_programs(own.spec).trained
+    classes = block_classes(own, programs, relatives=graph.towers.values())
     name = f"{classes[block].name}Block"
     return renamed[tower].get(name, name)
 

@@ -55,7 +55,7 @@ def emit_graph(
     rounds that ran are an output each, ``rounds_used_<name>``, int64.
     """
     op = OpBuilder(weights, form.precision, moments)
-    programs = cached_programs(graph.spec) if form.cache else trace_programs(graph.spec)
+    programs = cached_programs(graph.spec) if form.cache else trace_programs(graph.spec).inferred
     takes = programs.input
     given = {
         name: make_value(name, value.shape, DTYPES[takes.dtype])

@@ -269,6 +269,38 @@ def _mean_pool(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     return op.ReduceMean(inputs[0], op.ints(1), keepdims=0, shape=at.shape)
 
 
+def _softmax(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.Softmax(inputs[0], axis=-1)
+
+
+def _largest(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    """Ones scattered to where the largest stand."""
+    found = (*at.shape[:-1], at.op.count)
+    _, indices = op.many(
+        "TopK", [inputs[0], op.ints(at.op.count)], {"axis": -1}, [found, found], [op.real, INT64]
+    )
+    sizes = op.Shape(indices, shape=(len(found),), dtype=INT64)
+    ones = op.Expand(op.real_constant("one", np.array(1.0)), sizes, shape=found)
+    zeros = op.Mul(inputs[0], op.real_constant("zero", np.array(0.0)))
+    return op.ScatterElements(zeros, indices, ones, axis=-1, shape=at.shape)
+
+
+def _stretch(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    column = op.Unsqueeze(inputs[0], op.ints(-1), shape=(*shape_of(inputs[0]), 1))
+    sizes = op.ints(*[1] * (len(at.shape)), at.op.times)
+    many = op.Expand(column, sizes, shape=(*shape_of(inputs[0]), at.op.times))
+    flat = op.ints(*[0] * (len(at.shape) - 1), at.shape[-1])
+    return op.Reshape(many, flat, shape=at.shape)
+
+
+def _token_mean(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.ReduceMean(inputs[0], op.ints(0, 1), keepdims=0, shape=at.shape)
+
+
+def _auxiliary_loss(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return inputs[0]
+
+
 ONNX_OPS: dict[type[ops.Op], Lowering] = {
     ops.Embedding: _embedding,
     ops.Positions: _positions,
@@ -301,6 +333,11 @@ ONNX_OPS: dict[type[ops.Op], Lowering] = {
     ops.Concat: _concat,
     ops.Shift: _shift,
     ops.MeanPool: _mean_pool,
+    ops.Softmax: _softmax,
+    ops.Largest: _largest,
+    ops.Stretch: _stretch,
+    ops.TokenMean: _token_mean,
+    ops.AuxiliaryLoss: _auxiliary_loss,
 }
 
 

@@ -1,0 +1,67 @@
+"""What layers add to the loss of a training step: programs with it, and without.
+
+In goes a layer whose router has an `AuxiliaryLoss`; what trains is given a list to keep it in:
+
+    >>> from rinsc.ops import AuxiliaryLoss, Linear, Softmax, TokenMean
+    >>> from rinsc.ops.program import trace
+    >>> def layer(b, given):
+    ...     gates = b(Softmax(), b(Linear(4), given["x"], name="router"))
+    ...     return {"x": b(AuxiliaryLoss(0.01), given["x"], b(TokenMean(), gates))}
+    >>> program = trace({"x": ("batch", "seq", 8)}, layer)
+    >>> print(*with_losses(program).inputs)
+    x losses
+
+What infers has nothing of it, nor what nothing else reads:
+
+    >>> without_losses(program).nodes
+    ()
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rinsc.ops import AuxiliaryLoss
+from rinsc.ops.program import Node, Program, Value
+
+LOSSES = "losses"
+
+
+def has_losses(program: Program) -> bool:
+    """Whether the program adds to the loss."""
+    return any(isinstance(node.op, AuxiliaryLoss) for node in program.nodes)
+
+
+def with_losses(program: Program) -> Program:
+    """The program, given the list ``losses`` where it adds to the loss."""
+    if not has_losses(program):
+        return program
+    values = [*program.inputs.values(), *(node.output for node in program.nodes)]
+    losses = Value(1 + max(value.index for value in values), ())
+    nodes = tuple(
+        replace(node, inputs=(*node.inputs, losses)) if isinstance(node.op, AuxiliaryLoss) else node
+        for node in program.nodes
+    )
+    return Program({**program.inputs, LOSSES: losses}, nodes, program.outputs)
+
+
+def without_losses(program: Program) -> Program:
+    """The program without what it adds to the loss."""
+    if not has_losses(program):
+        return program
+    passed: dict[Value, Value] = {}
+    nodes: list[Node] = []
+    for node in program.nodes:
+        inputs = tuple(passed.get(value, value) for value in node.inputs)
+        if isinstance(node.op, AuxiliaryLoss):
+            passed[node.output] = inputs[0]
+        else:
+            nodes.append(replace(node, inputs=inputs))
+    outputs = {name: passed.get(value, value) for name, value in program.outputs.items()}
+    read = set(outputs.values())
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if node.output in read:
+            read.update(node.inputs)
+            kept.append(node)
+    return Program(program.inputs, tuple(reversed(kept)), outputs)
