@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -75,25 +75,11 @@ class OnnxOptions:
     """Ship the first 64 KiB of the run's held-out text in the folder, for rinsc bench to read."""
 
     @property
-    def given(self) -> list[str]:
+    def changed(self) -> list[str]:
         """The options that are not as they are by default."""
-        values = {
-            "--precision": self.precision is not None,
-            "--block-size": self.block_size is not None,
-            "--keep": self.keep,
-            "--embedding": self.embedding is not None,
-            "--symmetric": self.symmetric,
-            "--calibrate": self.calibrate is not None,
-            "--no-calibrate": self.no_calibrate,
-            "--portable": self.portable,
-            "--gated": self.gated,
-            "--exit": self.exit is not None,
-            "--genai": self.genai,
-            "--stop-id": self.stop_id,
-            "--no-report": not self.report,
-            "--held-out": self.held_out,
-        }
-        return [name for name, value in values.items() if value]
+        names = {"report": "--no-report"}
+        typed = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
+        return [names.get(name, f"--{name.replace('_', '-')}") for name in typed]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -147,8 +133,8 @@ class OnnxOptions:
         if cache:
             message = f"{what} continues sequences without --cache"
             problems.append(Problem("usage", message, hint="leave --cache out"))
-        if self.given:
-            message = f"{what} takes no {', '.join(self.given)}"
+        if self.changed:
+            message = f"{what} takes no {', '.join(self.changed)}"
             hint = "write --to onnx, or leave that out"
             problems.append(Problem("usage", message, hint=hint))
         if problems:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from rinsc.cli.output import print_json, print_json_list, print_result
+from rinsc.cli.output import print_json, print_json_list, print_result, print_table
 from rinsc.cli.values import Count, option_values
 from rinsc.errors import UsageError, plural
 from rinsc.extras import require
@@ -37,8 +37,6 @@ def list_(*, json: bool = False) -> None:
     if json:
         print_json_list({**asdict(entry), "state": said} for entry, said in rows)
         return
-    from rinsc.cli.output import print_table
-
     heads = ("name", "text", "licence", "sha256", "state", "what")
     print_table(heads, (_row(entry, said) for entry, said in rows), left=(0, 2, 3, 4, 5))
 

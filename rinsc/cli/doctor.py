@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rinsc.cli.output import print_json
+from rinsc.cli.output import print_json, print_line, print_table
 from rinsc.errors import render
 
 if TYPE_CHECKING:
@@ -57,19 +57,9 @@ def _check_gradients(json: bool) -> int:
         told = [_row_facts(row) for row in rows]
         print_json({"passed": passed, "rows": told})
         return 0 if passed else FAILED
-    from rinsc.cli.output import print_table
-
     print_table(
         ("two processes against one, gradients", "differ by", "limit", ""),
-        [
-            (
-                row.what,
-                f"{row.difference:.1e}",
-                f"{row.limit:.0e}",
-                "ok" if row.passed else "!FAILED",
-            )
-            for row in rows
-        ],
+        [(row.what, f"{row.difference:.1e}", f"{row.limit:.0e}", _mark(row)) for row in rows],
         left=(0, 3),
     )
     return 0 if passed else FAILED
@@ -86,8 +76,6 @@ def _row_facts(row: GradientRow) -> dict[str, object]:
 
 
 def _print(found: Installation, problems: list[Problem]) -> None:
-    from rinsc.cli.output import print_line, print_table
-
     rows = [_row(library, found.advised.get(library.name)) for library in found.libraries]
     print_table(("library", "installed", "needed", "extras", ""), rows, left=(0, 1, 2, 3, 4))
     print_line()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rinsc.cli.output import print_json
+from rinsc.cli.output import print_json, print_table
 from rinsc.scalars import exact, rounded_count
 from rinsc.spec.presets import PRESETS
 
@@ -23,8 +23,6 @@ def presets(*, json: bool = False) -> None:
     if json:
         print_json(rows)
         return
-    from rinsc.cli.output import print_table
-
     heads = ("preset", *next(iter(rows.values())))
     print_table(heads, (preset_cells(name, facts) for name, facts in rows.items()))
 

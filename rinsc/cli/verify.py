@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
-from rinsc.cli.output import print_json
+from rinsc.cli.output import print_json, print_line, print_table
 from rinsc.cli.values import Seed
 from rinsc.extras import require
 
@@ -50,8 +50,6 @@ def verify(
         }
         print_json(document)
         return FAILED if failed else 0
-    from rinsc.cli.output import print_line, print_table
-
     print_table(
         ("", "equals", "in", "differs by", "limit", ""),
         [
