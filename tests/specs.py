@@ -28,12 +28,11 @@ def specs(
     options: bool = False,
     kinds: Iterable[str] = tuple(KINDS),
     head_dims: Sequence[int] = (2, 4, 6),
-    free_heads: bool = True,
 ) -> ModelSpec:
     """A spec of any signature that the notation can write, nested, sized and with degree.
 
     Its layers need not divide evenly, and it has one of the ``kinds``. ``options`` draws options
-    of blocks and repeats too, ``free_heads`` heads that do not share out the width.
+    of blocks and repeats too.
     """
     tree = parse(draw(signatures(max_visits=max_visits, options=options)))
     kv_heads = draw(st.integers(1, 3))
@@ -49,7 +48,7 @@ def specs(
         vocab_size=draw(st.sampled_from([13, 17, 19])),
         context=draw(st.integers(16, 23)),
         tied_embedding=draw(st.booleans()),
-        head_dim=draw(st.sampled_from([None, *head_dims])) if free_heads else None,
+        head_dim=draw(st.sampled_from([None, *head_dims])),
         embedding_width=draw(st.sampled_from([3, 5])),
         patch_width=draw(st.sampled_from([3, 7])),
         settings={"decoder": draw(DECODERS)},

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.onnx import Session, to_onnx
@@ -120,7 +120,7 @@ def test_several_repeats(text: str) -> None:
 
 @settings(max_examples=15)
 @given(
-    spec=specs(options=True, kinds=CAUSAL, max_visits=6, free_heads=False),
+    spec=specs(options=True, kinds=CAUSAL, max_visits=6),
     head_dim=st.sampled_from([8, 16]),
     data=st.data(),
 )
@@ -129,6 +129,7 @@ def test_any_signature(spec: ModelSpec, head_dim: int, data: st.DataObject) -> N
         return
     model = lively_model(dataclasses.replace(spec, width=spec.heads * head_dim))
     most = {loop.name: data.draw(st.integers(1, 3)) for loop in model.graph.dials()}
+    assume(model.graph.executed_layers(most) <= 60)  # rounds of rounds multiply
     asked = {name: data.draw(st.integers(1, count)) for name, count in most.items()}
     check_depths(model, most, [asked or None])
 
