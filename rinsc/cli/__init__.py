@@ -1,7 +1,4 @@
-"""The command ``rinsc``. Each subcommand is one file beside this one and one line in `COMMANDS`.
-
-Only ``rinsc completion``, which prints what this file knows, is here.
-"""
+"""The command ``rinsc``. Each subcommand is one file beside this one and one line in `COMMANDS`."""
 
 from __future__ import annotations
 
@@ -10,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from rinsc.__about__ import __version__
-from rinsc.cli.output import print_error, print_json, print_result, result_alone, warnings_as_notes
+from rinsc.cli.output import print_error, result_alone, warnings_as_notes
 from rinsc.errors import OutputError, RinscError, settings_as_options
 
 # Imported only when called: name, where the function is, what `rinsc --help` says about it.
@@ -40,7 +36,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("fit", "rinsc.cli.fit:fit_", "The scaling law of runs, and what it predicts."),
     ("demo", "rinsc.cli.demo:demo", "The whole path once: costs, training, ONNX, comparison."),
     ("doctor", "rinsc.cli.doctor:doctor", "What is installed, what really loads, what is broken."),
-    ("completion", "rinsc.cli:completion", "A script that completes words in a shell."),
+    ("completion", "rinsc.cli.completion:completion", "A script that completes words in a shell."),
 )
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -124,28 +120,6 @@ def app() -> App:
     for place, (name, where, summary) in enumerate(COMMANDS):
         commands.command(where, name=name, help=summary, sort_key=place)
     return commands
-
-
-def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(name="SHELL")],
-    /,
-    *,
-    json: bool = False,
-) -> None:
-    """Print a script that completes rinsc's commands, options and choices in your shell.
-
-    In bash: rinsc completion bash > ~/.local/share/bash-completion/completions/rinsc
-
-    Parameters
-    ----------
-    json
-        Print the shell and its script as JSON.
-    """
-    script = app().generate_completion(prog_name="rinsc", shell=shell)
-    if json:
-        print_json({"shell": shell, "script": script})
-    else:
-        print_result(script)
 
 
 def _system_error(error: OSError) -> OutputError:
