@@ -8,7 +8,14 @@ from rinsc.spec.model import ModelSpec
 from rinsc.spec.settings import KindSettings, settings_class
 from rinsc.spec.towers import TowersSpec
 from rinsc.syntax.normal import parts_per_letter, stack_of
-from rinsc.syntax.tree import BlockRef, Call, Node, Option, Repeat, Sequence, Signature
+from rinsc.syntax.tree import (
+    BlockRef,
+    Call,
+    Option,
+    Signature,
+    rewritten,
+    with_repeat_options,
+)
 
 
 def small_copy(spec: ModelSpec) -> ModelSpec:
@@ -56,24 +63,13 @@ def _small_settings(spec: ModelSpec) -> KindSettings:
 def _shrunk(sig: Signature, *, part_layers: int, rank: int) -> Signature:
     """The signature with no written size above ``part_layers`` for each of a letter's parts, and
     no rank of an adapter above ``rank``. Letters, rounds and all other options stay."""
-    return replace(sig, body=_sequence(sig.body, part_layers * parts_per_letter(sig), rank))
+    size = part_layers * parts_per_letter(sig)
 
+    def smaller(ref: BlockRef) -> BlockRef:
+        return ref if ref.size is None else replace(ref, size=min(ref.size, size))
 
-def _sequence(sequence: Sequence, size: int, rank: int) -> Sequence:
-    return replace(sequence, items=tuple(_node(item, size, rank) for item in sequence.items))
-
-
-def _node(node: Node, size: int, rank: int) -> Node:
-    match node:
-        case BlockRef():
-            return node if node.size is None else replace(node, size=min(node.size, size))
-        case Sequence():
-            return _sequence(node, size, rank)
-        case Repeat(body):
-            inner = _node(body, size, rank)
-            assert isinstance(inner, BlockRef | Sequence)
-            options = tuple(_option(option, rank) for option in node.options)
-            return replace(node, body=inner, options=options)
+    body = rewritten(sig.body, ref=smaller)
+    return replace(sig, body=with_repeat_options(body, lambda option: _option(option, rank)))
 
 
 def _option(option: Option, rank: int) -> Option:

@@ -18,13 +18,12 @@ from rinsc.syntax.expand import (
 from rinsc.syntax.options import effective
 from rinsc.syntax.tree import (
     MAX_DIGITS,
-    BlockRef,
-    Node,
     Option,
     Repeat,
     Sequence,
     Signature,
     repeats,
+    rewritten,
 )
 
 
@@ -111,29 +110,15 @@ def bind(sig: Signature, values: Mapping[str, int]) -> Signature:
     for name, span in free.items():
         if name in values:
             numbers[name] = _checked(name, values[name], replace(sig.body, span=span), sig.source)
-    bound = replace(sig, body=_bind_items(sig.body, numbers))
+
+    def with_number(repeat: Repeat) -> Repeat:
+        return replace(repeat, count=numbers.get(str(repeat.count), repeat.count))
+
+    bound = replace(sig, body=rewritten(sig.body, repeat=with_number)) if numbers else sig
     require_bound(bound)
     check_contradictions(bound)
     check_limits(bound)
     return bound
-
-
-def _bind_items(sequence: Sequence, values: Mapping[str, int]) -> Sequence:
-    return replace(sequence, items=tuple(_bind(item, values) for item in sequence.items))
-
-
-def _bind(node: Node, values: Mapping[str, int]) -> Node:
-    match node:
-        case BlockRef():
-            return node
-        case Sequence():
-            return _bind_items(node, values)
-        case Repeat(body, count):
-            if isinstance(body, Sequence):
-                body = _bind_items(body, values)
-            if isinstance(count, str):
-                count = values.get(count, count)
-            return replace(node, body=body, count=count)
 
 
 def unknown_exponent(name: str, free: list[str]) -> SignatureError:

@@ -35,6 +35,7 @@ from rinsc.syntax.tree import (
     Towers,
     mentions,
     repeats,
+    rewritten,
     to_text,
 )
 
@@ -47,28 +48,16 @@ def numbered_owners(body: Sequence) -> Sequence:
     """
     if not any(_repeat_owns_weights(repeat) for repeat in repeats(body)):
         return body
-    return _sequence(body, count(1))
+    numbers = count(1)
+
+    def numbered(repeat: Repeat) -> Repeat:
+        return replace(repeat, owner=next(numbers) if _repeat_owns_weights(repeat) else 0)
+
+    return rewritten(body, repeat=numbered)
 
 
 def _repeat_owns_weights(repeat: Repeat) -> bool:
     return bool(repeat.options) and repeat_options(repeat.options).owns_weights
-
-
-def _sequence(sequence: Sequence, numbers: Iterator[int]) -> Sequence:
-    return replace(sequence, items=tuple(_node(item, numbers) for item in sequence.items))
-
-
-def _node(node: Node, numbers: Iterator[int]) -> Node:
-    match node:
-        case BlockRef():
-            return node
-        case Sequence():
-            return _sequence(node, numbers)
-        case Repeat(body):
-            owner = next(numbers) if _repeat_owns_weights(node) else 0
-            inner = _node(body, numbers)
-            assert isinstance(inner, BlockRef | Sequence)
-            return replace(node, body=inner, owner=owner)
 
 
 Atom: TypeAlias = BlockRef | Repeat
@@ -270,7 +259,7 @@ def respelled(sig: Signature, names: dict[str, str]) -> Signature | None:
     for as_written in ways:
         body = Sequence(tuple(_folded(tree, as_written)), NOWHERE)
         naming = _Names(sig, dict(names))
-        spelling = replace(sig, body=naming.sequence(body))
+        spelling = replace(sig, body=rewritten(body, ref=naming.spelled))
         if _is_within_limits(spelling, to_text(spelling)):
             names.update(naming.names)
             return spelling
@@ -327,21 +316,13 @@ class _Names:
             for name, said in letter_options(sig).items()
         }
 
-    def sequence(self, sequence: Sequence) -> Sequence:
-        return replace(sequence, items=tuple(self.node(item) for item in sequence.items))
-
-    def node(self, node: Node) -> Node:
-        if isinstance(node, Sequence):
-            return self.sequence(node)
-        if isinstance(node, Repeat):
-            inner = self.node(node.body)
-            assert isinstance(inner, BlockRef | Sequence)
-            return replace(node, body=inner)
-        if node.letter in self.names:
-            return replace(node, letter=self.names[node.letter])
-        name = self.names[node.letter] = letter_name(len(self.names))
-        options = effective(node.options + self.options[node.letter])
-        return BlockRef(name, self.sizes.get(node.letter), options, NOWHERE)
+    def spelled(self, ref: BlockRef) -> BlockRef:
+        """The mention under its new letter."""
+        if ref.letter in self.names:
+            return replace(ref, letter=self.names[ref.letter])
+        name = self.names[ref.letter] = letter_name(len(self.names))
+        options = effective(ref.options + self.options[ref.letter])
+        return BlockRef(name, self.sizes.get(ref.letter), options, NOWHERE)
 
 
 def letter_name(index: int) -> str:

@@ -18,13 +18,12 @@ from rinsc.syntax.settings import BlockOptions, letter_options
 from rinsc.syntax.tree import (
     MAX_TOWERS,
     BlockRef,
-    Node,
     Option,
-    Repeat,
     Sequence,
     Signature,
     Towers,
     mentions,
+    rewritten,
 )
 
 
@@ -58,7 +57,7 @@ def tower_signatures(towers: Towers) -> dict[str, Signature]:
     """The signature of each tower by name, with what other towers say of its letters."""
     sizes, options = _letter_facts(towers)
     return {
-        name: replace(sig, body=_Completed(sizes, options).sequence(sig.body))
+        name: replace(sig, body=rewritten(sig.body, ref=_Completed(sizes, options).completed))
         for name, sig in towers.signatures.items()
     }
 
@@ -109,16 +108,8 @@ class _Completed:
         self._sizes, self._options = sizes, options
         self._mentioned: set[str] = set()
 
-    def sequence(self, sequence: Sequence) -> Sequence:
-        return replace(sequence, items=tuple(self._node(item) for item in sequence.items))
-
-    def _node(self, node: Node) -> Node:
-        if isinstance(node, Sequence):
-            return self.sequence(node)
-        if isinstance(node, Repeat):
-            inner = self._node(node.body)
-            assert isinstance(inner, BlockRef | Sequence)
-            return replace(node, body=inner)
+    def completed(self, node: BlockRef) -> BlockRef:
+        """The mention with what is said of its letter, where it is the first."""
         if node.letter in self._mentioned:
             return node
         self._mentioned.add(node.letter)

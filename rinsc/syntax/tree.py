@@ -120,21 +120,40 @@ def repeats(node: Node) -> Iterator[Repeat]:
             yield from repeats(item)
 
 
-def with_repeat_options(sequence: Sequence, change: Callable[[Option], Option]) -> Sequence:
-    """The tree with each option of a repeat changed."""
-    return replace(sequence, items=tuple(_with_options(item, change) for item in sequence.items))
+def rewritten(
+    sequence: Sequence,
+    *,
+    ref: Callable[[BlockRef], BlockRef] = lambda ref: ref,
+    repeat: Callable[[Repeat], Repeat] = lambda repeat: repeat,
+) -> Sequence:
+    """The tree with each mention and each repeat changed, in the order of the text.
+
+    An outer repeat is changed before the inner ones; its body is not to be changed.
+    """
+    items = tuple([_rewritten(item, ref, repeat) for item in sequence.items])
+    return Sequence(items, sequence.span)
 
 
-def _with_options(node: Node, change: Callable[[Option], Option]) -> Node:
+def _rewritten(
+    node: Node, ref: Callable[[BlockRef], BlockRef], repeat: Callable[[Repeat], Repeat]
+) -> Node:
     match node:
         case BlockRef():
-            return node
+            return ref(node)
         case Sequence():
-            return with_repeat_options(node, change)
-        case Repeat(body):
-            inner = _with_options(body, change)
+            return rewritten(node, ref=ref, repeat=repeat)
+        case Repeat():
+            changed = repeat(node)
+            inner = _rewritten(node.body, ref, repeat)
             assert isinstance(inner, BlockRef | Sequence)
-            return replace(node, body=inner, options=tuple(map(change, node.options)))
+            return replace(changed, body=inner)
+
+
+def with_repeat_options(sequence: Sequence, change: Callable[[Option], Option]) -> Sequence:
+    """The tree with each option of a repeat changed."""
+    return rewritten(
+        sequence, repeat=lambda node: replace(node, options=tuple(map(change, node.options)))
+    )
 
 
 MAX_TEXT: Final = 4096  # characters
