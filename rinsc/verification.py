@@ -22,11 +22,11 @@ from rinsc.backends.torch import (
     save_weights,
     to_torch,
 )
-from rinsc.backends.torch.generate import CachedModule, cached_module
+from rinsc.backends.torch.decoding import CachedModule, cached_module
 from rinsc.cost import forward_flops, stored_params, towers_report, training_flops
 from rinsc.errors import LoweringError, SpecError, plural
 from rinsc.graph import BlockGraph, Rounds, TowersGraph, build_graph, resolve_rounds, unroll
-from rinsc.graph.towers import dial_of
+from rinsc.graph.towers_graph import dial_of
 from rinsc.layers import model_input, require_language_model
 from rinsc.ops import at_sizes
 from rinsc.sampling import checked_seed

@@ -31,7 +31,7 @@ from rinsc.graph import (
     verified,
 )
 from rinsc.graph.law import drawn_loops
-from rinsc.graph.towers import verified_towers
+from rinsc.graph.towers_graph import verified_towers
 from rinsc.scalars import html_table, rounded_count, rounded_flops
 from rinsc.spec import ModelSpec, TowersSpec
 

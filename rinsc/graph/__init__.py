@@ -15,7 +15,7 @@ from rinsc.graph.rounds import (
     several_rounds,
     trained_rounds,
 )
-from rinsc.graph.towers import TowersGraph, tower_rounds, with_join
+from rinsc.graph.towers_graph import TowersGraph, tower_rounds, with_join
 from rinsc.graph.verify import verified
 
 

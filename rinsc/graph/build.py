@@ -8,7 +8,7 @@ from typing import overload
 
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
 from rinsc.graph.passes import fold_runs, number_loops
-from rinsc.graph.towers import TowersGraph, joined
+from rinsc.graph.towers_graph import TowersGraph, joined
 from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verified, verify
 from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.model import require_spec

@@ -10,7 +10,7 @@ from rinsc.layers.kind import (
 )
 from rinsc.layers.loops import LoopPrograms, loop_prefix, trace_loop
 from rinsc.layers.tracing import Programs, trace_programs
-from rinsc.layers.weights import BlockWeights, block_weights, weight_shapes, weights
+from rinsc.layers.weight_names import BlockWeights, block_weights, weight_shapes, weights
 
 __all__ = [
     "BlockWeights",

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from rinsc.errors import CheckpointError, Problem, SpecError, listed
 from rinsc.graph import BlockGraph, build_graph
 from rinsc.layers import weight_shapes
-from rinsc.layers.weights import block_weights
+from rinsc.layers.weight_names import block_weights
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax.tree import Signature
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from rinsc.backends.torch.compile import compile_blocks
 from rinsc.backends.torch.memory import allocation_errors
-from rinsc.backends.torch.weights import load_weights, save_weights
+from rinsc.backends.torch.weight_files import load_weights, save_weights
 from rinsc.errors import CheckpointError
 from rinsc.graph import BlockGraph
 from rinsc.layers import weights

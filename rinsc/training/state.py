@@ -27,7 +27,7 @@ from rinsc.backends.torch.sharded_checkpoint import (
     shard_moments,
     shard_weights,
 )
-from rinsc.backends.torch.weights import open_weights
+from rinsc.backends.torch.weight_files import open_weights
 from rinsc.errors import CheckpointError, RinscError
 from rinsc.graph import BlockGraph
 from rinsc.storage.files import write_atomically

@@ -261,7 +261,7 @@ def open_source(
 def module_source(model: Any, tokenizer: Path | None, rounds: Rounds, *, cache: bool) -> Source:
     """A module of PyTorch, or a model of transformers, with a tokenizer of its own."""
     require("torch", "safetensors")
-    from rinsc.backends.torch.generate import row_logits
+    from rinsc.backends.torch.decoding import row_logits
     from rinsc.graph import build_graph, resolve_rounds
     from rinsc.layers import require_language_model
     from rinsc.verbs.models import find_model
@@ -315,7 +315,7 @@ def _not_a_model(text: str) -> Problem:
 def run_source(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool) -> Source:
     """A run folder in PyTorch."""
     require("torch", "safetensors")
-    from rinsc.backends.torch.generate import row_logits
+    from rinsc.backends.torch.decoding import row_logits
     from rinsc.graph import beyond_training, build_graph, resolve_rounds
     from rinsc.layers import require_language_model
     from rinsc.training.run_folder import begun_tokenizer

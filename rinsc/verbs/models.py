@@ -159,7 +159,7 @@ class Model:
 
     def check_weights(self) -> None:
         """Raises CheckpointError for a file that cannot be read, before a model is built."""
-        from rinsc.backends.torch.weights import open_weights
+        from rinsc.backends.torch.weight_files import open_weights
 
         if self.file is not None:
             with open_weights(self.file):

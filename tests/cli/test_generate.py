@@ -17,7 +17,7 @@ import pytest
 
 import rinsc.generation
 import rinsc.sampling
-from rinsc.backends.torch.generate import generate_ids
+from rinsc.backends.torch.decoding import generate_ids
 from rinsc.cli import main
 from rinsc.data.tokenizer import load_tokenizer
 from tests.cli.command_line import Result, run_cli

@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import parallel
+from rinsc.backends.torch.decoding import Checkpointing
 from rinsc.backends.torch.distributed_check import check_spec, gradient_gap, gradients
-from rinsc.backends.torch.generate import Checkpointing
 from rinsc.backends.torch.parallel import emitted_module, parallelize
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict, load_sharded, save_sharded
 from rinsc.errors import RinscError

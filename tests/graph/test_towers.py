@@ -19,7 +19,7 @@ from rinsc.cost import block_params, cost_report, towers_report
 from rinsc.graph import Input, Join, Loop, Output, TowersGraph, tower_rounds, with_join
 from rinsc.graph.draw import schedule_lines, to_dot, to_json, to_mermaid, to_svg, tree_lines
 from rinsc.graph.nodes import INJECTION, STATE
-from rinsc.graph.towers import verified_towers
+from rinsc.graph.towers_graph import verified_towers
 from tests.specs import tower_specs
 
 TEXT = "image: A^2B, text: A(CD)^3{inject=add, init=zero}C"

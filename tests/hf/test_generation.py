@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from rinsc.backends.torch.generate import cached_module, generate_ids
+from rinsc.backends.torch.decoding import cached_module, generate_ids
 from rinsc.errors import GraphError, LoweringError, SpecError
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec
@@ -252,7 +252,7 @@ def test_the_config_counts_the_layers_of_the_rounds_it_has() -> None:
 def test_a_model_that_looks_back_by_a_shift_generates_without_a_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rinsc.backends.torch.generate import hosted_class
+    from rinsc.backends.torch.decoding import hosted_class
     from rinsc.layers import LayerKind, llama, trace_programs
     from rinsc.layers.cached import hosted_programs
     from rinsc.ops import Add, Shift

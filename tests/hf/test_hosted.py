@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rinsc.backends.torch.decoding import hosted_class
 from rinsc.backends.torch.emit import emit_source
-from rinsc.backends.torch.generate import hosted_class
 from rinsc.errors import SpecError
 from rinsc.graph import build_graph, unroll
 from rinsc.layers import layer_kind

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import CompiledModule
-from rinsc.backends.torch.generate import cached_module
+from rinsc.backends.torch.decoding import cached_module
 from rinsc.errors import RinscError
 from tests.onnx.models import lively_model, random_ids, small_spec, torch_logits
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import CompiledModule
-from rinsc.backends.torch.generate import cached_module
+from rinsc.backends.torch.decoding import cached_module
 from rinsc.errors import LoweringError
 from rinsc.graph import Rounds
 from rinsc.layers import layer_kind

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import rinsc
 from rinsc.backends.torch import compile_blocks, emit_source
-from rinsc.backends.torch.generate import cached_module, hosted_class
+from rinsc.backends.torch.decoding import cached_module, hosted_class
 from rinsc.graph import build_graph, unroll
 from rinsc.graph.draws import noise_seed_of
 from tests.onnx.models import small_spec

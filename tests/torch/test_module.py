@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import emit_source, load_weights, save_weights, to_torch
-from rinsc.backends.torch.generate import cached_module
+from rinsc.backends.torch.decoding import cached_module
 from rinsc.errors import CheckpointError, GraphError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Loop, build_graph, unroll
 from rinsc.layers import LayerKind, layer_kind, llama, trace_programs, weight_shapes

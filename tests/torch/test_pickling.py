@@ -15,7 +15,7 @@ import torch
 import rinsc
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import emit_source
-from rinsc.backends.torch.generate import cached_module
+from rinsc.backends.torch.decoding import cached_module
 from rinsc.graph import build_graph, unroll
 from tests.onnx.models import small_spec
 

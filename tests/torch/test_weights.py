@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import rinsc
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import load_weights, save_weights
-from rinsc.backends.torch.weights import DTYPES, write_tensors
+from rinsc.backends.torch.weight_files import DTYPES, write_tensors
 from rinsc.errors import CheckpointError, OutputError, RinscError
 from tests.onnx.models import lively_model, small_spec
 

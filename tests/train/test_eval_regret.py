@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rinsc.backends.torch.weights import save_weights
+from rinsc.backends.torch.weight_files import save_weights
 from rinsc.cost import forward_flops, training_flops
 from rinsc.errors import UsageError
 from rinsc.evaluation.evaluate import Measured, read_pair, read_text, reads_alike

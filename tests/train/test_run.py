@@ -14,7 +14,7 @@ from torch import nn
 import rinsc
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch import to_torch
-from rinsc.backends.torch.weights import load_weights
+from rinsc.backends.torch.weight_files import load_weights
 from rinsc.cost import training_flops
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import CheckpointError, DataError, RinscError, SpecError

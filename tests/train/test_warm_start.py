@@ -12,7 +12,7 @@ import torch
 
 from rinsc.backends.hf import RinscForCausalLM
 from rinsc.backends.torch import CompiledModule, load_weights, to_torch
-from rinsc.backends.torch.weights import save_weights
+from rinsc.backends.torch.weight_files import save_weights
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.tokenizer import tokenizer_from_json, train_tokenizer
 from rinsc.errors import CheckpointError

@@ -16,7 +16,7 @@ from transformers.utils.import_utils import is_tracing
 
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run
-from rinsc.backends.torch.generate import HostedModule as Model
+from rinsc.backends.torch.decoding import HostedModule as Model
 from rinsc.graph import Rounds
 
 

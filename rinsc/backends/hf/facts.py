@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from rinsc.backends.torch.generate import HostedModule, hosted_class
+from rinsc.backends.torch.decoding import HostedModule, hosted_class
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.backends.torch.tensor_plan import Side, tensor_plan
 from rinsc.cost.convention import PYTORCH
@@ -22,7 +22,7 @@ from rinsc.errors import CheckpointError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.layers import block_weights, layer_kind, trace_programs
 from rinsc.layers.cached import hosted_programs, looks_back_by_attention_alone
-from rinsc.layers.weights import LAYERS, TIED
+from rinsc.layers.weight_names import LAYERS, TIED
 from rinsc.spec import ModelSpec, spec_from_values
 from rinsc.spec.model import spec_keys
 

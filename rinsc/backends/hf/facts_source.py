@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, get_args
 
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import slots_of_visit
-from rinsc.backends.torch.generate import Checkpointing
+from rinsc.backends.torch.decoding import Checkpointing
 from rinsc.backends.torch.statements import indented
 from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import BlockRuns, LoopRuns, RunCounts

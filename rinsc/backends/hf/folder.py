@@ -27,7 +27,7 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts_source import facts_source
 from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 from rinsc.backends.torch.emit import emit_source
-from rinsc.backends.torch.weights import write_tensors
+from rinsc.backends.torch.weight_files import write_tensors
 from rinsc.errors import CheckpointError, OutputError
 from rinsc.storage.files import (
     atomic_path,

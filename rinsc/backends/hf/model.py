@@ -22,8 +22,8 @@ from rinsc.backends.hf.starts import (
     layer_classes,
     make_missing,
 )
-from rinsc.backends.torch.generate import Checkpointing
-from rinsc.backends.torch.generate import HostedModule as Model
+from rinsc.backends.torch.decoding import Checkpointing
+from rinsc.backends.torch.decoding import HostedModule as Model
 from rinsc.graph import Rounds, plain_rounds
 
 Arranged = Callable[..., tuple[Cache | None, dict[str, Any]]]

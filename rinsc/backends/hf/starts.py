@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rinsc.backends.hf.facts import changed_config, damaged_weights
-from rinsc.backends.torch.generate import HostedModule as Model
+from rinsc.backends.torch.decoding import HostedModule as Model
 from rinsc.storage.weights_digest import CONFIG, is_config_changed, is_damaged
 
 MADE = "_is_hf_initialized"  # the flag by which transformers knows a weight that has its value

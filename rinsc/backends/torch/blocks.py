@@ -21,7 +21,7 @@ from rinsc.layers import (
 )
 from rinsc.layers.cached import HOST, cache_inputs
 from rinsc.layers.losses import LOSSES, has_losses
-from rinsc.layers.weights import LAYERS, TIED
+from rinsc.layers.weight_names import LAYERS, TIED
 from rinsc.ops import Init, Param
 from rinsc.ops.program import Node, Program
 from rinsc.syntax.settings import Tie

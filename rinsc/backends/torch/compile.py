@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from rinsc.backends.torch.generate import HostedModule
+from rinsc.backends.torch.decoding import HostedModule
 from rinsc.backends.torch.module import CompiledModule
 
 Emitted = TypeVar("Emitted", CompiledModule, HostedModule)

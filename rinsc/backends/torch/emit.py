@@ -77,7 +77,7 @@ from rinsc.graph import BlockGraph, Visit, verified
 from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import cached_programs, hosted_programs
-from rinsc.layers.weights import LAYERS, TIED
+from rinsc.layers.weight_names import LAYERS, TIED
 from rinsc.scalars import whole
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file

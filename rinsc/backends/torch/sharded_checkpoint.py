@@ -39,7 +39,7 @@ from rinsc.backends.torch.pickles import (
     read_index,
 )
 from rinsc.backends.torch.processes import is_first, on_first, process_count
-from rinsc.backends.torch.weights import settings_that_differ
+from rinsc.backends.torch.weight_files import settings_that_differ
 from rinsc.errors import CheckpointError, OutputError
 from rinsc.fingerprints import fingerprint
 from rinsc.spec import spec_to_toml

@@ -8,7 +8,7 @@ from typing import Any
 
 from rinsc.graph.draw.labels import Drawn, first_layers, towers_of
 from rinsc.graph.nodes import BlockGraph, Visit
-from rinsc.graph.towers import TowersGraph
+from rinsc.graph.towers_graph import TowersGraph
 
 FORMAT = "rinsc-graph"
 VERSION = 1

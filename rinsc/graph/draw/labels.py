@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from rinsc.errors import listed, plural
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit
-from rinsc.graph.towers import TowersGraph, verified_towers
+from rinsc.graph.towers_graph import TowersGraph, verified_towers
 from rinsc.graph.verify import verified
 from rinsc.spec import ModelSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rinsc.graph.nodes import BlockGraph
-from rinsc.graph.towers import TowersGraph
+from rinsc.graph.towers_graph import TowersGraph
 
 # Hues after Okabe and Ito, "Color Universal Design": told apart with any colour vision. Three are
 # a little darker than there, so that small white text on them can be read.

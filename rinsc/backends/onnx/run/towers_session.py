@@ -16,7 +16,7 @@ from rinsc.backends.onnx.run.providers import ONLY_FATAL
 from rinsc.errors import CheckpointError, RinscError, listed
 from rinsc.extras import require
 from rinsc.graph import Rounds, build_graph, tower_rounds
-from rinsc.graph.towers import dial_of
+from rinsc.graph.towers_graph import dial_of
 from rinsc.layers import model_input
 from rinsc.spec import TowersSpec
 

@@ -31,7 +31,7 @@ from rinsc.graph import (
     unroll,
     verified,
 )
-from rinsc.graph.towers import dial_of, verified_towers
+from rinsc.graph.towers_graph import dial_of, verified_towers
 from rinsc.layers.cached import cached_programs
 from rinsc.spec import spec_to_toml
 

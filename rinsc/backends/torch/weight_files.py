@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from rinsc.__about__ import __version__
-from rinsc.backends.torch.generate import HostedModule
+from rinsc.backends.torch.decoding import HostedModule
 from rinsc.backends.torch.module import CompiledModule, CompiledTowers
 from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.fingerprints import fingerprint

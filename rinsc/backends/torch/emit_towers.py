@@ -27,7 +27,7 @@ from rinsc.backends.torch.statements import definition, indented, shape_text
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.errors import LoweringError, listed
 from rinsc.graph import BlockGraph, TowersGraph
-from rinsc.graph.towers import verified_towers
+from rinsc.graph.towers_graph import verified_towers
 from rinsc.layers import trace_programs
 
 # Names of `forward`, and of what `to_torch` adds to the class.
