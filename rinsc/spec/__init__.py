@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rinsc.spec.model import ModelSpec
-    from rinsc.spec.reading import (
-        model_spec,
-        spec_from_values,
-        spec_to_toml,
-        towers_spec,
-        with_signature,
-        with_towers,
-    )
-    from rinsc.spec.towers import TowersSpec
+    from rinsc.spec.model import ModelSpec, with_signature
+    from rinsc.spec.reading import model_spec, spec_from_values, spec_to_toml, towers_spec
+    from rinsc.spec.towers import TowersSpec, with_towers
 
 __all__ = [
     "ModelSpec",
@@ -34,6 +27,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rinsc.spec import model, reading, towers
 
-    module = {"ModelSpec": model, "TowersSpec": towers}.get(name, reading)
+    module = next(module for module in (model, towers, reading) if hasattr(module, name))
     globals()[name] = getattr(module, name)
     return globals()[name]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from typing import Any, get_type_hints
 
-from rinsc.errors import Problem, SpecError, listed
-from rinsc.scalars import html_table, plain
-from rinsc.spec.checks import at_key, combination_problems, unknown_keys, value_problem
+from rinsc.errors import Problem, RinscError, SignatureError, SpecError, did_you_mean, listed
+from rinsc.scalars import html_table, plain, whole
+from rinsc.spec.checks import (
+    MAX_SHOWN,
+    at_key,
+    combination_problems,
+    shown,
+    unknown_keys,
+    value_problem,
+)
 from rinsc.spec.presets import PRESETS
 from rinsc.spec.settings import (
     FORMER_KEYS,
@@ -20,11 +27,15 @@ from rinsc.spec.settings import (
     checked_settings,
     filled,
     settings_class,
+    with_flat_keys,
 )
 from rinsc.spec.settings import KEY as SETTINGS
-from rinsc.syntax import NormalForm, normal_form, to_text
+from rinsc.syntax import NormalForm, normal_form, parse, to_text
+from rinsc.syntax import bind as bind_exponents
+from rinsc.syntax.normal import letter_sizes, stack_of
 from rinsc.syntax.settings import BlockOptions
-from rinsc.syntax.tree import Signature, Towers
+from rinsc.syntax.tree import Signature, Towers, mentions
+from rinsc.syntax.unexpected import refuse_doubtful
 
 
 @dataclass(frozen=True)
@@ -228,3 +239,143 @@ def check_values(
     return CheckedValues(
         {**defaults, **sound, SETTINGS: settings}, [*problems, *impossible], normal
     )
+
+
+def assemble(
+    values: Mapping[str, object], binding: Mapping[str, int], place: str | None, strict: bool
+) -> ModelSpec:
+    """Preset, binding and given values to one spec; every mistake is collected first."""
+    checked = read_values(values, binding, place, strict)
+    if checked.problems:
+        only_text = all(problem.span is not None for problem in checked.problems)
+        raise (SignatureError if only_text and place is None else SpecError).of(*checked.problems)
+    return checked.spec()
+
+
+def read_values(
+    values: Mapping[str, object], binding: Mapping[str, int], place: str | None, strict: bool
+) -> CheckedValues:
+    problems: list[Problem] = []
+    own = {key: value for key, value in values.items() if key not in ("preset", "bind")}
+    base = _preset(values.get("preset"), problems, place)
+    bound = {**exponents_of(values.get("bind", {}), problems, place), **binding}
+    explained = set(REQUIRED) if base is None else set()
+    merged: dict[str, object] = {**(base or {}), **own}
+    if own.get("signature") is not None:
+        explained.add("signature")
+        signature = _signature(own["signature"], bound, problems, place)
+        if signature is None:
+            del merged["signature"]
+            # Whether its sizes give the layers is not known; with nothing but a text, it may have
+            # been meant as another thing than a signature.
+            only_text = place is None and not (own.keys() - {"signature"}) and not base
+            explained |= set(REQUIRED) if only_text else {"layers"}
+        else:
+            merged |= {"signature": signature, **_sizes_as_layers(signature, own)}
+    if "heads" in merged:
+        merged.setdefault("kv_heads", merged["heads"])
+    else:
+        explained.add("kv_heads")  # are as many as the heads, once those are given
+    merged, flat = with_flat_keys(merged, _kinds(merged), KEYS)
+    checked = check_values(merged, place, missing_and_known=explained, strict=strict, flat=flat)
+    return replace(checked, problems=[*problems, *checked.problems])
+
+
+def merged_values(values: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
+    """What is given later wins, key by key in the settings of a kind too."""
+    tables, more = values.get("settings"), own.get("settings")
+    merged = {**values, **own}
+    if isinstance(tables, Mapping) and isinstance(more, Mapping):
+        kinds = {**tables, **more}
+        merged["settings"] = {k: {**tables.get(k, {}), **more.get(k, {})} for k in kinds}
+    return merged
+
+
+def _kinds(values: Mapping[str, object]) -> list[str]:
+    """The kinds that a model of these values has."""
+    signature, own = values.get("signature"), values.get("kind", ModelSpec.kind)
+    options = [
+        str(option.value)
+        for ref in (mentions(signature.body) if isinstance(signature, Signature) else ())
+        for option in ref.options
+        if option.name == "kind"
+    ]
+    return list(dict.fromkeys([own, *options] if isinstance(own, str) else options))
+
+
+def _preset(
+    name: object, problems: list[Problem], place: str | None
+) -> Mapping[str, object] | None:
+    """The dimensions of a preset, none without a name; None for a name that is wrong."""
+    if name is None:
+        return {}
+    if isinstance(name, str) and name in PRESETS:
+        return PRESETS[name]
+    hint = did_you_mean(str(name)[:MAX_SHOWN], PRESETS)
+    where = at_key(place, "preset")
+    problems.append(
+        Problem("unknown-preset", f"{shown(name)} is not a preset", place=where, hint=hint)
+    )
+    return None
+
+
+def exponents_of(table: object, problems: list[Problem], place: str | None) -> Mapping[str, int]:
+    """The exponents that a file binds."""
+    if isinstance(table, dict) and all(whole(value) is not None for value in table.values()):
+        return table
+    message = "'bind' must be a table of whole numbers"
+    hint = "for example: bind = { r = 3 }"
+    problems.append(Problem("bad-type", message, place=at_key(place, "bind"), hint=hint))
+    return {}
+
+
+def _signature(
+    value: object, binding: Mapping[str, int], problems: list[Problem], place: str | None
+) -> Signature | None:
+    """Parse and bind; a mistake is added to ``problems`` with the file named."""
+    if value is None:
+        return None
+    if not isinstance(value, str | Signature):
+        message = f"'signature' must be text, not {type(value).__name__}"
+        problems.append(
+            Problem(
+                "bad-type", message, place=at_key(place, "signature"), hint="write it in quotes"
+            )
+        )
+        return None
+    try:
+        tree = bind_exponents(parse(value) if isinstance(value, str) else value, binding)
+    except RinscError as error:
+        where = None if place is None else at_key(place, "signature")
+        problems += [replace(problem, place=where) for problem in error.problems]
+        return None
+    return tree
+
+
+def _sizes_as_layers(signature: Signature, own: Mapping[str, object]) -> dict[str, object]:
+    """Where every letter has a size and no layer count is given, it follows from the sizes."""
+    if "layers" in own:
+        return {}
+    try:
+        sizes = letter_sizes(signature).values()
+    except RinscError:
+        return {}
+    return {} if None in sizes else {"layers": sum(size for size in sizes if size is not None)}
+
+
+def with_signature(
+    spec: ModelSpec, signature: str | Signature, *, strict: bool = False
+) -> ModelSpec:
+    """Another signature at the dimensions of ``spec``; sizes on all its letters give the layers.
+
+    ``strict`` refuses layers that do not divide evenly over the blocks, and blocks named like
+    powers, with a `SignatureError`, as a text that is no signature is refused; raises `SpecError`
+    for what makes no spec.
+    """
+    tree = parse(signature) if isinstance(signature, str) else signature
+    sizes = letter_sizes(tree).values()
+    layers = spec.layers if None in sizes else stack_of(tree, each=0)
+    if strict:
+        refuse_doubtful(tree)
+        normal_form(tree, layers, strict=True)
+    return replace(spec, signature=tree, layers=layers)

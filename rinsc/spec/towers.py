@@ -6,17 +6,28 @@ has two towers. They share A, so that A has one kind, one size and one width in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from html import escape
 from typing import Any
 
-from rinsc.errors import Problem, SpecError
-from rinsc.spec.checks import at_key
-from rinsc.spec.model import KEYS, CheckedValues, ModelSpec, field_values
+from rinsc.errors import Problem, RinscError, SignatureError, SpecError
+from rinsc.spec.checks import at_key, unknown_keys
+from rinsc.spec.model import (
+    KEYS,
+    CheckedValues,
+    ModelSpec,
+    exponents_of,
+    field_values,
+    merged_values,
+    read_values,
+    with_signature,
+)
+from rinsc.spec.presets import PRESETS
 from rinsc.spec.settings import FORMER_KEYS
-from rinsc.syntax.towers import tower_signatures
+from rinsc.syntax.parser import has_towers, parse_towers
+from rinsc.syntax.towers import bind_towers, tower_signatures
 from rinsc.syntax.tree import Towers, to_text
 
 # What says nothing of the layers of a block: how a tower begins and ends, and how long it is. Of
@@ -151,3 +162,112 @@ def _facts(tower: ModelSpec | CheckedValues, block: str) -> dict[str, object]:
     own = values["settings"].get(kind, {})
     facts["settings"] = {key: value for key, value in own.items() if key not in FORMER_KEYS}
     return facts
+
+
+def names_towers(signature: object) -> bool:
+    """Whether it names towers; a file and an option are read as text."""
+    return isinstance(signature, Towers) or (isinstance(signature, str) and has_towers(signature))
+
+
+def tables_of(
+    of_file: object,
+    given: Mapping[str, object],
+    towers: Mapping[str, Mapping[str, object]] | None,
+    place: str | None,
+) -> dict[str, dict[str, object]] | None:
+    """The dimensions of each tower: those of the file, then ``given`` ones, then ``towers``.
+
+    None where nobody speaks of towers.
+    """
+    if of_file is None and towers is None:
+        return None
+    for tables in (of_file, towers):
+        is_table = isinstance(tables, Mapping | None) and all(
+            isinstance(name, str) and isinstance(table, Mapping)
+            for name, table in (tables or {}).items()
+        )
+        if not is_table:
+            message = "'towers' must be a table of dimensions for each tower"
+            hint = 'for example: [towers.image] and below it kind = "vit"'
+            raise SpecError("bad-type", message, place=at_key(place, "towers"), hint=hint)
+    assert of_file is None or isinstance(of_file, Mapping)
+    merged: dict[str, dict[str, object]] = {}
+    for name, table in (of_file or {}).items():
+        merged[name] = {key: value for key, value in table.items() if key not in given}
+    for name, table in (towers or {}).items():
+        merged[name] = merged.get(name, {}) | dict(table)
+    return merged
+
+
+def assemble_towers(
+    values: Mapping[str, object],
+    tables: Mapping[str, Mapping[str, object]],
+    binding: Mapping[str, int],
+    place: str | None,
+    strict: bool,
+) -> TowersSpec:
+    """Values for all towers, and a table for each, to one spec; every mistake is collected."""
+    problems: list[Problem] = []
+    tree = values.get("signature")
+    bound = {**exponents_of(values.get("bind", {}), problems, place), **binding}
+    where = None if place is None else at_key(place, "signature")
+    if not names_towers(tree):
+        message = "there are tables of towers, and the signature names no towers"
+        hint = "name them, as in image: A^2B, text: CD, or take the tables away"
+        raise SpecError("not-towers", message, place=at_key(place, "towers"), hint=hint)
+    try:
+        towers = parse_towers(tree) if isinstance(tree, str) else tree
+        assert isinstance(towers, Towers)
+        towers = bind_towers(towers, bound)
+    except RinscError as error:
+        placed = [replace(problem, place=where) for problem in error.problems]
+        raise (SignatureError if place is None else SpecError).of(*placed) from None
+    shared = {k: value for k, value in values.items() if k not in ("signature", "bind")}
+    trees = tower_signatures(towers)
+    problems += unknown_keys(tables, trees, "this model", lambda key: tower_place(place, key))
+    checked: dict[str, CheckedValues] = {}
+    for name, signature in trees.items():
+        own = dict(tables.get(name, {}))
+        problems += unknown_keys(
+            own.keys() & {"signature", "bind", "towers"},
+            [*KEYS, "preset"][1:],
+            "a tower",
+            partial(at_key, tower_place(place, name)),
+        )
+        own = {key: value for key, value in own.items() if key not in ("signature", "bind")}
+        # The preset of a tower is more its own than what all towers have.
+        preset = PRESETS.get(str(own.get("preset")), {})
+        merged = {**merged_values({**shared, **preset}, own), "signature": signature}
+        checked[name] = read_values(merged, {}, tower_place(place, name), strict)
+        problems += [_placed(p, place, name, own.keys()) for p in checked[name].problems]
+    known = {name: values for name, values in checked.items() if values.normal is not None}
+    problems += sharing_problems(known, place)
+    if problems:
+        raise SpecError.of(*dict.fromkeys(problems))
+    return TowersSpec(towers, tuple(values.spec() for values in checked.values()))
+
+
+def _placed(problem: Problem, place: str | None, name: str, own: Collection[str]) -> Problem:
+    """A mistake in a key that all towers have stands where the key does, and is told once."""
+    key = (problem.place or "").removeprefix(f"{tower_place(place, name)}: ")
+    if key in own:
+        return problem
+    if key == "signature" and place is None:
+        return replace(problem, place=None)
+    return replace(problem, place=at_key(place, key))
+
+
+def with_towers(spec: TowersSpec, towers: str | Towers, *, strict: bool = False) -> TowersSpec:
+    """`with_signature` of towers: each takes the dimensions of the tower of its name.
+
+    Raises `SpecError` for a tower that ``spec`` does not have.
+    """
+    tree = parse_towers(towers) if isinstance(towers, str) else towers
+    known, specs = require_towers(spec).towers, []
+    for name, signature in tower_signatures(tree).items():
+        if name not in known:
+            message = f"there are no dimensions for the tower {name}"
+            hint = f"name towers as in {spec.text:.100}: {', '.join(known)}"
+            raise SpecError("unknown-tower", message, hint=hint)
+        specs.append(with_signature(known[name], signature, strict=strict))
+    return TowersSpec(tree, tuple(specs))
