@@ -27,7 +27,6 @@ from rinsc.study.laws import fit_laws as fit_laws
 from rinsc.syntax import canonical as canonical
 from rinsc.syntax import parse as parse
 from rinsc.training.start import train as train
-from rinsc.verbs.bench import BenchReport as BenchReport
 from rinsc.verbs.bench import bench as bench
 from rinsc.verbs.export import export as export
 from rinsc.verbs.forms import Exported as Exported
@@ -35,6 +34,7 @@ from rinsc.verbs.forms import HfForm as HfForm
 from rinsc.verbs.forms import TorchForm as TorchForm
 from rinsc.verbs.generate import Generation as Generation
 from rinsc.verbs.generate import generate as generate
+from rinsc.verbs.reports import BenchReport as BenchReport
 from rinsc.verification import verify as verify
 
 __all__: list[str]

@@ -13,7 +13,7 @@ from rinsc.errors import plural
 from rinsc.scalars import exact
 
 if TYPE_CHECKING:
-    from rinsc.verbs.bench import BenchReport
+    from rinsc.verbs.reports import BenchReport
 
 
 def bench_(

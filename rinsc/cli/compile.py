@@ -22,7 +22,7 @@ from rinsc.verbs.models import is_run
 if TYPE_CHECKING:
     from rinsc.backends.onnx.form import OnnxForm, RoundsForm
     from rinsc.verbs.forms import Exported, HfForm, TorchForm
-    from rinsc.verbs.quality import QualityReport
+    from rinsc.verbs.reports import QualityReport
 
 
 @Parameter(name="*", group=Group("ONNX"))

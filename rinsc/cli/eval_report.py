@@ -11,7 +11,7 @@ from rinsc.errors import plural
 from rinsc.graph import rounds_in_words
 from rinsc.objectives import objective
 from rinsc.scalars import exact, rounded_count, rounded_flops
-from rinsc.verbs.quality import signed
+from rinsc.verbs.reports import signed
 
 if TYPE_CHECKING:
     from rinsc.evaluation.harness import TaskScore

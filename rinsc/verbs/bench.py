@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,152 +13,15 @@ from rinsc.errors import CheckpointError, UsageError, option_values, plural, set
 from rinsc.extras import require
 from rinsc.graph import rounds_in_words, rounds_up_to
 from rinsc.progress import Progress, ShownProgress
-from rinsc.scalars import html_table, rounded_bytes, rounded_flops, short_text
-from rinsc.verbs.quality import HeldOut, find_held_out
+from rinsc.verbs.reports import BenchReport, BenchRow, HeldOut, find_held_out
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx import Session
-    from rinsc.backends.onnx.run.benchmark import Speed, TokenCost
     from rinsc.evaluation.quality import Quality
     from rinsc.graph import Rounds
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 MAX_THREADS = 1024
-MAX_TITLE = 40  # characters of the signature
-HEADS = (
-    *("rounds", "tokens/s", "ms/token", "p10", "first token"),
-    *("memory", "bits/byte", "FLOP/token", "read/token"),
-)
-
-
-@dataclass(frozen=True)
-class BenchRow:
-    """A model at some rounds; ``bits_per_byte`` is None where there is no held-out text."""
-
-    rounds: Mapping[str, int]
-    speed: Speed
-    cost: TokenCost
-    bits_per_byte: float | None
-
-    @property
-    def label(self) -> str:
-        """``3``; a dash where the model has no repeat."""
-        return rounds_in_words(self.rounds) or "-"
-
-    def facts(self) -> dict[str, object]:
-        """The row as plain data."""
-        return {
-            "rounds": dict(self.rounds),
-            "tokens_per_second": self.speed.tokens_per_second,
-            "decode_ms_median": self.speed.decode_ms,
-            "decode_ms_p10": self.speed.decode_ms_p10,
-            "first_token_ms_median": self.speed.first_token_ms,
-            "memory_bytes": self.speed.memory_bytes,
-            "bits_per_byte": _finite(self.bits_per_byte),
-            "matmul_flops_per_token": self.cost.matmul_flops,
-            "touched_bytes_per_token": self.cost.touched_bytes,
-            "decoded_tokens": self.speed.decoded_tokens,
-            "generations": self.speed.generations,
-        }
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """What `bench` measured: rows, and on what; ``threads`` None stands for one a core.
-
-    ``exit`` says when rounds end early, as ``kl:0.0005``; it is empty where they do not.
-    """
-
-    rows: tuple[BenchRow, ...]
-    signature: str
-    written: Mapping[str, int]
-    provider: str
-    threads: int | None
-    precision: str
-    operators: str
-    form: str
-    exit: str
-    has_cache: bool
-    in_place: bool
-    prompt_tokens: int
-    new_tokens: int
-    quality: Quality | None
-
-    @property
-    def threads_in_words(self) -> str:
-        """``a thread a core``, ``1 thread``, ``2 threads``."""
-        if self.threads is None:
-            return "a thread a core"
-        return f"{self.threads} thread{'s' * (self.threads > 1)}"
-
-    @property
-    def cache(self) -> str:
-        """How tokens before the new one are kept: ``in place``, ``copied``, ``none``."""
-        if not self.has_cache:
-            return "none"
-        return "in place" if self.in_place else "copied"
-
-    def facts(self) -> dict[str, object]:
-        """The report as plain data."""
-        return {
-            "signature": self.signature,
-            "form": self.form,
-            "exit": self.exit or None,
-            "written_rounds": dict(self.written),
-            "provider": self.provider,
-            "threads": self.threads,
-            "precision": self.precision,
-            "operators": self.operators,
-            "cache": self.cache,
-            "prompt_tokens": self.prompt_tokens,
-            "new_tokens": self.new_tokens,
-            "held_out_bytes": None if self.quality is None else self.quality.byte_count,
-            "rows": [row.facts() for row in self.rows],
-        }
-
-    @property
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Heads and rows as text, without columns that are empty."""
-        rows = [_cells(row) for row in self.rows]
-        shown = [index for index in range(len(HEADS)) if any(row[index] for row in rows)]
-        return [HEADS[index] for index in shown], [[row[index] for index in shown] for row in rows]
-
-    @property
-    def conditions(self) -> str:
-        """Where and how it ran, in one line."""
-        forms = {"fixed": "fixed rounds", "dynamic": "any rounds", "gated": "rounds up to a limit"}
-        fewest = min(row.speed.decoded_tokens for row in self.rows)
-        words = [
-            f"ONNX Runtime on {self.provider}",
-            self.threads_in_words,
-            self.precision,
-            f"{self.operators} operators",
-            forms[self.form] if self.written else "no repeat",
-            "no cache" if self.cache == "none" else f"cache {self.cache}",
-            f"prompt {self.prompt_tokens}",
-            f"n = {plural(fewest, 'token')}",
-        ]
-        return " · ".join(words)
-
-    def draw(self, output: str | os.PathLike[str]) -> None:
-        """Bits per byte against ms per token as a picture, .png or .svg; raises OutputError."""
-        from rinsc.plots import Point, draw_tradeoff
-
-        points = [
-            Point(row.label, row.speed.decode_ms, row.bits_per_byte, row.rounds == self.written)
-            for row in self.rows
-            if row.bits_per_byte is not None
-        ]
-        title = f"{short_text(self.signature, MAX_TITLE)}: quality against cost"
-        where = f"ONNX Runtime on {self.provider}", self.threads_in_words
-        words = self.precision, *where, f"prompt of {plural(self.prompt_tokens, 'token')}"
-        draw_tradeoff(points, title, Path(output), subtitle=" · ".join(words))
-
-    def __repr__(self) -> str:
-        return f"<BenchReport of {self.signature}: {plural(len(self.rows), 'row')}>"
-
-    def _repr_html_(self) -> str:
-        return f"<div>{html_table(*self.table)}<p>{escape(self.conditions)}</p></div>"
 
 
 def bench(
@@ -384,30 +245,3 @@ def _shown(counts: Mapping[str, int]) -> str:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return rounds_in_words(counts) if counts else "1"
-
-
-def _cells(row: BenchRow) -> list[str]:
-    """The row in words; what was not measured is empty."""
-    speed, bits = row.speed, row.bits_per_byte
-    return [
-        row.label,
-        _digits(speed.tokens_per_second),
-        _digits(speed.decode_ms),
-        _digits(speed.decode_ms_p10),
-        f"{_digits(speed.first_token_ms)} ms",
-        "" if speed.memory_bytes is None else rounded_bytes(speed.memory_bytes),
-        "" if bits is None else f"{bits:.4f}",
-        rounded_flops(row.cost.matmul_flops).removesuffix("FLOP").rstrip(),
-        rounded_bytes(row.cost.touched_bytes),
-    ]
-
-
-def _digits(number: float) -> str:
-    """Three digits and no more: timings are not exact."""
-    places = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3
-    return f"{number:,.{places}f}"
-
-
-def _finite(number: float | None) -> float | None:
-    """JSON has no NaN."""
-    return None if number is None or not math.isfinite(number) else number

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from rinsc.backends.onnx.contract import Key
 from rinsc.backends.onnx.form import OnnxForm
 from rinsc.errors import UsageError, did_you_mean, option_values, require_type, setting
 from rinsc.extras import require
+from rinsc.graph import build_graph, resolve_rounds
 from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import rounded_bytes
 from rinsc.spec import TowersSpec
-from rinsc.storage.files import check_writable, write_atomically
-from rinsc.verbs.forms import FORMS, Exported, Form, HfForm, TorchForm
+from rinsc.storage.files import check_writable, parse_json, write_atomically
+from rinsc.verbs.forms import FORMS, FRESH, Exported, Form, HfForm, TorchForm
 from rinsc.verbs.models import Model, find_model, own_rounds
 
 if TYPE_CHECKING:
@@ -68,11 +70,9 @@ def export(
     }
     spec: object = found.spec
     if isinstance(spec, TowersSpec):
-        from rinsc.verbs.export_towers import export_towers
-
         refused = [name for name, value in given.items() if value]
         refused += [setting("overwrite")] * overwrite
-        return export_towers(found, spec, text, chosen, shown, refused=refused)
+        return _export_towers(found, spec, text, chosen, shown, refused=refused)
     if not isinstance(chosen, OnnxForm):
         _refuse([name for name, value in given.items() if value], chosen)
     _check_rounds(found, chosen)
@@ -112,8 +112,6 @@ def _refuse(names: Sequence[str], form: Form) -> None:
 
 
 def _check_rounds(model: Model, form: Form) -> None:
-    from rinsc.graph import build_graph, resolve_rounds
-
     rounds = form.count if isinstance(form, OnnxForm) else form.rounds
     graph = build_graph(model.spec)
     if rounds is None:
@@ -137,7 +135,7 @@ def _export_torch(
     check_writable(path)
     require("torch")
     from rinsc.backends.torch import emit_source
-    from rinsc.graph import build_graph, unroll
+    from rinsc.graph import unroll
 
     graph = build_graph(model.spec)
     graph = graph if form.rounds is None else unroll(graph, form.rounds)
@@ -145,3 +143,58 @@ def _export_torch(
     size = path.stat().st_size
     progress.line(f"wrote {path} ({rounded_bytes(size)})")
     return Exported(path, {path: size}, form, model.spec.text, form.rounds)
+
+
+def _export_towers(
+    model: Model,
+    spec: TowersSpec,
+    output: str,
+    form: Form,
+    progress: Progress,
+    *,
+    refused: Sequence[str],
+) -> Exported:
+    """The file of all towers; ``refused`` are settings that were given and mean nothing here."""
+    path, graph = Path(output), build_graph(spec)
+    if isinstance(form, HfForm):
+        raise _several_towers(
+            "transformers has no model of several towers of ours", "write torch or onnx"
+        )
+    settings = list(refused)
+    if not isinstance(form, OnnxForm):
+        settings += ["cache"] * form.cache + ["rounds"] * (form.rounds is not None)
+        settings += ["weights"] * (model.weights is not None)
+    if settings:
+        message = f"a model of several towers takes no {', '.join(settings)} in this form"
+        raise _several_towers(message, "leave that out, or export one tower alone")
+    if not isinstance(form, OnnxForm):
+        require("torch")
+        from rinsc.backends.torch import emit_towers
+
+        check_writable(path)
+        write_atomically(path, emit_towers(graph))
+        progress.line(f"wrote {path} ({rounded_bytes(path.stat().st_size)})")
+        return Exported(path, {path: path.stat().st_size}, form, spec.text)
+    if path.is_dir() or not path.suffix:
+        message = "several towers are written to one file, and this names a folder"
+        raise _several_towers(message, f"name the file: -o {path.name or 'model'}.onnx")
+    require("torch", "safetensors", "onnx_ir", "numpy")
+    from rinsc.backends.onnx import to_onnx
+    from rinsc.backends.onnx.integrity import data_files
+    from rinsc.backends.onnx.write.export import plan_towers
+
+    with option_values():
+        plan_towers(graph, form)
+    check_writable(path)
+    if not model.has_weights:
+        progress.note(FRESH)
+    written = to_onnx(model.compiled(), form)
+    written.save(path)
+    files = {each: each.stat().st_size for each in [path, *sorted(data_files(path))]}
+    progress.line(f"wrote {path} ({rounded_bytes(sum(files.values()))})")
+    rounds = parse_json(written.metadata[Key.ROUNDS])
+    return Exported(path, files, form, spec.text, rounds, dict(written.metadata))
+
+
+def _several_towers(message: str, hint: str) -> UsageError:
+    return UsageError("several-towers", message, hint=hint)

@@ -10,9 +10,8 @@ from rinsc.errors import CheckpointError, OutputError
 from rinsc.extras import require
 from rinsc.progress import Progress
 from rinsc.storage.files import read_regular_text
-from rinsc.verbs.forms import FRESH, Exported, HfForm, said_written
+from rinsc.verbs.forms import FRESH, Exported, HfForm, hf_facts, in_place_of, said_written
 from rinsc.verbs.models import Model, own_rounds
-from rinsc.verbs.old_folder import hf_facts, in_place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -29,10 +29,9 @@ from rinsc.text.tokenizer_files import (
     special_tokens,
     stop_ids,
 )
-from rinsc.verbs.forms import FRESH, Exported, said_written
+from rinsc.verbs.forms import FRESH, Exported, in_place_of, onnx_facts, said_written
 from rinsc.verbs.models import Model, own_rounds, run_trained_rounds
-from rinsc.verbs.old_folder import in_place_of, onnx_facts
-from rinsc.verbs.quality import measure, read_beginning
+from rinsc.verbs.reports import measure, read_beginning
 
 if TYPE_CHECKING:
     import numpy.typing as npt

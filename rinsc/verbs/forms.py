@@ -1,20 +1,39 @@
-"""The forms that `rinsc.export` writes, and what it has written."""
+"""The forms that `rinsc.export` writes, what it has written, and what stood there before: the same
+form again, or one to be kept."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from rinsc.backends.onnx.contract import DATA_FILE, MODEL_FILE, Key
 from rinsc.backends.onnx.form import OnnxForm
+from rinsc.errors import OutputError, setting
 from rinsc.scalars import html_table, rounded_bytes
+from rinsc.storage.files import cannot_write, parse_json, read_json
 
 if TYPE_CHECKING:
     from rinsc.graph import Rounds
-    from rinsc.verbs.quality import QualityReport
+    from rinsc.verbs.reports import QualityReport
+
+ONNX_KEYS = ("form", "rounds", "cache", "operators", "precision", "exit")  # of its metadata
+HF_FILES = (
+    *("model.safetensors", "config.json", "modeling_rinsc.py", "generation_config.json"),
+    "checksums.json",
+)
+ONNX_FILES = (MODEL_FILE, DATA_FILE, "genai_config.json", "heldout.txt")
+SHARED_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+# What a folder is, in words: {"kind": "onnx", "precision": "int4", …}.
+FolderFacts: TypeAlias = Mapping[str, str]
 
 FRESH = "no weights were given; the model has fresh, untrained ones"
 
@@ -83,3 +102,105 @@ def said_written(folder: Path, files: Sequence[Path]) -> str:
     size = rounded_bytes(sum(path.stat().st_size for path in files))
     names = ", ".join(path.name for path in files)
     return f"wrote {folder}{os.sep} ({size}: {names})"
+
+
+@contextmanager
+def in_place_of(
+    folder: Path | None, form: Callable[[], FolderFacts], *, overwrite: bool
+) -> Iterator[None]:
+    """In the body a model of ``form`` is written to ``folder``, which may hold one already.
+
+    One of another form is refused with an OutputError, unless it is to be overwritten: then its
+    files are gone after the body, and back where the body fails.
+    """
+    old = None if folder is None or not folder.is_dir() else standing_form(folder)
+    if folder is None or old is None or not (differing := _differing(old, form())):
+        yield
+        return
+    if not overwrite:
+        message = f"a model of another form stands here: {differing}"
+        hint = f"choose another folder, or write over it with {setting('overwrite')}"
+        raise OutputError("other-form", message, place=str(folder), hint=hint)
+    with _set_aside(folder):
+        yield
+
+
+def onnx_facts(metadata: Mapping[str, str], *, genai: bool) -> FolderFacts:
+    """The form of an ONNX model, from what its file says."""
+    facts = {key: metadata.get(f"rinsc.{key}", "") for key in ONNX_KEYS}
+    return {"kind": "genai" if genai else "onnx", **facts}
+
+
+def hf_facts(rounds: Rounds) -> FolderFacts:
+    """The form of the folder for transformers that is asked for."""
+    plain = dict(rounds) if isinstance(rounds, Mapping) else rounds
+    return {"kind": "hf", "rounds": json.dumps(plain)}
+
+
+def standing_form(folder: Path) -> FolderFacts | None:
+    """What a folder holds; None where it is none of our models."""
+    if (folder / "model.toml").exists():  # a run, which nothing writes over
+        return None
+    if (folder / MODEL_FILE).is_file():
+        from rinsc.backends.onnx.run.benchmark import metadata_of
+
+        try:
+            metadata = metadata_of(folder / MODEL_FILE)
+        except (OSError, ValueError):
+            metadata = {}
+        if Key.FORM not in metadata:
+            return {"kind": f"{MODEL_FILE} that rinsc cannot read"}
+        return onnx_facts(metadata, genai=(folder / "genai_config.json").exists())
+    if not (folder / "modeling_rinsc.py").exists():
+        return None
+    try:
+        config = read_json(folder / "config.json")
+        rounds = config.get("rounds")
+    except (OSError, ValueError, AttributeError):
+        rounds = None
+    return {"kind": "hf", "rounds": json.dumps(rounds)}
+
+
+def _differing(old: FolderFacts, new: FolderFacts) -> str:
+    """How the forms differ, in words; empty where they do not."""
+    keys = [key for key in new if old.get(key) != new[key]]
+    if "kind" in keys:
+        return f"{old['kind']}, not {new['kind']}"
+    return ", ".join(f"{key} {_shown(old.get(key))}, not {_shown(new[key])}" for key in keys)
+
+
+def _shown(text: str | None) -> str:
+    try:
+        value = parse_json(text or "")
+    except ValueError:
+        return text or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={count}" for name, count in value.items()) or "none"
+    return "none" if value is None else text or "none"
+
+
+@contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """In the body the files of a model are not in the folder; they come back where it fails."""
+    aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.old")
+    names = [*HF_FILES, *ONNX_FILES, *SHARED_FILES]
+    there = [name for name in names if (folder / name).is_file()]
+    try:
+        aside.mkdir()
+        for name in there:
+            (folder / name).rename(aside / name)
+    except OSError as error:
+        _bring_back(aside, folder)
+        raise cannot_write(folder, error) from error
+    try:
+        yield
+    except BaseException:
+        _bring_back(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _bring_back(aside: Path, folder: Path) -> None:
+    for file in aside.iterdir() if aside.is_dir() else ():
+        file.rename(folder / file.name)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -24,7 +24,7 @@ from rinsc.objectives import next_token as evaluate
 from rinsc.progress import ShownProgress
 from rinsc.spec import model_spec
 from rinsc.training.run_folder import RunFolder
-from rinsc.verbs.quality import MOST_ROWS, rounds_to_show, signed
+from rinsc.verbs.reports import MOST_ROWS, rounds_to_show, signed
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 

@@ -1,25 +1,29 @@
-"""What a precision costs and what a round is worth: an exported model's loss on held-out text."""
+"""What is said of an exported model: its loss on held-out text by rounds, and what `rinsc.bench`
+measured."""
 
 from __future__ import annotations
 
 import math
+import os
 from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rinsc.backends.onnx.contract import Key
-from rinsc.errors import DataError, RinscError, setting
+from rinsc.errors import DataError, RinscError, plural, setting
 from rinsc.extras import require
 from rinsc.graph import Rounds, rounds_in_words
-from rinsc.scalars import html_table
+from rinsc.scalars import html_table, rounded_bytes, rounded_flops, short_text
 from rinsc.storage.files import read_regular_text
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from rinsc.backends.onnx.run.benchmark import Speed, TokenCost
     from rinsc.data.tokenizer import TokenIds
     from rinsc.evaluation.quality import Quality
     from rinsc.graph import BlockGraph
@@ -27,6 +31,11 @@ if TYPE_CHECKING:
     from rinsc.training.run_folder import RunFolder
 
 MOST_ROWS = 8
+MAX_TITLE = 40  # characters of the signature
+HEADS = (
+    *("rounds", "tokens/s", "ms/token", "p10", "first token"),
+    *("memory", "bits/byte", "FLOP/token", "read/token"),
+)
 MAX_BYTES = 1 << 20  # that are read of a text
 
 
@@ -236,3 +245,156 @@ def read_beginning(path: Path, missing: str, hint: str) -> str:
 
 def _error(code: str, message: str, place: Path, hint: str) -> DataError:
     return DataError(code, message, place=str(place), hint=hint)
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """A model at some rounds; ``bits_per_byte`` is None where there is no held-out text."""
+
+    rounds: Mapping[str, int]
+    speed: Speed
+    cost: TokenCost
+    bits_per_byte: float | None
+
+    @property
+    def label(self) -> str:
+        """``3``; a dash where the model has no repeat."""
+        return rounds_in_words(self.rounds) or "-"
+
+    def facts(self) -> dict[str, object]:
+        """The row as plain data."""
+        bits = self.bits_per_byte
+        return {
+            "rounds": dict(self.rounds),
+            "tokens_per_second": self.speed.tokens_per_second,
+            "decode_ms_median": self.speed.decode_ms,
+            "decode_ms_p10": self.speed.decode_ms_p10,
+            "first_token_ms_median": self.speed.first_token_ms,
+            "memory_bytes": self.speed.memory_bytes,
+            "bits_per_byte": None if bits is None else _json_number(bits),
+            "matmul_flops_per_token": self.cost.matmul_flops,
+            "touched_bytes_per_token": self.cost.touched_bytes,
+            "decoded_tokens": self.speed.decoded_tokens,
+            "generations": self.speed.generations,
+        }
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What `bench` measured: rows, and on what; ``threads`` None stands for one a core.
+
+    ``exit`` says when rounds end early, as ``kl:0.0005``; it is empty where they do not.
+    """
+
+    rows: tuple[BenchRow, ...]
+    signature: str
+    written: Mapping[str, int]
+    provider: str
+    threads: int | None
+    precision: str
+    operators: str
+    form: str
+    exit: str
+    has_cache: bool
+    in_place: bool
+    prompt_tokens: int
+    new_tokens: int
+    quality: Quality | None
+
+    @property
+    def threads_in_words(self) -> str:
+        """``a thread a core``, ``1 thread``, ``2 threads``."""
+        if self.threads is None:
+            return "a thread a core"
+        return f"{self.threads} thread{'s' * (self.threads > 1)}"
+
+    @property
+    def cache(self) -> str:
+        """How tokens before the new one are kept: ``in place``, ``copied``, ``none``."""
+        if not self.has_cache:
+            return "none"
+        return "in place" if self.in_place else "copied"
+
+    def facts(self) -> dict[str, object]:
+        """The report as plain data."""
+        return {
+            "signature": self.signature,
+            "form": self.form,
+            "exit": self.exit or None,
+            "written_rounds": dict(self.written),
+            "provider": self.provider,
+            "threads": self.threads,
+            "precision": self.precision,
+            "operators": self.operators,
+            "cache": self.cache,
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "held_out_bytes": None if self.quality is None else self.quality.byte_count,
+            "rows": [row.facts() for row in self.rows],
+        }
+
+    @property
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Heads and rows as text, without columns that are empty."""
+        rows = [_cells(row) for row in self.rows]
+        shown = [index for index in range(len(HEADS)) if any(row[index] for row in rows)]
+        return [HEADS[index] for index in shown], [[row[index] for index in shown] for row in rows]
+
+    @property
+    def conditions(self) -> str:
+        """Where and how it ran, in one line."""
+        forms = {"fixed": "fixed rounds", "dynamic": "any rounds", "gated": "rounds up to a limit"}
+        fewest = min(row.speed.decoded_tokens for row in self.rows)
+        words = [
+            f"ONNX Runtime on {self.provider}",
+            self.threads_in_words,
+            self.precision,
+            f"{self.operators} operators",
+            forms[self.form] if self.written else "no repeat",
+            "no cache" if self.cache == "none" else f"cache {self.cache}",
+            f"prompt {self.prompt_tokens}",
+            f"n = {plural(fewest, 'token')}",
+        ]
+        return " · ".join(words)
+
+    def draw(self, output: str | os.PathLike[str]) -> None:
+        """Bits per byte against ms per token as a picture, .png or .svg; raises OutputError."""
+        from rinsc.plots import Point, draw_tradeoff
+
+        points = [
+            Point(row.label, row.speed.decode_ms, row.bits_per_byte, row.rounds == self.written)
+            for row in self.rows
+            if row.bits_per_byte is not None
+        ]
+        title = f"{short_text(self.signature, MAX_TITLE)}: quality against cost"
+        where = f"ONNX Runtime on {self.provider}", self.threads_in_words
+        words = self.precision, *where, f"prompt of {plural(self.prompt_tokens, 'token')}"
+        draw_tradeoff(points, title, Path(output), subtitle=" · ".join(words))
+
+    def __repr__(self) -> str:
+        return f"<BenchReport of {self.signature}: {plural(len(self.rows), 'row')}>"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{html_table(*self.table)}<p>{escape(self.conditions)}</p></div>"
+
+
+def _cells(row: BenchRow) -> list[str]:
+    """The row in words; what was not measured is empty."""
+    speed, bits = row.speed, row.bits_per_byte
+    return [
+        row.label,
+        _digits(speed.tokens_per_second),
+        _digits(speed.decode_ms),
+        _digits(speed.decode_ms_p10),
+        f"{_digits(speed.first_token_ms)} ms",
+        "" if speed.memory_bytes is None else rounded_bytes(speed.memory_bytes),
+        "" if bits is None else f"{bits:.4f}",
+        rounded_flops(row.cost.matmul_flops).removesuffix("FLOP").rstrip(),
+        rounded_bytes(row.cost.touched_bytes),
+    ]
+
+
+def _digits(number: float) -> str:
+    """Three digits and no more: timings are not exact."""
+    places = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3
+    return f"{number:,.{places}f}"
