@@ -48,7 +48,7 @@ class OnnxOptions:
 
     calibrate: Path | None = None
     """A text, for int4: weights are rounded so that the model changes least on it. Of a run it is
-    the training text if not given, else random tokens."""
+    the training text if not given, else text that the model samples."""
 
     no_calibrate: bool = False
     """Round each weight of int4 by itself: faster, and far less exact."""

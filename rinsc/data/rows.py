@@ -268,7 +268,8 @@ def _rows_at_once(group: Any, field: str) -> int:
         for column in columns
         if column.path_in_schema.partition(".")[0] == field
     )
-    return max(1, min(PARQUET_ROWS, group.num_rows * PARQUET_BYTES // max(1, size)))
+    rows: int = group.num_rows * PARQUET_BYTES // max(1, size)
+    return max(1, min(PARQUET_ROWS, rows))
 
 
 def _arrow_texts(columns: Iterator[Any], field: str, place: str) -> Iterator[str | bytes]:

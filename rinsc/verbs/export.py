@@ -47,7 +47,8 @@ def export(
     ``overwrite`` replaces a model folder of another form.
 
     The other arguments are of ONNX. ``calibrate`` is the text by which int4 is rounded: a file,
-    token ids (windows, seq), True for random ids, False to round each weight by itself, None for
+    token ids (windows, seq), True for text that the model samples, False to
+    round each weight by itself, None for
     the run's training text. ``genai`` makes a folder that onnxruntime-genai loads. ``stop_ids``
     end a text, besides those of the tokenizer. ``held_out`` ships a sample of the run's held-out
     text in the folder. ``report`` measures the loss on that text. What takes its time is told to

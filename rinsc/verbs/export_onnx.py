@@ -219,9 +219,9 @@ class OnnxExport:
     def _windows(self) -> npt.ArrayLike | bool:
         """Windows of the text by which weights are rounded: the one that is named, or a run's own.
 
-        True stands for random tokens, which are taken, with a note, where there is no text; False
-        where the precision or the weights have no use for any. Raises UsageError or DataError for
-        a text that is asked for and cannot be read.
+        True stands for text that the model samples, which is taken, with a note, where there is no
+        other; False where the precision or the weights have no use for any. Raises UsageError or
+        DataError for a text that is asked for and cannot be read.
         """
         given, model = self.calibrate, self.model
         if not self.form.precision.is_calibrated or given is False:
@@ -232,7 +232,9 @@ class OnnxExport:
             return given
         if model.run is None:
             if model.has_weights:
-                message = "int4 is rounded by random tokens; in Python, calibrate=ids takes yours"
+                message = (
+                    "int4 is rounded by the model's own text; in Python, calibrate=ids takes yours"
+                )
                 self.progress.note(message)
             return model.has_weights
         from rinsc.data.tokenizer import load_tokenizer
@@ -242,7 +244,7 @@ class OnnxExport:
             return self._cut(run_text(model.run, load_tokenizer(model.run.tokenizer)).train)
         except RinscError as error:
             hint = f"name a text with {setting('calibrate')}, or {error.hint}"
-            self.progress.note(f"int4 is rounded by random tokens: {error.message} ({hint})")
+            self.progress.note(f"int4 is rounded by the model's own text: {error.message} ({hint})")
             return True
 
     def _encoded(self, path: Path) -> TokenIds:

@@ -145,7 +145,7 @@ def test_int4_is_rounded_by_the_training_text_of_the_run(
         file = tmp_path / f"{name}.onnx"
         done = _compile(run, file, "--precision", "int4", "--no-report", *words)
         assert done.status == 0, done.err
-        assert "random tokens" not in done.err
+        assert "model's own text" not in done.err
         codes[name] = _codes(ir.load(file))
     assert codes["run"] == codes["run again"]
     assert len(set(codes.values())) == 3
@@ -196,7 +196,7 @@ def test_a_run_without_its_text_is_rounded_by_random_tokens(run: Path, tmp_path:
     (copy / "data.json").unlink()
     status, _, err = _compile(copy, tmp_path / "m.onnx", "--precision", "int4", "--no-report")
     assert status == 0
-    assert "note: int4 is rounded by random tokens: the run does not say" in err
+    assert "note: int4 is rounded by the model's own text: the run does not say" in err
 
 
 @pytest.mark.parametrize("embedding", ["int4", "int8", "fp16", "fp32"])

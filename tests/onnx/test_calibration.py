@@ -19,7 +19,7 @@ from rinsc.backends.onnx import RoundsForm, Session, to_onnx
 from rinsc.backends.onnx.write.matrices import BlockwiseMatrix, blockwise, dequantize
 from rinsc.backends.onnx.write.rounding import Compensation, Float32, fit_grids
 from rinsc.backends.torch import CompiledModule, calibration, to_torch
-from rinsc.backends.torch.calibration import Calibration
+from rinsc.backends.torch.calibration import ENOUGH_TOKENS, Calibration, own_text
 from rinsc.errors import LoweringError, UsageError
 from rinsc.spec import ModelSpec, model_spec
 from tests.onnx.models import lively_model, random_ids, small_spec, torch_logits
@@ -263,12 +263,40 @@ def divergence(module: CompiledModule, ids: npt.NDArray[np.int64], **options: An
     return float((exact.exp() * (exact - other)).sum(-1).mean())
 
 
+def test_a_model_samples_its_own_text(trained: CompiledModule) -> None:
+    """Most pairs of tokens are pairs of the text that it was trained on; of random ones few are."""
+    ids = own_text(trained)
+    spec = trained.spec
+    assert ids.shape == (ENOUGH_TOKENS // spec.context, spec.context)
+    pairs = {tuple(pair) for pair in sliding_pairs(markov_ids(spec, 400, 5))}
+    known = np.mean([tuple(pair) in pairs for pair in sliding_pairs(ids)])
+    chance = random_ids(spec, *ids.shape)
+    random = np.mean([tuple(pair) in pairs for pair in sliding_pairs(chance)])
+    assert known > 0.6 > 10 * random
+    assert np.array_equal(own_text(trained), ids)
+    assert len(np.unique(ids[:, 0])) > spec.vocab_size / 2  # the texts begin in many ways
+
+
+def sliding_pairs(ids: npt.NDArray[np.int64]) -> list[list[int]]:
+    pairs: list[list[int]] = np.stack([ids[:, :-1], ids[:, 1:]], -1).reshape(-1, 2).tolist()
+    return pairs
+
+
+def test_random_tokens_where_nothing_continues_a_sequence() -> None:
+    spec = small_spec()
+    module = lively_model(spec)
+    module.extra = nn.Parameter(torch.zeros(1))  # not the module that was compiled any more
+    ids = own_text(module, 100)
+    assert ids.shape == (-(-100 // spec.context), spec.context)
+    assert np.array_equal(own_text(module, 100), ids)
+
+
 def test_each_choice_brings_a_trained_model_nearer(trained: CompiledModule) -> None:
     seen, unseen = markov_ids(trained.spec, 64, 1), markov_ids(trained.spec, 64, 2)
     named = {
         "symmetric": divergence(trained, unseen, precision="int4 symmetric", calibrate=False),
         "each by itself": divergence(trained, unseen, precision="int4", calibrate=False),
-        "random": divergence(trained, unseen, precision="int4"),
+        "its own text": divergence(trained, unseen, precision="int4"),
         "calibrated": divergence(trained, unseen, precision="int4", calibrate=seen),
         "int8": divergence(trained, unseen, precision="int8"),
         "int8 embedding": divergence(
@@ -277,7 +305,7 @@ def test_each_choice_brings_a_trained_model_nearer(trained: CompiledModule) -> N
     }
     assert named["int8"] < named["int8 embedding"] < named["calibrated"], named
     assert named["each by itself"] < named["symmetric"], named
-    assert named["random"] < named["each by itself"], named
+    assert named["its own text"] < named["each by itself"], named
     assert named["calibrated"] < 0.85 * named["each by itself"], named
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,33 +13,64 @@ from torch.overrides import TorchFunctionMode
 
 from rinsc.backends.torch.device import evaluating
 from rinsc.backends.torch.tables import TableKeeper
-from rinsc.errors import UsageError, plural
+from rinsc.errors import LoweringError, SpecError, UsageError, plural
 from rinsc.graph import Rounds
 from rinsc.layers import model_input
+
+if TYPE_CHECKING:
+    from rinsc.backends.torch import CompiledModule
 
 Moments: TypeAlias = Callable[[str], npt.NDArray[np.float32] | None]
 
 ENOUGH_TOKENS = 8192  # of a text: more gain little
-RANDOM_WINDOW = 256  # tokens, or the context where it is shorter
+OWN_WINDOW = 256  # tokens, or the context where it is shorter
 MOMENT_BYTES = 1 << 30  # of moments held at once; a larger model runs the text several times
 BATCH_TOKENS = 1024  # run at once
 BATCH_LOGITS = 1 << 24
 
 
-def calibration(module: TableKeeper, inputs: npt.ArrayLike | None = None) -> Moments:
-    """The moments of a module's matrices over ``inputs``, or over random tokens.
+def calibration(module: CompiledModule, inputs: npt.ArrayLike | None = None) -> Moments:
+    """The moments of a module's matrices over ``inputs``, or over what the model itself writes.
 
-    Random tokens are no text, but go through the model's own embedding: most of what a text gains
-    is gained with them. Patches cannot be made up so; without inputs nothing is known of those.
+    A trained model writes much like the text that it was trained on. Models that predict no next
+    token, and kinds without a cache, get random tokens. Patches cannot be made up so: without
+    inputs nothing is known of those.
     """
     if inputs is None:
-        spec = module.spec
-        if model_input(spec).dtype != "int64":
+        if model_input(module.spec).dtype != "int64":
             return lambda name: None
-        length = min(spec.context, RANDOM_WINDOW)
-        windows = -(-ENOUGH_TOKENS // length)
-        inputs = np.random.default_rng(0).integers(0, spec.vocab_size, (windows, length))
+        inputs = own_text(module)
     return Calibration(module, inputs)
+
+
+def own_text(module: CompiledModule, tokens: int = ENOUGH_TOKENS) -> npt.NDArray[np.int64]:
+    """About so many tokens (windows, seq), which the module samples after random first ones.
+
+    They are random throughout where nothing can continue a sequence.
+    """
+    from rinsc.backends.torch import cached_module  # whose file imports this one
+
+    spec = module.spec
+    length = min(spec.context, OWN_WINDOW)
+    random = np.random.default_rng(0).integers(0, spec.vocab_size, (-(-tokens // length), length))
+    try:
+        cached = cached_module(module).eval()
+    except (LoweringError, SpecError):
+        return random
+    device = next(module.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
+    windows = []
+    with torch.inference_mode():
+        first = torch.from_numpy(random[:, :1]).to(device)
+        cache_bytes = length * sum(slot.nbytes for slot in cached(first[:1])[1])
+        for ids in first.split(max(1, MOMENT_BYTES // max(1, cache_bytes))):
+            window, past = [ids], None
+            while len(window) < length:
+                logits, past = cached(window[-1], past)
+                chances = logits[:, -1].float().nan_to_num().softmax(dim=-1)
+                window.append(torch.multinomial(chances, 1, generator=generator))
+            windows.append(torch.cat(window, dim=1).cpu().numpy())
+    return np.concatenate(windows)
 
 
 class Calibration:

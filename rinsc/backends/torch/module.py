@@ -64,7 +64,7 @@ class CompiledModule(TableKeeper):
         return 0.0
 
     def input_moments(self, inputs: npt.ArrayLike | None) -> Moments:
-        """What each matrix is multiplied with on ``inputs``, or on random tokens; `calibration`."""
+        """What each matrix is multiplied with on ``inputs``, or on its own text; `calibration`."""
         return calibration(self, inputs)
 
 

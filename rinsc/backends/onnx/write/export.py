@@ -82,8 +82,8 @@ def to_onnx(
 
     ``int4`` rounds weights so that products change least on a sample of inputs, which takes some
     passes over them at the rounds of the signature, so that all forms have the same weights.
-    ``calibrate`` is that sample, token ids (windows, seq); True for random ids, False to round
-    each weight by itself.
+    ``calibrate`` is that sample, token ids (windows, seq); True for text that the model samples
+    itself (random ids where it has no cache), False to round each weight by itself.
 
     Raises `GraphError` for rounds that the model cannot run, `CheckpointError` for weights of
     another model, `SpecError` for a cache of a model that predicts no next token, `UsageError` for
