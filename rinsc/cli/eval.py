@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +10,6 @@ from cyclopts import Parameter
 from rinsc.cli.eval_report import print_evaluation
 from rinsc.cli.output import print_json
 from rinsc.cli.values import Count, Listed, listed
-from rinsc.errors import UsageError
 from rinsc.extras import require
 
 if TYPE_CHECKING:
@@ -73,13 +71,12 @@ def eval_(
     json
         Print JSON.
     """
-    _check_counts(windows, limit)
-    _check_margin(margin, baseline)
-    _check_tasks(tasks, include, limit)
     require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
-    from rinsc.evaluation.evaluate import evaluate
+    from rinsc.evaluation.evaluate import check_settings, evaluate
     from rinsc.training.finished import trained_run
 
+    names = listed(tasks) if tasks else None
+    check_settings(windows, baseline, margin, names, include, limit)
     found = trained_run(Path(run))
     report = evaluate(
         found,
@@ -88,7 +85,7 @@ def eval_(
         windows=windows,
         baseline=baseline,
         margin=margin,
-        tasks=listed(tasks),
+        tasks=names or (),
         include=include,
         limit=limit,
         device=device,
@@ -106,28 +103,3 @@ def _picture(run: FinishedRun) -> Path:
     if checkpoint is None:
         return folder.path / PICTURE
     return folder.evaluation_of(checkpoint.path.name)
-
-
-def _check_counts(windows: int | None, limit: int | None) -> None:
-    for name, given in (("--windows", windows), ("--limit", limit)):
-        if given is not None and given < 1:
-            message = f"{name} must be at least 1"
-            raise UsageError("usage", message, hint="leave it out for all of them")
-
-
-def _check_margin(margin: float, baseline: str | None) -> None:
-    if margin and baseline is None:
-        message = "--margin is about a baseline, and none is named"
-        raise UsageError("usage", message, hint="name its run with --baseline")
-
-
-def _check_tasks(tasks: Sequence[str], include: Path | None, limit: int | None) -> None:
-    for name, given in (("--include", include), ("--limit", limit)):
-        if given is not None and not tasks:
-            message = f"{name} is about tasks, and none are named"
-            raise UsageError("usage", message, hint="name them with --tasks")
-    if tasks and not listed(tasks):
-        message = "--tasks names no task"
-        raise UsageError("usage", message, hint="write --tasks NAME,NAME")
-    if tasks:
-        require("lm_eval")

@@ -22,6 +22,7 @@ from rinsc.evaluation.verdict import (
     require_margin,
     require_repeat,
 )
+from rinsc.extras import require
 from rinsc.graph import Rounds, rounds_up_to, several_rounds
 from rinsc.objectives import Observe, Part, Pieces, Quality, Request, objective
 from rinsc.objectives.next_token import (
@@ -67,9 +68,7 @@ def evaluate(
     it as JSON. ``progress`` is told what is being done, by default on
     standard error or below the cell of a notebook.
     """
-    require_margin(margin)
-    if whole(windows) is None:
-        require_type("windows", windows, (), "windows=64", optional=True)
+    check_settings(windows, baseline, margin, tasks or None, include, limit)
     shown = ShownProgress() if progress is None else progress
     found = run if isinstance(run, FinishedRun) else trained_run(Path(run))
     every = _asked_rounds(found, rounds)
@@ -120,6 +119,39 @@ def evaluate(
     if output is not None:
         report.save(Path(output))
     return report
+
+
+def check_settings(
+    windows: int | None,
+    baseline: object,
+    margin: float,
+    tasks: Sequence[str] | None,
+    include: str | Path | None,
+    limit: int | None,
+) -> None:
+    """Raises UsageError for settings that do not fit each other, before anything is read; without
+    tasks they are None."""
+    require_margin(margin)
+    for name, count in (("windows", windows), ("limit", limit)):
+        number = whole(count)
+        if number is None:
+            require_type(name, count, (), f"{name}=64", optional=True)
+        elif number < 1:
+            message = f"{setting(name)} must be at least 1"
+            raise UsageError("usage", message, hint="leave it out for all of them")
+    if margin and baseline is None:
+        message = f"{setting('margin')} is about a baseline, and none is named"
+        raise UsageError("usage", message, hint=f"name its run with {setting('baseline')}")
+    for name, value in (("include", include), ("limit", limit)):
+        if value is not None and tasks is None:
+            message = f"{setting(name)} is about tasks, and none are named"
+            raise UsageError("usage", message, hint=f"name them with {setting('tasks')}")
+    if tasks is not None and not tasks:
+        message = f"{setting('tasks')} names no task"
+        hint = f"write {setting('tasks=[NAME, NAME]', '--tasks NAME,NAME')}"
+        raise UsageError("usage", message, hint=hint)
+    if tasks:
+        require("lm_eval")
 
 
 class _Passes:

@@ -207,3 +207,25 @@ def test_every_option_of_a_setting_is_that_of_its_field() -> None:
         if setting.option:
             assert f"{setting.option} " in shown
             assert setting.doc.split(";")[0].split(",")[0][:40] in shown, setting.option
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"windows": 0}, "windows must be at least 1"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"margin": 0.1}, "margin is about a baseline"),
+        ({"include": "tasks"}, "include is about tasks"),
+        ({"limit": 3}, "limit is about tasks"),
+    ],
+)
+def test_settings_of_an_evaluation_that_do_not_fit(
+    run: Trained, settings: dict[str, Any], words: str
+) -> None:
+    """In Python as on the command line."""
+    with pytest.raises(UsageError, match=words):
+        rinsc.evaluate(run.path, device="cpu", **settings)
+    (name, value) = next(iter(settings.items()))
+    done = run_cli("eval", str(run.path), f"--{name}", str(value))
+    assert done.status == 2
+    assert words.partition(" ")[2].partition("must")[0] in done.err
