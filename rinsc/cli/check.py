@@ -144,7 +144,7 @@ def _heavy_adapters(signature: Signature, spec: ModelSpec | None) -> str | None:
 
     if not any(o.name == "adapter" for repeat in repeats(signature.body) for o in repeat.options):
         return None  # and there is no graph to build
-    from rinsc.cost.adapters import adapter_share, heavy_at_presets, heavy_note
+    from rinsc.cost.params import adapter_share, heavy_at_presets, heavy_note
     from rinsc.graph import build_graph
 
     if spec is None:

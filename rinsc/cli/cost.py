@@ -88,7 +88,7 @@ def cost(
         Print JSON with exact integers.
     """
     from rinsc.cost import FlopConvention, match_compute, match_towers
-    from rinsc.cost.adapters import heavy_note
+    from rinsc.cost.params import heavy_note
 
     models = [model] if baseline is None else [model, baseline]
     exponents = share_bindings(options.set_, [options.signed(models[0]), *models[1:]])

@@ -34,7 +34,7 @@ def show(
         Print the graph as JSON in place of the drawing.
     """
     from rinsc.cost import block_params
-    from rinsc.cost.adapters import adapter_share, heavy_note
+    from rinsc.cost.params import adapter_share, heavy_note
     from rinsc.graph import BlockGraph, build_graph
     from rinsc.graph.draw import (
         FORMATS,

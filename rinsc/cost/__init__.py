@@ -1,8 +1,9 @@
 """Exact costs: parameters, FLOPs, memory, and compute matching."""
 
-from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import RunCounts, expected_run_counts, run_counts
 from rinsc.cost.flops import (
+    PYTORCH,
+    FlopConvention,
     FlopSplit,
     forward_flops,
     training_flops,

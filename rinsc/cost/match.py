@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import checked_counts, checked_sequence
-from rinsc.cost.flops import training_flops
+from rinsc.cost.flops import PYTORCH, FlopConvention, training_flops
 from rinsc.errors import SpecError, plural
 from rinsc.graph import build_graph
 from rinsc.graph.law import drawn_loops

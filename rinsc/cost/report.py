@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from html import escape
 
-from rinsc.cost.convention import PYTORCH, FlopConvention
 from rinsc.cost.counts import checked_counts, checked_sequence, exactly, in_expectation, run_counts
-from rinsc.cost.flops import FlopSplit, forward_flops, set_rounds, training_flops
+from rinsc.cost.flops import (
+    PYTORCH,
+    FlopConvention,
+    FlopSplit,
+    forward_flops,
+    set_rounds,
+    training_flops,
+)
 from rinsc.cost.memory import MemoryReport, memory
 from rinsc.cost.params import (
     adapter_params,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rinsc.cost.adapters import share_text
 from rinsc.cost.match import ComputeMatch, PairsMatch
 from rinsc.cost.memory import MemoryReport
+from rinsc.cost.params import share_text
 from rinsc.cost.report import CostReport, TowersReport
 from rinsc.errors import plural
 from rinsc.scalars import (

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import overload
 
+from rinsc.errors import plural
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit, chain
 from rinsc.graph.passes import fold_runs, number_loops
 from rinsc.graph.towers_graph import TowersGraph, joined
 from rinsc.graph.verify import Rule, keeps_the_schedule, loop_names_are_unique, verified, verify
 from rinsc.spec import ModelSpec, TowersSpec
-from rinsc.spec.model import require_spec
+from rinsc.spec.model import dimensions, require_spec
 from rinsc.syntax.options import largest_bounded_draw
 from rinsc.syntax.settings import RepeatOptions, repeat_options, visit_options
 from rinsc.syntax.tree import BlockRef, Node, Repeat
@@ -118,3 +119,43 @@ def _adapters(options: RepeatOptions, rounds: int) -> int:
         return 0
     drawn = 1 if options.sample is None else largest_bounded_draw(options.sample)
     return max(rounds, drawn)
+
+
+MOST = 8  # differences that are told
+
+
+def model_differences(left: ModelSpec, right: ModelSpec) -> list[str]:
+    """What differs from ``left`` to ``right``: blocks, then dimensions, then the schedule."""
+    graphs = build_graph(left), build_graph(right)
+    found = [*_blocks(*graphs), *_dimensions(left, right)]
+    if not found:
+        same = graphs[0].visit_counts() == graphs[1].visit_counts()
+        what = "options of its repeats differ" if same else "its blocks are visited in another way"
+        found = [f"{what}: '{right.text}', not '{left.text}'"]
+    more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
+    return [*found[:MOST], *more]
+
+
+def _blocks(left: BlockGraph, right: BlockGraph) -> list[str]:
+    found = []
+    for name in sorted(left.blocks.keys() | right.blocks.keys()):
+        before, now = left.blocks.get(name), right.blocks.get(name)
+        if before is None or now is None:
+            found.append(f"block {name} is {'new' if before is None else 'gone'}")
+        elif before != now:
+            found.append(f"block {name} has {_words(now)}, not {_words(before)}")
+    return found
+
+
+def _words(block: Block) -> str:
+    tie = "" if block.tie is None else f" with one {block.tie}"
+    return f"{plural(block.layers, 'layer')} of kind {block.kind}{tie}"
+
+
+def _dimensions(left: ModelSpec, right: ModelSpec) -> list[str]:
+    before, now = dimensions(left), dimensions(right)
+    return [
+        f"{name} is {now[name]}, not {before[name]}"
+        for name in before
+        if name in now and now[name] != before[name]
+    ]

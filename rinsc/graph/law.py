@@ -14,21 +14,12 @@ from typing import TypeAlias, cast
 
 from rinsc.errors import GraphError
 from rinsc.graph.build import require_graph
-from rinsc.graph.draws import (
-    chosen_rounds,
-    fixed_rounds,
-    poisson_lognormal_rounds,
-    poisson_rate,
-    skipped_rounds,
-    step_generator,
-    uniform_rounds,
-)
 from rinsc.graph.nodes import BlockGraph, Loop
-from rinsc.graph.rounds import MAX_ROUNDS
 from rinsc.graph.verify import verified
 from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
 from rinsc.syntax.settings import RepeatOptions
+from rinsc.syntax.tree import MAX_ROUNDS
 
 Sampler: TypeAlias = Callable[..., int]
 
@@ -47,7 +38,7 @@ class RoundsLaw(ABC):
     @property
     @abstractmethod
     def sampler(self) -> tuple[Sampler, tuple[float, ...]]:
-        """The function of `rinsc.graph.draws` that draws, and its arguments after a generator."""
+        """The function of `rinsc.graph.law` that draws, and its arguments after a generator."""
 
     def draw(self, generator: Random) -> int:
         """One number of rounds. It depends on ``generator.random()`` alone."""
@@ -272,3 +263,66 @@ def _poisson_mean_upto(rate: float, most: int) -> float:
     log_rate = math.log(rate)
     probabilities = (math.exp(n * log_rate - rate - math.lgamma(n + 1)) for n in range(most))
     return most - math.fsum((most - n) * p for n, p in enumerate(probabilities))
+
+
+PRIME = 2**31 - 1  # of `noise_like`
+
+
+def step_generator(seed: int, step: int) -> Random:
+    """What the rounds of a training step are drawn from: the same on every rank."""
+    return Random(f"rounds of step {step} with seed {seed}")
+
+
+def fixed_rounds(generator: Random, rounds: int) -> int:
+    """The rounds themselves."""
+    return rounds
+
+
+def skipped_rounds(generator: Random, rounds: int, skip: float) -> int:
+    """The rounds that are left when each after the first is skipped with a probability."""
+    return 1 + sum(generator.random() >= skip for _ in range(rounds - 1))
+
+
+def chosen_rounds(generator: Random, *counts: int) -> int:
+    """One of the counts, each as likely."""
+    return counts[int(generator.random() * len(counts))]
+
+
+def uniform_rounds(generator: Random, low: int, high: int) -> int:
+    """A number from ``low`` to ``high``, both included, each as likely."""
+    return low + int(generator.random() * (high - low + 1))
+
+
+def poisson_lognormal_rounds(generator: Random, mean: float, sigma: float) -> int:
+    """1 + Poisson(exp(Normal)), ``mean`` rounds on average and `MAX_ROUNDS` at most."""
+    # A standard normal number, by Box and Muller's method (1958).
+    radius = math.sqrt(-2 * math.log(1 - generator.random()))
+    rate = poisson_rate(mean, sigma, radius * math.cos(2 * math.pi * generator.random()))
+    # The arrivals before time `rate`, with exponential waits of mean 1.
+    time, arrivals = 0.0, 0
+    while arrivals < MAX_ROUNDS - 1:
+        time -= math.log(1 - generator.random())
+        if time > rate:
+            break
+        arrivals += 1
+    return 1 + arrivals
+
+
+def poisson_rate(mean: float, sigma: float, deviations: float) -> float:
+    """The Poisson rate at so many deviations of the normal variable from its mean."""
+    if mean <= 1:
+        return 0.0
+    log_rate = math.log(mean - 1) - sigma**2 / 2 + sigma * deviations
+    return math.exp(min(log_rate, 2 * math.log(MAX_ROUNDS)))  # cut to MAX_ROUNDS in any case
+
+
+def noise_seed_of(seed: int, step: int, first_row: int = 0) -> int:
+    """The seed of the noise that repeats start from in a training step; 0 is that of evaluation.
+
+    Row i of a batch part that starts at ``first_row`` has the noise of row ``first_row`` + i of
+    the whole batch: `noise_like` adds 1000003 a row and 742938285 a seed, modulo `PRIME`.
+    """
+    # The stride lets runs of neighbouring seeds see other noise.
+    whole = 1 + (seed * 1_000_003 + step) % PRIME
+    seeds_a_row = 1_000_003 * pow(742_938_285, -1, PRIME)
+    return (whole + first_row * seeds_a_row) % PRIME if first_row else whole

@@ -35,14 +35,16 @@ from rinsc.ops.elements import (
     Weigh,
     ZerosLike,
 )
-from rinsc.ops.matrices import Linear, Project, TiedLinear
-from rinsc.ops.tables import (
+from rinsc.ops.matrices import (
     Embedding,
+    Linear,
     PositionRows,
     Positions,
+    Project,
     RotaryRows,
     RotaryTable,
     Row,
+    TiedLinear,
     Vector,
 )
 

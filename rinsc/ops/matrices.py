@@ -1,9 +1,10 @@
-"""Matrix products over the last dimension."""
+"""Matrix products over the last dimension, and what reads a trained or a computed table."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from rinsc.errors import GraphError
 from rinsc.ops.base import Causal, Init, Op, Param, Shape, Sizes, static
@@ -56,3 +57,115 @@ class Project(Op, reach="own", needs="nothing", parts="never", kept="product"):
 
     def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
         return 2 * math.prod(sizes[0]) * sizes[1][0]
+
+
+@dataclass(frozen=True)
+class Embedding(Op, reach="own", needs="nothing", parts="never", kept="ids"):
+    """Rows of a table by token id: (batch, seq) to (batch, seq, width). A lookup costs nothing."""
+
+    rows: int
+    width: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0], self.width)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.rows, self.width), "normal"),)
+
+
+@dataclass(frozen=True)
+class Positions(Op, reach="own", needs="nothing", parts="never", kept="ids"):
+    """A learned row for each position of an input (batch, seq, …): (seq, width)."""
+
+    context: int
+    width: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (shapes[0][1], self.width)
+
+    def at_positions(self) -> Op:
+        return PositionRows(self.context, self.width)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.context, self.width), "normal"),)
+
+
+@dataclass(frozen=True)
+class RotaryTable(Op, reach="own", needs="nothing", parts="never", kept="table"):
+    """Cosines or sines of rotary angles: token ids (batch, seq) to (seq, head_dim / 2).
+
+    Angle of position p and pair i: p · theta^(−2i / head_dim) (RoFormer, arXiv 2104.09864, 3.2.2).
+    """
+
+    owns_table: ClassVar[bool] = True
+    function: Literal["cos", "sin"]
+    theta: float
+    head_dim: int
+    context: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if self.head_dim % 2:
+            message = f"rotary positions need an even head width, not {self.head_dim}"
+            hint = "change 'heads' or 'width', or give another 'head_dim'"
+            raise GraphError("odd-head-width", message, place="heads", hint=hint)
+        return (shapes[0][1], self.head_dim // 2)
+
+    def at_positions(self) -> Op:
+        return RotaryRows(self.function, self.theta, self.head_dim, self.context)
+
+
+@dataclass(frozen=True)
+class RotaryRows(Op, reach="own", needs="nothing", parts="never", kept="table"):
+    """`RotaryTable` at given positions: (batch, seq) to (batch, seq, head_dim / 2)."""
+
+    owns_table: ClassVar[bool] = True
+    function: Literal["cos", "sin"]
+    theta: float
+    head_dim: int
+    context: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0], self.head_dim // 2)
+
+
+@dataclass(frozen=True)
+class PositionRows(Op, reach="own", needs="nothing", parts="never", kept="ids"):
+    """`Positions` at given positions: (batch, seq) to (batch, seq, width)."""
+
+    context: int
+    width: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0], self.width)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.context, self.width), "normal"),)
+
+
+@dataclass(frozen=True)
+class Row(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
+    """One of ``rows`` trained tensors by a number (); a number beyond the last takes the last."""
+
+    rows: int
+    shape: Sizes
+    init: Init
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.shape
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.rows, *self.shape), self.init),)
+
+
+@dataclass(frozen=True)
+class Vector(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
+    """A trained vector (width,), whatever the input."""
+
+    width: int
+    init: Init
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (self.width,)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (self.width,), self.init),)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rinsc.errors import CheckpointError, OutputError, Problem, setting
-from rinsc.graph.differences import model_differences
+from rinsc.graph.build import model_differences
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.spec.reading import is_of
 from rinsc.storage.files import parse_json, read_regular_text

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from rinsc.backends.torch.compile import compile_blocks
+from rinsc.backends.torch.decoding import compile_blocks
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.weight_files import load_weights, save_weights
 from rinsc.errors import CheckpointError

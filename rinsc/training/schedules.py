@@ -13,8 +13,7 @@ from rinsc.cost import training_flops
 from rinsc.cost.flops import set_rounds
 from rinsc.errors import plural
 from rinsc.graph import BlockGraph, Rounds, build_graph
-from rinsc.graph.draws import noise_seed_of
-from rinsc.graph.law import draw_rounds, drawn_loops, loop_law
+from rinsc.graph.law import draw_rounds, drawn_loops, loop_law, noise_seed_of
 from rinsc.objectives import objective
 from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig

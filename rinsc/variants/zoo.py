@@ -13,7 +13,7 @@ from rinsc.cost import (
     stored_params,
     training_flops_per_token,
 )
-from rinsc.cost.adapters import adapter_share, share_text
+from rinsc.cost.params import adapter_share, share_text
 from rinsc.errors import Problem, RinscError, SpecError, did_you_mean
 from rinsc.extras import zoo_dir
 from rinsc.graph import build_graph

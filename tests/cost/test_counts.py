@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.cost import expected_run_counts, run_counts, training_flops
-from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import LoopRounds, RunCounts
-from rinsc.cost.flops import flops_of_a_step
+from rinsc.cost.flops import PYTORCH, flops_of_a_step
 from rinsc.graph import BlockGraph, Visit, build_graph
 from rinsc.graph.law import draw_rounds, drawn_loops, loop_law
 from rinsc.spec import ModelSpec

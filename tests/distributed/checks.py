@@ -24,7 +24,7 @@ from rinsc.backends.torch.parallel import emitted_module, parallelize
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict, load_sharded, save_sharded
 from rinsc.errors import RinscError
 from rinsc.graph import Rounds
-from rinsc.graph.draws import noise_seed_of
+from rinsc.graph.law import noise_seed_of
 from rinsc.spec import ModelSpec
 from tests.distributed.ranks import Check, largest_gap
 from tests.distributed.training import (

@@ -26,8 +26,7 @@ from rinsc.graph.draw import (
     tree_lines,
 )
 from rinsc.graph.draw.figure import to_figure
-from rinsc.graph.draw.labels import short_number
-from rinsc.graph.draw.palette import block_colours, contrast
+from rinsc.graph.draw.labels import block_colours, contrast, short_number
 from tests.graph.graphs import expand_text, graph_of, params_of, schedule
 from tests.strategies import nested_signatures, signatures
 

@@ -20,7 +20,14 @@ PAGE = ROOT / "docs" / "api.md"
 FACES = (
     *("rinsc", "rinsc.backends.hf", "rinsc.backends.onnx", "rinsc.backends.torch", "rinsc.cost"),
     *("rinsc.data", "rinsc.errors", "rinsc.evaluation", "rinsc.generation", "rinsc.graph"),
-    *("rinsc.graph.draw", "rinsc.layers", "rinsc.layers.llama", "rinsc.ops", "rinsc.progress"),
+    *(
+        "rinsc.graph.draw",
+        "rinsc.layers",
+        "rinsc.layers.llama",
+        "rinsc.layers.mixing",
+        "rinsc.ops",
+        "rinsc.progress",
+    ),
     *("rinsc.sources", "rinsc.spec", "rinsc.study", "rinsc.syntax", "rinsc.training"),
 )
 LAZY = (

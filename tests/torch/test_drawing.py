@@ -19,7 +19,7 @@ import rinsc
 from rinsc.backends.torch import compile_blocks, emit_source
 from rinsc.backends.torch.decoding import cached_module, hosted_class
 from rinsc.graph import build_graph, unroll
-from rinsc.graph.draws import noise_seed_of
+from rinsc.graph.law import noise_seed_of
 from tests.onnx.models import small_spec
 
 SKIPPED = small_spec("A^6{skip=0.5}B")

@@ -15,9 +15,8 @@ import torch
 from rinsc.backends.torch.decoding import HostedModule, hosted_class
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.backends.torch.tensor_plan import Side, tensor_plan
-from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import checked_sequence, run_counts
-from rinsc.cost.flops import flops_of_a_step
+from rinsc.cost.flops import PYTORCH, flops_of_a_step
 from rinsc.errors import CheckpointError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
 from rinsc.layers import block_weights, layer_kind, trace_programs

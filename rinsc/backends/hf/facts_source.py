@@ -12,9 +12,8 @@ from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import slots_of_visit
 from rinsc.backends.torch.decoding import Checkpointing
 from rinsc.backends.torch.statements import indented
-from rinsc.cost.convention import PYTORCH
 from rinsc.cost.counts import BlockRuns, LoopRuns, RunCounts
-from rinsc.cost.flops import flops_of_a_step
+from rinsc.cost.flops import PYTORCH, flops_of_a_step
 from rinsc.graph import BlockGraph, Loop, Visit, build_graph, plain_rounds
 from rinsc.graph.rounds import spelled_rounds
 

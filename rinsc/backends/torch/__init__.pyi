@@ -1,7 +1,7 @@
 """The names of the PyTorch backend, and where each is from."""
 
-from rinsc.backends.torch.compile import compile_blocks as compile_blocks
 from rinsc.backends.torch.decoding import cached_module as cached_module
+from rinsc.backends.torch.decoding import compile_blocks as compile_blocks
 from rinsc.backends.torch.emit import emit_source as emit_source
 from rinsc.backends.torch.emit_towers import emit_towers as emit_towers
 from rinsc.backends.torch.module import CompiledModule as CompiledModule

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from rinsc.backends.torch.device import evaluating
-from rinsc.backends.torch.tables import TableKeeper
+from rinsc.backends.torch.device import TableKeeper, evaluating
 from rinsc.errors import LoweringError, SpecError, UsageError, plural
 from rinsc.graph import Rounds
 from rinsc.layers import model_input

@@ -6,17 +6,17 @@ import warnings
 from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeAlias, overload
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from rinsc.backends.torch.device import TableKeeper
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.module import CompiledModule, emitted_class
 from rinsc.backends.torch.steps import takes_noise_seed
-from rinsc.backends.torch.tables import TableKeeper
 from rinsc.errors import LoweringError
 from rinsc.generation import (
     Prompt,
@@ -245,3 +245,16 @@ def _cached(model: CompiledModule) -> CachedModule | None:
         return cached_module(model).eval()
     except LoweringError:
         return None
+
+
+Emitted = TypeVar("Emitted", CompiledModule, HostedModule)
+
+
+def compile_blocks(model: Emitted) -> Emitted:
+    """Compile every block of an emitted module in place, and return the module.
+
+    The loop over rounds stays outside, so that rounds which change compile nothing new.
+    """
+    for name in model.graph.blocks:
+        model.get_submodule(name).compile()
+    return model

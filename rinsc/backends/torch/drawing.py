@@ -15,13 +15,15 @@ from rinsc.backends.torch.blocks import WIDEST
 from rinsc.backends.torch.statements import call, indented
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.graph import BlockGraph
-from rinsc.graph.draws import (
+from rinsc.graph.law import (
+    Fixed,
+    drawn_loops,
+    loop_law,
     noise_seed_of,
     poisson_lognormal_rounds,
     poisson_rate,
     step_generator,
 )
-from rinsc.graph.law import Fixed, drawn_loops, loop_law
 
 # What a function calls stands before it.
 CALLED: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {

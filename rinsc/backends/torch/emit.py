@@ -42,7 +42,6 @@ from rinsc.backends.torch.blocks import (
     block_classes,
     class_sources,
     own_lines,
-    reset_lines,
 )
 from rinsc.backends.torch.drawing import (
     drawing_imports,
@@ -50,7 +49,8 @@ from rinsc.backends.torch.drawing import (
     drawing_source,
     draws_in_training,
 )
-from rinsc.backends.torch.forwards import (
+from rinsc.backends.torch.helpers import HELPERS
+from rinsc.backends.torch.methods import (
     CHECKPOINTING,
     cached_forward,
     embed_lines,
@@ -59,9 +59,9 @@ from rinsc.backends.torch.forwards import (
     kept_loss_lines,
     loss_lines,
     recomputing_lines,
+    reset_lines,
     rounds_lines,
 )
-from rinsc.backends.torch.helpers import HELPERS
 from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.backends.torch.statements import (
     definition,

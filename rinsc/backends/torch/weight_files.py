@@ -18,7 +18,7 @@ from rinsc.backends.torch.decoding import HostedModule
 from rinsc.backends.torch.module import CompiledModule, CompiledTowers
 from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.fingerprints import fingerprint
-from rinsc.graph.differences import model_differences
+from rinsc.graph.build import model_differences
 from rinsc.spec import ModelSpec, TowersSpec, spec_from_values, spec_to_toml
 from rinsc.storage.files import atomic_path, parse_json, parse_toml, read_json
 from rinsc.storage.weights_digest import DIGEST_KEY, NO_DIGEST, is_damaged, sign_weights

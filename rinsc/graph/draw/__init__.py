@@ -7,10 +7,9 @@ from typing import TypeAlias
 
 from rinsc.graph.draw.figure import to_figure
 from rinsc.graph.draw.flowcharts import to_dot, to_mermaid
-from rinsc.graph.draw.json_tree import to_json
 from rinsc.graph.draw.labels import Drawn
 from rinsc.graph.draw.svg import to_svg
-from rinsc.graph.draw.terminal import schedule_lines, tree_lines
+from rinsc.graph.draw.text import schedule_lines, to_json, tree_lines
 
 Drawing: TypeAlias = Callable[[Drawn, Mapping[str, int]], str]
 Picture: TypeAlias = Callable[[Drawn, Mapping[str, int]], bytes]

@@ -9,8 +9,10 @@ from itertools import count, pairwise
 from typing import TypeAlias
 
 from rinsc.graph.draw.labels import (
+    Colour,
     Drawn,
     Elided,
+    block_colours,
     block_text,
     caption,
     cut,
@@ -22,7 +24,6 @@ from rinsc.graph.draw.labels import (
     towers_of,
     visit_text,
 )
-from rinsc.graph.draw.palette import Colour, block_colours
 from rinsc.graph.nodes import BlockGraph, Visit
 
 

@@ -9,7 +9,11 @@ from xml.sax.saxutils import escape, quoteattr
 
 from rinsc.errors import plural
 from rinsc.graph.draw.labels import (
+    INK,
+    PAPER,
+    Colour,
     Drawn,
+    block_colours,
     block_text,
     caption,
     cut,
@@ -22,6 +26,9 @@ from rinsc.graph.draw.labels import (
 from rinsc.graph.draw.layout import (
     END_HEIGHT,
     END_WIDTH,
+    FONT,
+    LINE,
+    MUTED,
     ROW_GAP,
     Arc,
     Box,
@@ -29,12 +36,6 @@ from rinsc.graph.draw.layout import (
     Row,
     Style,
     arrange,
-)
-from rinsc.graph.draw.palette import INK, PAPER, Colour, block_colours
-from rinsc.graph.draw.shapes import (
-    FONT,
-    LINE,
-    MUTED,
     arrow_right,
     fill_of,
     fit,
