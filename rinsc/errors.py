@@ -220,19 +220,19 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else REPLACEMENT for char in text)
 
 
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The known word most like ``word``, or None when none is close."""
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known word most like ``name``, or None when none is close."""
     import difflib  # only a mistake needs it
 
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A hint for an unknown word: the nearest known one, else the whole list."""
-    known = list(known)
-    close = nearest(word, known)
-    return f"did you mean '{close}'?" if close else f"one of: {', '.join(known)}"
+    names = list(names)
+    close = nearest(name, names)
+    return f"did you mean '{close}'?" if close else f"one of: {', '.join(names)}"
 
 
 def plural(count: int, noun: str, number: str | None = None) -> str:

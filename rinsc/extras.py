@@ -56,12 +56,12 @@ def require(*modules: str) -> None:
 def why_not_importable(module: str) -> str | None:
     """None for a library that imports, "" for one that is not there, else what is wrong with it."""
     try:
-        found = import_module(module)
+        imported = import_module(module)
     except ModuleNotFoundError as error:
-        return "" if error.name == module else _told(error)
+        return "" if error.name == module else _in_one_line(error)
     except (Exception, SystemExit) as error:  # a library may fail in any way when it is imported
-        return _told(error)
-    return "only a part of it is left, without its code" if _is_hollow(found) else None
+        return _in_one_line(error)
+    return "only a part of it is left, without its code" if _is_hollow(imported) else None
 
 
 def face(
@@ -91,16 +91,16 @@ def _is_hollow(module: ModuleType) -> bool:
     return module.__spec__ is not None and module.__spec__.origin is None
 
 
-def _told(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0][:200]
     return f"{type(error).__name__}: {text}"
 
 
-def _missing(module: str, wanted: tuple[str, ...]) -> Problem:
+def _missing(module: str, modules: tuple[str, ...]) -> Problem:
     """Advises the first extra with everything that is wanted, else with what is missing; what is
     in no extra is advised by itself."""
     alone = [name for name, brings in EXTRAS.items() if module in brings]
-    together = [name for name in alone if set(wanted) <= set(EXTRAS[name])]
+    together = [name for name in alone if set(modules) <= set(EXTRAS[name])]
     hint = f"pip install 'rinsc[{(together or alone)[0]}]'" if alone else f"pip install {module}"
     return Problem("missing-extra", f"this needs the library {module}", hint=hint)
 

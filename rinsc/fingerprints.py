@@ -44,7 +44,7 @@ def fingerprint(spec: ModelSpec | TowersSpec) -> str:
 
 def _of_towers(spec: TowersSpec) -> str:
     programs = {name: trace_programs(tower) for name, tower in spec.towers.items()}
-    framed = {kind for each in programs.values() for kind in (*each.enter, *each.leave)}
+    framed = {kind for own in programs.values() for kind in (*own.enter, *own.leave)}
     vary = any(map(_has_varying_kind, spec.towers.values()))
     layers = {name: _layer_kinds(tower) for name, tower in spec.towers.items()} if vary else None
     schedule = identity_of_towers(
@@ -57,8 +57,8 @@ def _of_towers(spec: TowersSpec) -> str:
     if vary:
         return short_digest("\n".join([schedule.text, *frames]))
     owners: dict[int, ModelSpec] = {}  # of each atom: the first tower that has it
-    for name, word in schedule.words:
-        for atom in atoms_of(word):
+    for name, sequence in schedule.words:
+        for atom in atoms_of(sequence):
             owners.setdefault(atom, spec.towers[name])
     kinds = [block.kind or "" for block in schedule.blocks]
     text = _text(schedule, [owners[atom] for atom in range(len(kinds))], kinds)

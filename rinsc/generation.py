@@ -81,9 +81,9 @@ def checked_request(
     Raises `UsageError` for no prompt, an empty one, one that is longer than the context, ids that
     are not in the vocabulary, and a negative count.
     """
-    given: list[Any] = _listed(prompt)
-    is_single = not given or whole(given[0]) is not None
-    listed = [given] if is_single else [_listed(row) for row in given]
+    items: list[Any] = _listed(prompt)
+    is_single = not items or whole(items[0]) is not None
+    listed = [items] if is_single else [_listed(row) for row in items]
     rows = tuple(
         _prompt_ids("prompt" if is_single else f"prompt {number} of {len(listed)}", row, spec)
         for number, row in enumerate(listed, start=1)
@@ -111,20 +111,20 @@ def _prompt_ids(name: str, row: Sequence[Any], spec: ModelSpec) -> tuple[int, ..
     return _ids(name, row, spec)
 
 
-def _ids(name: str, given: Sequence[Any], spec: ModelSpec) -> tuple[int, ...]:
+def _ids(name: str, tokens: Sequence[Any], spec: ModelSpec) -> tuple[int, ...]:
     """Token ids as Python's own numbers; raises `UsageError` for one that is none."""
-    ids = tuple(number for token in given if (number := whole(token)) is not None)
-    if len(ids) < len(given) or not all(0 <= token < spec.vocab_size for token in ids):
+    ids = tuple(number for item in tokens if (number := whole(item)) is not None)
+    if len(ids) < len(tokens) or not all(0 <= item < spec.vocab_size for item in ids):
         message = f"{name} must be of token ids from 0 to {spec.vocab_size - 1}"
         hint = "give ids that the model's own tokenizer makes of a text"
         raise UsageError("bad-token", message, hint=hint)
     return ids
 
 
-def _listed(given: Any) -> list[Any]:
+def _listed(items: Any) -> list[Any]:
     """The items of a sequence; of a text, or of what is none, one item that is no token id."""
     try:
-        return [None] if isinstance(given, str) else list(given)
+        return [None] if isinstance(items, str) else list(items)
     except TypeError:
         return [None]
 
@@ -140,16 +140,16 @@ def stream_tokens(
     import numpy as np
 
     rows = [list(row) for row in request.rows]
-    generators = [np.random.default_rng(sampling.seed + place) for place in range(len(rows))]
+    generators = [np.random.default_rng(sampling.seed + row) for row in range(len(rows))]
     live = list(range(len(rows)))
     for _ in range(request.new_tokens):
         chosen: list[int | None] = [None] * len(rows)
-        for place, logits in zip(live, next_logits(rows, live), strict=True):
-            token = sample_next(logits, sampling, generators[place])
+        for row, logits in zip(live, next_logits(rows, live), strict=True):
+            token = sample_next(logits, sampling, generators[row])
             if token not in request.stop_ids:
-                chosen[place] = token
-                rows[place].append(token)
-        live = [place for place in live if chosen[place] is not None]
+                chosen[row] = token
+                rows[row].append(token)
+        live = [row for row in live if chosen[row] is not None]
         if not live:
             return
         yield tuple(chosen)
@@ -159,12 +159,12 @@ def continue_tokens(
     next_logits: RowLogits, request: Request, sampling: Sampling
 ) -> list[list[int]]:
     """The ids that follow each row, as `stream_tokens` chooses them."""
-    made: list[list[int]] = [[] for _ in request.rows]
+    continued: list[list[int]] = [[] for _ in request.rows]
     for chosen in stream_tokens(next_logits, request, sampling):
-        for row, token in zip(made, chosen, strict=True):
+        for row, token in zip(continued, chosen, strict=True):
             if token is not None:
                 row.append(token)
-    return made
+    return continued
 
 
 def stream_ids(next_logits: RowLogits, request: Request, sampling: Sampling) -> Iterator[int]:
@@ -172,13 +172,13 @@ def stream_ids(next_logits: RowLogits, request: Request, sampling: Sampling) -> 
     if len(request.rows) != 1:
         message = f"a stream follows one prompt, not {len(request.rows)}"
         raise UsageError("bad-prompt", message, hint="generate several at once instead")
-    steps = stream_tokens(next_logits, request, sampling)
-    return (token for (token,) in steps if token is not None)
+    chosen = stream_tokens(next_logits, request, sampling)
+    return (token for (token,) in chosen if token is not None)
 
 
 def whole_rows(next_logits: Callable[[Sequence[int]], Logits], context: int) -> RowLogits:
     """Row by row without a cache: the last ``context`` ids of each are run for every token."""
-    return lambda rows, live: [next_logits(rows[place][-context:]) for place in live]
+    return lambda rows, live: [next_logits(rows[row][-context:]) for row in live]
 
 
 def cached_rows(step: Step[Cache], graph: BlockGraph) -> RowLogits:
@@ -206,10 +206,10 @@ class CachedRow(Generic[Cache]):
     def __call__(self, ids: Sequence[int]) -> Logits:
         import numpy as np
 
-        known = len(self._seen)
-        continues = 0 < known < len(ids) and list(ids[:known]) == self._seen
+        cached = len(self._seen)
+        continues = 0 < cached < len(ids) and list(ids[:cached]) == self._seen
         past, self._cache = self._cache if continues else None, None
-        new = np.array([ids[known:] if continues else ids], np.int64)
+        new = np.array([ids[cached:] if continues else ids], np.int64)
         logits, self._cache = self.step(new, past, None)
         self._seen = list(ids)
         last: Logits = logits[0]
@@ -225,11 +225,11 @@ class SeparateRows(Generic[Cache]):
     _rows: dict[int, CachedRow[Cache]] = field(default_factory=dict)
 
     def __call__(self, rows: Sequence[Sequence[int]], live: Sequence[int]) -> list[Logits]:
-        made = []
-        for place in live:
-            row = self._rows.setdefault(place, CachedRow(self.step))
-            made.append(row(rows[place][-self.context :]))
-        return made
+        logits = []
+        for index in live:
+            row = self._rows.setdefault(index, CachedRow(self.step))
+            logits.append(row(rows[index][-self.context :]))
+        return logits
 
 
 @dataclass
@@ -265,7 +265,7 @@ class PaddedRows(Generic[Cache]):
                 self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
         self._length += ids.shape[1]
         logits, self._cache = self.step(ids, self._cache, self._mask)
-        return [logits[place] for place in live]
+        return [logits[row] for row in live]
 
 
 def left_padded(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
@@ -275,7 +275,7 @@ def left_padded(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
     longest = max(map(len, rows))
     ids = np.zeros((len(rows), longest), np.int64)
     mask = np.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, longest - len(row) :] = row
-        mask[place, longest - len(row) :] = 1
+    for index, row in enumerate(rows):
+        ids[index, longest - len(row) :] = row
+        mask[index, longest - len(row) :] = 1
     return ids, mask

@@ -96,18 +96,18 @@ class Installation:
         """What is broken, each with its remedy; empty where all is well."""
         versions = {library.name: library.version for library in self.libraries}
         conflicts = [pair for pair in RIVALS if all(versions.get(name) for name in pair)]
-        found = [_conflict(cpu, gpu) for cpu, gpu in conflicts]
-        found += [_too_old(library) for library in self.libraries if library.is_too_old]
-        found += [_broken(library) for library in self.libraries if library.broken is not None]
-        if not found:  # else they explain it
-            found += [_no_provider(p) for p in self.providers if p.expected and p.reason]
-        return found
+        problems = [_conflict(cpu, gpu) for cpu, gpu in conflicts]
+        problems += [_too_old(library) for library in self.libraries if library.is_too_old]
+        problems += [_broken(library) for library in self.libraries if library.broken is not None]
+        if not problems:  # else they explain it
+            problems += [_no_provider(p) for p in self.providers if p.expected and p.reason]
+        return problems
 
 
 def installation() -> Installation:
     """Look at everything; imports each library that is installed."""
-    found = [_library(*wanted) for wanted in _wanted()]
-    libraries = tuple(library for library in found if library.extras or library.version)
+    candidates = [_library(*requirement) for requirement in _requirements_of_extras()]
+    libraries = tuple(library for library in candidates if library.extras or library.version)
     working = {library.name for library in libraries if library.version and not library.broken}
     return Installation(
         platform.python_version(),
@@ -119,17 +119,17 @@ def installation() -> Installation:
     )
 
 
-def _wanted() -> list[tuple[str, str | None, tuple[str, ...]]]:
+def _requirements_of_extras() -> list[tuple[str, str | None, tuple[str, ...]]]:
     """Name, minimum version and extras of each library, light extras first."""
     minimums: dict[str, str | None] = {}
     extras: dict[str, list[str]] = {}
     order = [BASE, *EXTRAS]  # an extra for developers is not among them
     for line in _requirements():
-        found = REQUIREMENT.match(line)
-        extra = BASE if found is None else found["extra"] or BASE
-        if found is not None and extra in order:
-            minimums.setdefault(found["name"], found["minimum"])
-            extras.setdefault(found["name"], []).append(extra)
+        match = REQUIREMENT.match(line)
+        extra = BASE if match is None else match["extra"] or BASE
+        if match is not None and extra in order:
+            minimums.setdefault(match["name"], match["minimum"])
+            extras.setdefault(match["name"], []).append(extra)
     for cpu, gpu in RIVALS:  # looked for in any case: they may be there without an extra
         least = minimums.setdefault(cpu, None)
         minimums.setdefault(gpu, least)
@@ -164,7 +164,7 @@ def _library(name: str, minimum: str | None, extras: tuple[str, ...]) -> Library
 
 def _providers(installed: set[str]) -> tuple[Provider, ...]:
     """Each provider that rinsc uses, asked to take a model of one node."""
-    found = []
+    providers = []
     for name in PROVIDERS:
         try:
             listed = name in listed_providers()
@@ -172,8 +172,8 @@ def _providers(installed: set[str]) -> tuple[Provider, ...]:
         except Exception as error:  # a runtime too old, or overwritten by another
             listed, reason = False, f"{type(error).__name__}: {error}"
         expected = listed or name == "cpu" or "onnxruntime-gpu" in installed
-        found.append(Provider(name, expected, reason))
-    return tuple(found)
+        providers.append(Provider(name, expected, reason))
+    return tuple(providers)
 
 
 def _torch_devices() -> TorchDevices:
@@ -194,8 +194,8 @@ def _cores() -> int:
 
 def _release(version: str) -> tuple[int, ...]:
     """The leading numbers of a version, trailing zeros dropped: 1.28.0 equals 1.28."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(part) for part in found.group().split(".")] if found else []
+    match = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(number) for number in match.group().split(".")] if match else []
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)

@@ -46,12 +46,14 @@ class Sampling:
     def __post_init__(self) -> None:
         problems = []
         for name, (number, rule) in _NUMBERS.items():
-            given = getattr(self, name)
-            if given is None and name in _MAY_BE_NONE:
+            setting = getattr(self, name)
+            if setting is None and name in _MAY_BE_NONE:
                 continue
-            value = number(given)
+            value = number(setting)
             if value is None:
-                problems.append(_problem(name, f"{rule}, not {given!r:.40}", "give one, such as 1"))
+                problems.append(
+                    _problem(name, f"{rule}, not {setting!r:.40}", "give one, such as 1")
+                )
             object.__setattr__(self, name, value)
         if problems:
             raise UsageError.of(*problems)
@@ -114,8 +116,8 @@ def kept_candidates(
         weights = np.exp((chosen - chosen.max()) / sampling.temperature)
     if top_p is not None:
         reached = np.cumsum(weights)
-        kept = int(np.searchsorted(reached, top_p * reached[-1])) + 1
-        candidates, weights = candidates[:kept], weights[:kept]
+        count = int(np.searchsorted(reached, top_p * reached[-1])) + 1
+        candidates, weights = candidates[:count], weights[:count]
     return candidates, weights
 
 

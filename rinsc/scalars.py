@@ -75,8 +75,8 @@ def plain(value: object) -> object:
     """A number, truth value or text as Python has it; anything else as it is."""
     if isinstance(value, str):
         return str.__str__(value)
-    found = truth(value)
-    number = real(value) if found is None else found
+    logical = truth(value)
+    number = real(value) if logical is None else logical
     return value if number is None else number
 
 
@@ -133,9 +133,9 @@ def rounded_bytes(number: int) -> str:
     return _rounded(number, _BINARY, 1024)
 
 
-def share(part: int, whole: int) -> str:
+def share(count: int, total: int) -> str:
     """``12.3 %``."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    return f"{100 * count / total:.1f} %" if total else "-"
 
 
 def ratio(value: int, baseline: int) -> str:

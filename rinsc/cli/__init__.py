@@ -86,19 +86,19 @@ def _status(tokens: Sequence[str]) -> int:
 
 def _run(tokens: Sequence[str]) -> int:
     try:
-        command, given, _ = app().parse_args(tokens, exit_on_error=False, print_error=False)
+        command, arguments, _ = app().parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         from rinsc.cli.output import usage_error
 
         raise usage_error(error) from None
     if not command.__module__.startswith("rinsc."):  # the parser's own: --help and --version
         try:
-            command(*given.args, **given.kwargs)
+            command(*arguments.args, **arguments.kwargs)
         except SystemExit:  # so rich ends where nobody reads
             raise BrokenPipeError from None
         return 0
     with result_alone(), settings_as_options():
-        status: int | None = command(*given.args, **given.kwargs)
+        status: int | None = command(*arguments.args, **arguments.kwargs)
     return status or 0
 
 
@@ -117,17 +117,17 @@ def app() -> App:
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
-    for place, (name, where, summary) in enumerate(COMMANDS):
-        commands.command(where, name=name, help=summary, sort_key=place)
+    for index, (name, where, summary) in enumerate(COMMANDS):
+        commands.command(where, name=name, help=summary, sort_key=index)
     return commands
 
 
 def _system_error(error: OSError) -> OutputError:
     """What the operating system refuses where no command expects it: above all, standard output."""
-    place = "standard output" if error.filename is None else str(error.filename)
+    location = "standard output" if error.filename is None else str(error.filename)
     message = f"the system refuses: {(error.strerror or type(error).__name__).lower()}"
     hint = "check the place, its permissions and the free space"
-    return OutputError("system-error", message, place=place, hint=hint)
+    return OutputError("system-error", message, place=location, hint=hint)
 
 
 def _never_be_without_streams() -> None:

@@ -250,17 +250,17 @@ def _in_words(done: Exported) -> str:
         "dynamic": f"any rounds ({written} if not given)",
         "gated": f"up to {count}",
     }
-    words = [
+    facts = [
         rounds[metadata[Key.FORM]] if counts else "no repeat",
         "cache" if metadata[Key.CACHE] == "true" else "no cache",
         f"{metadata[Key.OPERATORS]} operators",
         metadata[Key.PRECISION],
     ]
     if metadata[Key.EXIT]:
-        words.append(f"ends early at {metadata[Key.EXIT]}")
+        facts.append(f"ends early at {metadata[Key.EXIT]}")
     if done.quality is not None:
-        words.append(f"run by ONNX Runtime on {done.quality.provider}")
-    return " · ".join(words)
+        facts.append(f"run by ONNX Runtime on {done.quality.provider}")
+    return " · ".join(facts)
 
 
 def print_report(report: QualityReport) -> None:

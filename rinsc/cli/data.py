@@ -35,10 +35,10 @@ def list_(*, json: bool = False) -> None:
 
     rows = [(entry, state(entry.name)) for entry in catalog().values()]
     if json:
-        print_json_list({**asdict(entry), "state": said} for entry, said in rows)
+        print_json_list({**asdict(entry), "state": status} for entry, status in rows)
         return
     heads = ("name", "text", "licence", "sha256", "state", "what")
-    print_table(heads, (_row(entry, said) for entry, said in rows), left=(0, 2, 3, 4, 5))
+    print_table(heads, (_row(entry, status) for entry, status in rows), left=(0, 2, 3, 4, 5))
 
 
 def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) -> None:
@@ -55,21 +55,21 @@ def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) 
     from rinsc.data.catalog import added_folder, entry
 
     with option_values():
-        wanted = entry(name)
-    found: Added = add_corpus(wanted)
+        corpus = entry(name)
+    added: Added = add_corpus(corpus)
     folder = str(added_folder(name))
     if json:
-        print_json({"name": name, "folder": folder, **asdict(found)})
+        print_json({"name": name, "folder": folder, **asdict(added)})
         return
     rows = (
-        ("corpus", f"{name}: {wanted.title}"),
-        ("licence", wanted.licence),
-        ("version", f"{wanted.package} {found.version}"),
+        ("corpus", f"{name}: {corpus.title}"),
+        ("licence", corpus.licence),
+        ("version", f"{corpus.package} {added.version}"),
         (
             "text",
-            f"{exact(found.bytes)} bytes in {plural(found.files, 'file', exact(found.files))}",
+            f"{exact(added.bytes)} bytes in {plural(added.files, 'file', exact(added.files))}",
         ),
-        ("sha256", f"{found.sha256} as it must be"),
+        ("sha256", f"{added.sha256} as it must be"),
         ("folder", folder),
     )
     print_result("\n".join(f"{name:<9} {value}" for name, value in rows))
@@ -106,16 +106,16 @@ def prepare(
     source = open_corpus(name)
     chosen = _tokenizer(source, tokenizer, vocab_size)
     with PreparationProgress(name) as progress:
-        found = prepare(source, chosen, progress=progress)
+        tokens = prepare(source, chosen, progress=progress)
     folder = str(tokens_folder() / cache_key(source, chosen))
     if json:
-        print_json({"folder": folder, **found.record})
+        print_json({"folder": folder, **tokens.record})
         return
-    held_out_bytes = int(found.held_out_bytes.sum())
+    held_out_bytes = int(tokens.held_out_bytes.sum())
     rows = (
-        ("training", f"{exact(len(found.train))} tokens"),
-        ("held out", f"{exact(len(found.held_out))} tokens, {exact(held_out_bytes)} bytes"),
-        ("documents", exact(len(found.train_starts)) + " to train on"),
+        ("training", f"{exact(len(tokens.train))} tokens"),
+        ("held out", f"{exact(len(tokens.held_out))} tokens, {exact(held_out_bytes)} bytes"),
+        ("documents", exact(len(tokens.train_starts)) + " to train on"),
         ("folder", folder),
     )
     print_result("\n".join(f"{name:<10} {value}" for name, value in rows))

@@ -33,14 +33,14 @@ def doctor(*, distributed: bool = False, json: bool = False) -> int:
         return _check_gradients(json)
     from rinsc.installation import installation
 
-    found = installation()
-    problems = found.problems()
+    installed = installation()
+    problems = installed.problems()
     if json:
-        told = [{"code": p.code, "message": p.message, "hint": p.hint} for p in problems]
-        document = asdict(found) | {"problems": told}
+        listed = [{"code": p.code, "message": p.message, "hint": p.hint} for p in problems]
+        document = asdict(installed) | {"problems": listed}
         print_json(document)
     else:
-        _print(found, problems)
+        _print(installed, problems)
     return FAILED if problems else 0
 
 
@@ -54,8 +54,8 @@ def _check_gradients(json: bool) -> int:
     rows = check_gradients()
     passed = all(row.passed for row in rows)
     if json:
-        told = [_row_facts(row) for row in rows]
-        print_json({"passed": passed, "rows": told})
+        facts = [_row_facts(row) for row in rows]
+        print_json({"passed": passed, "rows": facts})
         return 0 if passed else FAILED
     print_table(
         ("two processes against one, gradients", "differ by", "limit", ""),
@@ -75,11 +75,11 @@ def _row_facts(row: GradientRow) -> dict[str, object]:
     return asdict(row) | {"difference": difference, "passed": row.passed}
 
 
-def _print(found: Installation, problems: list[Problem]) -> None:
-    rows = [_row(library, found.advised.get(library.name)) for library in found.libraries]
+def _print(installed: Installation, problems: list[Problem]) -> None:
+    rows = [_row(library, installed.advised.get(library.name)) for library in installed.libraries]
     print_table(("library", "installed", "needed", "extras", ""), rows, left=(0, 1, 2, 3, 4))
     print_line()
-    print_table(("here", ""), _facts(found), left=(0, 1))
+    print_table(("here", ""), _facts(installed), left=(0, 1))
     print_line()
     for problem in problems:
         print_line(render(problem), style="red")
@@ -99,15 +99,19 @@ def _row(library: Library, extra: str | None) -> tuple[str, str, str, str, str]:
     return library.name, library.version, needed, extras, state
 
 
-def _facts(found: Installation) -> list[tuple[str, str]]:
+def _facts(installed: Installation) -> list[tuple[str, str]]:
     """The lines below the libraries: what each is, and what it is like here."""
-    facts = [("Python", found.python), ("rinsc", found.rinsc), ("cores", str(found.cores))]
-    for provider in found.providers:
-        said = "loads" if provider.reason is None else f"does not load: {provider.reason}"
+    facts = [
+        ("Python", installed.python),
+        ("rinsc", installed.rinsc),
+        ("cores", str(installed.cores)),
+    ]
+    for provider in installed.providers:
+        status = "loads" if provider.reason is None else f"does not load: {provider.reason}"
         mark = "!" if provider.expected and provider.reason is not None else ""
-        facts.append((f"ONNX Runtime on {provider.name}", mark + said))
-    if found.torch is not None:
-        build = found.torch.cuda_build
-        said = ", ".join(found.torch.devices) or "no device"
-        facts.append(("PyTorch", "a CPU build" if build is None else f"CUDA {build}, {said}"))
+        facts.append((f"ONNX Runtime on {provider.name}", mark + status))
+    if installed.torch is not None:
+        build = installed.torch.cuda_build
+        status = ", ".join(installed.torch.devices) or "no device"
+        facts.append(("PyTorch", "a CPU build" if build is None else f"CUDA {build}, {status}"))
     return facts

@@ -301,9 +301,9 @@ def usage_error(error: CycloptsError) -> UsageError:
         names = " and ".join(f"'{token}'" for token in error.unused_tokens[:3])
         return _error(f"{command} has no use for {names}", see)
     message = " ".join(str(error).split()).rstrip(".")
-    found = _SUGGESTION.search(message)
-    if found is not None:
-        return _error(message[: found.start()], f"did you mean {found['words']}")
+    suggestion = _SUGGESTION.search(message)
+    if suggestion is not None:
+        return _error(message[: suggestion.start()], f"did you mean {suggestion['words']}")
     return _error(message, see)
 
 
@@ -321,10 +321,12 @@ def _unknown_command(error: UnknownCommandError, token: str, command: str) -> tu
 
 def _unknown_option(error: UnknownOptionError, command: str, see: str) -> tuple[str, str]:
     keyword = (error.token.keyword or error.token.value or "").partition("=")[0]
-    names = (name for each in error.argument_collection if each.parse for name in each.names)
-    known = {name.lstrip("-"): name for name in names if name.startswith("--")}
-    close = nearest(keyword.lstrip("-").replace("_", "-"), known, cutoff=0.6)
-    hint = see if close is None else f"did you mean '{known[close]}'?"
+    names = (
+        name for argument in error.argument_collection if argument.parse for name in argument.names
+    )
+    options = {name.lstrip("-"): name for name in names if name.startswith("--")}
+    close = nearest(keyword.lstrip("-").replace("_", "-"), options, cutoff=0.6)
+    hint = see if close is None else f"did you mean '{options[close]}'?"
     return f"{command} has no option '{keyword}'", hint
 
 

@@ -121,8 +121,8 @@ def _too_deep(most_depth: int) -> ValueError:
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write ``data`` (text as UTF-8) to ``path`` in one step; raises OutputError."""
-    with atomic_path(path) as part:
-        part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+    with atomic_path(path) as unfinished:
+        unfinished.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 @contextmanager
@@ -137,36 +137,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     import secrets
 
-    named, part = Path(path), None
+    named, unfinished = Path(path), None
     try:
         old_mode = _mode_of_old(named)
         target = Path(os.path.realpath(named))
         remove_parts_of(target)
-        part = target.with_name(_part_name(target, secrets.token_hex(4)))
+        unfinished = target.with_name(_part_name(target, secrets.token_hex(4)))
         # What replaces a private file is private from its first byte.
-        part.touch(0o666 if old_mode is None else 0o600, exist_ok=False)
-        with hold(part):
-            yield part
+        unfinished.touch(0o666 if old_mode is None else 0o600, exist_ok=False)
+        with hold(unfinished):
+            yield unfinished
             if old_mode is not None:
-                part.chmod(old_mode)
-            flush_to_disk(part)
-            part.replace(target)
+                unfinished.chmod(old_mode)
+            flush_to_disk(unfinished)
+            unfinished.replace(target)
         flush_to_disk(target.parent)
     except OSError as error:
         raise cannot_write(named, error) from error
     finally:
-        if part is not None:
+        if unfinished is not None:
             with suppress(OSError):
-                part.unlink(missing_ok=True)
+                unfinished.unlink(missing_ok=True)
 
 
 def remove_parts_of(path: Path) -> None:
     """Remove what killed processes wrote to become ``path``."""
     random = "[0-9a-f]" * 8
-    for part in path.parent.glob(_part_name(Path(glob.escape(path.name)), random)):
-        if part.is_file() and not is_held(part):
+    for unfinished in path.parent.glob(_part_name(Path(glob.escape(path.name)), random)):
+        if unfinished.is_file() and not is_held(unfinished):
             with suppress(OSError):
-                part.unlink()
+                unfinished.unlink()
 
 
 def _part_name(target: Path, random: str) -> str:
@@ -244,14 +244,14 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 @contextmanager
 def made_folder(path: Path) -> Iterator[None]:
     """The folder is there in the body; where that fails, what was missing is missing again."""
-    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     try:
         make_folder(path)
         yield
     except BaseException:
-        for each in missing:
+        for folder in missing:
             with suppress(OSError):  # whatever else stands in it by now stays
-                each.rmdir()
+                folder.rmdir()
         raise
 
 
@@ -260,7 +260,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     from tempfile import TemporaryFile
 
     folder = Path(path)
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     try:
         with TemporaryFile(dir=there):
             pass

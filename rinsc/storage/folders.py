@@ -33,28 +33,31 @@ TEMPORARY, MARKER = "rinsc-", ".rinsc-temporary"
 
 
 @contextmanager
-def folder_aside(place: Path) -> Iterator[Path]:
+def folder_aside(target_path: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of ``place`` when the body ends without error.
 
     Whatever the body raises, it is removed and the old folder stays. An OSError becomes an
     OutputError.
     """
-    part = place.with_name(f".{place.name}-{secrets.token_hex(4)}.part")
+    aside = target_path.with_name(f".{target_path.name}-{secrets.token_hex(4)}.part")
     try:
-        restore_folder(place)
-        remove_left_folders(place)
-        part.mkdir()
-        with hold(part):
-            yield part
-            publish_folder(part, place)
+        restore_folder(target_path)
+        remove_left_folders(target_path)
+        aside.mkdir()
+        with hold(aside):
+            yield aside
+            publish_folder(aside, target_path)
     except OSError as error:
-        raise cannot_write(place, error) from error
+        raise cannot_write(target_path, error) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def replace_contents(
-    place: Path, write: Callable[[Path], None], names: Collection[str], dropped: Collection[str]
+    target_path: Path,
+    write: Callable[[Path], None],
+    names: Collection[str],
+    dropped: Collection[str],
 ) -> None:
     """Let ``write`` fill a folder with files of these ``names``, as one step.
 
@@ -63,13 +66,13 @@ def replace_contents(
     one, and must end with the file that makes the others count. Raises OutputError, with the old
     folder as it was.
     """
-    target = Path(os.path.realpath(place))
+    target = Path(os.path.realpath(target_path))
     if not target.is_dir() or _can_be_exchanged(target, names):
-        with suppress(_NoLinksError), made_folder(target.parent), folder_aside(target) as part:
-            with _told_of(part, place):
-                write(part)
+        with suppress(_NoLinksError), made_folder(target.parent), folder_aside(target) as aside:
+            with _errors_name(aside, target_path):
+                write(aside)
             if target.is_dir():
-                _carry_over(target, part, {*names, *dropped})
+                _carry_over(target, aside, {*names, *dropped})
             return
     write(target)
     for name in dropped:
@@ -78,36 +81,36 @@ def replace_contents(
 
 
 @contextmanager
-def _told_of(part: Path, place: Path) -> Iterator[None]:
+def _errors_name(aside: Path, target_path: Path) -> Iterator[None]:
     """What goes wrong in a folder aside is told of the folder that the user named."""
     try:
         yield
     except OutputError as error:
         problems = (
-            replace(each, place=(each.place or "").replace(str(part), str(place)))
-            for each in error.problems
+            replace(problem, place=(problem.place or "").replace(str(aside), str(target_path)))
+            for problem in error.problems
         )
         raise OutputError.of(*problems) from error
 
 
-def publish_folder(part: Path, place: Path) -> None:
+def publish_folder(aside: Path, target_path: Path) -> None:
     """Give a folder the name ``place``, once all of it is on disk; what stood there is removed."""
-    flush_folder(part)
-    old = place.with_name(f".{place.name}.old")
-    if not os.path.lexists(place):
-        os.rename(part, place)
-    elif not exchange(part, place):
+    flush_folder(aside)
+    old = target_path.with_name(f".{target_path.name}.old")
+    if not os.path.lexists(target_path):
+        os.rename(aside, target_path)
+    elif not exchange(aside, target_path):
         shutil.rmtree(old, ignore_errors=True)
-        os.rename(place, old)
+        os.rename(target_path, old)
         try:
-            os.rename(part, place)
+            os.rename(aside, target_path)
         except OSError:
-            os.rename(old, place)
+            os.rename(old, target_path)
             raise
     with suppress(OSError):  # not every file system can
-        flush_to_disk(place.parent)
+        flush_to_disk(target_path.parent)
     shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(part, ignore_errors=True)  # what stood there, after an exchange
+    shutil.rmtree(aside, ignore_errors=True)  # what stood there, after an exchange
 
 
 def flush_folder(folder: Path) -> None:
@@ -117,18 +120,18 @@ def flush_folder(folder: Path) -> None:
             flush_to_disk(path)
 
 
-def restore_folder(place: Path) -> None:
+def restore_folder(target_path: Path) -> None:
     """Undo the half of an exchange that a killed command left where the system has no whole one."""
-    old = place.with_name(f".{place.name}.old")
-    if old.is_dir() and not os.path.lexists(place):
-        os.rename(old, place)
+    old = target_path.with_name(f".{target_path.name}.old")
+    if old.is_dir() and not os.path.lexists(target_path):
+        os.rename(old, target_path)
 
 
-def remove_left_folders(place: Path) -> None:
+def remove_left_folders(target_path: Path) -> None:
     """Remove what killed commands were filling to take the place of ``place``."""
-    for part in place.parent.glob(f".{glob.escape(place.name)}-*.part"):
-        if not is_held(part):
-            shutil.rmtree(part, ignore_errors=True)
+    for aside in target_path.parent.glob(f".{glob.escape(target_path.name)}-*.part"):
+        if not is_held(aside):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -149,14 +152,14 @@ def exchange(one: Path, other: Path) -> bool:
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder in the system's place for such, removed at the end; those of killed commands too."""
-    place = Path(tempfile.gettempdir())
-    for marker in place.glob(f"{TEMPORARY}*/{MARKER}"):
+    target_path = Path(tempfile.gettempdir())
+    for marker in target_path.glob(f"{TEMPORARY}*/{MARKER}"):
         with suppress(OSError):
             mine = marker.stat().st_uid == marker.parent.stat().st_uid == os.getuid()
             if mine and not is_held(marker.parent):
                 shutil.rmtree(marker.parent, ignore_errors=True)
-    made = tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True)
-    with made as name, hold(Path(name)):
+    temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True)
+    with temporary as name, hold(Path(name)):
         (Path(name) / MARKER).touch()
         (Path(name) / "files").mkdir()
         yield Path(name) / "files"
@@ -214,15 +217,15 @@ class _NoLinksError(Exception):
 
 
 @contextmanager
-def one_process(place: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+def one_process(target_path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold the lock of ``place``; ``waiting`` is called where another process holds it.
 
     The system frees the lock of a process that is killed. Raises OutputError.
     """
     import filelock
 
-    make_folder(place.parent)
-    lock = filelock.FileLock(place.with_name(f".{place.name}.lock"))
+    make_folder(target_path.parent)
+    lock = filelock.FileLock(target_path.with_name(f".{target_path.name}.lock"))
     try:
         try:
             lock.acquire(timeout=0)
@@ -231,7 +234,7 @@ def one_process(place: Path, waiting: Callable[[], object] | None = None) -> Ite
                 waiting()
             lock.acquire()
     except OSError as error:
-        raise cannot_write(place, error) from error
+        raise cannot_write(target_path, error) from error
     try:
         yield
     finally:

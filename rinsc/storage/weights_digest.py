@@ -80,10 +80,10 @@ def is_config_changed(folder: Path) -> bool:
 
 def _small_json(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        found = json.loads(file.read(MAX_JSON_BYTES))
-    if not isinstance(found, dict):
+        values = json.loads(file.read(MAX_JSON_BYTES))
+    if not isinstance(values, dict):
         raise ValueError(f"{path} holds no keys and values")
-    return found
+    return values
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

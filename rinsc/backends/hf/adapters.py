@@ -106,7 +106,7 @@ def _require_owned(layers: dict[str, Any], model: RinscForCausalLM) -> None:
         if isinstance(weight, nn.Parameter):
             readers.setdefault(id(weight), set()).add(name)
     for name, layer in layers.items():
-        names = {each.removesuffix(".base_layer") for each in readers[id(layer.weight)]}
+        names = {reader.removesuffix(".base_layer") for reader in readers[id(layer.weight)]}
         if names != {name}:
             message = f"'{sorted(names - {name})[0]}' reads the matrix of '{name}' as well"
             hint = "unroll the model first, so that each layer has a matrix of its own"
@@ -140,9 +140,9 @@ def _has(layer: Any, adapter: str) -> bool:
 
 def _require_same_logits(peft_model: Any, merged: RinscForCausalLM) -> None:
     config = merged.config
-    places = torch.arange(PROBE_ROWS * PROBE_TOKENS).view(PROBE_ROWS, PROBE_TOKENS)
+    offsets = torch.arange(PROBE_ROWS * PROBE_TOKENS).view(PROBE_ROWS, PROBE_TOKENS)
     seq = min(PROBE_TOKENS, config.max_position_embeddings)
-    probe = (places[:, :seq] * 7919 % config.vocab_size).to(merged.device)
+    probe = (offsets[:, :seq] * 7919 % config.vocab_size).to(merged.device)
     before, after = (_logits(model, probe) for model in (peft_model, merged))
     apart = (before - after).abs().max().item()
     allowed = max(CLOSE, 8 * torch.finfo(merged.dtype).eps) * before.abs().max().item()

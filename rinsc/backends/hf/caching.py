@@ -64,11 +64,11 @@ class CacheSlots:
         for index in range(seq):
             self.slot = self._written = 0
             one = slice(index, index + 1)
-            seen = mask
+            visible = mask
             if mask is not None:
                 keys = mask.shape[3] if is_static else mask.shape[3] - seq + index + 1
-                seen = mask[:, :, one, :keys]
-            yield one, seen
+                visible = mask[:, :, one, :keys]
+            yield one, visible
 
     def enter(self, keep: str) -> None:
         """A repeat starts whose rounds share slots."""
@@ -94,26 +94,26 @@ class CacheSlots:
             message = f"rounds that share slots cannot be kept by {name}"
             hint = "take the dynamic or the static cache, or kv=own"
             raise cannot_run("no-cache", message, hint)
-        kept = cast(DynamicLayer | StaticLayer, layer)
-        keys, values = cast(torch.Tensor, kept.keys), cast(torch.Tensor, kept.values)
-        made = _replaced(kept, keys, key), _replaced(kept, values, value)
-        if any(each.keep == "first" and each.round > 0 for each in self._repeats):
-            return made
-        if isinstance(kept, StaticLayer):  # whose tensors must stay where they are
-            return keys.copy_(made[0]), values.copy_(made[1])
-        kept.keys, kept.values = made
-        return made
+        slot_layer = cast(DynamicLayer | StaticLayer, layer)
+        keys, values = cast(torch.Tensor, slot_layer.keys), cast(torch.Tensor, slot_layer.values)
+        replaced = _replaced(slot_layer, keys, key), _replaced(slot_layer, values, value)
+        if any(repeat.keep == "first" and repeat.round > 0 for repeat in self._repeats):
+            return replaced
+        if isinstance(slot_layer, StaticLayer):  # whose tensors must stay where they are
+            return keys.copy_(replaced[0]), values.copy_(replaced[1])
+        slot_layer.keys, slot_layer.values = replaced
+        return replaced
 
 
 def _replaced(
-    layer: DynamicLayer | StaticLayer, kept: torch.Tensor, new: torch.Tensor
+    layer: DynamicLayer | StaticLayer, cached: torch.Tensor, new: torch.Tensor
 ) -> torch.Tensor:
     """What is kept (batch, kv_heads, total, head_dim), its latest tokens those of ``new``."""
     seq = new.shape[2]
     if isinstance(layer, StaticLayer):
-        places = layer.cumulative_length - seq + torch.arange(seq, device=new.device)
-        return kept.index_copy(2, places, new)
-    return torch.cat((kept[:, :, : kept.shape[2] - seq], new), dim=2)
+        positions = layer.cumulative_length - seq + torch.arange(seq, device=new.device)
+        return cached.index_copy(2, positions, new)
+    return torch.cat((cached[:, :, : cached.shape[2] - seq], new), dim=2)
 
 
 def documents_of(
@@ -192,7 +192,7 @@ class RoundsGenerationMixin(GenerationMixin):
 
     def _cache(
         self,
-        given: Cache | None,
+        cache: Cache | None,
         use_cache: bool | None,
         rounds: Rounds,
         position_ids: torch.Tensor | None,
@@ -209,7 +209,7 @@ class RoundsGenerationMixin(GenerationMixin):
         checkpoints = self.model.checkpointing != "none"
         recomputes = self.training and checkpoints and torch.is_grad_enabled()
         if not self.config.keeps_cache or recomputes:
-            if given is not None and given.get_seq_length() > 0:
+            if cache is not None and cache.get_seq_length() > 0:
                 why = "activations are made again in the backward pass" if recomputes else ""
                 message = "the cache that was given cannot be gone on with"
                 message += f": {why or 'layers look back by a shift'}"
@@ -218,9 +218,9 @@ class RoundsGenerationMixin(GenerationMixin):
             return None
         # In these a cache must be asked for.
         without = self.training or torch.compiler.is_exporting() or self.config.shares_slots
-        wanted = self.config.use_cache and not without if use_cache is None else use_cache
-        if given is not None or not wanted:
-            return given
+        caches = self.config.use_cache and not without if use_cache is None else use_cache
+        if cache is not None or not caches:
+            return cache
         if documents_of(position_ids, attention_mask) is not None:
             return None
         return DynamicCache()  # which makes slots as they are written
@@ -264,8 +264,8 @@ class RoundsGenerationMixin(GenerationMixin):
     ) -> tuple[GenerationConfig, dict[str, Any]]:
         """What a generation config says of our own arguments reaches every pass; those of a call
         to ``generate`` win."""
-        given = {key: value for key, value in kwargs.items() if value is not None}
-        kwargs = {key: value for key, value in kwargs.items() if key not in OWN} | given
+        settings = {key: value for key, value in kwargs.items() if value is not None}
+        kwargs = {key: value for key, value in kwargs.items() if key not in OWN} | settings
         prepare: Callable[..., Any] = super()._prepare_generation_config  # type: ignore[misc]
         prepared, arguments = prepare(generation_config, **kwargs)
         for key in OWN:
@@ -274,7 +274,7 @@ class RoundsGenerationMixin(GenerationMixin):
                 arguments.setdefault(key, value)
         return prepared, arguments
 
-    def init_continuous_batching(self, *given: Any, **named: Any) -> Any:
+    def init_continuous_batching(self, *positional: Any, **named: Any) -> Any:
         """Refused, also for ``generate_batch``: its paged attention is none of this model's."""
         message = "continuous batching needs paged attention, which this model does not have"
         hint = "call generate with the prompts as one batch, padded on the left"

@@ -39,22 +39,22 @@ class Sum:
         return " + ".join(terms) or "0"
 
 
-def total(graph: BlockGraph, wanted: Sum) -> list[str]:
+def total(graph: BlockGraph, summed: Sum) -> list[str]:
     """Statements after which the variable holds the sum."""
-    return list(_lines(graph, wanted, wanted.name, (0, 0)))
+    return list(_lines(graph, summed, summed.name, (0, 0)))
 
 
-def _lines(graph: BlockGraph, wanted: Sum, variable: str, more: Amount) -> Iterator[str]:
+def _lines(graph: BlockGraph, summed: Sum, variable: str, more: Amount) -> Iterator[str]:
     """A repeat's own sum has a variable of its own, which is made before those around it."""
     amount, terms = more, []
-    for step in graph.steps():
-        if isinstance(step, Visit):
-            amount = _plus(amount, wanted.of_visit(step))
+    for node in graph.steps():
+        if isinstance(node, Visit):
+            amount = _plus(amount, summed.of_visit(node))
             continue
-        inner = f"{wanted.name}_{step.name.lower()}"
-        yield from _lines(step.body, wanted, inner, wanted.of_round(step))
-        terms.append(inner if wanted.is_shared(step) else f'counts["{step.name}"] * {inner}')
-    yield f"{variable} = {wanted.text(amount)}"
+        inner = f"{summed.name}_{node.name.lower()}"
+        yield from _lines(node.body, summed, inner, summed.of_round(node))
+        terms.append(inner if summed.is_shared(node) else f'counts["{node.name}"] * {inner}')
+    yield f"{variable} = {summed.text(amount)}"
     yield from (f"{variable} += {term}" for term in terms)
 
 

@@ -40,7 +40,7 @@ from rinsc.storage.folders import replace_contents
 from rinsc.storage.weights_digest import CHECKSUMS, MODEL_ENTRY, config_digest
 from rinsc.text.tokenizer_files import TOKENIZER_FILE, TOKENIZER_FILES
 
-PARTS = (
+MODULES = (
     "rinsc.storage.weights_digest",
     "rinsc.backends.hf.config",
     "rinsc.backends.hf.caching",
@@ -68,18 +68,18 @@ def standalone_source(config: RinscConfig) -> str:
     facts = facts_source(config)
     imports.add("typing", "Any", "Literal", "TypeAlias")
     imports.add("collections.abc", "Mapping")
-    own = [imports.without(_text(part)) for part in PARTS]
+    own = [imports.without(_text(module)) for module in MODULES]
     title = _TITLE.format(signature=_wrapped(config.graph.spec.text))
     body = "\n\n\n".join(text.strip("\n") for text in (emitted, facts, *own))
     blank = "\n" * (1 + body.startswith(("class ", "def ", "@")))
     return f"{title}\n{imports.text()}{blank}{body}\n"
 
 
-def _text(part: str) -> str:
+def _text(module: str) -> str:
     """Our own module, without the remarks that its type checker needs."""
-    spec = find_spec(part)
+    spec = find_spec(module)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(part)
+        raise ModuleNotFoundError(module)
     text = Path(spec.origin).read_text(encoding="utf-8")
     return re.sub(r"  # type: ignore\[[a-z, -]+\]", "", text)
 
@@ -104,9 +104,13 @@ class _Imports:
         """The source below its docstring and its imports, which are taken over; ours are not."""
         lines = source.split("\n")
         statements = ast.parse(source).body
-        imports = [each for each in statements if isinstance(each, ast.Import | ast.ImportFrom)]
-        for each in imports:
-            self._take(each)
+        imports = [
+            statement
+            for statement in statements
+            if isinstance(statement, ast.Import | ast.ImportFrom)
+        ]
+        for statement in imports:
+            self._take(statement)
         last = imports[-1].end_lineno or 0
         return "\n".join(lines[last:])
 
@@ -227,16 +231,18 @@ def token_ids(config: Path, vocab_size: int) -> dict[str, int | list[int] | None
     """
     try:
         values = read_json(config)
-        found = {key: values.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        ids_by_key = {
+            key: values.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
     except (OSError, ValueError, AttributeError):
-        found = {"config": ""}
-    for ids in found.values():
+        ids_by_key = {"config": ""}
+    for ids in ids_by_key.values():
         listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
-        if not all(type(each) is int and 0 <= each < vocab_size for each in listed):
+        if not all(type(token) is int and 0 <= token < vocab_size for token in listed):
             message = f"the {config.name} is damaged"
             hint = "restore the file, or train the run again"
             raise CheckpointError("bad-config", message, place=str(config), hint=hint)
-    return found
+    return ids_by_key
 
 
 def _config_json(model: RinscForCausalLM) -> str:

@@ -43,10 +43,10 @@ class Backbone(nn.Module):
         self._tp_plan, self._pp_plan = vars(model)["_tp_plan"], None
 
     def forward(
-        self, input_ids: torch.Tensor | None = None, *given: Any, **named: Any
+        self, input_ids: torch.Tensor | None = None, *positional: Any, **named: Any
     ) -> BaseModelOutputWithPast:
         """Arguments are those of the whole model, without labels."""
-        cache, arguments = self._arranged(input_ids, *given, **named)
+        cache, arguments = self._arranged(input_ids, *positional, **named)
         state = self.model.states(**arguments)
         visited = arguments["visited"]
         return BaseModelOutputWithPast(
@@ -149,7 +149,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
             output_hidden_states=kwargs.pop("output_hidden_states", None),
             head_mask=kwargs.pop("head_mask", None),
         )
-        logits = self.model(**arguments, keep=_kept(logits_to_keep))
+        logits = self.model(**arguments, keep=_positions_to_keep(logits_to_keep))
         # No parameter of its own: the Trainer would take it for a label that every batch has.
         shift_labels: torch.Tensor | None = kwargs.pop("shift_labels", None)
         loss = None
@@ -200,7 +200,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         self._check_lookback(mask)
         if position_ids is None:
             position_ids = (torch.arange(seq, device=tokens.device) + past)[None]
-        if _asked(output_attentions, self.config.output_attentions):
+        if _either(output_attentions, self.config.output_attentions):
             message = "attention is one fused operation here, which keeps no weights to give out"
             hint = "leave output_attentions out; output_hidden_states has the state of each visit"
             raise cannot_run("no-such-output", message, hint, "output_attentions")
@@ -208,7 +208,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
             message = "attention is one fused operation here, which cannot leave out single heads"
             hint = "leave head_mask out"
             raise cannot_run("no-head-mask", message, hint, "head_mask")
-        wanted = _asked(output_hidden_states, self.config.output_hidden_states)
+        shows_states = _either(output_hidden_states, self.config.output_hidden_states)
         arguments: dict[str, Any] = {
             "input_ids": input_ids,
             "position_ids": position_ids,
@@ -216,7 +216,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
             "slots": None if cache is None else CacheSlots(cache),
             "rounds": self._run_rounds(rounds),
             "inputs_embeds": inputs_embeds,
-            "visited": [] if wanted else None,
+            "visited": [] if shows_states else None,
         }
         if self.config.takes_noise_seed:
             arguments["noise_seed"] = noise_seed or 0
@@ -236,9 +236,9 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         self, rounds: Rounds, noise_seed: int | None, rows: int
     ) -> tuple[Rounds, int | None]:
         """In training, what neither the caller nor the config sets is drawn."""
-        asked = self.config.rounds if rounds is None else plain_rounds(rounds)
-        if self.training and self.draws is not None and self.draws.lacks(asked, noise_seed):
-            drawn: tuple[Rounds, int | None] = self.draws.fill(asked, noise_seed, rows)
+        chosen = self.config.rounds if rounds is None else plain_rounds(rounds)
+        if self.training and self.draws is not None and self.draws.lacks(chosen, noise_seed):
+            drawn: tuple[Rounds, int | None] = self.draws.fill(chosen, noise_seed, rows)
             return drawn
         return rounds, noise_seed
 
@@ -282,8 +282,8 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         Checkpoints are never reentrant, whatever is asked: that form counts the gradients of a
         block with several visits wrongly where they are reduced over processes.
         """
-        asked = getattr(gradient_checkpointing_func, "keywords", {})
-        if asked.get("use_reentrant"):
+        options = getattr(gradient_checkpointing_func, "keywords", {})
+        if options.get("use_reentrant"):
             logger.warning_once("use_reentrant=True is ignored: a block may have several visits")
         now = self.model.checkpointing
         self.model.checkpointing = (now if now != "none" else "visit") if enable else "none"
@@ -411,12 +411,12 @@ def _tokens(
     return embeds
 
 
-def _asked(given: bool | None, default: bool | None) -> bool:
+def _either(argument: bool | None, default: bool | None) -> bool:
     """An output that a pass asks for, else one that the config does."""
-    return bool(default if given is None else given)
+    return bool(default if argument is None else argument)
 
 
-def _kept(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor | None:
+def _positions_to_keep(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor | None:
     """The places of a sequence: the last ones by their number, or by index; None for all."""
     if isinstance(logits_to_keep, torch.Tensor):
         return logits_to_keep

@@ -21,7 +21,7 @@ class CheckedWeights:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any = None, *given: Any, **named: Any
+        cls, pretrained_model_name_or_path: Any = None, *positional: Any, **named: Any
     ) -> Any:
         """What transformers loads; raises where the file is not as it was written."""
         name = pretrained_model_name_or_path
@@ -32,7 +32,7 @@ class CheckedWeights:
         with ThreadPoolExecutor(1) as others:
             damaged = others.submit(is_damaged, path)
             try:
-                return super().from_pretrained(name, *given, **named)  # type: ignore[misc]
+                return super().from_pretrained(name, *positional, **named)  # type: ignore[misc]
             finally:
                 if damaged.result():
                     raise damaged_weights(path)
@@ -64,5 +64,5 @@ def make_missing(module: Model, new_module: Callable[[], Model]) -> None:
 
 def layer_classes(module: Model, stacks: dict[str, str]) -> list[str]:
     """Names of the classes of layers, which stand below the patterns ``A.*``."""
-    found = (module.get_submodule(pattern.removesuffix(".*")) for pattern in stacks)
-    return sorted({type(layer).__name__ for stack in found for layer in stack.children()})
+    lists = (module.get_submodule(pattern.removesuffix(".*")) for pattern in stacks)
+    return sorted({type(layer).__name__ for stack in lists for layer in stack.children()})

@@ -70,14 +70,14 @@ def left_data_files(path: Path) -> set[Path]:
     """Files of weights that `OnnxModel.save` wrote for a model at ``path``: that of the model that
     is there, and those that killed commands left."""
     own = re.compile(rf"{re.escape(path.name)}(\.[0-9a-f]{{8}})?\.data")
-    used = {each for each in data_files(path) if own.fullmatch(each.name)}
+    used = {file for file in data_files(path) if own.fullmatch(file.name)}
     left = {*path.parent.glob(f"{glob.escape(path.name)}.????????.data")}
     if used & left:  # then the plain name is that of weights from before
         left.add(path.with_name(f"{path.name}.data"))
-    part = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]{{8}})?-[0-9a-f]{{8}}\.part\.data")
-    parts = {each for each in path.parent.glob(".*.part.data") if part.fullmatch(each.name)}
-    begun = {each for each in parts if not is_held(each)}
-    return used | begun | {each for each in left if own.fullmatch(each.name)}
+    pattern = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]{{8}})?-[0-9a-f]{{8}}\.part\.data")
+    unfinished = {file for file in path.parent.glob(".*.part.data") if pattern.fullmatch(file.name)}
+    begun = {file for file in unfinished if not is_held(file)}
+    return used | begun | {file for file in left if own.fullmatch(file.name)}
 
 
 def check_requests(outline: Outline, path: Path) -> None:
@@ -106,20 +106,20 @@ def check_requests(outline: Outline, path: Path) -> None:
     raise CheckpointError("foreign-model", message, place=str(path), hint=hint)
 
 
-def newer_model(metadata: Mapping[str, str], place: str) -> CheckpointError | None:
+def newer_model(metadata: Mapping[str, str], location: str) -> CheckpointError | None:
     """The error for what is strange in a model of a newer rinsc; None where it is of no newer."""
     writer = metadata.get(Key.VERSION, "")
     if _release(writer) <= _release(__version__):
         return None
     message = f"the model was written by rinsc {writer}, and this is {__version__}"
     hint = f"pip install 'rinsc>={writer}'"
-    return CheckpointError("newer-model", message, place=place, hint=hint)
+    return CheckpointError("newer-model", message, place=location, hint=hint)
 
 
 def _release(version: str) -> tuple[int, ...]:
     """The leading numbers of a version, to compare; empty for what is none."""
-    found = re.match(r"\d{1,9}(\.\d{1,9})*", version)
-    return tuple(map(int, found.group().split("."))) if found else ()
+    match = re.match(r"\d{1,9}(\.\d{1,9})*", version)
+    return tuple(map(int, match.group().split("."))) if match else ()
 
 
 @contextmanager

@@ -72,8 +72,8 @@ def read_outline(data: memoryview) -> Outline:
     contents = _Contents()
     for number, value in _fields(data):
         if number == OPSET_IMPORT:
-            given = dict(_fields(_bytes(value)))
-            opsets[_text(given.get(DOMAIN, NOTHING))] = _number(given.get(VERSION, 0))
+            imported = dict(_fields(_bytes(value)))
+            opsets[_text(imported.get(DOMAIN, NOTHING))] = _number(imported.get(VERSION, 0))
         elif number == METADATA:
             key, text = _entry(value)
             metadata[key] = text
@@ -135,11 +135,11 @@ class _Contents:
         """Values that need nothing but constants, and may be larger than what they are made of."""
         sizes = dict(self._sizes)
         for node in self._ordered(()):
-            given = [sizes.get(name, 0) for name in node.inputs if name]
-            largest = max(given, default=0)
-            bound = math.prod(max(1, size) for size in given)
+            operands = [sizes.get(name, 0) for name in node.inputs if name]
+            largest = max(operands, default=0)
+            bound = math.prod(max(1, size) for size in operands)
             fits = node.kind in SAME_SIZE or (node.kind in BY_ELEMENT and bound <= max(1, largest))
-            if not given or not fits:
+            if not operands or not fits:
                 yield node.outputs[0] if node.outputs else node.kind
             sizes.update(dict.fromkeys(node.outputs, largest))
 
@@ -147,8 +147,8 @@ class _Contents:
         """How many nodes need nothing but constants and shapes."""
         return sum(1 for _ in self._ordered((SHAPE,)))
 
-    def _ordered(self, known: Collection[str]) -> Iterator[_Node]:
-        """Nodes that need nothing but constants and what operators of ``known`` kinds make, each
+    def _ordered(self, kinds: Collection[str]) -> Iterator[_Node]:
+        """Nodes that need nothing but constants and what operators of ``kinds`` kinds make, each
         after those that it needs, in whatever order they stand."""
         readers: dict[str, list[int]] = {}
         missing: list[int] = []
@@ -158,7 +158,7 @@ class _Contents:
             missing.append(len(needed))
             if node.graphs:
                 continue
-            if node.kind in known or not needed:
+            if node.kind in kinds or not needed:
                 ready.append(index)
                 continue
             for name in needed:
@@ -172,24 +172,24 @@ class _Contents:
                         ready.append(reader)
 
     def _node(self, node: Field) -> _Node:
-        domain, found = "", _Node()
+        domain, outline = "", _Node()
         for number, value in _fields(_bytes(node)):
             if number == OP_TYPE:
-                found.kind = _text(value)
+                outline.kind = _text(value)
             elif number == NODE_DOMAIN:
                 domain = _text(value)
             elif number in (INPUT, OUTPUT):
-                (found.inputs if number == INPUT else found.outputs).append(_text(value))
+                (outline.inputs if number == INPUT else outline.outputs).append(_text(value))
             elif number == ATTRIBUTE:
-                for what, held in _fields(_bytes(value)):
+                for what, content in _fields(_bytes(value)):
                     if what in TENSORS:
-                        self._add_tensor(held)
+                        self._add_tensor(content)
                     elif what in GRAPHS:
-                        found.graphs.append(held)
+                        outline.graphs.append(content)
                     elif what in SPARSE_TENSORS:
                         self._add_sparse()
-        self.operators.add((domain, found.kind))
-        return found
+        self.operators.add((domain, outline.kind))
+        return outline
 
     def _add_sparse(self) -> None:
         """Its shape may be of any size, whatever it holds."""
@@ -218,11 +218,11 @@ class _Contents:
                 if key == "location":  # of several, a reader may take any
                     self.external.setdefault(text, 0)
         if outside:
-            place, length = outside.get("location", ""), int(outside.get("length", "0"))
+            file, length = outside.get("location", ""), int(outside.get("length", "0"))
             start = int(outside.get("offset", "0"))
             if start < 0 or length < 0:
                 raise ValueError("a tensor lies before its file")
-            self.external[place] = max(self.external.get(place, 0), start + length)
+            self.external[file] = max(self.external.get(file, 0), start + length)
             content += length
         if elements > 2 * content:  # four bits are the smallest element
             self.hollow.append(name)
@@ -238,35 +238,35 @@ def _packed(data: memoryview) -> Iterator[int]:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Field]]:
     """Number and value of each field of one message, in order."""
-    place = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
+    offset = 0
+    while offset < len(data):
+        tag, offset = _varint(data, offset)
         kind = tag & 7
         if tag >> 3 == 0:
             raise ValueError("not a protobuf")
         if kind == VARINT:
-            value, place = _varint(data, place)
+            value, offset = _varint(data, offset)
             yield tag >> 3, value
             continue
         if kind == BYTES:
-            size, place = _varint(data, place)
+            size, offset = _varint(data, offset)
         elif kind in (FIXED64, FIXED32):
             size = 8 if kind == FIXED64 else 4
         else:
             raise ValueError("not a protobuf")
-        if place + size > len(data):
+        if offset + size > len(data):
             raise ValueError("cut short")
-        yield tag >> 3, data[place : place + size]
-        place += size
+        yield tag >> 3, data[offset : offset + size]
+        offset += size
 
 
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """The number that starts at ``place``, seven bits a byte, and the place behind it."""
+def _varint(data: memoryview, offset: int) -> tuple[int, int]:
+    """The number that starts at ``offset``, seven bits a byte, and the place behind it."""
     value = 0
-    for index, byte in enumerate(data[place : place + MAX_VARINT_BYTES]):
+    for index, byte in enumerate(data[offset : offset + MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
-            return value, place + index + 1
+            return value, offset + index + 1
     raise ValueError("cut short")
 
 

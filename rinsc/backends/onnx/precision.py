@@ -89,16 +89,16 @@ class Precision:
     def text(self) -> str:
         """The canonical spelling, which `parse_precision` reads: ``int4/128 fp16:A,B``."""
         sized = self.name in WEIGHT_ONLY_BITS and self.block_size != BLOCK_SIZES[0]
-        words = [f"{self.name}/{self.block_size}" if sized else self.name]
+        terms = [f"{self.name}/{self.block_size}" if sized else self.name]
         if self.symmetric:
-            words.append(SYMMETRIC)
-        for kept in KEPT_FORMATS:
-            letters = sorted(letter for letter, each in self.keep.items() if each == kept)
+            terms.append(SYMMETRIC)
+        for form in KEPT_FORMATS:
+            letters = sorted(letter for letter, kept_form in self.keep.items() if kept_form == form)
             if letters:
-                words.append(f"{kept}:{','.join(letters)}")
+                terms.append(f"{form}:{','.join(letters)}")
         if self.embedding is not None:
-            words.append(f"{self.embedding}:{EMBEDDING}")
-        return " ".join(words)
+            terms.append(f"{self.embedding}:{EMBEDDING}")
+        return " ".join(terms)
 
     def matrix_format(self, owner: str | None) -> str:
         """What matrices are stored as that belong to a block, or to the embedding (a tied head).
@@ -128,8 +128,8 @@ def parse_precision(
     else there is to say: ``int4/128 symmetric fp16:A,B int8:embedding``. The options add to it.
     Raises `UsageError`.
     """
-    first, *words = text.split() or [""]
-    kept = [word for word in words if word != SYMMETRIC]
+    first, *terms = text.split() or [""]
+    kept_terms = [term for term in terms if term != SYMMETRIC]
     name, slash, size = first.partition("/")
     if slash and block_size is not None:
         message = f"'{first}' and the block size {block_size} say the same thing twice"
@@ -137,17 +137,19 @@ def parse_precision(
     if name in PRECISIONS and name not in WEIGHT_ONLY_BITS and (slash or block_size is not None):
         raise UsageError.of(_no_blocks(name))
     if slash:
-        sizes = {str(each): each for each in BLOCK_SIZES}
+        sizes = {str(size): size for size in BLOCK_SIZES}
         if name in PRECISIONS and size not in sizes:
             raise UsageError.of(_unknown_block_size(size))
         block_size = sizes.get(size)
-    formats = _kept(kept, keep, [] if embedding is None else [f"{embedding}:{EMBEDDING}"])
+    formats = _formats_of_blocks(
+        kept_terms, keep, [] if embedding is None else [f"{embedding}:{EMBEDDING}"]
+    )
     return Precision(
         name,
         BLOCK_SIZES[0] if block_size is None else block_size,
         embedding=formats.pop(EMBEDDING, None),
         keep=formats,
-        symmetric=symmetric or SYMMETRIC in words,
+        symmetric=symmetric or SYMMETRIC in terms,
     )
 
 
@@ -156,10 +158,10 @@ def check_blocks(precision: Precision, letters: Collection[str]) -> None:
     problems = [
         Problem(
             "unknown-block",
-            f"the model has no block '{letter}' to keep in {kept}",
+            f"the model has no block '{letter}' to keep in {form}",
             hint=did_you_mean(letter, sorted(letters)),
         )
-        for letter, kept in precision.keep.items()
+        for letter, form in precision.keep.items()
         if letter not in letters
     ]
     if problems:
@@ -174,23 +176,23 @@ def _nearest_name(name: str) -> str:
     return f"one of: {', '.join(PRECISIONS)}"
 
 
-def _kept(*sources: Iterable[str]) -> dict[str, str]:
+def _formats_of_blocks(*sources: Iterable[str]) -> dict[str, str]:
     """The format of each kept letter, and of the embedding, from ``fp16:A,B`` once or more."""
-    kept: dict[str, str] = {}
-    for word in chain(*sources):
-        form, colon, letters = (part.strip() for part in word.partition(":"))
+    formats: dict[str, str] = {}
+    for term in chain(*sources):
+        form, colon, letters = (text.strip() for text in term.partition(":"))
         if not (form and colon and letters):
-            message = f"'{word}' does not say which block to keep in which precision"
+            message = f"'{term}' does not say which block to keep in which precision"
             hint = "write fp16:A, or fp16:A,B for two blocks"
-            if nearest(word, [SYMMETRIC]) is not None:
+            if nearest(term, [SYMMETRIC]) is not None:
                 hint = f"did you mean '{SYMMETRIC}'?"
             raise _usage_error("keep", message, hint)
         for letter in map(str.strip, letters.split(",")):
-            if kept.setdefault(letter, form) != form:
+            if formats.setdefault(letter, form) != form:
                 what = "the embedding" if letter == EMBEDDING else f"block '{letter}'"
-                message = f"{what} is kept in {kept[letter]} and in {form}"
+                message = f"{what} is kept in {formats[letter]} and in {form}"
                 raise _usage_error("keep", message, "name each block once")
-    return kept
+    return formats
 
 
 def _block_size_problems(precision: Precision) -> list[Problem]:
@@ -206,22 +208,22 @@ def _keep_problems(precision: Precision) -> list[Problem]:
         message = f"'{precision.name}' is a precision of floats: no block needs to be kept from it"
         return [Problem("keep", message, hint="keep blocks from int8-dynamic, int8 or int4")]
     problems = []
-    for letter, kept in precision.keep.items():
+    for letter, form in precision.keep.items():
         if not _LETTER.fullmatch(letter):
             message = f"'{letter}' is not the letter of a block"
             problems.append(Problem("keep", message, hint="a letter is like A or B2"))
-        if kept not in KEPT_FORMATS:
-            message = f"block '{letter}' cannot be kept in '{kept}'"
-            problems.append(Problem("keep", message, hint=did_you_mean(kept, KEPT_FORMATS)))
+        if form not in KEPT_FORMATS:
+            message = f"block '{letter}' cannot be kept in '{form}'"
+            problems.append(Problem("keep", message, hint=did_you_mean(form, KEPT_FORMATS)))
     return problems
 
 
 def _embedding_problems(precision: Precision) -> list[Problem]:
-    asked = precision.embedding
-    if asked in (None, precision._default_table):
+    stored = precision.embedding
+    if stored in (None, precision._default_table):
         return []
-    if asked not in EMBEDDING_FORMATS:
-        message = f"the embedding cannot be stored in '{asked}'"
+    if stored not in EMBEDDING_FORMATS:
+        message = f"the embedding cannot be stored in '{stored}'"
         return [Problem(EMBEDDING, message, hint=f"one of: {', '.join(EMBEDDING_FORMATS)}")]
     if precision.name in FLOAT_TYPES:
         message = f"'{precision.name}' is a precision of floats, and its embedding is in it too"

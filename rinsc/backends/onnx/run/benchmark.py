@@ -86,7 +86,7 @@ def measure_speed(
     ids = np.random.default_rng(0).integers(
         0, session.spec.vocab_size, prompt_tokens + new_tokens, dtype=np.int64
     )
-    tasks = [_Task(session, each, ids, prompt_tokens) for each in rounds]
+    tasks = [_Task(session, counts, ids, prompt_tokens) for counts in rounds]
     start = time.perf_counter()
     for number in range(GENERATIONS):
         begun = time.perf_counter()
@@ -163,9 +163,9 @@ class _Task:
         begun = time.perf_counter()
         add = self._begin()
         times.append(_ms_since(begun))
-        for place in range(self.prompt_tokens, min(length, len(self.ids))):
+        for position in range(self.prompt_tokens, min(length, len(self.ids))):
             begun = time.perf_counter()
-            add(place)
+            add(position)
             times.append(_ms_since(begun))
             if begun > end:
                 break
@@ -181,11 +181,11 @@ class _Task:
         logits, past = self.session.step(self.ids[None, : self.prompt_tokens], rounds=self.rounds)
         logits[0, -1].argmax()
         decoding = self.session.decoding(past)
-        return lambda place: decoding(self.ids[place : place + 1]).argmax()
+        return lambda position: decoding(self.ids[position : position + 1]).argmax()
 
     def _whole_passes(self) -> Callable[[int], object]:
-        def run(place: int) -> object:
-            return self.session.logits(self.ids[None, : place + 1], self.rounds)[0, -1].argmax()
+        def run(position: int) -> object:
+            return self.session.logits(self.ids[None, : position + 1], self.rounds)[0, -1].argmax()
 
         run(self.prompt_tokens - 1)
         return run
@@ -193,7 +193,7 @@ class _Task:
     def speed(self) -> Speed:
         """Over all generations but the first, where there are others."""
         counted = slice(1 if len(self.decode_ms) > 1 else 0, None)
-        times = [each for generation in self.decode_ms[counted] for each in generation]
+        times = [ms for generation in self.decode_ms[counted] for ms in generation]
         return Speed(
             decode_ms=float(np.median(times)),
             decode_ms_p10=float(np.percentile(times, 10)),

@@ -68,10 +68,10 @@ class CacheLayout:
 
     @classmethod
     def of(cls, inputs: Sequence[Any]) -> CacheLayout:
-        given = {each.name: each for each in inputs if each.name.startswith(PAST)}
-        types = {TYPES[each.type] for each in given.values()}
+        slots = {value.name: value for value in inputs if value.name.startswith(PAST)}
+        types = {TYPES[value.type] for value in slots.values()}
         dtype = types.pop() if types else np.float32
-        return cls({name: each.shape for name, each in given.items()}, dtype)
+        return cls({name: value.shape for name, value in slots.items()}, dtype)
 
     @property
     def outputs(self) -> list[str]:
@@ -79,10 +79,10 @@ class CacheLayout:
 
     def sizes(self, batch: int, past: int, rounds: Mapping[str, int]) -> dict[str, list[int]]:
         """The shape of each slot with room for ``past`` positions."""
-        known = {"batch": batch, "past": past}
-        known |= {rounds_of(name): count for name, count in rounds.items()}
+        sizes = {"batch": batch, "past": past}
+        sizes |= {rounds_of(name): count for name, count in rounds.items()}
         return {
-            name: [known[dim] if isinstance(dim, str) else dim for dim in shape]
+            name: [sizes[dim] if isinstance(dim, str) else dim for dim in shape]
             for name, shape in self.shapes.items()
         }
 
@@ -155,14 +155,14 @@ class Buffers:
             message = "a cache in bf16 can be continued in one way only"
             hint = "run the tokens before it again, or export the model in fp16"
             raise LoweringError("another-cache", message, hint=hint)
-        made = Buffers(self.runtime, self.batch, self.rounds, capacity, self.in_place)
+        larger = Buffers(self.runtime, self.batch, self.rounds, capacity, self.in_place)
         for name, value in self.values.items():
             old = value.numpy()
-            kept = min(self.capacity, capacity)
-            new = made.values[name].numpy()
-            new[..., :kept, :] = old[..., :kept, :]
-            made.values[name].update_inplace(new)
-        return made
+            shared = min(self.capacity, capacity)
+            new = larger.values[name].numpy()
+            new[..., :shared, :] = old[..., :shared, :]
+            larger.values[name].update_inplace(new)
+        return larger
 
     def _bind_cache(self) -> None:
         for name, value in self.values.items():

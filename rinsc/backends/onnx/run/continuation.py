@@ -60,15 +60,15 @@ class Continuation:
     def _token_by_token(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
         def runs(past: Past) -> Iterator[tuple[Logits, Past]]:
             for column in range(ids.shape[1]):
-                token, seen = ids[:, column : column + 1], mask[:, : past.length + 1]
+                token, counted = ids[:, column : column + 1], mask[:, : past.length + 1]
                 if self.fused:
-                    logits, past = self._run(token, past.counts, seen[:, -1:], past, dials)
+                    logits, past = self._run(token, past.counts, counted[:, -1:], past, dials)
                 else:
-                    logits, past = self._portable(token, seen, past, dials)
+                    logits, past = self._portable(token, counted, past, dials)
                 yield logits, past
 
         results = self._collected(runs(past))
-        logits = [each for each, _ in results]
+        logits = [computed for computed, _ in results]
         return logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1), results[-1][1]
 
     def _row_by_row(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
@@ -78,7 +78,7 @@ class Continuation:
             self.step(ids[row : row + 1], mask[row : row + 1], before, dials)
             for row, before in enumerate(rows)
         )
-        logits = np.concatenate([each for each, _ in results])
+        logits = np.concatenate([computed for computed, _ in results])
         return logits, Past(past.owner, past.rounds, mask, [after for _, after in results])
 
     def _collected(self, runs: Iterator[tuple[Logits, Past]]) -> list[tuple[Logits, Past]]:
@@ -112,15 +112,15 @@ class Continuation:
     def tried(self, rounds: Mapping[str, int], dials: Dials) -> list[Logits]:
         """The logits of a few tokens."""
         past = self.empty(1, rounds, None)
-        made = []
+        results = []
         for tokens in (2, 1, 1):
             if past.length + tokens > self.runtime.context:
                 break
             ids = np.full((1, tokens), past.length % self.runtime.vocab_size, np.int64)
             mask = np.ones((1, past.length + tokens), np.int64)
             logits, past = self.step(ids, mask, past, dials)
-            made.append(logits)
-        return made
+            results.append(logits)
+        return results
 
     def _portable(self, ids: Ids, mask: Ids, past: Past, dials: Dials) -> tuple[Logits, Past]:
         logits, values = self._grown({MASK: mask, IDS: ids, **dials}, past)
@@ -132,9 +132,9 @@ class Continuation:
         length = max(int(new.sum(axis=1).max()), 1)
         rows = np.arange(len(ids))[:, None]
         front = order[:, :length]
-        made, after = self._run(ids[rows, front], past.counts, new[rows, front], past, dials)
-        logits = np.zeros((*ids.shape, made.shape[-1]), made.dtype)
-        logits[rows, front] = made
+        compacted, after = self._run(ids[rows, front], past.counts, new[rows, front], past, dials)
+        logits = np.zeros((*ids.shape, compacted.shape[-1]), compacted.dtype)
+        logits[rows, front] = compacted
         whole = replace(after, mask=np.concatenate([past.mask, new], axis=1))
         after.values.written = ref(whole)
         return logits, whole
@@ -176,8 +176,8 @@ class Continuation:
             message = f"{total} positions exceed the context of {context}"
             hint = "start again with the last of them"
             raise RinscError("context-exceeded", message, hint=hint)
-        wanted = max(self.least_capacity, 2 * total) if self.runtime.device == "cpu" else context
-        return min(wanted, context)
+        doubled = max(self.least_capacity, 2 * total) if self.runtime.device == "cpu" else context
+        return min(doubled, context)
 
     def _grown(self, arrays: Mapping[str, Any], past: Past) -> tuple[Logits, Mapping[str, Any]]:
         """Logits and what is present, as values that the runtime makes: never copied out."""
@@ -191,9 +191,9 @@ class Continuation:
                 for name, shape in sizes.items()
             }
         # The arrays are held until the run is over: the runtime's values do not keep them alive.
-        given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        inputs = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
         names = [LOGITS, *self.runtime.layout.outputs, *self.runtime.used]
-        logits, *present = self.runtime.session.run_with_ort_values(names, {**given, **values})
+        logits, *present = self.runtime.session.run_with_ort_values(names, {**inputs, **values})
         for count in list(self.runtime.used.values())[::-1]:
             count[...] = present.pop().numpy()
         return logits.numpy(), dict(zip(self.runtime.layout.shapes, present, strict=True))
@@ -246,13 +246,13 @@ class Decoding:
         """Bind buffers that have room for what comes, a mask as wide, and all that stays."""
         from onnxruntime import OrtValue
 
-        wanted = self._total + 1
+        total = self._total + 1
         if self._past is not None:
-            self._buffers = self._continuation.room(self._past, wanted)
+            self._buffers = self._continuation.room(self._past, total)
             self._past = None  # its memory may go when the buffers are replaced
         else:
             assert self._buffers is not None
-            self._buffers = self._buffers.copied(self._continuation.capacity(wanted))
+            self._buffers = self._buffers.copied(self._continuation.capacity(total))
         self._buffers.written = None  # nobody else may append here now
         self._binding = self._buffers.binding
         self._capacity = self._buffers.capacity

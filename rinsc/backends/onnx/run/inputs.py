@@ -18,7 +18,7 @@ from rinsc.spec import ModelSpec
 
 
 def checked_input(
-    given: npt.ArrayLike, wanted: ModelInput, spec: ModelSpec, *, before: int = 0
+    values: npt.ArrayLike, port: ModelInput, spec: ModelSpec, *, before: int = 0
 ) -> npt.NDArray[Any]:
     """Token ids as int64 (batch, seq), or numbers as float32 (batch, seq, …).
 
@@ -26,17 +26,17 @@ def checked_input(
     them than the context has room for behind ``before``.
     """
     try:
-        array = np.asarray(given)
+        array = np.asarray(values)
     except ValueError:
         array = np.empty(0)
-    static = [size for size in wanted.shape if isinstance(size, int)]
-    fits = array.ndim == len(wanted.shape) and list(array.shape[2:]) == static
-    if not fits or array.size == 0 or array.dtype.kind not in _KINDS[wanted.dtype]:
-        shape = f"({', '.join(map(str, wanted.shape))})"
-        words = {"int64": "token ids must be whole numbers", "float32": "patches must be numbers"}
-        message = f"{words[wanted.dtype]}, {shape}, not {array.dtype} {array.shape}"
+    static = [size for size in port.shape if isinstance(size, int)]
+    fits = array.ndim == len(port.shape) and list(array.shape[2:]) == static
+    if not fits or array.size == 0 or array.dtype.kind not in _KINDS[port.dtype]:
+        shape = f"({', '.join(map(str, port.shape))})"
+        rules = {"int64": "token ids must be whole numbers", "float32": "patches must be numbers"}
+        message = f"{rules[port.dtype]}, {shape}, not {array.dtype} {array.shape}"
         raise RinscError("bad-input", message, hint="give rows of equal length")
-    if wanted.dtype == "int64" and (array.min() < 0 or array.max() >= spec.vocab_size):
+    if port.dtype == "int64" and (array.min() < 0 or array.max() >= spec.vocab_size):
         message = f"token ids go from {array.min()} to {array.max()}"
         hint = f"they must be from 0 to {spec.vocab_size - 1}"
         raise RinscError("bad-input", message, hint=hint)
@@ -44,14 +44,14 @@ def checked_input(
     if total > spec.context:
         message = f"{total} positions exceed the context of {spec.context}"
         raise RinscError("context-exceeded", message, hint="give the last of them only")
-    return array.astype(wanted.dtype)
+    return array.astype(port.dtype)
 
 
 _KINDS = {"int64": "iu", "float32": "iuf"}
 
 
 def checked_mask(
-    given: npt.ArrayLike | None, total: int, past: npt.NDArray[np.int64], *, is_fixed: bool
+    values: npt.ArrayLike | None, total: int, past: npt.NDArray[np.int64], *, is_fixed: bool
 ) -> npt.NDArray[np.int64]:
     """Which of all tokens count, (batch, total), behind those of ``past`` (batch, past).
 
@@ -59,10 +59,10 @@ def checked_mask(
     for something else, and where the past ``is_fixed`` for another past.
     """
     batch, length = past.shape
-    if given is None:
+    if values is None:
         return np.concatenate([past, np.ones((batch, total - length), np.int64)], axis=1)
     try:
-        array = np.asarray(given)
+        array = np.asarray(values)
     except ValueError:
         array = np.empty(0)
     if array.shape != (batch, total) or not np.isin(array, (0, 1)).all():
@@ -101,13 +101,13 @@ class Dials:
 
     def arrays(self, rounds: Rounds) -> dict[str, npt.NDArray[np.int64]]:
         """The inputs for these rounds; the last ones are kept, since each token asks again."""
-        asked = plain_rounds(rounds)
+        counts = plain_rounds(rounds)
         last = self._last
-        if last is not None and _same(last[0], asked):
+        if last is not None and _same(last[0], counts):
             return last[1]
-        settings = self.settings(asked).items()
+        settings = self.settings(counts).items()
         arrays = {self.inputs[name]: np.array(count, np.int64) for name, count in settings}
-        self._last = (asked, arrays)
+        self._last = (counts, arrays)
         return arrays
 
     def settings(self, rounds: Rounds) -> dict[str, int]:
@@ -117,18 +117,18 @@ class Dials:
         """
         if rounds is None:
             return {name: self.written[name] for name in self.inputs}
-        asked = resolve_rounds(self.graph, rounds)
-        fixed = {name: count for name, count in asked.items() if name not in self.inputs}
+        counts = resolve_rounds(self.graph, rounds)
+        fixed = {name: count for name, count in counts.items() if name not in self.inputs}
         if fixed and any(self.written.get(name) != count for name, count in fixed.items()):
             hint = "export it with rounds='dynamic', or leave the rounds out"
-            raise self._refused("was compiled for", asked, hint)
-        if self.gated and any(asked[name] > self.written[name] for name in self.inputs):
-            raise self._refused("runs at most", asked, "export it with more rounds")
-        return {name: asked[name] for name in self.inputs}
+            raise self._refused("was compiled for", counts, hint)
+        if self.gated and any(counts[name] > self.written[name] for name in self.inputs):
+            raise self._refused("runs at most", counts, "export it with more rounds")
+        return {name: counts[name] for name in self.inputs}
 
-    def _refused(self, can: str, asked: Mapping[str, int], hint: str) -> LoweringError:
-        written, wanted = _in_words(self.written), _in_words(asked)
-        message = f"the model {can} {written} round{'s' * (written != '1')}, not {wanted}"
+    def _refused(self, can: str, counts: Mapping[str, int], hint: str) -> LoweringError:
+        written, refused = _in_words(self.written), _in_words(counts)
+        message = f"the model {can} {written} round{'s' * (written != '1')}, not {refused}"
         return LoweringError("fixed-rounds", message, place=self.place, hint=hint)
 
 
@@ -141,11 +141,16 @@ def _in_words(counts: Mapping[str, int]) -> str:
 
 def dial_inputs(graph: BlockGraph, names: Collection[str]) -> dict[str, str]:
     """The input among ``names`` that sets the rounds of each repeat, where there is one."""
-    known = {
+    spellings = {
         loop.name: [dial_name(graph, loop.name, gated=gated) for gated in (False, True)]
         for loop in graph.dials()
     }
-    return {name: each for name, wanted in known.items() for each in wanted if each in names}
+    return {
+        name: input_name
+        for name, inputs in spellings.items()
+        for input_name in inputs
+        if input_name in names
+    }
 
 
 def _same(left: Rounds, right: Rounds) -> bool:

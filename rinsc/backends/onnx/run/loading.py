@@ -71,7 +71,7 @@ UNSUPPORTED = re.compile(
 
 
 def load(
-    model: OnnxModel | str | os.PathLike[str], options: Any, provider: str | None, place: str
+    model: OnnxModel | str | os.PathLike[str], options: Any, provider: str | None, location: str
 ) -> tuple[Any, int]:
     """A session of the runtime on the model, its file, or the folder that holds `MODEL_FILE`, and
     how many bytes the model has.
@@ -87,12 +87,12 @@ def load(
         outline = _checked_outline(path)
         source = path
         with compared(path, outline.metadata, outline):
-            session = _session(path, outline, options, names, place)
-            any_metadata(outline.metadata, place)  # whose error says more than that of a digest
+            session = _session(path, outline, options, names, location)
+            any_metadata(outline.metadata, location)  # whose error says more than that of a digest
     else:
         source = model.to_bytes()
         outline = read_outline(memoryview(source))
-        session = _session(source, outline, options, names, place)
+        session = _session(source, outline, options, names, location)
     if names[0] == PROVIDERS["cuda"] and provider_of(session) != "cuda":
         without_cuda = "the runtime gives it to a small model, and not to this model"
     if provider == "cuda" and without_cuda is not None:
@@ -103,7 +103,9 @@ def load(
     return session, _bytes_of(source, outline)
 
 
-def _session(source: Path | bytes, outline: Outline, options: Any, names: Any, place: str) -> Any:
+def _session(
+    source: Path | bytes, outline: Outline, options: Any, names: Any, location: str
+) -> Any:
     from onnxruntime import InferenceSession
 
     _limit_folding(options, outline, source)
@@ -117,7 +119,7 @@ def _session(source: Path | bytes, outline: Outline, options: Any, names: Any, p
             disabled_optimizers=() if folds else FOLDING,
         )
     except Exception as error:  # the runtime's errors have no base of their own
-        raise _why(error, outline, place) from None
+        raise _why(error, outline, location) from None
 
 
 def _limit_folding(options: Any, outline: Outline, source: Path | bytes) -> None:
@@ -156,19 +158,19 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     raise CheckpointError("no-such-file", message, place=str(named), hint=hint)
 
 
-def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[ModelSpec, dict[str, int]]:
+def read_metadata(metadata: Mapping[str, str], location: str) -> tuple[ModelSpec, dict[str, int]]:
     """The spec and the rounds that a model was exported with; raises `CheckpointError`, also for
     several towers."""
-    spec, rounds = any_metadata(metadata, place)
+    spec, rounds = any_metadata(metadata, location)
     if isinstance(spec, ModelSpec):
         return spec, rounds
     message = "a session runs a model of one tower, and this has several"
     hint = "open it with rinsc.TowersSession"
-    raise CheckpointError("several-towers", message, place=place, hint=hint)
+    raise CheckpointError("several-towers", message, place=location, hint=hint)
 
 
 def any_metadata(
-    metadata: Mapping[str, str], place: str
+    metadata: Mapping[str, str], location: str
 ) -> tuple[ModelSpec | TowersSpec, dict[str, int]]:
     """`read_metadata` of one tower or of several."""
     try:
@@ -177,14 +179,14 @@ def any_metadata(
         spec = towers_from_values(values) if several else spec_from_values(values)
         rounds = {str(name): int(count) for name, count in parse_json(metadata[Key.ROUNDS]).items()}
     except METADATA_ERRORS as error:
-        newer = newer_model(metadata, place)
+        newer = newer_model(metadata, location)
         if newer is not None:
             raise newer from None
         if isinstance(error, RinscError) and error.code == "unknown-kind":
             raise  # exported where a package was installed that is not here
         message = "the model does not say which spec it was exported from"
         hint = "run models that rinsc exported, of this or an earlier version, and whole"
-        raise CheckpointError("foreign-model", message, place=place, hint=hint) from None
+        raise CheckpointError("foreign-model", message, place=location, hint=hint) from None
     return spec, rounds
 
 
@@ -203,14 +205,14 @@ def _checked_outline(path: Path) -> Outline:
         data = _mapped(path)
     except OSError as refused:
         raise _cannot_read(refused, path) from None
-    place = str(path)
+    location = str(path)
     if not data:
         message = "the model's file is empty"
-        raise CheckpointError("damaged-model", message, place=place, hint=AGAIN)
+        raise CheckpointError("damaged-model", message, place=location, hint=AGAIN)
     try:
         outline = read_outline(data)
     except ValueError:
-        raise _not_whole(bytes(data[:512]), place) from None
+        raise _not_whole(bytes(data[:512]), location) from None
     check_requests(outline, path)
     missing = _data_problem(outline, path)
     if missing is not None:
@@ -218,16 +220,16 @@ def _checked_outline(path: Path) -> Outline:
     return outline
 
 
-def _why(error: Exception, outline: Outline, place: str) -> RinscError:
+def _why(error: Exception, outline: Outline, location: str) -> RinscError:
     """What is wrong with a model that the runtime refuses with ``error``."""
     reason = str(error)
     unsupported = UNSUPPORTED.search(reason)
     if unsupported is not None:
-        return _unsupported(unsupported.group(), outline, place)
+        return _unsupported(unsupported.group(), outline, location)
     shown = reason.partition("\n")[0][:200]
     message = f"ONNX Runtime cannot load the model: {shown}"
     hint = "the file is damaged or not a model of rinsc; export it again"
-    return CheckpointError("damaged-model", message, place=place, hint=hint)
+    return CheckpointError("damaged-model", message, place=location, hint=hint)
 
 
 def _mapped(path: Path) -> memoryview:
@@ -244,24 +246,24 @@ def _cannot_read(error: OSError, path: Path) -> CheckpointError:
     return CheckpointError("cannot-read", message, place=str(path), hint=hint)
 
 
-def _not_whole(start: bytes, place: str) -> CheckpointError:
+def _not_whole(start: bytes, location: str) -> CheckpointError:
     """The error for a file, of which this is the start, that is no protobuf or a part of one."""
     if start.startswith(FIRST_BYTE):
         message = "the model is cut short or damaged"
-        return CheckpointError("damaged-model", message, place=place, hint=AGAIN)
+        return CheckpointError("damaged-model", message, place=location, hint=AGAIN)
     message = f"this is no ONNX model{_kind(start)}"
     hint = f"name a {MODEL_FILE} that rinsc exported, or its folder"
-    return CheckpointError("foreign-model", message, place=place, hint=hint)
+    return CheckpointError("foreign-model", message, place=location, hint=hint)
 
 
 def _kind(start: bytes) -> str:
     """What else a file is, by how it starts, as the end of a sentence."""
-    known = next((kind for magic, kind in KINDS.items() if start.startswith(magic)), None)
-    if known is None and start[8:9] == b"{":
-        known = "a safetensors file"
-    if known is None and start.isascii() and "".join(start.decode().split()).isprintable():
-        known = "text"
-    return "" if known is None else f" but {known}"
+    kind = next((kind for magic, kind in KINDS.items() if start.startswith(magic)), None)
+    if kind is None and start[8:9] == b"{":
+        kind = "a safetensors file"
+    if kind is None and start.isascii() and "".join(start.decode().split()).isprintable():
+        kind = "text"
+    return "" if kind is None else f" but {kind}"
 
 
 def _data_problem(outline: Outline, path: Path) -> Problem | None:
@@ -282,7 +284,7 @@ def _data_problem(outline: Outline, path: Path) -> Problem | None:
     return None
 
 
-def _unsupported(reason: str, outline: Outline, place: str) -> RinscError:
+def _unsupported(reason: str, outline: Outline, location: str) -> RinscError:
     """The error for a model whose operators, or their precision, the runtime does not have."""
     import onnxruntime
 
@@ -291,11 +293,11 @@ def _unsupported(reason: str, outline: Outline, place: str) -> RinscError:
         operator = reason.rpartition(" ")[2]
         message = f"{runtime} cannot run {operator} in bf16 on this provider"
         hint = "export the model with precision fp32 or fp16, or run it with CUDA"
-        return LoweringError("precision-not-supported", message, place=place, hint=hint)
+        return LoweringError("precision-not-supported", message, place=location, hint=hint)
     opsets = ", ".join(f"{name or 'ai.onnx'} {number}" for name, number in outline.opsets.items())
     message = f"{runtime} is too old for the model's operators ({opsets}): {reason}"
     hint = "pip install --upgrade onnxruntime (onnxruntime-gpu), or export with portable operators"
-    return CheckpointError("operator-not-supported", message, place=place, hint=hint)
+    return CheckpointError("operator-not-supported", message, place=location, hint=hint)
 
 
 RUNS = ("run", "run_with_iobinding", "run_with_ort_values")
@@ -304,53 +306,53 @@ RUNS = ("run", "run_with_iobinding", "run_with_ort_values")
 class ToldSession:
     """A session that raises `LoweringError` where a model fails while it runs."""
 
-    def __init__(self, session: Any, place: str) -> None:
+    def __init__(self, session: Any, location: str) -> None:
         self._session = session
         for name in RUNS:
-            setattr(self, name, _told(getattr(session, name), place))
+            setattr(self, name, _with_our_errors(getattr(session, name), location))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
 
-def _told(run: Callable[..., Any], place: str) -> Callable[..., Any]:
+def _with_our_errors(run: Callable[..., Any], location: str) -> Callable[..., Any]:
     @wraps(run)
-    def told(*args: Any) -> Any:
+    def run_or_explain(*args: Any) -> Any:
         try:
             return run(*args)
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise _failed(error, place) from None
+            raise _failed(error, location) from None
         except Exception as error:  # the runtime's errors have no base of their own
             if type(error).__module__.startswith("onnxruntime"):
-                raise _failed(error, place) from None
+                raise _failed(error, location) from None
             raise
 
-    return told
+    return run_or_explain
 
 
-def _failed(error: Exception, place: str) -> LoweringError:
+def _failed(error: Exception, location: str) -> LoweringError:
     message = f"ONNX Runtime cannot run the model: {str(error).partition(chr(10))[0]:.200}"
     hint = "give it less at once, or export the model again"
-    return LoweringError("run-failed", message, place=place, hint=hint)
+    return LoweringError("run-failed", message, place=location, hint=hint)
 
 
-def check_interface(session: Any, graph: BlockGraph, size: int, place: str) -> None:
+def check_interface(session: Any, graph: BlockGraph, size: int, location: str) -> None:
     """Raises `CheckpointError` where the logits or the cache are not those of the spec, or so wide
     that a model of ``size`` bytes cannot make them. Buffers are as large as they say."""
     most = 2 * size  # numbers of four bits
     loops = {rounds_of(loop.name) for loop in graph.dials()}
-    outputs = {each.name: each.shape for each in session.get_outputs()}
-    past = [each for each in session.get_inputs() if each.name.startswith(PAST)]
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    past = [value for value in session.get_inputs() if value.name.startswith(PAST)]
     fits = outputs.get(LOGITS, [None])[-1] == graph.spec.vocab_size <= most
-    for each in past:
-        *rounds, batch, heads, length, width = [None] * 4 + list(each.shape)
+    for value in past:
+        *rounds, batch, heads, length, width = [None] * 4 + list(value.shape)
         rounds = [name for name in rounds if name is not None]
         fits = fits and (batch, length) == ("batch", "past") and len(rounds) <= len(loops)
         fits = fits and set(rounds) <= loops and type(heads) is type(width) is int
-        fits = fits and heads * width <= most and each.type in TYPES
-        fits = fits and each.type == past[0].type
-        fits = fits and present_of(each.name) in outputs
+        fits = fits and heads * width <= most and value.type in TYPES
+        fits = fits and value.type == past[0].type
+        fits = fits and present_of(value.name) in outputs
     if not fits:
         message = "the model's logits or cache are not those of its spec"
         hint = "run models that rinsc exported, of this or an earlier version, and whole"
-        raise CheckpointError("foreign-model", message, place=place, hint=hint)
+        raise CheckpointError("foreign-model", message, place=location, hint=hint)

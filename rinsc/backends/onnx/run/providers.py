@@ -78,8 +78,8 @@ def providers_to_ask(provider: str | None) -> tuple[list[str], str | None]:
     reason = why_not("cuda") if "cuda" in (provider, *listed) and provider != "cpu" else None
     if provider == "cuda" and reason is not None:
         raise not_loaded(reason)
-    asked = listed if provider is None else [provider]
-    names = [PROVIDERS[name] for name in asked if name != "cuda" or reason is None]
+    candidates = listed if provider is None else [provider]
+    names = [PROVIDERS[name] for name in candidates if name != "cuda" or reason is None]
     return names, reason
 
 
@@ -101,10 +101,10 @@ def _load_cuda_libraries() -> str | None:
     """Load CUDA from the packages that pip installed; what the loader says is missing."""
     import onnxruntime
 
-    said = io.StringIO()
-    with redirect_stdout(said):  # it prints what it cannot load
+    printed = io.StringIO()
+    with redirect_stdout(printed):  # it prints what it cannot load
         onnxruntime.preload_dlls()
-    lines = said.getvalue().splitlines()
+    lines = printed.getvalue().splitlines()
     failed = [line.partition(": ")[2] for line in lines if line.startswith("Failed to load")]
     return failed[0] if failed else None
 

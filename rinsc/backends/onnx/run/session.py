@@ -64,7 +64,7 @@ def row_logits(session: Session, rounds: Rounds) -> RowLogits:
     Without a cache in the model every token runs its whole row.
     """
 
-    def step(
+    def run_step(
         ids: npt.NDArray[np.int64], past: Decoding | None, mask: npt.NDArray[np.int64] | None
     ) -> tuple[npt.NDArray[np.float32], Decoding]:
         if past is not None:
@@ -77,7 +77,7 @@ def row_logits(session: Session, rounds: Rounds) -> RowLogits:
         return last
 
     if session.has_cache:
-        return cached_rows(step, session.graph)
+        return cached_rows(run_step, session.graph)
     return whole_rows(whole, session.spec.context)
 
 
@@ -129,12 +129,12 @@ class Session:
         inputs = self._session.get_inputs()
         self._input = model_input(self.spec)
         self._layout = CacheLayout.of(inputs)
-        names = [given.name for given in inputs]
+        names = [value.name for value in inputs]
         self.has_cache = MASK in names
         gated = metadata.get(Key.FORM) == "gated"
         inputs_by_loop = dial_inputs(self.graph, names)
         self._dials = Dials(self.graph, inputs_by_loop, self.rounds, gated, self._place)
-        outputs = [made.name for made in self._session.get_outputs()]
+        outputs = [value.name for value in self._session.get_outputs()]
         self._used = {name: np.zeros((), np.int64) for name in outputs if name.startswith(USED)}
         runtime = Runtime(
             self._session,
@@ -285,8 +285,8 @@ class Session:
         """
         sampling = Sampling(temperature, top_k, top_p, seed)
         request = self._request(prompt, max_new_tokens, stop_ids, rounds)
-        made = continue_tokens(row_logits(self, rounds), request, sampling)
-        return made[0] if request.is_single else made
+        continued = continue_tokens(row_logits(self, rounds), request, sampling)
+        return continued[0] if request.is_single else continued
 
     def stream(
         self,

@@ -44,34 +44,34 @@ class TowersSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ONLY_FATAL
         options.intra_op_num_threads = 0 if threads is None else checked_threads(threads)
-        place = place_of(model)
-        session, _ = load(model, options, provider, place)
-        self._session = ToldSession(session, place)
+        location = place_of(model)
+        session, _ = load(model, options, provider, location)
+        self._session = ToldSession(session, location)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        spec, self.rounds = any_metadata(metadata, place)
+        spec, self.rounds = any_metadata(metadata, location)
         if not isinstance(spec, TowersSpec):
             hint = "open it with rinsc.Session"
-            raise CheckpointError("one-tower", "the model has one tower", place=place, hint=hint)
+            raise CheckpointError("one-tower", "the model has one tower", place=location, hint=hint)
         self.spec = spec
         self.graph = build_graph(spec)
-        names = {given.name for given in self._session.get_inputs()}
+        names = {value.name for value in self._session.get_inputs()}
         ports = {tower_port(n, model_input(tower).name) for n, tower in spec.towers.items()}
-        outputs = {each.name: each.shape[-1] for each in self._session.get_outputs()}
+        outputs = {value.name: value.shape[-1] for value in self._session.get_outputs()}
         sizes = {tower_port(n, LOGITS): t.vocab_size for n, t in spec.towers.items()}
         if not ports <= names or outputs != sizes:
             message = "the model's inputs or outputs are not those of its spec"
             hint = "run models that rinsc exported, of this or an earlier version, and whole"
-            raise CheckpointError("foreign-model", message, place=place, hint=hint)
+            raise CheckpointError("foreign-model", message, place=location, hint=hint)
         gated = metadata.get(Key.FORM) == "gated"
         self._dials: dict[str, Dials] = {}
         for name, tower in self.graph.towers.items():
-            wanted = {
+            ports_of_loops = {
                 loop.name: tower_port(name, dial_name(tower, loop.name, gated=gated))
                 for loop in tower.dials()
             }
-            found = {loop: port for loop, port in wanted.items() if port in names}
-            written = {loop: self.rounds[dial_of(name, loop)] for loop in wanted}
-            self._dials[name] = Dials(tower, found, written, gated, place)
+            present = {loop: port for loop, port in ports_of_loops.items() if port in names}
+            written = {loop: self.rounds[dial_of(name, loop)] for loop in ports_of_loops}
+            self._dials[name] = Dials(tower, present, written, gated, location)
 
     def outputs(
         self, inputs: Mapping[str, npt.ArrayLike], rounds: Rounds = None
@@ -89,8 +89,8 @@ class TowersSession:
         feed: dict[str, Any] = {}
         counts = None if rounds is None else tower_rounds(self.graph, rounds)
         for name, tower in towers.items():
-            wanted = model_input(tower)
-            feed[tower_port(name, wanted.name)] = checked_input(inputs[name], wanted, tower)
+            port = model_input(tower)
+            feed[tower_port(name, port.name)] = checked_input(inputs[name], port, tower)
             feed |= self._dials[name].arrays(None if counts is None else counts[name])
         results = self._session.run([tower_port(name, LOGITS) for name in towers], feed)
         return dict(zip(towers, results, strict=True))

@@ -241,8 +241,8 @@ class OpBuilder:
                 self._shared[key] = make()
             finally:
                 self._bodies = bodies
-        made: Made = self._shared[key]
-        return made
+        value: Made = self._shared[key]
+        return value
 
     def weight(self, name: str) -> ir.Value:
         """The initializer of a weight, as it is."""

@@ -57,7 +57,7 @@ def emit_graph(
     op = OpBuilder(weights, form.precision, moments)
     programs = cached_programs(graph.spec) if form.cache else trace_programs(graph.spec).inferred
     takes = programs.input
-    given = {
+    inputs = {
         name: make_value(name, value.shape, DTYPES[takes.dtype])
         for name, value in programs.embed.inputs.items()
     }
@@ -67,10 +67,10 @@ def emit_graph(
     }
     limits = {loop.name: loop.rounds if form.gated else MAX_ROUNDS for loop in graph.dials()}
     rounds: dict[str, ir.Value] = dials
-    checked = dict(given)
+    checked = dict(inputs)
     if not form.fused:  # there each token pays for a check, and the session has made it before
         rounds = {name: _checked_rounds(op, value, limits[name]) for name, value in dials.items()}
-        longest = given.get(MASK, given[takes.name])
+        longest = inputs.get(MASK, inputs[takes.name])
         checked[str(longest.name)] = _checked_length(op, longest, graph.spec.context)
     if takes.dtype == "float32":
         checked[takes.name] = as_real(op, checked[takes.name])
@@ -79,7 +79,7 @@ def emit_graph(
     embed, packing, first = programs.embed, None, None
     if form.fused:
         first = make_value(FIRST, (), op.real)
-        packing = packed(op, checked[takes.name], given[MASK], first)
+        packing = packed(op, checked[takes.name], inputs[MASK], first)
         embed = _embed_of_packed(embed)
         checked = {takes.name: packing.ids, POSITIONS: packing.positions}
     sides = emit_program(op, embed, checked)
@@ -93,7 +93,7 @@ def emit_graph(
     for name, used in walk.used.items():
         used.name = USED + name
     return ir.Graph(
-        [*given.values(), *past, *dials.values()],
+        [*inputs.values(), *past, *dials.values()],
         [logits, *name_present(slots), *walk.used.values()],
         nodes=op.nodes,
         initializers=list(op.initializers.values()),
@@ -124,10 +124,10 @@ def _checked_rounds(op: OpBuilder, rounds: ir.Value, limit: int) -> ir.Value:
         return guarded(op, rounds, rounds, limit, complaint)
 
 
-def _checked_length(op: OpBuilder, given: ir.Value, context: int) -> ir.Value:
+def _checked_length(op: OpBuilder, value: ir.Value, context: int) -> ir.Value:
     with op.scope("checks"), op.scope("seq"):
-        seq = op.Shape(given, start=1, end=2, shape=(1,), dtype=INT64)
-        return guarded(op, given, seq, context, f"seq must be from 1 to {context}")
+        seq = op.Shape(value, start=1, end=2, shape=(1,), dtype=INT64)
+        return guarded(op, value, seq, context, f"seq must be from 1 to {context}")
 
 
 def _checked_single(op: OpBuilder, ids: ir.Value) -> ir.Value:
@@ -179,14 +179,14 @@ class _Merged:
     def _store(self, tower: str, value: ir.Value, blocks: Collection[str]) -> None:
         """A weight of a block, or a constant, that is there already is not stored again."""
         name = str(value.name)
-        known = self.initializers.get(name)
+        stored = self.initializers.get(name)
         is_block = name.partition(".")[0] in blocks
-        if known is not None and (is_block or _equal(known, value)):
-            replace_all_uses_with([value], [known])
+        if stored is not None and (is_block or _equal(stored, value)):
+            replace_all_uses_with([value], [stored])
             return
         if not is_block and not name.startswith(CONSTANTS):
             name = f"{tower}.{name}"
-        elif known is not None:
+        elif stored is not None:
             name = f"{tower}/{name}"
         value.name = name
         assert value.const_value is not None
@@ -237,14 +237,14 @@ def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
 
 
 def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    for each in _graphs(graph):
-        yield from each
+    for subgraph in _graphs(graph):
+        yield from subgraph
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
     """Every value that is an input of a graph or made by a node, each once."""
-    found: dict[int, ir.Value] = {}
-    for each in _graphs(graph):
-        made = (value for node in each for value in node.outputs)
-        found |= {id(value): value for value in (*each.inputs, *made)}
-    return list(found.values())
+    values: dict[int, ir.Value] = {}
+    for subgraph in _graphs(graph):
+        outputs = (value for node in subgraph for value in node.outputs)
+        values |= {id(value): value for value in (*subgraph.inputs, *outputs)}
+    return list(values.values())

@@ -158,8 +158,8 @@ def _towers_to_onnx(
 
 def plan_towers(graph: TowersGraph, form: OnnxForm) -> dict[str, OnnxPlan]:
     """The plan of each tower. Raises as `plan_onnx`, and `LoweringError` for a cache or an exit."""
-    for setting, given in (("cache", form.cache), ("exit", form.exit is not None)):
-        if given:
+    for setting, is_set in (("cache", form.cache), ("exit", form.exit is not None)):
+        if is_set:
             message = f"a model of several towers has no {setting}: its towers are run whole"
             hint = f"leave '{setting}' out, or export one tower: to_onnx(module.NAME)"
             raise LoweringError("several-towers", message, hint=hint)
@@ -167,8 +167,8 @@ def plan_towers(graph: TowersGraph, form: OnnxForm) -> dict[str, OnnxPlan]:
     counts = tower_rounds(graph, form.count)
     plans = {}
     for name, tower in graph.towers.items():
-        kept = {k: v for k, v in form.precision.keep.items() if k in tower.blocks}
-        own = replace(form, precision=replace(form.precision, keep=kept))
+        kept_formats = {k: v for k, v in form.precision.keep.items() if k in tower.blocks}
+        own = replace(form, precision=replace(form.precision, keep=kept_formats))
         if form.name != "dynamic":
             own = replace(own, rounds=counts[name])
         plans[name] = plan_onnx(tower, own)
@@ -255,12 +255,12 @@ def _require_short(graph: BlockGraph, *, gated: bool) -> None:
 def _layers_written_out(graph: BlockGraph, *, gated: bool) -> int:
     """Layers in the file: those of a repeat whose rounds are an input stand there once."""
     total = 0
-    for step in graph.steps():
-        if isinstance(step, Visit):
-            total += step.each * graph.blocks[step.block].layers
+    for node in graph.steps():
+        if isinstance(node, Visit):
+            total += node.each * graph.blocks[node.block].layers
         else:
-            times = step.rounds if step.fixed or gated else 1
-            total += _layers_written_out(step.body, gated=gated) * times
+            times = node.rounds if node.fixed or gated else 1
+            total += _layers_written_out(node.body, gated=gated) * times
     return total
 
 

@@ -82,8 +82,8 @@ class OnnxModel:
         target = Path(path)
         left = left_data_files(target)
         if self.weight_bytes <= external_data_over:
-            with atomic_path(target) as part:
-                part.write_bytes(self.to_bytes())
+            with atomic_path(target) as unfinished:
+                unfinished.write_bytes(self.to_bytes())
             _remove(left)
             return
         digest = self._data_digest()
@@ -92,8 +92,8 @@ class OnnxModel:
         # The weights first, under a name that no model uses yet: the model's own renaming is the
         # one step by which the new pair takes the place of the old one.
         try:
-            with atomic_path(target) as part:
-                part.write_bytes(self._with_external_data(data.name, digest))
+            with atomic_path(target) as unfinished:
+                unfinished.write_bytes(self._with_external_data(data.name, digest))
                 with atomic_path(data) as data_part, data_part.open("wb") as stream:
                     for piece in self._data_pieces():
                         stream.write(piece)
@@ -229,7 +229,7 @@ def write_model_folder(model: OnnxModel, path: Path, files: Mapping[str, bytes])
                 writing.enter_context(atomic_path(folder / name)).write_bytes(content)
             model.save(folder / MODEL_FILE, external_data_over=0)
 
-    old = {each.name for each in left_data_files(path / MODEL_FILE)} | OTHER_FILES
+    old = {file.name for file in left_data_files(path / MODEL_FILE)} | OTHER_FILES
     replace_contents(path, write, names, old - set(names))
     data = sorted(data_files(path / MODEL_FILE))
     return [path / MODEL_FILE, *data, *(path / name for name in files)]

@@ -160,9 +160,9 @@ def _fuse_attention(
         merge = next(user for user in layer.nodes if node.output in user.inputs)
         fused, spare = _attention(node, merge, makers, users, tables, spare)
         gone = {merge, node, *(makers[value] for value in node.inputs[1:3])}
-        place = nodes.index(merge)
-        kept: list[Node | Fused] = [n for n in nodes[:place] if n not in gone]
-        nodes = [*kept, *fused, *nodes[place + 1 :]]
+        index = nodes.index(merge)
+        before: list[Node | Fused] = [n for n in nodes[:index] if n not in gone]
+        nodes = [*before, *fused, *nodes[index + 1 :]]
     return nodes
 
 
@@ -182,29 +182,29 @@ def _attention(
     rotary = _rotation(makers.get(query), makers.get(key), tables)
     if rotary is not None:
         query, key = makers[query].inputs[0], makers[key].inputs[0]
-    made: list[Node | Fused] = []
+    fused: list[Node | Fused] = []
     flat = []
-    for given in (query, key, value):
-        maker = makers.get(given)
+    for source in (query, key, value):
+        maker = makers.get(source)
         if maker is not None and isinstance(maker.op, SplitHeads):
             flat.append(maker.inputs[0])
             continue
         spare += 1
-        batch, heads, seq, head_dim = given.shape
+        batch, heads, seq, head_dim = source.shape
         together = Value(spare, (batch, seq, static(heads) * static(head_dim)))
-        made.append(Node(MergeHeads(), (given,), together, "", node.part))
+        fused.append(Node(MergeHeads(), (source,), together, "", node.part))
         flat.append(together)
     inputs: list[Value | None] = list(flat)
-    sources = [makers.get(given) for given in flat]
+    sources = [makers.get(value) for value in flat]
     if (linears := _one_product(sources, users)) is not None:
         spare += 1
-        width = sum(static(given.shape[-1]) for given in flat)
+        width = sum(static(value.shape[-1]) for value in flat)
         packed = Value(spare, (*flat[0].shape[:-1], width))
         name = "_".join(linear.name for linear in linears)
-        made.append(Fused(Packed(linears), linears[0].inputs, (packed,), name, node.part))
+        fused.append(Fused(Packed(linears), linears[0].inputs, (packed,), name, node.part))
         inputs = [packed, None, None]
-    heads, kv_heads = (static(given.shape[1]) for given in (node.inputs[0], key))
-    made.append(
+    heads, kv_heads = (static(value.shape[1]) for value in (node.inputs[0], key))
+    fused.append(
         Fused(
             GroupedAttention(heads, kv_heads, rotary),
             (*inputs, *(append.inputs[0] for append in appends)),
@@ -213,7 +213,7 @@ def _attention(
             node.part,
         )
     )
-    return made, spare
+    return fused, spare
 
 
 def _rotation(
@@ -251,14 +251,14 @@ def _fuse_silu(node: Node | Fused) -> Node | Fused:
 
 def _used(nodes: list[Node | Fused], outputs: dict[str, Value]) -> list[Node | Fused]:
     """The nodes without those whose results nobody reads any more."""
-    wanted = set(outputs.values())
-    kept: list[Node | Fused] = []
+    needed = set(outputs.values())
+    used: list[Node | Fused] = []
     for node in reversed(nodes):
-        made = node.outputs if isinstance(node, Fused) else (node.output,)
-        if wanted.intersection(made):
-            wanted.update(value for value in node.inputs if value is not None)
-            kept.append(node)
-    return kept[::-1]
+        results = node.outputs if isinstance(node, Fused) else (node.output,)
+        if needed.intersection(results):
+            needed.update(value for value in node.inputs if value is not None)
+            used.append(node)
+    return used[::-1]
 
 
 @dataclass(frozen=True)
@@ -289,9 +289,9 @@ def _packed(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence[ir.Value]:
 def _grouped_attention(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence[ir.Value]:
     assert at.packing is not None
     attention: GroupedAttention = at.op
-    given = [*inputs, at.packing.last, at.packing.total]
+    operands = [*inputs, at.packing.last, at.packing.total]
     if attention.rotary is not None:
-        given += _rotary_tables(op, attention.rotary)
+        operands += _rotary_tables(op, attention.rotary)
     batch, seq, width = at.node.outputs[0].shape
     attributes = {
         "num_heads": attention.heads,
@@ -299,7 +299,7 @@ def _grouped_attention(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence
         "do_rotary": int(attention.rotary is not None),
     }
     shapes = [(batch, seq, width), *(value.shape for value in at.node.outputs[1:])]
-    return op.many("GroupQueryAttention", given, attributes, shapes)
+    return op.many("GroupQueryAttention", operands, attributes, shapes)
 
 
 def _rotary_tables(op: OpBuilder, rotary: RotaryRows) -> list[ir.Value]:

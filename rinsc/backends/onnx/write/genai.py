@@ -125,9 +125,9 @@ def plan_genai(
         _require_same_ids(tokenizer, content)
         declared = read_declared(tokenizer.parent)
         special = special_tokens(text, declared)
-        known = known_stop_ids(tokenizer.parent, special.stop_ids, spec.vocab_size)
+        known_ids = known_stop_ids(tokenizer.parent, special.stop_ids, spec.vocab_size)
         padding = _padding(special, vocabulary_size(text), spec)
-        stops = stops or list(known) or _never_in_text(content)
+        stops = stops or list(known_ids) or _never_in_text(content)
         files = tokenizer_files(text, declared, spec.context)
     if not stops:
         message = "ONNX Runtime GenAI needs a token that ends a text, and none is known"
@@ -236,16 +236,16 @@ def _require_same_ids(path: Path, content: Mapping[str, Any]) -> None:
     It reads byte-level pairs without a normalizer, and pairs with bytes for what is unknown.
     """
     pre, normalizer = content.get("pre_tokenizer"), content.get("normalizer")
-    steps = pre.get("pretokenizers", [pre]) if isinstance(pre, Mapping) else []
-    kinds = [step.get("type") for step in steps]
-    last = steps[-1] if steps else {}
+    stages = pre.get("pretokenizers", [pre]) if isinstance(pre, Mapping) else []
+    kinds = [stage.get("type") for stage in stages]
+    last = stages[-1] if stages else {}
     if content["model"].get("type", "BPE") != "BPE":
         is_read = False
     elif "ByteLevel" in kinds:
         splits = last.get("use_regex", True) or "Split" in kinds
         is_read = normalizer is None and splits and not last.get("add_prefix_space", True)
     else:
-        is_read = not steps
+        is_read = not stages
     if not is_read:
         message = "ONNX Runtime GenAI makes other ids than training of a text with this tokenizer"
         hint = f"leave {setting('genai')} out, or train with a byte-level tokenizer without a "
@@ -258,8 +258,8 @@ def _never_in_text(tokenizer: Mapping[str, Any]) -> list[int]:
     decoder = tokenizer.get("decoder")
     if not isinstance(decoder, Mapping) or decoder.get("type") != "ByteLevel":
         return []
-    found = tokenizer["model"]["vocab"].get(NEVER_IN_TEXT)
-    return [] if found is None else [found]
+    token = tokenizer["model"]["vocab"].get(NEVER_IN_TEXT)
+    return [] if token is None else [token]
 
 
 def _tokenizer_error(code: str, message: str, path: Path) -> DataError:

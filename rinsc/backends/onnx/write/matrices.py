@@ -171,9 +171,9 @@ def _row_chunks(
 ) -> Iterator[slice]:
     """Slices that together cover ``rows``, by default of about `CHUNK_ELEMENTS` elements each."""
     chunk_elements = CHUNK_ELEMENTS if chunk_elements is None else chunk_elements
-    step = max(1, chunk_elements // max(1, elements_per_row))
-    for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))
+    count = max(1, chunk_elements // max(1, elements_per_row))
+    for start in range(0, rows, count):
+        yield slice(start, min(rows, start + count))
 
 
 def _blocks(rows: FloatMatrix, block_size: int) -> Float32:
@@ -224,8 +224,8 @@ def product(op: OpBuilder, x: ir.Value, matrix: Matrix, shape: Shape) -> ir.Valu
         return _by_channel(op, x, matrix, bias, shape)
     if stored in WEIGHT_ONLY_BITS:
         return _by_blocks(op, x, matrix, WEIGHT_ONLY_BITS[stored], bias, shape)
-    made = op.MatMul(x, _as_floats(op, matrix, REALS[stored]), shape=shape)
-    return made if bias is None else op.Add(made, bias)
+    multiplied = op.MatMul(x, _as_floats(op, matrix, REALS[stored]), shape=shape)
+    return multiplied if bias is None else op.Add(multiplied, bias)
 
 
 def _as_floats(op: OpBuilder, matrix: Matrix, dtype: ir.DataType) -> ir.Value:
@@ -336,5 +336,5 @@ def _size(op: OpBuilder, matrix: Matrix) -> tuple[int, int]:
 
 
 def _joined(op: OpBuilder, matrix: Matrix, name: str) -> npt.NDArray[np.float32]:
-    parts = [op.array(f"{owner}.{name}") for owner in matrix.owners]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    arrays = [op.array(f"{owner}.{name}") for owner in matrix.owners]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -28,10 +28,10 @@ def position_ids(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     """The last of the running counts of tokens that count, from 0."""
     counted, new = inputs
     counts = op.CumSum(counted, op.scalar(1))
-    places = op.Max(op.Sub(counts, op.scalar(1)), op.scalar(0))
+    positions = op.Max(op.Sub(counts, op.scalar(1)), op.scalar(0))
     seq = op.Shape(new, start=1, end=2, shape=(1,), dtype=INT64)
     total = op.Shape(counted, start=1, end=2, shape=(1,), dtype=INT64)
-    return op.Slice(places, op.Sub(total, seq), total, op.ints(1), shape=at.shape)
+    return op.Slice(positions, op.Sub(total, seq), total, op.ints(1), shape=at.shape)
 
 
 def visible_keys(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -45,20 +45,22 @@ def visible_keys(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     itself = op.Equal(keys, column, shape=("seq", "total"), dtype=BOOL)
     counts = op.Cast(counted, to=BOOL, dtype=BOOL)
     counts = op.Unsqueeze(counts, op.ints(1, 2), shape=("batch", 1, 1, "total"))
-    seen = op.And(before, counts, shape=at.shape)
-    return op.Or(seen, itself, shape=at.shape)
+    visible = op.And(before, counts, shape=at.shape)
+    return op.Or(visible, itself, shape=at.shape)
 
 
 def rotary_rows(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     """Position times frequency, (batch, seq, head_dim / 2), and its cosine or sine."""
 
     def angles() -> ir.Value:
-        places = op.Cast(inputs[0], to=FLOAT, dtype=FLOAT)
-        column = op.Unsqueeze(places, op.ints(2), shape=("batch", "seq", 1))
+        positions = op.Cast(inputs[0], to=FLOAT, dtype=FLOAT)
+        column = op.Unsqueeze(positions, op.ints(2), shape=("batch", "seq", 1))
         return op.Mul(column, rotary_frequencies(op, at), shape=at.shape)
 
-    made = op.shared(("rotary angles of positions", at.op.theta, at.op.head_dim), angles)
-    return as_real(op, op.Cos(made) if at.op.function == "cos" else op.Sin(made))
+    angles_of_rows = op.shared(("rotary angles of positions", at.op.theta, at.op.head_dim), angles)
+    return as_real(
+        op, op.Cos(angles_of_rows) if at.op.function == "cos" else op.Sin(angles_of_rows)
+    )
 
 
 def position_rows(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -344,7 +346,7 @@ ONNX_OPS: dict[type[ops.Op], Lowering] = {
 def emit_program(
     op: OpBuilder,
     program: Program | FusedProgram,
-    given: Mapping[str, ir.Value],
+    inputs_by_name: Mapping[str, ir.Value],
     prefix: Callable[[Node], str] = lambda node: "",
     packing: Packing | None = None,
 ) -> dict[str, ir.Value]:
@@ -352,7 +354,7 @@ def emit_program(
 
     Fused attention reads the lengths of its rows off ``packing``.
     """
-    values = {value: given[name] for name, value in program.inputs.items()}
+    values = {value: inputs_by_name[name] for name, value in program.inputs.items()}
     labels: dict[Value, str] = {}
     for node in program.nodes:
         inputs = [None if value is None else values[value] for value in node.inputs]
@@ -360,8 +362,8 @@ def emit_program(
             name = node.name or type(node.op).__name__.lower()
             labels[node.outputs[0]] = name
             with op.scope(node.part), op.scope(name):
-                made = FUSED_OPS[type(node.op)](op, FusedSite(node, prefix, packing), inputs)
-            values.update(zip(node.outputs, made, strict=True))
+                outputs = FUSED_OPS[type(node.op)](op, FusedSite(node, prefix, packing), inputs)
+            values.update(zip(node.outputs, outputs, strict=True))
         else:
             label = _label(node, labels)
             with op.scope(node.part), op.scope(label):

@@ -100,19 +100,19 @@ class Compensation:
             np.ascontiguousarray(values.reshape(len(rows), -1).T)
             for values in (grids.scales, grids.zeros)
         )
-        steps = inverse(scales)
+        inverse_scales = inverse(scales)
         errors = np.empty_like(features)
         codes = np.empty(features.shape, np.uint8)
         for start in range(0, width, PANEL):
             panel = slice(start, min(start + PANEL, width))
-            wanted = features[panel] + feedback[:start, panel].T @ errors[:start]
+            corrected = features[panel] + feedback[:start, panel].T @ errors[:start]
             for feature in range(start, panel.stop):
                 block = blocks[feature]
                 # Small sums: einsum keeps to this thread, where a product would wake all of them.
                 before = slice(start, feature)
                 aim = np.einsum("f,fr->r", feedback[before, feature], errors[before])
-                aim += wanted[feature - start]
-                code = aim * steps[block] + zeros[block]
+                aim += corrected[feature - start]
+                code = aim * inverse_scales[block] + zeros[block]
                 np.clip(code, 0, _highest(bits), out=code)
                 np.floor(code + _BELOW_HALF, out=code)
                 codes[feature] = code

@@ -45,8 +45,8 @@ def rotary_frequencies(op: OpBuilder, at: Site) -> ir.Value:
 def rotary_steps(head_dim: int, theta: float) -> npt.NDArray[np.float32]:
     """The numbers of `rotary_frequencies`."""
     powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    steps: npt.NDArray[np.float64] = np.float64(theta) ** -powers.astype(np.float64)
-    return steps.astype(np.float32)
+    frequencies: npt.NDArray[np.float64] = np.float64(theta) ** -powers.astype(np.float64)
+    return frequencies.astype(np.float32)
 
 
 def as_real(op: OpBuilder, value: ir.Value) -> ir.Value:
@@ -68,21 +68,21 @@ def noise_like(
     prime = op.scalar(PRIME)
     start = op.Mod(op.Mul(op.Mod(seed, prime), op.scalar(742938285)), prime)
     column = op.Mul(
-        op.Unsqueeze(_places(op, x, 0), op.ints(1), shape=(batch, 1)), op.scalar(1000003)
+        op.Unsqueeze(_positions(op, x, 0), op.ints(1), shape=(batch, 1)), op.scalar(1000003)
     )
-    line = op.Mul(_places(op, x, 1) if positions is None else positions, op.scalar(10007))
+    line = op.Mul(_positions(op, x, 1) if positions is None else positions, op.scalar(10007))
     rows = _mixed(op, op.Add(op.Add(column, start), line, shape=(batch, seq)))
     rows = op.Unsqueeze(rows, op.ints(2), shape=(batch, seq, 1))
-    places = op.Add(rows, _places(op, x, 2), shape=(batch, seq, width))
-    first = _mixed(op, _mixed(op, places))
-    second = _mixed(op, _mixed(op, op.Add(places, op.scalar(2**30))))
+    numbers = op.Add(rows, _positions(op, x, 2), shape=(batch, seq, width))
+    first = _mixed(op, _mixed(op, numbers))
+    second = _mixed(op, _mixed(op, op.Add(numbers, op.scalar(2**30))))
     unit = op.Mul(_upper_bits(op, first, 1), _real(op, 2.0**-24))
     radius = op.Sqrt(op.Mul(op.Log(unit), _real(op, -2.0)))
     angle = op.Mul(_upper_bits(op, second, 0), _real(op, math.tau / 2**24))
     return as_real(op, op.Mul(radius, op.Cos(angle)))
 
 
-def _places(op: OpBuilder, x: ir.Value, axis: int) -> ir.Value:
+def _positions(op: OpBuilder, x: ir.Value, axis: int) -> ir.Value:
     """0, 1, … along one dimension of x."""
     size = op.Squeeze(op.Shape(x, start=axis, end=axis + 1, shape=(1,), dtype=INT64), shape=())
     return op.Range(op.scalar(0), size, op.scalar(1), shape=(shape_of(x)[axis],))

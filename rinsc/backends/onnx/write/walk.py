@@ -71,18 +71,18 @@ def exit_loop(
         later: list[ir.Value] = []
         inner = recorded(slots, past)
         with op.body() as nodes:
-            made = walk.round(loop, entry, walk.adapter_index(loop, trip), state, inner)
+            after = walk.round(loop, entry, walk.adapter_index(loop, trip), state, inner)
             done = op.Add(trip, op.scalar(1), name=op.scoped("done"))
             carried = [state]
-            results = [made]
+            results = [after]
             if watches_output:
-                logits = walk.logits(rest, made, recorded(slots, later))
+                logits = walk.logits(rest, after, recorded(slots, later))
                 before = make_value(op.scoped("before"), shape_of(logits), FLOAT)
                 change = distribution_change(op, before, logits)
                 carried.append(before)
                 results.append(logits)
             else:
-                change = state_change(op, state, made)
+                change = state_change(op, state, after)
             limit = op.constant(f"exit/{when.text}", np.array(when.threshold, np.float32))
             changes = op.GreaterOrEqual(change, limit, shape=(), dtype=BOOL)
             first = op.Equal(trip, op.scalar(0), shape=(), dtype=BOOL)
@@ -115,9 +115,9 @@ def _nothing(walk: Walk, x: ir.Value, logits: ir.Value) -> ir.Value:
     """Logits before the first round, which nothing looks at."""
     op, shape = walk.op, shape_of(logits)
     sizes = op.Shape(x, start=0, end=2, shape=(2,), dtype=INT64)
-    wanted = op.Concat(sizes, op.ints(shape[-1]), axis=0, shape=(3,))
+    sizes_of_logits = op.Concat(sizes, op.ints(shape[-1]), axis=0, shape=(3,))
     zero = op.constant("no_logits", np.array(0, np.float32))
-    return op.Expand(zero, wanted, shape=shape)
+    return op.Expand(zero, sizes_of_logits, shape=shape)
 
 
 @dataclass
@@ -147,17 +147,17 @@ class Walk:
 
     def steps(self, steps: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
         """The state after these steps, one after the other."""
-        for place, step in enumerate(steps):
-            if isinstance(step, Visit):
-                x = self.visit(step, x, slots)
-            elif self.form.exit is not None and not (step.fixed or self.nesting):
-                rest = steps[place + 1 :]
-                x, used, slots = exit_loop(self, step, x, slots, rest, self.form.exit)
-                self.used[step.name] = used
-            elif step.fixed or self.form.gated:
-                x = self.rounds_written_out(step, x, slots)
+        for index, node in enumerate(steps):
+            if isinstance(node, Visit):
+                x = self.visit(node, x, slots)
+            elif self.form.exit is not None and not (node.fixed or self.nesting):
+                rest = steps[index + 1 :]
+                x, used, slots = exit_loop(self, node, x, slots, rest, self.form.exit)
+                self.used[node.name] = used
+            elif node.fixed or self.form.gated:
+                x = self.rounds_written_out(node, x, slots)
             else:
-                x = self.scan(step, x, slots) if self.form.cache else self.loop(step, x, slots)
+                x = self.scan(node, x, slots) if self.form.cache else self.loop(node, x, slots)
         return x
 
     def logits(self, rest: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
@@ -191,27 +191,27 @@ class Walk:
         program = self.layers[own.block.name][index]
         past = {name: slots.take(program.inputs[name].shape) for name in cache_inputs(program)}
         with self.op.scope(time), self.op.scope(own.layer(index).removesuffix(".")):
-            given = {**self.sides, **past, "x": x}
+            inputs = {**self.sides, **past, "x": x}
             prefix = partial(own.prefix, index)
-            made = emit_program(self.op, program, given, prefix, self.packing)
-        slots.present += [made[name] for name in cache_outputs(program)]
-        return made["x"]
+            outputs = emit_program(self.op, program, inputs, prefix, self.packing)
+        slots.present += [outputs[name] for name in cache_outputs(program)]
+        return outputs["x"]
 
     def end(self, program: Program | None, block: str, x: ir.Value) -> ir.Value:
         """What a kind does where a visit starts or ends."""
         if program is None:
             return x
         with self.op.scope(block):
-            given = {**self.sides, "x": x}
-            return emit_program(self.op, program, given, lambda node: f"{block}.")["x"]
+            inputs = {**self.sides, "x": x}
+            return emit_program(self.op, program, inputs, lambda node: f"{block}.")["x"]
 
     def loop_program(
-        self, program: Program | None, loop: Loop, **given: ir.Value
+        self, program: Program | None, loop: Loop, **values: ir.Value
     ) -> ir.Value | None:
         """The state that one of a loop's programs makes; None without one."""
         if program is None:
             return None
-        inputs = {name: given[name] for name in program.inputs}
+        inputs = {name: values[name] for name in program.inputs}
         return emit_program(self.op, program, inputs, lambda node: loop_prefix(loop.name))["x"]
 
     def round(
@@ -219,23 +219,23 @@ class Walk:
     ) -> ir.Value:
         """One trip of a loop; ``index`` chooses the adapter, where there is one."""
         programs = trace_loop(self.model.spec, loop, cached=self.form.cache)
-        known = {"entry": entry} if index is None else {"entry": entry, "index": index}
-        given = self.loop_program(programs.before, loop, x=x, **known)
-        given = x if given is None else given
+        others = {"entry": entry} if index is None else {"entry": entry, "index": index}
+        changed = self.loop_program(programs.before, loop, x=x, **others)
+        changed = x if changed is None else changed
         self.nesting += 1
-        y = self.steps(list(loop.body.steps()), given, slots)
+        y = self.steps(list(loop.body.steps()), changed, slots)
         self.nesting -= 1
-        after = self.loop_program(programs.after, loop, x=given, y=y, **known)
+        after = self.loop_program(programs.after, loop, x=changed, y=y, **others)
         return y if after is None else after
 
     def start(self, loop: Loop, entry: ir.Value) -> ir.Value:
         """The state before the first round; noise is that of the seed 0."""
         program = trace_loop(self.model.spec, loop, cached=self.form.cache).start
-        known = {"entry": entry, **self.sides}
+        inputs = {"entry": entry, **self.sides}
         if loop.options.start == "noise":
-            known["seed"] = self.op.scalar(0)
-        made = self.loop_program(program, loop, **known)
-        return entry if made is None else made
+            inputs["seed"] = self.op.scalar(0)
+        state = self.loop_program(program, loop, **inputs)
+        return entry if state is None else state
 
     def adapter_index(self, loop: Loop, trip: ir.Value) -> ir.Value | None:
         """The number that chooses the adapter of a trip: its own, or that of the last."""
@@ -250,7 +250,7 @@ class Walk:
         """Every round of a loop; those that a dial may leave out stand in an ``If`` each."""
         slot = loop.options.cache
         shared: list[ir.Value] = []
-        kept: list[ir.Value] = []
+        remaining: list[ir.Value] = []
         before = len(slots.present)
         with self.op.scope(f"loop_{loop.name}"):
             x = self.start(loop, entry)
@@ -263,11 +263,11 @@ class Walk:
                         x = self.numbered_round(loop, entry, number, x, own)
                         first = own.present[before:] if slot == "own" else own.present
                     else:
-                        skipped = kept if slot == "last" else None
+                        skipped = remaining if slot == "last" else None
                         x = self.gated_round(loop, entry, number, x, own, first, skipped)
                 if slot != "own" and (number == 0 or slot == "last"):
-                    kept = own.present
-            slots.present += kept
+                    remaining = own.present
+            slots.present += remaining
             return x
 
     def numbered_round(
@@ -296,9 +296,9 @@ class Walk:
         past: list[ir.Value] = []
         inner = recorded(slots, past)
         with op.body() as nodes:
-            made = [self.numbered_round(loop, entry, number, x, inner), *inner.present]
-        then = ir.Graph([], made, nodes=nodes, name=op.scoped("run"))
-        shapes = [shape_of(value) for value in made]
+            results = [self.numbered_round(loop, entry, number, x, inner), *inner.present]
+        then = ir.Graph([], results, nodes=nodes, name=op.scoped("run"))
+        shapes = [shape_of(value) for value in results]
         skip = self.same("same", [x, *(past if skipped is None else skipped)])
         if skipped is None and self.packing is not None:
             longer = self.same("longer", [x, *first])
@@ -334,19 +334,19 @@ class Walk:
             sliced: list[ir.Value] = []
             own = op.scoped("past")
 
-            def take(wanted: Shape) -> ir.Value:
+            def take(slot_shape: Shape) -> ir.Value:
                 if loop.options.cache != "own":
-                    return slots.take(wanted)
-                stacked.append(slots.take((rounds_of(loop.name), *wanted)))
-                sliced.append(make_value(f"{own}_{len(sliced)}", wanted, op.real))
+                    return slots.take(slot_shape)
+                stacked.append(slots.take((rounds_of(loop.name), *slot_shape)))
+                sliced.append(make_value(f"{own}_{len(sliced)}", slot_shape, op.real))
                 return sliced[-1]
 
             inner = Slots(take)
             with op.body() as nodes:
                 index = self.adapter_index(loop, number)
                 result = self.round(loop, entry, index, state, inner)
-            made = [result, *inner.present]
-            body = ir.Graph([state, number, *sliced], made, nodes=nodes, name=op.scoped("body"))
+            results = [result, *inner.present]
+            body = ir.Graph([state, number, *sliced], results, nodes=nodes, name=op.scoped("body"))
             shapes = [shape, *((rounds_of(loop.name), *shape_of(v)) for v in inner.present)]
             x, *present = op.many(
                 "Scan",
@@ -383,10 +383,10 @@ class Walk:
 
 def _sites(graph: BlockGraph, *, written_out: bool) -> Iterator[str]:
     """Every place where a block is written out; a loop's body is there once, or once a round."""
-    for step in graph.steps():
-        if isinstance(step, Visit):
-            yield step.block
+    for node in graph.steps():
+        if isinstance(node, Visit):
+            yield node.block
         else:
-            times = step.rounds if written_out else 1
+            times = node.rounds if written_out else 1
             for _ in range(times):
-                yield from _sites(step.body, written_out=written_out)
+                yield from _sites(node.body, written_out=written_out)
