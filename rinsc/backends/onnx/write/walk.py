@@ -263,7 +263,7 @@ class Walk:
                         x = self.numbered_round(loop, entry, number, x, own)
                         first = own.present[before:] if slot == "own" else own.present
                     else:
-                        skipped = remaining if slot == "last" else None
+                        skipped = {"own": None, "first": [], "last": remaining}[slot]
                         x = self.gated_round(loop, entry, number, x, own, first, skipped)
                 if slot != "own" and (number == 0 or slot == "last"):
                     remaining = own.present
@@ -288,15 +288,17 @@ class Walk:
     ) -> ir.Value:
         """A round that runs where the rounds reach it; else state and slots stay as they were.
 
-        ``skipped`` is what is present then, by default what was past. Where what is present must
-        be longer, slots that nobody reads hold what the ``first`` round made.
+        ``skipped`` is what is present then, by default what was past; where it is empty, nobody
+        reads what the round makes present, and it is left out. Where what is present must be
+        longer, slots that nobody reads hold what the ``first`` round made.
         """
         op = self.op
         runs = op.Greater(self.rounds[loop.name], op.scalar(number), shape=(), dtype=BOOL)
         past: list[ir.Value] = []
         inner = recorded(slots, past)
         with op.body() as nodes:
-            results = [self.numbered_round(loop, entry, number, x, inner), *inner.present]
+            state = self.numbered_round(loop, entry, number, x, inner)
+            results = [state, *inner.present[: None if skipped is None else len(skipped)]]
         then = ir.Graph([], results, nodes=nodes, name=op.scoped("run"))
         shapes = [shape_of(value) for value in results]
         skip = self.same("same", [x, *(past if skipped is None else skipped)])
