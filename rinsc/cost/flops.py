@@ -18,12 +18,12 @@ from rinsc.cost.counts import (
     run_counts,
 )
 from rinsc.errors import GraphError, SpecError, plural
-from rinsc.graph import BlockGraph, Rounds, require_graph, resolve_rounds
-from rinsc.graph.rounds import named_rounds
+from rinsc.graph import BlockGraph, Rounds, TowersGraph, build_graph, require_graph
+from rinsc.graph.towers_graph import by_dial, rounds_of, told_rounds_of, towers_of
 from rinsc.layers import trace_programs
 from rinsc.ops import Causal, at_sizes
 from rinsc.ops.program import Program, Value
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, TowersSpec
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def program_flops(
 
 
 def forward_flops(
-    graph: BlockGraph,
+    graph: BlockGraph | TowersGraph,
     seq: int,
     *,
     batch: int = 1,
@@ -117,21 +117,24 @@ def forward_flops(
 ) -> FlopSplit:
     """Forward FLOPs of ``batch`` sequences of ``seq`` tokens, at the rounds written or asked.
 
-    Raises `SpecError` for counts that are not positive.
+    Of towers it is a sequence in each, none longer than its context. Raises `SpecError` for counts
+    that are not positive.
     """
     seq, batch = checked_counts(seq=seq, batch=batch)
-    counts = run_counts(graph, resolve_rounds(graph, rounds))
     by_part: Counter[str] = Counter()
     by_block: Counter[str] = Counter()
-    for each in _counted(graph, counts, convention):
-        for part, flops in program_flops(each.program, batch, seq, convention).items():
-            by_part[part] += int(each.runs) * flops
-            by_block[each.owner] += int(each.runs) * flops
+    asked = rounds_of(graph, rounds)
+    for name, tower in towers_of(graph).items():
+        length = min(seq, tower.spec.context) if name else seq
+        for each in _counted(tower, run_counts(tower, asked[name]), convention):
+            for part, flops in program_flops(each.program, batch, length, convention).items():
+                by_part[part] += int(each.runs) * flops
+                by_block[each.owner] += int(each.runs) * flops
     return FlopSplit(dict(by_part), dict(by_block))
 
 
 def training_flops(
-    spec: ModelSpec | BlockGraph,
+    spec: ModelSpec | BlockGraph | TowersSpec | TowersGraph,
     seq: int,
     *,
     batch: int = 1,
@@ -141,16 +144,26 @@ def training_flops(
     """FLOPs of one training step over ``batch`` sequences of ``seq`` tokens.
 
     Repeats that ``rounds`` does not set run as training runs them: as written, or in expectation
-    where training draws their rounds. An expectation that is no whole number is rounded. Raises
+    where training draws their rounds. Of towers it is a sequence in each, none longer than its
+    context. An expectation that is no whole number is rounded. Raises
     `SpecError` for counts that are not positive and for a ``seq`` beyond the context, and
     `GraphError` for rounds that the model cannot run, or at which a repeat with ``grad`` would
     keep gradients from what stands before it.
     """
-    graph = require_graph(spec)
-    seq = checked_sequence(graph.spec, seq)
-    (batch,) = checked_counts(batch=batch)
-    counts = expected_run_counts(graph, set_rounds(graph, rounds))
-    return round(flops_of_a_step(graph, counts, batch, seq, convention))
+    graph: BlockGraph | TowersGraph
+    if isinstance(spec, TowersSpec | TowersGraph):
+        graph = build_graph(spec) if isinstance(spec, TowersSpec) else spec
+    else:
+        graph = require_graph(spec)
+        checked_sequence(graph.spec, seq)
+    seq, batch = checked_counts(seq=seq, batch=batch)
+    set_rounds(graph, rounds)
+    told, flops = told_rounds_of(graph, rounds), 0
+    for name, tower in towers_of(graph).items():
+        length = min(seq, tower.spec.context)
+        counts = expected_run_counts(tower, told[name])
+        flops += round(flops_of_a_step(tower, counts, batch, length, convention))
+    return flops
 
 
 def training_flops_per_token(
@@ -169,13 +182,14 @@ def training_flops_per_token(
     return (2 * flops + seq) // (2 * seq)
 
 
-def set_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int]:
+def set_rounds(graph: BlockGraph | TowersGraph, rounds: Rounds) -> dict[str, int]:
     """The rounds of the repeats that training is told.
 
     Raises `GraphError` for rounds that the model cannot run or train.
     """
-    _require_gradients(graph, resolve_rounds(graph, rounds))
-    return named_rounds(graph, rounds) or {}
+    for name, counts in rounds_of(graph, rounds).items():
+        _require_gradients(towers_of(graph)[name], counts)
+    return by_dial(told_rounds_of(graph, rounds))
 
 
 def _require_gradients(graph: BlockGraph, rounds: Mapping[str, int]) -> None:

@@ -8,7 +8,17 @@ from dataclasses import replace
 
 from rinsc.cost.counts import repeat_row, run_counts
 from rinsc.errors import RinscError
-from rinsc.graph import Block, BlockGraph, Loop, Rounds, build_graph, resolve_rounds, verified
+from rinsc.graph import (
+    Block,
+    BlockGraph,
+    Loop,
+    Rounds,
+    TowersGraph,
+    build_graph,
+    resolve_rounds,
+    verified,
+)
+from rinsc.graph.towers_graph import rounds_of, towers_of
 from rinsc.layers import Programs, trace_loop, trace_programs
 from rinsc.ops import Row
 from rinsc.ops.program import Program
@@ -19,10 +29,16 @@ from rinsc.syntax.tree import Call, Option, Signature, repeats, with_repeat_opti
 ADAPTER = "adapter"  # the part of a repeat's programs
 
 
-def visits_of_blocks(graph: BlockGraph, rounds: Rounds = None) -> Counter[str]:
-    """How often each block is visited; raises `GraphError` for rounds that do not fit."""
-    counts = run_counts(graph, resolve_rounds(graph, rounds))
-    return Counter({name: int(runs.visits) for name, runs in counts.blocks.items()})
+def visits_of_blocks(graph: BlockGraph | TowersGraph, rounds: Rounds = None) -> Counter[str]:
+    """How often each block is visited, by all towers where there are several.
+
+    Raises `GraphError` for rounds that do not fit.
+    """
+    visits: Counter[str] = Counter()
+    for name, counts in rounds_of(graph, rounds).items():
+        blocks = run_counts(towers_of(graph)[name], counts).blocks
+        visits.update({block: int(runs.visits) for block, runs in blocks.items()})
+    return visits
 
 
 def block_params(graph: BlockGraph) -> dict[str, int]:
@@ -60,11 +76,14 @@ def frame_params(graph: BlockGraph) -> int:
     return programs.embed.param_count + programs.head.param_count
 
 
-def stored_params(graph: BlockGraph) -> int:
-    """Parameters in memory and on disk."""
-    return (
-        frame_params(graph) + sum(block_params(graph).values()) + sum(repeat_params(graph).values())
-    )
+def stored_params(graph: BlockGraph | TowersGraph) -> int:
+    """Parameters in memory and on disk; those of a block that towers share are there once."""
+    blocks: dict[str, int] = {}
+    others = 0
+    for tower in towers_of(graph).values():
+        blocks |= block_params(tower)
+        others += frame_params(tower) + sum(repeat_params(tower).values())
+    return others + sum(blocks.values())
 
 
 def executed_params(graph: BlockGraph, rounds: Rounds = None) -> int:

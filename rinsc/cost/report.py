@@ -224,18 +224,11 @@ def towers_report(
         )
         for name, tower in graph.towers.items()
     }
-    owners = graph.owners()
-    twice = sum(
-        report.params_by_block[block]
-        for name, report in reports.items()
-        for block in graph.towers[name].blocks
-        if owners[block] != name
-    )
     return TowersReport(
         signature=graph.spec.text,
         towers=reports,
         shared_blocks=graph.spec.shared_blocks,
-        stored_params=sum(report.stored_params for report in reports.values()) - twice,
+        stored_params=stored_params(graph),
         stored_layers=graph.stored_layers,
     )
 

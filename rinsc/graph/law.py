@@ -15,6 +15,7 @@ from typing import TypeAlias, cast
 from rinsc.errors import GraphError
 from rinsc.graph.build import require_graph
 from rinsc.graph.nodes import BlockGraph, Loop
+from rinsc.graph.towers_graph import TowersGraph, verified_towers
 from rinsc.graph.verify import verified
 from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
@@ -194,12 +195,20 @@ def loop_law(loop: Loop) -> RoundsLaw:
     return Fixed(loop.rounds) if loop.fixed else rounds_law(loop.options, loop.rounds)
 
 
-def drawn_loops(graph: BlockGraph) -> Iterator[Loop]:
-    """The loops whose rounds training draws."""
-    return (loop for loop in verified(graph).dials() if loop.options.is_drawn)
+def drawn_loops(graph: BlockGraph | TowersGraph) -> Iterator[Loop]:
+    """The loops whose rounds training draws; of towers each under the name of its tower, too."""
+    return (loop for loop in _dials(graph) if loop.options.is_drawn)
 
 
-def draw_rounds(model: ModelSpec | BlockGraph, seed: int, step: int) -> dict[str, int]:
+def _dials(graph: BlockGraph | TowersGraph) -> Iterator[Loop]:
+    if isinstance(graph, TowersGraph):
+        return (loop for loop in verified_towers(graph).loops() if not loop.fixed)
+    return verified(graph).dials()
+
+
+def draw_rounds(
+    model: ModelSpec | BlockGraph | TowersGraph, seed: int, step: int
+) -> dict[str, int]:
     """Rounds of every repeat in a training step: drawn where its options say so, else as written.
 
     A function of ``seed`` and ``step`` alone, so that every rank draws the same, and so does a run
@@ -210,9 +219,9 @@ def draw_rounds(model: ModelSpec | BlockGraph, seed: int, step: int) -> dict[str
     >>> [draw_rounds(spec, seed=1, step=step) for step in range(3)]
     [{'A': 1}, {'A': 3}, {'A': 2}]
     """
-    graph = require_graph(model)
+    graph = model if isinstance(model, TowersGraph) else require_graph(model)
     generator = step_generator(_checked_whole("seed", seed), _checked_whole("step", step))
-    return {loop.name: loop_law(loop).draw(generator) for loop in graph.dials()}
+    return {loop.name: loop_law(loop).draw(generator) for loop in _dials(graph)}
 
 
 def _checked_whole(name: str, given: object) -> int:

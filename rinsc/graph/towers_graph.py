@@ -11,7 +11,7 @@ in which both A are visits of one block. `with_join` adds a node where outputs m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -91,6 +91,11 @@ class TowersGraph:
         for name, graph in self.towers.items():
             yield from ((dial_of(name, loop.name), loop) for loop in graph.dials())
 
+    def loops(self) -> Iterator[Loop]:
+        """Every loop of every tower, under the name of its tower and its own."""
+        for name, graph in self.towers.items():
+            yield from (replace(loop, name=dial_of(name, loop.name)) for loop in graph.loops())
+
     @property
     def stored_layers(self) -> int:
         """Physical layers of all blocks, those that towers share counted once."""
@@ -100,6 +105,40 @@ class TowersGraph:
         """Layers run by one pass through every tower, every visit counted."""
         counts = tower_rounds(self, rounds)
         return sum(graph.executed_layers(counts[name]) for name, graph in self.towers.items())
+
+
+def towers_of(graph: BlockGraph | TowersGraph) -> Mapping[str, BlockGraph]:
+    """The verified graph of each tower by name; the only one of a plain model has none."""
+    if isinstance(graph, TowersGraph):
+        return verified_towers(graph).towers
+    return {"": verified(graph)}
+
+
+def rounds_of(graph: BlockGraph | TowersGraph, rounds: Rounds) -> dict[str, dict[str, int]]:
+    """Checked rounds of every dial by the names of its tower, "" of a plain model, and its own."""
+    if isinstance(graph, TowersGraph):
+        return tower_rounds(graph, rounds)
+    return {"": resolve_rounds(graph, rounds)}
+
+
+def told_rounds_of(graph: BlockGraph | TowersGraph, rounds: Rounds) -> dict[str, dict[str, int]]:
+    """`rounds_of` those repeats alone that ``rounds`` names."""
+    if isinstance(graph, TowersGraph):
+        return tower_rounds(graph, rounds, named=True)
+    return {"": named_rounds(graph, rounds) or {}}
+
+
+def by_dial(rounds: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """``{"image": {"A": 3}}`` as ``{"image.A": 3}``; the repeats of a plain model stay as they are.
+
+    >>> by_dial({"image": {"A": 3}, "text": {}}), by_dial({"": {"A": 3}})
+    ({'image.A': 3}, {'A': 3})
+    """
+    return {
+        dial_of(tower, name) if tower else name: count
+        for tower, own in rounds.items()
+        for name, count in own.items()
+    }
 
 
 def dial_of(tower: str, loop: str) -> str:
@@ -191,9 +230,7 @@ def _shares(graph: TowersGraph, rounds: Rounds) -> dict[str, Rounds]:
 
 def named_tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, int] | None:
     """`named_rounds` of towers: checked rounds of those repeats that ``rounds`` names."""
-    counts = tower_rounds(graph, rounds, named=True)
-    named = {dial_of(tower, name): n for tower, own in counts.items() for name, n in own.items()}
-    return named or None
+    return by_dial(tower_rounds(graph, rounds, named=True)) or None
 
 
 def verified_towers(graph: TowersGraph) -> TowersGraph:

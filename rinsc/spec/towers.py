@@ -81,6 +81,11 @@ class TowersSpec:
         """The spec of each tower by name; its signature says all that the text says of a letter."""
         return dict(zip(self.signature.signatures, self.specs, strict=True))
 
+    @property
+    def context(self) -> int:
+        """The longest sequence of any tower."""
+        return max(tower.context for tower in self.specs)
+
     @cached_property
     def shared_blocks(self) -> tuple[str, ...]:
         """The blocks that several towers visit, in order of first use."""

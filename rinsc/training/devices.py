@@ -25,6 +25,7 @@ from rinsc.cost.flops import set_rounds
 from rinsc.errors import RinscError, SpecError, UsageError, plural, setting
 from rinsc.formats import FORMATS, TrainingPrecision
 from rinsc.graph import build_graph
+from rinsc.graph.towers_graph import rounds_of, towers_of
 from rinsc.objectives import Data, objective
 from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig
@@ -264,16 +265,18 @@ def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE
         hint = f"make {batch} a multiple of the processes times {parts_of}"
         raise UsageError("uneven-batch", message, hint=hint)
     graph = build_graph(spec)
-    step = TrainingStep(
-        graph,
-        config.sequence_length,
-        config.batch_sequences,
-        rounds=most_rounds(graph, config) or None,
-        precision=config.precision,
-        checkpointing=config.checkpointing,
-        accumulate=config.accumulate,
-        processes=devices.count,
-        shard=devices.shard,
-        pins=devices.recursed == "pin",
-    )
-    require_training_memory(step, devices.device)
+    rounds = rounds_of(graph, most_rounds(graph, config) or None)
+    for name, tower in towers_of(graph).items():
+        step = TrainingStep(
+            tower,
+            min(config.sequence_length, tower.spec.context),
+            config.batch_sequences,
+            rounds=rounds[name],
+            precision=config.precision,
+            checkpointing=config.checkpointing,
+            accumulate=config.accumulate,
+            processes=devices.count,
+            shard=devices.shard,
+            pins=devices.recursed == "pin",
+        )
+        require_training_memory(step, devices.device)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from rinsc.cost.params import visits_of_blocks
-from rinsc.graph import BlockGraph
+from rinsc.graph import BlockGraph, TowersGraph
+from rinsc.graph.towers_graph import towers_of
 from rinsc.layers import loop_prefix, trace_loop
 from rinsc.ops import Row
 from rinsc.training.config import TrainConfig
@@ -19,7 +20,7 @@ Group = dict[str, Any]
 
 
 def build_optimizer(
-    model: nn.Module, graph: BlockGraph, config: TrainConfig
+    model: nn.Module, graph: BlockGraph | TowersGraph, config: TrainConfig
 ) -> torch.optim.Optimizer:
     """The optimizer of the emitted module ``model``; weight decay on matrices alone.
 
@@ -44,15 +45,18 @@ def _adamw(groups: list[Group], config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
-def _groups(model: nn.Module, graph: BlockGraph, config: TrainConfig) -> Iterator[Group]:
+def _groups(
+    model: nn.Module, graph: BlockGraph | TowersGraph, config: TrainConfig
+) -> Iterator[Group]:
     """Parameters that are treated alike: matrices of blocks, by learning rate; what else decays;
     what does not."""
     vectors = vector_tables(graph)
+    stored_name = getattr(model, "stored_name", str)  # of towers, without the name of the tower
     scales = learning_rate_scales(graph, config.learning_rate_visits_power)
     alike: dict[tuple[bool, bool, float], list[torch.Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            block = name.partition(".")[0]
+            block = stored_name(name).partition(".")[0]
             decays = parameter.ndim >= 2 and name not in vectors
             is_matrix = parameter.ndim == 2 and block in graph.blocks
             alike[is_matrix, decays, scales.get(block, 1.0)].append(parameter)
@@ -67,17 +71,18 @@ def _groups(model: nn.Module, graph: BlockGraph, config: TrainConfig) -> Iterato
         }
 
 
-def learning_rate_scales(graph: BlockGraph, power: float) -> dict[str, float]:
+def learning_rate_scales(graph: BlockGraph | TowersGraph, power: float) -> dict[str, float]:
     """Share of the learning rate for each block: visits at the rounds written, to −``power``."""
     return {name: visits**-power for name, visits in visits_of_blocks(graph).items()}
 
 
-def vector_tables(graph: BlockGraph) -> set[str]:
+def vector_tables(graph: BlockGraph | TowersGraph) -> set[str]:
     """Parameters that hold a vector for each adapter of a repeat: tables, but not matrices."""
     return {
-        f"{loop_prefix(loop.name)}{param.name}"
-        for loop in graph.loops()
-        for program in trace_loop(graph.spec, loop).every
+        f"{name}.{loop_prefix(loop.name)}{param.name}".lstrip(".")
+        for name, tower in towers_of(graph).items()
+        for loop in tower.loops()
+        for program in trace_loop(tower.spec, loop).every
         for node in program.nodes
         if isinstance(node.op, Row) and len(node.op.shape) < 2
         for param in node.params

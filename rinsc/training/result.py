@@ -211,7 +211,9 @@ def save_trained(model: Any, folder: RunFolder, devices: Devices) -> None:
 
     def write() -> None:
         plain = to_torch(model.model.spec)
-        own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+        # What an objective has beside the emitted module, such as a temperature, stays in
+        # checkpoints.
+        own = {n.removeprefix(PREFIX): t for n, t in weights.items() if n.startswith(PREFIX)}
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
         if not hasattr(model, "config"):  # no model of transformers

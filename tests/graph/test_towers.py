@@ -15,11 +15,21 @@ import torch
 from hypothesis import given, settings
 
 from rinsc import RinscError, TowersSpec, build_graph, model_spec, to_torch, towers_spec
-from rinsc.cost import block_params, cost_report, towers_report
+from rinsc.cost import (
+    block_params,
+    cost_report,
+    forward_flops,
+    stored_params,
+    towers_report,
+    training_flops,
+)
 from rinsc.graph import Input, Join, Loop, Output, TowersGraph, tower_rounds, with_join
 from rinsc.graph.draw import schedule_lines, to_dot, to_json, to_mermaid, to_svg, tree_lines
+from rinsc.graph.law import draw_rounds, drawn_loops
 from rinsc.graph.nodes import INJECTION, STATE
 from rinsc.graph.towers_graph import verified_towers
+from rinsc.training.config import TrainConfig
+from rinsc.training.optimizer import build_optimizer
 from tests.specs import tower_specs
 
 TEXT = "image: A^2B, text: A(CD)^3{inject=add, init=zero}C"
@@ -207,3 +217,32 @@ def test_a_join_is_drawn_and_checked_and_costs_nothing() -> None:
         assert caught.value.hint
     with pytest.raises(RinscError, match="cannot be called"):
         with_join(graph, "pairs")
+
+
+def test_costs_draws_and_groups_of_towers_are_those_of_each_tower() -> None:
+    """What training reads of a graph, of towers too: blocks that they share count once."""
+    spec = towers_spec("x: A[1]^3{skip=0.5}B[1], y: A[1]C[1]^2{adapter=scale}", preset="tiny")
+    graph, towers = build_graph(spec), build_graph(spec).towers
+    report = towers_report(graph, batch=1)
+    assert training_flops(graph, 10**6) == training_flops(spec, 10**6) == report.training_flops
+    assert forward_flops(graph, spec.context).total == report.forward_flops
+    at_two = sum(training_flops(t, 128, rounds=2) for t in towers.values())
+    assert training_flops(spec, 128, rounds=2) == at_two
+    module = to_torch(spec)
+    assert stored_params(graph) == sum(p.numel() for p in module.parameters())
+    assert [loop.name for loop in drawn_loops(graph)] == ["x.A"]
+    draws = [draw_rounds(graph, seed=1, step=step) for step in range(20)]
+    assert {draw["y.C"] for draw in draws} == {2}
+    assert {draw["x.A"] for draw in draws} == {1, 2, 3}
+    config = TrainConfig(learning_rate_visits_power=1.0, optimizer="muon")
+    groups = build_optimizer(module, graph, config).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rates.keys() == {id(p) for p in module.parameters()}
+    visits = {"x.A.": 4, "x.B.": 1, "y.C.": 2}  # of A in both towers
+    for name, parameter in module.named_parameters():
+        expected = next((n for start, n in visits.items() if name.startswith(start)), 1)
+        assert rates[id(parameter)] == pytest.approx(config.learning_rate / expected), name
+    adapters = [p for name, p in module.named_parameters() if "loop_C" in name]
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert adapters
+    assert not any(id(adapter) in decayed for adapter in adapters)

@@ -16,8 +16,7 @@ from rinsc.extras import zoo_dir
 from rinsc.graph import build_graph
 from rinsc.sources import config_from_spec, tensors_by_our_names
 from rinsc.sources.llama import LLAMA
-from rinsc.spec import ModelSpec, model_spec
-from rinsc.spec.reading import with_signature
+from rinsc.spec import ModelSpec, model_spec, with_signature
 
 
 def llama_spec(*, kv_heads: int, tied: bool, head_dim: int | None = None) -> ModelSpec:

@@ -76,6 +76,7 @@ class CompiledTowers(nn.Module):
     source: ClassVar[str]
     spec: ClassVar[TowersSpec]
     graph: ClassVar[TowersGraph]
+    takes_noise_seed: ClassVar[bool]
 
     def __call__(self, *, rounds: Any = None, **inputs: Any) -> Any:
         """As any module; raises `GraphError` for rounds that the towers cannot run."""
@@ -171,7 +172,12 @@ def _recomputing_class(graph: BlockGraph) -> type[CompiledModule]:
 
 def _towers_class(graph: TowersGraph) -> type[CompiledTowers]:
     """The emitted class of towers, whose own classes are as those of models of one tower."""
-    origin = {"source": emit_towers(graph), "spec": graph.spec, "graph": graph}
+    origin = {
+        "source": emit_towers(graph),
+        "spec": graph.spec,
+        "graph": graph,
+        "takes_noise_seed": any(map(takes_noise_seed, graph.towers.values())),
+    }
     towers = {tower_class(name): _origin(tower) for name, tower in graph.towers.items()}
     return emitted_class("Model", CompiledTowers, origin, _towers_class, towers)
 

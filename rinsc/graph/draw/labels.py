@@ -8,18 +8,11 @@ from typing import TypeAlias
 
 from rinsc.errors import listed, plural
 from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit
-from rinsc.graph.towers_graph import TowersGraph, verified_towers
-from rinsc.graph.verify import verified
+from rinsc.graph.towers_graph import TowersGraph
+from rinsc.graph.towers_graph import towers_of as towers_of
 from rinsc.spec import ModelSpec
 
 Drawn: TypeAlias = BlockGraph | TowersGraph  # what every drawing takes
-
-
-def towers_of(graph: Drawn) -> Mapping[str, BlockGraph]:
-    """The verified graph of each tower by name; the only one of a plain model has none."""
-    if isinstance(graph, TowersGraph):
-        return verified_towers(graph).towers
-    return {"": verified(graph)}
 
 
 def shared_text(graph: Drawn) -> str:
