@@ -18,9 +18,9 @@ from torch import nn
 from rinsc.backends.torch.calibration import Moments, calibration
 from rinsc.backends.torch.device import TableKeeper, usable_device
 from rinsc.backends.torch.emit import emit_source
-from rinsc.backends.torch.emit_towers import emit_towers, tower_class
 from rinsc.backends.torch.memory import require_memory
 from rinsc.backends.torch.steps import takes_noise_seed
+from rinsc.backends.torch.towers_source import emit_towers, tower_class
 from rinsc.graph import BlockGraph, TowersGraph, build_graph, require_graph, verified
 from rinsc.graph.rounds import named_rounds
 from rinsc.graph.towers_graph import named_tower_rounds, verified_towers
