@@ -197,10 +197,11 @@ def loop_law(loop: Loop) -> RoundsLaw:
 
 def drawn_loops(graph: BlockGraph | TowersGraph) -> Iterator[Loop]:
     """The loops whose rounds training draws; of towers each under the name of its tower, too."""
-    return (loop for loop in _dials(graph) if loop.options.is_drawn)
+    return (loop for loop in dialled_loops(graph) if loop.options.is_drawn)
 
 
-def _dials(graph: BlockGraph | TowersGraph) -> Iterator[Loop]:
+def dialled_loops(graph: BlockGraph | TowersGraph) -> Iterator[Loop]:
+    """The loops whose rounds can be asked for; of towers each under the name of its tower, too."""
     if isinstance(graph, TowersGraph):
         return (loop for loop in verified_towers(graph).loops() if not loop.fixed)
     return verified(graph).dials()
@@ -221,7 +222,7 @@ def draw_rounds(
     """
     graph = model if isinstance(model, TowersGraph) else require_graph(model)
     generator = step_generator(_checked_whole("seed", seed), _checked_whole("step", step))
-    return {loop.name: loop_law(loop).draw(generator) for loop in _dials(graph)}
+    return {loop.name: loop_law(loop).draw(generator) for loop in dialled_loops(graph)}
 
 
 def _checked_whole(name: str, given: object) -> int:

@@ -18,7 +18,8 @@ from rinsc.cost.flops import set_rounds
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
 from rinsc.errors import CheckpointError, DataError, plural, setting
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
-from rinsc.graph.law import loop_law
+from rinsc.graph.law import dialled_loops, loop_law
+from rinsc.graph.towers_graph import by_dial, rounds_of
 from rinsc.objectives import objective
 from rinsc.spec import model_spec
 from rinsc.storage.files import file_digest, read_json, read_regular_text
@@ -110,7 +111,7 @@ class FinishedRun:
     @property
     def rounds(self) -> dict[str, int]:
         """The rounds by repeat that the run's own result was measured at."""
-        return resolve_rounds(self.graph, self.config.evaluation_rounds)
+        return by_dial(rounds_of(self.graph, self.config.evaluation_rounds))
 
     @property
     def trained_rounds(self) -> dict[str, frozenset[int]]:
@@ -121,7 +122,7 @@ class FinishedRun:
         told = set_rounds(self.graph, self.config.rounds)
         stages = frozenset(rounds for _, rounds in self.config.rounds_schedule)
         found = {}
-        for loop in self.graph.dials():
+        for loop in dialled_loops(self.graph):
             drawn = frozenset(loop_law(loop).pmf or [loop.rounds])
             found[loop.name] = stages or (
                 frozenset([told[loop.name]]) if loop.name in told else drawn

@@ -18,7 +18,8 @@ from rinsc.cost import forward_flops, stored_params
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import RinscError, plural
 from rinsc.fingerprints import fingerprint
-from rinsc.graph import build_graph, resolve_rounds
+from rinsc.graph import build_graph
+from rinsc.graph.towers_graph import by_dial, rounds_of
 from rinsc.objectives import OBJECTIVES, Part, objective
 from rinsc.scalars import html_table, rounded_flops
 from rinsc.spec import ModelSpec, model_spec
@@ -133,7 +134,7 @@ class Trained:
 def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> dict[str, object]:
     """What ``result.json`` says: which model was trained, how far, and what came of it."""
     graph = build_graph(spec)
-    rounds = resolve_rounds(graph, config.evaluation_rounds)
+    rounds = by_dial(rounds_of(graph, config.evaluation_rounds))
     forward = forward_flops(graph, config.sequence_length, rounds=rounds or None).total
     return {
         "rinsc": __version__,
