@@ -410,7 +410,7 @@ def test_a_registered_kind_that_fails_says_so() -> None:
 @pytest.mark.usefixtures("this_program")
 def test_the_example_of_the_page_on_kinds_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[1] / "docs" / "kinds.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    *_, example = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     exec(compile(example, "kinds.md", "exec"), {})
     width, layers, vocab = 64, 12, 512
     llama = 2 * width + 2 * width * 176 + 176 * width + 2 * width * width + 2 * width * width // 2

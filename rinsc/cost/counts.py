@@ -100,11 +100,11 @@ def expected_run_counts(graph: BlockGraph, rounds: Mapping[str, int] | None = No
     The others follow the law of their options. Every count is a product over loops of the rounds
     of each, which are drawn independently, so that the expectation is the product of expectations.
     """
-    given = rounds or {}
+    fixed = rounds or {}
     return _run_counts(
         graph,
         {
-            loop.name: exactly(loop, given) if loop.name in given else in_expectation(loop)
+            loop.name: exactly(loop, fixed) if loop.name in fixed else in_expectation(loop)
             for loop in verified(graph).loops()
         },
     )
@@ -232,9 +232,9 @@ def checked_counts(**counts: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def checked_sequence(spec: ModelSpec, given: int) -> int:
+def checked_sequence(spec: ModelSpec, length: int) -> int:
     """The length of a sequence; raises `SpecError` for one that the model cannot take."""
-    (seq,) = checked_counts(seq=given)
+    (seq,) = checked_counts(seq=length)
     if seq > spec.context:
         message = (
             f"{plural(seq, 'token')} are beyond the context of {spec.context} of '{spec.text}'"

@@ -123,13 +123,13 @@ def forward_flops(
     seq, batch = checked_counts(seq=seq, batch=batch)
     by_part: Counter[str] = Counter()
     by_block: Counter[str] = Counter()
-    asked = rounds_of(graph, rounds)
+    counts = rounds_of(graph, rounds)
     for name, tower in towers_of(graph).items():
         length = min(seq, tower.spec.context) if name else seq
-        for each in _counted(tower, run_counts(tower, asked[name]), convention):
-            for part, flops in program_flops(each.program, batch, length, convention).items():
-                by_part[part] += int(each.runs) * flops
-                by_block[each.owner] += int(each.runs) * flops
+        for run in _counted(tower, run_counts(tower, counts[name]), convention):
+            for part, flops in program_flops(run.program, batch, length, convention).items():
+                by_part[part] += int(run.runs) * flops
+                by_block[run.owner] += int(run.runs) * flops
     return FlopSplit(dict(by_part), dict(by_block))
 
 
@@ -208,9 +208,9 @@ def flops_of_a_step(
 ) -> Number:
     """Forward FLOPs of everything that runs, and backward FLOPs of what runs with gradients."""
     total: Number = 0
-    for each in _counted(graph, counts, convention):
-        flops = program_flops(each.program, batch, seq, convention).total()
-        total += flops * (each.runs + convention.gradient_factor * each.with_grad)
+    for run in _counted(graph, counts, convention):
+        flops = program_flops(run.program, batch, seq, convention).total()
+        total += flops * (run.runs + convention.gradient_factor * run.with_grad)
     return total - _input_gradient_flops(graph, batch, seq, convention)
 
 
@@ -219,7 +219,7 @@ def _counted(
 ) -> Iterator[ProgramRuns]:
     """The programs that the convention counts."""
     every = program_runs(graph, counts)
-    return every if convention.head else (each for each in every if not each.is_head)
+    return every if convention.head else (run for run in every if not run.is_head)
 
 
 def _input_gradient_flops(
@@ -237,5 +237,5 @@ def _input_gradient_flops(
             untouched.append(node)
         if node.params or not learned.isdisjoint(node.inputs):
             learned.add(node.output)
-    given = replace(embed, nodes=tuple(untouched))
-    return program_flops(given, batch, seq, convention).total()
+    unlearned = replace(embed, nodes=tuple(untouched))
+    return program_flops(unlearned, batch, seq, convention).total()

@@ -103,12 +103,12 @@ def _element_bytes(precision: TrainingPrecision) -> int:
 
 def kv_elements_per_token(program: Program) -> int:
     """Keys and values that the attention of one layer run keeps for each token."""
-    kept = 0
+    elements = 0
     for node in program.nodes:
         if node.op.needs == "keys":
             for value in node.inputs[1:]:
-                kept += math.prod(at_sizes(value.shape, (("batch", 1), ("seq", 1))))
-    return kept
+                elements += math.prod(at_sizes(value.shape, (("batch", 1), ("seq", 1))))
+    return elements
 
 
 def _kv_elements(graph: BlockGraph, counts: RunCounts) -> int:
@@ -134,18 +134,18 @@ def saved_bytes(
     fixed shape is a weight, or a view of one, and is there anyway. ``widths`` are the bytes of an
     element of inputs that are not fp32.
     """
-    kept = _kept(program, batch, seq, _element_bytes(precision), widths or {})
-    return sum(kept.storages.values())
+    saved = _kept(program, batch, seq, _element_bytes(precision), widths or {})
+    return sum(saved.storages.values())
 
 
 def _kept(
     program: Program, batch: int, seq: int, products: int, widths: Mapping[str, int]
 ) -> _Kept:
-    kept = _Kept((("batch", batch), ("seq", seq)), products)
-    kept.widths |= {program.inputs[name]: width for name, width in widths.items()}
+    saved = _Kept((("batch", batch), ("seq", seq)), products)
+    saved.widths |= {program.inputs[name]: width for name, width in widths.items()}
     for node in program.nodes:
-        kept.run(node)
-    return kept
+        saved.run(node)
+    return saved
 
 
 @dataclass
@@ -190,6 +190,9 @@ class _Kept:
             self._keep(output)
             rows = inputs[0].shape[:-1]  # the logarithm of a sum for each row of each head
             self.storages[output, "rows"] = FULL * self._elements(rows)
+            if node.op.window is not None:  # whose mask is one of numbers
+                pairs = (inputs[0].shape[2], inputs[1].shape[2])
+                self.storages[output, "mask"] = self.products * self._elements(pairs)
             if inputs[0] in self.views:
                 self.in_place.add(output)
 
@@ -244,7 +247,7 @@ def _activation_bytes(
     loss += ID_BYTES * math.prod(at_sizes(logits.shape[:-1], sizes)) + FULL
     step = _Step(graph, batch, seq, precision)
     counts = run_counts(graph, rounds)
-    saved = loss + sum(step.saved(each) for each in program_runs(graph, counts))
+    saved = loss + sum(step.saved(run) for run in program_runs(graph, counts))
     if precision == "bf16":
         saved += FORMATS["bf16"].bits // 8 * _matrix_elements(graph)
     if checkpointing == "none":
@@ -260,11 +263,11 @@ def _matrix_elements(graph: BlockGraph) -> int:
     """Elements of the matrices of which autocast keeps a copy, each once a step."""
     spec = graph.spec
     programs = trace_programs(spec)
-    given = set(programs.embed.inputs.values())  # which learn nothing, so that no matrix is kept
+    inputs = set(programs.embed.inputs.values())  # which learn nothing, so that no matrix is kept
     tables = {
         f"{node.name}.weight"
         for node in programs.embed.nodes
-        if isinstance(node.op, Embedding | Positions) or given & set(node.inputs)
+        if isinstance(node.op, Embedding | Positions) or inputs & set(node.inputs)
     }
     tied = {
         f"{node.op.owner}.weight" for node in programs.head.nodes if isinstance(node.op, TiedLinear)
@@ -292,9 +295,9 @@ class _StateWidths:
         widths = {name: width for name, width in widths.items() if name in program.inputs}
         known = self.given.setdefault((owner, id(program)), {})
         known |= {name: max(width, known.get(name, 0)) for name, width in widths.items()}
-        kept = _kept(program, 1, 1, self.products, widths)
+        saved = _kept(program, 1, 1, self.products, widths)
         result = program.outputs.get("x")
-        return FULL if result is None else kept.widths.get(result, FULL)
+        return FULL if result is None else saved.widths.get(result, FULL)
 
     def after(self, graph: BlockGraph, width: int) -> int:
         """The width of the state behind a graph, or a body."""
@@ -353,8 +356,8 @@ class _Step:
         widths.through(FRAME, programs.head, x=state)
         return widths.given
 
-    def saved(self, each: ProgramRuns) -> int:
-        return int(each.with_grad) * self._of(each.owner, each.program)
+    def saved(self, run: ProgramRuns) -> int:
+        return int(run.with_grad) * self._of(run.owner, run.program)
 
     def _of(self, owner: str, program: Program) -> int:
         widths = self._widths.get((owner, id(program)))
@@ -364,8 +367,8 @@ class _Step:
         """The visits of each block, recomputed one at a time."""
         counts = run_counts(self.graph, rounds)
         of_block: Counter[str] = Counter()
-        for each in program_runs(self.graph, counts):
-            of_block[each.owner] += self.saved(each)
+        for run in program_runs(self.graph, counts):
+            of_block[run.owner] += self.saved(run)
         for name, runs in counts.blocks.items():
             times = int(runs.visits_with_grad)
             yield times, of_block[name] // max(1, times)
@@ -375,8 +378,8 @@ class _Step:
         for loop in self.graph.steps():
             if isinstance(loop, Loop):
                 inside = program_runs(loop.body, run_counts(loop.body, rounds))
-                kept = sum(self.saved(each) for each in inside if each.owner != FRAME)
+                size = sum(self.saved(run) for run in inside if run.owner != FRAME)
                 around = trace_loop(self.graph.spec, loop)
-                own = [each for each in (around.before, around.after) if each is not None]
-                kept += sum(self._of(repeat_row(loop.name), program) for program in own)
-                yield int(exactly(loop, rounds).with_grad), kept
+                own = [run for run in (around.before, around.after) if run is not None]
+                size += sum(self._of(repeat_row(loop.name), program) for program in own)
+                yield int(exactly(loop, rounds).with_grad), size

@@ -170,12 +170,14 @@ def heavy_note(spec: ModelSpec, share: float) -> str | None:
 
 def heavy_at_presets(sig: Signature) -> str | None:
     """Words for a signature alone, whose adapters are heavy at some presets; None for others."""
-    found = list(_heavy_presets(sig))
-    return f"adapters hold more than 1 % of the parameters at {', '.join(found)}" if found else None
+    names = list(_heavy_presets(sig))
+    return f"adapters hold more than 1 % of the parameters at {', '.join(names)}" if names else None
 
 
 def _heavy_presets(sig: Signature) -> Iterator[str]:
-    if not any(option.name == "adapter" for each in repeats(sig.body) for option in each.options):
+    if not any(
+        option.name == "adapter" for repeat in repeats(sig.body) for option in repeat.options
+    ):
         return
     for preset in PRESETS:
         try:

@@ -90,11 +90,11 @@ def require_graph(model: ModelSpec | BlockGraph) -> BlockGraph:
 def run_passes(graph: BlockGraph, passes: Iterable[Pass]) -> BlockGraph:
     """Run passes in order, with the verifier after each, and what comes out checked as a whole."""
     rules: tuple[Rule, ...] = ()
-    for each in passes:
-        unchanged = keeps_the_schedule(graph, at_any_rounds=not each.adds_dials)
-        graph = each.run(graph)
-        rules += each.establishes
-        verify(graph, after=each.run.__name__, rules=(*rules, unchanged))
+    for next_pass in passes:
+        unchanged = keeps_the_schedule(graph, at_any_rounds=not next_pass.adds_dials)
+        graph = next_pass.run(graph)
+        rules += next_pass.establishes
+        verify(graph, after=next_pass.run.__name__, rules=(*rules, unchanged))
     return verified(graph)
 
 
@@ -127,24 +127,24 @@ MOST = 8  # differences that are told
 def model_differences(left: ModelSpec, right: ModelSpec) -> list[str]:
     """What differs from ``left`` to ``right``: blocks, then dimensions, then the schedule."""
     graphs = build_graph(left), build_graph(right)
-    found = [*_blocks(*graphs), *_dimensions(left, right)]
-    if not found:
+    lines = [*_blocks(*graphs), *_dimensions(left, right)]
+    if not lines:
         same = graphs[0].visit_counts() == graphs[1].visit_counts()
         what = "options of its repeats differ" if same else "its blocks are visited in another way"
-        found = [f"{what}: '{right.text}', not '{left.text}'"]
-    more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
-    return [*found[:MOST], *more]
+        lines = [f"{what}: '{right.text}', not '{left.text}'"]
+    more = [f"and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    return [*lines[:MOST], *more]
 
 
 def _blocks(left: BlockGraph, right: BlockGraph) -> list[str]:
-    found = []
+    lines = []
     for name in sorted(left.blocks.keys() | right.blocks.keys()):
         before, now = left.blocks.get(name), right.blocks.get(name)
         if before is None or now is None:
-            found.append(f"block {name} is {'new' if before is None else 'gone'}")
+            lines.append(f"block {name} is {'new' if before is None else 'gone'}")
         elif before != now:
-            found.append(f"block {name} has {_words(now)}, not {_words(before)}")
-    return found
+            lines.append(f"block {name} has {_words(now)}, not {_words(before)}")
+    return lines
 
 
 def _words(block: Block) -> str:

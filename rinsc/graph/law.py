@@ -91,8 +91,8 @@ class Skipped(RoundsLaw):
     def pmf(self) -> Mapping[int, Fraction]:
         trials, skip = self.rounds - 1, _written(self.skip)
         return {
-            1 + kept: math.comb(trials, kept) * (1 - skip) ** kept * skip ** (trials - kept)
-            for kept in range(self.rounds)
+            1 + run: math.comb(trials, run) * (1 - skip) ** run * skip ** (trials - run)
+            for run in range(self.rounds)
         }
 
     @property
@@ -225,11 +225,11 @@ def draw_rounds(
     return {loop.name: loop_law(loop).draw(generator) for loop in dialled_loops(graph)}
 
 
-def _checked_whole(name: str, given: object) -> int:
+def _checked_whole(name: str, value: object) -> int:
     """What draws depend on; raises `GraphError` where it is no whole number."""
-    number = whole(given)
+    number = whole(value)
     if number is None:
-        message = f"{name} must be a whole number, not {given!r:.40}"
+        message = f"{name} must be a whole number, not {value!r:.40}"
         raise GraphError("bad-count", message, place=name, hint=f"write {name}=1")
     return number
 
@@ -248,8 +248,8 @@ def _skipped_mean_upto(rounds: int, skip: float, most: int) -> Fraction:
     trials, chance = rounds - 1, 1 - _written(skip)
     run, skipped = chance.numerator, chance.denominator - chance.numerator
     total, power = 0, 1
-    for kept in range(rounds):
-        total = total * skipped + min(1 + kept, most) * math.comb(trials, kept) * power
+    for rounds_run in range(rounds):
+        total = total * skipped + min(1 + rounds_run, most) * math.comb(trials, rounds_run) * power
         power *= run
     return Fraction(total, chance.denominator**trials)
 

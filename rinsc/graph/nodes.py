@@ -225,12 +225,12 @@ class BlockGraph:
                     yield from step.body.visits()
 
 
-def checked_count(given: object, of: str) -> int:
+def checked_count(value: object, of: str) -> int:
     """A number of rounds; raises `GraphError` where it is none from 1 to `MAX_ROUNDS`."""
-    count = whole(given)
+    count = whole(value)
     if count is not None and 1 <= count <= MAX_ROUNDS:
         return count
-    message = f"rounds{of} are {shown(given)}; they must be whole and from 1 to {MAX_ROUNDS}"
+    message = f"rounds{of} are {shown(value)}; they must be whole and from 1 to {MAX_ROUNDS}"
     hint = f"give a whole number from 1 to {MAX_ROUNDS}"
     raise GraphError("bad-rounds", message, hint=hint)
 

@@ -37,14 +37,14 @@ def number_loops(graph: BlockGraph) -> BlockGraph:
     return _number(graph, totals, Counter())
 
 
-def _number(graph: BlockGraph, totals: Counter[str], seen: Counter[str]) -> BlockGraph:
+def _number(graph: BlockGraph, totals: Counter[str], numbers: Counter[str]) -> BlockGraph:
     steps: list[Visit | Loop] = []
     for step in graph.steps():
         if isinstance(step, Loop):
-            seen[step.name] += 1
+            numbers[step.name] += 1
             alone = totals[step.name] == 1
-            name = step.name if alone else f"{step.name}_{seen[step.name]}"
-            step = replace(step, name=name, body=_number(step.body, totals, seen))
+            name = step.name if alone else f"{step.name}_{numbers[step.name]}"
+            step = replace(step, name=name, body=_number(step.body, totals, numbers))
         steps.append(step)
     return graph.with_steps(steps)
 

@@ -55,10 +55,10 @@ def resolve_rounds(
     own = {loop.name: loop.rounds for loop in verified(graph).dials()}
     if written is not None:
         own = {name: written.get(name, count) for name, count in own.items()}
-    asked = own if rounds is None else _asked_rounds(own, plain_rounds(rounds))
+    counts = own if rounds is None else _asked_rounds(own, plain_rounds(rounds))
     if rounds is not None:
-        _check_visits(graph, asked)
-    checked = CheckedRounds(asked)
+        _check_visits(graph, counts)
+    checked = CheckedRounds(counts)
     checked.graph = graph
     return checked
 
@@ -120,8 +120,8 @@ def _too_many() -> GraphError:
     return GraphError("bad-rounds", message, hint="write some of them, as 1,2,4,8")
 
 
-def _check_visits(graph: BlockGraph, asked: Mapping[str, int]) -> None:
-    visits = sum(graph.visit_counts(asked).values())
+def _check_visits(graph: BlockGraph, counts: Mapping[str, int]) -> None:
+    visits = sum(graph.visit_counts(counts).values())
     if visits > MAX_RUN_VISITS:
         message = f"these rounds visit blocks {visits:.2e} times; at most {MAX_RUN_VISITS} are run"
         raise GraphError("too-many-visits", message, hint="ask for fewer rounds")
@@ -146,8 +146,8 @@ def named_rounds(graph: BlockGraph, rounds: Rounds) -> dict[str, int] | None:
     """
     if rounds is None:
         return None
-    counts, asked = resolve_rounds(graph, rounds), plain_rounds(rounds)
-    names = asked if isinstance(asked, Mapping) else counts
+    counts, numbers = resolve_rounds(graph, rounds), plain_rounds(rounds)
+    names = numbers if isinstance(numbers, Mapping) else counts
     return {name: counts[name] for name in names} or None
 
 
@@ -210,12 +210,12 @@ def _asked_rounds(written: Mapping[str, int], rounds: Rounds) -> dict[str, int]:
         if not written and count != 1:
             raise GraphError.of(_unknown_repeat("", written))
         return dict.fromkeys(written, count)
-    asked = dict(written)
-    for name, given in rounds.items():
+    counts = dict(written)
+    for name, value in rounds.items():
         if name not in written:
             raise GraphError.of(_unknown_repeat(str(name), written))
-        asked[name] = checked_count(given, f" of repeat '{name}'")
-    return asked
+        counts[name] = checked_count(value, f" of repeat '{name}'")
+    return counts
 
 
 def _unknown_repeat(name: str, written: Mapping[str, int]) -> Problem:

@@ -197,11 +197,11 @@ def tower_rounds(
     ones alone, those that ``rounds`` leaves out are not there.
     """
     shares = _shares(graph, plain_rounds(rounds))
-    found: dict[str, dict[str, int]] = {}
+    counts_by_tower: dict[str, dict[str, int]] = {}
     for name, tower in graph.towers.items():
         counts = resolve_rounds(tower, shares[name])
-        found[name] = (named_rounds(tower, shares[name]) or {}) if named else counts
-    return found
+        counts_by_tower[name] = (named_rounds(tower, shares[name]) or {}) if named else counts
+    return counts_by_tower
 
 
 def _shares(graph: TowersGraph, rounds: Rounds) -> dict[str, Rounds]:
@@ -276,10 +276,10 @@ def towers_meet_in_joins_alone(graph: TowersGraph) -> Iterator[str]:
         if [nodes.get((name, key)) for key in range(len(chain))] != chain:
             yield f"the nodes of the tower '{name}' are not those of its own graph"
         edges = {((name, a), (name, b), carries) for a, b, carries in tower.flow.edges(keys=True)}
-        found = {edge for edge in digraph.edges(keys=True) if edge[0][0] == name}
-        if {edge for edge in found if edge[1] not in joins} != edges:
+        leaving = {edge for edge in digraph.edges(keys=True) if edge[0][0] == name}
+        if {edge for edge in leaving if edge[1] not in joins} != edges:
             yield f"the edges of the tower '{name}' are not those of its own graph"
-        if any(edge[1] in joins and edge[0] != (name, len(chain) - 1) for edge in found):
+        if any(edge[1] in joins and edge[0] != (name, len(chain) - 1) for edge in leaving):
             yield f"a join reads the tower '{name}' before its output"
     for key in nodes.keys() - joins:
         if key[0] not in graph.towers or not key[1] < len(graph.towers[key[0]].nodes):

@@ -166,8 +166,8 @@ def keeps_the_schedule(before: BlockGraph, *, at_any_rounds: bool) -> Rule:
 
     ``at_any_rounds`` compares them at one and at two rounds of every loop as well.
     """
-    asked = (None, 1, 2) if at_any_rounds else (None,)
-    schedules = {rounds: _steps_at(before, rounds) for rounds in asked}
+    compared = (None, 1, 2) if at_any_rounds else (None,)
+    schedules = {rounds: _steps_at(before, rounds) for rounds in compared}
 
     def rule(graph: BlockGraph) -> Iterator[str]:
         for rounds, schedule in schedules.items():

@@ -163,7 +163,7 @@ def _cached_layer(layer: Program, kind: str) -> Program:
             continue
         query, *new = node.inputs
         number = f"_{len(past) // 2}"
-        seen = []
+        keys_and_values = []
         for before, after, value in zip(PAST, PRESENT, new, strict=True):
             batch, heads, _, head_dim = value.shape
             past[before + number] = rewriter.value((batch, heads, "past", head_dim))
@@ -171,10 +171,12 @@ def _cached_layer(layer: Program, kind: str) -> Program:
             output = rewriter.add(Append(), past[before + number], value)
             rewriter.nodes[-1] = replace(rewriter.nodes[-1], part=like.part)
             present[after + number] = output
-            seen.append(output)
+            keys_and_values.append(output)
         assert isinstance(node.op, Attention)
         attention = replace(node.op, causal=False)  # the mask says it
-        rewriter.nodes.append(replace(node, op=attention, inputs=(query, *seen, visible)))
+        rewriter.nodes.append(
+            replace(node, op=attention, inputs=(query, *keys_and_values, visible))
+        )
     inputs = {**layer.inputs, VISIBLE: visible, **past}
     return Program(inputs, tuple(rewriter.nodes), {**layer.outputs, **present})
 

@@ -27,7 +27,7 @@ BlockFunction: TypeAlias = Callable[[Builder, Value, Sides, ModelSpec], Value]
 SideFunction: TypeAlias = Callable[[Builder, Value, Value, ModelSpec], Sides]
 
 
-def no_sides(b: Builder, given: Value, x: Value, spec: ModelSpec) -> Sides:
+def no_sides(b: Builder, inputs: Value, x: Value, spec: ModelSpec) -> Sides:
     """For layers that need nothing but the state."""
     return {}
 
@@ -113,8 +113,8 @@ def layer_kind(name: str) -> LayerKind:
     """
     kind = found_kind(name)
     if not isinstance(kind, LayerKind):
-        place = kind_place(name)
-        raise broken_kind(name, place, f"'{place.attribute}' is not a LayerKind")
+        origin = kind_place(name)
+        raise broken_kind(name, origin, f"'{origin.attribute}' is not a LayerKind")
     return kind
 
 

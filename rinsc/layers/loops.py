@@ -79,11 +79,11 @@ forget_traces.append(_trace_loop.cache_clear)
 def _start(spec: ModelSpec, options: RepeatOptions, state: Shape, cached: bool) -> Program:
     """The state before the first round."""
 
-    def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
-        entry = given["entry"]
+    def run(b: Builder, inputs: dict[str, Value]) -> dict[str, Value]:
+        entry = inputs["entry"]
         with b.part("init"):
             if options.start == "noise":
-                return {"x": b(Noise(), entry, *list(given.values())[1:])}
+                return {"x": b(Noise(), entry, *list(inputs.values())[1:])}
             x = b(ZerosLike(), entry)
             if options.start == "learned":
                 x = b(Add(), x, b(Vector(spec.width, "normal"), entry, name="start"))
@@ -99,14 +99,14 @@ def _before(spec: ModelSpec, options: RepeatOptions, adapters: int, state: Shape
     """Injection, then the adapter."""
     adapter = options.adapter if options.adapter and options.adapter.kind != "gate" else None
 
-    def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
-        x = given["x"]
+    def run(b: Builder, inputs: dict[str, Value]) -> dict[str, Value]:
+        x = inputs["x"]
         if options.inject is not None:
             with b.part("inject"):
-                x = _injected(b, x, given["entry"], options, spec)
+                x = _injected(b, x, inputs["entry"], options, spec)
         if adapter is not None:
             with b.part("adapter"):
-                x = _adapted(b, x, given["index"], adapter, adapters, spec)
+                x = _adapted(b, x, inputs["index"], adapter, adapters, spec)
         return {"x": x}
 
     if options.inject is None and adapter is None:
@@ -160,10 +160,10 @@ def _adapted(
 def _gate(spec: ModelSpec, adapters: int, state: Shape) -> Program:
     """The round's result, with the change that the round made scaled."""
 
-    def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
-        x, y = given["x"], given["y"]
+    def run(b: Builder, inputs: dict[str, Value]) -> dict[str, Value]:
+        x, y = inputs["x"], inputs["y"]
         with b.part("adapter"):
-            gate = b(Row(adapters, (spec.width,), "zeros"), given["index"], name="adapter")
+            gate = b(Row(adapters, (spec.width,), "zeros"), inputs["index"], name="adapter")
             return {"x": b(Add(), y, b(Mul(), b(Sub(), y, x), gate))}
 
     return trace({"x": state, "y": state, "index": ()}, run)

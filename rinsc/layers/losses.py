@@ -59,9 +59,9 @@ def without_losses(program: Program) -> Program:
             nodes.append(replace(node, inputs=inputs))
     outputs = {name: passed.get(value, value) for name, value in program.outputs.items()}
     read = set(outputs.values())
-    kept: list[Node] = []
+    needed: list[Node] = []
     for node in reversed(nodes):
         if node.output in read:
             read.update(node.inputs)
-            kept.append(node)
-    return Program(program.inputs, tuple(reversed(kept)), outputs)
+            needed.append(node)
+    return Program(program.inputs, tuple(reversed(needed)), outputs)

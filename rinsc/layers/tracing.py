@@ -43,7 +43,7 @@ def _require_names_apart(name: str, programs: Programs) -> None:
     """What a block owns at its start and at its end are weights of one module."""
     ends = [programs.enter.get(name), programs.leave.get(name)]
     owned = [node.name for end in ends if end is not None for node in end.nodes if node.name]
-    doubled = [each for each in owned if owned.count(each) > 1]
+    doubled = [name_of_one for name_of_one in owned if owned.count(name_of_one) > 1]
     if doubled:
         message = (
             f"enter and leave of the layer kind '{name}' both have an operation '{doubled[0]}'"
@@ -71,16 +71,16 @@ def _require_tied_table(programs: Programs) -> None:
 
 def _require_tied_parts(spec: ModelSpec, programs: Programs) -> None:
     """Raises `SignatureError` for ``tie`` of a part that the block's layers do not have."""
-    for name, said in spec.block_options.items():
+    for name, own in spec.block_options.items():
         kind = spec.block_kinds[name]
         layers = programs.layers[name]
-        if said.tie is None or all(_weights_of_part(layer, said.tie) for layer in layers):
-            _require_equal_parts(name, said.tie, layers)
+        if own.tie is None or all(_weights_of_part(layer, own.tie) for layer in layers):
+            _require_equal_parts(name, own.tie, layers)
             continue
         options = [option for ref in mentions(spec.signature.body) for option in ref.options]
-        option = next(o for o in options if (o.name, o.value) == ("tie", said.tie))
-        message = f"layers of kind '{kind}' have no part '{said.tie}' with weights to share"
-        hint = f"take tie={said.tie} away, or choose another kind"
+        option = next(o for o in options if (o.name, o.value) == ("tie", own.tie))
+        message = f"layers of kind '{kind}' have no part '{own.tie}' with weights to share"
+        hint = f"take tie={own.tie} away, or choose another kind"
         source = spec.signature.source
         problem = Problem("nothing-to-tie", message, source=source, span=option.span, hint=hint)
         raise SignatureError.of(problem)
@@ -196,12 +196,13 @@ def trace_programs(spec: ModelSpec) -> Programs:
     embed = _trace_embed(spec, kinds)
     shapes = {name: value.shape for name, value in embed.outputs.items()}
 
-    def head(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
+    def head(b: Builder, inputs: dict[str, Value]) -> dict[str, Value]:
         with _code_of(spec.kind), b.of_kind(spec.settings_of(spec.kind)):
-            made = _value(layer_kind(spec.kind).head(b, given["x"], spec), "head")
-            if made.shape[0] != "batch" or made.shape[-1] != spec.vocab_size:
-                raise TypeError(f"a head must give logits (batch, …, vocab_size), not {made.shape}")
-            return {"logits": made}
+            logits = _value(layer_kind(spec.kind).head(b, inputs["x"], spec), "head")
+            if logits.shape[0] != "batch" or logits.shape[-1] != spec.vocab_size:
+                shape = logits.shape
+                raise TypeError(f"a head must give logits (batch, …, vocab_size), not {shape}")
+            return {"logits": logits}
 
     def traced(functions: Mapping[str, BlockFunction | None]) -> dict[str, Program]:
         return {
@@ -225,11 +226,11 @@ def trace_programs(spec: ModelSpec) -> Programs:
 forget_traces.append(trace_programs.cache_clear)
 
 
-def _value(made: object, function: str) -> Value:
+def _value(value: object, function: str) -> Value:
     """What a function of a kind must return."""
-    if not isinstance(made, Value):
-        raise TypeError(f"{function} must return a value, not {type(made).__name__}")
-    return made
+    if not isinstance(value, Value):
+        raise TypeError(f"{function} must return a value, not {type(value).__name__}")
+    return value
 
 
 @contextmanager
@@ -240,15 +241,15 @@ def _code_of(kind: str) -> Iterator[None]:
     except RinscError:
         raise
     except Exception as error:
-        place = kind_place(kind)
-        if place.package == "rinsc":
+        origin = kind_place(kind)
+        if origin.package == "rinsc":
             raise
-        raise broken_kind(kind, place, f"{type(error).__name__}: {error}") from error
+        raise broken_kind(kind, origin, f"{type(error).__name__}: {error}") from error
 
 
 def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
     """The model's own kind makes the state, each kind of a block the side values it needs."""
-    given = model_input(spec)
+    takes = model_input(spec)
     makers: dict[SideFunction, list[str]] = {}
     for name, kind in kinds.items():
         for function in kind.side_functions:
@@ -256,11 +257,12 @@ def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
 
     def embed(b: Builder, values: dict[str, Value]) -> dict[str, Value]:
         with _code_of(spec.kind), b.of_kind(spec.settings_of(spec.kind)):
-            made = {"x": _value(layer_kind(spec.kind).embed(b, values[given.name], spec), "embed")}
+            x = layer_kind(spec.kind).embed(b, values[takes.name], spec)
+            outputs = {"x": _value(x, "embed")}
         for maker, names in makers.items():
             own = [spec.settings_of(name) for name in names]
             with _code_of(names[0]), _named(names[0]), b.of_kind(own[0]):
-                sides = maker(b, values[given.name], made["x"], spec)
+                sides = maker(b, values[takes.name], outputs["x"], spec)
                 if b.read_settings and any(settings != own[0] for settings in own):
                     message = f"the kinds {', '.join(names)} make their side values with one "
                     message += "function and other settings"
@@ -271,17 +273,17 @@ def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
                     free = side not in RESERVED and not side.startswith(RESERVED_PREFIXES)
                     if not free or not side.isidentifier() or iskeyword(side):
                         raise ValueError(f"a side value cannot be called {side!r}")
-                taken = sorted(sides.keys() & made.keys())
-                if taken:
-                    message = f"two layer kinds make a side value '{taken[0]}'"
+                doubled = sorted(sides.keys() & outputs.keys())
+                if doubled:
+                    message = f"two layer kinds make a side value '{doubled[0]}'"
                     hint = "take the same function for both (rinsc.layers.mixing), or rename one"
                     raise GraphError("side-taken", message, hint=hint)
-            made |= sides
+            outputs |= sides
         if any(kind.sees_embedding for kind in kinds.values()):
-            made["embedded"] = made["x"]
-        return made
+            outputs["embedded"] = outputs["x"]
+        return outputs
 
-    return trace({given.name: given.shape}, embed)
+    return trace({takes.name: takes.shape}, embed)
 
 
 @contextmanager
@@ -336,22 +338,22 @@ def _trace_layer(
     """The program of the layer with these numbers, and whether it depends on them."""
     reads = False
 
-    def run(b: Builder, given: dict[str, Value]) -> dict[str, Value]:
+    def run(b: Builder, inputs: dict[str, Value]) -> dict[str, Value]:
         nonlocal reads
-        sides = {name: value for name, value in given.items() if name != "x"}
+        sides = {name: value for name, value in inputs.items() if name != "x"}
         with ExitStack() as stack:
             stack.enter_context(_code_of(kind))
             stack.enter_context(b.of_kind(spec.settings_of(kind)))
             if numbers is not None:
                 stack.enter_context(b.of_layer(*numbers))
-            made = {"x": _value(function(b, given["x"], sides, spec), "a layer")}
+            outputs = {"x": _value(function(b, inputs["x"], sides, spec), "a layer")}
         reads = b.read_index
-        return made
+        return outputs
 
     program = trace(shapes, run)
     if program.outputs["x"].shape != shapes["x"]:
-        found = program.outputs["x"].shape
-        message = f"a layer of kind '{kind}' turns {shapes['x']} into {found}"
+        shape = program.outputs["x"].shape
+        message = f"a layer of kind '{kind}' turns {shapes['x']} into {shape}"
         hint = "a layer must give the state back in the shape it came"
         raise GraphError("layer-changes-shape", message, hint=hint)
     return program, reads

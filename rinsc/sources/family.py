@@ -118,9 +118,9 @@ def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
 def tensor_names(family: Family, graph: BlockGraph) -> dict[str, str]:
     """Their name of each of our tensors; layers are counted over the blocks in their order."""
     names = {name: family.frame[name] for name in weight_shapes(graph) if name in family.frame}
-    for place, prefix in enumerate(_layer_prefixes(graph)):
+    for index, prefix in enumerate(_layer_prefixes(graph)):
         for ours, theirs in family.layer.items():
-            names[prefix + ours] = theirs.format(layer=place)
+            names[prefix + ours] = theirs.format(layer=index)
     return names
 
 
@@ -165,9 +165,9 @@ def _layer_prefixes(graph: BlockGraph) -> Iterator[str]:
 
 def _unsupported(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:
     for key, value in family.required.items():
-        given = config.get(key, value)
-        if given != value:
-            message = f"'{key}' is {given!r:.60}, and only {value!r} is computed"
+        own = config.get(key, value)
+        if own != value:
+            message = f"'{key}' is {own!r:.60}, and only {value!r} is computed"
             yield _problem("unsupported-value", message, key)
 
 
@@ -180,6 +180,6 @@ def _unknown(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:
 
 
 def _problem(code: str, message: str, key: str | None = None) -> Problem:
-    place = None if key is None else f"config.json: {key}"
+    location = None if key is None else f"config.json: {key}"
     hint = "this checkpoint is of another architecture than the family"
-    return Problem(code, message, place=place, hint=hint)
+    return Problem(code, message, place=location, hint=hint)

@@ -57,15 +57,15 @@ def to_figure(svg: str, form: Literal["png", "pdf"]) -> bytes:
 
 def _patterns(root: ElementTree.Element) -> dict[str, tuple[str, str, int, float]]:
     """By name: fill, colour of the stripes, their angle from upright, their spacing."""
-    found = {}
-    for each in root.iter(_name("pattern")):
-        ground, stripe = each.iter(_name("rect"))
-        (angle,) = _NUMBERS.findall(each.attrib["patternTransform"])
-        found[f"url(#{each.attrib['id']})"] = (
+    patterns = {}
+    for pattern in root.iter(_name("pattern")):
+        ground, stripe = pattern.iter(_name("rect"))
+        (angle,) = _NUMBERS.findall(pattern.attrib["patternTransform"])
+        patterns[f"url(#{pattern.attrib['id']})"] = (
             *(ground.attrib["fill"], stripe.attrib["fill"]),
-            *(int(angle), float(each.attrib["width"])),
+            *(int(angle), float(pattern.attrib["width"])),
         )
-    return found
+    return patterns
 
 
 def _name(tag: str) -> str:

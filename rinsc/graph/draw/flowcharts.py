@@ -76,9 +76,9 @@ class Flow:
 
 def flows(graph: Drawn, param_counts: Mapping[str, int]) -> list[Flow]:
     """The towers in order, each with its items; a block drawn before is marked as shared."""
-    numbers, seen = count(1), set[str]()
+    numbers, drawn = count(1), set[str]()
     return [
-        Flow(name, _items(tower, param_counts, numbers, seen))
+        Flow(name, _items(tower, param_counts, numbers, drawn))
         for name, tower in towers_of(graph).items()
     ]
 
@@ -106,19 +106,19 @@ def back_edge(loop: FlowLoop) -> tuple[str, str]:
 
 
 def _items(
-    graph: BlockGraph, param_counts: Mapping[str, int], numbers: Iterator[int], seen: set[str]
+    graph: BlockGraph, param_counts: Mapping[str, int], numbers: Iterator[int], drawn: set[str]
 ) -> tuple[FlowItem, ...]:
     items: list[FlowItem] = []
     for step in shorten(graph):
         number = next(numbers)
         if isinstance(step, Visit):
-            lines = _lines(graph, step, param_counts, shared=step.block in seen)
+            lines = _lines(graph, step, param_counts, shared=step.block in drawn)
             items.append(FlowNode(f"visit{number}", step.block, lines))
-            seen.add(step.block)
+            drawn.add(step.block)
         elif isinstance(step, Elided):
             items.append(FlowNode(f"more{number}", None, (f"… {step.steps} more steps …",)))
         else:
-            body = _items(step.body, param_counts, numbers, seen)
+            body = _items(step.body, param_counts, numbers, drawn)
             items.append(FlowLoop(f"loop{number}", step.name, step.rounds, step.options.text, body))
     return tuple(items)
 

@@ -55,8 +55,8 @@ def times_text(rounds: int) -> str:
 
 def visit_text(visit: Visit) -> str:
     """How a visit runs its layers; nothing for the usual way."""
-    each = f"each {times_text(visit.each)}" if visit.each > 1 else ""
-    return ", ".join(filter(None, (each, "reversed" if visit.reverse else "")))
+    repeated = f"each {times_text(visit.each)}" if visit.each > 1 else ""
+    return ", ".join(filter(None, (repeated, "reversed" if visit.reverse else "")))
 
 
 def block_text(block: Block, spec: ModelSpec) -> str:
@@ -69,9 +69,9 @@ def params_text(count: int) -> str:
     return plural(count, "parameter", short_number(count))
 
 
-def cut(words: str, length: int) -> str:
+def cut(line: str, length: int) -> str:
     """The words, shortened to ``length`` characters where they are longer."""
-    return words if len(words) <= length else words[: max(length - 1, 0)] + "…"
+    return line if len(line) <= length else line[: max(length - 1, 0)] + "…"
 
 
 def first_layers(graph: Drawn) -> dict[str, int]:

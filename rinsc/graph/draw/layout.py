@@ -88,12 +88,12 @@ class Layout:
     arcs: list[Arc] = field(default_factory=list)
 
 
-def arrange(graph: BlockGraph, seen: set[str] | None = None) -> Layout:
+def arrange(graph: BlockGraph, drawn: set[str] | None = None) -> Layout:
     """Detailed boxes where they fit into `MAX_DETAILED_ROWS`, else compact ones.
 
-    ``seen`` are blocks that are drawn already; those of this graph are added.
+    ``drawn`` are blocks that are drawn already; those of this graph are added.
     """
-    seen = set() if seen is None else seen
+    drawn = set() if drawn is None else drawn
     steps = shorten(graph)
     rows, style = _rows(steps, DETAILED), DETAILED
     widest = max(_width_of(row, DETAILED) for row in rows)
@@ -106,7 +106,7 @@ def arrange(graph: BlockGraph, seen: set[str] | None = None) -> Layout:
         bottom = y + style.box_height / 2
         x: float = END_WIDTH + style.gap
         for step in row:
-            x = _place(step, x, y, layout, seen) + style.gap
+            x = _place(step, x, y, layout, drawn) + style.gap
         layout.rows.append(Row(END_WIDTH, x, y, bottom))
         layout.height = bottom
         layout.width = max(layout.width, x)
@@ -164,25 +164,25 @@ def _arc_levels(loop: Loop) -> int:
     return 1 + _levels(shorten(loop.body))
 
 
-def _place(step: Shown, x: float, y: float, layout: Layout, seen: set[str]) -> float:
+def _place(step: Shown, x: float, y: float, layout: Layout, drawn: set[str]) -> float:
     """Put a step with its left edge at ``x``; gives its right edge."""
     style = layout.style
     if isinstance(step, Loop):
-        return _place_loop(step, x, y, layout, seen)
+        return _place_loop(step, x, y, layout, drawn)
     width = _box_width(step, style)
     if isinstance(step, Visit):
-        layout.boxes.append(Box(x, y, width, step, step.block in seen))
-        seen.add(step.block)
+        layout.boxes.append(Box(x, y, width, step, step.block in drawn))
+        drawn.add(step.block)
     else:
         layout.boxes.append(Box(x, y, width, None, text=f"+{step.steps}"))
     return x + width
 
 
-def _place_loop(loop: Loop, x: float, y: float, layout: Layout, seen: set[str]) -> float:
+def _place_loop(loop: Loop, x: float, y: float, layout: Layout, drawn: set[str]) -> float:
     style = layout.style
     inner = x + FOOT
     for step in shorten(loop.body):
-        inner = _place(step, inner, y, layout, seen) + style.gap
+        inner = _place(step, inner, y, layout, drawn) + style.gap
     right = inner - style.gap + FOOT
     top = y - style.box_height / 2 - ARC_STEP * _arc_levels(loop) + ARC_STEP / 2
     layout.arcs.append(Arc(x, right, y, top, loop.name, loop.rounds, loop.options.text))
@@ -248,7 +248,7 @@ def arrow_right(x: float, y: float) -> str:
 
 
 def text(
-    words: str,
+    line: str,
     x: float,
     y: float,
     size: float,
@@ -260,22 +260,22 @@ def text(
     weight = ' font-weight="700"' if bold else ""
     return (
         f'<text x="{num(x)}" y="{num(y)}" font-size="{num(size)}"{weight} fill="{fill}" '
-        f'text-anchor="{anchor}">{escape(words)}</text>'
+        f'text-anchor="{anchor}">{escape(line)}</text>'
     )
 
 
 def fit(
-    words: str, room: float, size: float, smallest: float, *, bold: bool = False
+    line: str, room: float, size: float, smallest: float, *, bold: bool = False
 ) -> tuple[str, float]:
     """The words, cut short where even the smallest size is too wide, and a size that fits."""
     advance = BOLD_ADVANCE if bold else ADVANCE
-    shown = cut(words, max(1, int(room / (advance * smallest))))
+    shown = cut(line, max(1, int(room / (advance * smallest))))
     return shown, min(size, room / (advance * max(len(shown), 1)))
 
 
-def wrap(words: str, room: float, size: float) -> list[str]:
+def wrap(line: str, room: float, size: float) -> list[str]:
     """The words in lines that fit; a break may stand anywhere in what has no spaces."""
-    return textwrap.wrap(words, max(1, int(room / (ADVANCE * size))), subsequent_indent="    ")
+    return textwrap.wrap(line, max(1, int(room / (ADVANCE * size))), subsequent_indent="    ")
 
 
 def num(number: float) -> str:

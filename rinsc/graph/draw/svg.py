@@ -74,21 +74,21 @@ def legend(
     for index, block in enumerate(graph.blocks.values()):
         x, y = _corner(index, columns, width)
         count = param_counts.get(block.name)
-        words = " · ".join([layers_text(block.layers), *([params_text(count)] if count else [])])
+        label = " · ".join([layers_text(block.layers), *([params_text(count)] if count else [])])
         name, size = fit(block.name, _CHIP_WIDTH - 6, 15, 7, bold=True)
         colour = colours[block.name]
         yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, fill_of(colour))
         yield text(name, x + _CHIP_WIDTH / 2, y + 12 + 0.36 * size, size, colour.text, bold=True)
-        yield _words(words, x, y)
+        yield _words(label, x, y)
     if shared:
         x, y = _corner(len(graph.blocks), columns, width)
         yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, PAPER, LINE, dashed=True)
         yield _words("shared, drawn before", x, y)
 
 
-def notes(words: Iterable[str], width: float) -> tuple[list[str], float]:
+def notes(sentences: Iterable[str], width: float) -> tuple[list[str], float]:
     """Sentences below the picture, in lines that fit, and how high they are together."""
-    lines = [line for each in words for line in wrap(each, width, NOTE_SIZE)]
+    lines = [line for sentence in sentences for line in wrap(sentence, width, NOTE_SIZE)]
     drawn = [
         text(line, 0, NOTE_HEIGHT * (index + 0.7), NOTE_SIZE, MUTED, anchor="start")
         for index, line in enumerate(lines)
@@ -107,8 +107,8 @@ def _corner(index: int, columns: int, width: float) -> tuple[float, float]:
     return (width - cell * columns) / 2 + column * cell, row * CELL_HEIGHT
 
 
-def _words(words: str, x: float, y: float) -> str:
-    shown, size = fit(words, CELL_WIDTH - _CHIP_WIDTH - 18, 13, 8)
+def _words(label: str, x: float, y: float) -> str:
+    shown, size = fit(label, CELL_WIDTH - _CHIP_WIDTH - 18, 13, 8)
     return text(shown, x + _CHIP_WIDTH + 10, y + 17, size, INK, anchor="start")
 
 
@@ -167,8 +167,8 @@ def _details(box: Box, facts: Facts, colour: Colour) -> Iterator[str]:
     lift = 12 * (len(facts.lines) - 2)  # three lines need more room than two
     name, size = fit(facts.name + facts.mark, room, 38 - lift, 12, bold=True)
     yield text(name, _middle(box), box.y - 6 - lift, size, colour.text, bold=True)
-    for index, words in enumerate(facts.lines):
-        shown, size = fit(words, room, 12.5, 8)
+    for index, label in enumerate(facts.lines):
+        shown, size = fit(label, room, 12.5, 8)
         yield text(shown, _middle(box), box.y + 20 - lift + 18 * index, size, colour.text)
 
 
@@ -191,8 +191,8 @@ def to_svg(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     of many visits has small boxes in several rows, and a legend. Options of a repeat for which
     there is no room at its arc stand below the picture.
     """
-    colours, towers, seen = block_colours(graph), towers_of(graph), set[str]()
-    layouts = {name: arrange(tower, seen) for name, tower in towers.items()}
+    colours, towers, drawn = block_colours(graph), towers_of(graph), set[str]()
+    layouts = {name: arrange(tower, drawn) for name, tower in towers.items()}
     inner = max(MIN_WIDTH, *(layout.width for layout in layouts.values()))
     width, height = inner + 2 * MARGIN, float(MARGIN + HEAD_HEIGHT)
     body: list[str] = []
@@ -239,8 +239,8 @@ def _tower(
         body.append(_group(MARGIN, height, cells))
         height += legend_height(graph, inner, shared=shared) + MARGIN / 2
     if footnotes:
-        words = [f"[{number}] {_title(arc)}" for arc, number in footnotes.items()]
-        lines_of_notes, notes_height = notes(words, inner)
+        sentences = [f"[{number}] {_title(arc)}" for arc, number in footnotes.items()]
+        lines_of_notes, notes_height = notes(sentences, inner)
         body.append(_group(MARGIN, height, lines_of_notes))
         height += notes_height + MARGIN / 2
     return body, height

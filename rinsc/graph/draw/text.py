@@ -33,10 +33,10 @@ def tree_lines(graph: Drawn, param_counts: Mapping[str, int]) -> list[str]:
 
     Of several towers, a tree for each below its name.
     """
-    lines, seen = [cut(graph.spec.text, 100)], set[str]()
+    lines, drawn = [cut(graph.spec.text, 100)], set[str]()
     for name, tower in towers_of(graph).items():
         lines += ["", f"{name}  {tower.spec.kind}"] if name else []
-        lines += _branches(tower, param_counts, seen)
+        lines += _branches(tower, param_counts, drawn)
     shared = shared_text(graph)
     return [*lines, "", shared] if shared else lines
 
@@ -73,25 +73,25 @@ def _schedule(graph: BlockGraph, starts: Mapping[str, int], width: int) -> list[
     return [*lines, f"… and {left_out} more visits"] if left_out else lines
 
 
-def _branches(graph: BlockGraph, param_counts: Mapping[str, int], seen: set[str]) -> list[str]:
+def _branches(graph: BlockGraph, param_counts: Mapping[str, int], drawn: set[str]) -> list[str]:
     lines: list[str] = []
     steps = shorten(graph)
     for index, step in enumerate(steps):
         last = index == len(steps) - 1
         branch, trunk = ("└─ ", "   ") if last else ("├─ ", "│  ")
         if isinstance(step, Visit):
-            own = "shared" if step.block in seen else params_text(param_counts[step.block])
+            own = "shared" if step.block in drawn else params_text(param_counts[step.block])
             block = graph.blocks[step.block]
             special = (block_text(block, graph.spec), visit_text(step))
             facts = ", ".join(filter(None, (layers_text(block.layers), own, *special)))
             lines.append(f"{branch}{step.block}  {facts}")
-            seen.add(step.block)
+            drawn.add(step.block)
         elif isinstance(step, Elided):
             lines.append(f"{branch}… {step.steps} more steps")
         else:
             options = f"  {{{step.options.text}}}" if step.options.text else ""
             lines.append(f"{branch}{times_text(step.rounds)}  repeat {step.name}{options}")
-            lines += [trunk + line for line in _branches(step.body, param_counts, seen)]
+            lines += [trunk + line for line in _branches(step.body, param_counts, drawn)]
     return lines
 
 
