@@ -33,6 +33,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("eval", "rinsc.cli.eval:eval_", "Quality by rounds, tasks, and whether recursion paid off."),
     ("generate", "rinsc.cli.generate:generate_", "Continue a text with a trained model."),
     ("bench", "rinsc.cli.bench:bench_", "An exported model's speed, memory and quality by rounds."),
+    ("study", "rinsc.cli.study:study", "Many runs from one plan, and what they show."),
     ("fit", "rinsc.cli.fit:fit_", "The scaling law of runs, and what it predicts."),
     ("demo", "rinsc.cli.demo:demo", "The whole path once: costs, training, ONNX, comparison."),
     ("doctor", "rinsc.cli.doctor:doctor", "What is installed, what really loads, what is broken."),

@@ -20,7 +20,7 @@ from rinsc.cli.train_options import (
 from rinsc.cli.values import Count, Listed, listed, option_values, share_bindings
 from rinsc.errors import UsageError, plural
 from rinsc.extras import TO_TRAIN, require
-from rinsc.layers.kind import require_language_model
+from rinsc.objectives import OBJECTIVES
 from rinsc.scalars import exact, rounded_flops
 from rinsc.verbs.models import find_run, is_run, is_signature
 
@@ -111,11 +111,11 @@ def train(
     spec = options.spec(model) if source is None else _spec_like_source(source, model, options)
     with option_values():
         budgets = _budget(budget, steps, tokens, flops)
-        if given["objective"] == "next_token":  # which is known before torch is there
-            require_language_model(spec)
+        OBJECTIVES[given["objective"]].check_model(spec)
     require(*TO_TRAIN)
+    from rinsc.training.budget import run_config
     from rinsc.training.devices import find_devices
-    from rinsc.training.start import planned_run, run_config, vocabulary_of
+    from rinsc.training.start import planned_run, vocabulary_of
 
     if tokenizer is not None and not options.names_vocabulary(model):
         spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))

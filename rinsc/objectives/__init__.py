@@ -13,6 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from rinsc.errors import SpecError
+from rinsc.layers.kind import layer_kind, require_language_model
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -147,9 +150,6 @@ class Objective(Protocol):
     too_few: str  # said where these are too few for an interval
     noise: str  # that an interval over pieces covers: the draw of what
 
-    def check_model(self, spec: ModelSpec) -> None:
-        """Raises SpecError for a model that does not have the ports: input and output."""
-
     def dimensions(self, data: str) -> Mapping[str, Any]:
         """The dimensions that the data gives to a model that does not say its own."""
 
@@ -177,10 +177,6 @@ class Objective(Protocol):
     def targets(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """How many numbers the loss of a batch is the sum of."""
 
-    def loss_flops(self, graph: BlockGraph, batch: int) -> int:
-        """FLOPs of the loss of a step beside those of the model, by the convention of the costs:
-        matrix products alone."""
-
     def held_out(self, data: Any, settings: Settings) -> HeldOut: ...
 
     def measure(
@@ -198,15 +194,73 @@ class Objective(Protocol):
         """What the figures of so many held-out examples are of, in words."""
 
 
+def percent(value: float) -> str:
+    """A share as a person reads it: ``12.50 %``."""
+    return f"{100 * value:.2f} %"
+
+
+def no_products(graph: BlockGraph, batch: int) -> int:
+    """The FLOPs of a loss without matrix products."""
+    return 0
+
+
+def require_pictures(spec: ModelSpec) -> None:
+    """Raises SpecError for a model that does not take patches of pictures."""
+    takes = layer_kind(spec.kind).takes
+    if takes != "patches":
+        message = f"'{spec.text}' cannot classify pictures: kind '{spec.kind}' takes {takes}"
+        hint = "choose a kind that takes patches, such as vit"
+        raise SpecError("no-classifier", message, place="kind", hint=hint)
+
+
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """What is known of an objective before PyTorch is there; the rest is in its ``module``.
+
+    ``figures`` are what is measured, the main one first: it names the numbers in the metrics of a
+    run. ``check_model`` raises SpecError for a model that does not have the ports, input and
+    output. ``loss_flops`` are those of the loss of a step beside the model's, of a graph and a
+    batch, by the convention of the costs: matrix products alone.
+    """
+
     module: str
-    figure: str  # the main one, which names the numbers in the metrics of a run
+    figures: tuple[Figure, ...]
+    check_model: Callable[[ModelSpec], None]
+    loss_flops: Callable[[BlockGraph, int], int] = no_products
+
+    @property
+    def figure(self) -> str:
+        """The name of the main figure."""
+        return self.figures[0].name
 
 
-OBJECTIVES: Mapping[str, _Row] = {
-    "next_token": _Row("rinsc.objectives.next_token", "bits_per_byte"),
-    "classify": _Row("rinsc.objectives.classify", "accuracy"),
+OBJECTIVES: Mapping[str, Row] = {
+    "next_token": Row(
+        "rinsc.objectives.next_token",
+        figures=(
+            Figure(
+                *("bits_per_byte", "bits/byte", "bits per byte", "{:.4f}".format),
+                apart="{:.4f} bits per byte".format,
+            ),
+            Figure("perplexity", "perplexity", "perplexity", "{:.2f}".format),
+            Figure("accuracy", "accuracy", "accuracy", percent, less_is_better=False),
+        ),
+        check_model=require_language_model,
+    ),
+    "classify": Row(
+        "rinsc.objectives.classify",
+        figures=(
+            Figure(
+                *("accuracy", "accuracy", "accuracy", percent),
+                less_is_better=False,
+                apart=lambda value: f"{100 * value:.2f} points of accuracy",
+            ),
+            Figure("low", "95 % from", "low end", percent, False),
+            Figure("high", "to", "high end", percent, False),
+            Figure("loss", "loss", "nats per picture", "{:.4f}".format),
+        ),
+        check_model=require_pictures,
+    ),
 }
 
 
@@ -219,5 +273,5 @@ def objective(name: str) -> Objective:
 
 def figure(name: str) -> Figure:
     """The main figure of the objective whose main figure is called so."""
-    (owner,) = (each for each, row in OBJECTIVES.items() if row.figure == name)
-    return objective(owner).figures[0]
+    (found,) = (row.figures[0] for row in OBJECTIVES.values() if row.figure == name)
+    return found

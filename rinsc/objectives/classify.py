@@ -27,9 +27,9 @@ from rinsc.data.batches import evenly_spaced
 from rinsc.errors import DataError, SpecError, did_you_mean, plural, setting
 from rinsc.extras import require
 from rinsc.formats import TrainingPrecision
-from rinsc.graph import BlockGraph, Rounds
-from rinsc.layers import layer_kind, model_input
-from rinsc.objectives import Figure, Observe, Part, Pieces, Request, Settings
+from rinsc.graph import Rounds
+from rinsc.layers import model_input
+from rinsc.objectives import OBJECTIVES, Observe, Part, Pieces, Request, Settings
 from rinsc.spec import ModelSpec
 
 HELD_OUT_EVERY = 5  # pictures
@@ -283,26 +283,7 @@ class Classify:
 
     name = "classify"
     piece, too_few, noise = "picture", "too few pictures", "pictures"
-    figures = (
-        Figure(
-            "accuracy",
-            "accuracy",
-            "accuracy",
-            lambda value: f"{100 * value:.2f} %",
-            less_is_better=False,
-            apart=lambda value: f"{100 * value:.2f} points of accuracy",
-        ),
-        Figure("low", "95 % from", "low end", lambda value: f"{100 * value:.2f} %", False),
-        Figure("high", "to", "high end", lambda value: f"{100 * value:.2f} %", False),
-        Figure("loss", "loss", "nats per picture", "{:.4f}".format),
-    )
-
-    def check_model(self, spec: ModelSpec) -> None:
-        takes = layer_kind(spec.kind).takes
-        if takes != "patches":
-            message = f"'{spec.text}' cannot classify pictures: kind '{spec.kind}' takes {takes}"
-            hint = "choose a kind that takes patches, such as vit"
-            raise SpecError("no-classifier", message, place="kind", hint=hint)
+    figures = OBJECTIVES["classify"].figures
 
     def dimensions(self, data: str) -> Mapping[str, Any]:
         pictures = load_pictures(data)
@@ -355,9 +336,6 @@ class Classify:
 
     def targets(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.tensor(len(batch["labels"]))
-
-    def loss_flops(self, graph: BlockGraph, batch: int) -> int:
-        return 0
 
     def held_out(self, data: Pictures, settings: Settings) -> PictureSet:
         return self._set(data, data.is_held_out, settings)

@@ -33,9 +33,8 @@ from rinsc.data.documents import Source
 from rinsc.data.tokenizer import BytePairTokenizer, load_tokenizer, tokenizer_from_state
 from rinsc.errors import SpecError, plural, setting
 from rinsc.formats import TrainingPrecision
-from rinsc.graph import BlockGraph, Rounds
-from rinsc.layers.kind import require_language_model
-from rinsc.objectives import Figure, Observe, Part, Pieces, Request, Settings
+from rinsc.graph import Rounds
+from rinsc.objectives import OBJECTIVES, Observe, Part, Pieces, Request, Settings
 from rinsc.progress import PreparationProgress, Progress
 from rinsc.spec import ModelSpec
 
@@ -235,23 +234,7 @@ class NextToken:
 
     name = "next_token"
     piece, too_few, noise = "window", "too little text", "text"
-    figures = (
-        Figure(
-            *("bits_per_byte", "bits/byte", "bits per byte", "{:.4f}".format),
-            apart="{:.4f} bits per byte".format,
-        ),
-        Figure("perplexity", "perplexity", "perplexity", "{:.2f}".format),
-        Figure(
-            "accuracy",
-            "accuracy",
-            "accuracy",
-            lambda value: f"{100 * value:.2f} %",
-            less_is_better=False,
-        ),
-    )
-
-    def check_model(self, spec: ModelSpec) -> None:
-        require_language_model(spec)
+    figures = OBJECTIVES["next_token"].figures
 
     def dimensions(self, data: str) -> Mapping[str, Any]:
         return {}
@@ -298,9 +281,6 @@ class NextToken:
 
     def targets(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return batch["shift_labels"].ne(NO_TARGET).sum()
-
-    def loss_flops(self, graph: BlockGraph, batch: int) -> int:
-        return 0
 
     def held_out(self, data: TokenizedCorpus, settings: Settings) -> HeldOut:
         return held_out_windows(data, settings.sequence_length)

@@ -1,7 +1,13 @@
 """Studies: many runs at one or several budgets, and what can be claimed of them."""
 
-from rinsc.extras import face
+from rinsc.extras import TO_TRAIN, face
 
-_HOMES = ("rinsc.study.laws", "rinsc.study.ranking", "rinsc.study.scaling")
+_NEEDS = {
+    **dict.fromkeys(
+        (f"{__name__}.{module}" for module in ("laws", "ranking", "report", "scaling")),
+        ("numpy", "scipy"),
+    ),
+    "rinsc.study.working": TO_TRAIN,
+}
 
-__all__, __getattr__ = face(__name__, __file__, dict.fromkeys(_HOMES, ("numpy", "scipy")))
+__all__, __getattr__ = face(__name__, __file__, _NEEDS)

@@ -1,11 +1,19 @@
+from rinsc.study.folder import RunState as RunState
 from rinsc.study.laws import LawReport as LawReport
 from rinsc.study.laws import fit_laws as fit_laws
 from rinsc.study.laws import read_points as read_points
+from rinsc.study.plan import Plan as Plan
+from rinsc.study.plan import plan_study as plan_study
+from rinsc.study.plan import read_plan as read_plan
+from rinsc.study.plan import write_plan as write_plan
 from rinsc.study.ranking import Ranking as Ranking
 from rinsc.study.ranking import rank as rank
+from rinsc.study.report import StudyReport as StudyReport
+from rinsc.study.report import study_report as study_report
 from rinsc.study.scaling import Curve as Curve
 from rinsc.study.scaling import Fit as Fit
 from rinsc.study.scaling import Law as Law
 from rinsc.study.scaling import fit as fit
+from rinsc.study.working import run_study as run_study
 
 __all__: list[str]

@@ -1,19 +1,30 @@
-"""What a run may spend, in FLOPs, tokens or steps, and what that is in the other two."""
+"""What a run may spend, in FLOPs, tokens or steps, and the settings that follow from it.
+
+Everything here is known before PyTorch is there.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
+from rinsc.cost.flops import set_rounds
 from rinsc.errors import SpecError, UsageError, setting
+from rinsc.graph import build_graph
+from rinsc.objectives import OBJECTIVES
 from rinsc.scalars import whole_count
 from rinsc.spec import ModelSpec
-from rinsc.training.config import TrainConfig
+from rinsc.training.config import TrainConfig, config_from_mapping
 from rinsc.training.schedules import Depths
 
+MAX_WARMUP, WARMUP_SHARE = 50, 0.1  # steps, and of all steps
+DEFAULT_STEPS = 1000
+
 Unit = Literal["flops", "tokens", "steps"]
+Settings: TypeAlias = TrainConfig | Mapping[str, Any] | None
 _BUDGET = re.compile(r"(?P<amount>\S+?)\s*(?P<unit>flops|tokens|steps)?", re.IGNORECASE)
 
 
@@ -55,6 +66,51 @@ def budget_from_text(text: str) -> Budget:
         message = f"{setting('budget')} does not take '{text[:60]}': {error}"
         hint = "write 1e18 for FLOPs, or 6e9tokens, or 1000steps"
         raise UsageError("usage", message, hint=hint) from None
+
+
+def run_config(
+    spec: ModelSpec,
+    settings: Settings = None,
+    budget: str | Budget | None = None,
+    baseline: ModelSpec | None = None,
+) -> TrainConfig:
+    """The settings of a run of ``spec`` with the steps that its budget pays for.
+
+    Raises SpecError where they do not fit each other or the model.
+    """
+    if isinstance(budget, str):
+        budget = budget_from_text(budget)
+    warmup: int | None = None
+    if isinstance(settings, TrainConfig):
+        config, warmup = settings, settings.warmup_steps
+    else:
+        values = {"sequence_length": spec.context, "steps": DEFAULT_STEPS, **(settings or {})}
+        config, warmup = config_from_mapping(values), values.get("warmup_steps")
+    check_settings(spec, config)
+    budget = budget or Budget(config.steps, "steps")
+    if baseline is None:
+        config = with_budget(config, spec, budget)
+    else:
+        plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
+        steps = with_budget(plain, baseline, budget).steps
+        config = matched(dataclasses.replace(config, steps=steps), spec, baseline)
+    if warmup is None:
+        warmup = min(MAX_WARMUP, int(config.steps * WARMUP_SHARE))
+    return dataclasses.replace(config, warmup_steps=warmup)
+
+
+def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
+    """Raises SpecError where the model has other ports or the settings do not fit it, and
+    GraphError for rounds that it cannot run or train."""
+    OBJECTIVES[config.objective].check_model(spec)
+    if config.sequence_length > spec.context:
+        message = f"sequence_length {config.sequence_length} is beyond the context {spec.context}"
+        hint = "shorten it, or raise context"
+        raise SpecError("beyond-context", message, hint=hint)
+    graph = build_graph(spec)
+    set_rounds(graph, config.rounds)
+    for _, rounds in config.rounds_schedule:
+        set_rounds(graph, rounds)
 
 
 def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainConfig:

@@ -21,13 +21,13 @@ from rinsc.backends.torch.device import no_device, usable_device
 from rinsc.backends.torch.memory import TrainingStep, require_training_memory
 from rinsc.backends.torch.parallel import Recursed, parallelize
 from rinsc.backends.torch.processes import Result, on_first
-from rinsc.cost.flops import set_rounds
-from rinsc.errors import RinscError, SpecError, UsageError, plural, setting
+from rinsc.errors import RinscError, UsageError, plural, setting
 from rinsc.formats import FORMATS, TrainingPrecision
 from rinsc.graph import build_graph
 from rinsc.graph.towers_graph import rounds_of, towers_of
 from rinsc.objectives import Data, objective
 from rinsc.spec import ModelSpec
+from rinsc.training.budget import check_settings
 from rinsc.training.config import TrainConfig
 from rinsc.training.schedules import most_rounds
 
@@ -237,20 +237,6 @@ def check_fits(
     check_settings(spec, config)
     objective(config.objective).check_data(spec, data, config)
     check_devices(spec, config, devices)
-
-
-def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
-    """Raises SpecError where the model has other ports or the settings do not fit it, and
-    GraphError for rounds that it cannot run or train."""
-    objective(config.objective).check_model(spec)
-    if config.sequence_length > spec.context:
-        message = f"sequence_length {config.sequence_length} is beyond the context {spec.context}"
-        hint = "shorten it, or raise context"
-        raise SpecError("beyond-context", message, hint=hint)
-    graph = build_graph(spec)
-    set_rounds(graph, config.rounds)
-    for _, rounds in config.rounds_schedule:
-        set_rounds(graph, rounds)
 
 
 def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE) -> None:

@@ -20,7 +20,7 @@ from rinsc.errors import CheckpointError, DataError, plural, setting
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import dialled_loops, loop_law
 from rinsc.graph.towers_graph import by_dial, rounds_of
-from rinsc.objectives import objective
+from rinsc.objectives import OBJECTIVES
 from rinsc.spec import model_spec
 from rinsc.storage.files import file_digest, read_json, read_regular_text
 from rinsc.training.checkpoint import (
@@ -270,7 +270,7 @@ def _saved_model(folder: RunFolder) -> SavedModel:
         message = "the folder has a config.json and no model.safetensors"
         raise _error("no-weights", message, folder.path, hint)
     graph = build_graph(folder_spec(folder))
-    objective("next_token").check_model(graph.spec)
+    OBJECTIVES["next_token"].check_model(graph.spec)
     config = TrainConfig(sequence_length=graph.spec.context)
     return SavedModel(folder, graph, config, steps=0, training_flops=0)
 
@@ -343,7 +343,7 @@ def _inputs(folder: RunFolder) -> tuple[BlockGraph, TrainConfig]:
         message = "cannot read the settings of the run"
         raise _error("cannot-read", message, folder.config, "restore the file") from None
     config = config_from_toml(text, place=str(folder.config))
-    objective(config.objective).check_model(graph.spec)
+    OBJECTIVES[config.objective].check_model(graph.spec)
     checked_sequence(graph.spec, config.sequence_length)
     return graph, config
 

@@ -14,7 +14,7 @@ from rinsc.cost.flops import set_rounds
 from rinsc.errors import plural
 from rinsc.graph import BlockGraph, Rounds, build_graph
 from rinsc.graph.law import draw_rounds, drawn_loops, loop_law, noise_seed_of
-from rinsc.objectives import objective
+from rinsc.objectives import OBJECTIVES
 from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig
 
@@ -146,7 +146,7 @@ class Depths:
     def _flops_at(self, rounds: Rounds) -> int:
         key = tuple(rounds.items()) if isinstance(rounds, Mapping) else (("", rounds or 0),)
         if key not in self._flops:
-            of_loss = objective(self._config.objective).loss_flops
+            of_loss = OBJECTIVES[self._config.objective].loss_flops
             self._flops[key] = of_loss(self._graph, self._config.batch_sequences) + training_flops(
                 self._graph,
                 self._config.sequence_length,

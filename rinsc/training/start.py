@@ -36,13 +36,12 @@ from rinsc.progress import Progress, ShownProgress, SilentProgress
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.model import require_spec
 from rinsc.syntax import parse
-from rinsc.training.budget import Budget, Spending, budget_from_text, matched, spending, with_budget
-from rinsc.training.config import TrainConfig, config_from_mapping
+from rinsc.training.budget import Budget, Settings, Spending, run_config, spending
+from rinsc.training.config import TrainConfig
 from rinsc.training.devices import (
     Devices,
     check_devices,
     check_fits,
-    check_settings,
     fast_precision,
     find_devices,
     require_compiler,
@@ -60,12 +59,9 @@ from rinsc.training.run_folder import (
 )
 from rinsc.training.warm_start import Source, check_source, open_source, spec_from
 
-MAX_WARMUP, WARMUP_SHARE = 50, 0.1  # steps, and of all steps
-DEFAULT_STEPS = 1000
 DEFAULT_PRESET = "tiny"
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
-Settings = TrainConfig | Mapping[str, Any] | None
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
@@ -124,37 +120,6 @@ def train(
         overwrite=overwrite,
     )
     return run.run(progress=progress)
-
-
-def run_config(
-    spec: ModelSpec,
-    settings: Settings = None,
-    budget: str | Budget | None = None,
-    baseline: ModelSpec | None = None,
-) -> TrainConfig:
-    """The settings of a run of ``spec`` with the steps that its budget pays for.
-
-    Raises SpecError where they do not fit each other or the model.
-    """
-    if isinstance(budget, str):
-        budget = budget_from_text(budget)
-    warmup: int | None = None
-    if isinstance(settings, TrainConfig):
-        config, warmup = settings, settings.warmup_steps
-    else:
-        values = {"sequence_length": spec.context, "steps": DEFAULT_STEPS, **(settings or {})}
-        config, warmup = config_from_mapping(values), values.get("warmup_steps")
-    check_settings(spec, config)
-    budget = budget or Budget(config.steps, "steps")
-    if baseline is None:
-        config = with_budget(config, spec, budget)
-    else:
-        plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
-        steps = with_budget(plain, baseline, budget).steps
-        config = matched(dataclasses.replace(config, steps=steps), spec, baseline)
-    if warmup is None:
-        warmup = min(MAX_WARMUP, int(config.steps * WARMUP_SHARE))
-    return dataclasses.replace(config, warmup_steps=warmup)
 
 
 def planned_run(

@@ -1,0 +1,214 @@
+"""``rinsc study``: many runs from one plan, and what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from rinsc.cli.output import print_json, print_line, print_note, print_result, print_table
+from rinsc.errors import plural
+from rinsc.extras import TO_TRAIN, require
+
+if TYPE_CHECKING:
+    from rinsc.study.folder import RunState
+    from rinsc.study.plan import Plan
+
+Folder = Annotated[Path, Parameter(name="STUDY", help="The folder of a study.")]
+Output = Annotated[Path | None, Parameter(name=("--output", "-o"))]
+MOST_LISTED = 10  # runs that went wrong
+
+
+def plan_(
+    source: Annotated[Path, Parameter(name="PLAN", help="A TOML file.")],
+    /,
+    *,
+    output: Output = None,
+    json: bool = False,
+) -> None:
+    """Resolve, cost and check every run of a study; nothing is trained.
+
+    Every mistake of every run is told at once. The same plan gives the same runs.
+
+    Parameters
+    ----------
+    output
+        The folder of the study, where the plan is written; without it the plan is only checked.
+    json
+        Print the plan as JSON.
+    """
+    from rinsc.study.plan import plan_study, write_plan
+
+    plan = plan_study(source)
+    if output is not None:
+        write_plan(plan, output)
+    if json:
+        print_json(plan.facts())
+        return
+    _print_plan(plan)
+    if output is not None:
+        print_note(f"next: rinsc study run {output}")
+
+
+def run(
+    folder: Folder,
+    /,
+    *,
+    workers: int | None = None,
+    threads: int = 1,
+    json: bool = False,
+) -> int:
+    """Do the runs of a study on this machine; repeat the command to go on.
+
+    Parameters
+    ----------
+    workers
+        Runs at a time; one for each core if not given.
+    threads
+        Of each worker.
+    json
+        Print the outcome of every run as JSON.
+    """
+    require(*TO_TRAIN)
+    from rinsc.study.working import run_study
+
+    states = run_study(folder, workers=workers, threads=threads)
+    _print_states(states, json=json)
+    return 0 if all(each.state != "failed" for each in states) else 1
+
+
+def work(
+    folder: Folder,
+    /,
+    *,
+    only: Annotated[str | None, Parameter(name="--run")] = None,
+) -> None:
+    """Do runs of a study until none is left, beside other workers of the same folder.
+
+    This is what a job of a cluster calls; rinsc study run starts such workers on one machine.
+
+    Parameters
+    ----------
+    only
+        The name of one run, or its number in the plan from 0 on.
+    """
+    require(*TO_TRAIN)
+    from rinsc.study.working import work as do_work
+
+    print_note(f"{plural(do_work(folder, only=only), 'run')} done")
+
+
+def status(folder: Folder, /, *, json: bool = False) -> None:
+    """How far a study is, read from its run folders.
+
+    Parameters
+    ----------
+    json
+        Print the state of every run as JSON.
+    """
+    from rinsc.study.folder import StudyFolder, study_states
+    from rinsc.study.plan import read_plan
+
+    plan = read_plan(folder)
+    _print_states(study_states(StudyFolder(folder), plan), json=json)
+
+
+def report(
+    folder: Folder,
+    /,
+    *,
+    output: Output = None,
+    json: bool = False,
+) -> None:
+    """Rank the variants of a study at each budget, and fit their scaling laws.
+
+    Parameters
+    ----------
+    output
+        Write the report: a file with the suffix .csv, .json or .html.
+    json
+        Print the report as JSON.
+    """
+    require("numpy", "scipy")
+    from rinsc.study.report import study_report
+
+    found = study_report(folder)
+    if output is not None:
+        found.save(output)
+        print_note(f"wrote {output}")
+    if json:
+        print_json(found.facts())
+        return
+    for title, heads, rows in found.tables():
+        print_line(title, style="bold")
+        print_table(heads, rows, left=(0, len(heads) - 1))
+        print_line()
+    for line in found.notes:
+        print_line(line)
+
+
+def _print_plan(plan: Plan) -> None:
+    from rinsc.scalars import exact, rounded_count, rounded_flops
+
+    if plan.title:
+        print_line(plan.title, style="bold")
+    rows = []
+    for variant in plan.variants:
+        runs = [run for run in plan.runs if run.variant == variant.name]
+        steps = sorted({run.config.steps for run in runs})
+        rows.append(
+            (
+                variant.name,
+                rounded_count(variant.parameters),
+                exact(len(runs)),
+                f"{steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else f"{steps[0]:,}",
+                rounded_flops(sum(run.training_flops for run in runs)),
+            )
+        )
+    print_table(("variant", "parameters", "runs", "steps", "training"), rows)
+    for note in plan.notes:
+        print_line(f"note: {note}")
+    print_line(
+        f"{plural(len(plan.runs), 'run')} on {plan.data}, {rounded_flops(plan.training_flops)} "
+        f"of training; plan {plan.digest}"
+    )
+
+
+def _print_states(states: list[RunState], *, json: bool) -> None:
+    from rinsc.study.folder import counted
+
+    if json:
+        print_json(
+            [
+                {
+                    "run": each.run.name,
+                    "variant": each.run.variant,
+                    "budget": each.run.budget,
+                    "seed": each.run.seed,
+                    "state": each.state,
+                    "figure": each.figure,
+                    "message": each.message or None,
+                }
+                for each in states
+            ]
+        )
+        return
+    counts = [f"{count} {state}" for state, count in counted(states).items() if count]
+    print_result(f"{plural(len(states), 'run')}: {', '.join(counts)}")
+    wrong = [each for each in states if each.state in ("diverged", "failed")]
+    for each in wrong[:MOST_LISTED]:
+        print_result(f"{each.state}: {each.run.words}: {each.message}")
+    if len(wrong) > MOST_LISTED:
+        print_result(f"and {len(wrong) - MOST_LISTED} more: see --json")
+
+
+study = App(name="study", help="Many runs from one plan, and what they show.")
+for function, name in (
+    (plan_, "plan"),
+    (run, "run"),
+    (status, "status"),
+    (report, "report"),
+    (work, "work"),
+):
+    study.command(function, name=name)

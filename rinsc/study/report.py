@@ -1,0 +1,197 @@
+"""What a study shows: rankings at each budget, scaling laws over budgets, and what went wrong.
+
+Everything is read from the run folders, so that the same runs give the same report.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rinsc.errors import RinscError, UsageError, setting
+from rinsc.objectives import OBJECTIVES
+from rinsc.storage.files import write_atomically
+from rinsc.study.folder import RunState, StudyFolder, counted, study_states
+from rinsc.study.laws import LawReport, fit_laws, in_words
+from rinsc.study.plan import Plan, read_plan
+from rinsc.study.ranking import Ranking, rank
+from rinsc.study.scaling import LEAST_BUDGETS, Curve
+
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, heads, rows
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """The runs of a study, a ranking for each budget that has one, and laws where there are budgets
+    enough. ``notes`` say what could not be done, and why."""
+
+    plan: Plan
+    states: tuple[RunState, ...]
+    rankings: Mapping[str, Ranking]
+    laws: LawReport | None
+    notes: tuple[str, ...]
+
+    @property
+    def figure(self) -> str:
+        """The name of the main figure, as the metrics of a run have it."""
+        return OBJECTIVES[self.plan.runs[0].config.objective].figure
+
+    def facts(self) -> dict[str, object]:
+        """The report as plain data."""
+        return {
+            "title": self.plan.title,
+            "plan": self.plan.digest,
+            "baseline": self.plan.baseline,
+            "figure": self.figure,
+            "states": counted(list(self.states)),
+            "rankings": {budget: _ranking(found) for budget, found in self.rankings.items()},
+            "laws": None if self.laws is None else self.laws.facts(),
+            "notes": list(self.notes),
+            "runs": [dict(zip(RUN_COLUMNS, row, strict=True)) for row in self.run_rows()],
+        }
+
+    def tables(self) -> list[Table]:
+        """The rankings, as a person reads them."""
+        heads = ("variant", "runs", "parameters", self.figure, "gap", "95 %, all together", "")
+        return [
+            (
+                f"At {budget}, baseline {found.baseline}: a run's noise is {found.run_sd:.4f}, "
+                f"gaps of {found.least_gap:.4f} are seen",
+                heads,
+                [
+                    (
+                        item.variant,
+                        str(item.runs),
+                        f"{self.plan.variant(item.variant).parameters:,}",
+                        f"{item.loss:.4f}",
+                        f"{item.gap:+.4f}",
+                        f"{item.low:+.4f} to {item.high:+.4f}",
+                        _words(item.variant == found.baseline, item.reading, item.ties_best),
+                    )
+                    for item in found.ranks
+                ],
+            )
+            for budget, found in self.rankings.items()
+        ]
+
+    def run_rows(self) -> list[tuple[object, ...]]:
+        """A row for each run, under `RUN_COLUMNS`."""
+        return [
+            (
+                *(each.run.name, each.run.variant, each.run.budget, each.run.seed, each.state),
+                self.plan.variant(each.run.variant).parameters,
+                *(each.training_flops or None, each.run.config.tokens),
+                *(each.figure, each.message or None),
+            )
+            for each in self.states
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write the runs as .csv, which ``rinsc fit`` reads, or the report as .json or .html."""
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix == ".csv":
+            text = io.StringIO(newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            heads = [self.figure if head == "figure" else head for head in RUN_COLUMNS]
+            writer.writerow(heads)
+            writer.writerows(
+                [
+                    "nan" if head == self.figure and value is None else value
+                    for head, value in zip(heads, row, strict=True)
+                ]
+                for row in self.run_rows()
+                if row[4] in ("finished", "diverged")
+            )
+            write_atomically(path, text.getvalue())
+        elif suffix == ".json":
+            write_atomically(path, json.dumps(self.facts(), indent=1))
+        else:
+            message = f"a report is written as .csv or .json, not '{path.name}'"
+            raise UsageError("usage", message, hint=f"write {setting('output', '-o')} report.json")
+
+
+RUN_COLUMNS = (
+    *("run", "variant", "budget", "seed", "state", "parameters"),
+    *("training_flops", "tokens", "figure", "message"),
+)
+
+
+def study_report(folder: str | Path) -> StudyReport:
+    """The report of a study's folder, of the runs that are finished. Raises SpecError."""
+    plan = read_plan(folder)
+    states = tuple(study_states(StudyFolder(Path(folder)), plan))
+    notes: list[str] = list(plan.notes)
+    over = sum(each.is_over for each in states)
+    if over < len(states):
+        notes.append(f"{len(states) - over} of {len(states)} runs are not finished")
+    rankings = {}
+    for budget in dict.fromkeys(run.budget for run in plan.runs):
+        try:
+            rankings[budget] = rank(_losses(states, budget), plan.baseline)
+        except RinscError as error:
+            notes.append(f"no ranking at {budget}: {error.message}")
+    laws = None
+    curves = _curves(plan, states)
+    if len({run.budget for run in plan.runs}) >= LEAST_BUDGETS and curves:
+        try:
+            laws = fit_laws(curves, baseline=plan.baseline)
+            notes += in_words(laws)
+        except RinscError as error:
+            notes.append(f"no scaling laws: {error.message}")
+    notes += [
+        f"{each.run.words}, {each.state}: {each.message}"
+        for each in states
+        if each.state in ("failed", "diverged")
+    ]
+    return StudyReport(plan, states, rankings, laws, tuple(notes))
+
+
+def _losses(states: Sequence[RunState], budget: str) -> dict[str, dict[str, float]]:
+    """By variant and seed, lower is better; a diverged run is nan."""
+    found: dict[str, dict[str, float]] = {}
+    for each in states:
+        if each.run.budget == budget and each.state in ("finished", "diverged"):
+            found.setdefault(each.run.variant, {})[str(each.run.seed)] = _loss(each)
+    return found
+
+
+def _loss(state: RunState) -> float:
+    """The figure, or for one of which more is better what is missing from 1."""
+    if state.figure is None:
+        return float("nan")
+    figure = OBJECTIVES[state.run.config.objective].figures[0]
+    return state.figure if figure.less_is_better else 1 - state.figure
+
+
+def _curves(plan: Plan, states: Sequence[RunState]) -> list[Curve]:
+    curves = []
+    for variant in plan.variants:
+        runs = [
+            each for each in states if each.run.variant == variant.name and each.state == "finished"
+        ]
+        if runs:
+            x = tuple(float(each.training_flops) for each in runs)
+            curves.append(Curve(variant.name, x, tuple(map(_loss, runs))))
+    return curves
+
+
+def _ranking(found: Ranking) -> dict[str, object]:
+    return {
+        "run_sd": found.run_sd,
+        "freedom": found.freedom,
+        "critical": found.critical,
+        "least_gap": found.least_gap,
+        "best": list(found.best),
+        "diverged": [list(each) for each in found.diverged],
+        "ranks": [{**vars(item), "reading": item.reading} for item in found.ranks],
+    }
+
+
+def _words(is_baseline: bool, reading: str, ties_best: bool) -> str:
+    words = "baseline" if is_baseline else reading
+    return f"{words}, may be the best" if ties_best else words

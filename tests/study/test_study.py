@@ -1,0 +1,215 @@
+"""Studies that run: killed and repeated, with runs that fail, diverge or are damaged."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rinsc.study.folder import StudyFolder, run_state
+from rinsc.study.plan import plan_study, read_plan, write_plan
+from rinsc.study.report import study_report
+from rinsc.study.working import run_study, work
+from tests.cli.command_line import run_cli
+from tests.study.test_plan import study
+
+TEXT = Path(__file__).resolve().parents[2] / "docs"
+
+
+def planned(folder: Path, **changes: Any) -> Path:
+    settings = {"batch_sequences": 2, "eval_windows": 4, "checkpoint_every": 5}
+    values = {"data": f"text:{TEXT}", "settings": settings, "budgets": ["4e8"], **changes}
+    write_plan(plan_study(study(**values)), folder)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """The digest of each run's weights and of its held-out figures."""
+    found = {}
+    for run in read_plan(folder).runs:
+        place = folder / "runs" / run.name
+        result = json.loads((place / "result.json").read_text())
+        data = (place / "model.safetensors").read_bytes()
+        found[run.name] = hashlib.sha256(data).hexdigest() + str(result["bits_per_byte"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that ran without an interruption, in this process."""
+    folder = planned(tmp_path_factory.mktemp("whole"))
+    assert work(folder) == 6
+    return folder
+
+
+def test_every_run_has_a_result_and_the_report_ranks_them(whole: Path) -> None:
+    report = study_report(whole)
+    assert [each.state for each in report.states] == ["finished"] * 6
+    (ranking,) = report.rankings.values()
+    by_hand: dict[str, list[float]] = {}
+    for run in read_plan(whole).runs:
+        facts = json.loads((whole / "runs" / run.name / "result.json").read_text())
+        by_hand.setdefault(run.variant, []).append(facts["bits_per_byte"])
+    for item in ranking.ranks:
+        assert item.loss == pytest.approx(sum(by_hand[item.variant]) / 2)
+    assert work(whole) == 0  # nothing is left
+
+
+def test_killed_coordinators_and_workers_change_no_bit(whole: Path, tmp_path: Path) -> None:
+    folder, chance = planned(tmp_path / "killed"), random.Random(0)
+    command = [sys.executable, "-m", "rinsc", "study", "run", str(folder), "--workers", "2"]
+    for _ in range(3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(chance.uniform(5, 9))
+        for child in children(process.pid)[:1]:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(chance.uniform(0, 2))
+        process.kill()
+        process.wait()
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert {each["state"] for each in json.loads(done.stdout)} == {"finished"}
+    assert weights(folder) == weights(whole)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(each) for each in text.split()]
+
+
+def test_a_worker_ends_with_its_coordinator(tmp_path: Path) -> None:
+    folder = planned(tmp_path, budgets=["1e13"])
+    command = [sys.executable, "-m", "rinsc", "study", "run", str(folder), "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "runs").glob("*/train.toml")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    (worker,) = children(process.pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not Path(f"/proc/{worker}").exists()
+    assert list((tmp_path / "runs").glob("*/checkpoint-*"))  # it ended as on a signal
+
+
+def test_a_diverged_run_is_a_result_and_stops_no_other(tmp_path: Path) -> None:
+    settings = {"batch_sequences": 2, "eval_windows": 4, "learning_rate": 1e30, "clip": 1e30}
+    folder = planned(tmp_path, settings=settings, seeds=[1])
+    status, out, _ = run_cli("study", "run", str(folder), "--workers", "1")
+    assert "3 diverged" in out
+    assert status == 0
+    assert "no finished run" in "\n".join(study_report(folder).notes)
+
+
+def test_a_broken_variant_stops_no_other(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rinsc.training.start as start
+
+    right = start.planned_run
+
+    def broken(spec: Any, *args: Any, **options: Any) -> Any:
+        if spec.text == "A^2B":
+            raise ZeroDivisionError("a kind of somebody else's")
+        return right(spec, *args, **options)
+
+    monkeypatch.setattr(start, "planned_run", broken)
+    folder = planned(tmp_path)
+    work(folder)
+    report = study_report(folder)
+    assert sorted(each.state for each in report.states) == ["failed"] * 2 + ["finished"] * 4
+    assert "ZeroDivisionError: a kind of somebody else's" in "\n".join(report.notes)
+    (ranking,) = report.rankings.values()
+    assert {item.variant for item in ranking.ranks} == {"AB", "AB^2"}
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_damaged_result_is_one_line(copy: Path) -> None:
+    first, second, third = read_plan(copy).runs[:3]
+    result = copy / "runs" / first.name / "result.json"
+    result.write_text(result.read_text().replace("bits_per_byte", "bits_per_bite"))
+    (copy / "runs" / second.name / "result.json").write_bytes(b"[" * 10_000)
+    shutil.rmtree(copy / "runs" / third.name)
+    shutil.copytree(copy / "runs" / read_plan(copy).runs[-1].name, copy / "runs" / third.name)
+    status, out, err = run_cli("study", "status", str(copy))
+    assert (status, err) == (0, "")
+    assert "3 finished, 3 failed" in out
+    assert "of another run" in out
+    status, out, _ = run_cli("study", "report", str(copy), "--json")
+    assert status == 0
+    assert json.loads(out)["states"]["failed"] == 3
+
+
+def test_two_coordinators_are_one_error(copy: Path) -> None:
+    with open(copy / ".lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, out, err = run_cli("study", "run", str(copy))
+    assert (status, out) == (1, "")
+    assert "error[study-in-use]" in err
+
+
+def test_a_run_that_always_ends_its_worker_is_given_up(copy: Path) -> None:
+    run, study_folder = read_plan(copy).runs[0], StudyFolder(copy)
+    shutil.rmtree(copy / "runs" / run.name)
+    for _ in range(8):
+        study_folder.count_start(run, 0)
+    work(copy)
+    found = run_state(study_folder, run)
+    assert found.state == "failed"
+    assert "8 workers ended at it" in found.message
+
+
+def test_one_run_can_be_named(copy: Path) -> None:
+    run = read_plan(copy).runs[2]
+    shutil.rmtree(copy / "runs" / run.name)
+    assert work(copy, only="2") == 1
+    assert work(copy, only=run.name) == 0
+    status, _, err = run_cli("study", "work", str(copy), "--run", "99")
+    assert status == 2
+    assert "from 0 to 5" in err
+
+
+def test_results_are_written_for_rinsc_fit(copy: Path, tmp_path: Path) -> None:
+    target = tmp_path / "runs.csv"
+    assert run_cli("study", "report", str(copy), "-o", str(target)).status == 0
+    lines = target.read_text().splitlines()
+    assert len(lines) == 7
+    status, _, err = run_cli("fit", str(target))
+    assert status == 1
+    assert "error[too-few-budgets]" in err  # it read the columns
+    status, _, err = run_cli("study", "report", str(copy), "-o", str(tmp_path / "report.txt"))
+    assert status == 2
+    assert "report.json" in err
+
+
+@pytest.mark.parametrize("command", ["run", "status", "report", "work"])
+def test_a_folder_without_a_study_is_one_error(tmp_path: Path, command: str) -> None:
+    status, out, err = run_cli("study", command, str(tmp_path / "none"))
+    assert (status, out) == (1, "")
+    assert "error[no-study]" in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_full_study_is_repeated_without_workers(whole: Path) -> None:
+    assert {each.state for each in run_study(whole, workers=3)} == {"finished"}
