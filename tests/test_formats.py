@@ -20,6 +20,7 @@ def test_a_format_has_the_size_that_torch_and_onnx_give_it(name: str) -> None:
     held = torch.empty(1, dtype=dtype).element_size() * 8
     assert held == row.bits * (2 if name in PACKED else 1)
     code = onnx.TensorProto.DataType.Value(row.onnx)
+    assert code == row.onnx_number
     stored = onnx.helper.make_tensor("x", code, [2], [1, 1])
     array = onnx.numpy_helper.to_array(stored)
     assert array.dtype.itemsize * 8 == row.bits * (2 if name in PACKED else 1)

@@ -31,7 +31,8 @@ class OnnxOptions:
     """As they are typed; `form` checks them against each other."""
 
     precision: str | None = None
-    """fp32 (the default), fp16, bf16, int8-dynamic, int8 or int4; int4/128 with its block size."""
+    """fp32 (the default), fp16, bf16, fp8, int8-dynamic, int8 or int4; int4/128 with its
+    block size."""
 
     block_size: int | None = None
     """Weights with a scale of their own in int8 and int4: 32 (the default) or 128."""
@@ -41,7 +42,7 @@ class OnnxOptions:
 
     embedding: str | None = None
     """What the token embedding is stored as in few bits: int4, int8, fp16 or fp32; a tied head
-    reads it too. int4 and int8 have it in their own bits if not given."""
+    reads it too. int4, int8 and fp8 have it in their own if not given."""
 
     symmetric: bool = False
     """Leave out the zero points of int4: 2 % smaller, less exact; for runtimes without them."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rinsc
 from rinsc.backends.onnx.precision import (
     BLOCK_SIZES,
     EMBEDDING_FORMATS,
@@ -161,7 +165,7 @@ def test_a_precision_is_a_value() -> None:
     [
         ("in4", "unknown-precision", "'in4' is not a precision", "did you mean 'int4'?"),
         ("FP16", "unknown-precision", "'FP16' is not a precision", "did you mean 'fp16'?"),
-        ("fp8", "unknown-precision", "'fp8' is not", f"one of: {', '.join(PRECISIONS)}"),
+        ("fp9", "unknown-precision", "'fp9' is not", f"one of: {', '.join(PRECISIONS)}"),
         ("", "unknown-precision", "'' is not a precision", f"one of: {', '.join(PRECISIONS)}"),
         ("int4/64", "block-size", "'64' is not a block size", "it is 32 or 128"),
         ("int4/", "block-size", "'' is not a block size", "it is 32 or 128"),
@@ -176,7 +180,7 @@ def test_a_precision_is_a_value() -> None:
         ("int4 fp16:A fp32:A", "keep", "'A' is kept in fp16 and in fp32", "name each block once"),
         ("int4 int3:embedding", "embedding", "cannot be stored in 'int3'", "one of: fp32, fp16"),
         ("int4 bf16:embedding", "embedding", "cannot be stored in 'bf16'", "one of: fp32, fp16"),
-        ("fp16 int8:embedding", "embedding", "precision of floats", "int8-dynamic, int8 or int4"),
+        ("fp16 int8:embedding", "embedding", "precision of floats", "int8, int4 or fp8"),
         ("int4 int8:embedding fp16:embedding", "keep", "the embedding is kept in", "once"),
         ("int8 symmetric", "symmetric", "'int8' has no zero points", "goes with int4"),
         ("fp32 symmetric", "symmetric", "'fp32' has no zero points", "goes with int4"),
@@ -214,3 +218,26 @@ def test_kept_blocks_are_blocks_of_the_model() -> None:
     assert [problem.code for problem in caught.value.problems] == ["unknown-block"] * 2
     assert "no block 'B2'" in str(caught.value)
     assert "did you mean 'B'?" in str(caught.value)
+
+
+@pytest.mark.parametrize("form", [{}, {"rounds": "dynamic"}, {"cache": True}, {"portable": True}])
+@pytest.mark.parametrize("tied", [True, False])
+def test_fp8_computes_with_what_torch_rounds(form: dict[str, Any], tied: bool) -> None:
+    spec = rinsc.model_spec("A^2B", preset="tiny", layers=2, tied_embedding=tied)
+    exact, rounded = rinsc.to_torch(spec).eval(), rinsc.to_torch(spec).eval()
+    weights = {name: tensor.clone() for name, tensor in exact.state_dict().items()}
+    weights["A.0.query.weight"][0, 0] = 1e4  # more than the format holds
+    exact.load_state_dict(weights)
+    for name, tensor in weights.items():
+        if tensor.ndim == 2:
+            small = tensor.clamp(-448, 448).to(torch.float8_e4m3fn)
+            weights[name] = small.float()
+    rounded.load_state_dict(weights)
+    model = rinsc.to_onnx(exact, precision="fp8", **form)
+    ids = [[1, 2, 3]]
+    with torch.no_grad():
+        expected = rounded(torch.tensor(ids)).numpy()
+    np.testing.assert_allclose(rinsc.Session(model).logits(ids), expected, atol=1e-5)
+    stored = [value.const_value for value in model.ir.graph.initializers.values()]
+    large = {each.dtype.name for each in stored if each.size >= 4096 and len(each.shape) == 2}
+    assert "FLOAT8E4M3FN" in large

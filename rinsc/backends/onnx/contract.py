@@ -10,6 +10,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from rinsc.formats import FORMATS
+
 if TYPE_CHECKING:
     from rinsc.graph import BlockGraph
 
@@ -19,7 +21,13 @@ DATA_FILE = f"{MODEL_FILE}.data"  # the weights, in pages that a runtime can map
 IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
 PAST, PRESENT = "past_key_values.", "present."  # then the number of a slot, and key or value
 USED = "rounds_used_"  # outputs of models whose rounds may end early, by repeat
-FLOAT16, BFLOAT16 = 10, 16  # of onnx.TensorProto.DataType; numpy has no bfloat16
+BFLOAT16 = FORMATS["bf16"].onnx_number  # numpy has none
+# Types of weights that a session brings to fp32 once, where it has no kernels for them.
+FOLDED = frozenset(
+    row.onnx_number
+    for row in FORMATS.values()
+    if row.arithmetic in ("floats", "cast") and row.bits < FORMATS["fp32"].bits
+)
 
 
 class Key(StrEnum):

@@ -16,6 +16,7 @@ FLOAT_TYPES = cast("tuple[FloatType, ...]", names(arithmetic="floats"))
 WEIGHT_ONLY_BITS = {
     name: cast("Literal[4, 8]", FORMATS[name].bits) for name in names(arithmetic="weights")
 }
+CAST_FORMATS = names(arithmetic="cast")  # floats of weights alone
 PRECISIONS = names()
 BLOCK_SIZES = (32, 128)  # weights with a scale of their own; the first is the default
 KEPT_FORMATS = names(kept=True)
@@ -23,6 +24,8 @@ EMBEDDING_FORMATS = (*KEPT_FORMATS, *WEIGHT_ONLY_BITS)
 EMBEDDING = "embedding"  # what the table is called, in texts and among the weights
 SYMMETRIC = "symmetric"
 
+_SMALL = [name for name in PRECISIONS if name not in FLOAT_TYPES]
+_FEW_BITS = f"{', '.join(_SMALL[:-1])} or {_SMALL[-1]}"
 _LETTER = re.compile("[A-Z][0-9]*")
 
 
@@ -31,7 +34,8 @@ class Precision:
     """What matrices are stored as, and what is computed with.
 
     ``int8`` and ``int4`` store weights alone in few bits, ``block_size`` of them to a scale;
-    ``int8-dynamic`` also brings activations to 8 bits, with a scale found at run time. ``keep``
+    ``int8-dynamic`` also brings activations to 8 bits, with a scale found at run time; ``fp8``
+    stores weights alone as floats of 8 bits, which are fp32 again when a session loads. ``keep``
     maps letters of blocks to the float format that their matrices stay in. ``embedding`` is what
     the table of the token embedding is stored as; None is the default, see `table_format`. In
     ``int4`` each scale has a zero point, unless it is ``symmetric``. Raises `UsageError` for names
@@ -71,8 +75,8 @@ class Precision:
     def table_format(self) -> str:
         """What the table of the token embedding is stored as.
 
-        In int8 and int4 it is in as few bits as the matrices by default. A tied head reads the
-        same bits; where the table is in floats and the matrices are not, the head has a copy.
+        In int8, int4 and fp8 it is in as few bits as the matrices by default. A tied head reads the
+        same bits; where the table is in floats and the matrices are in codes, the head has a copy.
         """
         return self._default_table if self.embedding is None else self.embedding
 
@@ -83,7 +87,8 @@ class Precision:
 
     @property
     def _default_table(self) -> str:
-        return self.name if self.name in WEIGHT_ONLY_BITS else self.float_type
+        own = self.name in WEIGHT_ONLY_BITS or self.name in CAST_FORMATS
+        return self.name if own else self.float_type
 
     @property
     def text(self) -> str:
@@ -105,7 +110,8 @@ class Precision:
 
         None stands for those that belong to neither.
         """
-        if owner == EMBEDDING and self.table_format in WEIGHT_ONLY_BITS:
+        same_table = self.table_format in WEIGHT_ONLY_BITS or self.name in CAST_FORMATS
+        if owner == EMBEDDING and same_table:
             return self.table_format
         return self.name if owner is None else self.keep.get(owner, self.name)
 
@@ -206,7 +212,7 @@ def _block_size_problems(precision: Precision) -> list[Problem]:
 def _keep_problems(precision: Precision) -> list[Problem]:
     if precision.keep and precision.name in FLOAT_TYPES:
         message = f"'{precision.name}' is a precision of floats: no block needs to be kept from it"
-        return [Problem("keep", message, hint="keep blocks from int8-dynamic, int8 or int4")]
+        return [Problem("keep", message, hint=f"keep blocks from {_FEW_BITS}")]
     problems = []
     for letter, form in precision.keep.items():
         if not _LETTER.fullmatch(letter):
@@ -227,7 +233,7 @@ def _embedding_problems(precision: Precision) -> list[Problem]:
         return [Problem(EMBEDDING, message, hint=f"one of: {', '.join(EMBEDDING_FORMATS)}")]
     if precision.name in FLOAT_TYPES:
         message = f"'{precision.name}' is a precision of floats, and its embedding is in it too"
-        hint = "choose the embedding with int8-dynamic, int8 or int4"
+        hint = f"choose the embedding with {_FEW_BITS}"
         return [Problem(EMBEDDING, message, hint=hint)]
     return []
 

@@ -211,6 +211,8 @@ def _ms_since(begun: float) -> float:
 def _bytes_per_weight(precision: Precision, stored: str) -> float:
     """Of a matrix in this format; scales and zero points included."""
     row = FORMATS[stored]
+    if row.arithmetic == "cast":  # a session has brought it to floats before the first token
+        return FORMATS[precision.float_type].bytes
     if row.arithmetic != "weights":
         return row.bytes
     zero_point = row.bytes if precision.has_zero_points(row.bits) else 0

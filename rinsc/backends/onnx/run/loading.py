@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rinsc.backends.onnx.contract import (
     BFLOAT16,
-    FLOAT16,
+    FOLDED,
     LOGITS,
     MODEL_FILE,
     PAST,
@@ -109,7 +109,7 @@ def _session(
     from onnxruntime import InferenceSession
 
     _limit_folding(options, outline, source)
-    folds = outline.data_types & {FLOAT16, BFLOAT16} and outline.sized <= MOST_SIZED
+    folds = outline.data_types & FOLDED and outline.sized <= MOST_SIZED
     try:
         return InferenceSession(
             source,
@@ -123,9 +123,9 @@ def _session(
 
 
 def _limit_folding(options: Any, outline: Outline, source: Path | bytes) -> None:
-    """Weights in half precision are brought to floats once, where a device has no other kernels;
+    """Weights in 16 or 8 bits are brought to floats once, where a device has no other kernels;
     nothing else needs folding. What is folded is no larger than they are then."""
-    options.add_session_config_entry(FOLDED_BYTES, str(2 * _bytes_of(source, outline)))
+    options.add_session_config_entry(FOLDED_BYTES, str(4 * _bytes_of(source, outline)))
 
 
 def _bytes_of(source: Path | bytes, outline: Outline) -> int:

@@ -86,7 +86,10 @@ FLOAT = ir.DataType.FLOAT
 INT32 = ir.DataType.INT32
 INT64 = ir.DataType.INT64
 BOOL = ir.DataType.BOOL
-REALS = {name: ir.DataType[FORMATS[name].onnx] for name in names(arithmetic="floats")}
+REALS = {
+    name: ir.DataType[FORMATS[name].onnx]
+    for name in (*names(arithmetic="floats"), *names(arithmetic="cast"))
+}
 FULL = Precision()
 VISIT = "rinsc.visit"  # of a node: the visit that it was added for
 

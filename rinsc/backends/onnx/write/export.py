@@ -14,8 +14,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from rinsc.__about__ import __version__
 from rinsc.backends.onnx.contract import Key
 from rinsc.backends.onnx.form import FormSettings, OnnxForm, RoundsForm, check_exit, onnx_form
-from rinsc.backends.onnx.precision import FLOAT_TYPES, Precision, check_blocks
-from rinsc.backends.onnx.write.builder import HasStateDict, Moments, no_moments, weights_of
+from rinsc.backends.onnx.precision import Precision, check_blocks
+from rinsc.backends.onnx.write.builder import REALS, HasStateDict, Moments, no_moments, weights_of
 from rinsc.backends.onnx.write.emit import emit_graph, merged
 from rinsc.backends.onnx.write.file import OnnxModel
 from rinsc.backends.onnx.write.fusion import can_fuse, fuse_skip_norms
@@ -265,7 +265,7 @@ def _layers_written_out(graph: BlockGraph, *, gated: bool) -> int:
 
 
 def _require_standard(precision: Precision) -> None:
-    if precision.name not in FLOAT_TYPES:
+    if precision.name not in REALS:
         message = f"ONNX has no operator for products in '{precision.name}'"
-        hint = "leave 'portable' out, or ask for a precision of floats"
+        hint = f"leave 'portable' out, or ask for one of: {', '.join(REALS)}"
         raise LoweringError("not-portable", message, hint=hint)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from rinsc.backends.onnx.precision import FLOAT_TYPES, WEIGHT_ONLY_BITS
+from rinsc.backends.onnx.precision import CAST_FORMATS, EMBEDDING, WEIGHT_ONLY_BITS
 from rinsc.backends.onnx.write.builder import REALS, OpBuilder
 from rinsc.backends.onnx.write.rounding import (
     STRETCHES,
@@ -232,10 +232,25 @@ def _as_floats(op: OpBuilder, matrix: Matrix, dtype: ir.DataType) -> ir.Value:
     """The matrix (in, out) in the type of the activations, stored as ``dtype``."""
     rows, columns = _size(op, matrix)
     name = f"{matrix.name}.weight"
-    weight = op.stored(name, (columns, rows), lambda: _joined(op, matrix, "weight").T, dtype)
-    if dtype == op.real:
+    weight = op.stored(
+        name, (columns, rows), lambda: _within(_joined(op, matrix, "weight"), dtype).T, dtype
+    )
+    return _real(op, weight)
+
+
+def _within(array: npt.NDArray[np.float32], dtype: ir.DataType) -> npt.NDArray[np.float32]:
+    """``array`` with what a small float cannot hold at its largest number, where numpy has nan."""
+    if dtype not in {REALS[name] for name in CAST_FORMATS}:
+        return array
+    return np.clip(array, -dtype.max, dtype.max)
+
+
+def _real(op: OpBuilder, weight: ir.Value) -> ir.Value:
+    """A stored weight in the type of the activations, brought there once in a model."""
+    if weight.dtype == op.real:
         return weight
-    return op.shared(("as real", name), lambda: op.Cast(weight, to=op.real, dtype=op.real))
+    key = ("as real", weight.name)
+    return op.shared(key, lambda: op.Cast(weight, to=op.real, dtype=op.real))
 
 
 def _by_channel(
@@ -251,18 +266,33 @@ def _by_channel(
     return op.DynamicQuantizeMatMul(x, codes, scales, None, bias, shape=shape)
 
 
+def table(op: OpBuilder, owner: str) -> ir.Value:
+    """An embedding's table (rows, width) that is stored in floats, as it is stored."""
+    name, dtype = f"{owner}.weight", REALS[op.precision.table_format]
+    return op.stored(name, op.array(name).shape, lambda: _within(op.array(name), dtype), dtype)
+
+
+def tied_table(op: OpBuilder, owner: str) -> ir.Value | None:
+    """What a tied head multiplies with where it reads the table as it is, turned in the product;
+    None where its matrix is in codes."""
+    if op.precision.matrix_format(EMBEDDING) not in REALS:
+        return None
+    return _real(op, table(op, owner))
+
+
 def table_rows(op: OpBuilder, ids: ir.Value, owner: str, shape: Shape) -> ir.Value:
     """Rows of an embedding's table, by ids (batch, seq): ``shape`` (batch, seq, width)."""
     stored = op.precision.table_format
-    if stored in FLOAT_TYPES:
-        name = f"{owner}.weight"
-        floats = op.stored(name, op.array(name).shape, lambda: op.array(name), REALS[stored])
-        rows = op.Gather(floats, ids, axis=0, shape=shape, dtype=REALS[stored])
-        return rows if REALS[stored] == op.real else op.Cast(rows, to=op.real, dtype=op.real)
-    table = Matrix((owner,), bias=False)
-    count, width = _size(op, table)
+    if stored in REALS:
+        floats = table(op, owner)
+        if stored in CAST_FORMATS:  # which Gather does not take
+            floats = _real(op, floats)
+        rows = op.Gather(floats, ids, axis=0, shape=shape, dtype=floats.dtype)
+        return rows if rows.dtype == op.real else op.Cast(rows, to=op.real, dtype=op.real)
+    codes = Matrix((owner,), bias=False)
+    count, width = _size(op, codes)
     size, bits = op.precision.block_size, WEIGHT_ONLY_BITS[stored]
-    packed, scales, zero_points = _in_blocks(op, table, bits)
+    packed, scales, zero_points = _in_blocks(op, codes, bits)
     whole = -(-width // size) * size
     flat = op.Reshape(packed, op.ints(count, -1), shape=(count, whole * bits // 8))
     attributes: dict[str, Any] = {"bits": bits, "block_size": size}

@@ -10,11 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from rinsc import ops
-from rinsc.backends.onnx.precision import FLOAT_TYPES
 from rinsc.backends.onnx.write.builder import BOOL, FLOAT, INT64, OpBuilder, shape_of
 from rinsc.backends.onnx.write.cache import Packing
 from rinsc.backends.onnx.write.fusion import FUSED_OPS, Fused, FusedProgram, FusedSite
-from rinsc.backends.onnx.write.matrices import Matrix, product, table_rows
+from rinsc.backends.onnx.write.matrices import Matrix, product, table_rows, tied_table
 from rinsc.backends.onnx.write.site import Site, as_real, noise_like, rotary_frequencies
 from rinsc.ops.base import static
 from rinsc.ops.program import Node, Program, Value
@@ -117,11 +116,11 @@ def _linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 def _tied_linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     """``Gemm`` reads the embedding's table as it is, so that it is neither copied nor turned."""
-    if op.precision.name not in FLOAT_TYPES:
+    table = tied_table(op, at.op.owner)
+    if table is None:
         return product(op, inputs[0], Matrix((at.op.owner,), bias=False), at.shape)
     width = at.node.inputs[0].shape[-1]
     rows = op.Reshape(inputs[0], op.ints(-1, width), shape=("tokens", width))
-    table = op.weight(f"{at.op.owner}.weight")
     logits = op.Gemm(rows, table, transB=1, shape=("tokens", at.op.rows))
     leading = op.Shape(inputs[0], start=0, end=2, shape=(2,), dtype=INT64)
     shape = op.Concat(leading, op.ints(at.op.rows), axis=0, shape=(3,))
