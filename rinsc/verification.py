@@ -82,11 +82,11 @@ def verify(spec: ModelSpec | TowersSpec, *, seed: int = 0) -> list[VerifyRow]:
         torch.manual_seed(seed)
         model = to_torch(graph).eval()
         _spread(model)
-        given = random_input(small, batch=2, seq=small.context - 3)
+        inputs = random_input(small, batch=2, seq=small.context - 3)
         return [
-            *_torch_rows(model, given),
-            *_onnx_rows(model, given),
-            *_cached_rows(model, given),
+            *_torch_rows(model, inputs),
+            *_onnx_rows(model, inputs),
+            *_cached_rows(model, inputs),
             *(
                 _count_rows(spec, "full size")
                 if _can_be_traced(spec)
@@ -105,33 +105,35 @@ def _verified_towers(spec: TowersSpec, seed: int) -> list[VerifyRow]:
         model = to_torch(graph).eval()
         _spread(model)
         # Of different lengths: no tower may take the sizes of another.
-        given = {
-            name: random_input(tower, batch=2, seq=tower.context - 3 - place)
-            for place, (name, tower) in enumerate(small.towers.items())
+        inputs = {
+            name: random_input(tower, batch=2, seq=tower.context - 3 - index)
+            for index, (name, tower) in enumerate(small.towers.items())
         }
         return [
-            *_tower_rows(model, given),
-            *_tower_onnx_rows(model, given),
+            *_tower_rows(model, inputs),
+            *_tower_onnx_rows(model, inputs),
             *_tower_count_rows(spec if _can_be_traced(spec) else small),
         ]
 
 
-def _tower_rows(model: CompiledTowers, given: Mapping[str, torch.Tensor]) -> Iterator[VerifyRow]:
+def _tower_rows(model: CompiledTowers, inputs: Mapping[str, torch.Tensor]) -> Iterator[VerifyRow]:
     with temporary_folder() as folder:
         path = folder / "weights.safetensors"
         save_weights(model, path)
         fresh = to_torch(model.graph).eval()
         load_weights(fresh, path)
-    outputs, again = model(**given), fresh(**given)
+    outputs, again = model(**inputs), fresh(**inputs)
     for name, tower in model.graph.towers.items():
         alone = to_torch(tower).eval()
         alone.load_state_dict(model.get_submodule(name).state_dict())
         for rounds in dialled_rounds(tower):
-            asked = (
+            named_rounds = (
                 None if rounds is None else {dial_of(name, x.name): rounds for x in tower.dials()}
             )
-            gap = _gap(model(**given, rounds=asked)[name], alone(given[name], rounds=rounds))
-            left = f"torch, {name}, {_words(rounds)}"
+            gap = _gap(
+                model(**inputs, rounds=named_rounds)[name], alone(inputs[name], rounds=rounds)
+            )
+            left = f"torch, {name}, {_rounds_text(rounds)}"
             yield VerifyRow(left, "torch, its signature alone", "logits", gap, EXACT)
         gap = _gap(outputs[name], again[name])
         left = f"torch, {name}, as written"
@@ -139,30 +141,30 @@ def _tower_rows(model: CompiledTowers, given: Mapping[str, torch.Tensor]) -> Ite
 
 
 def _tower_onnx_rows(
-    model: CompiledTowers, given: Mapping[str, torch.Tensor]
+    model: CompiledTowers, inputs: Mapping[str, torch.Tensor]
 ) -> Iterator[VerifyRow]:
-    arrays = {name: each.numpy() for name, each in given.items()}
+    arrays = {name: array.numpy() for name, array in inputs.items()}
     fixed = TowersSession(to_onnx(model))
     dial = TowersSession(to_onnx(model, rounds="dynamic"))
     counts: list[Rounds] = [None]
     if any(model.graph.dials()):
         counts += [r for r in (1, 2, 3, 4) if model.graph.executed_layers(r) <= MAX_LAYERS]
     for rounds in counts:
-        expected = model(**given, rounds=rounds)
+        expected = model(**inputs, rounds=rounds)
         sessions = {"ONNX, dial": dial} | ({"ONNX, unrolled": fixed} if rounds is None else {})
         for form, session in sessions.items():
-            found = session.outputs(arrays, rounds=rounds)
+            outputs = session.outputs(arrays, rounds=rounds)
             for name, logits in expected.items():
                 tower = cast(CompiledModule, model.get_submodule(name))
-                limit = _limit(tower, given[name], rounds if any(tower.graph.dials()) else None)
-                gap = _numpy_gap(logits, found[name])
-                left = f"torch, {name}, {_words(rounds)}"
+                limit = _limit(tower, inputs[name], rounds if any(tower.graph.dials()) else None)
+                gap = _numpy_gap(logits, outputs[name])
+                left = f"torch, {name}, {_rounds_text(rounds)}"
                 yield VerifyRow(left, form, "logits", gap, limit)
 
 
 def _tower_count_rows(spec: TowersSpec) -> Iterator[VerifyRow]:
     report = towers_report(spec)
-    given = {
+    inputs = {
         name: random_input(tower, 1, tower.context, device="meta")
         for name, tower in spec.towers.items()
     }
@@ -170,7 +172,7 @@ def _tower_count_rows(spec: TowersSpec) -> Iterator[VerifyRow]:
     written = {name: loop.rounds for name, loop in model.graph.dials()}
     for backward in (False, True):
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-            outputs = model(**given, rounds=written)  # in training they would be drawn
+            outputs = model(**inputs, rounds=written)  # in training they would be drawn
             if backward:
                 sum(output.sum() for output in outputs.values()).backward()
         if backward:  # as written, not in expectation over rounds that are drawn
@@ -184,8 +186,8 @@ def _tower_count_rows(spec: TowersSpec) -> Iterator[VerifyRow]:
         gap = abs(counted - counter.get_total_flops())
         measure = "training FLOPs" if backward else "forward FLOPs"
         yield VerifyRow("counted", "traced by PyTorch", measure, gap, EXACT)
-    held = sum(parameter.numel() for parameter in model.parameters())
-    gap = abs(report.stored_params - held)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    gap = abs(report.stored_params - count)
     yield VerifyRow("counted", "held by the module", "parameters", gap, EXACT)
 
 
@@ -215,9 +217,9 @@ def random_input(
     spec: ModelSpec, batch: int, seq: int, *, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """An input of the model: random token ids (batch, seq), or numbers where it takes those."""
-    wanted = model_input(spec)
-    shape = at_sizes(wanted.shape, [("batch", batch), ("seq", seq)])
-    if wanted.dtype == "int64":
+    port = model_input(spec)
+    shape = at_sizes(port.shape, [("batch", batch), ("seq", seq)])
+    if port.dtype == "int64":
         return torch.randint(spec.vocab_size, shape, device=device)
     return torch.randn(shape, device=device)
 
@@ -236,37 +238,37 @@ def _spread(model: CompiledModule | CompiledTowers) -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-def _torch_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRow]:
+def _torch_rows(model: CompiledModule, inputs: torch.Tensor) -> Iterator[VerifyRow]:
     graph = model.graph
     for rounds in dialled_rounds(graph):
         flat = to_torch(unroll(graph, rounds)).eval()
         flat.load_state_dict(model.state_dict())
-        gap = _gap(model(given, rounds=rounds), flat(given))
-        yield VerifyRow(f"torch, {_words(rounds)}", "torch, unrolled", "logits", gap, EXACT)
+        gap = _gap(model(inputs, rounds=rounds), flat(inputs))
+        yield VerifyRow(f"torch, {_rounds_text(rounds)}", "torch, unrolled", "logits", gap, EXACT)
     with temporary_folder() as folder:
         path = folder / "weights.safetensors"
         save_weights(model, path)
         fresh = to_torch(graph).eval()
         load_weights(fresh, path)
-    gap = _gap(model(given), fresh(given))
+    gap = _gap(model(inputs), fresh(inputs))
     yield VerifyRow("torch, as written", "torch, weights reloaded", "logits", gap, EXACT)
 
 
-def _onnx_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRow]:
+def _onnx_rows(model: CompiledModule, inputs: torch.Tensor) -> Iterator[VerifyRow]:
     graph = model.graph
     fixed = Session(to_onnx(model))
-    gap = _numpy_gap(model(given), fixed.logits(given.numpy()))
-    limit = _limit(model, given, None)
+    gap = _numpy_gap(model(inputs), fixed.logits(inputs.numpy()))
+    limit = _limit(model, inputs, None)
     yield VerifyRow("torch, as written", "ONNX, unrolled", "logits", gap, limit)
     dial = Session(to_onnx(model, rounds="dynamic"))
     for rounds in dialled_rounds(graph):
-        expected = model(given, rounds=rounds)
-        gap = _numpy_gap(expected, dial.logits(given.numpy(), rounds=rounds))
-        limit = _limit(model, given, rounds)
-        yield VerifyRow(f"torch, {_words(rounds)}", "ONNX, dial", "logits", gap, limit)
+        expected = model(inputs, rounds=rounds)
+        gap = _numpy_gap(expected, dial.logits(inputs.numpy(), rounds=rounds))
+        limit = _limit(model, inputs, rounds)
+        yield VerifyRow(f"torch, {_rounds_text(rounds)}", "ONNX, dial", "logits", gap, limit)
 
 
-def _cached_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyRow]:
+def _cached_rows(model: CompiledModule, inputs: torch.Tensor) -> Iterator[VerifyRow]:
     """Every form that continues sequences, however they are cut and batched; none without a cache.
 
     Where rounds share slots a cache is an approximation: PyTorch's, one token at a time, is what
@@ -279,13 +281,13 @@ def _cached_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyR
         return
     dial = Session(to_onnx(model, rounds="dynamic", cache=True))
     for rounds in dialled_rounds(model.graph):
-        limit, words = _limit(model, given, rounds), _words(rounds)
+        limit, rounds_text = _limit(model, inputs, rounds), _rounds_text(rounds)
         if model.graph.shares_slots:
-            left = f"torch, cached, token by token, {words}"
+            left = f"torch, cached, token by token, {rounds_text}"
             run = partial(_of_arrays(cached), rounds=rounds)
-            expected = _in_steps(run, given, singles=given.shape[1])
+            expected = _in_steps(run, inputs, singles=inputs.shape[1])
         else:
-            left, expected = f"torch, {words}", model(given, rounds=rounds)
+            left, expected = f"torch, {rounds_text}", model(inputs, rounds=rounds)
         forms: dict[str, Step] = {
             "torch, cached": _of_arrays(cached),
             "ONNX, cached, dial": dial.step,
@@ -298,9 +300,9 @@ def _cached_rows(model: CompiledModule, given: torch.Tensor) -> Iterator[VerifyR
             forms["ONNX, cached, gated"] = Session(to_onnx(model, cache=True, gated=True)).step
         for form, step in forms.items():
             run = partial(step, rounds=rounds)
-            gap = _gap(expected, _in_steps(run, given))
+            gap = _gap(expected, _in_steps(run, inputs))
             yield VerifyRow(left, form, "logits", gap, limit)
-            gap = _batch_gap(run, given, expected)
+            gap = _batch_gap(run, inputs, expected)
             yield VerifyRow(left, f"{form}, other batches", "logits", gap, limit)
 
 
@@ -308,41 +310,41 @@ def _of_arrays(cached: CachedModule) -> Step:
     """The module, given arrays as a session is."""
 
     def step(ids: Any, past: Any, *, attention_mask: Any, rounds: Rounds) -> tuple[Any, Any]:
-        seen = None if attention_mask is None else torch.from_numpy(attention_mask)
-        result: tuple[Any, Any] = cached(torch.from_numpy(ids), past, seen, rounds=rounds)
+        mask = None if attention_mask is None else torch.from_numpy(attention_mask)
+        result: tuple[Any, Any] = cached(torch.from_numpy(ids), past, mask, rounds=rounds)
         return result
 
     return step
 
 
 def _in_steps(
-    step: Step, given: torch.Tensor, mask: torch.Tensor | None = None, *, singles: int = 3
+    step: Step, inputs: torch.Tensor, mask: torch.Tensor | None = None, *, singles: int = 3
 ) -> torch.Tensor:
     """Logits of all tokens: most of them at once, and the last ones one by one."""
-    past, made, seq = None, [], given.shape[1]
+    past, logits_of_parts, seq = None, [], inputs.shape[1]
     ends = sorted({seq - singles, *range(seq - singles + 1, seq + 1)} - {0})
     for start, end in pairwise([0, *ends]):
-        seen = None if mask is None else mask[:, :end].numpy()
-        logits, past = step(given[:, start:end].numpy(), past, attention_mask=seen)
-        made.append(torch.as_tensor(logits))
-    return torch.cat(made, dim=1)
+        visible = None if mask is None else mask[:, :end].numpy()
+        logits, past = step(inputs[:, start:end].numpy(), past, attention_mask=visible)
+        logits_of_parts.append(torch.as_tensor(logits))
+    return torch.cat(logits_of_parts, dim=1)
 
 
-def _batch_gap(step: Step, given: torch.Tensor, expected: torch.Tensor) -> float:
+def _batch_gap(step: Step, inputs: torch.Tensor, expected: torch.Tensor) -> float:
     """How far rows are from those expected when they run alone, and beside padding."""
-    alone = _gap(expected[:1], _in_steps(step, given[:1]))
-    padded, mask, cut = given.clone(), torch.ones_like(given), 2
-    padded[1, cut:], mask[1, :cut] = given[1, :-cut], 0
+    alone = _gap(expected[:1], _in_steps(step, inputs[:1]))
+    padded, mask, cut = inputs.clone(), torch.ones_like(inputs), 2
+    padded[1, cut:], mask[1, :cut] = inputs[1, :-cut], 0
     logits = _in_steps(step, padded, mask)
     first = _gap(expected[0], logits[0])
     return max(alone, first, _gap(expected[1, :-cut], logits[1, cut:]))
 
 
-def _limit(model: CompiledModule, given: torch.Tensor, rounds: Rounds) -> float:
+def _limit(model: CompiledModule, inputs: torch.Tensor, rounds: Rounds) -> float:
     """How far two runtimes may be apart: more where fp32 itself is far from fp64."""
     twin = copy.deepcopy(model).double()
-    exact = twin(given.double() if given.is_floating_point() else given, rounds=rounds)
-    return max(LOGIT_LIMIT, ROUNDING_SLACK * _gap(model(given, rounds=rounds), exact))
+    exact = twin(inputs.double() if inputs.is_floating_point() else inputs, rounds=rounds)
+    return max(LOGIT_LIMIT, ROUNDING_SLACK * _gap(model(inputs, rounds=rounds), exact))
 
 
 def _can_be_traced(spec: ModelSpec | TowersSpec) -> bool:
@@ -363,23 +365,23 @@ def _count_rows(spec: ModelSpec, size: str) -> Iterator[VerifyRow]:
     written = resolve_rounds(graph, None)  # not in expectation over rounds that are drawn
     gap = abs(training_flops(graph, seq, rounds=written) - both)
     yield VerifyRow(left, "traced by PyTorch", "training FLOPs", gap, EXACT)
-    held = sum(parameter.numel() for parameter in to_torch(spec, device="meta").parameters())
-    gap = abs(stored_params(graph) - held)
+    count = sum(parameter.numel() for parameter in to_torch(spec, device="meta").parameters())
+    gap = abs(stored_params(graph) - count)
     yield VerifyRow(left, "held by the module", "parameters", gap, EXACT)
 
 
 def _traced_flops(spec: ModelSpec, seq: int, *, backward: bool) -> int:
     model = to_torch(spec, device="meta")
-    given = random_input(spec, 1, seq, device="meta")
+    inputs = random_input(spec, 1, seq, device="meta")
     rounds = resolve_rounds(model.graph, None)  # which a model in training would draw
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        logits = model(given, rounds=rounds)
+        logits = model(inputs, rounds=rounds)
         if backward:
             logits.sum().backward()
     return int(counter.get_total_flops())
 
 
-def _words(rounds: Rounds) -> str:
+def _rounds_text(rounds: Rounds) -> str:
     if rounds is None:
         return "as written"
     return plural(rounds, "round") if isinstance(rounds, int) else f"{rounds} rounds"

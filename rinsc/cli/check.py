@@ -44,11 +44,11 @@ def check(
         raise UsageError("usage", "no model is given", hint="rinsc check '(A^3)B'")
     models = tuple(map(model_text, models))
     exponents = share_bindings(options.set_, [options.signed(model) for model in models])
-    found = [_describe(*pair, options) for pair in zip(models, exponents, strict=True)]
+    reports = [_describe(*pair, options) for pair in zip(models, exponents, strict=True)]
     if json:
-        print_json(found if len(found) > 1 else found[0])
+        print_json(reports if len(reports) > 1 else reports[0])
         return
-    print_result("\n\n".join(_text(facts) for facts in found))
+    print_result("\n\n".join(_text(facts) for facts in reports))
 
 
 def _describe(model: str, exponents: Mapping[str, int], options: ModelOptions) -> dict[str, object]:

@@ -101,8 +101,8 @@ class ModelOptions:
     @property
     def are_given(self) -> bool:
         """Whether any of them says how large the model is."""
-        given = (self.preset, self.signature, *self.dimensions.values())
-        return any(value is not None for value in given)
+        values = (self.preset, self.signature, *self.dimensions.values())
+        return any(value is not None for value in values)
 
     def names_vocabulary(self, model: str) -> bool:
         """Whether the size of the vocabulary is given: as an option, in a file or by a run."""

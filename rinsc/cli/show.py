@@ -57,9 +57,9 @@ def show(
     spec = options.any_spec(model)
     graph: Drawn = build_graph(spec)
     towers = [graph] if isinstance(graph, BlockGraph) else list(graph.towers.values())
-    counts = {name: count for each in towers for name, count in block_params(each).items()}
-    for each in towers:
-        heavy = heavy_note(each.spec, adapter_share(each))
+    counts = {name: count for tower in towers for name, count in block_params(tower).items()}
+    for tower in towers:
+        heavy = heavy_note(tower.spec, adapter_share(tower))
         if heavy is not None:
             note(heavy)
     for path in output:
@@ -70,7 +70,7 @@ def show(
     else:
         width = shutil.get_terminal_size().columns if result_stream().isatty() else PIPED_WIDTH
         lines = [*tree_lines(graph, counts), "", *schedule_lines(graph, width)]
-        for each in towers:
-            uneven = each.spec.normal.uneven
+        for tower in towers:
+            uneven = tower.spec.normal.uneven
             lines += [] if uneven is None else ["", f"uneven: {uneven}"]
         print_result("\n".join(lines))

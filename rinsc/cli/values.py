@@ -76,20 +76,20 @@ def kind_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """``["kernel_size=5"]`` as settings of a kind, each value as TOML writes it, or as text."""
     from rinsc.storage.files import parse_toml
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             message = f"--setting does not take '{pair[:60]}'"
             raise UsageError("usage", message, hint="write --setting kernel_size=5")
-        if name in found:
+        if name in values:
             message = f"--setting gives '{name}' twice"
             raise UsageError("usage", message, hint="give it once")
         try:
-            found[name] = parse_toml(f"value = {text}")["value"]
+            values[name] = parse_toml(f"value = {text}")["value"]
         except ValueError:
-            found[name] = text
-    return found
+            values[name] = text
+    return values
 
 
 def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
@@ -107,18 +107,18 @@ def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
 
 
 def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for text in (part.strip() for given in texts for part in given.split(",")):
+    values: dict[str, int] = {}
+    for text in (part.strip() for text_of_pairs in texts for part in text_of_pairs.split(",")):
         match = _PAIR.fullmatch(text)
         if match is None:
             message = f"{option} does not take '{text[:60]}'"
             raise UsageError("usage", message, hint=f"write {option} {example}")
         name, value = match.groups()
-        if name in found:
+        if name in values:
             message = f"{option} gives '{name}' twice"
             raise UsageError("usage", message, hint="give it once")
-        found[name] = int(value)
-    return found
+        values[name] = int(value)
+    return values
 
 
 def share_bindings(pairs: Sequence[str], models: Sequence[str]) -> list[dict[str, int]]:
@@ -130,11 +130,17 @@ def share_bindings(pairs: Sequence[str], models: Sequence[str]) -> list[dict[str
     if not values:
         return [{} for _ in models]
     names = [_free_names(model) for model in models]
-    if all(found is not None for found in names):
-        _require_used(values, sorted({name for found in names for name in found or ()}))
+    if all(names_of_model is not None for names_of_model in names):
+        _require_used(
+            values, sorted({name for names_of_model in names for name in names_of_model or ()})
+        )
     return [
-        {name: value for name, value in values.items() if found is None or name in found}
-        for found in names
+        {
+            name: value
+            for name, value in values.items()
+            if names_of_model is None or name in names_of_model
+        }
+        for names_of_model in names
     ]
 
 

@@ -91,11 +91,11 @@ def list_(*, filters: Filters = NO_FILTERS, json: bool = False) -> None:
 
     limits = filters.limits
     rows = [(entry, figures(entry)) for entry in zoo_entries()]
-    rows = [(entry, found) for entry, found in rows if limits.admit(found)]
+    rows = [(entry, costs) for entry, costs in rows if limits.admit(costs)]
     if json:
         print_json_list(
-            {"name": entry.name, **asdict(found), "source": asdict(entry.source)}
-            for entry, found in rows
+            {"name": entry.name, **asdict(costs), "source": asdict(entry.source)}
+            for entry, costs in rows
         )
         return
 
@@ -114,16 +114,16 @@ def show(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False)
 
     with option_values():
         entry = zoo_entry(name)
-    found = figures(entry)
-    beside = list(claims(entry, found))
+    costs = figures(entry)
+    beside = list(claims(entry, costs))
     if json:
         source, expect = asdict(entry.source), asdict(entry.expect)
         rows = [{**asdict(claim), "holds": claim.holds} for claim in beside]
-        data = {"name": entry.name, **asdict(found), "source": source, "expect": expect}
+        data = {"name": entry.name, **asdict(costs), "source": source, "expect": expect}
         print_json({**data, "claims": rows})
         return
 
-    print_entry(entry, found, beside, _drawing(entry))
+    print_entry(entry, costs, beside, _drawing(entry))
 
 
 def enumerate_(
@@ -159,11 +159,11 @@ def enumerate_(
 
     base = options.spec("A")
     with option_values():
-        found = variants(base, letters, length, degree, filters.limits, strict=options.strict)
-    wanted = islice(found, None if limit is None else min(limit, sys.maxsize))
+        every = variants(base, letters, length, degree, filters.limits, strict=options.strict)
+    chosen = islice(every, None if limit is None else min(limit, sys.maxsize))
     # Twice the length holds nearly every signature: a power or a parenthesis saves visits.
     width = max(len("signature"), 2 * length)
-    _print_variants(((variant.costed(), "") for variant in wanted), width, json=json)
+    _print_variants(((variant.costed(), "") for variant in chosen), width, json=json)
 
 
 def family(
@@ -221,8 +221,8 @@ def _print_variants(rows: Iterable[tuple[Costed, str]], width: int, *, json: boo
         line = short_text(variant_row(row, idea, width), columns) if is_table else row.signature
         print_result(line)
     if uneven:
-        words = "variant splits" if uneven == 1 else "variants split"
-        note(f"{uneven} {words} the layers unevenly; --strict leaves them out, --json marks them")
+        noun = "variant splits" if uneven == 1 else "variants split"
+        note(f"{uneven} {noun} the layers unevenly; --strict leaves them out, --json marks them")
 
 
 def _drawing(entry: ZooEntry) -> Iterator[str]:

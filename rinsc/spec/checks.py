@@ -20,25 +20,25 @@ HEADS = ("heads", "width")  # the first must divide the second
 MAX_SHOWN = 40  # characters of a value in a message
 
 
-def at_key(place: str | None, key: str) -> str:
+def at_key(location: str | None, key: str) -> str:
     """Where a key stands: in a file, or among the arguments; of a long key, its beginning."""
     key = key if len(key) <= MAX_SHOWN else f"{key[: MAX_SHOWN - 3]}..."
-    return key if place is None else f"{place}: {key}"
+    return key if location is None else f"{location}: {key}"
 
 
 def unknown_keys(
-    keys: Iterable[str], known: Collection[str], of: str, place: Callable[[str], str]
+    keys: Iterable[str], known: Collection[str], of: str, location: Callable[[str], str]
 ) -> list[Problem]:
     """A problem for each key that is not ``known``, and one for all beyond `MAX_UNKNOWN`.
 
-    ``of`` says what they are not a key of, ``place`` where a key stands.
+    ``of`` says what they are not a key of, ``location`` where a key stands.
     """
     unknown = [key for key in keys if key not in known]
     problems = [
         Problem(
             "unknown-key",
             f"{shown(key)} is not a key of {of}",
-            place=place(key),
+            place=location(key),
             hint=did_you_mean(key[:MAX_SHOWN], known),
         )
         for key in unknown[:MAX_UNKNOWN]
@@ -46,27 +46,29 @@ def unknown_keys(
     if len(unknown) > MAX_UNKNOWN:
         message = f"{len(unknown) - MAX_UNKNOWN} more keys are not keys of {of}"
         hint = f"one of: {', '.join(known)}"
-        problems.append(Problem("unknown-key", message, place=place(unknown[-1]), hint=hint))
+        problems.append(Problem("unknown-key", message, place=location(unknown[-1]), hint=hint))
     return problems
 
 
-def value_problem(key: str, wanted: Any, value: object, place: str | None) -> Problem | None:
+def value_problem(
+    key: str, type_of_key: Any, value: object, location: str | None
+) -> Problem | None:
     """A wrong type or an impossible value of one key."""
-    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    fits = type(value) is type_of_key or (type_of_key is float and type(value) is int)
     if not fits:
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        message = f"'{key}' must be {words.get(wanted, 'a signature')}, not {shown(value)}"
-        return Problem("bad-type", message, place=at_key(place, key), hint=f"change '{key}'")
-    if wanted is int and not 1 <= value <= MAX_DIMENSION:  # type: ignore[operator]
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        message = f"'{key}' must be {names.get(type_of_key, 'a signature')}, not {shown(value)}"
+        return Problem("bad-type", message, place=at_key(location, key), hint=f"change '{key}'")
+    if type_of_key is int and not 1 <= value <= MAX_DIMENSION:  # type: ignore[operator]
         message = f"'{key}' is {shown(value)}; it must be from 1 to {MAX_DIMENSION}"
-        return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
-    if wanted is float and not 0 < value <= MAX_REAL:  # type: ignore[operator]
+        return Problem("bad-value", message, place=at_key(location, key), hint=f"change '{key}'")
+    if type_of_key is float and not 0 < value <= MAX_REAL:  # type: ignore[operator]
         message = f"'{key}' is {shown(value)}; it must be above 0 and at most {MAX_REAL:.0e}"
-        return Problem("bad-value", message, place=at_key(place, key), hint=f"change '{key}'")
+        return Problem("bad-value", message, place=at_key(location, key), hint=f"change '{key}'")
     if key == "kind" and not is_kind(value):
         message = f"{shown(value)} is not a layer kind"
         hint = unknown_kind_hint(str(value)[:MAX_SHOWN])
-        return Problem("unknown-kind", message, place=at_key(place, key), hint=hint)
+        return Problem("unknown-kind", message, place=at_key(location, key), hint=hint)
     return None
 
 
@@ -80,7 +82,7 @@ def shown(value: object) -> str:
 
 
 def combination_problems(
-    sound: Mapping[str, Any], place: str | None, strict: bool = False
+    sound: Mapping[str, Any], location: str | None, strict: bool = False
 ) -> tuple[list[Problem], NormalForm | None]:
     """Values that are right alone and impossible together, and the normal form of the signature.
 
@@ -90,7 +92,7 @@ def combination_problems(
     problems: list[Problem] = []
     form: NormalForm | None = None
     if strict and "signature" in sound:
-        where = None if place is None else at_key(place, "signature")
+        where = None if location is None else at_key(location, "signature")
         try:
             refuse_doubtful(sound["signature"])
         except RinscError as error:
@@ -104,7 +106,7 @@ def combination_problems(
                 Problem(
                     "does-not-divide",
                     f"{small} = {sound[small]} does not divide {large} = {sound[large]}",
-                    place=at_key(place, small),
+                    place=at_key(location, small),
                     hint=f"{small} that divide it: {', '.join(map(str, sorted(close)))}",
                 )
             )
@@ -113,19 +115,19 @@ def combination_problems(
             check_contradictions(sound["signature"])
             form = normal_form(sound["signature"], sound["layers"], strict=strict)
         except RinscError as error:
-            where = None if place is None else at_key(place, "layers")
+            where = None if location is None else at_key(location, "layers")
             problems += [dataclasses.replace(problem, place=where) for problem in error.problems]
     if "signature" in sound:
-        where = None if place is None else at_key(place, "signature")
+        where = None if location is None else at_key(location, "signature")
         problems += _option_problems(sound["signature"], sound.get("width"), where)
     return problems, form
 
 
-def _option_problems(sig: Signature, width: int | None, place: str | None) -> Iterator[Problem]:
+def _option_problems(sig: Signature, width: int | None, location: str | None) -> Iterator[Problem]:
     """Options of the signature that are wrong for what the spec says."""
 
     def problem(code: str, option: Option, message: str, hint: str) -> Problem:
-        return Problem(code, message, sig.source, option.span, place, hint)
+        return Problem(code, message, sig.source, option.span, location, hint)
 
     for repeat in repeats(sig.body):
         for option in repeat.options:

@@ -77,7 +77,7 @@ def kind_place(name: str) -> KindPlace:
     """Where the kind is found; one of rinsc wins over others of the same name, then one of the
     running program."""
     if name in KINDS:
-        return _place(KINDS[name], "rinsc")
+        return _source(KINDS[name], "rinsc")
     if name in in_this_program:
         return KindPlace("this program", name, "")
     return registered()[name]
@@ -88,25 +88,25 @@ def found_kind(name: str) -> object:
 
     Raises `GraphError` for a kind of another package that cannot be loaded.
     """
-    place = kind_place(name)
-    if name in in_this_program and place.package == "":
+    source = kind_place(name)
+    if name in in_this_program and source.package == "":
         return in_this_program[name]
-    if place.package == "rinsc":
-        return getattr(import_module(place.module), place.attribute)
+    if source.package == "rinsc":
+        return getattr(import_module(source.module), source.attribute)
     if not name.isidentifier():
-        raise broken_kind(name, place, "its name must be an identifier")
+        raise broken_kind(name, source, "its name must be an identifier")
     try:
-        return getattr(import_module(place.module), place.attribute)
+        return getattr(import_module(source.module), source.attribute)
     except Exception as error:  # whatever the code of a stranger raises
-        raise broken_kind(name, place, f"{type(error).__name__}: {error}") from None
+        raise broken_kind(name, source, f"{type(error).__name__}: {error}") from None
 
 
-def broken_kind(name: str, place: KindPlace, reason: str) -> GraphError:
+def broken_kind(name: str, source: KindPlace, reason: str) -> GraphError:
     """The error for a kind of another package that cannot be used."""
-    message = f"the layer kind '{name}' cannot be loaded from '{place.module}': {reason:.200}"
-    hint = f"mend {place.owner} that registers it"
-    if place.package:
-        hint = f"mend or uninstall {place.owner}, which registers it"
+    message = f"the layer kind '{name}' cannot be loaded from '{source.module}': {reason:.200}"
+    hint = f"mend {source.owner} that registers it"
+    if source.package:
+        hint = f"mend or uninstall {source.owner}, which registers it"
     return GraphError("broken-kind", message, hint=hint)
 
 
@@ -115,14 +115,14 @@ def registered() -> Mapping[str, KindPlace]:
     """Kinds of other packages; of two with one name the package first in the alphabet wins."""
     from importlib.metadata import entry_points  # slow to load, and seldom needed
 
-    found = [
-        (point.name, _place(point.value, point.dist.name if point.dist else "unknown"))
+    entries = [
+        (point.name, _source(point.value, point.dist.name if point.dist else "unknown"))
         for point in entry_points(group=GROUP)
     ]
-    return dict(sorted(found, key=lambda item: item[1].package, reverse=True))
+    return dict(sorted(entries, key=lambda item: item[1].package, reverse=True))
 
 
-def _place(value: str, package: str) -> KindPlace:
+def _source(value: str, package: str) -> KindPlace:
     """``package.module``, which has ``KIND``, or ``package.module:NAME``."""
     module, _, attribute = value.partition(":")
     return KindPlace(module.strip(), attribute.strip() or "KIND", package)

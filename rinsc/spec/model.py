@@ -70,7 +70,7 @@ class ModelSpec:
     settings: KindSettings = NO_SETTINGS
 
     def __post_init__(self) -> None:
-        checked = check_values(field_values(self), place=None)
+        checked = check_values(field_values(self), None)
         if checked.problems:
             raise SpecError.of(*checked.problems)
         self._take(checked)
@@ -198,7 +198,7 @@ class CheckedValues:
 
 def check_values(
     values: Mapping[str, object],
-    place: str | None,
+    location: str | None,
     *,
     missing_and_known: Container[str] = (),
     strict: bool = False,
@@ -209,12 +209,16 @@ def check_values(
     Keys in ``missing_and_known`` are missing for a reason that is reported elsewhere; ``strict``
     refuses layers that do not divide evenly; settings that are ``flat`` are told without a table.
     """
-    problems = unknown_keys(values, (*KEYS, *FORMER_KEYS), "a spec", lambda key: at_key(place, key))
+    problems = unknown_keys(
+        values, (*KEYS, *FORMER_KEYS), "a spec", lambda key: at_key(location, key)
+    )
     for key in REQUIRED:
         if key not in values and key not in missing_and_known:
             hint = f"add '{key}', or name a preset: {', '.join(PRESETS)}"
             problems.append(
-                Problem("missing-key", f"'{key}' is not given", place=at_key(place, key), hint=hint)
+                Problem(
+                    "missing-key", f"'{key}' is not given", place=at_key(location, key), hint=hint
+                )
             )
     sound: dict[str, Any] = {}
     settings, wrong = NO_SETTINGS, set[str]()
@@ -222,18 +226,18 @@ def check_values(
         if key not in values or (key == "head_dim" and values[key] is None):
             continue
         if key == SETTINGS:
-            settings, mistakes = checked_settings(values[key], place, flat)
+            settings, mistakes = checked_settings(values[key], location, flat)
             problems += mistakes
             continue
         value: Any = plain(values[key])
-        problem = value_problem(key, KEYS[key], value, place)
+        problem = value_problem(key, KEYS[key], value, location)
         if problem is None:
             # A whole number is welcome where a fraction may stand, and means the same.
             sound[key] = float(value) if KEYS[key] is float else value
         else:
             problems.append(problem)
             wrong.add(key)
-    impossible, normal = combination_problems(sound, place, strict)
+    impossible, normal = combination_problems(sound, location, strict)
     wrong |= set(REQUIRED)
     defaults = {f.name: f.default for f in dataclasses.fields(ModelSpec) if f.name not in wrong}
     return CheckedValues(
@@ -242,33 +246,35 @@ def check_values(
 
 
 def assemble(
-    values: Mapping[str, object], binding: Mapping[str, int], place: str | None, strict: bool
+    values: Mapping[str, object], binding: Mapping[str, int], location: str | None, strict: bool
 ) -> ModelSpec:
     """Preset, binding and given values to one spec; every mistake is collected first."""
-    checked = read_values(values, binding, place, strict)
+    checked = read_values(values, binding, location, strict)
     if checked.problems:
         only_text = all(problem.span is not None for problem in checked.problems)
-        raise (SignatureError if only_text and place is None else SpecError).of(*checked.problems)
+        raise (SignatureError if only_text and location is None else SpecError).of(
+            *checked.problems
+        )
     return checked.spec()
 
 
 def read_values(
-    values: Mapping[str, object], binding: Mapping[str, int], place: str | None, strict: bool
+    values: Mapping[str, object], binding: Mapping[str, int], location: str | None, strict: bool
 ) -> CheckedValues:
     problems: list[Problem] = []
     own = {key: value for key, value in values.items() if key not in ("preset", "bind")}
-    base = _preset(values.get("preset"), problems, place)
-    bound = {**exponents_of(values.get("bind", {}), problems, place), **binding}
+    base = _preset(values.get("preset"), problems, location)
+    bound = {**exponents_of(values.get("bind", {}), problems, location), **binding}
     explained = set(REQUIRED) if base is None else set()
     merged: dict[str, object] = {**(base or {}), **own}
     if own.get("signature") is not None:
         explained.add("signature")
-        signature = _signature(own["signature"], bound, problems, place)
+        signature = _signature(own["signature"], bound, problems, location)
         if signature is None:
             del merged["signature"]
             # Whether its sizes give the layers is not known; with nothing but a text, it may have
             # been meant as another thing than a signature.
-            only_text = place is None and not (own.keys() - {"signature"}) and not base
+            only_text = location is None and not (own.keys() - {"signature"}) and not base
             explained |= set(REQUIRED) if only_text else {"layers"}
         else:
             merged |= {"signature": signature, **_sizes_as_layers(signature, own)}
@@ -277,7 +283,7 @@ def read_values(
     else:
         explained.add("kv_heads")  # are as many as the heads, once those are given
     merged, flat = with_flat_keys(merged, _kinds(merged), KEYS)
-    checked = check_values(merged, place, missing_and_known=explained, strict=strict, flat=flat)
+    checked = check_values(merged, location, missing_and_known=explained, strict=strict, flat=flat)
     return replace(checked, problems=[*problems, *checked.problems])
 
 
@@ -304,7 +310,7 @@ def _kinds(values: Mapping[str, object]) -> list[str]:
 
 
 def _preset(
-    name: object, problems: list[Problem], place: str | None
+    name: object, problems: list[Problem], location: str | None
 ) -> Mapping[str, object] | None:
     """The dimensions of a preset, none without a name; None for a name that is wrong."""
     if name is None:
@@ -312,25 +318,25 @@ def _preset(
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
     hint = did_you_mean(str(name)[:MAX_SHOWN], PRESETS)
-    where = at_key(place, "preset")
+    where = at_key(location, "preset")
     problems.append(
         Problem("unknown-preset", f"{shown(name)} is not a preset", place=where, hint=hint)
     )
     return None
 
 
-def exponents_of(table: object, problems: list[Problem], place: str | None) -> Mapping[str, int]:
+def exponents_of(table: object, problems: list[Problem], location: str | None) -> Mapping[str, int]:
     """The exponents that a file binds."""
     if isinstance(table, dict) and all(whole(value) is not None for value in table.values()):
         return table
     message = "'bind' must be a table of whole numbers"
     hint = "for example: bind = { r = 3 }"
-    problems.append(Problem("bad-type", message, place=at_key(place, "bind"), hint=hint))
+    problems.append(Problem("bad-type", message, place=at_key(location, "bind"), hint=hint))
     return {}
 
 
 def _signature(
-    value: object, binding: Mapping[str, int], problems: list[Problem], place: str | None
+    value: object, binding: Mapping[str, int], problems: list[Problem], location: str | None
 ) -> Signature | None:
     """Parse and bind; a mistake is added to ``problems`` with the file named."""
     if value is None:
@@ -339,14 +345,14 @@ def _signature(
         message = f"'signature' must be text, not {type(value).__name__}"
         problems.append(
             Problem(
-                "bad-type", message, place=at_key(place, "signature"), hint="write it in quotes"
+                "bad-type", message, place=at_key(location, "signature"), hint="write it in quotes"
             )
         )
         return None
     try:
         tree = bind_exponents(parse(value) if isinstance(value, str) else value, binding)
     except RinscError as error:
-        where = None if place is None else at_key(place, "signature")
+        where = None if location is None else at_key(location, "signature")
         problems += [replace(problem, place=where) for problem in error.problems]
         return None
     return tree

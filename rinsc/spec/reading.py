@@ -48,23 +48,25 @@ def model_spec(
     >>> spec.width, spec.parts
     (64, {'A': 2, 'B': 2})
     """
-    given = {key: value for key, value in dimensions.items() if value is not None}
+    keywords = {key: value for key, value in dimensions.items() if value is not None}
     if isinstance(model, str):
         model = Path(model) if model.endswith(".toml") else zoo_file(model) or model
-    place: str | None = None
+    location: str | None = None
     values: dict[str, object] = {"signature": model, "preset": preset}
     if isinstance(model, Path):
-        place = str(model)
+        location = str(model)
         values = {k: value for k, value in read_toml(model).items() if k not in ZOO_TABLES}
         values |= {"preset": preset} if preset is not None else {}
-    tables = tables_of(values.get("towers"), given, towers, place)
-    sized = {*given, *(key for table in (tables or {}).values() for key in table)}
-    if place is None and preset is None and not sized & {*REQUIRED, "preset"}:
+    tables = tables_of(values.get("towers"), keywords, towers, location)
+    sized = {*keywords, *(key for table in (tables or {}).values() for key in table)}
+    if location is None and preset is None and not sized & {*REQUIRED, "preset"}:
         values["preset"] = DEFAULT_PRESET
-    values = merged_values({key: value for key, value in values.items() if key != "towers"}, given)
+    values = merged_values(
+        {key: value for key, value in values.items() if key != "towers"}, keywords
+    )
     if tables is not None or names_towers(values.get("signature")):
-        return cast(ModelSpec, assemble_towers(values, tables or {}, bind or {}, place, strict))
-    return assemble(values, bind or {}, place, strict)
+        return cast(ModelSpec, assemble_towers(values, tables or {}, bind or {}, location, strict))
+    return assemble(values, bind or {}, location, strict)
 
 
 def towers_spec(
@@ -82,13 +84,13 @@ def towers_spec(
     >>> list(spec.towers)
     ['image', 'text']
     """
-    given = {"preset": preset, "bind": bind, "strict": strict, **dimensions}
-    spec: object = model_spec(model, towers=towers or {}, **given)  # type: ignore[arg-type]
+    values = {"preset": preset, "bind": bind, "strict": strict, **dimensions}
+    spec: object = model_spec(model, towers=towers or {}, **values)  # type: ignore[arg-type]
     assert isinstance(spec, TowersSpec)
     return spec
 
 
-def spec_from_values(values: object, place: str | None = None) -> ModelSpec:
+def spec_from_values(values: object, location: str | None = None) -> ModelSpec:
     """The spec of one tower that a file holds as keys and values, the signature as text.
 
     No text in it is taken for the name of a file or of an entry of the zoo. Raises `SpecError`.
@@ -96,19 +98,19 @@ def spec_from_values(values: object, place: str | None = None) -> ModelSpec:
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         message = f"a spec is a table of keys and values, not {type(values).__name__}"
         hint = "for example: {'signature': '(A^3)B', 'preset': 'tiny'}"
-        raise SpecError("bad-type", message, place=place, hint=hint)
+        raise SpecError("bad-type", message, place=location, hint=hint)
     try:
-        return assemble(values, {}, place, strict=False)
+        return assemble(values, {}, location, strict=False)
     except SignatureError as error:
         raise SpecError.of(*error.problems) from None
 
 
-def towers_from_values(values: Mapping[str, object], place: str | None = None) -> TowersSpec:
+def towers_from_values(values: Mapping[str, object], location: str | None = None) -> TowersSpec:
     """`spec_from_values` of several towers."""
     try:
-        tables = tables_of(values.get("towers"), {}, None, place)
+        tables = tables_of(values.get("towers"), {}, None, location)
         shared = {key: value for key, value in values.items() if key != "towers"}
-        return assemble_towers(shared, tables or {}, {}, place, strict=False)
+        return assemble_towers(shared, tables or {}, {}, location, strict=False)
     except SignatureError as error:
         raise SpecError.of(*error.problems) from None
 

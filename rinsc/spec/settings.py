@@ -68,8 +68,8 @@ def settings_class(kind: str) -> type:
     """The dataclass of a kind's settings; raises `GraphError` for a kind that cannot be used."""
     declared: object = getattr(found_kind(kind), KEY, None)
     if not isinstance(declared, type):
-        place = kind_place(kind)
-        raise broken_kind(kind, place, f"'{place.attribute}' is not a LayerKind")
+        source = kind_place(kind)
+        raise broken_kind(kind, source, f"'{source.attribute}' is not a LayerKind")
     return declared
 
 
@@ -88,11 +88,11 @@ def declaration_problem(declared: object) -> str | None:
     for field in dataclasses.fields(declared):
         if field.default is dataclasses.MISSING:
             return f"the setting '{field.name}' needs a default"
-    for key, wanted in settings_types(declared).items():
-        is_choice = get_origin(wanted) is Literal and all(
-            isinstance(choice, str) for choice in get_args(wanted)
+    for key, kind_of_value in settings_types(declared).items():
+        is_choice = get_origin(kind_of_value) is Literal and all(
+            isinstance(choice, str) for choice in get_args(kind_of_value)
         )
-        if wanted not in TYPES and not is_choice:
+        if kind_of_value not in TYPES and not is_choice:
             return f"the setting '{key}' must be an int, a float, a bool, a str or a Literal"
     return None
 
@@ -125,7 +125,7 @@ def with_flat_keys(values: Mapping[str, Any], kinds: Iterable[str], known: Itera
 
 
 def checked_settings(
-    tables: object, place: str | None, flat: Iterable[tuple[str, str]] = ()
+    tables: object, location: str | None, flat: Iterable[tuple[str, str]] = ()
 ) -> tuple[KindSettings, list[Problem]]:
     """What differs from the defaults, and every mistake; ``flat`` are named without a table."""
     if isinstance(tables, KindSettings):
@@ -135,17 +135,21 @@ def checked_settings(
     if not isinstance(tables, Mapping):
         message = f"'{KEY}' must be a table of tables, one a kind, not {shown(tables)}"
         hint = "for example: settings = { albert = { embedding_width = 128 } }"
-        return KindSettings(), [Problem("bad-type", message, place=at_key(place, KEY), hint=hint)]
+        return KindSettings(), [
+            Problem("bad-type", message, place=at_key(location, KEY), hint=hint)
+        ]
     for kind, table in tables.items():
         where = f"{KEY}.{kind!s:.40}"
         if not is_kind(kind):
             message = f"{shown(kind)} is not a layer kind"
             hint = unknown_kind_hint(str(kind)[:40])
-            problems.append(Problem("unknown-kind", message, place=at_key(place, where), hint=hint))
+            problems.append(
+                Problem("unknown-kind", message, place=at_key(location, where), hint=hint)
+            )
         elif not isinstance(table, Mapping):
             message = f"'{where}' must be a table of settings, not {shown(table)}"
             hint = f"for example: [{where}]"
-            problems.append(Problem("bad-type", message, place=at_key(place, where), hint=hint))
+            problems.append(Problem("bad-type", message, place=at_key(location, where), hint=hint))
         else:
             try:
                 declared = settings_class(kind)
@@ -153,16 +157,16 @@ def checked_settings(
                 problems += error.problems
                 continue
             own = {key for owner, key in flat if owner == kind}
-            sound[kind], found = _checked_table(kind, declared, table, place, own)
-            problems += found
+            sound[kind], mistakes = _checked_table(kind, declared, table, location, own)
+            problems += mistakes
     return KindSettings(sound), problems
 
 
 def _checked_table(
-    kind: str, declared: type, table: Mapping[str, Any], place: str | None, flat: set[str]
+    kind: str, declared: type, table: Mapping[str, Any], location: str | None, flat: set[str]
 ) -> tuple[dict[str, Any], list[Problem]]:
     def where(key: str) -> str:
-        return at_key(place, key if key in flat else f"{KEY}.{kind}.{key}")
+        return at_key(location, key if key in flat else f"{KEY}.{kind}.{key}")
 
     types = settings_types(declared)
     problems = unknown_keys(map(str, table), types, f"the settings of '{kind}'", where)
@@ -179,26 +183,28 @@ def _checked_table(
         if value != field.default:
             sound[field.name] = value
     if not problems:
-        problems += _own_check(kind, declared, sound, place)
+        problems += _own_check(kind, declared, sound, location)
     return sound, problems
 
 
-def _problem(field: dataclasses.Field[Any], wanted: Any, value: Any) -> Problem | None:
+def _problem(field: dataclasses.Field[Any], kind_of_value: Any, value: Any) -> Problem | None:
     """A wrong type or value; ``least`` in a field's metadata allows less than the usual 1."""
     key = field.name
-    if get_origin(wanted) is Literal:
-        if value in get_args(wanted):
+    if get_origin(kind_of_value) is Literal:
+        if value in get_args(kind_of_value):
             return None
-        message = f"'{key}' is {shown(value)}; it must be one of {', '.join(get_args(wanted))}"
+        message = (
+            f"'{key}' is {shown(value)}; it must be one of {', '.join(get_args(kind_of_value))}"
+        )
         return Problem("bad-value", message, hint=f"change '{key}'")
     least = field.metadata.get("least")
-    if least is not None and value == least and type(value) in (wanted, int):
+    if least is not None and value == least and type(value) in (kind_of_value, int):
         return None
-    return value_problem(key, wanted, value, None)
+    return value_problem(key, kind_of_value, value, None)
 
 
 def _own_check(
-    kind: str, declared: type, values: Mapping[str, Any], place: str | None
+    kind: str, declared: type, values: Mapping[str, Any], location: str | None
 ) -> list[Problem]:
     """What the dataclass itself refuses, by a ValueError of its ``__post_init__``."""
     try:
@@ -206,7 +212,7 @@ def _own_check(
     except RinscError as error:
         return list(error.problems)
     except (ValueError, TypeError) as error:
-        where = at_key(place, f"{KEY}.{kind}")
+        where = at_key(location, f"{KEY}.{kind}")
         hint = f"change the settings of the kind '{kind}'"
         return [Problem("bad-value", f"{error!s:.200}", place=where, hint=hint)]
     return []

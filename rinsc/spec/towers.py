@@ -116,37 +116,37 @@ def _users(blocks: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
 
 
 def sharing_problems(
-    towers: Mapping[str, ModelSpec | CheckedValues], place: str | None
+    towers: Mapping[str, ModelSpec | CheckedValues], location: str | None
 ) -> Iterator[Problem]:
     """What differs between the towers of a block; a key is told once for two towers.
 
     Of a tower with mistakes of its own, what is sound in it is compared.
     """
-    told: set[tuple[str, str, str]] = set()
+    reported: set[tuple[str, str, str]] = set()
     forms = {name: tower.normal for name, tower in towers.items()}
     parts = {name: form.parts for name, form in forms.items() if form is not None}
     for block, (first, *others) in _users(parts).items():
         for other in others:
             one, two = _facts(towers[first], block), _facts(towers[other], block)
             for key in one:
-                if key not in two or one[key] == two[key] or (key, first, other) in told:
+                if key not in two or one[key] == two[key] or (key, first, other) in reported:
                     continue
                 if key == "head_dim" and one["width"] != two["width"]:
                     continue  # it follows from what differs already
-                told |= {(key, first, other)} if key in KEYS else set()
+                reported |= {(key, first, other)} if key in KEYS else set()
                 yield Problem(
                     "towers-differ",
                     f"block {block} is in the towers {first} and {other}, "
                     f"and {key} is {one[key]} in {first} and {two[key]} in {other}",
-                    place=at_key(tower_place(place, other), key.rpartition(" ")[2]),
+                    place=at_key(tower_place(location, other), key.rpartition(" ")[2]),
                     hint=f"give both towers one value, or call the block of {other} by a letter "
                     "of its own",
                 )
 
 
-def tower_place(place: str | None, name: str) -> str:
+def tower_place(location: str | None, name: str) -> str:
     """Where the dimensions of a tower stand: its table, of a file or of an argument."""
-    return at_key(place, f"towers.{name}")
+    return at_key(location, f"towers.{name}")
 
 
 def _facts(tower: ModelSpec | CheckedValues, block: str) -> dict[str, object]:
@@ -176,11 +176,11 @@ def names_towers(signature: object) -> bool:
 
 def tables_of(
     of_file: object,
-    given: Mapping[str, object],
+    keywords: Mapping[str, object],
     towers: Mapping[str, Mapping[str, object]] | None,
-    place: str | None,
+    location: str | None,
 ) -> dict[str, dict[str, object]] | None:
-    """The dimensions of each tower: those of the file, then ``given`` ones, then ``towers``.
+    """The dimensions of each tower: those of the file, then ``keywords`` ones, then ``towers``.
 
     None where nobody speaks of towers.
     """
@@ -194,11 +194,11 @@ def tables_of(
         if not is_table:
             message = "'towers' must be a table of dimensions for each tower"
             hint = 'for example: [towers.image] and below it kind = "vit"'
-            raise SpecError("bad-type", message, place=at_key(place, "towers"), hint=hint)
+            raise SpecError("bad-type", message, place=at_key(location, "towers"), hint=hint)
     assert of_file is None or isinstance(of_file, Mapping)
     merged: dict[str, dict[str, object]] = {}
     for name, table in (of_file or {}).items():
-        merged[name] = {key: value for key, value in table.items() if key not in given}
+        merged[name] = {key: value for key, value in table.items() if key not in keywords}
     for name, table in (towers or {}).items():
         merged[name] = merged.get(name, {}) | dict(table)
     return merged
@@ -208,28 +208,28 @@ def assemble_towers(
     values: Mapping[str, object],
     tables: Mapping[str, Mapping[str, object]],
     binding: Mapping[str, int],
-    place: str | None,
+    location: str | None,
     strict: bool,
 ) -> TowersSpec:
     """Values for all towers, and a table for each, to one spec; every mistake is collected."""
     problems: list[Problem] = []
     tree = values.get("signature")
-    bound = {**exponents_of(values.get("bind", {}), problems, place), **binding}
-    where = None if place is None else at_key(place, "signature")
+    bound = {**exponents_of(values.get("bind", {}), problems, location), **binding}
+    where = None if location is None else at_key(location, "signature")
     if not names_towers(tree):
         message = "there are tables of towers, and the signature names no towers"
         hint = "name them, as in image: A^2B, text: CD, or take the tables away"
-        raise SpecError("not-towers", message, place=at_key(place, "towers"), hint=hint)
+        raise SpecError("not-towers", message, place=at_key(location, "towers"), hint=hint)
     try:
         towers = parse_towers(tree) if isinstance(tree, str) else tree
         assert isinstance(towers, Towers)
         towers = bind_towers(towers, bound)
     except RinscError as error:
         placed = [replace(problem, place=where) for problem in error.problems]
-        raise (SignatureError if place is None else SpecError).of(*placed) from None
+        raise (SignatureError if location is None else SpecError).of(*placed) from None
     shared = {k: value for k, value in values.items() if k not in ("signature", "bind")}
     trees = tower_signatures(towers)
-    problems += unknown_keys(tables, trees, "this model", lambda key: tower_place(place, key))
+    problems += unknown_keys(tables, trees, "this model", lambda key: tower_place(location, key))
     checked: dict[str, CheckedValues] = {}
     for name, signature in trees.items():
         own = dict(tables.get(name, {}))
@@ -237,29 +237,29 @@ def assemble_towers(
             own.keys() & {"signature", "bind", "towers"},
             [*KEYS, "preset"][1:],
             "a tower",
-            partial(at_key, tower_place(place, name)),
+            partial(at_key, tower_place(location, name)),
         )
         own = {key: value for key, value in own.items() if key not in ("signature", "bind")}
         # The preset of a tower is more its own than what all towers have.
         preset = PRESETS.get(str(own.get("preset")), {})
         merged = {**merged_values({**shared, **preset}, own), "signature": signature}
-        checked[name] = read_values(merged, {}, tower_place(place, name), strict)
-        problems += [_placed(p, place, name, own.keys()) for p in checked[name].problems]
+        checked[name] = read_values(merged, {}, tower_place(location, name), strict)
+        problems += [_placed(p, location, name, own.keys()) for p in checked[name].problems]
     known = {name: values for name, values in checked.items() if values.normal is not None}
-    problems += sharing_problems(known, place)
+    problems += sharing_problems(known, location)
     if problems:
         raise SpecError.of(*dict.fromkeys(problems))
     return TowersSpec(towers, tuple(values.spec() for values in checked.values()))
 
 
-def _placed(problem: Problem, place: str | None, name: str, own: Collection[str]) -> Problem:
+def _placed(problem: Problem, location: str | None, name: str, own: Collection[str]) -> Problem:
     """A mistake in a key that all towers have stands where the key does, and is told once."""
-    key = (problem.place or "").removeprefix(f"{tower_place(place, name)}: ")
+    key = (problem.place or "").removeprefix(f"{tower_place(location, name)}: ")
     if key in own:
         return problem
-    if key == "signature" and place is None:
+    if key == "signature" and location is None:
         return replace(problem, place=None)
-    return replace(problem, place=at_key(place, key))
+    return replace(problem, place=at_key(location, key))
 
 
 def with_towers(spec: TowersSpec, towers: str | Towers, *, strict: bool = False) -> TowersSpec:

@@ -130,9 +130,9 @@ def unknown_exponent(name: str, free: list[str]) -> SignatureError:
     )
 
 
-def _checked(name: str, given: int, at: Sequence, source: str) -> int:
+def _checked(name: str, number: int, at: Sequence, source: str) -> int:
     """The value of an exponent as Python's own number."""
-    value = whole(given)
+    value = whole(number)
     if value is None or value < 1:
         message = f"the exponent '{name}' must be a whole number from 1"
         raise SignatureError(

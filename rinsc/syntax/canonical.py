@@ -159,13 +159,13 @@ def _powers_around(owner: int, keys: list[int], runs: Counter[int]) -> Iterator[
     Each round has equally many runs, so that the first runs of two rounds are a period apart; a
     power that cuts another owner's runs in two is none.
     """
-    places = [place for place, key in enumerate(keys) if key == owner]
-    for rounds in range(len(places), 1, -1):
-        if len(places) % rounds:
+    positions = [position for position, key in enumerate(keys) if key == owner]
+    for rounds in range(len(positions), 1, -1):
+        if len(positions) % rounds:
             continue
-        period = places[len(places) // rounds] - places[0]
-        earliest = max(0, places[-1] + 1 - period * rounds)
-        for start in range(earliest, min(places[0], len(keys) - period * rounds) + 1):
+        period = positions[len(positions) // rounds] - positions[0]
+        earliest = max(0, positions[-1] + 1 - period * rounds)
+        for start in range(earliest, min(positions[0], len(keys) - period * rounds) + 1):
             power = _Power(start, period, rounds)
             if _is_power(keys, power) and _is_whole(keys, power, runs):
                 yield power
@@ -327,5 +327,5 @@ class _Names:
 
 def letter_name(index: int) -> str:
     """A to Z, then A1 to Z1, A2 and so on."""
-    round_number, place = divmod(index, 26)
-    return chr(ord("A") + place) + (str(round_number) if round_number else "")
+    round_number, letter = divmod(index, 26)
+    return chr(ord("A") + letter) + (str(round_number) if round_number else "")

@@ -128,11 +128,11 @@ def require_bound(sig: Signature) -> None:
 
 def free_exponents(sig: Signature) -> dict[str, Span]:
     """The names of the free exponents, each with the span of the first repeat that has it."""
-    found: dict[str, Span] = {}
+    names: dict[str, Span] = {}
     for repeat in repeats(sig.body):
         if isinstance(repeat.count, str):
-            found.setdefault(repeat.count, repeat.span)
-    return found
+            names.setdefault(repeat.count, repeat.span)
+    return names
 
 
 def flatten(node: Node, keep: Callable[[Repeat], bool]) -> list[BlockRef | Repeat]:
@@ -252,12 +252,12 @@ def lines_in(line: Line) -> Iterator[Line]:
 
 def visits_in(line: Line) -> Iterator[PartVisit]:
     """The visits in order of execution, with those of a kept repeat once."""
-    seen: set[int] = set()
+    known: set[int] = set()
     for step in line:
         if isinstance(step, PartVisit):
             yield step
-        elif id(step) not in seen:
-            seen.add(id(step))
+        elif id(step) not in known:
+            known.add(id(step))
             yield from visits_in(step.line)
 
 

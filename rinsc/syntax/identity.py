@@ -306,7 +306,7 @@ def _followers(lines: Mapping[str, Line], parts: _Parts) -> dict[str, str]:
     """The links of the chains: X to Y where Y always follows X and X always precedes Y."""
     after: dict[str, set[str | None]] = {name: set() for name in parts}
     before: dict[str, set[str | None]] = {name: set() for name in parts}
-    for inner in (each for line in lines.values() for each in lines_in(line)):
+    for inner in (inner_line for line in lines.values() for inner_line in lines_in(line)):
         left: PartVisit | KeptRepeat | None = None
         for right in (*inner, None):
             joined = _joined(left, right, parts)

@@ -329,22 +329,24 @@ class _Place:
         )
 
 
-def _items(sequence: Sequence, pattern: _Pattern, place: _Place, degree: int) -> tuple[Node, ...]:
-    items = reversed(sequence.items) if place.visit.reverse else sequence.items
-    return tuple(_node(item, pattern, place, degree) for item in items)
+def _items(
+    sequence: Sequence, pattern: _Pattern, position: _Place, degree: int
+) -> tuple[Node, ...]:
+    items = reversed(sequence.items) if position.visit.reverse else sequence.items
+    return tuple(_node(item, pattern, position, degree) for item in items)
 
 
-def _node(node: Node, pattern: _Pattern, place: _Place, degree: int) -> Node:
-    """``node`` of the pattern over the parts of ``place``, with ``degree`` levels to go."""
+def _node(node: Node, pattern: _Pattern, position: _Place, degree: int) -> Node:
+    """``node`` of the pattern over the parts of ``position``, with ``degree`` levels to go."""
     match node:
         case Sequence():
-            return replace(node, items=_items(node, pattern, place, degree))
+            return replace(node, items=_items(node, pattern, position, degree))
         case Repeat(body):
-            inner = _node(body, pattern, place, degree)
+            inner = _node(body, pattern, position, degree)
             assert isinstance(inner, BlockRef | Sequence)
             return replace(node, body=inner)
         case BlockRef(letter):
-            part = place.inside(node, pattern.letters[letter])
+            part = position.inside(node, pattern.letters[letter])
             if degree == 1:
                 return BlockRef(part.path, None, _options(part, node.span), node.span)
             return Sequence(_items(pattern.body, pattern, part, degree - 1), node.span)

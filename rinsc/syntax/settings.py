@@ -87,8 +87,8 @@ class BlockOptions:
 
 def repeat_options(options: tuple[Option, ...]) -> RepeatOptions:
     """The options of a repeat, which `check_options` has accepted."""
-    kept = effective(options)
-    values = {option.name: option.value for option in kept}
+    written = effective(options)
+    values = {option.name: option.value for option in written}
     sample = values.get("sample")
     return RepeatOptions(
         skip=float(cast(float, values.get("skip", 0.0))),
@@ -98,7 +98,7 @@ def repeat_options(options: tuple[Option, ...]) -> RepeatOptions:
         start=cast(Start, values.get("init", "carry")),
         grad=cast("int | None", values.get("grad")),
         cache=cast(CacheSlot, values.get("kv", "own")),
-        text=options_text(kept).strip("{}"),
+        text=options_text(written).strip("{}"),
     )
 
 
@@ -131,17 +131,17 @@ def letter_options(sig: Signature) -> dict[str, BlockOptions]:
 
     Raises SignatureError (``conflicting-options``) where two mentions differ.
     """
-    found: dict[str, BlockOptions] = {}
+    options: dict[str, BlockOptions] = {}
     for ref in mentions(sig.body):
-        known = found.get(ref.letter, BlockOptions())
+        known = options.get(ref.letter, BlockOptions())
         if not ref.options:
-            found.setdefault(ref.letter, known)
+            options.setdefault(ref.letter, known)
             continue
         here = block_options(ref.options)
         _check("tie", known.tie, here.tie, ref, sig)
         _check("kind", known.kind, here.kind, ref, sig)
-        found[ref.letter] = BlockOptions(here.tie or known.tie, here.kind or known.kind)
-    return found
+        options[ref.letter] = BlockOptions(here.tie or known.tie, here.kind or known.kind)
+    return options
 
 
 def _check(name: str, known: str | None, here: str | None, ref: BlockRef, sig: Signature) -> None:

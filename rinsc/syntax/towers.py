@@ -118,7 +118,7 @@ class _Completed:
 
     def _missing(self, ref: BlockRef) -> Iterator[Option]:
         """What is said of its letter elsewhere."""
-        said, here = self._options[ref.letter], {option.name for option in ref.options}
-        for name, value in (("tie", said.tie), ("kind", said.kind)):
+        block, here = self._options[ref.letter], {option.name for option in ref.options}
+        for name, value in (("tie", block.tie), ("kind", block.kind)):
             if value is not None and name not in here:
                 yield Option(name, value, ref.span)

@@ -54,17 +54,17 @@ def check_brackets(text: str) -> None:
         raise SignatureError("empty-signature", "the signature is empty", source=text, hint=hint)
     opened: list[tuple[str, int]] = []
     in_braces = 0
-    for place, char in enumerate(text):
+    for position, char in enumerate(text):
         if char in "([{":
             if char == "(" and not in_braces and len(opened) >= MAX_NESTING:
                 message = f"parentheses are more than {MAX_NESTING} deep"
-                span, hint = Span(place, place + 1), "drop needless parentheses"
+                span, hint = Span(position, position + 1), "drop needless parentheses"
                 raise SignatureError("too-deep", message, source=text, span=span, hint=hint)
-            opened.append((char, place))
+            opened.append((char, position))
             in_braces += char == "{"
         elif char in _CLOSERS:
             if not opened:
-                raise _unbalanced(text, char, place, "is not opened")
+                raise _unbalanced(text, char, position, "is not opened")
             opener, opened_at = opened.pop()
             if opener != _CLOSERS[char]:
                 raise _unbalanced(text, opener, opened_at, "is not closed")
@@ -73,11 +73,11 @@ def check_brackets(text: str) -> None:
         raise _unbalanced(text, *opened[-1], "is not closed")
 
 
-def _unbalanced(text: str, char: str, place: int, what: str) -> SignatureError:
+def _unbalanced(text: str, char: str, position: int, what: str) -> SignatureError:
     code = "unbalanced-parenthesis" if char in "()" else "unbalanced-bracket"
     hint = f"add the '{_PARTNERS[char]}' that belongs to it, or remove it"
     return SignatureError(
-        code, f"'{char}' {what}", source=text, span=Span(place, place + 1), hint=hint
+        code, f"'{char}' {what}", source=text, span=Span(position, position + 1), hint=hint
     )
 
 

@@ -49,10 +49,10 @@ def visited_once(spec: ModelSpec) -> ModelSpec:
     words = []
     for index, (name, size) in enumerate(spec.parts.items()):
         own = spec.block_options[name]
-        said = [f"tie={own.tie}"] if own.tie else []
-        said += [f"kind={own.kind}"] if own.kind else []
+        options = [f"tie={own.tie}"] if own.tie else []
+        options += [f"kind={own.kind}"] if own.kind else []
         letter = name if spec.signature.degree == 1 else letter_name(index)
-        words.append(f"{letter}[{size}]" + (f"{{{', '.join(said)}}}" if said else ""))
+        words.append(f"{letter}[{size}]" + (f"{{{', '.join(options)}}}" if options else ""))
     return with_signature(spec, " ".join(words))
 
 
@@ -136,10 +136,10 @@ class Limits:
             raise SpecError.of(*problems)
 
     def _number(self, name: str) -> int | float:
-        given = getattr(self, name)
-        number = real(given)
+        value = getattr(self, name)
+        number = real(value)
         if number is None:
-            message = f"{name} must be a number, not {shown(given)}"
+            message = f"{name} must be a number, not {shown(value)}"
             raise SpecError("bad-type", message, place=name, hint=f"change '{name}'")
         return number
 

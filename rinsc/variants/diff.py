@@ -84,19 +84,21 @@ class Difference:
 
     def _reasons(self) -> list[str]:
         """In what two different models differ."""
-        found = [f"{key} is {left} and {right}." for key, (left, right) in self.dimensions.items()]
+        reasons = [
+            f"{key} is {left} and {right}." for key, (left, right) in self.dimensions.items()
+        ]
         left, right = self.left, self.right
         if self.shared_start == 0:
-            found.append("They differ from the first layer on.")
+            reasons.append("They differ from the first layer on.")
         elif self.shared_start is not None and self.shared_start < self._most_layers:
-            found.append(f"They part ways after {plural(self.shared_start, 'layer')}.")
-        elif not found:
-            found.append("They run the same layers in the same order, with other options.")
+            reasons.append(f"They part ways after {plural(self.shared_start, 'layer')}.")
+        elif not reasons:
+            reasons.append("They run the same layers in the same order, with other options.")
         if left.parameters == right.parameters:
-            found.append("They have as many parameters.")
+            reasons.append("They have as many parameters.")
         if left.training_flops_per_token == right.training_flops_per_token:
-            found.append("They cost the same to train.")
-        return found
+            reasons.append("They cost the same to train.")
+        return reasons
 
     @property
     def _most_layers(self) -> int:
@@ -260,18 +262,18 @@ def _shared_start(left: Sequence[Run], right: Sequence[Run]) -> int:
     return min(len(left), len(right)) - 1
 
 
-def difference_tables(found: Difference | TowersDifference) -> list[Table]:
+def difference_tables(difference: Difference | TowersDifference) -> list[Table]:
     """Both sides beside each other: what they are, and their figures."""
-    if isinstance(found, TowersDifference):
-        return [_towers_figures(found)]
-    left, right = found.left, found.right
+    if isinstance(difference, TowersDifference):
+        return [_towers_figures(difference)]
+    left, right = difference.left, difference.right
     heads = [short_text(side.signature, HEAD_WIDTH) for side in (left, right)]
     facts = [
         ("fingerprint (with dimensions)", left.fingerprint, right.fingerprint),
         ("blocks", *(listed(side.blocks, MAX_LISTED) for side in (left, right))),
         ("layers run", left.schedule, right.schedule),
         ("dials", *(listed(side.dials, MAX_LISTED) or "-" for side in (left, right))),
-        *((key, str(one), str(other)) for key, (one, other) in found.dimensions.items()),
+        *((key, str(one), str(other)) for key, (one, other) in difference.dimensions.items()),
     ]
     rows = [
         ("parameters", left.parameters, right.parameters, rounded_count),
@@ -298,8 +300,8 @@ def difference_tables(found: Difference | TowersDifference) -> list[Table]:
     ]
 
 
-def _towers_figures(found: TowersDifference) -> Table:
-    left, right = found.left, found.right
+def _towers_figures(difference: TowersDifference) -> Table:
+    left, right = difference.left, difference.right
     rows = [
         ("parameters", left.parameters, right.parameters, rounded_count),
         ("layers executed", left.executed_layers, right.executed_layers, exact),

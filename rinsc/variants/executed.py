@@ -86,11 +86,11 @@ class _Line:
 
 
 def _numbered(graph: BlockGraph, visit: Visit, numbers: dict[tuple[str, int], int]) -> bytes:
-    found = array(_NUMBER)
+    layers = array(_NUMBER)
     for layer in _layers(graph, visit):
         number = numbers.setdefault((visit.block, layer), len(numbers))
-        found.extend([number] * visit.each)
-    return found.tobytes()
+        layers.extend([number] * visit.each)
+    return layers.tobytes()
 
 
 def _check_bound(count: int) -> None:
@@ -159,13 +159,13 @@ class _Runs:
                 self._before.append((options.cache, entry, index))
             if options.inject is not None:
                 self._before.append((options.inject, owner, entry))
-            given = len(self._runs)
+            first_run = len(self._runs)
             which = index if adapter is None or adapter.by == "round" else loop.rounds - 1
             if adapter is not None and adapter.kind != "gate":
                 self._before.append((adapter.kind, adapter.rank, owner, which))
             self._walk(body)
             if adapter is not None and adapter.kind == "gate":
-                self._before.append((adapter.kind, owner, which, given))
+                self._before.append((adapter.kind, owner, which, first_run))
 
     def _number(self, what: str, *name: object) -> int:
         """The number of a thing among those of its sort, by first use."""

@@ -122,12 +122,12 @@ def read_entry(path: Path) -> ZooEntry:
     expect = _table(Expectation, "expect", tables, problems, path)
     if source is not None and source.arxiv is None and source.url is None:
         message = "the source has neither 'arxiv' nor 'url'"
-        place = at_key(str(path), "source")
-        problems.append(Problem("missing-key", message, place=place, hint="add 'arxiv'"))
+        location = at_key(str(path), "source")
+        problems.append(Problem("missing-key", message, place=location, hint="add 'arxiv'"))
     if expect is not None and (expect.baseline is None) != (expect.cost_ratio is None):
         message = "'baseline' and 'cost_ratio' belong together"
-        place = at_key(str(path), "expect")
-        problems.append(Problem("missing-key", message, place=place, hint="give both, or none"))
+        location = at_key(str(path), "expect")
+        problems.append(Problem("missing-key", message, place=location, hint="give both, or none"))
     if problems or source is None or expect is None:
         raise SpecError.of(*problems)
     return ZooEntry(path.stem, source, expect, path)
@@ -140,30 +140,30 @@ def _table(
     kind: type[_Table], name: str, tables: Mapping[str, Any], problems: list[Problem], path: Path
 ) -> _Table | None:
     """One table as its dataclass; None where ``problems`` says why not."""
-    found, known = tables.get(name), {item.name: item for item in fields(kind)}
-    place = f"{path}: {name}"
-    if not isinstance(found, dict):
+    values, known = tables.get(name), {item.name: item for item in fields(kind)}
+    location = f"{path}: {name}"
+    if not isinstance(values, dict):
         message = f"a zoo entry needs the table [{name}]"
         hint = f"add [{name}] with {', '.join(known)}"
         problems.append(Problem("missing-table", message, place=str(path), hint=hint))
         return None
     before = len(problems)
-    wanted = get_type_hints(kind)
-    problems += unknown_keys(found, known, f"[{name}]", lambda key: place)
-    for key, value in found.items():
-        if key in known and not _fits(value, wanted[key]):
+    types = get_type_hints(kind)
+    problems += unknown_keys(values, known, f"[{name}]", lambda key: location)
+    for key, value in values.items():
+        if key in known and not _fits(value, types[key]):
             message = f"'{key}' of [{name}] cannot be {shown(value)}"
-            problems.append(Problem("bad-value", message, place=place, hint=f"change '{key}'"))
+            problems.append(Problem("bad-value", message, place=location, hint=f"change '{key}'"))
     for key, item in known.items():
-        if item.default is MISSING and key not in found:
+        if item.default is MISSING and key not in values:
             message = f"[{name}] has no '{key}'"
-            problems.append(Problem("missing-key", message, place=place, hint=f"add '{key}'"))
-    return kind(**found) if len(problems) == before else None
+            problems.append(Problem("missing-key", message, place=location, hint=f"add '{key}'"))
+    return kind(**values) if len(problems) == before else None
 
 
-def _fits(value: object, wanted: Any) -> bool:
+def _fits(value: object, type_of_key: Any) -> bool:
     """Whether a value of a file is of the type of its field; numbers must not be below 0."""
-    kinds = get_args(wanted) or (wanted,)
+    kinds = get_args(type_of_key) or (type_of_key,)
     if isinstance(value, bool) or (isinstance(value, int | float) and not value >= 0):
         return False
     return type(value) in kinds or (float in kinds and type(value) is int)
@@ -231,20 +231,20 @@ def _cost_ratio(spec: ModelSpec, other: ModelSpec) -> float:
     return own / training_flops_per_token(other, other.context)
 
 
-def claims(entry: ZooEntry, found: Figures) -> Iterator[Claim]:
+def claims(entry: ZooEntry, costs: Figures) -> Iterator[Claim]:
     """Everything that the entry expects, beside the figures found."""
     expect = entry.expect
     tolerance = expect.parameters_tolerance
-    yield Claim("parameters", expect.parameters, found.parameters, tolerance)
+    yield Claim("parameters", expect.parameters, costs.parameters, tolerance)
     if expect.executed_layers is not None:
-        yield Claim("layers executed", expect.executed_layers, found.executed_layers, 0.0)
+        yield Claim("layers executed", expect.executed_layers, costs.executed_layers, 0.0)
     if expect.cost_ratio is not None and entry.baseline is not None:
         name = f"training FLOPs against {expect.baseline}"
         here = _cost_ratio(entry.spec, entry.baseline)
         yield Claim(name, expect.cost_ratio, here, expect.cost_ratio_tolerance)
     if expect.max_adapter_share is not None:
         share = expect.max_adapter_share
-        yield Claim("share of adapters, at most", share, found.adapter_share, None)
+        yield Claim("share of adapters, at most", share, costs.adapter_share, None)
 
 
 SIGNATURE_WIDTHS = (10, 30)  # in the list of entries, where there is little room and where much
