@@ -3,7 +3,7 @@
 ``AAB@2`` with 8 layers becomes ``(AaAaAb)(AaAaAb)(BaBaBb)`` and 2 layers for each of Aa, Ab, Ba
 and Bb. It is worked out once, kept by the spec, and read by every later stage:
 
-    >>> from rinsc.syntax import parse
+    >>> from rinsc.syntax import parse, to_text
     >>> form = normal_form(parse("AAB@2"), 8)
     >>> to_text(form.tree)
     '(AaAaAb)(AaAaAb)(BaBaBb)'
