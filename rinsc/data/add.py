@@ -17,18 +17,20 @@ import tarfile
 import zipfile
 import zlib
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict
+from html.parser import HTMLParser
 from http.client import HTTPException
 from itertools import accumulate
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from rinsc.data.catalog import RECORD, Added, Entry, added_folder, folder_sha256
 from rinsc.data.names import cannot_read, damaged, data_error
-from rinsc.data.readers import READERS
+from rinsc.data.text_files import plain_text
 from rinsc.storage.folders import folder_aside, one_process, temporary_folder
 
 DOWNLOAD_SECONDS = 600
@@ -225,3 +227,107 @@ def _debian_version(entry: Entry) -> str:
         message = f"the Debian package {entry.package} is not installed"
         raise data_error("package-not-installed", message, entry.name, hint)
     return done.stdout[2:].strip()
+
+
+# A reader yields the texts of one file, each with what is added to the file's name, mostly "".
+Reader: TypeAlias = Callable[[Path], Iterator[tuple[str, str]]]
+
+GCIDE_ENTRY_LINES = 20_000  # one dictionary becomes some dozens of files
+
+_BLOCKS = frozenset(
+    (
+        *("p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "ul", "ol", "dl", "dt", "dd"),
+        *("div", "tr", "table", "blockquote", "pre", "br", "hr"),
+    )
+)
+_VERSE_NUMBER = re.compile(r"(?<!\S)\d+:\d+\S* ?")
+_HIDDEN = frozenset(("script", "style", "head", "title"))
+
+
+def read_utf8(path: Path) -> Iterator[tuple[str, str]]:
+    yield "", path.read_text(encoding="utf-8")
+
+
+def read_latin1(path: Path) -> Iterator[tuple[str, str]]:
+    yield "", path.read_text(encoding="latin-1")
+
+
+def read_markdown(path: Path) -> Iterator[tuple[str, str]]:
+    yield "", plain_text(path.read_text(encoding="utf-8"))
+
+
+def read_html(path: Path) -> Iterator[tuple[str, str]]:
+    collector = _TextOfHtml()
+    collector.feed(path.read_text(encoding="utf-8", errors="replace"))
+    collector.close()
+    yield "", collector.text()
+
+
+def read_dictionary(path: Path) -> Iterator[tuple[str, str]]:
+    """A dictionary of dictd: gzip; cut at the empty lines between entries into equal files."""
+    with gzip.open(path, "rt", encoding="cp1252", newline="\n") as file:
+        lines: list[str] = []
+        number = 0
+        for line in file:
+            lines.append(line)
+            if len(lines) >= GCIDE_ENTRY_LINES and not line.strip():
+                yield f"-{number:03}", "".join(lines)
+                lines, number = [], number + 1
+        yield f"-{number:03}", "".join(lines)
+
+
+def read_bible(path: Path) -> Iterator[tuple[str, str]]:
+    """A database of verses: one text a book, one line a row of verses, without their numbers."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as base:
+        base.execute("PRAGMA trusted_schema = OFF")  # its views call no functions with effects
+        books = base.execute(
+            "SELECT TestamentID, BookID, ShortName, LongName FROM Books ORDER BY 1, 2"
+        )
+        for number, (testament, book, short, title) in enumerate(books.fetchall(), start=1):
+            rows = base.execute(
+                "SELECT Passage1, Passage2 FROM Bible WHERE TestamentID = ? AND BookID = ?"
+                " ORDER BY ChapterID, VerseID",
+                (testament, book),
+            )
+            lines = (" ".join(part for part in row if part) for row in rows)
+            text = "\n".join(_VERSE_NUMBER.sub("", line) for line in lines)
+            yield f"/{number:02}-{short.replace(' ', '-')}", f"{title}\n\n{text}\n"
+
+
+READERS: Mapping[str, Reader] = {
+    "utf8": read_utf8,
+    "latin1": read_latin1,
+    "markdown": read_markdown,
+    "html": read_html,
+    "dictionary": read_dictionary,
+    "bible": read_bible,
+}
+
+
+class _TextOfHtml(HTMLParser):
+    """Collects what a browser would show: text, with a line end around each block."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self._parts: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag in _HIDDEN:
+            self._hidden += 1
+        if tag in _BLOCKS:
+            self._parts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _HIDDEN:
+            self._hidden = max(0, self._hidden - 1)
+        if tag in _BLOCKS:
+            self._parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self._parts.append(re.sub(r"\s+", " ", data))
+
+    def text(self) -> str:
+        joined = re.sub(r" *\n *", "\n", "".join(self._parts))
+        return re.sub(r"\n{3,}", "\n\n", joined).strip() + "\n"

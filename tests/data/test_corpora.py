@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.data import corpora, documents, text_files
-from rinsc.data import readers as markup
 from rinsc.data.corpora import load_corpus
 from rinsc.data.documents import Corpus, Document, held_out_names, split, text_facts
-from rinsc.data.readers import plain_bytes, plain_text
+from rinsc.data.text_files import plain_bytes, plain_text
 from rinsc.errors import DataError, MissingExtraError
 
 LINE = "Now is the winter of our discontent made glorious summer by this sun of York.\n"
@@ -85,7 +84,7 @@ def test_markup_is_read_in_parts(paragraphs: list[str], size: int) -> None:
     source = "\n\n".join(paragraphs)
     whole = plain_text(source)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(markup, "PART_BYTES", size)
+        patch.setattr(text_files, "PART_BYTES", size)
         patch.setattr(documents, "PART_BYTES", 3)
         assert plain_text(source) == whole
         assert plain_bytes(source.encode()).decode() == whole
