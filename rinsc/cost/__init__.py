@@ -1,4 +1,4 @@
-"""Exact costs: parameters, FLOPs, memory, and compute matching."""
+"""Exact parameters and FLOPs, memory of which activations are an estimate, and compute matching."""
 
 from rinsc.cost.counts import RunCounts, expected_run_counts, run_counts
 from rinsc.cost.flops import (

@@ -21,7 +21,8 @@ from rinsc.data.pieces import Piece, encoded_pieces
 from rinsc.errors import DataError, plural, setting
 from rinsc.extras import require
 from rinsc.storage.files import parse_json, read_regular_text, write_atomically
-from rinsc.text.decoders import CANNOT_DECODE, byte_level_bytes, library_failures
+from rinsc.text.decoders import CANNOT_DECODE, byte_level_bytes
+from rinsc.text.panics import library_failures
 from rinsc.text.tokenizer_files import (
     END_OF_TEXT,
     TOKENIZER_FILE,

@@ -19,34 +19,15 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from rinsc.errors import DataError
 from rinsc.storage.files import parse_json
-from rinsc.text.panics import is_panic, quiet
+from rinsc.text.panics import library_failures
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for bytes that are no character
 CANNOT_DECODE = "the tokenizer cannot decode its ids"
-
-
-@contextmanager
-def library_failures(message: str) -> Iterator[None]:
-    """What the library tokenizers raises becomes a DataError that begins with ``message``.
-
-    It raises bare Exception, and where its own code fails a ``PanicException``, which is none.
-    """
-    try:
-        with quiet():
-            yield
-    except BaseException as error:
-        if isinstance(error, DataError) or not (is_panic(error) or isinstance(error, Exception)):
-            raise
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        hint = "use another tokenizer.json: one with a token for what it does not know, not damaged"
-        raise DataError("tokenizer-failed", f"{message}: {reason}", hint=hint) from error
 
 
 class TokenDecoder:

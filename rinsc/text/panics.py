@@ -16,6 +16,8 @@ from tempfile import TemporaryFile
 from threading import Lock
 from typing import IO
 
+from rinsc.errors import DataError
+
 STDERR = 2
 _HEADER = rb"\n?thread '[^\n]*' [^\n]*panicked at [^\n]*\n"
 _NOTE = rb"(?:stack backtrace:\n(?: +[^\n]*\n)*)?(?:note: [^\n]*backtrace[^\n]*\n)?"
@@ -91,3 +93,20 @@ def _pass_on(written: bytes) -> None:
         with suppress(OSError, ValueError):
             sys.stderr.flush()
             os.write(STDERR, written)
+
+
+@contextmanager
+def library_failures(message: str) -> Iterator[None]:
+    """What the library tokenizers raises becomes a DataError that begins with ``message``.
+
+    It raises bare Exception, and where its own code fails a ``PanicException``, which is none.
+    """
+    try:
+        with quiet():
+            yield
+    except BaseException as error:
+        if isinstance(error, DataError) or not (is_panic(error) or isinstance(error, Exception)):
+            raise
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        hint = "use another tokenizer.json: one with a token for what it does not know, not damaged"
+        raise DataError("tokenizer-failed", f"{message}: {reason}", hint=hint) from error

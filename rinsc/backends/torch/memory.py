@@ -141,8 +141,9 @@ def require_training_memory(step: TrainingStep, device: torch.device | str = "cp
         return
     message = (
         f"training takes {_gib(step.held_bytes)} for weights, gradients and optimizer state, "
-        f"{_gib(step.activation_bytes)} for activations and up to {_gib(step.allowance_bytes)} for "
-        f"the process and its allocator; memory is {_gib(available)}"
+        f"at most {_gib(step.activation_bytes)} for activations and up to "
+        f"{_gib(step.allowance_bytes)} for the process and its allocator; "
+        f"memory is {_gib(available)}"
     )
     hints = list(_cheaper(step, available)) or list(_smaller(step, available))
     raise LoweringError("does-not-fit", message, hint="; ".join(hints))
