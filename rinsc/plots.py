@@ -137,8 +137,8 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
             stacks[-2:] = [stacks[-2] + stacks[-1]]
     moved = list(heights)
     for stack in stacks:
-        for place, index in enumerate(stack):
-            moved[index] = _bottom(stack, heights, gap) + place * gap
+        for position, index in enumerate(stack):
+            moved[index] = _bottom(stack, heights, gap) + position * gap
     return moved
 
 
@@ -159,8 +159,8 @@ def _save(figure: Figure, path: Path) -> tuple[Path, ...]:
     for file_format in FORMATS:
         target = path.with_name(f"{path.name}.{file_format}")
         # A fixed salt and no date: the same data give the same file.
-        with atomic_path(target) as part, rc_context({"svg.hashsalt": "rinsc"}):
-            figure.savefig(part, format=file_format, metadata=FORMATS[file_format])
+        with atomic_path(target) as draft, rc_context({"svg.hashsalt": "rinsc"}):
+            figure.savefig(draft, format=file_format, metadata=FORMATS[file_format])
         written.append(target)
     return tuple(written)
 
@@ -213,14 +213,14 @@ def canvas(title: str, subtitle: str, x_label: str, y_label: str = BITS) -> tupl
 
 def finite(marks: Sequence[Mark]) -> list[Mark]:
     """Those that can be drawn."""
-    return [each for each in marks if math.isfinite(each.quality)]
+    return [mark for mark in marks if math.isfinite(mark.quality)]
 
 
 def draw_marks(axes: Axes, marks: Sequence[Mark], others: Sequence[Mark] = ()) -> None:
     """``marks`` joined by a line, ``others`` alone as squares; all with labels."""
-    x, y = [each.x for each in marks], [each.quality for each in marks]
+    x, y = [mark.x for mark in marks], [mark.quality for mark in marks]
     axes.plot(x, y, "-o", color=COLOURS[0], linewidth=2, markersize=6)
-    room = LABEL_WIDTH * max((each.x for each in [*marks, *others]), default=0)
+    room = LABEL_WIDTH * max((mark.x for mark in [*marks, *others]), default=0)
     for other in others:
         (square,) = axes.plot(other.x, other.quality, "s", color=COLOURS[1])
         square.set(markersize=10, markeredgewidth=1.8, fillstyle="none")
@@ -237,9 +237,9 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], others: Sequence[Mark] = ()) -
             va="center",
             parse_math=False,
         )
-    for each in marks:
-        if each.ringed:
-            (ring,) = axes.plot(each.x, each.quality, "o", color=COLOURS[0])
+    for mark in marks:
+        if mark.ringed:
+            (ring,) = axes.plot(mark.x, mark.quality, "o", color=COLOURS[0])
             ring.set(markersize=13, markeredgewidth=1.8, fillstyle="none")
     _limit(axes, [*marks, *others])
     _label(axes, marks)
@@ -249,28 +249,28 @@ def _limit(axes: Axes, marks: Sequence[Mark]) -> None:
     axes.margins(y=0.14)
     if not marks:
         return
-    y = [each.quality for each in marks]
+    y = [mark.quality for mark in marks]
     if max(y) - min(y) < LEAST_HEIGHT:
         middle = (max(y) + min(y)) / 2
         axes.set_ylim(middle - LEAST_HEIGHT, middle + LEAST_HEIGHT)
-    axes.set_xlim(left=0, right=1.08 * max(each.x for each in marks))
+    axes.set_xlim(left=0, right=1.08 * max(mark.x for mark in marks))
 
 
 def _label(axes: Axes, marks: Sequence[Mark]) -> None:
     """Above the points; below, where the label of a neighbour stands there already."""
     width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
     above: list[Mark] = []
-    for each in marks:
+    for mark in marks:
         crowded = any(
-            abs(each.x - other.x) < CROWDED_WIDTH * width
-            and abs(each.quality - other.quality) < CROWDED_HEIGHT * height
+            abs(mark.x - other.x) < CROWDED_WIDTH * width
+            and abs(mark.quality - other.quality) < CROWDED_HEIGHT * height
             for other in above
         )
         if not crowded:
-            above.append(each)
+            above.append(mark)
         axes.annotate(
-            each.label,
-            (each.x, each.quality),
+            mark.label,
+            (mark.x, mark.quality),
             xytext=(5, -19 if crowded else 9),  # clear of a line that falls
             textcoords="offset points",
             fontsize=12,
@@ -298,8 +298,8 @@ def save(figure: Figure, path: Path) -> None:
 
     form = path.suffix.lower().removeprefix(".")
     # A fixed salt and no date: the same data give the same file.
-    with atomic_path(path) as part, rc_context({"svg.hashsalt": "rinsc"}):
-        figure.savefig(part, format=form, metadata=FORMATS[form])
+    with atomic_path(path) as draft, rc_context({"svg.hashsalt": "rinsc"}):
+        figure.savefig(draft, format=form, metadata=FORMATS[form])
 
 
 X_LABEL = "forward FLOPs per token (labels: rounds at run time; ringed: as trained)"
@@ -363,7 +363,7 @@ def draw_tradeoff(points: Sequence[Point], title: str, path: Path, *, subtitle: 
     """
     figure, axes = canvas(title, subtitle, SPEED_LABEL)
     marks = finite(
-        [Mark(each.label, each.decode_ms, each.bits_per_byte, each.written) for each in points]
+        [Mark(point.label, point.decode_ms, point.bits_per_byte, point.written) for point in points]
     )
     draw_marks(axes, marks)
     _speed_axis(axes, marks)
@@ -374,15 +374,15 @@ def _speed_axis(axes: Axes, marks: Sequence[Mark]) -> None:
     """Tokens per second along the top, at round numbers that have room."""
     left, right = axes.get_xlim()
     gap = SPACING * (right - left)
-    last = 0.8 * min((each.x for each in marks), default=left) - gap
-    places: dict[float, str] = {}
+    last = 0.8 * min((mark.x for mark in marks), default=left) - gap
+    ticks: dict[float, str] = {}
     for speed in (digit * 10.0**power for power in range(6, -7, -1) for digit in DIGITS):
-        place = 1e3 / speed
-        if max(last + gap, left) <= place <= right:
-            places[place] = f"{speed:,.6g}"
-            last = place
+        milliseconds = 1e3 / speed
+        if max(last + gap, left) <= milliseconds <= right:
+            ticks[milliseconds] = f"{speed:,.6g}"
+            last = milliseconds
     top = axes.secondary_xaxis("top")
-    top.set_xticks(list(places), list(places.values()))
+    top.set_xticks(list(ticks), list(ticks.values()))
     top.set_xlabel("tokens per second", fontsize=12, color=INK)
     top.tick_params(labelsize=11, colors=INK)
 
@@ -396,18 +396,18 @@ def draw_laws(fits: Sequence[Fit], x_name: str, target: float, path: Path) -> No
     title = "Scaling laws of the runs"
     figure, axes = canvas(title, "dashed: predicted, with 95 % intervals", x_name, "loss")
     ends = []
-    for index, found in enumerate(fits):
+    for index, fit in enumerate(fits):
         style = _style(index)
-        axes.plot(found.curve.x, found.curve.loss, **style, linestyle="", markersize=5)
-        first, last = found.curve.budgets[0], found.curve.budgets[-1]
+        axes.plot(fit.curve.x, fit.curve.loss, **style, linestyle="", markersize=5)
+        first, last = fit.curve.budgets[0], fit.curve.budgets[-1]
         for start, stop, line in ((first, last, "-"), (last, target, "--")):
             x = np.geomspace(start, stop, 60)
-            y = [found.law(value) for value in x]
+            y = [fit.law(value) for value in x]
             axes.plot(x, y, color=style["color"], linestyle=line, linewidth=1.6)
-        at = found.predict(target)
+        at = fit.predict(target)
         reach = [[at.value - at.low], [at.high - at.value]]
         axes.errorbar([target], [at.value], reach, color=style["color"], capsize=4)
-        ends.append((found.curve.name, target, at.value))
+        ends.append((fit.curve.name, target, at.value))
     axes.set_xscale("log")
     axes.spines["top"].set_visible(False)
     _name_lines(axes, ends)

@@ -74,7 +74,7 @@ class DemoSettings:
         """As options of a command."""
         keys = ("layers", "width", "heads", "mlp_width", "vocab_size", "context")
         options = [(f"--{key.replace('_', '-')}", str(getattr(self, key))) for key in keys]
-        return [word for option in options for word in option]
+        return [token for option in options for token in option]
 
     @property
     def training(self) -> list[str]:
@@ -126,14 +126,14 @@ def _heading(text: str) -> None:
     print_line(text, style="bold cyan")
 
 
-def _run(*words: str) -> None:
+def _run(*tokens: str) -> None:
     """Show a command and do what it does; raises its errors."""
     from rinsc.cli import app
 
     print_line()
-    print_line(f"$ rinsc {shlex.join(words)}", style="bold")
+    print_line(f"$ rinsc {shlex.join(tokens)}", style="bold")
     print_line()
-    command, bound, _ = app().parse_args(words)
+    command, bound, _ = app().parse_args(tokens)
     command(*bound.args, **bound.kwargs)
 
 

@@ -77,9 +77,9 @@ def eval_(
 
     names = listed(tasks) if tasks else None
     check_settings(windows, baseline, margin, names, include, limit)
-    found = trained_run(Path(run))
+    trained = trained_run(Path(run))
     report = evaluate(
-        found,
+        trained,
         rounds=rounds or None,
         data=data,
         windows=windows,
@@ -89,7 +89,7 @@ def eval_(
         include=include,
         limit=limit,
         device=device,
-        output=_picture(found) if output is None else output,
+        output=_picture(trained) if output is None else output,
     )
     if json:
         print_json(report.facts())

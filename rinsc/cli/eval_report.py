@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def print_evaluation(report: EvalReport) -> None:
     """The tables on standard output, and below each what it was measured on."""
     heads = ("rounds", "FLOP/token", *(figure.head for figure in report.figures))
-    rows = [_cells(report, row, row.words) for row in report.rows]
+    rows = [_cells(report, row, row.name) for row in report.rows]
     if report.baseline is not None:
         rows.append(_cells(report, report.baseline, f"baseline {report.baseline_signature}"))
     print_table(heads, rows)
@@ -61,10 +61,10 @@ def _cells(report: EvalReport, row: EvalRow, name: str) -> tuple[str, ...]:
 def _print_tasks(report: EvalReport) -> None:
     """A row for each metric, a column for each number of rounds."""
     print_line()
-    heads = ["task", "metric", *(row.words for row in report.rows)]
+    heads = ["task", "metric", *(row.name for row in report.rows)]
     rows = []
-    for place, first in enumerate(report.rows[0].scores):
-        figures = [_score(row.scores[place]) for row in report.rows]
+    for index, first in enumerate(report.rows[0].scores):
+        figures = [_score(row.scores[index]) for row in report.rows]
         rows.append([first.task, first.metric, *figures])
     print_table(heads, rows, left=(0, 1))
 
@@ -77,7 +77,7 @@ def _score(score: TaskScore) -> str:
 def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
     print_line()
     heads = ["at equal", "run", "baseline", "apart", "difference", "95 % interval", "reading"]
-    rows = [_comparison_cells(each) for each in verdict.comparisons]
+    rows = [_comparison_cells(comparison) for comparison in verdict.comparisons]
     print_table(heads, rows, left=(0, 6))
     print_line()
     print_line(verdict.text)
@@ -92,26 +92,26 @@ def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
     print_line("training FLOPs, parameters and inference FLOPs matched")
 
 
-def _comparison_cells(found: Comparison) -> tuple[str, ...]:
-    count = rounded_count if found.equal == "parameters" else rounded_flops
+def _comparison_cells(comparison: Comparison) -> tuple[str, ...]:
+    count = rounded_count if comparison.equal == "parameters" else rounded_flops
     return (
-        f"{found.equal} ({_rounds_in_words(found.rounds)})",
-        count(found.ours).removesuffix("FLOP").rstrip(),
-        count(found.theirs).removesuffix("FLOP").rstrip(),
-        "equal" if found.is_equal else f"{found.percent} %",
-        signed(found.difference.value),
-        _interval(found.difference),
-        found.difference.reading,
+        f"{comparison.equal} ({_rounds_in_words(comparison.rounds)})",
+        count(comparison.ours).removesuffix("FLOP").rstrip(),
+        count(comparison.theirs).removesuffix("FLOP").rstrip(),
+        "equal" if comparison.is_equal else f"{comparison.percent} %",
+        signed(comparison.difference.value),
+        _interval(comparison.difference),
+        comparison.difference.reading,
     )
 
 
 def _rounds_in_words(rounds: Mapping[str, int]) -> str:
     """``3 rounds``, or ``A=3, B=2`` where repeats differ."""
-    words = rounds_in_words(rounds)
-    return words if "=" in words else f"{words} round{'s' * (words != '1')}"
+    text = rounds_in_words(rounds)
+    return text if "=" in text else f"{text} round{'s' * (text != '1')}"
 
 
-def _interval(found: Difference) -> str:
-    if math.isfinite(found.low) and math.isfinite(found.high):
-        return f"{signed(found.low)} to {signed(found.high)}"
-    return "too few" if math.isfinite(found.value) else "no numbers"
+def _interval(difference: Difference) -> str:
+    if math.isfinite(difference.low) and math.isfinite(difference.high):
+        return f"{signed(difference.low)} to {signed(difference.high)}"
+    return "too few" if math.isfinite(difference.value) else "no numbers"

@@ -80,7 +80,7 @@ def generate_(
     """
     from rinsc.verbs.generate import generate
 
-    made = generate(
+    generation = generate(
         *(model, prompt),
         max_new_tokens=max_new_tokens,
         rounds=parse_rounds(rounds),
@@ -95,7 +95,7 @@ def generate_(
         provider=provider,
         progress=CommandProgress(),
     )
-    pieces = made.pieces()
+    pieces = generation.pieces()
     first = next(pieces)
     shown = [f"{text}\n" for text in prompt] if chat else prompt  # an answer has lines of its own
     if len(prompt) == 1 and not json:
@@ -103,7 +103,7 @@ def generate_(
     elif not json:
         _print_all(shown, first, pieces)
     else:
-        _print_json(prompt, made.texts, made.rounds_used)
+        _print_json(prompt, generation.texts, generation.rounds_used)
 
 
 def _print_live(prompt: str, first: str, pieces: Iterator[str]) -> None:
@@ -132,5 +132,5 @@ def _print_json(prompts: Sequence[str], texts: Sequence[str], used: Mapping[str,
     """One object, or a list of several; ``used`` are the rounds that the last token took."""
     more = {"rounds_used": dict(used)} if used else {}
     pairs = zip(prompts, texts, strict=True)
-    found = [{"prompt": prompt, "text": text, **more} for prompt, text in pairs]
-    print_json(found if len(found) > 1 else found[0])
+    documents = [{"prompt": prompt, "text": text, **more} for prompt, text in pairs]
+    print_json(documents if len(documents) > 1 else documents[0])

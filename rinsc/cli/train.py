@@ -18,10 +18,9 @@ from rinsc.cli.train_options import (
     given_settings,
 )
 from rinsc.cli.values import Count, Listed, listed, option_values, share_bindings
-from rinsc.errors import UsageError, plural
+from rinsc.errors import UsageError
 from rinsc.extras import TO_TRAIN, require
 from rinsc.objectives import OBJECTIVES
-from rinsc.scalars import exact, rounded_flops
 from rinsc.verbs.models import find_run, is_run, is_signature
 
 if TYPE_CHECKING:
@@ -105,13 +104,13 @@ def train(
     _check_model(model, from_)
     data, output = _required(data, output)
     source = None if from_ is None else _source(from_, output, overwrite=overwrite)
-    given = given_settings(settings)
+    chosen = given_settings(settings)
     if source is None and is_signature(model):
-        options = _at_size_of_data(options, given["objective"], data)
+        options = _at_size_of_data(options, chosen["objective"], data)
     spec = options.spec(model) if source is None else _spec_like_source(source, model, options)
     with option_values():
-        budgets = _budget(budget, steps, tokens, flops)
-        OBJECTIVES[given["objective"]].check_model(spec)
+        budgets = _budget(budget, steps=steps, tokens=tokens, flops=flops)
+        OBJECTIVES[chosen["objective"]].check_model(spec)
     require(*TO_TRAIN)
     from rinsc.training.budget import run_config
     from rinsc.training.devices import find_devices
@@ -121,7 +120,7 @@ def train(
         spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
     with option_values(OPTION_OF_SETTING):
         baseline = None if match is None else spec_like(spec, match, {})
-        config = run_config(spec, given, budgets, baseline)
+        config = run_config(spec, chosen, budgets, baseline)
     _quieten()
     planned = planned_run(
         *(spec, config, data, output),
@@ -169,21 +168,15 @@ def _source(path: str, output: Path, *, overwrite: bool) -> Source:
     return open_source(path, RunFolder(output), anew=overwrite)
 
 
-def _budget(
-    budget: str | None, steps: int | None, tokens: int | None, flops: int | None
-) -> Budget | None:
-    from rinsc.training.budget import Budget, budget_from_text
+def _budget(budget: str | None, **amounts: int | None) -> Budget | None:
+    from rinsc.training.budget import budget_from_text
 
-    given = [
-        *([] if budget is None else [budget_from_text(budget)]),
-        *([] if steps is None else [Budget(steps, "steps")]),
-        *([] if tokens is None else [Budget(tokens, "tokens")]),
-        *([] if flops is None else [Budget(flops, "flops")]),
-    ]
-    if len(given) > 1:
+    texts = [budget, *(f"{amount}{unit}" for unit, amount in amounts.items() if amount is not None)]
+    budgets = [budget_from_text(text) for text in texts if text is not None]
+    if len(budgets) > 1:
         message = "more than one of --budget, --steps, --tokens and --flops is given"
         raise UsageError("usage", message, hint="keep one of them")
-    return given[0] if given else None
+    return budgets[0] if budgets else None
 
 
 def _at_size_of_data(options: ModelOptions, trained_for: str, data: str) -> ModelOptions:
@@ -194,8 +187,8 @@ def _at_size_of_data(options: ModelOptions, trained_for: str, data: str) -> Mode
     from rinsc.objectives import objective
 
     dimensions = objective(trained_for).dimensions(data)
-    given = options.dimensions
-    missing = {key: value for key, value in dimensions.items() if given.get(key) is None}
+    chosen = options.dimensions
+    missing = {key: value for key, value in dimensions.items() if chosen.get(key) is None}
     return dataclasses.replace(options, **missing)
 
 
@@ -216,19 +209,9 @@ def _spec_like_source(source: Source, model: str, options: ModelOptions) -> Mode
 
 def _print_plan(planned: PlannedRun) -> None:
     """What is about to be spent, in all three units."""
-    devices, plan = planned.devices, planned.spending
-    if not devices.is_first:
-        return
-    for note in planned.notes:
-        print_note(f"rinsc train: {note}")
-    over = f" over {devices.count} processes" if devices.count > 1 else ""
-    print_note(
-        f"rinsc train: {planned.spec.text} on {planned.data}{over}: "
-        f"{plural(plan.steps, 'step', exact(plan.steps))}, "
-        f"{plural(plan.tokens, 'token', exact(plan.tokens))}, "
-        f"{rounded_flops(plan.training_flops)} of training"
-        + ("" if plan.is_exact else " in expectation")
-    )
+    if planned.devices.is_first:
+        for line in (*planned.notes, planned.text):
+            print_note(f"rinsc train: {line}")
 
 
 def _run(planned: PlannedRun) -> Trained:
@@ -257,16 +240,4 @@ def _print_result(trained: Trained, *, json: bool) -> None:
     if json:
         print_json(trained.facts())
         return
-    from rinsc.objectives import objective
-
-    result = trained.result
-    figure = objective(result.objective).figures[0]
-    rows = (
-        (figure.words, f"{figure.text(result.quality[figure.name])} on {result.held_out_words}"),
-        ("steps", exact(result.steps)),
-        ("tokens", f"{exact(result.tokens)} ({result.epochs:.2f} epochs)"),
-        ("training FLOPs", exact(result.training_flops)),
-        ("seconds", f"{result.seconds:.1f}"),
-        ("run folder", str(trained.path)),
-    )
-    print_result("\n".join(f"{name:<15} {value}" for name, value in rows))
+    print_result("\n".join(f"{name:<15} {value}" for name, value in trained.rows))

@@ -24,15 +24,15 @@ def parse_schedule(text: str | None) -> tuple[tuple[float, int], ...]:
     if text is None:
         return ()
     stages = []
-    for part in text.split(","):
-        match = _STAGE.fullmatch(part.strip())
+    for stage in text.split(","):
+        match = _STAGE.fullmatch(stage.strip())
         if match is None:
-            message = f"--rounds-schedule does not take '{part[:60]}'"
+            message = f"--rounds-schedule does not take '{stage[:60]}'"
             hint = "write rounds and where they begin: 1@0,2@30%,3@60%"
             raise UsageError("usage", message, hint=hint)
         share = float(match["share"]) / (100 if match["percent"] else 1)
         if share >= 1:
-            message = f"--rounds-schedule begins '{part.strip()[:60]}' after the end of the run"
+            message = f"--rounds-schedule begins '{stage.strip()[:60]}' after the end of the run"
             hint = "write a share of the run: 2@40% or 2@0.4"
             raise UsageError("usage", message, hint=hint)
         stages.append((share, int(match["rounds"])))
@@ -57,7 +57,7 @@ _WRITTEN = {
 
 # Where the settings of a run are given, for errors and for the names of the options.
 OPTION_OF_SETTING = {
-    each.name: option for each in fields(TrainConfig) if (option := setting_of(each).option)
+    own.name: option for own in fields(TrainConfig) if (option := setting_of(own).option)
 }
 
 if TYPE_CHECKING:
@@ -68,26 +68,26 @@ else:
 
     def _fields():
         types = get_type_hints(TrainConfig)
-        for each in fields(TrainConfig):
-            setting, own = setting_of(each), _WRITTEN.get(each.name)
+        for setting_field in fields(TrainConfig):
+            setting, own = setting_of(setting_field), _WRITTEN.get(setting_field.name)
             if setting.option is None:
                 continue
-            kind = Count if types[each.name] is int else types[each.name]
-            default, doc = each.default, setting.doc
+            kind = Count if types[setting_field.name] is int else types[setting_field.name]
+            default, doc = setting_field.default, setting.doc
             if own is not None:
                 kind, default = own.type, own.default
             if setting.otherwise is not None:
                 kind, default = kind | None, None
                 doc = f"{doc}; {setting.otherwise} if not given."
             yield (
-                each.name,
+                setting_field.name,
                 Annotated[kind, Parameter(setting.option, help=doc)],
                 field(default=default),
             )
 
-    _made = make_dataclass("TrainOptions", _fields(), frozen=True)
-    _made.__module__ = __name__  # what is of no module of a program is no class to cyclopts
-    TrainOptions = Parameter(name="*", group=Group("Training"))(_made)
+    _options = make_dataclass("TrainOptions", _fields(), frozen=True)
+    _options.__module__ = __name__  # what is of no module of a program is no class to cyclopts
+    TrainOptions = Parameter(name="*", group=Group("Training"))(_options)
 
 
 def given_settings(options: TrainOptions) -> Mapping[str, Any]:

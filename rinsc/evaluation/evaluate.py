@@ -70,49 +70,51 @@ def evaluate(
     """
     check_settings(windows, baseline, margin, tasks or None, include, limit)
     shown = ShownProgress() if progress is None else progress
-    found = run if isinstance(run, FinishedRun) else trained_run(Path(run))
-    every = _asked_rounds(found, rounds)
+    trained = run if isinstance(run, FinishedRun) else trained_run(Path(run))
+    every = _asked_rounds(trained, rounds)
     other = baseline
     if other is not None and not isinstance(other, FinishedRun):
         other = trained_run(Path(other))
     if output is not None:
-        _check_output(Path(output), found, other)
+        _check_output(Path(output), trained, other)
     if other is not None:
-        _check_pair(found, other, data, windows)
+        _check_pair(trained, other, data, windows)
     if tasks:
-        _require_text(found)
+        _require_text(trained)
     where = find_devices(device).device
-    known = find_tasks(tasks, found.tokenizer(), _path(include)) if tasks else None
+    loaded_tasks = find_tasks(tasks, trained.tokenizer(), _path(include)) if tasks else None
     if other is None:
-        read, evaluated = read_data(found, data, windows, shown), every
+        held_out, evaluated = read_data(trained, data, windows, shown), every
     else:
-        read, read_by_other = read_pair(found, other, data, windows, shown)
-        evaluated = [*every, *judged_rounds(found, other), other.rounds]
+        held_out, held_out_of_other = read_pair(trained, other, data, windows, shown)
+        evaluated = [*every, *judged_rounds(trained, other), other.rounds]
     with shown.task("measuring on held-out data") as observe:
         passes = _Passes(len({tuple(rounds.items()) for rounds in evaluated}), observe)
-        ours = Measured(found, read, where, passes)
+        ours = Measured(trained, held_out, where, passes)
         report = EvalReport(
-            run=str(found.path),
-            steps=found.steps,
-            state=found.words,
-            signature=found.signature,
-            text=read.name,
-            held_out=read.part,
-            windows=len(read.held_out),
-            sequence_length=found.sequence_length,
-            precision=found.config.precision,
-            rows=tuple(_row(found, rounds, ours.quality(rounds)) for rounds in every),
-            objective=found.config.objective,
+            run=str(trained.path),
+            steps=trained.steps,
+            state=trained.state,
+            signature=trained.signature,
+            text=held_out.name,
+            held_out=held_out.part,
+            windows=len(held_out.held_out),
+            sequence_length=trained.sequence_length,
+            precision=trained.config.precision,
+            rows=tuple(_row(trained, rounds, ours.quality(rounds)) for rounds in every),
+            objective=trained.config.objective,
         )
         if other is not None:
-            theirs = Measured(other, read_by_other, where, passes)
-            report = _with_baseline(report, found, other, ours, theirs, margin)
-    if known is not None:
-        model, tokenizer, rows = trained_model(found, where), found.tokenizer(), []
+            theirs = Measured(other, held_out_of_other, where, passes)
+            report = _with_baseline(report, trained, other, ours, theirs, margin)
+    if loaded_tasks is not None:
+        model, tokenizer, rows = trained_model(trained, where), trained.tokenizer(), []
         with shown.task("running the tasks") as observe:
             for row in report.rows:
-                asked = row.rounds or None
-                scores = score_tasks(model, tokenizer, tasks, known, rounds=asked, limit=limit)
+                counts = row.rounds or None
+                scores = score_tasks(
+                    *(model, tokenizer, tasks, loaded_tasks), rounds=counts, limit=limit
+                )
                 rows.append(replace(row, scores=scores))
                 observe(len(rows) / len(report.rows))
         report = replace(report, rows=tuple(rows))
@@ -170,21 +172,26 @@ def _asked_rounds(run: FinishedRun, rounds: Rounds | Sequence[Rounds]) -> list[d
     own = run.rounds
     if rounds is None:
         numbers = rounds_up_to(max(own.values())) if own else []
-        capped = [{name: min(count, each) for name, each in own.items()} for count in numbers]
+        capped = [{name: min(count, cap) for name, cap in own.items()} for count in numbers]
         return _once(capped) or [{}]
     with option_values():
         return [*several_rounds(run.graph, rounds, own)]
 
 
 def _once(every: Sequence[dict[str, int]]) -> list[dict[str, int]]:
-    return [each for index, each in enumerate(every) if each not in every[:index]]
+    return [rounds for index, rounds in enumerate(every) if rounds not in every[:index]]
 
 
 def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
     """Raises where the results could not be written, or would replace a file of the runs."""
     require_picture(picture, "eval.svg")
     folders = [run.folder for run in runs if run is not None]
-    own = {file.resolve() for each in folders for file in each.files if file not in each.evaluation}
+    own = {
+        file.resolve()
+        for folder in folders
+        for file in folder.files
+        if file not in folder.evaluation
+    }
     for file in (picture, picture.with_suffix(".json")):
         if file.resolve() in own:
             message = f"'{picture.name}' would write over {file.name} of the run"
@@ -235,7 +242,7 @@ def _with_baseline(
         report,
         baseline=_row(baseline, baseline.rounds, theirs.quality(baseline.rounds)),
         baseline_run=str(baseline.path),
-        baseline_state=baseline.words,
+        baseline_state=baseline.state,
         baseline_signature=baseline.signature,
         baseline_sequence_length=baseline.sequence_length,
         verdict=judge(run, baseline, ours.pieces, pieces, margin=margin),
@@ -278,8 +285,8 @@ def read_data(
     corpus = opened.record["corpus"]
     if data is None and isinstance(corpus, Mapping) and corpus["held_out"] != run.held_out:
         message = f"'{name}' is not what it was when the run was trained"
-        place = str(run.folder.data_record)
-        raise DataError("other-text", message, place=place, hint="restore the data")
+        location = str(run.folder.data_record)
+        raise DataError("other-text", message, place=location, hint="restore the data")
     trained_for.check_data(spec, opened, config)
     whole = trained_for.held_out(opened, config)
     return ReadData(name, whole.spread(most), whole.part(most))
@@ -318,7 +325,7 @@ def read_pair(
         return ours, ours
     theirs = read_data(baseline, data, None, progress)
     size = max(_window_bytes(ours.held_out), _window_bytes(theirs.held_out))
-    both = (replace(each, blocks=byte_blocks(each.held_out, size)) for each in (ours, theirs))
+    both = (replace(side, blocks=byte_blocks(side.held_out, size)) for side in (ours, theirs))
     return next(both), next(both)
 
 

@@ -106,23 +106,23 @@ def score_tasks(
             batch_size=BATCH,
             prefix_token_id=_prefix_token(tokenizer),
         )
-        found = simple_evaluate(
+        answer = simple_evaluate(
             model=harness,
             tasks=list(names),
             task_manager=manager,
             limit=limit,
             log_samples=False,
         )
-    return tuple(_scores(found["results"]))
+    return tuple(_scores(answer["results"]))
 
 
 def _fast_tokenizer(tokenizer: BytePairTokenizer) -> PreTrainedTokenizerFast:
-    found = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=Tokenizer.from_str(tokenizer.to_json())
     )
     if tokenizer.end_of_document is not None:
-        found.eos_token = found.convert_ids_to_tokens(tokenizer.end_of_document)
-    return found
+        fast.eos_token = fast.convert_ids_to_tokens(tokenizer.end_of_document)
+    return fast
 
 
 def _prefix_token(tokenizer: BytePairTokenizer) -> int:
@@ -163,9 +163,9 @@ def _scores(results: Mapping[str, Mapping[str, Any]]) -> Iterator[TaskScore]:
             if not which or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             stderr = figures.get(f"{metric}_stderr,{which}")
-            known = float(stderr) if isinstance(stderr, int | float) else None
+            error = float(stderr) if isinstance(stderr, int | float) else None
             name = metric if which == "none" else f"{metric} ({which})"
-            yield TaskScore(task, name, float(value), known)
+            yield TaskScore(task, name, float(value), error)
 
 
 @contextlib.contextmanager
@@ -186,8 +186,8 @@ def _task_errors(name: str) -> Iterator[None]:
     except (RinscError, MemoryError):
         raise
     except Exception as error:
-        said = str(error).strip().partition("\n")[0][:200]
-        reason = type(error).__name__ + (f": {said}" if said else "")
+        message = str(error).strip().partition("\n")[0][:200]
+        reason = type(error).__name__ + (f": {message}" if message else "")
         if any(kind.__name__ in CONNECTIONS for kind in type(error).__mro__):
             message = f"the data set of the task '{name}' cannot be fetched: {reason}"
             hint = "fetch it where there is a network, or use a task with files of its own"

@@ -107,15 +107,15 @@ def compare_quality(
     passes = len(windows) * len(rounds)
     done = 0
     for batch in _batches(windows, min(BATCH_TOKENS, at_once)):
-        for sums, each in zip(every, rounds, strict=True):
-            pair.add(sums, each, batch)
+        for sums, counts in zip(every, rounds, strict=True):
+            pair.add(sums, counts, batch)
             done += len(batch)
             observe(done / passes)
     if every[0].byte_count == 0:
         hint = "give a text of some sentences"
         raise DataError("too-little-text", "the text has nothing to predict", hint=hint)
     pairs = zip(rounds, every, strict=True)
-    rows = tuple(_row(each, sums, alone=exact is None) for each, sums in pairs)
+    rows = tuple(_row(counts, sums, alone=exact is None) for counts, sums in pairs)
     return Quality(rows, windows, every[0].byte_count)
 
 
@@ -140,9 +140,9 @@ class _Pair:
     def add(self, sums: Sums, rounds: Rounds, windows: TokenIds) -> None:
         """Add what a batch of windows costs."""
         ids = windows.astype(np.int64)
-        given, targets = ids[:, :-1], ids[:, 1:]
-        exact = None if self.exact is None else self.exact(given, rounds)
-        _add(sums, self.model(given, rounds), exact, targets, self.token_bytes)
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        exact = None if self.exact is None else self.exact(inputs, rounds)
+        _add(sums, self.model(inputs, rounds), exact, targets, self.token_bytes)
 
 
 def _spread(windows: TokenIds, most: int) -> TokenIds:
@@ -176,15 +176,15 @@ def _add(
     flat, vocab = targets.reshape(-1), logits.shape[-1]
     rows = logits.reshape(-1, vocab)
     exact_rows = None if exact is None else exact.reshape(-1, vocab)
-    step = max(1, LOGITS_IN_A_CHUNK // vocab)
-    for start in range(0, len(flat), step):
-        chunk = slice(start, start + step)
+    size = max(1, LOGITS_IN_A_CHUNK // vocab)
+    for start in range(0, len(flat), size):
+        chunk = slice(start, start + size)
         log_probs = _log_probs(rows[chunk])
-        wanted = np.arange(len(log_probs)), flat[chunk]
-        sums.nats -= float(log_probs[wanted].sum(dtype=np.float64))
+        targets_at = np.arange(len(log_probs)), flat[chunk]
+        sums.nats -= float(log_probs[targets_at].sum(dtype=np.float64))
         if exact_rows is not None:
             exact_log_probs = _log_probs(exact_rows[chunk])
-            sums.exact_nats -= float(exact_log_probs[wanted].sum(dtype=np.float64))
+            sums.exact_nats -= float(exact_log_probs[targets_at].sum(dtype=np.float64))
             apart = np.exp(exact_log_probs) * (exact_log_probs - log_probs)
             sums.divergence_nats += float(apart.sum(dtype=np.float64))
     sums.tokens += len(flat)
@@ -196,5 +196,5 @@ def _log_probs(logits: Logits) -> npt.NDArray[np.float32]:
     shifted = logits.astype(np.float32)
     shifted -= shifted.max(axis=-1, keepdims=True)
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
-    found: npt.NDArray[np.float32] = shifted - np.log(total).astype(np.float32)
-    return found
+    normalised: npt.NDArray[np.float32] = shifted - np.log(total).astype(np.float32)
+    return normalised

@@ -40,20 +40,20 @@ class EvalRow:
         return rounds_in_words(self.rounds) or "-"
 
     @property
-    def words(self) -> str:
+    def name(self) -> str:
         """``3 (trained)``."""
         return f"{self.label} (trained)" if self.rounds and self.is_trained else self.label
 
     def facts(self) -> dict[str, object]:
         """The row as plain data."""
-        known: dict[str, object] = {
+        values: dict[str, object] = {
             "rounds": dict(self.rounds),
             "trained": self.is_trained,
             "forward_flops_per_token": self.flops_per_token,
             **{name: _finite(value) for name, value in self.quality.figures.items()},
         }
         if self.scores:
-            known["tasks"] = [
+            values["tasks"] = [
                 {
                     "task": score.task,
                     "metric": score.metric,
@@ -62,7 +62,7 @@ class EvalRow:
                 }
                 for score in self.scores
             ]
-        return known
+        return values
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class EvalReport:
         heads = ("rounds", *(figure.head for figure in self.figures), "FLOPs per token")
         rows = [
             (
-                row.words,
+                row.name,
                 *(figure.text(row.quality.figures[figure.name]) for figure in self.figures),
                 exact(row.flops_per_token),
             )
@@ -124,7 +124,7 @@ class EvalReport:
 
     def facts(self) -> dict[str, object]:
         """The report as plain data."""
-        known: dict[str, object] = {
+        values: dict[str, object] = {
             "run": self.run,
             "steps": self.steps,
             "checkpoint": self.state or None,
@@ -138,15 +138,15 @@ class EvalReport:
             "rows": [row.facts() for row in self.rows],
         }
         if self.baseline is not None and self.verdict is not None:
-            known["baseline"] = {
+            values["baseline"] = {
                 "run": self.baseline_run,
                 "checkpoint": self.baseline_state or None,
                 "signature": self.baseline_signature,
                 "sequence_length": self.baseline_sequence_length,
                 **self.baseline.facts(),
             }
-            known["verdict"] = _verdict_facts(self.verdict)
-        return known
+            values["verdict"] = _verdict_facts(self.verdict)
+        return values
 
     def save(self, picture: str | Path) -> None:
         """Write the picture, .png or .svg, and the facts as JSON of the same name beside it."""
@@ -159,12 +159,12 @@ class EvalReport:
         title = f"{_short(self.signature, MAX_TITLE)}: quality against rounds"
         length = plural(self.sequence_length, "token")
         windows = f"{self.part_words} {plural(self.windows, 'window')} of {length}"
-        words = [f"held-out text of {_short(self.text, MAX_TITLE)}", windows, self.precision]
+        subtitle = [f"held-out text of {_short(self.text, MAX_TITLE)}", windows, self.precision]
         if self.objective != "next_token":
-            words = [self.measured_on, self.precision]
+            subtitle = [self.measured_on, self.precision]
         better = "lower" if figure.less_is_better else "higher"
         label = f"{figure.words} ({better} is better)"
-        draw_evaluation(marks, other, title, picture, subtitle=" · ".join(words), y_label=label)
+        draw_evaluation(marks, other, title, picture, subtitle=" · ".join(subtitle), y_label=label)
         facts = json.dumps(self.facts(), indent=2) + "\n"
         write_atomically(picture.with_suffix(".json"), facts)
 
@@ -184,7 +184,7 @@ def _verdict_facts(verdict: Verdict) -> dict[str, object]:
         "noise": {"covered": [objective(verdict.objective).noise], "missing": ["seeds"]},
         "equal_training_flops": verdict.is_equal,
         "text": verdict.text,
-        "comparisons": [_comparison_facts(each) for each in verdict.comparisons],
+        "comparisons": [_comparison_facts(comparison) for comparison in verdict.comparisons],
     }
 
 

@@ -164,28 +164,29 @@ class Verdict:
     @property
     def is_itself(self) -> bool:
         """Whether run and baseline are one model: every block of the text costs both the same."""
-        found = self.as_trained.difference
-        return found.ours == found.theirs and found.low == found.high == 0
+        difference = self.as_trained.difference
+        return difference.ours == difference.theirs and difference.low == difference.high == 0
 
     @property
     def undecided_because(self) -> str | None:
         """Why neither outcome holds, in words; None where one does."""
-        found = self.one_round.difference
+        difference = self.one_round.difference
         if self.is_itself:
             return "the run and its baseline are the same model"
         if not self.is_equal:
             return f"not at equal training FLOPs, the run spent {self._spent}"
-        if found.blocks < LEAST_BLOCKS and math.isinf(found.low) and math.isinf(found.high):
+        is_unknown = math.isinf(difference.low) and math.isinf(difference.high)
+        if difference.blocks < LEAST_BLOCKS and is_unknown:
             trained_for = objective(self.objective)
-            count = plural(found.blocks, trained_for.piece)
+            count = plural(difference.blocks, trained_for.piece)
             return f"{trained_for.too_few}, {count} of at least {LEAST_BLOCKS}"
-        low, high = found.worse_by
+        low, high = difference.worse_by
         if high < self.margin or low > self.margin:
             return None
-        if not math.isfinite(found.value):
+        if not math.isfinite(difference.value):
             return "the losses are no numbers"
         margin = f"the margin of {self.margin:g}" if self.margin else "0"
-        return f"the interval from {found.low:+.4f} to {found.high:+.4f} holds {margin}"
+        return f"the interval from {difference.low:+.4f} to {difference.high:+.4f} holds {margin}"
 
     @property
     def text(self) -> str:
@@ -206,15 +207,16 @@ class Verdict:
         return f"{self.one_round.percent.lstrip('+-')} % {more}"
 
 
-def _in_words(found: Difference) -> str:
+def _in_words(difference: Difference) -> str:
     """One round beside the baseline."""
-    if not math.isfinite(found.value):
-        without = "one round" if not math.isfinite(found.ours) else "the baseline"
+    if not math.isfinite(difference.value):
+        without = "one round" if not math.isfinite(difference.ours) else "the baseline"
         return f"{without} gives no numbers"
-    if found.value == 0:
+    if difference.value == 0:
         return "one round is as good as the baseline"
-    than = "better" if (found.value < 0) == found.figure.less_is_better else "worse"
-    return f"one round is {than} than the baseline by {found.figure.apart(abs(found.value))}"
+    than = "better" if (difference.value < 0) == difference.figure.less_is_better else "worse"
+    by = difference.figure.apart(abs(difference.value))
+    return f"one round is {than} than the baseline by {by}"
 
 
 def judge(
@@ -236,7 +238,7 @@ def judge(
     require_margin(margin)
     trained_for = run.config.objective
     figure = objective(trained_for).figures[0]
-    step = max(run.step_flops, baseline.step_flops)
+    one_step = max(run.step_flops, baseline.step_flops)
     params = run.stored_params, baseline.stored_params
     once, trained, near = judged_rounds(run, baseline)
     length = common_length(run, baseline)
@@ -252,7 +254,7 @@ def judge(
     return Verdict(
         compare(
             *("training FLOPs", once),
-            *((run.training_flops, baseline.training_flops), step),
+            *((run.training_flops, baseline.training_flops), one_step),
         ),
         compare("parameters", trained, params, int(TOLERANCE * params[1])),
         compare("inference FLOPs", near, near_flops, int(TOLERANCE * flops)),

@@ -267,11 +267,11 @@ OBJECTIVES: Mapping[str, Row] = {
 @cache
 def objective(name: str) -> Objective:
     """The objective of this name, one of `OBJECTIVES`."""
-    found: Objective = import_module(OBJECTIVES[name].module).OBJECTIVE
-    return found
+    loaded: Objective = import_module(OBJECTIVES[name].module).OBJECTIVE
+    return loaded
 
 
 def figure(name: str) -> Figure:
     """The main figure of the objective whose main figure is called so."""
-    (found,) = (row.figures[0] for row in OBJECTIVES.values() if row.figure == name)
-    return found
+    (main,) = (row.figures[0] for row in OBJECTIVES.values() if row.figure == name)
+    return main

@@ -159,10 +159,10 @@ def evaluate(
     model is left in the mode it was in.
     """
     blocks = window_blocks(held_out)
-    found, _ = evaluate_blocks(
+    evaluation, _ = evaluate_blocks(
         model, held_out, blocks, rounds=rounds, precision=precision, observe=observe
     )
-    return found
+    return evaluation
 
 
 def evaluate_blocks(
@@ -180,12 +180,12 @@ def evaluate_blocks(
     correct = 0
     device = next(model.parameters()).device
     with evaluating(model), torch.no_grad(), autocast(device, precision):
-        for place, losses, right in _predictions(model, held_out.windows, rounds, device):
-            inside = blocks.of_tokens[place, 1:].ravel()
+        for rows, losses, right in _predictions(model, held_out.windows, rounds, device):
+            inside = blocks.of_tokens[rows, 1:].ravel()
             np.add.at(nats, inside, losses)
-            np.add.at(byte_counts, inside, held_out.byte_counts[place, 1:].ravel())
+            np.add.at(byte_counts, inside, held_out.byte_counts[rows, 1:].ravel())
             correct += right
-            observe(place.stop, len(held_out.windows))
+            observe(rows.stop, len(held_out.windows))
     tokens = held_out.windows[:, 1:].size
     evaluation = Evaluation(float(nats.sum()), correct, tokens, held_out.predicted_bytes)
     return evaluation, Pieces(nats / math.log(2), byte_counts, blocks.is_whole)
@@ -276,7 +276,7 @@ class NextToken:
         }
         positions = [window.position_ids for window in examples]
         if positions[0] is not None:
-            batch["position_ids"] = _stacked([each for each in positions if each is not None])
+            batch["position_ids"] = _stacked([row for row in positions if row is not None])
         return batch
 
     def targets(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

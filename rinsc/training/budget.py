@@ -122,7 +122,7 @@ def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainCo
         least = config.batch_tokens if budget.unit == "tokens" else 1
         steps = budget.amount // least
     if steps < 1:
-        message = f"{budget.amount} {_word(budget.unit)} pay for no step: one takes {least}"
+        message = f"{budget.amount} {_unit_name(budget.unit)} pay for no step: one takes {least}"
         hint = "give more, or make a step smaller with fewer or shorter sequences"
         raise SpecError("budget-too-small", message, place="budget", hint=hint)
     return dataclasses.replace(config, steps=steps)
@@ -137,12 +137,12 @@ def matched(config: TrainConfig, spec: ModelSpec, baseline: ModelSpec) -> TrainC
     """
     plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
     flops = spending(plain, baseline).training_flops
-    found = with_budget(config, spec, Budget(flops, "flops"))
-    if flops - spending(found, spec).training_flops < one_more_step(found, spec):
-        return found
+    settings = with_budget(config, spec, Budget(flops, "flops"))
+    if flops - spending(settings, spec).training_flops < one_more_step(settings, spec):
+        return settings
     # Each stage of a schedule that goes up and down moves with the length: one step more can cost
     # more than any step does, and is then nearer to the budget.
-    return dataclasses.replace(found, steps=found.steps + 1)
+    return dataclasses.replace(settings, steps=settings.steps + 1)
 
 
 def one_more_step(config: TrainConfig, spec: ModelSpec) -> int:
@@ -180,5 +180,5 @@ def _steps_for_flops(config: TrainConfig, spec: ModelSpec, flops: int) -> int:
     return steps
 
 
-def _word(unit: Unit) -> str:
+def _unit_name(unit: Unit) -> str:
     return "FLOPs" if unit == "flops" else unit

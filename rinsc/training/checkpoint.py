@@ -75,8 +75,8 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
     if not folder.is_dir():
         return []
     named = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir() if path.is_dir())
-    found = [Checkpoint(path, int(match[1])) for path, match in named if match is not None]
-    return sorted(found, key=lambda each: each.step)
+    every = [Checkpoint(path, int(match[1])) for path, match in named if match is not None]
+    return sorted(every, key=lambda checkpoint: checkpoint.step)
 
 
 def latest_whole(
@@ -87,10 +87,10 @@ def latest_whole(
     ``is_usable`` says what else must hold of it.
     """
     damaged: list[Checkpoint] = []
-    for each in reversed(checkpoints(folder)):
-        if is_whole(each) and is_usable(each):
-            return each, damaged
-        damaged.append(each)
+    for candidate in reversed(checkpoints(folder)):
+        if is_whole(candidate) and is_usable(candidate):
+            return candidate, damaged
+        damaged.append(candidate)
     return None, damaged
 
 
@@ -139,38 +139,39 @@ def _names_in(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in files} - {MANIFEST}
 
 
-def start_part(folder: Path, step: int) -> Path:
+def start_draft(folder: Path, step: int) -> Path:
     """An empty folder beside the checkpoints, to write one in; raises OutputError."""
-    part = part_of(folder, step)
+    draft = draft_of(folder, step)
     try:
-        remove_parts(folder)
-        part.mkdir(parents=True)
+        remove_drafts(folder)
+        draft.mkdir(parents=True)
     except OSError as error:
-        raise cannot_write(part, error) from error
-    return part
+        raise cannot_write(draft, error) from error
+    return draft
 
 
-def part_of(folder: Path, step: int) -> Path:
+def draft_of(folder: Path, step: int) -> Path:
     return folder / f".{NAME.format(step=step)}.part"
 
 
 def publish(folder: Path, step: int, keep: int) -> Checkpoint:
-    """Give what `start_part` began its name, once it is on disk; the last ``keep`` are kept."""
-    part, path = part_of(folder, step), folder / NAME.format(step=step)
+    """Give what `start_draft` began its name, once it is on disk; the last ``keep`` are kept."""
+    draft, path = draft_of(folder, step), folder / NAME.format(step=step)
     try:
-        names = sorted(_names_in(part))
-        files = [part / name for name in names]
-        listed = {name: file_digest(part / name) for name in names}
-        write_atomically(part / MANIFEST, json.dumps(listed, indent=1))
-        for each in (*files, *(place for place in part.rglob("*") if place.is_dir()), part):
-            flush_to_disk(each)
+        names = sorted(_names_in(draft))
+        files = [draft / name for name in names]
+        listed = {name: file_digest(draft / name) for name in names}
+        write_atomically(draft / MANIFEST, json.dumps(listed, indent=1))
+        folders = (item for item in draft.rglob("*") if item.is_dir())
+        for item in (*files, *folders, draft):
+            flush_to_disk(item)
         if path.exists():  # of a step that is trained again, after a damaged checkpoint
             _discard(path)
-        part.rename(path)
+        draft.rename(path)
         flush_to_disk(folder)
-        found = checkpoints(folder)
-        before = [each for each in found if each.step <= step]
-        for old in [*before[:-keep], *found[len(before) :]]:  # a later one was passed over
+        every = checkpoints(folder)
+        before = [item for item in every if item.step <= step]
+        for old in [*before[:-keep], *every[len(before) :]]:  # a later one was passed over
             _discard(old.path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -180,16 +181,16 @@ def publish(folder: Path, step: int, keep: int) -> Checkpoint:
 def remove_checkpoints(folder: Path) -> None:
     """Remove all of a run's checkpoints, and what was left of unfinished ones."""
     try:
-        for each in checkpoints(folder):
-            _discard(each.path)
-        remove_parts(folder)
+        for checkpoint in checkpoints(folder):
+            _discard(checkpoint.path)
+        remove_drafts(folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
 
 
-def remove_parts(folder: Path) -> None:
-    for part in folder.glob(".checkpoint-*.part") if folder.is_dir() else ():
-        shutil.rmtree(part)
+def remove_drafts(folder: Path) -> None:
+    for draft in folder.glob(".checkpoint-*.part") if folder.is_dir() else ():
+        shutil.rmtree(draft)
 
 
 def _discard(path: Path) -> None:
@@ -209,7 +210,7 @@ def writing_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not any(words in str(error) for words in _FULL_DISK):
+        if not any(phrase in str(error) for phrase in _FULL_DISK):
             if isinstance(error, OSError):
                 raise cannot_write(path, error) from error
             raise

@@ -75,8 +75,8 @@ def _batch_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
     sizes = (config.batch_sequences, config.sequence_length)
     if all(_is_int(size, 1) for size in sizes) and math.prod(sizes) > MAX_BATCH_TOKENS:
         yield "batch_sequences", f"times sequence_length must be at most {MAX_BATCH_TOKENS}"
-    parts = config.accumulate
-    if _is_int(parts, 1) and _is_int(sizes[0], 1) and sizes[0] % parts:
+    shares = config.accumulate
+    if _is_int(shares, 1) and _is_int(sizes[0], 1) and sizes[0] % shares:
         yield "accumulate", f"must divide the {plural(sizes[0], 'sequence')} of a batch"
 
 
@@ -99,7 +99,7 @@ def _is_schedule(value: object) -> bool:
     if not all(_is_number(share) and 0 <= share < 1 for share in shares):
         return False
     rounds_fit = all(_is_int(rounds, 1) and rounds <= MAX_ROUNDS for _, rounds in value)
-    growing = all(left < right for left, right in pairwise(shares))
+    growing = all(earlier < later for earlier, later in pairwise(shares))
     return rounds_fit and growing and (not shares or shares[0] == 0)
 
 
@@ -325,21 +325,21 @@ def config_from_toml(text: str, place: str | None = None) -> TrainConfig:
 
 def config_from_mapping(values: Mapping[str, Any], place: str | None = None) -> TrainConfig:
     """The settings from plain values; raises SpecError for unknown keys and bad values."""
-    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
     unknown = [
         Problem(
             code="unknown-key",
             message=f"'{key}' is not a training setting",
             place=_at(place, key),
-            hint=did_you_mean(key, known),
+            hint=did_you_mean(key, names),
         )
         for key in values
-        if key not in known
+        if key not in names
     ]
-    given = {key: value for key, value in values.items() if key in known}
-    given = {key: _tuples(value) for key, value in given.items()}
+    settings = {key: value for key, value in values.items() if key in names}
+    settings = {key: _tuples(value) for key, value in settings.items()}
     try:
-        config = TrainConfig(**given)
+        config = TrainConfig(**settings)
     except SpecError as error:
         placed = [replace(problem, place=_at(place, problem.place)) for problem in error.problems]
         raise SpecError.of(*unknown, *placed) from error

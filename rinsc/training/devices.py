@@ -117,7 +117,7 @@ def find_devices(
     if name == "cuda" and not has_gpu:
         raise no_device(name, also=())
     kind = "cuda" if has_gpu and name != "cpu" else "cpu"
-    count = _told("WORLD_SIZE", 1)
+    count = _number_from_torchrun("WORLD_SIZE", 1)
     if count <= 1:
         if shard:
             message = f"{setting('shard')} needs several processes to spread over, and there is one"
@@ -130,7 +130,7 @@ def find_devices(
 
 
 def _own_gpu() -> torch.device:
-    local, gpus = _told("LOCAL_RANK", 0), torch.cuda.device_count()
+    local, gpus = _number_from_torchrun("LOCAL_RANK", 0), torch.cuda.device_count()
     if local >= gpus:
         message = f"process {local} of this machine has no GPU of its own: there are {gpus}"
         hint = f"start at most {gpus} processes a machine"
@@ -140,7 +140,7 @@ def _own_gpu() -> torch.device:
     return device
 
 
-def _told(name: str, default: int) -> int:
+def _number_from_torchrun(name: str, default: int) -> int:
     """A number that torchrun tells each process."""
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
@@ -189,15 +189,15 @@ def matrix_peak_flops(device: torch.device, precision: TrainingPrecision) -> flo
     size = SIZES.get(device.type, 1024)
     dtype = getattr(torch, FORMATS[precision].torch)
     generator = torch.Generator(device).manual_seed(0)  # the random state of the run is its own
-    left, right = (
+    first, second = (
         torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2)
     )
-    torch.matmul(left, right)
+    torch.matmul(first, second)
     best, spent = float("inf"), 0.0
     while spent < SECONDS:
         _finish(device)
         begun = time.perf_counter()
-        torch.matmul(left, right)
+        torch.matmul(first, second)
         _finish(device)
         seconds = time.perf_counter() - begun
         best, spent = min(best, seconds), spent + seconds
@@ -242,18 +242,17 @@ def check_fits(
 def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE) -> None:
     """Raises UsageError where the batch cannot be shared evenly by the processes, and LoweringError
     where a device has too little memory for its part of a step."""
-    parts = config.accumulate * devices.count
-    if config.batch_sequences % parts:
-        message = (
-            f"{plural(config.batch_sequences, 'sequence')} cannot be split into {parts} equal parts"
-        )
+    shares = config.accumulate * devices.count
+    if config.batch_sequences % shares:
+        sequences = plural(config.batch_sequences, "sequence")
+        message = f"{sequences} cannot be split into {shares} equal parts"
         batch, parts_of = setting("batch_sequences", "--batch"), setting("accumulate")
         hint = f"make {batch} a multiple of the processes times {parts_of}"
         raise UsageError("uneven-batch", message, hint=hint)
     graph = build_graph(spec)
     rounds = rounds_of(graph, most_rounds(graph, config) or None)
     for name, tower in towers_of(graph).items():
-        step = TrainingStep(
+        one_step = TrainingStep(
             tower,
             min(config.sequence_length, tower.spec.context),
             config.batch_sequences,
@@ -265,4 +264,4 @@ def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE
             shard=devices.shard,
             pins=devices.recursed == "pin",
         )
-        require_training_memory(step, devices.device)
+        require_training_memory(one_step, devices.device)

@@ -68,7 +68,7 @@ class FinishedRun:
         return self.folder.path if self.checkpoint is None else self.checkpoint.path
 
     @property
-    def words(self) -> str:
+    def state(self) -> str:
         """What it is, where it is not the end of a run; empty where it is."""
         if self.checkpoint is None:
             return ""
@@ -119,15 +119,15 @@ class FinishedRun:
 
         Of a law without a largest number it is the written one.
         """
-        told = set_rounds(self.graph, self.config.rounds)
+        by_config = set_rounds(self.graph, self.config.rounds)
         stages = frozenset(rounds for _, rounds in self.config.rounds_schedule)
-        found = {}
+        trained = {}
         for loop in dialled_loops(self.graph):
             drawn = frozenset(loop_law(loop).pmf or [loop.rounds])
-            found[loop.name] = stages or (
-                frozenset([told[loop.name]]) if loop.name in told else drawn
+            trained[loop.name] = stages or (
+                frozenset([by_config[loop.name]]) if loop.name in by_config else drawn
             )
-        return found
+        return trained
 
     def is_trained(self, rounds: Mapping[str, int]) -> bool:
         """Whether every repeat was trained at its number."""
@@ -164,13 +164,13 @@ class FinishedRun:
     def tokenizer(self) -> BytePairTokenizer:
         """The tokenizer that the run was trained with; raises DataError, and CheckpointError."""
         begun = self.data_facts.get("tokenizer")
-        known = begun if isinstance(begun, Mapping) else None
-        found = load_tokenizer(self.folder.tokenizer, known)
-        check_vocabulary(found, self.graph.spec.vocab_size)
-        if not isinstance(begun, Mapping) or begun.get("sha256") != found.sha256:
+        record = begun if isinstance(begun, Mapping) else None
+        tokenizer = load_tokenizer(self.folder.tokenizer, record)
+        check_vocabulary(tokenizer, self.graph.spec.vocab_size)
+        if not isinstance(begun, Mapping) or begun.get("sha256") != tokenizer.sha256:
             message = "the tokenizer is not the one that the run was trained with"
             raise _error("other-tokenizer", message, self.folder.tokenizer, "restore the file")
-        return found
+        return tokenizer
 
     @property
     def data_facts(self) -> Mapping[str, object]:
@@ -213,7 +213,7 @@ class SavedModel(FinishedRun):
     held-out text. Its sequences are as long as the context."""
 
     @property
-    def words(self) -> str:
+    def state(self) -> str:
         return "a saved model, whose training is not known"
 
     @property
@@ -244,9 +244,9 @@ class SavedModel(FinishedRun):
             )
             raise DataError("no-tokenizer", message, place=str(self.path), hint=hint)
         check_tokenizer_file(self.folder)
-        found = load_tokenizer(self.folder.tokenizer)
-        check_vocabulary(found, self.graph.spec.vocab_size)
-        return found
+        tokenizer = load_tokenizer(self.folder.tokenizer)
+        check_vocabulary(tokenizer, self.graph.spec.vocab_size)
+        return tokenizer
 
     def require_history(self) -> None:
         message = "a saved model does not say what it was trained on, nor for how many FLOPs"
@@ -308,15 +308,15 @@ def trained_run(path: Path) -> FinishedRun:
     """
     if is_checkpoint_name(path.name) and not RunFolder(path).model_spec.is_file():
         folder = RunFolder(path.parent)
-        named = (each for each in checkpoints(folder.path) if each.path.name == path.name)
-        found = next(named, None)
-        if not folder.model_spec.is_file() or found is None:
+        by_name = {checkpoint.path.name: checkpoint for checkpoint in checkpoints(folder.path)}
+        checkpoint = by_name.get(path.name)
+        if not folder.model_spec.is_file() or checkpoint is None:
             hint = "name a run folder, or a checkpoint inside one"
             raise _error("not-a-run", "this is no checkpoint of a training run", path, hint)
-        if not (is_whole(found) and is_of_its_step(found)):
+        if not (is_whole(checkpoint) and is_of_its_step(checkpoint)):
             hint = "take another checkpoint of the run"
             raise _error("damaged-checkpoint", "the checkpoint is damaged", path, hint)
-        return _at_checkpoint(folder, found)
+        return _at_checkpoint(folder, checkpoint)
     folder = RunFolder(path)
     refuse_adapter(folder)
     if is_saved_model(folder):
@@ -361,13 +361,13 @@ def _flops_before(folder: RunFolder) -> int:
 
 def _read_json(path: Path) -> Mapping[str, object]:
     try:
-        found = read_json(path)
+        values = read_json(path)
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
+        values = None
+    if not isinstance(values, dict):
         message = "this file of the run cannot be read"
         raise _error("cannot-read", message, path, "restore the file")
-    return found
+    return values
 
 
 def _error(code: str, message: str, place: Path, hint: str) -> CheckpointError:

@@ -27,8 +27,8 @@ def held_out_sample(folder: RunFolder) -> str:
     record = corpus_record(folder)
     source = _source(record)
     tally, beginning = PartTally(source.names_documents), ""
-    for part, document in source.documents():
-        if part == "held_out":
+    for side, document in source.documents():
+        if side == "held_out":
             tally.add(document)
             if len(beginning) <= SAMPLE_BYTES:
                 beginning += document.data[: 4 * SAMPLE_BYTES + 4].decode("utf-8", "ignore")
@@ -48,9 +48,9 @@ def run_text(
     begun = corpus_record(folder)
     source = _source(begun)
     with PreparationProgress(source.name, progress) as preparation:
-        found = prepare(source, tokenizer, progress=preparation)
-    _require_same(dict(found.record["corpus"]), begun, folder)  # type: ignore[call-overload]
-    return found
+        corpus = prepare(source, tokenizer, progress=preparation)
+    _require_same(dict(corpus.record["corpus"]), begun, folder)  # type: ignore[call-overload]
+    return corpus
 
 
 def first_lines(text: str, most_bytes: int) -> str:
@@ -83,7 +83,7 @@ def _source(record: Mapping[str, object]) -> Source:
         return open_corpus(name)
     except DataError as error:
         hint = f"this is the run's own '{name}', seen from the folder that it was trained in"
-        raise DataError.of(*(replace(each, hint=hint) for each in error.problems)) from None
+        raise DataError.of(*(replace(problem, hint=hint) for problem in error.problems)) from None
 
 
 def _require_same(

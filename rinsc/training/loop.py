@@ -144,17 +144,17 @@ class TrainingLoop:
     def _batches(self) -> list[dict[str, torch.Tensor]]:
         """This rank's shares of the batch: it is its parts in a row, and each part the shares of
         the ranks in a row."""
-        devices, parts = self.devices, self.config.accumulate
-        size = self.config.batch_sequences // (parts * devices.count)
+        devices, parts_of_batch = self.devices, self.config.accumulate
+        size = self.config.batch_sequences // (parts_of_batch * devices.count)
         batches = []
-        for part in range(parts):
-            first = size * ((self.step * parts + part) * devices.count + devices.rank)
+        for number in range(parts_of_batch):
+            first = size * ((self.step * parts_of_batch + number) * devices.count + devices.rank)
             examples = [self._examples.window(index) for index in range(first, first + size)]
             batches.append(self._objective.collate(examples))
         return batches
 
     def _add_gradients(
-        self, part: int, batch: dict[str, torch.Tensor], targets: torch.Tensor
+        self, index: int, batch: dict[str, torch.Tensor], targets: torch.Tensor
     ) -> torch.Tensor:
         """Forward and backward of one share of the batch; its loss is its part of the mean.
 
@@ -166,7 +166,7 @@ class TrainingLoop:
         }
         arguments |= {"rounds": self.depths.rounds(self.step), "num_items_in_batch": targets}
         if self.state.module.model.takes_noise_seed:
-            first_row = (part * devices.count + devices.rank) * len(batch["labels"])
+            first_row = (index * devices.count + devices.rank) * len(batch["labels"])
             arguments["noise_seed"] = self.depths.noise_seed(self.step, first_row)
         with autocast(devices.device, self.config.precision):
             loss = self.model(**arguments)["loss"]
@@ -179,9 +179,9 @@ class TrainingLoop:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         was_asked = loss.new_tensor(self._stop.was_asked)
-        self.loss_nats, asked = self.devices.mean(torch.stack([loss, was_asked])).tolist()
+        self.loss_nats, share_asked = self.devices.mean(torch.stack([loss, was_asked])).tolist()
         self.gradient_norm = float(whole.detach())
-        self._is_asked_to_stop = asked > 0
+        self._is_asked_to_stop = share_asked > 0
         if not (math.isfinite(self.loss_nats) and math.isfinite(self.gradient_norm)):
             raise self._diverged()
 

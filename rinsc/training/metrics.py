@@ -144,10 +144,10 @@ def read_metrics(path: Path) -> list[Metrics]:
         lines = read_regular(path).split(b"\n")
     except OSError as error:
         raise _bad(path, "cannot read the metrics") from error
-    found = [metrics for line in lines if (metrics := metrics_from_json(line)) is not None]
-    if not found and any(line.strip() for line in lines[:-1]):
+    every = [metrics for line in lines if (metrics := metrics_from_json(line)) is not None]
+    if not every and any(line.strip() for line in lines[:-1]):
         raise _bad(path, "this is not a file of training metrics")
-    return found
+    return every
 
 
 def metrics_from_json(line: bytes | str) -> Metrics | None:
@@ -171,12 +171,12 @@ def resume_metrics(path: Path, step: int, last: Metrics | None) -> None:
     Whatever the file holds, it does not keep the run from going on.
     """
     try:
-        kept = [metrics for metrics in read_metrics(path) if metrics.step <= step]
+        earlier = [metrics for metrics in read_metrics(path) if metrics.step <= step]
     except DataError:
-        kept = []
-    if last is not None and not any(metrics.step == last.step for metrics in kept):
-        kept.append(last)
-    write_atomically(path, "".join(metrics.to_json() + "\n" for metrics in kept))
+        earlier = []
+    if last is not None and not any(metrics.step == last.step for metrics in earlier):
+        earlier.append(last)
+    write_atomically(path, "".join(metrics.to_json() + "\n" for metrics in earlier))
 
 
 def _is_count(value: object) -> bool:

@@ -29,7 +29,7 @@ def build_optimizer(
     """
     groups = list(_groups(model, graph, config))
     matrices = [group for group in groups if group.pop("is_matrix")]
-    others = [group for group in groups if not any(group is each for each in matrices)]
+    others = [group for group in groups if not any(group is own for own in matrices)]
     if config.optimizer == "adamw" or not matrices:
         return _adamw(groups, config)
     muon = torch.optim.Muon(
@@ -99,22 +99,23 @@ class OptimizerPair(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None if closure is None else closure()
-        for each in self.optimizers:
-            each.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizers": [each.state_dict() for each in self.optimizers]}
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for each, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
-            each.load_state_dict(state)
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.adopt_groups()
 
     def adopt_groups(self) -> None:
         """The very groups of both, so that a schedule which changes a rate reaches them; to be
         called where one of the two has loaded its state, and thereby made new groups."""
-        self.param_groups = [group for each in self.optimizers for group in each.param_groups]
+        first, second = self.optimizers
+        self.param_groups = [*first.param_groups, *second.param_groups]
 
 
 def each_optimizer(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:

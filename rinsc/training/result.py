@@ -21,7 +21,7 @@ from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
 from rinsc.graph.towers_graph import by_dial, rounds_of
 from rinsc.objectives import OBJECTIVES, Part, objective
-from rinsc.scalars import html_table, rounded_flops
+from rinsc.scalars import exact, html_table, rounded_flops
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.storage.files import parse_json, read_json, read_regular_text, write_atomically
 from rinsc.text.tokenizer_files import (
@@ -106,25 +106,29 @@ class Trained:
     was_finished: bool = False
 
     def __repr__(self) -> str:
-        return f"<Trained {self.spec.text} in {self.path}: {', '.join(self._figures().values())}>"
+        result = self.result
+        spent = f"{plural(result.steps, 'step')}, {rounded_flops(result.training_flops)}"
+        return f"<Trained {self.spec.text} in {self.path}: {spent}, {result.figure_words}>"
 
     def _repr_html_(self) -> str:
         """Where the run is and what it came to, for notebooks."""
-        rows = [("run", str(self.path)), *self._figures().items()]
-        return f"<div><code>{escape(self.spec.text)}</code>{html_table((), rows)}</div>"
+        return f"<div><code>{escape(self.spec.text)}</code>{html_table((), self.rows)}</div>"
 
-    def _figures(self) -> dict[str, str]:
-        """What was spent, and how good the model is, in words."""
-        quality = {
-            figure.words: f"{figure.text(self.result.quality[figure.name])} {figure.words}"
-            for figure in objective(self.config.objective).figures
-            if figure.name in self.result.quality
-        }
-        spent = {
-            "steps": plural(self.result.steps, "step"),
-            "training FLOPs": rounded_flops(self.result.training_flops),
-        }
-        return spent | quality
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """How good the model is, what was spent, and where the run is: name and text each."""
+        result, trained_for = self.result, objective(self.config.objective)
+        main, *others = trained_for.figures
+        quality = result.quality
+        return (
+            (main.words, f"{main.text(quality[main.name])} on {result.held_out_words}"),
+            *((other.words, other.text(quality[other.name])) for other in others),
+            ("steps", exact(result.steps)),
+            ("tokens", f"{exact(result.tokens)} ({result.epochs:.2f} epochs)"),
+            ("training FLOPs", exact(result.training_flops)),
+            ("seconds", f"{result.seconds:.1f}"),
+            ("run folder", str(self.path)),
+        )
 
     def facts(self) -> dict[str, object]:
         """Everything as plain data, as ``rinsc train --json`` prints it."""
@@ -157,9 +161,9 @@ def result_from_facts(facts: Mapping[str, Any]) -> TrainResult:
     if trained_for not in OBJECTIVES:
         raise TypeError(f"'objective' is {trained_for!r:.40}")
     figures = [figure.name for figure in objective(trained_for).figures]
-    known = {field.name for field in dataclasses.fields(TrainResult)} - {"quality", "objective"}
-    given = {name: value for name, value in facts.items() if name in (*known, *figures)}
-    for name, value in given.items():
+    names = {field.name for field in dataclasses.fields(TrainResult)} - {"quality", "objective"}
+    values = {name: value for name, value in facts.items() if name in (*names, *figures)}
+    for name, value in values.items():
         if name == "held_out":
             fits = value in (None, "whole", "sample")
         elif name in ("held_out_windows", "held_out_bytes"):
@@ -168,10 +172,10 @@ def result_from_facts(facts: Mapping[str, Any]) -> TrainResult:
             fits = type(value) is int or (type(value) is float and name not in _WHOLE_RESULTS)
         if not fits:
             raise TypeError(f"'{name}' is {value!r:.40}")
-    if missing := [name for name in figures if name not in given]:
+    if missing := [name for name in figures if name not in values]:
         raise TypeError(f"'{missing[0]}' is missing")
-    quality = {name: given.pop(name) for name in figures}
-    return TrainResult(**given, quality=quality, objective=trained_for)
+    quality = {name: values.pop(name) for name in figures}
+    return TrainResult(**values, quality=quality, objective=trained_for)
 
 
 def finished_result(

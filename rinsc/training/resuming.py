@@ -38,8 +38,8 @@ def require_same_run(
         difference = difference_of_sources(folder, source)
         if difference is not None:
             hint = f"give the same {setting('start_from', '--from')}, {_ELSEWHERE} {overwriting()}"
-            place = str(folder.source)
-            raise CheckpointError("other-source", difference, place=place, hint=hint)
+            location = str(folder.source)
+            raise CheckpointError("other-source", difference, place=location, hint=hint)
     begun, now = _begun_record(folder.data_record), parse_json(json.dumps(data_record))
     for key, what in (("corpus", "text"), ("tokenizer", "tokenizer")):
         if begun is not None and begun.get(key) != now.get(key):
@@ -62,7 +62,7 @@ def another_run(
     try:
         require_same_run(folder, spec, config, _begun_record(folder.data_record) or {}, source)
     except CheckpointError as error:
-        problems += [replace(each, hint=None) for each in error.problems]
+        problems += [replace(problem, hint=None) for problem in error.problems]
     return OutputError.of(*problems)
 
 

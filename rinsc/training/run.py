@@ -194,16 +194,17 @@ def _start(folder: RunFolder, model: TrainableModel, config: TrainConfig) -> Che
             reasons[checkpoint.path.name] = f" ({reason})"
         return reason is None
 
-    found, damaged = latest_whole(folder.path, is_usable)
-    names = ", ".join(f"{each.path.name}{reasons.get(each.path.name, '')}" for each in damaged)
-    if found is None and damaged:
+    usable, damaged = latest_whole(folder.path, is_usable)
+    paths = [checkpoint.path.name for checkpoint in damaged]
+    names = ", ".join(f"{name}{reasons.get(name, '')}" for name in paths)
+    if usable is None and damaged:
         message = f"no checkpoint of this run is whole: {names}"
         hint = f"begin again with {overwriting()}, or restore the files"
         raise CheckpointError("damaged-checkpoint", message, place=str(folder.path), hint=hint)
-    if found is not None and damaged:
-        message = f"{names} is damaged: the run goes on from {found.path.name}"
+    if usable is not None and damaged:
+        message = f"{names} is damaged: the run goes on from {usable.path.name}"
         warnings.warn(message, CheckpointWarning, stacklevel=2)
-    return found
+    return usable
 
 
 def _begin_with(
@@ -232,8 +233,8 @@ def _begin_with(
         save_weights(model.model, folder.initial_weights)
         return file_digest(folder.initial_weights)
 
-    kept = {"initial_sha256": devices.on_first(keep)}
-    return dataclasses.replace(source, record={**source.record, **kept, **takeover.facts()})
+    digest = {"initial_sha256": devices.on_first(keep)}
+    return dataclasses.replace(source, record={**source.record, **digest, **takeover.facts()})
 
 
 def _begin(
@@ -268,7 +269,8 @@ def _metrics_at(folder: RunFolder, start: Checkpoint | None) -> Metrics | None:
     if start is None:
         return None
     measured = _measured_at(start)
-    return measured or max(read_metrics(folder.metrics), key=lambda each: each.step, default=None)
+    logged = read_metrics(folder.metrics)
+    return measured or max(logged, key=lambda metrics: metrics.step, default=None)
 
 
 @torch.no_grad()

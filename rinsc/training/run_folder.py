@@ -124,8 +124,9 @@ class RunFolder:
     @property
     def is_of_others(self) -> bool:
         """Whether a model or checkpoints lie here that no run of ours wrote: it has its inputs."""
-        outputs = (self.weights, self.hf_config, *(each.path for each in checkpoints(self.path)))
-        return not self.model_spec.exists() and any(place.exists() for place in outputs)
+        written = [checkpoint.path for checkpoint in checkpoints(self.path)]
+        outputs = (self.weights, self.hf_config, *written)
+        return not self.model_spec.exists() and any(output.exists() for output in outputs)
 
     @property
     def is_begun(self) -> bool:

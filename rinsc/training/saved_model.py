@@ -51,8 +51,9 @@ def saved_rounds(folder: RunFolder) -> Rounds:
     try:
         resolve_rounds(build_graph(folder_spec(folder)), rounds)
     except GraphError as error:
-        place = str(folder.hf_config)
-        raise CheckpointError.of(*(replace(each, place=place) for each in error.problems)) from None
+        location = str(folder.hf_config)
+        problems = (replace(problem, place=location) for problem in error.problems)
+        raise CheckpointError.of(*problems) from None
     return rounds
 
 
@@ -104,8 +105,8 @@ def check_tokenizer_file(folder: RunFolder) -> None:
     if changed:
         message = "the tokenizer.json is not as it was written"
         hint = "restore the file; if you changed it yourself, remove checksums.json"
-        place = str(folder.tokenizer)
-        raise CheckpointError("damaged-tokenizer", message, place=place, hint=hint)
+        location = str(folder.tokenizer)
+        raise CheckpointError("damaged-tokenizer", message, place=location, hint=hint)
 
 
 def saved_model_hint(path: Path) -> str:

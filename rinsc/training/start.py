@@ -27,12 +27,14 @@ from rinsc.errors import (
     RinscError,
     UsageError,
     did_you_mean,
+    plural,
     require_type,
     setting,
 )
 from rinsc.extras import require, zoo_file
 from rinsc.objectives import Data, Objective, Request, objective
 from rinsc.progress import Progress, ShownProgress, SilentProgress
+from rinsc.scalars import exact, rounded_flops
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.model import require_spec
 from rinsc.syntax import parse
@@ -98,8 +100,8 @@ def train(
     """
     require_type("data", data, str, "data='plays'")
     require_type("budget", budget, (str, Budget), "budget='1000steps'", optional=True)
-    known = (TrainConfig, Mapping)
-    require_type("settings", settings, known, "settings={'batch_sequences': 8}", optional=True)
+    kinds = (TrainConfig, Mapping)
+    require_type("settings", settings, kinds, "settings={'batch_sequences': 8}", optional=True)
     folder = RunFolder(Path(output))
     source = None
     if start_from is not None:
@@ -185,11 +187,24 @@ class PlannedRun:
         """What the run will have spent, in all three units."""
         return spending(self.config, self.spec)
 
+    @property
+    def text(self) -> str:
+        """What is about to be spent, in all three units."""
+        devices, plan = self.devices, self.spending
+        over = f" over {devices.count} processes" if devices.count > 1 else ""
+        return (
+            f"{self.spec.text} on {self.data}{over}: "
+            f"{plural(plan.steps, 'step', exact(plan.steps))}, "
+            f"{plural(plan.tokens, 'token', exact(plan.tokens))}, "
+            f"{rounded_flops(plan.training_flops)} of training"
+            + ("" if plan.is_exact else " in expectation")
+        )
+
     def run(self, *, progress: Progress | None = None) -> Trained:
         """Train, or go on, or find the run finished; every process calls it."""
         devices = self.devices
         progress = (progress or ShownProgress()) if devices.is_first else SilentProgress()
-        with devices.lost_processes(), ExitStack() as held:
+        with devices.lost_processes(), ExitStack() as locks:
             result = None if self.overwrite else devices.on_first(self._finished)
             was_finished = result is not None
             if result is None:
@@ -198,7 +213,7 @@ class PlannedRun:
                 resume = begun and not self.overwrite
                 data, state = self._data(self._request(progress, resume=resume))
                 module = self._fresh_module()
-                devices.on_first(lambda: self._take_over(state, held, resume=resume))
+                devices.on_first(lambda: self._take_over(state, locks, resume=resume))
                 result = self._train(module, data, progress, resume=resume)
         return Trained(self.folder.path, self.spec, self.config, result, was_finished)
 
@@ -247,11 +262,11 @@ class PlannedRun:
         with allocation_errors():
             return self.objective.module(self.spec, self.devices.device)
 
-    def _take_over(self, state: str, held: ExitStack, *, resume: bool) -> None:
-        """The folder is this run's alone as long as it is ``held``: an old run may go only now, as
+    def _take_over(self, state: str, locks: ExitStack, *, resume: bool) -> None:
+        """The folder is this run's alone until ``locks`` are let go: an old run may go only now, as
         this one can start."""
         folder = self.folder
-        held.enter_context(alone_in(folder))
+        locks.enter_context(alone_in(folder))
         if folder.is_begun and not (resume or self.overwrite):
             message = "another process began a run here in the meantime"
             hint = "give the command again: it goes on from the last checkpoint"

@@ -40,10 +40,10 @@ from rinsc.training.checkpoint import (
     TRAINER_STATE,
     WEIGHTS,
     Checkpoint,
+    draft_of,
     is_of_its_step,
-    part_of,
     publish,
-    start_part,
+    start_draft,
     writing_errors,
 )
 from rinsc.training.config import TrainConfig
@@ -92,14 +92,14 @@ class TrainingState:
 
     def save(self, folder: Path, metrics: Metrics) -> None:
         """Write everything as one folder that appears whole; every process calls it."""
-        devices, part = self._devices, part_of(folder, self.step)
-        devices.on_first(lambda: start_part(folder, self.step))
-        with writing_errors(part):
+        devices, draft = self._devices, draft_of(folder, self.step)
+        devices.on_first(lambda: start_draft(folder, self.step))
+        with writing_errors(draft):
             if devices.shard:
-                save_sharded(part / SHARDED, cast(nn.Module, self.module), self._optimizers, {})
+                save_sharded(draft / SHARDED, cast(nn.Module, self.module), self._optimizers, {})
             elif devices.is_first:
-                self._write_whole(part)
-            torch.save(_random_states(devices), part / _random_file(devices))
+                self._write_whole(draft)
+            torch.save(_random_states(devices), draft / _random_file(devices))
         devices.wait()
         devices.on_first(lambda: self._publish(folder, metrics))
 
@@ -107,14 +107,14 @@ class TrainingState:
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return each_optimizer(self._optimizer)
 
-    def _write_whole(self, part: Path) -> None:
+    def _write_whole(self, draft: Path) -> None:
         with _no_progress_bars():
-            self.module.save_pretrained(part)
-        torch.save(self._optimizer.state_dict(), part / OPTIMIZER)
-        torch.save(self._schedule.state_dict(), part / SCHEDULER)
+            self.module.save_pretrained(draft)
+        torch.save(self._optimizer.state_dict(), draft / OPTIMIZER)
+        torch.save(self._schedule.state_dict(), draft / SCHEDULER)
 
     def _publish(self, folder: Path, metrics: Metrics) -> None:
-        part = part_of(folder, self.step)
+        draft = draft_of(folder, self.step)
         facts = {
             "global_step": self.step,
             "max_steps": self._config.steps,
@@ -122,9 +122,9 @@ class TrainingState:
             "train_batch_size": self._config.batch_sequences
             // (self._config.accumulate * self._devices.count),
         }
-        with writing_errors(part):
-            write_atomically(part / TRAINER_STATE, json.dumps(facts, indent=2) + "\n")
-            write_atomically(part / METRICS, metrics.to_json() + "\n")
+        with writing_errors(draft):
+            write_atomically(draft / TRAINER_STATE, json.dumps(facts, indent=2) + "\n")
+            write_atomically(draft / METRICS, metrics.to_json() + "\n")
         publish(folder, self.step, self._config.keep)
 
     def restore(self, start: Checkpoint) -> None:
@@ -271,11 +271,11 @@ def _are_weights(path: Path, model: nn.Module) -> bool:
     """Every tensor of the model, of its shape; one that is tied may stand there once."""
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     with open_weights(path) as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     storages = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
-    there = {storages[name] for name in found if name in storages}
-    return all(own.get(name) == shape for name, shape in found.items()) and all(
-        storages[name] in there for name in own.keys() - found.keys()
+    there = {storages[name] for name in shapes if name in storages}
+    return all(own.get(name) == shape for name, shape in shapes.items()) and all(
+        storages[name] in there for name in own.keys() - shapes.keys()
     )
 
 
@@ -288,7 +288,7 @@ def _are_moments(path: Path, model: nn.Module, graph: BlockGraph, config: TrainC
         return False
     for optimizer, state in zip(optimizers, states, strict=True):
         own = [dict(group) for group in optimizer.param_groups]
-        places = {
+        parameters = {
             index: parameter
             for group, mine in zip(state["param_groups"], own, strict=True)
             for index, parameter in zip(group["params"], mine["params"], strict=True)
@@ -301,7 +301,7 @@ def _are_moments(path: Path, model: nn.Module, graph: BlockGraph, config: TrainC
         ):
             return False
         if not state["state"] or not all(
-            _fits(values, places[index]) for index, values in state["state"].items()
+            _fits(values, parameters[index]) for index, values in state["state"].items()
         ):
             return False
     return True

@@ -57,11 +57,11 @@ class Takeover:
     def lines(self) -> list[str]:
         """The report, a line for each kind that there is."""
         rows = [("taken", self.taken), ("fresh", self.fresh), ("left in the source", self.left)]
-        found = [f"{name}: {_in_words(tensors)}" for name, tensors in rows if tensors]
+        lines = [f"{name}: {_in_words(tensors)}" for name, tensors in rows if tensors]
         for name, (rows_taken, rows_of) in self.partly.items():
-            found.append(f"of {name}: {rows_taken} of {rows_of} rows taken, the others are fresh")
-        found += [] if self.tokens is None else [self.tokens]
-        return [*found, *(f"other than in the source: {note}" for note in self.notes)]
+            lines.append(f"of {name}: {rows_taken} of {rows_of} rows taken, the others are fresh")
+        lines += [] if self.tokens is None else [self.tokens]
+        return [*lines, *(f"other than in the source: {note}" for note in self.notes)]
 
     def facts(self) -> dict[str, object]:
         """The report as plain data."""
@@ -145,8 +145,8 @@ def require_initial_weights(folder: RunFolder, source: Source) -> None:
         pass
     message = f"the copy of the weights of {source.path} is damaged, and there is no checkpoint yet"
     hint = f"begin again with {overwriting()}"
-    place = str(folder.initial_weights)
-    raise CheckpointError("damaged-checkpoint", message, place=place, hint=hint)
+    location = str(folder.initial_weights)
+    raise CheckpointError("damaged-checkpoint", message, place=location, hint=hint)
 
 
 def open_source(path: str, folder: RunFolder, *, anew: bool = False) -> Source:
@@ -176,14 +176,14 @@ def spec_from(
 
     Blocks keep their layers: new letters get as many as the largest block of the source.
     """
-    given = {key: value for key, value in own.items() if value is not None}
+    chosen = {key: value for key, value in own.items() if value is not None}
     sizes = letter_sizes(signature)
-    if "layers" not in given and None in sizes.values():
+    if "layers" not in chosen and None in sizes.values():
         largest = max(source.parts.values())
         sizes_of = (size or source.parts.get(name, largest) for name, size in sizes.items())
-        given["layers"] = sum(sizes_of)
-    values = {**field_values(source), **given}
-    if "layers" not in given:
+        chosen["layers"] = sum(sizes_of)
+    values = {**field_values(source), **chosen}
+    if "layers" not in chosen:
         del values["layers"]
     del values["signature"]
     return model_spec(to_text(signature), strict=strict, **values)
@@ -253,8 +253,9 @@ def token_rows(
         message = f"the tokenizer is not that of {source.path}, whose weights the run begins with"
         hint = "write the run's own into its folder before: tokenizer.save_folder(path, context)"
         raise CheckpointError("other-tokenizer", message, place=source.path, hint=hint)
-    known = source.run.tokenizer().token_keys
-    shared = {row: known[key] for key, row in ours.token_keys.items() if key in known}
+    rows_by_token = source.run.tokenizer().token_keys
+    own_rows = ours.token_keys.items()
+    shared = {row: rows_by_token[key] for key, row in own_rows if key in rows_by_token}
     note = f"another tokenizer: {len(shared)} of {ours.vocab_size} tokens are the source's too"
     return TokenRows(list(shared), list(shared.values()), note)
 
@@ -280,7 +281,7 @@ def take_weights(
     if tied_before:
         names[HEAD] = EMBEDDING
     excluded = _changed_repeats(run.graph, graph)
-    taken, partly = [], {}
+    names_taken, partly = [], {}
     for name, source_name in names.items():
         tensor, source = own[name], theirs[source_name]
         if name.startswith(excluded) or tensor.shape[1:] != source.shape[1:]:
@@ -292,13 +293,13 @@ def take_weights(
             rows = min(len(tensor), len(source))
             tensor.data[:rows].copy_(source[:rows])
         if rows:
-            taken.append(name)
+            names_taken.append(name)
         if 0 < rows < len(tensor):
             partly[name] = rows, len(tensor)
-    used = {names[name] for name in taken}
+    used = {names[name] for name in names_taken}
     return Takeover(
-        tuple(taken),
-        tuple(name for name in own if name not in taken),
+        tuple(names_taken),
+        tuple(name for name in own if name not in names_taken),
         tuple(name for name in theirs if name not in used),
         partly,
         tuple(_notes(run.graph.spec, graph.spec)),
@@ -309,15 +310,16 @@ def take_weights(
 def _changed_repeats(before: BlockGraph, now: BlockGraph) -> tuple[str, ...]:
     """Beginnings of the names of tensors that mean something else in the source."""
     old, new = ({loop.name: loop for loop in graph.loops()} for graph in (before, now))
-    found = []
+    prefixes = []
     for name in old.keys() & new.keys():
         ours, theirs = new[name].options, old[name].options
-        adapters = [each and (each.kind, each.by) for each in (ours.adapter, theirs.adapter)]
+        both = (ours.adapter, theirs.adapter)
+        adapters = [adapter and (adapter.kind, adapter.by) for adapter in both]
         prefix = loop_prefix(name)
-        found += [f"{prefix}adapter"] if adapters[0] != adapters[1] else []
-        found += [f"{prefix}inject"] if ours.inject != theirs.inject else []
-        found += [f"{prefix}start"] if ours.start != theirs.start else []
-    return tuple(found)
+        prefixes += [f"{prefix}adapter"] if adapters[0] != adapters[1] else []
+        prefixes += [f"{prefix}inject"] if ours.inject != theirs.inject else []
+        prefixes += [f"{prefix}start"] if ours.start != theirs.start else []
+    return tuple(prefixes)
 
 
 def _notes(before: ModelSpec, now: ModelSpec) -> Iterable[str]:
@@ -332,10 +334,10 @@ def _in_words(tensors: Iterable[str]) -> str:
     layers: dict[str, list[str]] = {}
     for name in tensors:
         owner, *inner = name.split(".")
-        layer = next((part for part in inner if part.isdigit()), None)
-        known = layers.setdefault(_owner(owner, inner), [])
-        if layer is not None and layer not in known:
-            known.append(layer)
+        layer = next((word for word in inner if word.isdigit()), None)
+        indices = layers.setdefault(_owner(owner, inner), [])
+        if layer is not None and layer not in indices:
+            indices.append(layer)
     return ", ".join(
         f"{owner} ({'layer' if len(own) == 1 else 'layers'} {_ranges(own)})" if own else owner
         for owner, own in layers.items()
@@ -370,5 +372,5 @@ def same_source(begun: Mapping[str, Any] | None, now: Mapping[str, Any] | None) 
 
 def is_named(record: Mapping[str, Any], path: str) -> bool:
     """Whether ``path`` names the source of a record."""
-    known = str(record["path"])
-    return known == path or Path(known).resolve() == Path(path).resolve()
+    name = str(record["path"])
+    return name == path or Path(name).resolve() == Path(path).resolve()

@@ -107,10 +107,10 @@ def _measure(task: Task, held_out: HeldOut | None, progress: Progress) -> BenchR
     middle = prompt_tokens + (new_tokens + 1) // 2  # what a token amid the new ones sees
     precision = parse_precision(metadata[Key.PRECISION])
     rows = []
-    for place, (each, speed) in enumerate(zip(task.rounds, speeds, strict=True)):
-        cost = token_cost(session.graph, each, middle, precision, cached=session.has_cache)
-        bits = None if quality is None else quality.rows[place].bits_per_byte
-        rows.append(BenchRow(each, speed, cost, bits))
+    for index, (rounds, speed) in enumerate(zip(task.rounds, speeds, strict=True)):
+        cost = token_cost(session.graph, rounds, middle, precision, cached=session.has_cache)
+        bits = None if quality is None else quality.rows[index].bits_per_byte
+        rows.append(BenchRow(rounds, speed, cost, bits))
     return BenchReport(
         tuple(rows),
         signature=session.spec.text,
@@ -166,11 +166,11 @@ def _check_threads(threads: int | None) -> None:
 
 def _lengths(context: int, prompt_tokens: int | None, new_tokens: int | None) -> tuple[int, int]:
     """Tokens of the prompt and new ones: as asked for, else the defaults or what has room."""
-    for name, given in (
+    for name, count in (
         (setting("prompt_tokens"), prompt_tokens),
         (setting("new_tokens"), new_tokens),
     ):
-        if given is not None and given < 1:
+        if count is not None and count < 1:
             message = f"{setting(name)} must be at least 1"
             raise UsageError("usage", message, hint="leave it out for the default")
     prompt, new = prompt_tokens, new_tokens
@@ -222,25 +222,25 @@ def rounds_by_repeat(
         if form == "fixed" or not written:
             return [written]
         most = rounds_up_to(max(written.values()))
-        return [{name: min(count, each) for name, count in written.items()} for each in most]
+        return [{name: min(count, counts) for name, count in written.items()} for counts in most]
     with option_values():
         every: list[dict[str, int]] = [*several_rounds(session.graph, rounds, written)]
-    for each in every:
-        if form == "fixed" and each != written:
-            message = f"the model was compiled for {_shown(written)}, not {_counted(each)}"
+    for counts in every:
+        if form == "fixed" and counts != written:
+            message = f"the model was compiled for {_shown(written)}, not {_counted(counts)}"
             dial = setting("rounds='dynamic'", "--rounds dynamic")
             hint = f"compile it with {dial}, or leave {setting('rounds')} out"
             raise UsageError("usage", message, place=str(file), hint=hint)
-        if form == "gated" and any(count > written[name] for name, count in each.items()):
-            message = f"the model runs at most {_shown(written)}, not {_counted(each)}"
+        if form == "gated" and any(count > written[name] for name, count in counts.items()):
+            message = f"the model runs at most {_shown(written)}, not {_counted(counts)}"
             hint = "ask for fewer, or compile it with more"
             raise UsageError("usage", message, place=str(file), hint=hint)
     return every
 
 
 def _shown(counts: Mapping[str, int]) -> str:
-    words = _counted(counts)
-    return f"{words} round{'s' * (words != '1')}"
+    text = _counted(counts)
+    return f"{text} round{'s' * (text != '1')}"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

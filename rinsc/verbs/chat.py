@@ -33,7 +33,7 @@ def render_chats(tokenizer: BytePairTokenizer, messages: Sequence[str]) -> list[
         hint = f"leave {setting('chat')} out, or train with a {folder}"
         raise DataError("no-chat-template", "the tokenizer has no chat template", hint=hint)
     require("transformers")
-    asked = {
+    request = {
         "template": template,
         "messages": list(messages),
         "tokens": tokenizer.named_tokens,
@@ -48,7 +48,7 @@ def render_chats(tokenizer: BytePairTokenizer, messages: Sequence[str]) -> list[
     try:
         done = subprocess.run(
             command,
-            input=json.dumps(asked).encode("ascii"),
+            input=json.dumps(request).encode("ascii"),
             capture_output=True,
             timeout=SECONDS,
             check=False,
@@ -67,17 +67,17 @@ def render_process() -> None:
     """What the process of `render_chats` does: JSON from standard input to standard output."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    asked = parse_json(sys.stdin.read())
-    _limit(asked["seconds"])
+    request = parse_json(sys.stdin.read())
+    _limit(request["seconds"])
     try:
-        chats = [[{"role": "user", "content": message}] for message in asked["messages"]]
-        found = render_jinja_template(
+        chats = [[{"role": "user", "content": message}] for message in request["messages"]]
+        rendered = render_jinja_template(
             conversations=chats,
-            chat_template=asked["template"],
+            chat_template=request["template"],
             add_generation_prompt=True,
-            **asked["tokens"],
+            **request["tokens"],
         )
-        answer: dict[str, object] = {"texts": found[0]}
+        answer: dict[str, object] = {"texts": rendered[0]}
     except MemoryError:
         answer = {"error": "it takes too much memory"}
     except Exception as error:  # a template may go wrong in every way

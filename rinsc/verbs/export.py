@@ -57,36 +57,36 @@ def export(
     Raises `RinscError`; nothing is then left half-written.
     """
     chosen = _form(form)
-    found = find_model(model, weights=weights, seed=seed)
+    source = find_model(model, weights=weights, seed=seed)
     text = os.fspath(path)
     if not text:
         message = f"{setting('path', '-o')} is empty"
         raise UsageError("usage", message, hint="name the file or folder to write")
     shown = ShownProgress() if progress is None else progress
-    given = {
+    onnx_settings = {
         setting("calibrate"): calibrate is not None,
         setting("genai"): genai,
         setting("stop_ids", "--stop-id"): len(stop_ids) > 0,
         setting("held_out"): held_out,
     }
-    spec: object = found.spec
+    spec: object = source.spec
     if isinstance(spec, TowersSpec):
-        refused = [name for name, value in given.items() if value]
+        refused = [name for name, value in onnx_settings.items() if value]
         refused += [setting("overwrite")] * overwrite
-        return _export_towers(found, spec, text, chosen, shown, refused=refused)
+        return _export_towers(source, spec, text, chosen, shown, refused=refused)
     if not isinstance(chosen, OnnxForm):
-        _refuse([name for name, value in given.items() if value], chosen)
-    _check_rounds(found, chosen)
+        _refuse([name for name, value in onnx_settings.items() if value], chosen)
+    _check_rounds(source, chosen)
     if isinstance(chosen, TorchForm):
-        return _export_torch(found, text, chosen, shown, overwrite=overwrite)
+        return _export_torch(source, text, chosen, shown, overwrite=overwrite)
     if isinstance(chosen, HfForm):
         from rinsc.verbs.export_hf import export_hf
 
-        return export_hf(found, Path(text), chosen, shown, overwrite=overwrite)
+        return export_hf(source, Path(text), chosen, shown, overwrite=overwrite)
     from rinsc.verbs.export_onnx import OnnxExport
 
     return OnnxExport(
-        *(found, text, chosen, shown, calibrate),
+        *(source, text, chosen, shown, calibrate),
         genai=genai,
         stop_ids=tuple(stop_ids),
         held_out=held_out,
@@ -191,7 +191,7 @@ def _export_towers(
         progress.note(FRESH)
     written = to_onnx(model.compiled(), form)
     written.save(path)
-    files = {each: each.stat().st_size for each in [path, *sorted(data_files(path))]}
+    files = {file: file.stat().st_size for file in [path, *sorted(data_files(path))]}
     progress.line(f"wrote {path} ({rounded_bytes(sum(files.values()))})")
     rounds = parse_json(written.metadata[Key.ROUNDS])
     return Exported(path, files, form, spec.text, rounds, dict(written.metadata))

@@ -106,8 +106,8 @@ def _set_tokens(lm: RinscForCausalLM, run: RunFolder, vocab_size: int) -> None:
             size = vocabulary_size(text)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             message, hint = "the tokenizer.json is damaged", "restore the file"
-            place = str(run.tokenizer)
-            raise CheckpointError("bad-tokenizer", message, place=place, hint=hint) from None
+            location = str(run.tokenizer)
+            raise CheckpointError("bad-tokenizer", message, place=location, hint=hint) from None
         padding = generation_config(stops, size, vocab_size)
         if lm.generation_config is not None:
             lm.generation_config.suppress_tokens = padding.get("suppress_tokens")

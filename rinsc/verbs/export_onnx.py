@@ -122,10 +122,10 @@ class OnnxExport:
             self.progress.note(FRESH)
         metadata, quality = dict(model.metadata), None
         if measured and text is not None and run is not None:
-            with self._failure_as_note(), temporary_folder() as place:
+            with self._failure_as_note(), temporary_folder() as folder:
                 twin = None
                 if self.form.precision.name != "fp32":
-                    twin = place / "fp32.onnx"
+                    twin = folder / "fp32.onnx"
                     exact = replace(self.form, precision=Precision())
                     self._plan(exact).write(module).save(twin, external_data_over=0)
                 del module, model  # sessions load the weights anew
@@ -223,13 +223,13 @@ class OnnxExport:
         other; False where the precision or the weights have no use for any. Raises UsageError or
         DataError for a text that is asked for and cannot be read.
         """
-        given, model = self.calibrate, self.model
-        if not self.form.precision.is_calibrated or given is False:
+        calibration, model = self.calibrate, self.model
+        if not self.form.precision.is_calibrated or calibration is False:
             return False
-        if isinstance(given, str | os.PathLike):
-            return self._cut(self._encoded(Path(given)))
-        if given is not None:
-            return given
+        if isinstance(calibration, str | os.PathLike):
+            return self._cut(self._encoded(Path(calibration)))
+        if calibration is not None:
+            return calibration
         if model.run is None:
             if model.has_weights:
                 message = (
@@ -312,13 +312,13 @@ class OnnxExport:
 
         spec, tokenizer = self.model.spec, self.model.tokenizer
         with option_values():
-            asked = checked_request([0], 0, spec, self.stop_ids).stop_ids
+            chosen = checked_request([0], 0, spec, self.stop_ids).stop_ids
         if tokenizer is None:
             return ()
         text, declared = read_regular_text(tokenizer), read_declared(tokenizer.parent)
         ids = special_tokens(text, declared).stop_ids
         known = stop_ids(tokenizer.parent, ids, spec.vocab_size)
-        return tuple(dict.fromkeys([*known, *sorted(asked)]))
+        return tuple(dict.fromkeys([*known, *sorted(chosen)]))
 
     @contextmanager
     def _failure_as_note(self) -> Iterator[None]:

@@ -167,18 +167,18 @@ def generate(
 
     file = None if tokenizer is None else Path(tokenizer)
     source = open_source(model, file, rounds, cache=cache, provider=provider)
-    words = source.tokenizer
-    asked = render_chats(words, texts) if chat else texts
-    rows = [words.encode(text, characters=raw).tolist() for text in asked]
+    own_tokenizer = source.tokenizer
+    rendered = render_chats(own_tokenizer, texts) if chat else texts
+    rows = [own_tokenizer.encode(text, characters=raw).tolist() for text in rendered]
     ends = (*(() if ignore_eos else source.stop_ids), *stop_ids)
     spec = source.graph.spec
     request = checked_request(rows if len(rows) > 1 else rows[0], max_new_tokens, spec, ends)
-    decode = partial(words.decode, skip_special_tokens=True)
+    decode = partial(own_tokenizer.decode, skip_special_tokens=True)
     streams = [TextStream(decode, stops, row) for row in rows]
-    steps = stream_tokens(source.next_logits, request, chosen)
+    token_steps = stream_tokens(source.next_logits, request, chosen)
     shown = ShownProgress() if progress is None else progress
     notes = partial(_note_limits, source, request, chosen, shown)
-    return Generation(texts, streams, steps, source, notes)
+    return Generation(texts, streams, token_steps, source, notes)
 
 
 def _added(
@@ -274,9 +274,9 @@ def module_source(model: Any, tokenizer: Path | None, rounds: Rounds, *, cache: 
     if tokenizer is None:
         hint = f"name it with {setting('tokenizer')}"
         raise UsageError("no-tokenizer", "a module has no tokenizer", hint=hint)
-    words = _tokenizer(tokenizer, graph.spec.vocab_size)
+    loaded = _tokenizer(tokenizer, graph.spec.vocab_size)
     logits = row_logits(module, rounds, cache=cache)
-    return Source(graph, words, known_logits(words, logits), words.stop_ids, None)
+    return Source(graph, loaded, known_logits(loaded, logits), loaded.stop_ids, None)
 
 
 def onnx_file(model: str) -> Path | None:
@@ -325,11 +325,11 @@ def run_source(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: boo
     require_language_model(graph.spec)
     rounds = own_rounds(folder) if rounds is None else rounds
     with option_values():
-        asked = resolve_rounds(graph, rounds)
+        counts = resolve_rounds(graph, rounds)
     begun = begun_tokenizer(folder) if tokenizer is None else None
     chosen = _tokenizer(tokenizer or folder.tokenizer, graph.spec.vocab_size, begun)
-    untrained = beyond_training(asked, run_trained_rounds(folder, graph))
-    next_logits = row_logits(run_model(folder), asked, cache=cache)
+    untrained = beyond_training(counts, run_trained_rounds(folder, graph))
+    next_logits = row_logits(run_model(folder), counts, cache=cache)
     stops = stop_ids(folder.path, chosen.stop_ids, graph.spec.vocab_size)
     return Source(graph, chosen, known_logits(chosen, next_logits), stops, untrained)
 
@@ -346,12 +346,12 @@ def onnx_source(path: Path, tokenizer: Path | None, rounds: Rounds, provider: st
     require_language_model(session.spec)
     with _rounds_option():
         session.check_rounds(rounds)
-        asked = resolve_rounds(session.graph, rounds)
+        counts = resolve_rounds(session.graph, rounds)
     size, beside = session.spec.vocab_size, path.parent / TOKENIZER_FILE
     if tokenizer is None and session.tokenizer_sha256 is not None and beside.is_file():
         _require_as_written(beside, session.tokenizer_sha256)
     chosen = _tokenizer(tokenizer or beside, size)
-    run = session.rounds if rounds is None else asked
+    run = session.rounds if rounds is None else counts
     untrained = beyond_training(run, session.trained_rounds)
     next_logits = row_logits(session, rounds)
     stops = stop_ids(path.parent, chosen.stop_ids, size)
@@ -396,6 +396,6 @@ def _tokenizer(
     if not path.is_file():
         hint = f"name it with {setting('tokenizer')}, or put it beside the model"
         raise UsageError("no-tokenizer", "there is no tokenizer", place=str(path), hint=hint)
-    found = load_tokenizer(path, begun)
-    check_vocabulary(found, vocab_size)
-    return found
+    loaded = load_tokenizer(path, begun)
+    check_vocabulary(loaded, vocab_size)
+    return loaded

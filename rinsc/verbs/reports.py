@@ -72,11 +72,11 @@ class QualityReport:
         windows, length = self.quality.windows.shape
         rows = []
         for row in self.quality.rows:
-            known: dict[str, object] = {"rounds": row.rounds}
-            known["fp32_bits_per_byte"] = _json_number(row.exact_bits_per_byte)
-            known["bits_per_byte"] = _json_number(row.bits_per_byte)
-            known["kl_nats_per_token"] = _json_number(row.divergence_nats)
-            rows.append(known)
+            values: dict[str, object] = {"rounds": row.rounds}
+            values["fp32_bits_per_byte"] = _json_number(row.exact_bits_per_byte)
+            values["bits_per_byte"] = _json_number(row.bits_per_byte)
+            values["kl_nats_per_token"] = _json_number(row.divergence_nats)
+            rows.append(values)
         return {
             "provider": self.provider,
             "held_out": "sample",
@@ -106,9 +106,9 @@ def measure(
     from rinsc.evaluation.quality import compare_quality, tokens_to_measure
     from rinsc.graph import build_graph
 
-    words = load_tokenizer(run.tokenizer)
+    tokenizer = load_tokenizer(run.tokenizer)
     session = Session(model)
-    check_vocabulary(words, session.spec.vocab_size)
+    check_vocabulary(tokenizer, session.spec.vocab_size)
     twin_logits = None if twin is None else Session(twin, provider=session.provider).logits
     trained = _trained_rounds(run, session.graph)
     with progress.task("measuring the loss on held-out text") as observe:
@@ -116,8 +116,8 @@ def measure(
             session.logits,
             twin_logits,
             rounds_to_show(metadata[Key.FORM], session.rounds, trained),
-            words.encode(text),
-            words.token_bytes,
+            tokenizer.encode(text),
+            tokenizer.token_bytes,
             session.spec.context,
             most_tokens=tokens_to_measure(build_graph(session.spec)),
             observe=observe,
@@ -137,17 +137,17 @@ def rounds_to_show(
     top = max(*written.values(), *trained.values())
     # Where not all of them have a place, the doubled ones come first.
     doubled = [1 << power for power in range(top.bit_length())]
-    wanted = [dict(written), dict(trained)]
-    wanted += [dict.fromkeys(written, count) for count in (top, *doubled, *range(1, top + 1))]
+    candidates = [dict(written), dict(trained)]
+    candidates += [dict.fromkeys(written, count) for count in (top, *doubled, *range(1, top + 1))]
     shown: list[dict[str, int]] = []
-    for each in wanted:
+    for counts in candidates:
         if form == "gated":
-            each = {name: min(count, written[name]) for name, count in each.items()}
-        if each not in shown:
-            shown.append(each)
+            counts = {name: min(count, written[name]) for name, count in counts.items()}
+        if counts not in shown:
+            shown.append(counts)
         if len(shown) == MOST_ROWS:
             break
-    return sorted(shown, key=lambda each: (sum(each.values()), tuple(each.values())))
+    return sorted(shown, key=lambda counts: (sum(counts.values()), tuple(counts.values())))
 
 
 def _trained_rounds(run: RunFolder, graph: BlockGraph) -> dict[str, int]:
@@ -345,7 +345,7 @@ class BenchReport:
         """Where and how it ran, in one line."""
         forms = {"fixed": "fixed rounds", "dynamic": "any rounds", "gated": "rounds up to a limit"}
         fewest = min(row.speed.decoded_tokens for row in self.rows)
-        words = [
+        conditions = [
             f"ONNX Runtime on {self.provider}",
             self.threads_in_words,
             self.precision,
@@ -355,7 +355,7 @@ class BenchReport:
             f"prompt {self.prompt_tokens}",
             f"n = {plural(fewest, 'token')}",
         ]
-        return " · ".join(words)
+        return " · ".join(conditions)
 
     def draw(self, output: str | os.PathLike[str]) -> None:
         """Bits per byte against ms per token as a picture, .png or .svg; raises OutputError."""
@@ -368,8 +368,8 @@ class BenchReport:
         ]
         title = f"{short_text(self.signature, MAX_TITLE)}: quality against cost"
         where = f"ONNX Runtime on {self.provider}", self.threads_in_words
-        words = self.precision, *where, f"prompt of {plural(self.prompt_tokens, 'token')}"
-        draw_tradeoff(points, title, Path(output), subtitle=" · ".join(words))
+        subtitle = self.precision, *where, f"prompt of {plural(self.prompt_tokens, 'token')}"
+        draw_tradeoff(points, title, Path(output), subtitle=" · ".join(subtitle))
 
     def __repr__(self) -> str:
         return f"<BenchReport of {self.signature}: {plural(len(self.rows), 'row')}>"
@@ -396,5 +396,5 @@ def _cells(row: BenchRow) -> list[str]:
 
 def _digits(number: float) -> str:
     """Three digits and no more: timings are not exact."""
-    places = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3
-    return f"{number:,.{places}f}"
+    decimals = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3
+    return f"{number:,.{decimals}f}"

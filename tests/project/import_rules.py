@@ -73,7 +73,7 @@ HOMES = {
     "transformers": ("backends.hf", "objectives", "training", "evaluation", "verbs", "cli"),
     "accelerate": ("training",),
     "peft": ("backends.hf",),
-    "sklearn": ("objectives",),
+    "sklearn": ("data",),
     "scipy": ("study",),
     "lm_eval": ("evaluation", "verbs", "cli"),
 }

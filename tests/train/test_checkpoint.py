@@ -24,12 +24,12 @@ from rinsc.syntax import parse
 from rinsc.training.checkpoint import (
     MANIFEST,
     checkpoints,
+    draft_of,
     is_whole,
     latest_whole,
-    part_of,
     publish,
     remove_checkpoints,
-    start_part,
+    start_draft,
     writing_errors,
 )
 from rinsc.training.config import TrainConfig
@@ -213,7 +213,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_lost(
         train_module(fresh(spec), spec, tokens, config, broken, resume=True)
     assert caught.value.code == "damaged-checkpoint"
     assert "checkpoint-4, checkpoint-2" in caught.value.message
-    assert "--overwrite" in str(caught.value.hint)
+    assert "overwrite=True" in str(caught.value.hint)
     after = {path: path.read_bytes() for path in broken.path.rglob("*") if path.is_file()}
     assert after == before
 
@@ -221,7 +221,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_lost(
 def test_what_was_left_half_written_goes_and_is_never_read(
     spec: ModelSpec, tokens: TokenizedCorpus, config: TrainConfig, broken: RunFolder, whole: Whole
 ) -> None:
-    left = [part_of(broken.path, 6), broken.path / ".checkpoint-2.old.part"]
+    left = [draft_of(broken.path, 6), broken.path / ".checkpoint-2.old.part"]
     for folder in left:
         shutil.copytree(broken.path / "checkpoint-4", folder)
     assert [each.step for each in checkpoints(broken.path)] == [2, 4]
@@ -242,7 +242,7 @@ def test_the_last_ones_are_kept(
 
 
 def _write(folder: Path, step: int, content: bytes) -> None:
-    (start_part(folder, step) / "model.bin").write_bytes(content)
+    (start_draft(folder, step) / "model.bin").write_bytes(content)
 
 
 def test_a_checkpoint_appears_whole_and_replaces_a_damaged_one(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ OF_A_CHECKPOINT = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer
 
 @pytest.mark.parametrize("left_out", OF_A_CHECKPOINT)
 def test_a_list_of_some_files_is_not_enough(tmp_path: Path, left_out: str) -> None:
-    part = start_part(tmp_path, 3)
+    part = start_draft(tmp_path, 3)
     for name in OF_A_CHECKPOINT:
         (part / name).write_bytes(b"content")
     made = publish(tmp_path, 3, keep=1)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import rinsc
+from rinsc.data.pictures import load_pictures
 from rinsc.errors import DataError, SpecError, UsageError
 from rinsc.objectives import objective
-from rinsc.objectives.classify import Classified, as_patches, load_pictures, side_for
+from rinsc.objectives.classify import Classified, as_patches, side_for
 from rinsc.progress import SilentProgress
 from rinsc.training.metrics import read_metrics
 from rinsc.training.optimizer import build_optimizer

@@ -12,7 +12,7 @@ import pytest
 from rinsc.errors import CheckpointError, OutputError, RinscError
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
-from rinsc.training.checkpoint import checkpoints, publish, start_part
+from rinsc.training.checkpoint import checkpoints, publish, start_draft
 from rinsc.training.config import TrainConfig, config_from_toml
 from rinsc.training.resuming import require_same_run
 from rinsc.training.run_folder import (
@@ -44,9 +44,9 @@ def test_the_inputs_read_back(unfinished: RunFolder, spec: ModelSpec, config: Tr
 def test_an_unfinished_run_is_gone_on_with_unless_it_is_to_be_removed(
     unfinished: RunFolder,
 ) -> None:
-    (start_part(unfinished.path, 3) / "model.bin").touch()
+    (start_draft(unfinished.path, 3) / "model.bin").touch()
     publish(unfinished.path, 3, keep=2)
-    start_part(unfinished.path, 4)
+    start_draft(unfinished.path, 4)
     unfinished.tensorboard.mkdir()
     assert unfinished.is_begun
     assert open_run_folder(unfinished.path).config.exists()

@@ -77,7 +77,8 @@ def test_a_notebook_shows_a_run_and_its_evaluation(run: Trained) -> None:
     assert len(repr(run)) < 200
     assert repr(report) == f"<EvalReport of {run.path}: 3 rows>"
     shown = Cells(run._repr_html_()).cells
-    assert f"{run.result.quality['bits_per_byte']:.4f} bits per byte" in shown
+    figure = f"{run.result.quality['bits_per_byte']:.4f} on {run.result.held_out_words}"
+    assert shown[shown.index("bits per byte") + 1] == figure
     cells = Cells(report._repr_html_()).cells
     for row in report.rows:
         assert f"{row.quality.figures['bits_per_byte']:.4f}" in cells

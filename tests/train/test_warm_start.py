@@ -291,7 +291,7 @@ def test_the_command_takes_dimensions_tokenizer_and_weights(
     unfinished = Path(shutil.copytree(first, tmp_path / "unfinished"))
     (unfinished / "result.json").unlink()
     assert trained_run(unfinished).steps == 4
-    assert trained_run(unfinished).words.startswith("checkpoint-4 of a run that is not finished")
+    assert trained_run(unfinished).state.startswith("checkpoint-4 of a run that is not finished")
 
 
 @pytest.mark.parametrize(
