@@ -8,7 +8,14 @@ from itertools import groupby
 from textwrap import wrap
 
 from rinsc.backends.torch.ops import TORCH_OPS
-from rinsc.backends.torch.statements import definition, indented, shape_text, statements
+from rinsc.backends.torch.statements import (
+    INDENT,
+    call,
+    definition,
+    indented,
+    shape_text,
+    statements,
+)
 from rinsc.graph import Block, BlockGraph, Loop, Visit
 from rinsc.layers import (
     BlockWeights,
@@ -111,8 +118,9 @@ def _repeated(names: Sequence[str]) -> list[str]:
     """Arguments that say names in a row: ``*[One, Other] * 3``, ``*[One] * 5``, ``Other``."""
     for period in range(1, MAX_PERIOD + 1):
         again = list(names[:period]) * (len(names) // period)
-        if period < len(names) and again == list(names):
-            return [f"*[{', '.join(names[:period])}] * {len(names) // period}"]
+        text = f"*[{', '.join(names[:period])}] * {len(names) // period}"
+        if period < len(names) and again == list(names) and len(text) < WIDEST - len(INDENT):
+            return [text]
     counts = [(name, len(list(same))) for name, same in groupby(names)]
     return [name if count == 1 else f"*[{name}] * {count}" for name, count in counts]
 
@@ -323,9 +331,10 @@ def _block_forward(each: BlockClass) -> list[str]:
     slots = ["next(past, None)"] * (each.slots_of_a_layer or 0)
     if each.slots_of_a_layer is None:
         slots = ["*(next(past, None) for _ in range(layer.slots))"]
-    run = [f"x = layer({', '.join(['x', *each.sides, *slots, *each.host, *tied])})"]
-    if each.cached:
-        run = [run[0].replace("x = ", "x, *made = ", 1), "present += made"]
+    start = "x, *made = layer" if each.cached else "x = layer"
+    arguments = ["x", *each.sides, *slots, *each.host, *tied]
+    run = call(start, arguments, indent=2 + each.in_place)
+    run += ["present += made"] if each.cached else []
     if each.in_place:
         run = ["for _ in range(each):", *indented(run)]
     return [

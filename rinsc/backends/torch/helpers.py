@@ -118,6 +118,20 @@ def in_window(
     from_last = mask.flip(-1).cumsum(-1).flip(-1)
     return mask & (from_last <= window)
 ''',
+    "window_attention": '''
+def window_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int,
+    mask: torch.Tensor | None = None,
+    causal: bool = True,
+    grouped: bool = False,
+) -> torch.Tensor:
+    """Attention to the last keys alone of those that each query would see."""
+    mask = in_window(query, key, window, mask, causal)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+''',
     "attend": '''
 class Slots(Protocol):
     """Where keys and values (batch, heads, seq, head_dim) are kept, a pair for each attention."""

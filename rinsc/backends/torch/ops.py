@@ -89,19 +89,19 @@ def _attention(node: Node, args: list[str]) -> str:
     if len(args) == HOSTED_ARGS:
         name, own = ("attend_near", [str(op.window)]) if op.window else ("attend", [])
         return f"{name}({', '.join([*args, *own, *['grouped=True'] * grouped])})"
-    is_causal = op.causal and op.window is None
-    options = ["is_causal=True"] * is_causal + ["enable_gqa=True"] * grouped
-    seen = [f"attn_mask={mask}" for mask in args[3:]]
+    mask = args[3:]
     if op.window is not None:
-        mask = [f"mask={mask}" for mask in args[3:]] or [f"causal={op.causal}"]
-        seen = [f"attn_mask=in_window({args[0]}, {args[1]}, {op.window}, {mask[0]})"]
-    return f"F.scaled_dot_product_attention({', '.join([*args[:3], *seen, *options])})"
+        options = ["causal=False"] * (not op.causal and not mask) + ["grouped=True"] * grouped
+        return f"window_attention({', '.join([*args[:3], str(op.window), *mask, *options])})"
+    options = ["is_causal=True"] * op.causal + ["enable_gqa=True"] * grouped
+    masks = [f"attn_mask={mask[0]}"] if mask else []
+    return f"F.scaled_dot_product_attention({', '.join([*args[:3], *masks, *options])})"
 
 
 def _window_helpers(node: Node) -> tuple[str, ...]:
     op: Any = node.op
-    hosted = ("attend_near",) if len(node.inputs) == HOSTED_ARGS else ()
-    return ("in_window", *hosted) if op.window else ()
+    attention = "attend_near" if len(node.inputs) == HOSTED_ARGS else "window_attention"
+    return ("in_window", attention) if op.window else ()
 
 
 def _rotary_rows(node: Node, args: list[str]) -> str:
