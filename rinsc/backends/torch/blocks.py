@@ -61,13 +61,13 @@ class BlockClass:
 
     def construction(self, start: str) -> list[str]:
         """The statement that makes the block, of the number of its layers or of their classes."""
-        given = [str(len(self.layers))]
+        arguments = [str(len(self.layers))]
         if len(self.variants) > 1:
-            given = _repeated([self.layer_name(layer) for layer in self.layers])
-        line = f"{start}{self.name}Block({', '.join(given)})"
+            arguments = _repeated([self.layer_name(layer) for layer in self.layers])
+        line = f"{start}{self.name}Block({', '.join(arguments)})"
         if len(line) <= WIDEST:
             return [line]
-        return [f"{start}{self.name}Block(", *(f"    {name}," for name in given), ")"]
+        return [f"{start}{self.name}Block(", *(f"    {name}," for name in arguments), ")"]
 
     @property
     def enter(self) -> Program | None:
@@ -81,12 +81,11 @@ class BlockClass:
     def sides(self) -> list[str]:
         """Side values that its layers use, in the order in which the model makes them."""
         used = {
-            value
+            name
             for program in (self.enter, *self.variants, self.leave)
             if program is not None
-            for name, given in program.inputs.items()
-            for value in (name,)
-            if name != "x" and any(given in node.inputs for node in program.nodes)
+            for name, value in program.inputs.items()
+            if name != "x" and any(value in node.inputs for node in program.nodes)
         }
         handed = {*self.host, *(name for layer in self.variants for name in cache_inputs(layer))}
         inputs = dict.fromkeys(name for layer in self.variants for name in layer.inputs)
@@ -138,8 +137,8 @@ def block_classes(
     ``relatives`` are all graphs of the model, ``graph`` among them; none means it is alone.
     """
     graphs = tuple(relatives) or (graph,)
-    visits = [visit for each in graphs for visit in _visits(each)]
-    blocks = {block.name: block for each in graphs for block in each.blocks.values()}
+    visits = [visit for member in graphs for visit in _visits(member)]
+    blocks = {block.name: block for member in graphs for block in member.blocks.values()}
     names = _class_names(blocks.values())
     kin = _sharing_blocks(graph, graphs)
     classes: dict[str, BlockClass] = {}
@@ -151,9 +150,9 @@ def block_classes(
         }
         ways = [visit for visit in visits if visit.block in alike]
         variants: dict[tuple[object, ...], Program] = {}
-        for each in kin:
-            own = programs if each is graph else trace_programs(each.spec).trained
-            layers = own.distinct_layers(other for other in each.blocks if other in alike)
+        for member in kin:
+            own = programs if member is graph else trace_programs(member.spec).trained
+            layers = own.distinct_layers(other for other in member.blocks if other in alike)
             for layer in layers:
                 variants.setdefault(layer.key, layer)
         classes[name] = BlockClass(
@@ -174,17 +173,17 @@ def _sharing_blocks(graph: BlockGraph, graphs: Sequence[BlockGraph]) -> list[Blo
     kin, before = {id(graph)}, 0
     while len(kin) > before:
         before = len(kin)
-        shared = {name for each in graphs if id(each) in kin for name in each.blocks}
-        kin |= {id(each) for each in graphs if shared & each.blocks.keys()}
-    return [each for each in graphs if id(each) in kin]
+        shared = {name for member in graphs if id(member) in kin for name in member.blocks}
+        kin |= {id(member) for member in graphs if shared & member.blocks.keys()}
+    return [member for member in graphs if id(member) in kin]
 
 
 def _class_names(blocks: Iterable[Block]) -> dict[tuple[str, Tie | None], str]:
     """``Llama``, ``LlamaTiedMlp``; names of kinds that come out the same are numbered."""
     names: dict[tuple[str, Tie | None], str] = {}
     for block in blocks:
-        words = block.kind.title().replace("_", "")
-        name = words if block.tie is None else f"{words}Tied{block.tie.title()}"
+        title = block.kind.title().replace("_", "")
+        name = title if block.tie is None else f"{title}Tied{block.tie.title()}"
         if (block.kind, block.tie) not in names:
             alike = sum(other.rstrip("0123456789") == name for other in names.values())
             names[block.kind, block.tie] = f"{name}{alike + 1}" if alike else name
@@ -194,11 +193,11 @@ def _class_names(blocks: Iterable[Block]) -> dict[tuple[str, Tie | None], str]:
 def class_sources(classes: Iterable[BlockClass]) -> list[str]:
     """Source of each distinct class, with the classes of its layers before it."""
     chunks = []
-    for each in {each.name: each for each in classes}.values():
-        if any(each.weights.is_tied(node) for node in each.variants[0].nodes):
-            chunks.append(_tied_class(each))
-        chunks += [_layer_class(each, layer) for layer in each.variants]
-        chunks.append(_block_class(each))
+    for block_class in {block_class.name: block_class for block_class in classes}.values():
+        if any(block_class.weights.is_tied(node) for node in block_class.variants[0].nodes):
+            chunks.append(_tied_class(block_class))
+        chunks += [_layer_class(block_class, layer) for layer in block_class.variants]
+        chunks.append(_block_class(block_class))
     return chunks
 
 
@@ -212,12 +211,12 @@ def own_lines(nodes: Iterable[Node]) -> Iterator[str]:
 
 def visit_text(visit: Visit, arguments: str, recomputing: bool = False) -> str:
     """The call that visits a block, whose work may be repeated when training."""
-    each = f", each={visit.each}" if visit.each > 1 else ""
+    times = f", each={visit.each}" if visit.each > 1 else ""
     reverse = ", reverse=True" if visit.reverse else ""
-    given = f"{arguments}{each}{reverse}"
+    inputs = f"{arguments}{times}{reverse}"
     if recomputing:
-        return f"x = recomputed(by_visit, self.{visit.block}, {given})"
-    return f"x = self.{visit.block}({given})"
+        return f"x = recomputed(by_visit, self.{visit.block}, {inputs})"
+    return f"x = self.{visit.block}({inputs})"
 
 
 def _visits(graph: BlockGraph) -> Iterator[Visit]:
@@ -229,34 +228,38 @@ def _visits(graph: BlockGraph) -> Iterator[Visit]:
             yield step
 
 
-def _tied_class(each: BlockClass) -> str:
+def _tied_class(block_class: BlockClass) -> str:
     """The part that all layers of a block share."""
-    nodes = [node for node in each.variants[0].nodes if each.weights.is_tied(node)]
+    nodes = [node for node in block_class.variants[0].nodes if block_class.weights.is_tied(node)]
     lines = [
-        f'"""The {each.weights.block.tie} that all layers of a block share."""',
+        f'"""The {block_class.weights.block.tie} that all layers of a block share."""',
         "",
         "def __init__(self) -> None:",
         *indented(["super().__init__()", *own_lines(nodes)]),
     ]
-    return f"\nclass {each.name}Part(nn.Module):\n" + "\n".join(indented(lines)) + "\n"
+    return f"\nclass {block_class.name}Part(nn.Module):\n" + "\n".join(indented(lines)) + "\n"
 
 
-def _layer_class(each: BlockClass, layer: Program) -> str:
-    tied = each.weights.block.tie is not None
-    program = _with_owner(layer, each.weights) if tied else layer
+def _layer_class(block_class: BlockClass, layer: Program) -> str:
+    tied = block_class.weights.block.tie is not None
+    program = _with_owner(layer, block_class.weights) if tied else layer
     past = cache_inputs(layer)
     lines, results = statements(program, {name: name for name in program.inputs})
-    given = ["x", *each.sides]
-    shapes = ", ".join(f"{name} {shape_text(program.inputs[name])}" for name in given)
-    parameters = [f"{name}: torch.Tensor" for name in given]
+    inputs = ["x", *block_class.sides]
+    shapes = ", ".join(f"{name} {shape_text(program.inputs[name])}" for name in inputs)
+    parameters = [f"{name}: torch.Tensor" for name in inputs]
     parameters += [f"{name}: torch.Tensor | None" for name in past]
-    parameters += _host_parameters(each)
+    parameters += _host_parameters(block_class)
     if tied:
-        parameters.append(f"{TIED}: {each.name}Part")
-    own = [node for node in layer.nodes if not each.weights.is_tied(node)]
-    slots = [f"slots = {len(past)}", ""] if each.cached and each.slots_of_a_layer is None else []
+        parameters.append(f"{TIED}: {block_class.name}Part")
+    own = [node for node in layer.nodes if not block_class.weights.is_tied(node)]
+    slots = (
+        [f"slots = {len(past)}", ""]
+        if block_class.cached and block_class.slots_of_a_layer is None
+        else []
+    )
     returned = ", ".join(results.values())
-    alone = each.cached and len(results) == 1  # still a tuple, for those who unpack it
+    alone = block_class.cached and len(results) == 1  # still a tuple, for those who unpack it
     text = "\n".join([*lines, f"return ({returned},)" if alone else f"return {returned}"])
     body = [
         '"""One layer: state to state."""',
@@ -265,7 +268,7 @@ def _layer_class(each: BlockClass, layer: Program) -> str:
         "def __init__(self) -> None:",
         *indented(["super().__init__()", *own_lines(own)]),
         "",
-        *definition("forward", parameters, each.layer_result),
+        *definition("forward", parameters, block_class.layer_result),
         *indented(
             [
                 *(f"# {line}" for line in wrap(shapes, SHAPES_WIDTH)),
@@ -273,12 +276,14 @@ def _layer_class(each: BlockClass, layer: Program) -> str:
             ]
         ),
     ]
-    return f"\nclass {each.layer_name(layer)}(nn.Module):\n" + "\n".join(indented(body)) + "\n"
+    return (
+        f"\nclass {block_class.layer_name(layer)}(nn.Module):\n" + "\n".join(indented(body)) + "\n"
+    )
 
 
-def _host_parameters(each: BlockClass) -> list[str]:
+def _host_parameters(block_class: BlockClass) -> list[str]:
     types = {"mask": "torch.Tensor", "slots": "Slots", LOSSES: "list[torch.Tensor]"}
-    return [f"{name}: {types[name]} | None" for name in each.host]
+    return [f"{name}: {types[name]} | None" for name in block_class.host]
 
 
 def _with_owner(program: Program, weights: BlockWeights) -> Program:
@@ -290,19 +295,19 @@ def _with_owner(program: Program, weights: BlockWeights) -> Program:
     return replace(program, nodes=nodes)
 
 
-def _block_class(each: BlockClass) -> str:
-    framed = each.weights.framed
-    parameters = [f"{name}: torch.Tensor" for name in ("x", *each.sides)]
-    parameters += [f"past: {SLOTS}", "present: list[torch.Tensor]"] if each.cached else []
-    parameters += _host_parameters(each)
-    parameters += ["each: int = 1"] if each.in_place else []
-    parameters += ["reverse: bool = False"] if each.backwards else []
-    if len(each.variants) > 1:
-        parameter, made = "*layers: type[nn.Module]", "layer() for layer in layers"
+def _block_class(block_class: BlockClass) -> str:
+    framed = block_class.weights.framed
+    parameters = [f"{name}: torch.Tensor" for name in ("x", *block_class.sides)]
+    parameters += [f"past: {SLOTS}", "present: list[torch.Tensor]"] if block_class.cached else []
+    parameters += _host_parameters(block_class)
+    parameters += ["each: int = 1"] if block_class.in_place else []
+    parameters += ["reverse: bool = False"] if block_class.backwards else []
+    if len(block_class.variants) > 1:
+        parameter, layers = "*layers: type[nn.Module]", "layer() for layer in layers"
     else:
         parameter = "layers: int"
-        made = f"{each.layer_name(each.variants[0])}() for _ in range(layers)"
-    init = _framed_init(each, made) if framed else [f"super().__init__({made})"]
+        layers = f"{block_class.layer_name(block_class.variants[0])}() for _ in range(layers)"
+    init = _framed_init(block_class, layers) if framed else [f"super().__init__({layers})"]
     body = [
         '"""Layers run one after the other; every visit uses the same weights."""',
         "",
@@ -310,38 +315,38 @@ def _block_class(each: BlockClass) -> str:
         *indented(init),
         "",
         *definition("forward", parameters, "torch.Tensor"),
-        *indented(_block_forward(each)),
+        *indented(_block_forward(block_class)),
     ]
     base = "nn.Module" if framed else "nn.ModuleList"
-    return f"\nclass {each.name}Block({base}):\n" + "\n".join(indented(body)) + "\n"
+    return f"\nclass {block_class.name}Block({base}):\n" + "\n".join(indented(body)) + "\n"
 
 
-def _framed_init(each: BlockClass, made: str) -> list[str]:
-    lines = ["super().__init__()", *own_lines(each.enter.nodes if each.enter else ())]
-    if each.weights.block.tie is not None:
-        lines.append(f"self.{TIED} = {each.name}Part()")
-    lines.append(f"self.{LAYERS} = nn.ModuleList({made})")
-    return [*lines, *own_lines(each.leave.nodes if each.leave else ())]
+def _framed_init(block_class: BlockClass, layers: str) -> list[str]:
+    lines = ["super().__init__()", *own_lines(block_class.enter.nodes if block_class.enter else ())]
+    if block_class.weights.block.tie is not None:
+        lines.append(f"self.{TIED} = {block_class.name}Part()")
+    lines.append(f"self.{LAYERS} = nn.ModuleList({layers})")
+    return [*lines, *own_lines(block_class.leave.nodes if block_class.leave else ())]
 
 
-def _block_forward(each: BlockClass) -> list[str]:
-    layers = f"self.{LAYERS}" if each.weights.framed else "self"
-    order = f"reversed({layers}) if reverse else {layers}" if each.backwards else layers
-    tied = [f"self.{TIED}"] if each.weights.block.tie is not None else []
-    slots = ["next(past, None)"] * (each.slots_of_a_layer or 0)
-    if each.slots_of_a_layer is None:
+def _block_forward(block_class: BlockClass) -> list[str]:
+    layers = f"self.{LAYERS}" if block_class.weights.framed else "self"
+    order = f"reversed({layers}) if reverse else {layers}" if block_class.backwards else layers
+    tied = [f"self.{TIED}"] if block_class.weights.block.tie is not None else []
+    slots = ["next(past, None)"] * (block_class.slots_of_a_layer or 0)
+    if block_class.slots_of_a_layer is None:
         slots = ["*(next(past, None) for _ in range(layer.slots))"]
-    start = "x, *made = layer" if each.cached else "x = layer"
-    arguments = ["x", *each.sides, *slots, *each.host, *tied]
-    run = call(start, arguments, indent=2 + each.in_place)
-    run += ["present += made"] if each.cached else []
-    if each.in_place:
+    start = "x, *made = layer" if block_class.cached else "x = layer"
+    arguments = ["x", *block_class.sides, *slots, *block_class.host, *tied]
+    run = call(start, arguments, indent=2 + block_class.in_place)
+    run += ["present += made"] if block_class.cached else []
+    if block_class.in_place:
         run = ["for _ in range(each):", *indented(run)]
     return [
-        *_end_lines(each.enter, "x = "),
+        *_end_lines(block_class.enter, "x = "),
         f"for layer in {order}:",
         *indented(run),
-        *_end_lines(each.leave, "return "),
+        *_end_lines(block_class.leave, "return "),
     ]
 
 

@@ -120,18 +120,18 @@ def cached_module(model: CompiledModule) -> CachedModule:
     `LoweringError` for a layer kind without a cache and for a module that has been wrapped.
     """
     with torch.device("meta"):  # its own weights are never made
-        made = _cached_class(model.graph)()
-    if dict(model.named_parameters()).keys() != dict(made.named_parameters()).keys():
+        cached = _cached_class(model.graph)()
+    if dict(model.named_parameters()).keys() != dict(cached.named_parameters()).keys():
         message = "the parameters of the module are not those that it was made with"
         hint = "make the cached module before wrapping or changing it, or generate without a cache"
         raise LoweringError("changed-module", message, hint=hint)
-    for name, module in made.named_modules():
+    for name, module in cached.named_modules():
         # The very same tables, so that what is trained, frozen, moved or cast is so here as well.
         module._parameters = model.get_submodule(name)._parameters
         module._buffers = model.get_submodule(name)._buffers
     if model.draws is not None:
-        made.draws = copy(model.draws)  # which goes on by itself
-    return made.train(model.training)
+        cached.draws = copy(model.draws)  # which goes on by itself
+    return cached.train(model.training)
 
 
 @lru_cache(maxsize=32)

@@ -37,11 +37,11 @@ def usable_device(device: object = None) -> torch.device:
             return default
         number = whole(device)
         named: Any = device if number is None else number
-        place = torch.device(named)
-        torch.empty(0, device=place)  # a build without the device has the name all the same
+        usable = torch.device(named)
+        torch.empty(0, device=usable)  # a build without the device has the name all the same
     except (RuntimeError, AssertionError, ImportError, TypeError, ValueError):
         raise no_device(device) from None
-    return place
+    return usable
 
 
 def no_device(device: object, also: Sequence[str] = ("meta",)) -> UsageError:
@@ -91,10 +91,10 @@ class TableKeeper(nn.Module):
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         tables = list(self.buffers(recurse=False))
-        given = [tensor for name, tensor in state_dict.items() if name.startswith(prefix)]
+        loaded = [tensor for name, tensor in state_dict.items() if name.startswith(prefix)]
         is_assigned = local_metadata.get("assign_to_params_buffers", False)
-        if is_assigned and given and tables and tables[0].is_meta and not given[0].is_meta:
-            self._reset_tables(given[0])
+        if is_assigned and loaded and tables and tables[0].is_meta and not loaded[0].is_meta:
+            self._reset_tables(loaded[0])
 
     def _reset_tables(self, like: torch.Tensor) -> None:
         dtypes = {name: table.dtype for name, table in self.named_buffers(recurse=False)}

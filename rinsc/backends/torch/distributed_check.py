@@ -103,13 +103,15 @@ def gradient_gap(spread: Spread, spec: ModelSpec, *, seed: int = 0) -> float:
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     """The whole gradient of each weight; NaN where there is none. Every process calls it."""
     emitted, _ = emitted_module(model)
-    found = {}
+    gradients_by_name = {}
     for name, parameter in emitted.named_parameters():
         gradient = parameter.grad
         if gradient is None:
             gradient = torch.full_like(parameter, torch.nan)
-        found[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
-    return found
+        gradients_by_name[name] = (
+            gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        )
+    return gradients_by_name
 
 
 def checkpoint_visits(model: CompiledModule) -> None:

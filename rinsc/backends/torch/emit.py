@@ -189,12 +189,12 @@ def _check_names(graph: BlockGraph, programs: Programs) -> None:
     framed = (*programs.enter.values(), *programs.leave.values())
     ends = [node.name for program in framed for node in program.nodes]
     top = Counter([*graph.blocks, *filter(None, frame)])
-    taken = [name for name, count in top.items() if count > 1]
-    taken += [name for name in (*top, *filter(None, layers)) if hasattr(nn.Module, name)]
-    taken += [name for name in ends if name in (LAYERS, TIED) or hasattr(nn.Module, name)]
-    taken += [name for name in layers if name == TIED]
-    if taken:
-        message = f"two parts of the module would be called '{taken[0]}'"
+    clashes = [name for name, count in top.items() if count > 1]
+    clashes += [name for name in (*top, *filter(None, layers)) if hasattr(nn.Module, name)]
+    clashes += [name for name in ends if name in (LAYERS, TIED) or hasattr(nn.Module, name)]
+    clashes += [name for name in layers if name == TIED]
+    if clashes:
+        message = f"two parts of the module would be called '{clashes[0]}'"
         hint = "rename the operation in its layer kind"
         raise LoweringError("name-taken", message, hint=hint)
 
@@ -262,10 +262,10 @@ def _model_class(
     for name, block_class in classes.items():
         init += block_class.construction(f"self.{name} = ")
     init += [*loop_modules(graph), *own_lines(programs.head.nodes), "self.reset_parameters()"]
-    given, result = programs.input, programs.head.outputs["logits"]
-    words = {"input_ids": "Token ids", "patches": "Patches"}[given.name]
+    takes, result = programs.input, programs.head.outputs["logits"]
+    input_text = {"input_ids": "Token ids", "patches": "Patches"}[takes.name]
     body = [
-        f'"""{words} (batch, seq ≤ {graph.spec.context}) to logits {shape_text(result)}."""',
+        f'"""{input_text} (batch, seq ≤ {graph.spec.context}) to logits {shape_text(result)}."""',
         "",
         "def __init__(self) -> None:",
         *indented(init),
@@ -299,8 +299,8 @@ def _forward_lines(
     recomputing: bool,
 ) -> list[str]:
     looped = any(graph.dials())
-    given = programs.input.name
-    parameters = [f"{given}: torch.Tensor"]
+    input_name = programs.input.name
+    parameters = [f"{input_name}: torch.Tensor"]
     parameters.append(f"rounds: {'Rounds' if looped else 'int | None'} = None")
     parameters += ["noise_seed: int | None = None"] if takes_noise_seed(graph) else []
     sides = tuple(name for name in programs.embed.outputs if name != "x")
@@ -312,10 +312,10 @@ def _forward_lines(
         *definition("forward", parameters, "torch.Tensor"),
         *indented(
             [
-                f"if {given}.shape[1] > {context}:",
-                f'    raise ValueError(f"{{{given}.shape[1]}} '
-                f'{TAKES[given]} exceed the context of {context}")',
-                *drawing_lines(graph, f"{given}.shape[0]"),
+                f"if {input_name}.shape[1] > {context}:",
+                f'    raise ValueError(f"{{{input_name}.shape[1]}} '
+                f'{TAKES[input_name]} exceed the context of {context}")',
+                *drawing_lines(graph, f"{input_name}.shape[0]"),
                 *rounds_lines(looped),
                 *loss_lines(programs),
                 *embed_lines(programs.embed),

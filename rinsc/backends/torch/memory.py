@@ -108,7 +108,7 @@ class TrainingStep:
         the loss adds to the logits."""
         sequences = self.batch // self.parts
         logits = sequences * self.seq * self.graph.spec.vocab_size
-        kept = memory(
+        report = memory(
             self.graph,
             self.seq,
             batch=sequences,
@@ -116,7 +116,7 @@ class TrainingStep:
             precision=self.precision,
             checkpointing=self.checkpointing,
         )
-        return kept.activation_bytes + logits * (LOGIT_BYTES - FULL)
+        return report.activation_bytes + logits * (LOGIT_BYTES - FULL)
 
     @property
     def allowance_bytes(self) -> int:

@@ -96,8 +96,8 @@ def _cached_one_by_one(graph: BlockGraph) -> list[str]:
 
 def embed_lines(embed: Program) -> list[str]:
     """Statements that make the state and the side values, each under its own name."""
-    lines, made = statements(embed, {name: name for name in embed.inputs})
-    for name, text in made.items():
+    lines, expressions = statements(embed, {name: name for name in embed.inputs})
+    for name, text in expressions.items():
         lines += with_shape(f"{name} = {text}", embed.outputs[name]) if name != text else []
     return lines
 
@@ -312,15 +312,15 @@ def _keys_by_init(graph: BlockGraph, programs: Programs) -> dict[Init, list[str]
 
     Raises `LoweringError` where two kinds start weights of one name differently.
     """
-    found: dict[str, Init] = {}
+    inits: dict[str, Init] = {}
     own = ((param.name, param) for program in programs.every for param in program.params)
     for key, param in (*own, *_owned(graph)):
-        if found.setdefault(key, param.init) != param.init:
+        if inits.setdefault(key, param.init) != param.init:
             message = f"two layer kinds start the weight '{key}' differently"
             hint = "rename the operation in one of the kinds"
             raise LoweringError("name-taken", message, hint=hint)
     keys: dict[Init, list[str]] = {}
-    for key, init in found.items():
+    for key, init in inits.items():
         keys.setdefault(init, []).append(key)
     return keys
 

@@ -211,18 +211,18 @@ def emitted_class(
     for inner, facts in towers.items():
         own_module = {"__module__": namespace["__name__"]}
         namespace[inner] = type(inner, (namespace[inner], CompiledModule), {**facts, **own_module})
-    made = type(name, (namespace["Model"], base), dict(origin))
-    weakref.finalize(made, _forget, namespace["__name__"]).atexit = False
+    model_class = type(name, (namespace["Model"], base), dict(origin))
+    weakref.finalize(model_class, _forget, namespace["__name__"]).atexit = False
     classes = {
         own.__name__: own
         for own in namespace.values()
         if isinstance(own, type) and own.__module__ == namespace["__name__"]
     }
-    emitted = _Emitted(maker, origin["graph"], classes, weakref.ref(made))
-    for own in (*classes.values(), made):
+    emitted = _Emitted(maker, origin["graph"], classes, weakref.ref(model_class))
+    for own in (*classes.values(), model_class):
         setattr(own, "_emitted", emitted)  # noqa: B010
         setattr(own, "__reduce_ex__", _reduced)  # noqa: B010
-    return cast(type[Module], made)
+    return cast(type[Module], model_class)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,10 +235,10 @@ class _Emitted:
     classes: Mapping[str, type]
     model: weakref.ref[type]
 
-    def name_of(self, wanted: type) -> str | None:
+    def name_of(self, cls: type) -> str | None:
         """The name by which `named` gives the class; None for one that was derived from ours."""
-        own = self.classes.get(wanted.__name__) is wanted
-        return wanted.__name__ if own else "" if self.model() is wanted else None
+        own = self.classes.get(cls.__name__) is cls
+        return cls.__name__ if own else "" if self.model() is cls else None
 
     def named(self, name: str) -> type | None:
         return self.classes[name] if name else self.model()
@@ -265,8 +265,8 @@ def _reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
 def _new(source: Any, name: str) -> Any:
     """An empty instance; what a pickle says of the classes has become the class of the model."""
     emitted: _Emitted = source if isinstance(source, _Emitted) else source._emitted
-    made: Any = emitted.named(name)
-    return made.__new__(made)
+    own_class: Any = emitted.named(name)
+    return own_class.__new__(own_class)
 
 
 def load_source(source: str) -> dict[str, Any]:

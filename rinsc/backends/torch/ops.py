@@ -67,8 +67,8 @@ def _norm(class_name: str) -> Callable[[Node], str]:
 
 def _rotary_table(node: Node) -> str:
     op: Any = node.op
-    given = f'"{op.function}", {op.context}, {op.head_dim}, {op.theta!r}'
-    return f'self.register_buffer("{node.name}", rotary_table({given}), persistent=False)'
+    arguments = f'"{op.function}", {op.context}, {op.head_dim}, {op.theta!r}'
+    return f'self.register_buffer("{node.name}", rotary_table({arguments}), persistent=False)'
 
 
 def _rotary_rows_table(node: Node) -> str:

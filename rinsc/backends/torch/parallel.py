@@ -182,7 +182,7 @@ def _reshard_when_done(model: nn.Module, pinned: list[FSDPModule]) -> None:
         # result come first.
         Variable._execution_engine.queue_callback(reshard)
 
-    def after_forward(module: nn.Module, given: Any, result: Any) -> None:
+    def after_forward(module: nn.Module, inputs: Any, result: Any) -> None:
         tensors = differentiable(result)
         for tensor in tensors:
             tensor.register_hook(after_backward)  # type: ignore[no-untyped-call]
@@ -220,7 +220,9 @@ def _dimensions(mesh: object) -> dict[str, int]:
             message = f"'{name}' is not a dimension of a mesh"
             hint = did_you_mean(name, DIMENSIONS)
             raise LoweringError("bad-mesh", message, place="mesh", hint=hint)
-    outer, inner = (names.index(each) if each in names else -1 for each in (REPLICATE, SHARD))
+    outer, inner = (
+        names.index(dimension) if dimension in names else -1 for dimension in (REPLICATE, SHARD)
+    )
     if len(set(names)) < len(names) or (inner != -1 and outer > inner):
         message = f"the dimensions of a mesh are {', '.join(DIMENSIONS)}, once each and so ordered"
         hint = f"make it with mesh_dim_names={tuple(sorted(set(names), key=DIMENSIONS.index))}"

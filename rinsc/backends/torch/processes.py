@@ -38,18 +38,18 @@ def on_first(action: Callable[[], Result]) -> Result:
 
     The result must be something that can be pickled. A RinscError is raised in all of them.
     """
-    told: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     waiting = _patient(dist.group.WORLD) if dist.is_initialized() else None
     if is_first():
         try:
-            told = [None, action()]
+            outcome = [None, action()]
         except RinscError as error:
-            told = [error, None]
+            outcome = [error, None]
     if waiting is not None:
-        dist.broadcast_object_list(told, src=0, group=waiting)
-    if told[0] is not None:
-        raise told[0]
-    return cast(Result, told[1])
+        dist.broadcast_object_list(outcome, src=0, group=waiting)
+    if outcome[0] is not None:
+        raise outcome[0]
+    return cast(Result, outcome[1])
 
 
 def end_process(status: int) -> NoReturn:
@@ -85,7 +85,7 @@ def refuse_reentrant(module: nn.Module) -> None:
     reduction of a block's gradients then starts before the last of them.
     """
 
-    def look(module: nn.Module, given: Any, result: Any) -> None:
+    def look(module: nn.Module, inputs: Any, result: Any) -> None:
         tensors = differentiable(result)
         if not tensors:
             return
@@ -106,13 +106,13 @@ def differentiable(result: Any) -> list[torch.Tensor]:
 
 def _is_reentrant(tensor: torch.Tensor) -> bool:
     waiting: list[Node | None] = [tensor.grad_fn]
-    seen: set[Node] = set()
+    visited: set[Node] = set()
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
         if node.name() == REENTRANT:
             return True
-        seen.add(node)
+        visited.add(node)
         waiting += [following for following, _ in node.next_functions]
     return False

@@ -255,23 +255,23 @@ def _require_same_model(
     """Fingerprints, then names and shapes: of these the error can say which blocks differ."""
     emitted, graph = emitted_module(model)
     own = {f"model.{name}": tuple(tensor.shape) for name, tensor in weights.items()}
-    found = {
+    in_file = {
         name: tuple(entry.size)
         for name, entry in metadata.state_dict_metadata.items()
         if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
     }
-    if manifest.get("fingerprint") == fingerprint(graph.spec) and own == found:
+    if manifest.get("fingerprint") == fingerprint(graph.spec) and own == in_file:
         return
     parts = sorted(
         {
             next((part for part in name.split(".") if part in _parts(emitted)), name.split(".")[1])
-            for name in own.keys() | found.keys()
-            if own.get(name) != found.get(name)
+            for name in own.keys() | in_file.keys()
+            if own.get(name) != in_file.get(name)
         }
     )
-    told = settings_that_differ(manifest.get("spec"), graph.spec)  # of rinsc 0.5.0 none
+    settings = settings_that_differ(manifest.get("spec"), graph.spec)  # of rinsc 0.5.0 none
     differ = f"they differ in {', '.join(parts)}" if parts else ""
-    differing = "; ".join(filter(None, (told, differ))) or "their settings or schedules differ"
+    differing = "; ".join(filter(None, (settings, differ))) or "their settings or schedules differ"
     message = f"the checkpoint is of another model than '{graph.spec.text}': {differing}"
     hint = "load it into the model that it was written from"
     raise _error("checkpoint-of-another-model", message, folder, hint)

@@ -65,8 +65,8 @@ class _Writer:
         """Whether something that is still to be read stands in the variable."""
         if name in self.reserved or (name in self.names and self.uses[self.names[name]] > 0):
             return True
-        word = re.compile(rf"\b{re.escape(name)}\b")
-        return any(word.search(expression) for expression in self.pending.values())
+        whole_word = re.compile(rf"\b{re.escape(name)}\b")
+        return any(whole_word.search(expression) for expression in self.pending.values())
 
     def write(self, node: Node) -> None:
         torch_op = TORCH_OPS[type(node.op)]
@@ -116,21 +116,21 @@ def statements(
 
 def definition(name: str, parameters: Iterable[str], result: str) -> list[str]:
     """The first lines of a method, which are cut where they are too long."""
-    given = ["self", *parameters]
-    line = f"def {name}({', '.join(given)}) -> {result}:"
+    arguments = ["self", *parameters]
+    line = f"def {name}({', '.join(arguments)}) -> {result}:"
     if len(line) <= WIDEST:
         return [line]
-    if len(", ".join(given)) <= WIDEST - len(INDENT):
-        return [f"def {name}(", INDENT + ", ".join(given), f") -> {result}:"]
-    return [f"def {name}(", *(f"{INDENT}{each}," for each in given), f") -> {result}:"]
+    if len(", ".join(arguments)) <= WIDEST - len(INDENT):
+        return [f"def {name}(", INDENT + ", ".join(arguments), f") -> {result}:"]
+    return [f"def {name}(", *(f"{INDENT}{argument}," for argument in arguments), f") -> {result}:"]
 
 
 def call(start: str, arguments: Iterable[str], indent: int = 1) -> list[str]:
     """A call so many levels deep in a method, which is cut where it is too long."""
-    given = ", ".join(arguments)
-    line = f"{start}({given})"
+    inner = ", ".join(arguments)
+    line = f"{start}({inner})"
     fits = indent * len(INDENT) + len(line) <= WIDEST
-    return [line] if fits else [f"{start}(", INDENT + given, ")"]
+    return [line] if fits else [f"{start}(", INDENT + inner, ")"]
 
 
 def with_shape(line: str, value: Value) -> list[str]:

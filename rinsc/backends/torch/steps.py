@@ -120,11 +120,11 @@ class StepWriter:
         programs = trace_loop(self.graph.spec, loop, cached=self.cached or self.hosted)
         if options.start != "carry" or options.inject is not None:
             yield f"entry_{name} = x"
-        given = {"entry": f"entry_{name}", "seed": "noise_seed", "position_ids": "position_ids"}
-        yield from self.program(programs.start, loop, given)
+        names = {"entry": f"entry_{name}", "seed": "noise_seed", "position_ids": "position_ids"}
+        yield from self.program(programs.start, loop, names)
         by_count = options.adapter is not None and options.adapter.by == "count"
-        given |= {"x": "x", "index": f"{rounds} - 1" if by_count else f"round_{name}"}
-        body = [*self.program(programs.before, loop, given)]
+        names |= {"x": "x", "index": f"{rounds} - 1" if by_count else f"round_{name}"}
+        body = [*self.program(programs.before, loop, names)]
         if programs.after is not None:
             body.append(f"given_{name} = x")
         shares = options.cache != "own"
@@ -140,7 +140,7 @@ class StepWriter:
                 body += [f"kept_{name} = kept_{name} or made_{name}"]
         else:
             body += self.lines(loop.body, past, present)
-        body += self.program(programs.after, loop, {**given, "x": f"given_{name}", "y": "x"})
+        body += self.program(programs.after, loop, {**names, "x": f"given_{name}", "y": "x"})
         if self.recomputing and outermost:
             method, call = _as_function(name, body)
             yield from method
@@ -148,23 +148,23 @@ class StepWriter:
         if shares and self.hosted:
             body = [*_when_kept("slots.again()"), *body]
         if options.grad is not None:
-            wanted = f"round_{name} >= {rounds} - {options.grad} and torch.is_grad_enabled()"
-            body = [f"with torch.set_grad_enabled({wanted}):", *indented(body)]
+            has_gradient = f"round_{name} >= {rounds} - {options.grad} and torch.is_grad_enabled()"
+            body = [f"with torch.set_grad_enabled({has_gradient}):", *indented(body)]
         counted = any(re.search(rf"\bround_{name}\b", line) for line in body)
         yield f"for {f'round_{name}' if counted else '_'} in range({rounds}):"
         yield from indented(body)
         if shares and self.hosted:
             yield from _when_kept("slots.leave()")
         if shares and self.cached:
-            kept = f"kept_{name}" if options.cache == "first" else f"made_{name}"
-            yield f"{present} += {kept}"
+            slots_kept = f"kept_{name}" if options.cache == "first" else f"made_{name}"
+            yield f"{present} += {slots_kept}"
 
-    def program(self, program: Program | None, loop: Loop, given: dict[str, str]) -> list[str]:
+    def program(self, program: Program | None, loop: Loop, variables: dict[str, str]) -> list[str]:
         """Statements that leave the result of one of a loop's programs in ``x``."""
         if program is None:
             return []
-        names = {name: given[name] for name in program.inputs}
-        reserved = {*self.sides, *given.values()} - {"x"}
+        names = {name: variables[name] for name in program.inputs}
+        reserved = {*self.sides, *variables.values()} - {"x"}
         lines, results = statements(_with_owner(program, loop), names, reserved)
         return lines if results["x"] == "x" else [*lines, f"x = {results['x']}"]
 
@@ -179,13 +179,15 @@ def _as_function(name: str, body: list[str]) -> tuple[list[str], str]:
 
     It is given what later rounds change, as the work is repeated after the last of them.
     """
-    words = set(re.findall(r"\w+", " ".join(line.partition("#")[0] for line in body)))
-    given = [word for word in (f"entry_{name}", f"round_{name}") if word in words]
+    read = set(re.findall(r"\w+", " ".join(line.partition("#")[0] for line in body)))
+    arguments = [variable for variable in (f"entry_{name}", f"round_{name}") if variable in read]
     kinds = {f"round_{name}": "int"}
-    parameters = [f"{word}: {kinds.get(word, 'torch.Tensor')}" for word in ("x", *given)]
+    parameters = [
+        f"{variable}: {kinds.get(variable, 'torch.Tensor')}" for variable in ("x", *arguments)
+    ]
     function = f"round_of_{name}"
     start = f"def {function}({', '.join(parameters)}) -> torch.Tensor:"
-    call = f"x = recomputed(by_round, {', '.join([function, 'x', *given])})"
+    call = f"x = recomputed(by_round, {', '.join([function, 'x', *arguments])})"
     *before, last = body
     end = [f"return {last[4:]}"] if last.startswith("x = ") else [last, "return x"]
     return ["", start, *indented([*before, *end]), ""], call

@@ -71,7 +71,7 @@ def _require_divisible(program: Program, plan: Mapping[str, Side], devices: int)
     sizes = {plural(count, "head"): count for count in sorted(heads)} | sizes
     for what, count in sizes.items():
         if count % devices:
-            told = what if what.startswith(str(count)) else f"{what}, {count},"
-            message = f"{told} cannot be divided over {devices} devices"
+            subject = what if what.startswith(str(count)) else f"{what}, {count},"
+            message = f"{subject} cannot be divided over {devices} devices"
             hint = "choose a size of 'tensor' that divides heads, kv_heads and mlp_width"
             raise LoweringError("not-divisible", message, place="tensor", hint=hint)

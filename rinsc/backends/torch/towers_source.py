@@ -141,16 +141,16 @@ def _renamed(files: Mapping[str, _File]) -> dict[str, dict[str, str]]:
             uses = any(_word(used).search(f.texts[name]) for f in having for used in before)
             if len(having) > 1 and not (alike and not uses):
                 differing.add(name)
-    taken = {name for file in files.values() for name in file.texts} | {"Model", "REPEATS"}
+    used_names = {name for file in files.values() for name in file.texts} | {"Model", "REPEATS"}
     renamed: dict[str, dict[str, str]] = {}
     for tower, file in files.items():
         renamed[tower] = {}
         for name in file.texts:
             if name in differing:
                 new = tower_class(tower) if name == "Model" else _own_name(tower, name)
-                while new in taken:
+                while new in used_names:
                     new += "_"
-                taken.add(new)
+                used_names.add(new)
                 renamed[tower][name] = new
     return renamed
 
@@ -184,8 +184,8 @@ def _check_names(graph: TowersGraph) -> None:
     names = list(graph.towers)
     classes = [tower_class(name) for name in names]
     for name in names:
-        taken = name in RESERVED or iskeyword(name) or hasattr(nn.Module, name)
-        if taken or classes.count(tower_class(name)) > 1:
+        is_taken = name in RESERVED or iskeyword(name) or hasattr(nn.Module, name)
+        if is_taken or classes.count(tower_class(name)) > 1:
             message = f"a module cannot have a tower called '{name}'"
             raise LoweringError("name-taken", message, hint="give the tower another name")
 
@@ -260,10 +260,10 @@ def _model_class(graph: TowersGraph) -> str:
             f"if {name} is not None:",
             f'    outputs["{name}"] = self.{name}({name}, counts["{name}"]{seed})',
         ]
-    wanted = listed(list(graph.towers), len(graph.towers))
+    inputs = listed(list(graph.towers), len(graph.towers))
     forward += [
         "if not outputs:",
-        f'    raise ValueError("give the input of at least one tower: {wanted}")',
+        f'    raise ValueError("give the input of at least one tower: {inputs}")',
         "return outputs",
     ]
     body = [
@@ -284,7 +284,7 @@ def _model_class(graph: TowersGraph) -> str:
 def _ports(graph: TowersGraph) -> Iterator[str]:
     for name, tower in graph.towers.items():
         programs = trace_programs(tower.spec)
-        (given,) = [v for n, v in programs.embed.inputs.items() if n == programs.input.name]
+        (takes,) = [v for n, v in programs.embed.inputs.items() if n == programs.input.name]
         result = shape_text(programs.head.outputs["logits"])
-        words = TAKES[programs.input.name]
-        yield f"{name}: {words} {shape_text(given)} to logits {result}."
+        input_text = TAKES[programs.input.name]
+        yield f"{name}: {input_text} {shape_text(takes)} to logits {result}."

@@ -254,15 +254,15 @@ def _require_same_model(
     """Fingerprints where the file has one; names and shapes in any case."""
     expected = fingerprint(model.spec)
     own = {name: tuple(tensor.shape) for name, tensor in stored_state(model).items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if facts.get("fingerprint") in (expected, None) and own == found:
+    in_file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if facts.get("fingerprint") in (expected, None) and own == in_file:
         return
-    if any(ADAPTER.search(name) for name in found):
+    if any(ADAPTER.search(name) for name in in_file):
         message = "the weights hold an adapter of PEFT that is not merged"
         hint = "merge it before you save: merge_lora(peft_model).save_pretrained(FOLDER)"
         raise CheckpointError("unmerged-adapter", message, place=str(path), hint=hint)
-    names = sorted(own.keys() | found.keys())
-    differing = [name for name in names if own.get(name) != found.get(name)]
+    names = sorted(own.keys() | in_file.keys())
+    differing = [name for name in names if own.get(name) != in_file.get(name)]
     detail = settings_that_differ(facts.get("spec"), model.spec) or "their schedules differ"
     if differing:
         shown = ", ".join(f"'{name}'" for name in differing[:MOST_NAMES])
