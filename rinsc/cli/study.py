@@ -126,16 +126,17 @@ def report(
     Parameters
     ----------
     output
-        Write the report: a file with the suffix .csv, .json or .html.
+        Write the report: a file with the suffix .html, .csv or .json.
     json
         Print the report as JSON.
     """
     require("numpy", "scipy")
+    from rinsc.study.page import write_report
     from rinsc.study.report import study_report
 
     found = study_report(folder)
     if output is not None:
-        found.save(output)
+        write_report(found, output)
         print_note(f"wrote {output}")
     if json:
         print_json(found.facts())

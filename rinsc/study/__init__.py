@@ -4,7 +4,7 @@ from rinsc.extras import TO_TRAIN, face
 
 _NEEDS = {
     **dict.fromkeys(
-        (f"{__name__}.{module}" for module in ("laws", "ranking", "report", "scaling")),
+        (f"{__name__}.{module}" for module in ("laws", "page", "ranking", "report", "scaling")),
         ("numpy", "scipy"),
     ),
     "rinsc.study.working": TO_TRAIN,

@@ -2,6 +2,7 @@ from rinsc.study.folder import RunState as RunState
 from rinsc.study.laws import LawReport as LawReport
 from rinsc.study.laws import fit_laws as fit_laws
 from rinsc.study.laws import read_points as read_points
+from rinsc.study.page import write_report as write_report
 from rinsc.study.plan import Plan as Plan
 from rinsc.study.plan import plan_study as plan_study
 from rinsc.study.plan import read_plan as read_plan

@@ -5,16 +5,12 @@ Everything is read from the run folders, so that the same runs give the same rep
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rinsc.errors import RinscError, UsageError, setting
+from rinsc.errors import RinscError
 from rinsc.objectives import OBJECTIVES
-from rinsc.storage.files import write_atomically
 from rinsc.study.folder import RunState, StudyFolder, counted, study_states
 from rinsc.study.laws import LawReport, fit_laws, in_words
 from rinsc.study.plan import Plan, read_plan
@@ -89,30 +85,6 @@ class StudyReport:
             )
             for each in self.states
         ]
-
-    def save(self, path: str | Path) -> None:
-        """Write the runs as .csv, which ``rinsc fit`` reads, or the report as .json or .html."""
-        path = Path(path)
-        suffix = path.suffix.lower()
-        if suffix == ".csv":
-            text = io.StringIO(newline="")
-            writer = csv.writer(text, lineterminator="\n")
-            heads = [self.figure if head == "figure" else head for head in RUN_COLUMNS]
-            writer.writerow(heads)
-            writer.writerows(
-                [
-                    "nan" if head == self.figure and value is None else value
-                    for head, value in zip(heads, row, strict=True)
-                ]
-                for row in self.run_rows()
-                if row[4] in ("finished", "diverged")
-            )
-            write_atomically(path, text.getvalue())
-        elif suffix == ".json":
-            write_atomically(path, json.dumps(self.facts(), indent=1))
-        else:
-            message = f"a report is written as .csv or .json, not '{path.name}'"
-            raise UsageError("usage", message, hint=f"write {setting('output', '-o')} report.json")
 
 
 RUN_COLUMNS = (

@@ -200,7 +200,7 @@ def test_results_are_written_for_rinsc_fit(copy: Path, tmp_path: Path) -> None:
     assert "error[too-few-budgets]" in err  # it read the columns
     status, _, err = run_cli("study", "report", str(copy), "-o", str(tmp_path / "report.txt"))
     assert status == 2
-    assert "report.json" in err
+    assert "report.html" in err
 
 
 @pytest.mark.parametrize("command", ["run", "status", "report", "work"])
