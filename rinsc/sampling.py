@@ -73,9 +73,9 @@ class Sampling:
             raise UsageError.of(*problems)
 
 
-def checked_seed(given: int) -> int:
+def checked_seed(number: int) -> int:
     """A seed as Python's own number; raises `UsageError` for what is none."""
-    return Sampling(seed=given).seed
+    return Sampling(seed=number).seed
 
 
 def sample_next(logits: Logits, sampling: Sampling, rng: np.random.Generator) -> int:

@@ -115,7 +115,7 @@ def _describe_towers(towers: Towers, model: str, spec: TowersSpec | None) -> dic
     for name, letters in visits.items():
         for letter in dict.fromkeys(letters):
             users.setdefault(letter, []).append(name)
-    sizes = None if spec is None else {b: n for each in spec.specs for b, n in each.parts.items()}
+    sizes = None if spec is None else {b: n for tower in spec.specs for b, n in tower.parts.items()}
     return {
         "model": model,
         "signature": to_text(towers),

@@ -310,10 +310,10 @@ class _Names:
         self.options = {
             name: tuple(
                 Option(key, value, NOWHERE)
-                for key, value in (("tie", said.tie), ("kind", said.kind))
+                for key, value in (("tie", block.tie), ("kind", block.kind))
                 if value is not None
             )
-            for name, said in letter_options(sig).items()
+            for name, block in letter_options(sig).items()
         }
 
     def spelled(self, ref: BlockRef) -> BlockRef:

@@ -238,8 +238,8 @@ def line_of(node: Node) -> Line:
         case Repeat(body, int(count)) if not is_kept(node):
             return line_of(body) * count
         case Repeat(body, int(count)):
-            said = repeat_options(effective_of(node))
-            return [KeptRepeat(line_of(body), count, said, node.owner)]
+            settings = repeat_options(effective_of(node))
+            return [KeptRepeat(line_of(body), count, settings, node.owner)]
     raise TypeError(f"not a bound tree: {node}")
 
 

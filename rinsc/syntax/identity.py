@@ -234,15 +234,15 @@ def _parts(
 ) -> _Parts:
     """The parts of one tower; those of several are ``named``: each has its kind."""
     parts, sizes = {}, _part_sizes(form)
-    for name, said in form.options.items():
-        if said.tie and sizes[name] == LinearForm(1):
-            said = replace(said, tie=None)  # a single layer shares with no other
-        stands_alone = bool(said.tie) or (said.kind or default_kind or "") in whole_kinds
+    for name, block in form.options.items():
+        if block.tie and sizes[name] == LinearForm(1):
+            block = replace(block, tie=None)  # a single layer shares with no other
+        stands_alone = bool(block.tie) or (block.kind or default_kind or "") in whole_kinds
         if named:
-            said = replace(said, kind=said.kind or default_kind)
-        elif said.kind is not None and said.kind == default_kind:
-            said = replace(said, kind=None)
-        parts[name] = _Part(sizes[name], said, stands_alone)
+            block = replace(block, kind=block.kind or default_kind)
+        elif block.kind is not None and block.kind == default_kind:
+            block = replace(block, kind=None)
+        parts[name] = _Part(sizes[name], block, stands_alone)
     return parts
 
 

@@ -117,16 +117,16 @@ _BY_NAME = {rule.name: rule for rule in RULES}
 
 def check_options(options: tuple[Option, ...], place: Place, source: str) -> None:
     """Raises SignatureError for the first option that is unknown, misplaced, wrong or doubled."""
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for option in options:
-        error = _option_error(option, place, source, seen)
+        error = _option_error(option, place, source, earlier)
         if error is not None:
             raise error
-        seen.add(option.name)
+        earlier.add(option.name)
 
 
 def _option_error(
-    option: Option, place: Place, source: str, seen: set[str]
+    option: Option, place: Place, source: str, earlier: set[str]
 ) -> SignatureError | None:
     name_span = Span(option.span.start, option.span.start + len(option.name))
     name = shown(option.name)
@@ -143,7 +143,7 @@ def _option_error(
             "repeat": "write it after a power: A^3{skip=0.5}",
         }[rule.place]
         return SignatureError("misplaced-option", message, source=source, span=name_span, hint=hint)
-    if option.name in seen:
+    if option.name in earlier:
         message = f"{name} is given twice"
         return SignatureError(
             "duplicate-option", message, source=source, span=name_span, hint="keep one of the two"

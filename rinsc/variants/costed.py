@@ -46,14 +46,14 @@ class Costed:
 
 def visited_once(spec: ModelSpec) -> ModelSpec:
     """The same blocks visited once each: what the cost of a variant is compared with."""
-    words = []
+    letters = []
     for index, (name, size) in enumerate(spec.parts.items()):
         own = spec.block_options[name]
         options = [f"tie={own.tie}"] if own.tie else []
         options += [f"kind={own.kind}"] if own.kind else []
         letter = name if spec.signature.degree == 1 else letter_name(index)
-        words.append(f"{letter}[{size}]" + (f"{{{', '.join(options)}}}" if options else ""))
-    return with_signature(spec, " ".join(words))
+        letters.append(f"{letter}[{size}]" + (f"{{{', '.join(options)}}}" if options else ""))
+    return with_signature(spec, " ".join(letters))
 
 
 def costed(base: ModelSpec, signature: str, *, strict: bool = False) -> Costed:

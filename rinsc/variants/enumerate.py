@@ -208,7 +208,7 @@ def variants(
 def _variants(
     price: Prices, letters: int, length: int, degree: int, limits: Limits, strict: bool
 ) -> Iterator[Variant]:
-    seen: set[bytes] = set()
+    earlier: set[bytes] = set()
     for level in range(1, degree + 1):
         for visits in range(1, length + 1):
             blocks = wanted_blocks(price, limits, letters, visits, level, strict=strict)
@@ -217,7 +217,7 @@ def _variants(
                 sizes = spread(price.layers, max(flat) + 1)
                 same = (flat, sizes) if price.visits_matter else atoms(flat, sizes)
                 is_itself = level == 1 and same == (word, sizes)
-                if is_itself or _is_new(same, price.layers, letters, length, strict, seen):
+                if is_itself or _is_new(same, price.layers, letters, length, strict, earlier):
                     variant = _variant(word, level, flat, sizes, price)
                     if limits.admit(variant):
                         yield variant
@@ -229,7 +229,7 @@ def _is_new(
     letters: int,
     length: int,
     strict: bool,
-    seen: set[bytes],
+    earlier: set[bytes],
 ) -> bool:
     """Whether no variant before had these atoms.
 
@@ -242,9 +242,9 @@ def _is_new(
     if fits and not is_left_out and sizes == spread(layers, len(sizes)):
         return False
     key = hashlib.blake2b(repr(same).encode(), digest_size=12).digest()
-    if key in seen:
+    if key in earlier:
         return False
-    seen.add(key)
+    earlier.add(key)
     return True
 
 

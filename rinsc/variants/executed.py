@@ -217,12 +217,12 @@ class _Chart:
 
     def pieces(self, graph: BlockGraph, most: int) -> list[_Piece]:
         """What the graph or the body of a loop runs, equal pieces in a row as one."""
-        found: list[_Piece] = []
+        pieces: list[_Piece] = []
         for step in self._joined(graph):
-            found += [step.piece] if isinstance(step, _Stretch) else self._loop(step, most // 2)
+            pieces += [step.piece] if isinstance(step, _Stretch) else self._loop(step, most // 2)
         return [
             (text, sum(times for _, times in same))
-            for text, same in groupby(found, key=lambda piece: piece[0])
+            for text, same in groupby(pieces, key=lambda piece: piece[0])
         ]
 
     def _loop(self, loop: Loop, most: int) -> list[_Piece]:
