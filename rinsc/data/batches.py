@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from rinsc.data.documents import Corpus, Document, Part
 from rinsc.data.names import data_error
-from rinsc.data.tokenizer import ByteCounts, BytePairTokenizer, TextBytes, TokenIds, TokensOfText
+from rinsc.data.pieces import ByteCounts, TextBytes, TokenIds, TokensOfText
+from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError, plural
 
 BATCH_BYTES = 1 << 22

@@ -17,9 +17,9 @@ where it can be cut: where encoding anew from an earlier token's beginning gives
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ TRIED_SPACES = 4  # places after white space at which a cut is tried
 TRIED_TOKENS = 12  # tokens at whose end a cut is tried
 
 Ints: TypeAlias = npt.NDArray[np.int64]
+# uint16 as long as the vocabulary fits into 16 bits, else uint32.
+TokenIds: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
+ByteCounts: TypeAlias = npt.NDArray[np.int64]
+TextBytes: TypeAlias = npt.NDArray[np.integer[Any]]  # of each token of a text
 
 
 @dataclass(frozen=True)
@@ -228,3 +232,65 @@ def _char_start(text: bytes, at: int) -> int:
 
 def _none() -> Ints:
     return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class TokensOfText:
+    """Tokens in a row of the text of this number, and the bytes of it that each stands for."""
+
+    text: int
+    ids: TokenIds
+    byte_counts: TextBytes
+    is_last: bool
+
+
+def counted_by_ends(
+    pieces: Iterable[Piece], texts: Sequence[bytes], kind: np.dtype[Any]
+) -> Iterator[TokensOfText]:
+    """The bytes that tokens of the type ``kind`` stand for, by where they end.
+
+    The last token stands for the rest of its text, too: so one piece is held back.
+    """
+    held: TokensOfText | None = None
+    before = 0
+    for piece in pieces:
+        ends = np.maximum.accumulate(np.concatenate([[before], piece.ends]))
+        before = int(ends[-1])
+        if held is None or len(piece.ids):
+            if held is not None:
+                yield held
+            ids: TokenIds = piece.ids.astype(kind)
+            held = TokensOfText(piece.text, ids, np.diff(ends), is_last=False)
+        if piece.is_last:
+            if len(held.ids):
+                held.byte_counts[-1] += len(texts[piece.text]) - before
+            yield replace(held, is_last=True)
+            held, before = None, 0
+
+
+class IdBuffer:
+    """Ids that are added to. Most texts have fewer tokens than bytes, and memory that is not
+    written to takes no place."""
+
+    def __init__(self, text_bytes: int, kind: np.dtype[Any]) -> None:
+        self._ids = np.empty(text_bytes + 1, dtype=kind)
+        self._count = 0
+
+    def add(self, ids: npt.NDArray[Any]) -> None:
+        end = self._count + len(ids)
+        if end > len(self._ids):
+            self._ids = np.concatenate([self.all, np.empty(end, dtype=self._ids.dtype)])
+        self._ids[self._count : end] = ids
+        self._count = end
+
+    @property
+    def all(self) -> TokenIds:
+        return self._ids[: self._count]
+
+
+def byte_positions(text: str) -> npt.NDArray[np.int64]:
+    """Where each character of ``text`` begins in UTF-8, and where the last one ends."""
+    if text.isascii():
+        return np.arange(len(text) + 1)
+    widths = [len(char.encode("utf-8")) for char in text]
+    return np.cumsum([0, *widths], dtype=np.int64)

@@ -6,10 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,17 @@ import numpy.typing as npt
 from rinsc.data.documents import free_unused_memory
 from rinsc.data.learning import learned_texts
 from rinsc.data.names import data_error
-from rinsc.data.pieces import Piece, encoded_pieces
+from rinsc.data.pieces import (
+    ByteCounts,
+    IdBuffer,
+    Piece,
+    TextBytes,
+    TokenIds,
+    TokensOfText,
+    byte_positions,
+    counted_by_ends,
+    encoded_pieces,
+)
 from rinsc.errors import DataError, plural, setting
 from rinsc.extras import require
 from rinsc.storage.files import parse_json, read_regular_text, write_atomically
@@ -36,11 +45,6 @@ from rinsc.text.tokenizer_files import (
 
 if TYPE_CHECKING:
     import tokenizers
-
-# uint16 as long as the vocabulary fits into 16 bits, else uint32.
-TokenIds: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
-ByteCounts: TypeAlias = npt.NDArray[np.int64]
-TextBytes: TypeAlias = npt.NDArray[np.integer[Any]]  # of each token of a text
 
 MIN_VOCAB = 256  # one token for every byte
 MAX_VOCAB = 1 << 16  # of a tokenizer that is trained here
@@ -147,7 +151,7 @@ class BytePairTokenizer:
         What is held beside them does not grow with the texts.
         """
         data = [_utf8(text) for text in texts]
-        ids = [_Ids(len(text), self.ids_type) for text in data]
+        ids = [IdBuffer(len(text), self.ids_type) for text in data]
         for piece in encoded_pieces(data, self._encode_pieces):
             ids[piece.text].add(piece.ids)
         last = np.array([] if end is None else [end], dtype=self.ids_type)
@@ -174,31 +178,11 @@ class BytePairTokenizer:
         data = [_utf8(text) for text in texts]
         pieces = encoded_pieces(data, self._encode_pieces)
         if not self.is_byte_level:
-            yield from self._counted_by_ends(pieces, data)
+            yield from counted_by_ends(pieces, data, self.ids_type)
             return
         for piece in pieces:
             ids: TokenIds = piece.ids.astype(self.ids_type)
             yield TokensOfText(piece.text, ids, self.text_bytes(ids), piece.is_last)
-
-    def _counted_by_ends(
-        self, pieces: Iterable[Piece], texts: Sequence[bytes]
-    ) -> Iterator[TokensOfText]:
-        """The last token stands for the rest of its text, too: so one piece is held back."""
-        held: TokensOfText | None = None
-        before = 0
-        for piece in pieces:
-            ends = np.maximum.accumulate(np.concatenate([[before], piece.ends]))
-            before = int(ends[-1])
-            if held is None or len(piece.ids):
-                if held is not None:
-                    yield held
-                ids: TokenIds = piece.ids.astype(self.ids_type)
-                held = TokensOfText(piece.text, ids, np.diff(ends), is_last=False)
-            if piece.is_last:
-                if len(held.ids):
-                    held.byte_counts[-1] += len(texts[piece.text]) - before
-                yield replace(held, is_last=True)
-                held, before = None, 0
 
     def text_bytes(self, ids: TokenIds) -> TextBytes:
         """The bytes of a text that each of its ids stands for, also the names of special tokens.
@@ -329,7 +313,7 @@ class BytePairTokenizer:
                 ends = np.cumsum(self._widths[ids])
             else:
                 ends = np.array([end for _, end in encoded.offsets], dtype=np.int64)
-                ends = _byte_positions(strings[number])[ends]
+                ends = byte_positions(strings[number])[ends]
             pieces.append(Piece(ids, ends))
         return pieces
 
@@ -339,36 +323,6 @@ class BytePairTokenizer:
         with library_failures("the tokenizer cannot encode the text"):
             encoded: list[Any] = encode(texts, add_special_tokens=False)
         return encoded
-
-
-@dataclass(frozen=True)
-class TokensOfText:
-    """Tokens in a row of the text of this number, and the bytes of it that each stands for."""
-
-    text: int
-    ids: TokenIds
-    byte_counts: TextBytes
-    is_last: bool
-
-
-class _Ids:
-    """Ids that are added to. Most texts have fewer tokens than bytes, and memory that is not
-    written to takes no place."""
-
-    def __init__(self, text_bytes: int, kind: np.dtype[Any]) -> None:
-        self._ids = np.empty(text_bytes + 1, dtype=kind)
-        self._count = 0
-
-    def add(self, ids: npt.NDArray[Any]) -> None:
-        end = self._count + len(ids)
-        if end > len(self._ids):
-            self._ids = np.concatenate([self.all, np.empty(end, dtype=self._ids.dtype)])
-        self._ids[self._count : end] = ids
-        self._count = end
-
-    @property
-    def all(self) -> TokenIds:
-        return self._ids[: self._count]
 
 
 def train_tokenizer(
@@ -475,14 +429,6 @@ def _utf8(text: str | bytes) -> bytes:
         message = f"character {error.start} of the text is half a character of UTF-16"
         hint = "write whole characters: two such halves in JSON are one character"
         raise data_error("not-text", message, None, hint) from None
-
-
-def _byte_positions(text: str) -> npt.NDArray[np.int64]:
-    """Where each character of ``text`` begins in UTF-8, and where the last one ends."""
-    if text.isascii():
-        return np.arange(len(text) + 1)
-    widths = [len(char.encode("utf-8")) for char in text]
-    return np.cumsum([0, *widths], dtype=np.int64)
 
 
 def _library() -> Any:

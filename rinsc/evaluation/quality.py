@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rinsc.cost import forward_flops
 from rinsc.data.batches import cut_windows
-from rinsc.data.tokenizer import TokenIds
+from rinsc.data.pieces import TokenIds
 from rinsc.errors import DataError
 from rinsc.graph import BlockGraph, Rounds
 

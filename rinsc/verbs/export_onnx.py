@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx import OnnxModel
     from rinsc.backends.onnx.write.export import OnnxPlan
     from rinsc.backends.torch import CompiledModule
-    from rinsc.data.tokenizer import TokenIds
+    from rinsc.data.pieces import TokenIds
 
 NO_TABLE = "there is no table of the loss"
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from rinsc.backends.onnx.run.benchmark import Speed, TokenCost
-    from rinsc.data.tokenizer import TokenIds
+    from rinsc.data.pieces import TokenIds
     from rinsc.evaluation.quality import Quality
     from rinsc.graph import BlockGraph
     from rinsc.progress import Progress

@@ -62,8 +62,9 @@ def own_text(module: CompiledModule, tokens: int = ENOUGH_TOKENS) -> npt.NDArray
     with torch.inference_mode():
         first = torch.from_numpy(random[:, :1]).to(device)
         cache_bytes = length * sum(slot.nbytes for slot in cached(first[:1])[1])
-        for ids in first.split(max(1, MOMENT_BYTES // max(1, cache_bytes))):
-            window, past = [ids], None
+        rows = max(1, MOMENT_BYTES // max(1, cache_bytes))
+        for start in range(0, len(first), rows):
+            window, past = [first[start : start + rows]], None
             while len(window) < length:
                 logits, past = cached(window[-1], past)
                 chances = logits[:, -1].float().nan_to_num().softmax(dim=-1)
