@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from rinsc.cli.output import print_json, print_line, print_note, print_table
-
-if TYPE_CHECKING:
-    from rinsc.study.laws import LawReport
-    from rinsc.study.planning import Design
+from rinsc.cli.output import print_json, print_line, print_note, print_result_table
 
 
 def fit_(
@@ -62,96 +58,20 @@ def fit_(
         from rinsc.plots import draw_laws, require_picture
 
         require_picture(output, "laws.svg")
-    report = fit_laws(
-        points,
-        x=x,
-        loss=loss,
-        variant=variant,
-        baseline=baseline,
-        times=at,
-        plan=plan,
-        resolve=gap,
-    )
+    columns = {"x": x, "loss": loss, "variant": variant}
+    report = fit_laws(points, **columns, baseline=baseline, times=at, plan=plan, resolve=gap)
     if output is not None:
         draw_laws([law.fit for law in report.laws], report.x_name, report.target, output)
     if json:
         print_json(report.facts())
         return
-    _print(report, plan=plan)
+    print_line(f"{report.title}\n")
+    for table in [*report.tables(), *([report.plan_table()] if plan else [])]:
+        print_result_table(table)
+        print_line()
+    if plan:
+        print_line("cost: of two variants, in runs of the largest budget so far")
     for line in in_words(report):
         print_line(line)
     if output is not None:
         print_note(f"wrote {output}")
-
-
-def _print(report: LawReport, *, plan: bool) -> None:
-    from rinsc.errors import plural
-
-    first = report.laws[0].fit
-    print_line(
-        f"loss = limit + scale · {report.x_name}^-exponent; 95 % intervals; noise of a run "
-        f"{100 * report.noise:.2g} %, {plural(first.freedom, 'degree')} of freedom"
-    )
-    print_line()
-    gaps = f"gap to {report.baseline}"
-    print_table(
-        ("", "runs", "exponent", "limit", f"at {report.times:g}× ({report.target:.3g})", gaps, ""),
-        [
-            (
-                law.fit.curve.name,
-                str(len(law.fit.curve.loss)),
-                *_law_cells(law.fit.refusal, law.fit.exponent, law.fit.limit),
-                f"{law.prediction.value:.4f} {_interval(law.prediction.low, law.prediction.high)}",
-                ""
-                if law.gap is None
-                else f"{law.gap.value:+.4f} {_interval(law.gap.low, law.gap.high, '+')}",
-                law.reading or "baseline" * (report.baseline is not None),
-            )
-            for law in report.laws
-        ],
-        left=(0, 6),
-    )
-    print_line()
-    print_table(
-        ("predicted at the target by", *report.laws[0].checks),
-        [
-            (
-                law.fit.curve.name,
-                *(f"{check.predict(report.target):.4f}" for check in law.checks.values()),
-            )
-            for law in report.laws
-        ],
-    )
-    if plan:
-        print_line()
-        print_table(
-            ("budgets", "seeds", "cost", "least gap"),
-            [
-                (str(each.budgets), str(each.seeds), f"{each.cost:.3g}", f"{each.least_gap:.4f}")
-                for each in _worthwhile(report)
-            ],
-            left=(),
-        )
-        print_line("cost: of two variants, in runs of the largest budget so far")
-    print_line()
-
-
-def _law_cells(
-    refusal: str, exponent: tuple[float, float], limit: tuple[float, float]
-) -> tuple[str, str]:
-    if refusal:
-        return "-", "-"
-    return f"{exponent[0]:.4f} to {exponent[1]:.4f}", f"{limit[0]:.3f} to {limit[1]:.3f}"
-
-
-def _interval(low: float, high: float, sign: str = "") -> str:
-    return f"[{low:{sign}.4f}, {high:{sign}.4f}]"
-
-
-def _worthwhile(report: LawReport) -> list[Design]:
-    """The designs that no cheaper one beats."""
-    kept: list[Design] = []
-    for plan in report.plans:
-        if not kept or plan.least_gap < kept[-1].least_gap:
-            kept.append(plan)
-    return kept

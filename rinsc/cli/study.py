@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from rinsc.cli.output import print_json, print_line, print_note, print_result, print_table
+from rinsc.cli.output import print_json, print_line, print_note, print_result, print_result_table
 from rinsc.errors import plural
 from rinsc.extras import TO_TRAIN, require
+from rinsc.scalars import Table
 
 if TYPE_CHECKING:
     from rinsc.study.folder import RunState
-    from rinsc.study.plan import Plan
 
 Folder = Annotated[Path, Parameter(name="STUDY", help="The folder of a study.")]
 Output = Annotated[Path | None, Parameter(name=("--output", "-o"))]
@@ -38,7 +38,8 @@ def plan_(
     json
         Print the plan as JSON.
     """
-    from rinsc.study.plan import plan_study, write_plan
+    from rinsc.study.folder import write_plan
+    from rinsc.study.plan import plan_study
 
     plan = plan_study(source)
     if output is not None:
@@ -46,7 +47,12 @@ def plan_(
     if json:
         print_json(plan.facts())
         return
-    _print_plan(plan)
+    if plan.title:
+        print_line(plan.title, style="bold")
+    print_result_table(plan.table())
+    for note in plan.notes:
+        print_line(f"note: {note}")
+    print_line(plan.total)
     if output is not None:
         print_note(f"next: rinsc study run {output}")
 
@@ -107,8 +113,7 @@ def status(folder: Folder, /, *, json: bool = False) -> None:
     json
         Print the state of every run as JSON.
     """
-    from rinsc.study.folder import StudyFolder, study_states
-    from rinsc.study.plan import read_plan
+    from rinsc.study.folder import StudyFolder, read_plan, study_states
 
     plan = read_plan(folder)
     _print_states(study_states(StudyFolder(folder), plan), json=json)
@@ -143,63 +148,23 @@ def report(
         return
     for title, heads, rows in found.tables():
         print_line(title, style="bold")
-        print_table(heads, rows, left=(0, len(heads) - 1))
+        print_result_table(Table(heads, rows, left=(0, len(heads) - 1)))
         print_line()
     for line in found.notes:
         print_line(line)
-
-
-def _print_plan(plan: Plan) -> None:
-    from rinsc.scalars import exact, rounded_count, rounded_flops
-
-    if plan.title:
-        print_line(plan.title, style="bold")
-    rows = []
-    for variant in plan.variants:
-        runs = [run for run in plan.runs if run.variant == variant.name]
-        steps = sorted({run.config.steps for run in runs})
-        rows.append(
-            (
-                variant.name,
-                rounded_count(variant.parameters),
-                exact(len(runs)),
-                f"{steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else f"{steps[0]:,}",
-                rounded_flops(sum(run.training_flops for run in runs)),
-            )
-        )
-    print_table(("variant", "parameters", "runs", "steps", "training"), rows)
-    for note in plan.notes:
-        print_line(f"note: {note}")
-    print_line(
-        f"{plural(len(plan.runs), 'run')} on {plan.data}, {rounded_flops(plan.training_flops)} "
-        f"of training; plan {plan.digest}"
-    )
 
 
 def _print_states(states: list[RunState], *, json: bool) -> None:
     from rinsc.study.folder import counted
 
     if json:
-        print_json(
-            [
-                {
-                    "run": each.run.name,
-                    "variant": each.run.variant,
-                    "budget": each.run.budget,
-                    "seed": each.run.seed,
-                    "state": each.state,
-                    "figure": each.figure,
-                    "message": each.message or None,
-                }
-                for each in states
-            ]
-        )
+        print_json([each.facts() for each in states])
         return
     counts = [f"{count} {state}" for state, count in counted(states).items() if count]
     print_result(f"{plural(len(states), 'run')}: {', '.join(counts)}")
-    wrong = [each for each in states if each.state in ("diverged", "failed")]
-    for each in wrong[:MOST_LISTED]:
-        print_result(f"{each.state}: {each.run.words}: {each.message}")
+    wrong = [each.words for each in states if each.state in ("diverged", "failed")]
+    for words in wrong[:MOST_LISTED]:
+        print_result(words)
     if len(wrong) > MOST_LISTED:
         print_result(f"and {len(wrong) - MOST_LISTED} more: see --json")
 

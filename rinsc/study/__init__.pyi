@@ -1,12 +1,12 @@
 from rinsc.study.folder import RunState as RunState
+from rinsc.study.folder import read_plan as read_plan
+from rinsc.study.folder import write_plan as write_plan
 from rinsc.study.laws import LawReport as LawReport
 from rinsc.study.laws import fit_laws as fit_laws
 from rinsc.study.laws import read_points as read_points
 from rinsc.study.page import write_report as write_report
 from rinsc.study.plan import Plan as Plan
 from rinsc.study.plan import plan_study as plan_study
-from rinsc.study.plan import read_plan as read_plan
-from rinsc.study.plan import write_plan as write_plan
 from rinsc.study.ranking import Ranking as Ranking
 from rinsc.study.ranking import rank as rank
 from rinsc.study.report import StudyReport as StudyReport

@@ -17,15 +17,78 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
-from rinsc.errors import RinscError
+from rinsc.errors import OutputError, RinscError, SpecError
 from rinsc.objectives import OBJECTIVES
-from rinsc.storage.files import is_held, read_json, write_atomically
-from rinsc.study.plan import RUNS_FOLDER, Plan, PlannedRun
+from rinsc.spec import ModelSpec
+from rinsc.spec.reading import spec_from_values
+from rinsc.storage.files import (
+    is_held,
+    make_folder,
+    parse_toml,
+    read_json,
+    write_atomically,
+)
+from rinsc.study.plan import Plan, PlannedRun, Variant
+from rinsc.training.config import config_from_toml
 from rinsc.training.run_folder import RunFolder, check_files
 
 State: TypeAlias = Literal["finished", "diverged", "failed", "running", "waiting"]
 STATES: tuple[State, ...] = ("finished", "diverged", "failed", "running", "waiting")
+PLAN_FILE, RUNS_FOLDER = "plan.json", "runs"
 MOST_STARTS = 8  # at one step: a run that always ends there is given up
+
+
+def _read_spec(text: str) -> ModelSpec:
+    return spec_from_values(parse_toml(text))
+
+
+def write_plan(plan: Plan, folder: str | Path) -> Path:
+    """Write the plan into the folder of a study; the same plan may be written again.
+
+    Raises OutputError where another plan is there.
+    """
+    target = make_folder(folder) / PLAN_FILE
+    if target.exists():
+        begun = read_plan(folder)
+        if begun.digest != plan.digest:
+            message = "another plan is in this folder"
+            hint = "choose another folder, or repeat the study of this one with rinsc study run"
+            raise OutputError("another-study", message, place=str(folder), hint=hint)
+    write_atomically(target, json.dumps(plan.facts(), indent=1))
+    return target
+
+
+def read_plan(folder: str | Path) -> Plan:
+    """The plan that was written into a folder; raises SpecError where there is none or a damaged
+    one."""
+    path = Path(folder) / PLAN_FILE
+    hint = "write one with rinsc study plan STUDY.toml -o FOLDER"
+    try:
+        facts = read_json(path)
+        variants = tuple(
+            Variant(each["name"], _read_spec(each["model"]), int(each["parameters"]))
+            for each in facts["variants"]
+        )
+        runs = tuple(
+            PlannedRun(
+                *(str(each["name"]), str(each["variant"]), str(each["budget"]), int(each["seed"])),
+                config=config_from_toml(each["settings"]),
+                training_flops=int(each["training_flops"]),
+            )
+            for each in facts["runs"]
+        )
+        title, baseline, data, match = (facts[k] for k in ("title", "baseline", "data", "match"))
+        plan = Plan(title, baseline, data, match, variants, runs, tuple(facts["notes"]))
+        if plan.digest != facts["digest"]:
+            raise ValueError("its runs are not those of its digest")
+    except FileNotFoundError:
+        raise SpecError(
+            "no-study", "there is no study here", place=str(folder), hint=hint
+        ) from None
+    except (OSError, ValueError, TypeError, LookupError, RinscError) as error:
+        message = f"the plan is damaged: {error!s:.100}"
+        raise SpecError("damaged-study", message, place=str(path), hint=hint) from None
+    return plan
 
 
 @dataclass(frozen=True)
@@ -43,6 +106,19 @@ class RunState:
     @property
     def is_over(self) -> bool:
         return self.state in ("finished", "diverged", "failed")
+
+    @property
+    def words(self) -> str:
+        """Which run is in which state, and why."""
+        return f"{self.run.words}, {self.state}: {self.message}"
+
+    def facts(self) -> dict[str, object]:
+        """The state as plain data."""
+        run = self.run
+        return {
+            **{"run": run.name, "variant": run.variant, "budget": run.budget, "seed": run.seed},
+            **{"state": self.state, "figure": self.figure, "message": self.message or None},
+        }
 
 
 @dataclass(frozen=True)

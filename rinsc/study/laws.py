@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rinsc.errors import DataError, Problem, UsageError, listed, plural, setting
+from rinsc.scalars import Table
 from rinsc.storage.files import read_regular
 from rinsc.study.estimators import Estimate, estimates
 from rinsc.study.planning import Design, cheapest, designs
@@ -68,6 +69,25 @@ class LawOfVariant:
             return "better"
         return "worse" if self.gap.low > 0 else "not told apart"
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Name, runs, exponent, limit, prediction and gap, as a table shows them."""
+        found, ahead = self.fit, self.prediction
+        claims = ("-", "-")
+        if not found.refusal:
+            claims = (_span(found.exponent, 4), _span(found.limit, 3))
+        gap = "" if self.gap is None else f"{self.gap.value:+.4f} [{_ends(self.gap, '+')}]"
+        runs = str(len(found.curve.loss))
+        return found.curve.name, runs, *claims, f"{ahead.value:.4f} [{_ends(ahead)}]", gap
+
+
+def _ends(found: Prediction, sign: str = "") -> str:
+    return f"{found.low:{sign}.4f}, {found.high:{sign}.4f}"
+
+
+def _span(interval: tuple[float, float], digits: int) -> str:
+    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+
 
 @dataclass(frozen=True)
 class LawReport:
@@ -91,6 +111,43 @@ class LawReport:
     def plan(self) -> Design | None:
         """The cheapest design that resolves the gap asked for; None where none does."""
         return None if self.resolved_gap is None else cheapest(self.plans, self.resolved_gap)
+
+    @property
+    def title(self) -> str:
+        """What was fitted, and the noise of a run."""
+        freedom = plural(self.laws[0].fit.freedom, "degree")
+        return (
+            f"loss = limit + scale · {self.x_name}^-exponent; 95 % intervals; noise of a run "
+            f"{100 * self.noise:.2g} %, {freedom} of freedom"
+        )
+
+    def tables(self) -> list[Table]:
+        """The laws with their gaps, and what other estimators predict."""
+        at = f"at {self.times:g}× ({self.target:.3g})"
+        laws = Table(
+            ("", "runs", "exponent", "limit", at, f"gap to {self.baseline}", ""),
+            [(*law.cells, law.reading or "baseline" * bool(self.baseline)) for law in self.laws],
+            left=(0, 6),
+        )
+        checks = [
+            (name, *(f"{check.predict(self.target):.4f}" for check in law.checks.values()))
+            for law in self.laws
+            for name in [law.fit.curve.name]
+        ]
+        return [laws, Table(("predicted at the target by", *self.laws[0].checks), checks)]
+
+    def plan_table(self) -> Table:
+        """The designs that no cheaper one beats; costs are of two variants, in runs of the largest
+        budget so far."""
+        rows: list[tuple[str, ...]] = []
+        least = math.inf
+        for each in self.plans:
+            if each.least_gap < least:
+                least = each.least_gap
+                rows.append(
+                    (str(each.budgets), str(each.seeds), f"{each.cost:.3g}", f"{least:.4f}")
+                )
+        return Table(("budgets", "seeds", "cost", "least gap"), rows, left=())
 
     def facts(self) -> dict[str, object]:
         """The report as plain data."""

@@ -31,27 +31,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rinsc.cost import stored_params
-from rinsc.errors import OutputError, Problem, RinscError, SpecError, did_you_mean, plural
+from rinsc.errors import Problem, RinscError, SpecError, did_you_mean, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
-from rinsc.scalars import whole
+from rinsc.scalars import Table, rounded_count, rounded_flops, whole
 from rinsc.spec import ModelSpec, model_spec, spec_to_toml, with_signature
 from rinsc.spec.model import require_spec
-from rinsc.spec.reading import spec_from_values
 from rinsc.storage.files import (
-    make_folder,
     parse_toml,
-    read_json,
     read_regular_text,
     short_digest,
-    write_atomically,
 )
 from rinsc.syntax import normal_form
 from rinsc.training.budget import check_settings, run_config, spending
-from rinsc.training.config import TrainConfig, config_from_toml, config_to_toml
+from rinsc.training.config import TrainConfig, config_to_toml
 from rinsc.variants.enumerate import costed_members, family
 
-PLAN_FILE, RUNS_FOLDER = "plan.json", "runs"
 VERSION = 1
 MOST_RUNS = 100_000
 Match = Literal["training FLOPs", "tokens"]
@@ -107,6 +102,26 @@ class Plan:
     def variant(self, name: str) -> Variant:
         """The variant of this name."""
         return next(each for each in self.variants if each.name == name)
+
+    def table(self) -> Table:
+        """A row for each variant: its size, its runs and what they cost."""
+        rows = []
+        for variant in self.variants:
+            runs = [run for run in self.runs if run.variant == variant.name]
+            steps = [run.config.steps for run in runs]
+            span = "" if min(steps) == max(steps) else f" to {max(steps):,}"
+            flops = rounded_flops(sum(run.training_flops for run in runs))
+            size = rounded_count(variant.parameters)
+            rows.append((variant.name, size, f"{len(runs):,}", f"{min(steps):,}{span}", flops))
+        return Table(("variant", "parameters", "runs", "steps", "training"), rows)
+
+    @property
+    def total(self) -> str:
+        """All of it in a line."""
+        return (
+            f"{plural(len(self.runs), 'run')} on {self.data}, {rounded_flops(self.training_flops)} "
+            f"of training; plan {self.digest}"
+        )
 
     def facts(self) -> dict[str, Any]:
         """The plan as plain data, as its file holds it."""
@@ -362,56 +377,3 @@ def _collected(problems: list[Problem], place: str | None = None) -> Iterator[No
 
 def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:
     return list(dict.fromkeys(problems))
-
-
-def _read_spec(text: str) -> ModelSpec:
-    return spec_from_values(parse_toml(text))
-
-
-def write_plan(plan: Plan, folder: str | Path) -> Path:
-    """Write the plan into the folder of a study; the same plan may be written again.
-
-    Raises OutputError where another plan is there.
-    """
-    target = make_folder(folder) / PLAN_FILE
-    if target.exists():
-        begun = read_plan(folder)
-        if begun.digest != plan.digest:
-            message = "another plan is in this folder"
-            hint = "choose another folder, or repeat the study of this one with rinsc study run"
-            raise OutputError("another-study", message, place=str(folder), hint=hint)
-    write_atomically(target, json.dumps(plan.facts(), indent=1))
-    return target
-
-
-def read_plan(folder: str | Path) -> Plan:
-    """The plan that was written into a folder; raises SpecError where there is none or a damaged
-    one."""
-    path = Path(folder) / PLAN_FILE
-    hint = "write one with rinsc study plan STUDY.toml -o FOLDER"
-    try:
-        facts = read_json(path)
-        variants = tuple(
-            Variant(each["name"], _read_spec(each["model"]), int(each["parameters"]))
-            for each in facts["variants"]
-        )
-        runs = tuple(
-            PlannedRun(
-                *(str(each["name"]), str(each["variant"]), str(each["budget"]), int(each["seed"])),
-                config=config_from_toml(each["settings"]),
-                training_flops=int(each["training_flops"]),
-            )
-            for each in facts["runs"]
-        )
-        title, baseline, data, match = (facts[k] for k in ("title", "baseline", "data", "match"))
-        plan = Plan(title, baseline, data, match, variants, runs, tuple(facts["notes"]))
-        if plan.digest != facts["digest"]:
-            raise ValueError("its runs are not those of its digest")
-    except FileNotFoundError:
-        raise SpecError(
-            "no-study", "there is no study here", place=str(folder), hint=hint
-        ) from None
-    except (OSError, ValueError, TypeError, LookupError, RinscError) as error:
-        message = f"the plan is damaged: {error!s:.100}"
-        raise SpecError("damaged-study", message, place=str(path), hint=hint) from None
-    return plan

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rinsc.errors import RinscError
 from rinsc.objectives import OBJECTIVES
-from rinsc.study.folder import RunState, StudyFolder, counted, study_states
+from rinsc.study.folder import RunState, StudyFolder, counted, read_plan, study_states
 from rinsc.study.laws import LawReport, fit_laws, in_words
-from rinsc.study.plan import Plan, read_plan
+from rinsc.study.plan import Plan
 from rinsc.study.ranking import Ranking, rank
 from rinsc.study.scaling import LEAST_BUDGETS, Curve
 
@@ -115,11 +115,7 @@ def study_report(folder: str | Path) -> StudyReport:
             notes += in_words(laws)
         except RinscError as error:
             notes.append(f"no scaling laws: {error.message}")
-    notes += [
-        f"{each.run.words}, {each.state}: {each.message}"
-        for each in states
-        if each.state in ("failed", "diverged")
-    ]
+    notes += [each.words for each in states if each.state in ("failed", "diverged")]
     return StudyReport(plan, states, rankings, laws, tuple(notes))
 
 

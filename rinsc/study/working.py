@@ -28,12 +28,14 @@ from rinsc.progress import Observer, Progress, ShownProgress, SilentProgress
 from rinsc.storage.files import make_folder
 from rinsc.study.folder import (
     MOST_STARTS,
+    RUNS_FOLDER,
     RunState,
     StudyFolder,
+    read_plan,
     run_state,
     study_states,
 )
-from rinsc.study.plan import RUNS_FOLDER, Plan, PlannedRun, read_plan
+from rinsc.study.plan import Plan, PlannedRun
 
 POLL_SECONDS = 0.2
 MOST_SECONDS_TO_END = 60

@@ -12,7 +12,8 @@ import pytest
 
 from rinsc.errors import RinscError, SpecError
 from rinsc.extras import zoo_dir
-from rinsc.study.plan import Plan, plan_study, read_plan, write_plan
+from rinsc.study.folder import read_plan, write_plan
+from rinsc.study.plan import Plan, plan_study
 from rinsc.training.budget import spending
 from tests.cli.command_line import run_cli
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from rinsc.study.folder import StudyFolder, run_state
-from rinsc.study.plan import plan_study, read_plan, write_plan
+from rinsc.study.folder import StudyFolder, read_plan, run_state, write_plan
+from rinsc.study.plan import plan_study
 from rinsc.study.report import study_report
 from rinsc.study.working import run_study, work
 from tests.cli.command_line import run_cli
