@@ -15,8 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rinsc.backends.hf import RinscForCausalLM, causal_lm, merge_lora
 from rinsc.backends.torch import load_weights, to_torch
+from rinsc.errors import CheckpointError
 from rinsc.progress import SilentProgress
 from rinsc.spec import model_spec
+from rinsc.training.run_folder import RunFolder
+from rinsc.training.saved_model import check_tokenizer_file
 from tests.cli.command_line import run_cli
 from tests.hf.models import pair
 from tests.hf.texts import PAGE, tokenizer
@@ -234,3 +237,12 @@ def test_a_baseline_and_a_source_must_be_runs(folders: Path, tmp_path: Path) -> 
     status, _, err = run_cli("eval", saved, "--baseline", saved, *options)
     assert (status, "no-history" in err) == (1, True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("listed", ["[[[[", "5", "[1, 2]", "null"])
+def test_a_damaged_list_of_digests_is_named(listed: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "checksums.json").write_text(listed)
+    with pytest.raises(CheckpointError, match="list of digests") as caught:
+        check_tokenizer_file(RunFolder(tmp_path))
+    assert caught.value.problems[0].place == str(tmp_path / "checksums.json")

@@ -301,6 +301,11 @@ class Walk:
             results = [state, *inner.present[: None if skipped is None else len(skipped)]]
         then = ir.Graph([], results, nodes=nodes, name=op.scoped("run"))
         shapes = [shape_of(value) for value in results]
+        if self.packing is None:  # the branches may differ: a runtime must not take them for equal
+            length = op.scoped("length")
+            shapes[1:] = [
+                (*shape[:-2], f"{length}_{i}", shape[-1]) for i, shape in enumerate(shapes[1:])
+            ]
         skip = self.same("same", [x, *(past if skipped is None else skipped)])
         if skipped is None and self.packing is not None:
             longer = self.same("longer", [x, *first])
