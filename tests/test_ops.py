@@ -160,6 +160,28 @@ CASES: dict[str, tuple[Op, Mapping[str, Shape], Callable[..., torch.Tensor]]] = 
     "scale": (ops.Scale(-1.5), X, lambda m, x: x - 2.5 * x),
     "weigh": (ops.Weigh(), X, lambda m, x: x @ torch.diag(m.op.weight)),
     "mean pool": (ops.MeanPool(), X, lambda m, x: x.sum(1) / x.shape[1]),
+    "softmax": (
+        ops.Softmax(),
+        X,
+        lambda m, x: x.exp() / x.exp().sum(-1, keepdim=True),
+    ),
+    "largest": (
+        ops.Largest(),
+        X,
+        lambda m, x: (x == x.amax(-1, keepdim=True)).float(),
+    ),
+    "two largest": (
+        ops.Largest(2),
+        X,
+        lambda m, x: (x >= x.sort(-1).values[..., -2:-1]).float(),
+    ),
+    "stretch": (
+        ops.Stretch(3),
+        X,
+        lambda m, x: torch.stack([x, x, x], -1).flatten(-2),
+    ),
+    "token mean": (ops.TokenMean(), X, lambda m, x: x.sum((0, 1)) / (x.shape[0] * x.shape[1])),
+    "auxiliary loss": (ops.AuxiliaryLoss(0.5), {"x": STATE, "v": (6,)}, lambda m, x, v: x),
     "shift 0": (ops.Shift(0), X, lambda m, x: x),
     "shift 1": (ops.Shift(1), X, lambda m, x: by_hand_shift(x, 1)),
     "shift 4": (ops.Shift(4), X, lambda m, x: by_hand_shift(x, 4)),
@@ -402,3 +424,9 @@ def test_a_pooling_layer_is_not_causal() -> None:
             trace_programs(model_spec("AB", preset="tiny", kind="pooled"))
     finally:
         del in_this_program["pooled"]
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_more_than_there_are_cannot_be_the_largest(count: int) -> None:
+    with pytest.raises(GraphError, match=f"{count} of 6 cannot be the largest"):
+        program_of(ops.Largest(count), X)
