@@ -1,6 +1,6 @@
 """What layers add to the loss of a training step: programs with it, and without.
 
-In goes a layer whose router has an `AuxiliaryLoss`; what trains is given a list to keep it in:
+In goes a layer whose router has an `AuxiliaryLoss`; what trains is given a place to keep it in:
 
     >>> from rinsc.ops import AuxiliaryLoss, Linear, Softmax, TokenMean
     >>> from rinsc.ops.program import trace
@@ -33,7 +33,7 @@ def has_losses(program: Program) -> bool:
 
 
 def with_losses(program: Program) -> Program:
-    """The program, given the list ``losses`` where it adds to the loss."""
+    """The program, given ``losses`` to keep it in where it adds to the loss."""
     if not has_losses(program):
         return program
     values = [*program.inputs.values(), *(node.output for node in program.nodes)]

@@ -155,7 +155,7 @@ class Programs:
 
     @property
     def trained(self) -> Programs:
-        """Those of a module that trains, whose layers are given a list for their losses."""
+        """Those of a module that trains, whose layers are given where to keep losses."""
         return replace(self, layers=self.rewritten(lambda _, layer: with_losses(layer)))
 
     @property

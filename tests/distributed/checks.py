@@ -25,6 +25,7 @@ from rinsc.backends.torch.sharded_checkpoint import full_state_dict, load_sharde
 from rinsc.errors import RinscError
 from rinsc.graph import Rounds
 from rinsc.graph.law import noise_seed_of
+from rinsc.layers import register_kind
 from rinsc.spec import ModelSpec
 from tests.distributed.ranks import Check, largest_gap
 from tests.distributed.training import (
@@ -40,6 +41,7 @@ from tests.distributed.training import (
     spec_of,
     train,
 )
+from tests.test_auxiliary_loss import example
 
 WAYS: dict[str, dict[str, Any]] = {
     "ddp": {"name": "replicate"},
@@ -129,6 +131,26 @@ def _gap_of_gradients(alone: nn.Module, together: nn.Module) -> float:
     used = {name for name, parameter in emitted.named_parameters() if parameter.grad is not None}
     pair = [gradients(model) for model in (alone, together)]
     return largest_gap(*({name: each[name] for name in used} for each in pair))
+
+
+def auxiliary(way: str) -> Check:
+    """Gradients with the loss that routers add, which each rank computes over its own tokens."""
+
+    def check(folder: Path) -> float:
+        register_kind("router", example().KIND)
+        settings = {"router": {"balance": 0.7}}
+        spec = spec_of("(A^3)B", kind="router", settings=settings)
+        alone, together = fresh(spec).train(), spread(spec, way).train()
+        size = len(batch_of(0)) // 2
+        for part in (batch_of(0)[:size], batch_of(0)[size:]):
+            loss = loss_of(alone, part, None) + alone.auxiliary_loss()
+            (loss / 2).backward()
+        emitted: Any = emitted_module(together)[0]
+        loss = loss_of(together, own_part(batch_of(0)), None) + emitted.auxiliary_loss()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return _gap_of_gradients(alone, together)
+
+    return check
 
 
 def gathers(way: str) -> Check:
@@ -376,6 +398,7 @@ def cannot_save(folder: Path) -> tuple[str, str]:
 
 CHECKS: dict[str, Check] = {
     **{f"steps: {way}, {name}": steps_equal(way, SPECS[name]) for way, name in CASES},
+    **{f"auxiliary: {way}": auxiliary(way) for way in WAYS if way != "tensor"},
     **{f"gathers: {way}": gathers(way) for way in ("pin", "reshard")},
     "rounds by rank": rounds_by_rank,
     **{f"draws: {way}, {hosted}": draws(way, hosted=hosted) for way, hosted in DRAWING},

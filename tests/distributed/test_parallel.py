@@ -29,6 +29,11 @@ def test_three_steps_are_those_of_one_process(ranks: Found, way: str, name: str)
         assert gradients <= LIMIT
 
 
+@pytest.mark.parametrize("way", [way for way in checks.WAYS if way != "tensor"])
+def test_losses_that_layers_add_reach_the_gradients(ranks: Found, way: str) -> None:
+    assert max(found(ranks, f"auxiliary: {way}")) <= LIMIT
+
+
 @pytest.mark.parametrize(("way", "counts"), [("pin", [4, 2]), ("reshard", [6, 5])])
 def test_all_gathers_of_a_step(ranks: Found, way: str, counts: list[int]) -> None:
     """A three times, B, C and the rest: forward and backward, the same in every step."""

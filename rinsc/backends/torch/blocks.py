@@ -97,7 +97,7 @@ class BlockClass:
 
     @property
     def host(self) -> list[str]:
-        """What a layer is handed on from the caller of a hosted model, and the list of losses."""
+        """What a layer is handed on from the caller of a hosted model, and what keeps losses."""
         keeps = not self.cached and any(map(has_losses, self.variants))
         return [*(HOST if self.hosted else ()), *[LOSSES] * keeps]
 
@@ -282,7 +282,7 @@ def _layer_class(block_class: BlockClass, layer: Program) -> str:
 
 
 def _host_parameters(block_class: BlockClass) -> list[str]:
-    types = {"mask": "torch.Tensor", "slots": "Slots", LOSSES: "list[torch.Tensor]"}
+    types = {"mask": "torch.Tensor", "slots": "Slots", LOSSES: "Losses"}
     return [f"{name}: {types[name]} | None" for name in block_class.host]
 
 

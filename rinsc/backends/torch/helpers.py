@@ -40,6 +40,13 @@ def largest(x: torch.Tensor, count: int) -> torch.Tensor:
     return torch.zeros_like(x).scatter(-1, x.topk(count, dim=-1).indices, 1.0)
 ''',
     "with_loss": '''
+class Losses:
+    """Losses of layers, in an object: wrappers around layers would hand on a copy of a list."""
+
+    def __init__(self) -> None:
+        self.kept: list[torch.Tensor] = []
+
+
 class JoinedLoss(torch.autograd.Function):
     """State and loss as they are; backward reaches both at once, when what made them is there."""
 
@@ -54,14 +61,12 @@ class JoinedLoss(torch.autograd.Function):
         return of_x, of_loss
 
 
-def with_loss(
-    x: torch.Tensor, loss: torch.Tensor, losses: list[torch.Tensor] | None
-) -> torch.Tensor:
+def with_loss(x: torch.Tensor, loss: torch.Tensor, losses: Losses | None) -> torch.Tensor:
     """The state as it is; in training the sum of the loss is kept."""
     if losses is None:
         return x
     x, loss = JoinedLoss.apply(x, loss.float().sum())
-    losses.append(loss)
+    losses.kept.append(loss)
     return x
 
 
@@ -70,7 +75,7 @@ class LossKeeper(nn.Module):
 
     _kept_loss: torch.Tensor | None = None
 
-    def new_losses(self) -> list[torch.Tensor] | None:
+    def new_losses(self) -> Losses | None:
         """Where layers keep their losses in a training pass."""
         if not (self.training and torch.is_grad_enabled()):
             return None
@@ -79,12 +84,12 @@ class LossKeeper(nn.Module):
                 "the auxiliary loss of the last training pass was not read: "
                 "add module.auxiliary_loss() to the loss of every pass"
             )
-        return []
+        return Losses()
 
-    def keep_losses(self, losses: list[torch.Tensor] | None) -> None:
+    def keep_losses(self, losses: Losses | None) -> None:
         """Keep the losses of a pass until they are read."""
-        if losses and not self._is_backward():
-            self._kept_loss = torch.stack(losses).sum()
+        if losses is not None and not self._is_backward():
+            self._kept_loss = torch.stack(losses.kept).sum()
 
     def auxiliary_loss(self) -> torch.Tensor | float:
         """The loss that layers added in the last training pass, over all visits; reading it ends
