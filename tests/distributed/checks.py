@@ -144,10 +144,10 @@ def auxiliary(way: str) -> Check:
         size = len(batch_of(0)) // 2
         for part in (batch_of(0)[:size], batch_of(0)[size:]):
             loss = loss_of(alone, part, None) + alone.auxiliary_loss()
-            (loss / 2).backward()
+            (loss / 2).backward()  # type: ignore[no-untyped-call]
         emitted: Any = emitted_module(together)[0]
         loss = loss_of(together, own_part(batch_of(0)), None) + emitted.auxiliary_loss()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return _gap_of_gradients(alone, together)
 
     return check
