@@ -99,8 +99,16 @@ def check_tokenizer_file(folder: RunFolder) -> None:
     name = folder.tokenizer.name
     try:
         listed = read_json(folder.checksums) if os.path.isfile(folder.checksums) else {}
-        changed = name in listed and listed[name] != file_digest(folder.tokenizer)
+        digest = dict(listed).get(name)
     except (OSError, ValueError, TypeError):
+        message = "the list of digests cannot be read"
+        hint = "restore the file, or remove it"
+        raise CheckpointError(
+            "damaged-checksums", message, place=str(folder.checksums), hint=hint
+        ) from None
+    try:
+        changed = digest is not None and digest != file_digest(folder.tokenizer)
+    except OSError:
         changed = True
     if changed:
         message = "the tokenizer.json is not as it was written"
