@@ -49,7 +49,8 @@ Tensor = TypeVar("Tensor", bound=Array)
 class Family:
     """One kind of foreign checkpoint.
 
-    ``dimensions`` are keys of a spec and what the config calls them. ``required`` are keys of the
+    ``dimensions`` are keys of a spec and what the config calls them; ``defaults`` are what a config
+    without such a key means, None for what our spec makes of it. ``required`` are keys of the
     config with the one value that our ``kind`` computes, which is also what a config without the
     key means; ``settings`` are those of the kind. ``ignored`` change no logits. ``more`` reads
     what a single key does not say: it gives keys of a spec, and raises `SpecError`; ``more_config``
@@ -63,6 +64,7 @@ class Family:
     required: Mapping[str, object]
     frame: Mapping[str, str]
     layer: Mapping[str, str]
+    defaults: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     read_elsewhere: frozenset[str] = frozenset()  # keys that ``more`` reads
@@ -78,15 +80,16 @@ def spec_from_config(
     Raises `SpecError` for a key that is missing, for a value that our kind does not compute, and
     for a key that is not known: nothing is left out in silence.
     """
-    problems = [*_unsupported(family, config), *_unknown(family, config)]
+    problems = [*_missing(family, config), *_unsupported(family, config), *_unknown(family, config)]
     if problems:
         raise SpecError.of(*problems)
     values: dict[str, Any] = {"kind": family.kind, **family.more(config)}
     if family.settings:
         values["settings"] = {family.kind: dict(family.settings)}
     for ours, theirs in family.dimensions.items():
-        if config.get(theirs) is not None:
-            values[ours] = config[theirs]
+        value = config.get(theirs, family.defaults.get(theirs))
+        if value is not None:
+            values[ours] = value
     return model_spec(signature, **values)
 
 
@@ -98,6 +101,7 @@ def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
     graph = build_graph(spec)
     kinds = {block.kind for block in graph.blocks.values()}
     visits = graph.visit_counts()
+    kinds.add(spec.kind)  # of what comes before and after the blocks
     if kinds != {family.kind} or any(count != 1 for count in visits.values()):
         message = f"'{spec.text}' is not a plain stack of {family.kind} layers"
         hint = "write each block once, as in AB"
@@ -161,6 +165,12 @@ def _layer_prefixes(graph: BlockGraph) -> Iterator[str]:
     for name, block in graph.blocks.items():
         weights = block_weights(graph, name)
         yield from (weights.layer(index) for index in range(block.layers))
+
+
+def _missing(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:
+    for key in family.dimensions.values():
+        if config.get(key) is None and key not in family.defaults:
+            yield _problem("missing-key", f"the config does not say '{key}'", key)
 
 
 def _unsupported(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:

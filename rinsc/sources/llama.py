@@ -52,6 +52,7 @@ LLAMA = Family(
         "norm_eps": "rms_norm_eps",
         "tied_embedding": "tie_word_embeddings",
     },
+    defaults={"num_key_value_heads": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
     required={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
     ignored=frozenset(("initializer_range", "pretraining_tp", "attention_dropout")),
     read_elsewhere=frozenset(("rope_parameters", "rope_scaling", "rope_theta", "head_dim")),

@@ -27,6 +27,7 @@ QWEN3 = replace(
     model_type="qwen3",
     kind="decoder",
     settings={"head_norm": True},
+    defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": False},
     required={"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
     ignored=frozenset(
         ("initializer_range", "attention_dropout", "max_window_layers", "sliding_window")
