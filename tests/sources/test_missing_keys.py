@@ -14,12 +14,15 @@ from rinsc.sources.llama import LLAMA
 from rinsc.spec import ModelSpec, model_spec
 from tests.sources.test_llama import DIMENSIONS
 
-CLASSES = {"llama": LlamaConfig, "qwen3": Qwen3Config}
+CLASSES: dict[str, Any] = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 
 def whole(name: str) -> dict[str, Any]:
     own = {"rms_norm_eps": 3e-4, "tie_word_embeddings": True, "rope_theta": 777.0, "head_dim": 8}
-    return json.loads(CLASSES[name](**DIMENSIONS, **own).to_json_string(use_diff=False))
+    config: dict[str, Any] = json.loads(
+        CLASSES[name](**DIMENSIONS, **own).to_json_string(use_diff=False)
+    )
+    return config
 
 
 def spec_of(config: dict[str, Any]) -> ModelSpec:
