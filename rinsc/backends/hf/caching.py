@@ -15,7 +15,7 @@ from transformers.masking_utils import create_causal_mask, find_packed_sequence_
 from transformers.utils.import_utils import is_tracing
 
 from rinsc.backends.hf.config import RinscConfig
-from rinsc.backends.hf.facts import cannot_run
+from rinsc.backends.hf.facts import cannot_run, wrong_value
 from rinsc.backends.torch.decoding import HostedModule as Model
 from rinsc.graph import Rounds
 
@@ -114,6 +114,30 @@ def _replaced(
         positions = layer.cumulative_length - seq + torch.arange(seq, device=new.device)
         return cached.index_copy(2, positions, new)
     return torch.cat((cached[:, :, : cached.shape[2] - seq], new), dim=2)
+
+
+def tokens_of(
+    input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, width: int
+) -> torch.Tensor:
+    """What a pass is over: ids (batch, seq) or embeddings (batch, seq, width), one of the two."""
+    if input_ids is None and inputs_embeds is None:
+        hint = "give input_ids, or inputs_embeds in their place"
+        raise wrong_value("bad-inputs", "there is nothing to run over", hint, "input_ids")
+    if input_ids is not None and inputs_embeds is not None:
+        message = "input_ids and inputs_embeds are given, and both say what the tokens are"
+        raise wrong_value("bad-inputs", message, "leave one of them out", "inputs_embeds")
+    if input_ids is not None:
+        if input_ids.ndim != 2:
+            message = f"input_ids have the shape {tuple(input_ids.shape)}, not (batch, seq)"
+            hint = "add the batch: input_ids[None]"
+            raise wrong_value("bad-inputs", message, hint, "input_ids")
+        return input_ids
+    embeds = cast(torch.Tensor, inputs_embeds)
+    if embeds.ndim != 3 or embeds.shape[-1] != width:
+        message = f"inputs_embeds have the shape {tuple(embeds.shape)}, not (batch, seq, {width})"
+        hint = "make them as model.get_input_embeddings()(input_ids) does"
+        raise wrong_value("bad-inputs", message, hint, "inputs_embeds")
+    return embeds
 
 
 def documents_of(

@@ -12,7 +12,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from rinsc.backends.hf.caching import CacheSlots, RoundsGenerationMixin, visible_keys
+from rinsc.backends.hf.caching import (
+    CacheSlots,
+    RoundsGenerationMixin,
+    tokens_of,
+    visible_keys,
+)
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
 from rinsc.backends.hf.starts import (
@@ -190,7 +195,7 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         **ignored: Any,
     ) -> tuple[Cache | None, dict[str, Any]]:
         """The cache, and what the emitted module is given."""
-        tokens = _tokens(input_ids, inputs_embeds, self._embedding_width)
+        tokens = tokens_of(input_ids, inputs_embeds, self._embedding_width)
         if past_key_values is None:  # a sequence that goes on keeps its rounds
             rounds, noise_seed = self._drawn(rounds, noise_seed, tokens.shape[0])
         seq = tokens.shape[1]
@@ -385,30 +390,6 @@ class RinscModel(RinscForCausalLM):  # type: ignore[no-untyped-call]
         )
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
-
-
-def _tokens(
-    input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, width: int
-) -> torch.Tensor:
-    """What a pass is over: ids (batch, seq) or embeddings (batch, seq, width), one of the two."""
-    if input_ids is None and inputs_embeds is None:
-        hint = "give input_ids, or inputs_embeds in their place"
-        raise wrong_value("bad-inputs", "there is nothing to run over", hint, "input_ids")
-    if input_ids is not None and inputs_embeds is not None:
-        message = "input_ids and inputs_embeds are given, and both say what the tokens are"
-        raise wrong_value("bad-inputs", message, "leave one of them out", "inputs_embeds")
-    if input_ids is not None:
-        if input_ids.ndim != 2:
-            message = f"input_ids have the shape {tuple(input_ids.shape)}, not (batch, seq)"
-            hint = "add the batch: input_ids[None]"
-            raise wrong_value("bad-inputs", message, hint, "input_ids")
-        return input_ids
-    embeds = cast(torch.Tensor, inputs_embeds)
-    if embeds.ndim != 3 or embeds.shape[-1] != width:
-        message = f"inputs_embeds have the shape {tuple(embeds.shape)}, not (batch, seq, {width})"
-        hint = "make them as model.get_input_embeddings()(input_ids) does"
-        raise wrong_value("bad-inputs", message, hint, "inputs_embeds")
-    return embeds
 
 
 def _either(argument: bool | None, default: bool | None) -> bool:

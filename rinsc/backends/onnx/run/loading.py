@@ -11,26 +11,11 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.backends.onnx.contract import (
-    BFLOAT16,
-    FOLDED,
-    LOGITS,
-    MODEL_FILE,
-    PAST,
-    Key,
-    present_of,
-    rounds_of,
-)
+from rinsc.backends.onnx import contract
 from rinsc.backends.onnx.integrity import check_requests, compared, newer_model
 from rinsc.backends.onnx.outline import FIRST_BYTE, Outline, read_outline
+from rinsc.backends.onnx.run import providers
 from rinsc.backends.onnx.run.buffers import TYPES
-from rinsc.backends.onnx.run.providers import (
-    PROVIDERS,
-    ProviderWarning,
-    not_loaded,
-    provider_of,
-    providers_to_ask,
-)
 from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
 from rinsc.graph import BlockGraph
 from rinsc.spec import ModelSpec, TowersSpec, spec_from_values
@@ -80,7 +65,7 @@ def load(
     precision that the installed runtime lacks; warns (`ProviderWarning`) where CUDA is installed
     and does not load.
     """
-    names, without_cuda = providers_to_ask(provider)
+    names, without_cuda = providers.providers_to_ask(provider)
     source: Path | bytes
     if isinstance(model, str | os.PathLike):
         path = model_file(model)
@@ -93,13 +78,13 @@ def load(
         source = model.to_bytes()
         outline = read_outline(memoryview(source))
         session = _session(source, outline, options, names, location)
-    if names[0] == PROVIDERS["cuda"] and provider_of(session) != "cuda":
+    if names[0] == providers.PROVIDERS["cuda"] and providers.provider_of(session) != "cuda":
         without_cuda = "the runtime gives it to a small model, and not to this model"
     if provider == "cuda" and without_cuda is not None:
-        raise not_loaded(without_cuda)
+        raise providers.not_loaded(without_cuda)
     if without_cuda is not None:
         message = f"running on the CPU, since CUDA does not load: {without_cuda}"
-        warnings.warn(ProviderWarning(f"{message} (see rinsc doctor)"), stacklevel=3)
+        warnings.warn(providers.ProviderWarning(f"{message} (see rinsc doctor)"), stacklevel=3)
     return session, _bytes_of(source, outline)
 
 
@@ -109,7 +94,7 @@ def _session(
     from onnxruntime import InferenceSession
 
     _limit_folding(options, outline, source)
-    folds = outline.data_types & FOLDED and outline.sized <= MOST_SIZED
+    folds = outline.data_types & contract.FOLDED and outline.sized <= MOST_SIZED
     try:
         return InferenceSession(
             source,
@@ -143,7 +128,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     named = Path(path)
     try:
         str(named).encode()  # the runtime takes names that are text
-        file = named / MODEL_FILE if named.is_dir() else named
+        file = named / contract.MODEL_FILE if named.is_dir() else named
         if file.is_file():
             return file
     except OSError as error:
@@ -152,7 +137,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
         message, hint = "the file's name is not text", "give it a name in UTF-8"
         raise CheckpointError("cannot-read", message, place=str(named), hint=hint) from None
     if file != named:
-        message, hint = f"the folder has no {MODEL_FILE}", "name the folder that -o wrote"
+        message, hint = f"the folder has no {contract.MODEL_FILE}", "name the folder that -o wrote"
     else:
         message, hint = "there is no such file", "export it first"
     raise CheckpointError("no-such-file", message, place=str(named), hint=hint)
@@ -174,10 +159,13 @@ def any_metadata(
 ) -> tuple[ModelSpec | TowersSpec, dict[str, int]]:
     """`read_metadata` of one tower or of several."""
     try:
-        values = parse_toml(metadata[Key.SPEC])
+        values = parse_toml(metadata[contract.Key.SPEC])
         several = has_towers(values["signature"])
         spec = towers_from_values(values) if several else spec_from_values(values)
-        rounds = {str(name): int(count) for name, count in parse_json(metadata[Key.ROUNDS]).items()}
+        rounds = {
+            str(name): int(count)
+            for name, count in parse_json(metadata[contract.Key.ROUNDS]).items()
+        }
     except METADATA_ERRORS as error:
         newer = newer_model(metadata, location)
         if newer is not None:
@@ -193,7 +181,7 @@ def any_metadata(
 def trained_record(metadata: Mapping[str, str]) -> dict[str, int]:
     """The rounds that the model's run was trained at, by repeat; empty without a record."""
     try:
-        record = parse_json(metadata[Key.TRAINED])
+        record = parse_json(metadata[contract.Key.TRAINED])
         return {str(name): int(count) for name, count in record.items()}
     except METADATA_ERRORS:
         return {}
@@ -252,7 +240,7 @@ def _not_whole(start: bytes, location: str) -> CheckpointError:
         message = "the model is cut short or damaged"
         return CheckpointError("damaged-model", message, place=location, hint=AGAIN)
     message = f"this is no ONNX model{_kind(start)}"
-    hint = f"name a {MODEL_FILE} that rinsc exported, or its folder"
+    hint = f"name a {contract.MODEL_FILE} that rinsc exported, or its folder"
     return CheckpointError("foreign-model", message, place=location, hint=hint)
 
 
@@ -289,7 +277,7 @@ def _unsupported(reason: str, outline: Outline, location: str) -> RinscError:
     import onnxruntime
 
     runtime = f"onnxruntime {onnxruntime.__version__}"
-    if reason.startswith("Could not find") and BFLOAT16 in outline.data_types:
+    if reason.startswith("Could not find") and contract.BFLOAT16 in outline.data_types:
         operator = reason.rpartition(" ")[2]
         message = f"{runtime} cannot run {operator} in bf16 on this provider"
         hint = "export the model with precision fp32 or fp16, or run it with CUDA"
@@ -340,10 +328,10 @@ def check_interface(session: Any, graph: BlockGraph, size: int, location: str) -
     """Raises `CheckpointError` where the logits or the cache are not those of the spec, or so wide
     that a model of ``size`` bytes cannot make them. Buffers are as large as they say."""
     most = 2 * size  # numbers of four bits
-    loops = {rounds_of(loop.name) for loop in graph.dials()}
+    loops = {contract.rounds_of(loop.name) for loop in graph.dials()}
     outputs = {value.name: value.shape for value in session.get_outputs()}
-    past = [value for value in session.get_inputs() if value.name.startswith(PAST)]
-    fits = outputs.get(LOGITS, [None])[-1] == graph.spec.vocab_size <= most
+    past = [value for value in session.get_inputs() if value.name.startswith(contract.PAST)]
+    fits = outputs.get(contract.LOGITS, [None])[-1] == graph.spec.vocab_size <= most
     for value in past:
         *rounds, batch, heads, length, width = [None] * 4 + list(value.shape)
         rounds = [name for name in rounds if name is not None]
@@ -351,7 +339,7 @@ def check_interface(session: Any, graph: BlockGraph, size: int, location: str) -
         fits = fits and set(rounds) <= loops and type(heads) is type(width) is int
         fits = fits and heads * width <= most and value.type in TYPES
         fits = fits and value.type == past[0].type
-        fits = fits and present_of(value.name) in outputs
+        fits = fits and contract.present_of(value.name) in outputs
     if not fits:
         message = "the model's logits or cache are not those of its spec"
         hint = "run models that rinsc exported, of this or an earlier version, and whole"

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NoReturn, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.backends.onnx.contract import LOGITS, MASK, USED, Key
+from rinsc import generation
+from rinsc.backends.onnx import contract
+from rinsc.backends.onnx.run import loading
 from rinsc.backends.onnx.run.buffers import CacheLayout, Past, Runtime, not_picklable
 from rinsc.backends.onnx.run.continuation import Continuation, Decoding
 from rinsc.backends.onnx.run.inputs import (
@@ -21,28 +23,9 @@ from rinsc.backends.onnx.run.inputs import (
     checked_threads,
     dial_inputs,
 )
-from rinsc.backends.onnx.run.loading import (
-    ToldSession,
-    check_interface,
-    load,
-    place_of,
-    read_metadata,
-    trained_record,
-)
 from rinsc.backends.onnx.run.providers import ONLY_FATAL, provider_of
 from rinsc.errors import LoweringError, plural, setting
 from rinsc.extras import require
-from rinsc.generation import (
-    Prompt,
-    Request,
-    RowLogits,
-    Settings,
-    cached_rows,
-    checked_request,
-    continue_tokens,
-    stream_ids,
-    whole_rows,
-)
 from rinsc.graph import (
     Rounds,
     RoundsWarning,
@@ -58,7 +41,7 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx.write.file import OnnxModel
 
 
-def row_logits(session: Session, rounds: Rounds) -> RowLogits:
+def row_logits(session: Session, rounds: Rounds) -> generation.RowLogits:
     """The logits of ``session`` after sequences, at these rounds.
 
     Without a cache in the model every token runs its whole row.
@@ -77,8 +60,8 @@ def row_logits(session: Session, rounds: Rounds) -> RowLogits:
         return last
 
     if session.has_cache:
-        return cached_rows(run_step, session.graph)
-    return whole_rows(whole, session.spec.context)
+        return generation.cached_rows(run_step, session.graph)
+    return generation.whole_rows(whole, session.spec.context)
 
 
 class Session:
@@ -117,25 +100,27 @@ class Session:
         if profile_folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_folder / "profile")
-        self._place = place_of(model)
-        session, size = load(model, options, provider, self._place)
-        self._session = ToldSession(session, self._place)
+        self._place = loading.place_of(model)
+        session, size = loading.load(model, options, provider, self._place)
+        self._session = loading.ToldSession(session, self._place)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.spec, self.rounds = read_metadata(metadata, self._place)
+        self.spec, self.rounds = loading.read_metadata(metadata, self._place)
         self.graph = build_graph(self.spec)
-        check_interface(self._session, self.graph, size, self._place)
-        self.tokenizer_sha256 = metadata.get(Key.TOKENIZER)
-        self.trained_rounds = trained_rounds(self.graph) | trained_record(metadata)
+        loading.check_interface(self._session, self.graph, size, self._place)
+        self.tokenizer_sha256 = metadata.get(contract.Key.TOKENIZER)
+        self.trained_rounds = trained_rounds(self.graph) | loading.trained_record(metadata)
         inputs = self._session.get_inputs()
         self._input = model_input(self.spec)
         self._layout = CacheLayout.of(inputs)
         names = [value.name for value in inputs]
-        self.has_cache = MASK in names
-        gated = metadata.get(Key.FORM) == "gated"
+        self.has_cache = contract.MASK in names
+        gated = metadata.get(contract.Key.FORM) == "gated"
         inputs_by_loop = dial_inputs(self.graph, names)
         self._dials = Dials(self.graph, inputs_by_loop, self.rounds, gated, self._place)
         outputs = [value.name for value in self._session.get_outputs()]
-        self._used = {name: np.zeros((), np.int64) for name in outputs if name.startswith(USED)}
+        self._used = {
+            name: np.zeros((), np.int64) for name in outputs if name.startswith(contract.USED)
+        }
         runtime = Runtime(
             self._session,
             self._layout,
@@ -144,7 +129,7 @@ class Session:
             self.spec.vocab_size,
             self._used,
         )
-        fused = metadata.get(Key.OPERATORS) == "fused"
+        fused = metadata.get(contract.Key.OPERATORS) == "fused"
         self._continuation = Continuation(
             runtime, fused=fused, shares_slots=self.graph.shares_slots
         )
@@ -176,7 +161,7 @@ class Session:
             **self._dials.arrays(rounds),
         }
         result: npt.NDArray[np.float32]
-        result, *used = self._session.run([LOGITS, *self._used], feed)
+        result, *used = self._session.run([contract.LOGITS, *self._used], feed)
         for count, ran in zip(self._used.values(), used, strict=True):
             count[...] = ran
         return result
@@ -241,7 +226,7 @@ class Session:
 
         They are the most that any row and, with a cache, any token took.
         """
-        return {name.removeprefix(USED): int(count) for name, count in self._used.items()}
+        return {name.removeprefix(contract.USED): int(count) for name, count in self._used.items()}
 
     @property
     def in_place(self) -> bool:
@@ -250,17 +235,23 @@ class Session:
 
     @overload
     def generate(
-        self, prompt: Prompt, max_new_tokens: int, **settings: Unpack[Settings]
+        self,
+        prompt: generation.Prompt,
+        max_new_tokens: int,
+        **settings: Unpack[generation.Settings],
     ) -> list[int]: ...
 
     @overload
     def generate(
-        self, prompt: Sequence[Prompt], max_new_tokens: int, **settings: Unpack[Settings]
+        self,
+        prompt: Sequence[generation.Prompt],
+        max_new_tokens: int,
+        **settings: Unpack[generation.Settings],
     ) -> list[list[int]]: ...
 
     def generate(
         self,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: generation.Prompt | Sequence[generation.Prompt],
         max_new_tokens: int,
         *,
         temperature: float = 0.0,
@@ -285,12 +276,12 @@ class Session:
         """
         sampling = Sampling(temperature, top_k, top_p, seed)
         request = self._request(prompt, max_new_tokens, stop_ids, rounds)
-        continued = continue_tokens(row_logits(self, rounds), request, sampling)
+        continued = generation.continue_tokens(row_logits(self, rounds), request, sampling)
         return continued[0] if request.is_single else continued
 
     def stream(
         self,
-        prompt: Prompt,
+        prompt: generation.Prompt,
         max_new_tokens: int,
         *,
         temperature: float = 0.0,
@@ -303,20 +294,20 @@ class Session:
         """The ids of `generate`, each as soon as it is chosen. Raises what `generate` raises."""
         sampling = Sampling(temperature, top_k, top_p, seed)
         request = self._request(prompt, max_new_tokens, stop_ids, rounds)
-        return stream_ids(row_logits(self, rounds), request, sampling)
+        return generation.stream_ids(row_logits(self, rounds), request, sampling)
 
     _has_warned = False  # of more rounds than trained
 
     def _request(
         self,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: generation.Prompt | Sequence[generation.Prompt],
         new_tokens: int,
         stop_ids: Sequence[int],
         rounds: Rounds,
-    ) -> Request:
+    ) -> generation.Request:
         """What is asked for, checked; more rounds than trained are told once."""
         require_language_model(self.spec)
-        request = checked_request(prompt, new_tokens, self.spec, stop_ids)
+        request = generation.checked_request(prompt, new_tokens, self.spec, stop_ids)
         asked = self.rounds if rounds is None else resolve_rounds(self.graph, rounds)
         message = beyond_training(asked, self.trained_rounds)
         if message is not None and not self._has_warned:

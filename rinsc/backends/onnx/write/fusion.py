@@ -36,6 +36,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from rinsc import ops
 from rinsc.backends.onnx.contract import RUNTIME
 from rinsc.backends.onnx.write.builder import VISIT, OpBuilder, shape_of
 from rinsc.backends.onnx.write.cache import Packing
@@ -43,16 +44,6 @@ from rinsc.backends.onnx.write.matrices import Matrix, product
 from rinsc.backends.onnx.write.site import rotary_steps
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import VISIBLE
-from rinsc.ops import (
-    Activation,
-    Append,
-    Attention,
-    Linear,
-    MergeHeads,
-    Rope,
-    RotaryRows,
-    SplitHeads,
-)
 from rinsc.ops.base import static
 from rinsc.ops.program import Node, Program, Value
 from rinsc.spec import ModelSpec
@@ -78,7 +69,7 @@ class GroupedAttention:
 
     heads: int
     kv_heads: int
-    rotary: RotaryRows | None
+    rotary: ops.RotaryRows | None
 
 
 @dataclass(frozen=True)
@@ -118,15 +109,15 @@ def can_fuse(spec: ModelSpec) -> bool:
         return False
     layers = trace_programs(spec).distinct_layers()
     nodes = [node for layer in layers for node in layer.nodes]
-    if any(isinstance(node.op, Attention) and node.op.window for node in nodes):
+    if any(isinstance(node.op, ops.Attention) and node.op.window for node in nodes):
         return False
     users = [
         [type(user.op) for user in layer.nodes if node.output in user.inputs]
         for layer in layers
         for node in layer.nodes
-        if isinstance(node.op, Attention)
+        if isinstance(node.op, ops.Attention)
     ]
-    return bool(users) and all(of == [MergeHeads] for of in users)
+    return bool(users) and all(of == [ops.MergeHeads] for of in users)
 
 
 def fused_layer(layer: Program, programs: Programs) -> FusedProgram:
@@ -135,7 +126,7 @@ def fused_layer(layer: Program, programs: Programs) -> FusedProgram:
     tables = {
         value: node.op
         for name, value in layer.inputs.items()
-        if (node := sides.get(name)) is not None and isinstance(node.op, RotaryRows)
+        if (node := sides.get(name)) is not None and isinstance(node.op, ops.RotaryRows)
     }
     nodes: list[Node | Fused] = list(layer.nodes)
     nodes = _fuse_attention(layer, nodes, tables)
@@ -149,13 +140,13 @@ def _maker(program: Program, value: Value) -> Node | None:
 
 
 def _fuse_attention(
-    layer: Program, nodes: list[Node | Fused], tables: dict[Value, RotaryRows]
+    layer: Program, nodes: list[Node | Fused], tables: dict[Value, ops.RotaryRows]
 ) -> list[Node | Fused]:
     makers = {node.output: node for node in layer.nodes}
     users = Counter(value for node in layer.nodes for value in node.inputs)
     spare = max(value.index for value in [*layer.inputs.values(), *makers])
     for node in layer.nodes:
-        if not isinstance(node.op, Attention):
+        if not isinstance(node.op, ops.Attention):
             continue
         merge = next(user for user in layer.nodes if node.output in user.inputs)
         fused, spare = _attention(node, merge, makers, users, tables, spare)
@@ -171,13 +162,13 @@ def _attention(
     merge: Node,
     makers: dict[Value, Node],
     users: Counter[Value],
-    tables: dict[Value, RotaryRows],
+    tables: dict[Value, ops.RotaryRows],
     spare: int,
 ) -> tuple[list[Node | Fused], int]:
     """Case 1: the operations in place of an attention, and the last index of a value."""
     query = node.inputs[0]
     appends = [makers[value] for value in node.inputs[1:3]]
-    assert all(isinstance(append.op, Append) for append in appends)
+    assert all(isinstance(append.op, ops.Append) for append in appends)
     key, value = (append.inputs[1] for append in appends)
     rotary = _rotation(makers.get(query), makers.get(key), tables)
     if rotary is not None:
@@ -186,13 +177,13 @@ def _attention(
     flat = []
     for source in (query, key, value):
         maker = makers.get(source)
-        if maker is not None and isinstance(maker.op, SplitHeads):
+        if maker is not None and isinstance(maker.op, ops.SplitHeads):
             flat.append(maker.inputs[0])
             continue
         spare += 1
         batch, heads, seq, head_dim = source.shape
         together = Value(spare, (batch, seq, static(heads) * static(head_dim)))
-        fused.append(Node(MergeHeads(), (source,), together, "", node.part))
+        fused.append(Node(ops.MergeHeads(), (source,), together, "", node.part))
         flat.append(together)
     inputs: list[Value | None] = list(flat)
     sources = [makers.get(value) for value in flat]
@@ -217,12 +208,12 @@ def _attention(
 
 
 def _rotation(
-    query: Node | None, key: Node | None, tables: dict[Value, RotaryRows]
-) -> RotaryRows | None:
+    query: Node | None, key: Node | None, tables: dict[Value, ops.RotaryRows]
+) -> ops.RotaryRows | None:
     """The table by which queries and keys are both turned, if the fused operator can do it."""
-    if query is None or key is None or not isinstance(query.op, Rope):
+    if query is None or key is None or not isinstance(query.op, ops.Rope):
         return None
-    if not isinstance(key.op, Rope) or query.inputs[1:] != key.inputs[1:]:
+    if not isinstance(key.op, ops.Rope) or query.inputs[1:] != key.inputs[1:]:
         return None
     cos, sin = (tables.get(value) for value in query.inputs[1:])
     if cos is None or sin is None or (cos.function, sin.function) != ("cos", "sin"):
@@ -234,17 +225,20 @@ def _rotation(
 
 def _one_product(sources: Sequence[Node | None], users: Counter[Value]) -> tuple[Node, ...] | None:
     """Case 2: the linear maps, if they share an input, are alike in biases and are used once."""
-    linears = [source for source in sources if source and isinstance(source.op, Linear)]
+    linears = [source for source in sources if source and isinstance(source.op, ops.Linear)]
     if len(linears) != len(sources) or any(users[node.output] != 1 for node in linears):
         return None
-    if len({(node.inputs, node.op.bias) for node in linears if isinstance(node.op, Linear)}) != 1:
+    if (
+        len({(node.inputs, node.op.bias) for node in linears if isinstance(node.op, ops.Linear)})
+        != 1
+    ):
         return None
     return tuple(linears)
 
 
 def _fuse_silu(node: Node | Fused) -> Node | Fused:
     """Case 3."""
-    if isinstance(node, Node) and node.op == Activation("silu"):
+    if isinstance(node, Node) and node.op == ops.Activation("silu"):
         return Fused(Silu(), node.inputs, (node.output,), node.name, node.part)
     return node
 
@@ -302,7 +296,7 @@ def _grouped_attention(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence
     return op.many("GroupQueryAttention", operands, attributes, shapes)
 
 
-def _rotary_tables(op: OpBuilder, rotary: RotaryRows) -> list[ir.Value]:
+def _rotary_tables(op: OpBuilder, rotary: ops.RotaryRows) -> list[ir.Value]:
     """Cosines and sines of every position, (context, head_dim / 2)."""
     positions = np.arange(rotary.context, dtype=np.float32)[:, None]
     angles = positions * rotary_steps(rotary.head_dim, rotary.theta)

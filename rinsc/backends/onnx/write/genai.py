@@ -11,17 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rinsc.backends.onnx.contract import (
-    IDS,
-    LOGITS,
-    MASK,
-    MODEL_FILE,
-    PAST,
-    PRESENT,
-    Key,
-    dial_name,
-    slot_name,
-)
+from rinsc.backends.onnx import contract
 from rinsc.backends.onnx.run.loading import read_metadata
 from rinsc.backends.onnx.write.builder import shape_of
 from rinsc.backends.onnx.write.file import CONFIG_FILE
@@ -138,13 +128,13 @@ def plan_genai(
 
 def _check_form(metadata: Mapping[str, str], spec: ModelSpec) -> None:
     """Raises `LoweringError` for a form that the package cannot run."""
-    graph, form = build_graph(spec), metadata[Key.FORM]
+    graph, form = build_graph(spec), metadata[contract.Key.FORM]
     dial = next((loop.name for loop in graph.dials()), None)
-    if not parse_json(metadata[Key.CACHE]):
+    if not parse_json(metadata[contract.Key.CACHE]):
         code, message = "no-cache", "ONNX Runtime GenAI needs a model with a cache"
         hint = f"export it with {setting('cache=True', '--cache')}"
     elif dial is not None and form == "dynamic":
-        code, name = "rounds-are-a-loop", dial_name(graph, dial, gated=False)
+        code, name = "rounds-are-a-loop", contract.dial_name(graph, dial, gated=False)
         message = f"ONNX Runtime GenAI cannot run a model whose rounds are the input '{name}'"
         hint = "export it with gated=True and the most rounds that are needed, or with fixed rounds"
     elif dial is not None and form == "gated" and not _is_fused(metadata):
@@ -171,14 +161,14 @@ def _padding(special: SpecialTokens, tokens: int, spec: ModelSpec) -> int | None
 def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
     """What the package is to know of the graph; each slot of the cache is a layer to it."""
     inputs = {str(value.name): shape_of(value) for value in model.ir.graph.inputs}
-    slots = [shape for name, shape in inputs.items() if name.startswith(PAST)]
+    slots = [shape for name, shape in inputs.items() if name.startswith(contract.PAST)]
     if any(shape != slots[0] for shape in slots):
         message = "ONNX Runtime GenAI needs a cache of which all slots have one shape"
         hint = "give all blocks layer kinds with the same number of heads for keys and values"
         raise LoweringError("uneven-cache", message, hint=hint)
     _, kv_heads, _, head_dim = slots[0]
     return {
-        "filename": MODEL_FILE,
+        "filename": contract.MODEL_FILE,
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "hidden_size": spec.width,
         "head_size": head_dim,
@@ -186,21 +176,21 @@ def _decoder(model: OnnxModel, spec: ModelSpec) -> Mapping[str, Any]:
         "num_key_value_heads": kv_heads,
         "num_hidden_layers": len(slots) // 2,
         "inputs": {
-            "input_ids": IDS,
-            "attention_mask": MASK,
-            "past_key_names": slot_name(PAST, "%d", 0),
-            "past_value_names": slot_name(PAST, "%d", 1),
+            "input_ids": contract.IDS,
+            "attention_mask": contract.MASK,
+            "past_key_names": contract.slot_name(contract.PAST, "%d", 0),
+            "past_value_names": contract.slot_name(contract.PAST, "%d", 1),
         },
         "outputs": {
-            "logits": LOGITS,
-            "present_key_names": slot_name(PRESENT, "%d", 0),
-            "present_value_names": slot_name(PRESENT, "%d", 1),
+            "logits": contract.LOGITS,
+            "present_key_names": contract.slot_name(contract.PRESENT, "%d", 0),
+            "present_value_names": contract.slot_name(contract.PRESENT, "%d", 1),
         },
     }
 
 
 def _is_fused(metadata: Mapping[str, str]) -> bool:
-    return metadata[Key.OPERATORS] == "fused"
+    return metadata[contract.Key.OPERATORS] == "fused"
 
 
 def _read_tokenizer(path: Path, spec: ModelSpec) -> tuple[str, Mapping[str, Any]]:

@@ -15,18 +15,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from rinsc.backends.onnx.precision import CAST_FORMATS, EMBEDDING, WEIGHT_ONLY_BITS
+from rinsc.backends.onnx.write import rounding
 from rinsc.backends.onnx.write.builder import REALS, OpBuilder
-from rinsc.backends.onnx.write.rounding import (
-    STRETCHES,
-    Bits,
-    Codes,
-    Compensation,
-    Float32,
-    fit_grids,
-    inverse,
-    nearest_codes,
-    require_finite,
-)
 from rinsc.ops import Shape
 
 FloatMatrix: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -45,12 +35,12 @@ class BlockwiseMatrix:
     A weight is scale * (code - zero point); elements behind the last input feature stand for 0.
     """
 
-    packed: Codes
-    scales: Float32
-    bits: Bits
+    packed: rounding.Codes
+    scales: rounding.Float32
+    bits: rounding.Bits
     block_size: int
     in_features: int
-    zero_points: Codes | None = None
+    zero_points: rounding.Codes | None = None
 
     @property
     def nbytes(self) -> int:
@@ -58,7 +48,7 @@ class BlockwiseMatrix:
         return self.packed.nbytes + self.scales.nbytes + zero_points
 
     @property
-    def zeros(self) -> Float32:
+    def zeros(self) -> rounding.Float32:
         """The zero point of each block, (out_features, blocks)."""
         if self.zero_points is None:
             return np.full_like(self.scales, 1 << (self.bits - 1))
@@ -73,7 +63,7 @@ class ChannelwiseMatrix:
     """
 
     codes: npt.NDArray[np.int8]
-    scales: Float32
+    scales: rounding.Float32
 
     @property
     def nbytes(self) -> int:
@@ -82,12 +72,12 @@ class ChannelwiseMatrix:
 
 def blockwise(
     matrix: FloatMatrix,
-    bits: Bits,
+    bits: rounding.Bits,
     block_size: int = 32,
     *,
     symmetric: bool = True,
     search: bool | None = None,
-    moments: Float32 | None = None,
+    moments: rounding.Float32 | None = None,
     name: str = "matrix",
 ) -> BlockwiseMatrix:
     """``matrix`` (out_features, in_features) in ``bits`` bits, one scale a block.
@@ -107,7 +97,7 @@ def blockwise(
     zero_points = (
         None if symmetric else np.empty((out_features, -(-n_blocks * bits // 8)), np.uint8)
     )
-    compensation = None if moments is None else Compensation(moments, width, name=name)
+    compensation = None if moments is None else rounding.Compensation(moments, width, name=name)
     chunk_elements = CHUNK_ELEMENTS if compensation is None else COMPENSATED_ROWS * width
     for rows in _row_chunks(out_features, width, chunk_elements):
         blocks = _blocks(matrix[rows], block_size)
@@ -115,16 +105,16 @@ def blockwise(
         if compensation is not None:
             tiles = len(blocks) // n_blocks
             importance = np.tile(compensation.importance.reshape(n_blocks, -1), (tiles, 1))
-        grids = fit_grids(
+        grids = rounding.fit_grids(
             blocks,
             bits,
             symmetric=symmetric,
-            stretches=STRETCHES if search else (),
+            stretches=rounding.STRETCHES if search else (),
             importance=importance,
             name=name,
         )
         if compensation is None:
-            codes = nearest_codes(blocks, grids, bits)
+            codes = rounding.nearest_codes(blocks, grids, bits)
         else:
             codes = compensation.codes(blocks.reshape(-1, width), grids, bits)
         packed[rows] = _packed(codes, bits).reshape(packed[rows].shape)
@@ -150,14 +140,14 @@ def per_channel_int8(matrix: FloatMatrix, *, name: str = "matrix") -> Channelwis
     for rows in _row_chunks(out_features, in_features):
         chunk = np.ascontiguousarray(matrix[rows], np.float32)
         largest = np.maximum(chunk.max(axis=1), -chunk.min(axis=1))
-        require_finite(largest, name)
+        rounding.require_finite(largest, name)
         scales[rows] = largest / np.float32(127)
-        scaled = chunk * inverse(scales[rows])[:, None]
+        scaled = chunk * rounding.inverse(scales[rows])[:, None]
         codes[:, rows] = np.rint(scaled, out=scaled).T
     return ChannelwiseMatrix(codes, scales)
 
 
-def dequantize(matrix: BlockwiseMatrix | ChannelwiseMatrix) -> Float32:
+def dequantize(matrix: BlockwiseMatrix | ChannelwiseMatrix) -> rounding.Float32:
     """The float32 matrix (out_features, in_features) that a quantized one stands for."""
     if isinstance(matrix, ChannelwiseMatrix):
         return np.ascontiguousarray(matrix.codes.T * matrix.scales[:, None])
@@ -176,7 +166,7 @@ def _row_chunks(
         yield slice(start, min(rows, start + count))
 
 
-def _blocks(rows: FloatMatrix, block_size: int) -> Float32:
+def _blocks(rows: FloatMatrix, block_size: int) -> rounding.Float32:
     """Rows cut into float32 (rows * blocks, block_size), the last of each filled up with zeros."""
     behind = -rows.shape[1] % block_size
     if behind:
@@ -184,16 +174,16 @@ def _blocks(rows: FloatMatrix, block_size: int) -> Float32:
     return np.ascontiguousarray(rows, np.float32).reshape(-1, block_size)
 
 
-def _packed(codes: Codes, bits: Bits) -> Codes:
+def _packed(codes: rounding.Codes, bits: rounding.Bits) -> rounding.Codes:
     """Codes as bytes: with 4 bits two in one, the first in the low half."""
     if bits == 8:
         return codes
     pairs = codes.view("<u2")
-    packed: Codes = (pairs | (pairs >> 4)).astype(np.uint8)
+    packed: rounding.Codes = (pairs | (pairs >> 4)).astype(np.uint8)
     return packed
 
 
-def _unpacked(packed: Codes, bits: Bits) -> Codes:
+def _unpacked(packed: rounding.Codes, bits: rounding.Bits) -> rounding.Codes:
     """The codes that stand in bytes, one by one along the last axis."""
     if bits == 8:
         return packed
@@ -306,7 +296,12 @@ def table_rows(op: OpBuilder, ids: ir.Value, owner: str, shape: Shape) -> ir.Val
 
 
 def _by_blocks(
-    op: OpBuilder, x: ir.Value, matrix: Matrix, bits: Bits, bias: ir.Value | None, shape: Shape
+    op: OpBuilder,
+    x: ir.Value,
+    matrix: Matrix,
+    bits: rounding.Bits,
+    bias: ir.Value | None,
+    shape: Shape,
 ) -> ir.Value:
     """Weights alone in few bits. Accuracy level 4 multiplies in 8 bits; below it 8-bit weights
     are brought to floats at every call."""
@@ -318,7 +313,7 @@ def _by_blocks(
 
 
 def _in_blocks(
-    op: OpBuilder, matrix: Matrix, bits: Bits
+    op: OpBuilder, matrix: Matrix, bits: rounding.Bits
 ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
     """The constants that hold a matrix in few bits: its codes, scales and zero points.
 
