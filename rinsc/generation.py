@@ -200,18 +200,18 @@ class CachedRow(Generic[Cache]):
     """
 
     step: Step[Cache]
-    _seen: list[int] = field(default_factory=list)
+    _cached_ids: list[int] = field(default_factory=list)
     _cache: Cache | None = None
 
     def __call__(self, ids: Sequence[int]) -> Logits:
         import numpy as np
 
-        cached = len(self._seen)
-        continues = 0 < cached < len(ids) and list(ids[:cached]) == self._seen
+        cached = len(self._cached_ids)
+        continues = 0 < cached < len(ids) and list(ids[:cached]) == self._cached_ids
         past, self._cache = self._cache if continues else None, None
         new = np.array([ids[cached:] if continues else ids], np.int64)
         logits, self._cache = self.step(new, past, None)
-        self._seen = list(ids)
+        self._cached_ids = list(ids)
         last: Logits = logits[0]
         return last
 

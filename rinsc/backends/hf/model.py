@@ -69,8 +69,8 @@ def _with_auxiliary(
     num_items_in_batch: torch.Tensor | int | None,
 ) -> torch.Tensor:
     """The loss and what layers add to it: whole, or as the targets' share of those of the step."""
-    kept: Callable[[], torch.Tensor | float] = getattr(model, "auxiliary_loss", lambda: 0.0)
-    auxiliary = kept()
+    make: Callable[[], torch.Tensor | float] = getattr(model, "auxiliary_loss", lambda: 0.0)
+    auxiliary = make()
     if not isinstance(auxiliary, torch.Tensor):
         return loss
     if num_items_in_batch is not None:

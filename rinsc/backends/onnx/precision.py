@@ -246,8 +246,8 @@ def _symmetric_problems(precision: Precision) -> list[Problem]:
 
 
 def _unknown_block_size(size: object) -> Problem:
-    known = " or ".join(map(str, BLOCK_SIZES))
-    return Problem("block-size", f"'{size}' is not a block size", hint=f"it is {known}")
+    sizes = " or ".join(map(str, BLOCK_SIZES))
+    return Problem("block-size", f"'{size}' is not a block size", hint=f"it is {sizes}")
 
 
 def _no_blocks(name: str) -> Problem:

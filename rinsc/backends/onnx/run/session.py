@@ -308,8 +308,8 @@ class Session:
         """What is asked for, checked; more rounds than trained are told once."""
         require_language_model(self.spec)
         request = generation.checked_request(prompt, new_tokens, self.spec, stop_ids)
-        asked = self.rounds if rounds is None else resolve_rounds(self.graph, rounds)
-        message = beyond_training(asked, self.trained_rounds)
+        counts = self.rounds if rounds is None else resolve_rounds(self.graph, rounds)
+        message = beyond_training(counts, self.trained_rounds)
         if message is not None and not self._has_warned:
             self._has_warned = True
             warnings.warn(message, RoundsWarning, stacklevel=3)

@@ -276,12 +276,16 @@ def _softmax(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 def _largest(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     """Ones scattered to where the largest stand."""
-    found = (*at.shape[:-1], at.op.count)
+    largest_shape = (*at.shape[:-1], at.op.count)
     _, indices = op.many(
-        "TopK", [inputs[0], op.ints(at.op.count)], {"axis": -1}, [found, found], [op.real, INT64]
+        "TopK",
+        [inputs[0], op.ints(at.op.count)],
+        {"axis": -1},
+        [largest_shape, largest_shape],
+        [op.real, INT64],
     )
-    sizes = op.Shape(indices, shape=(len(found),), dtype=INT64)
-    ones = op.Expand(op.real_constant("one", np.array(1.0)), sizes, shape=found)
+    sizes = op.Shape(indices, shape=(len(largest_shape),), dtype=INT64)
+    ones = op.Expand(op.real_constant("one", np.array(1.0)), sizes, shape=largest_shape)
     zeros = op.Mul(inputs[0], op.real_constant("zero", np.array(0.0)))
     return op.ScatterElements(zeros, indices, ones, axis=-1, shape=at.shape)
 
