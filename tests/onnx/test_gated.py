@@ -128,6 +128,8 @@ def test_weights_in_few_bits(precision: str) -> None:
         "(A^2{kv=last})^2{kv=first} B",
         "((AB)^2{kv=first} B)^2{kv=last}",
         "(A^3{kv=first} B)^3{kv=last}",
+        "(A^3 B)^3{kv=first}",
+        "(A^3 B)^3{kv=last}",
     ],
 )
 @pytest.mark.parametrize("width", [24, 32])  # of standard operators, and of fused ones

@@ -147,7 +147,7 @@ def test_the_search_never_adds_error(matrix: Float32, block_size: int, symmetric
 
 
 def test_a_search_that_adds_error_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize, "STRETCHES", (0.5,))
+    monkeypatch.setattr(rounding, "STRETCHES", (0.5,))
     with pytest.raises(AssertionError):
         test_the_search_never_adds_error()
 
