@@ -210,7 +210,7 @@ def _note_limits(
 def rounds_by_repeat(
     rounds: Rounds | Sequence[Rounds], session: Session, form: str, file: Path
 ) -> list[dict[str, int]]:
-    """Rounds of every repeat for each number that is asked for.
+    """Rounds of every repeat for each number that is asked for, the fewest first.
 
     By default up to those written, where a repeat with fewer of them than another stays at its own.
     Raises UsageError for rounds that no such model runs, or that this file was not written for.
@@ -235,7 +235,7 @@ def rounds_by_repeat(
             message = f"the model runs at most {_shown(written)}, not {_counted(counts)}"
             hint = "ask for fewer, or compile it with more"
             raise UsageError("usage", message, place=str(file), hint=hint)
-    return every
+    return sorted(every, key=lambda counts: (sum(counts.values()), tuple(counts.values())))
 
 
 def _shown(counts: Mapping[str, int]) -> str:
