@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from rinsc.backends.torch import CompiledModule
     from rinsc.graph import BlockGraph, Rounds
-    from rinsc.spec import ModelSpec
+    from rinsc.spec import ModelSpec, TowersSpec
+    from rinsc.syntax import NormalForm, Signature
+    from rinsc.syntax.tree import Towers
     from rinsc.training.run_folder import RunFolder
 
 
@@ -213,3 +215,72 @@ def find_model(
         message = "a module has weights of its own"
         raise UsageError("usage", message, hint="leave weights out, or give the module's spec")
     return Model(module.graph.spec, module=module, seed=seed)
+
+
+def describe(model: Signature | Towers | ModelSpec | TowersSpec) -> dict[str, object]:
+    """What there is to say of a model as plain data: its spellings, fingerprint, blocks, visits.
+
+    Without dimensions the fingerprint is that of the text alone. ``shared`` is of towers: what
+    several of them visit. ``notes`` are what a reader may stumble over.
+    """
+    from rinsc.spec import ModelSpec, TowersSpec
+    from rinsc.syntax import Signature, canonical, normal_form, to_text
+    from rinsc.syntax.canonical import canonical_towers
+    from rinsc.syntax.towers import tower_signatures
+    from rinsc.syntax.unexpected import notes_on
+
+    spec = model if isinstance(model, ModelSpec | TowersSpec) else None
+    text = model.signature if isinstance(model, ModelSpec | TowersSpec) else model
+    is_one = isinstance(text, Signature)
+    trees = {"": text} if isinstance(text, Signature) else tower_signatures(text)
+    specs = {"": spec} if isinstance(spec, ModelSpec) else {} if spec is None else spec.towers
+    forms = {
+        name: specs[name].normal if specs else normal_form(tree) for name, tree in trees.items()
+    }
+    visits = {name: [ref.letter for ref in form.visits] for name, form in forms.items()}
+    users: dict[str, list[str]] = {}
+    for name, letters in visits.items():
+        for letter in dict.fromkeys(letters):
+            users.setdefault(letter, []).append(name)
+    shared = [block for block, names in users.items() if len(names) > 1]
+    parts = {block: size for each in specs.values() for block, size in each.parts.items()}
+    heavy = _heavy_adapters(text, specs.get("")) if isinstance(text, Signature) else None
+    notes = [note for tree in trees.values() for note in notes_on(tree)]
+    return {
+        "signature": to_text(text),
+        "canonical": canonical(text) if isinstance(text, Signature) else canonical_towers(text),
+        "fingerprint": _identity(spec, forms),
+        "fingerprint_of": "signature" if spec is None else "model",
+        "blocks": list(users),
+        **({} if is_one else {"shared": shared}),
+        "layers": parts if specs else None,
+        "visits": sum(map(len, visits.values())),
+        "notes": [*notes, *([] if heavy is None else [heavy])],
+        **({} if heavy is None else {"heavy": heavy}),
+    }
+
+
+def _identity(spec: ModelSpec | TowersSpec | None, forms: Mapping[str, NormalForm]) -> str:
+    """The fingerprint of a spec; without dimensions, of what its towers visit."""
+    from rinsc.storage.files import short_digest
+    from rinsc.syntax.identity import identity_of_towers
+
+    if spec is None:
+        return short_digest(identity_of_towers(forms, {}).text)
+    from rinsc.fingerprints import fingerprint
+
+    return fingerprint(spec)
+
+
+def _heavy_adapters(signature: Signature, spec: ModelSpec | None) -> str | None:
+    """Words for adapters that are not light, at the dimensions given or else at the presets."""
+    from rinsc.syntax.tree import repeats
+
+    if not any(o.name == "adapter" for repeat in repeats(signature.body) for o in repeat.options):
+        return None  # and there is no graph to build
+    from rinsc.cost.params import adapter_share, heavy_at_presets, heavy_note
+    from rinsc.graph import build_graph
+
+    if spec is None:
+        return heavy_at_presets(signature)
+    return heavy_note(spec, adapter_share(build_graph(spec)))
