@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, any_spec_like
+from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.output import note, print_json, print_line, print_result_table
 from rinsc.cli.values import (
     Count,
@@ -32,6 +32,7 @@ from rinsc.formats import TrainingPrecision
 from rinsc.graph import build_graph, resolve_rounds
 from rinsc.ops import Causal
 from rinsc.spec import ModelSpec, TowersSpec
+from rinsc.verbs.models import any_spec_like
 
 DEFAULT_TOKENS = 1_000_000_000
 DEFAULT_PAIRS = 100_000_000

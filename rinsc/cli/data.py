@@ -15,7 +15,7 @@ from rinsc.extras import require
 from rinsc.scalars import exact, rounded_bytes
 
 if TYPE_CHECKING:
-    from rinsc.data.catalog import Added, Entry
+    from rinsc.data.corpora import Added, Entry
     from rinsc.data.documents import Source
     from rinsc.data.tokenizer import BytePairTokenizer
 
@@ -30,8 +30,7 @@ def list_(*, json: bool = False) -> None:
     json
         Print one JSON document: a list of objects.
     """
-    from rinsc.data.catalog import catalog
-    from rinsc.data.corpora import state
+    from rinsc.data.corpora import catalog, state
 
     rows = [(entry, state(entry.name)) for entry in catalog().values()]
     if json:
@@ -52,7 +51,7 @@ def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) 
         Print what was added as JSON.
     """
     from rinsc.data.add import add as add_corpus
-    from rinsc.data.catalog import added_folder, entry
+    from rinsc.data.corpora import added_folder, entry
 
     with option_values():
         corpus = entry(name)

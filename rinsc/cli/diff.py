@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from rinsc.cli.model_options import NO_OPTIONS, ModelOptions, any_spec_like
+from rinsc.cli.model_options import NO_OPTIONS, ModelOptions
 from rinsc.cli.output import print_json, print_line, print_result_table
 from rinsc.cli.values import ModelText, share_bindings
-from rinsc.verbs.models import is_run
+from rinsc.verbs.models import any_spec_like, is_run
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec, TowersSpec

@@ -13,7 +13,7 @@ from rinsc.cli.values import Count, ModelText, kind_settings, share_bindings
 from rinsc.errors import UsageError, listed
 from rinsc.spec.kinds import KINDS
 from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
-from rinsc.verbs.models import find_run, is_run, is_signature, run_spec
+from rinsc.verbs.models import any_spec_like, find_run, is_run, is_signature, run_spec
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec, TowersSpec
@@ -172,41 +172,6 @@ def spec_like(
     other = any_spec_like(spec, model, exponents, strict=strict)
     assert isinstance(other, ModelSpec)
     return other
-
-
-def any_spec_like(
-    spec: ModelSpec | TowersSpec, model: str, exponents: Mapping[str, int], *, strict: bool = False
-) -> ModelSpec | TowersSpec:
-    """Another signature at the dimensions of ``spec``; a file or run folder stands for itself.
-
-    A signature in which every letter has a size brings its own number of layers. ``strict`` refuses
-    layers that do not divide evenly. Raises `UsageError` where one has towers and the other none.
-    """
-    from rinsc.spec import TowersSpec, model_spec, with_signature, with_towers
-    from rinsc.syntax import bind, parse
-    from rinsc.syntax.parser import has_towers, parse_towers
-    from rinsc.syntax.towers import bind_towers
-
-    other: ModelSpec | TowersSpec
-    if model.endswith(".toml"):
-        other = model_spec(model, bind=exponents, strict=strict)
-    elif is_run(model):
-        other = run_spec(find_run(model))
-    elif has_towers(model) and isinstance(spec, TowersSpec):
-        other = with_towers(spec, bind_towers(parse_towers(model), exponents), strict=strict)
-    elif has_towers(model) or isinstance(spec, TowersSpec):
-        raise _one_has_towers(spec)
-    else:
-        other = with_signature(spec, bind(parse(model), exponents), strict=strict)
-    if isinstance(other, TowersSpec) != isinstance(spec, TowersSpec):
-        raise _one_has_towers(spec)
-    return other
-
-
-def _one_has_towers(spec: ModelSpec | TowersSpec) -> UsageError:
-    message = "one of the two models has several towers, and the other has not"
-    hint = "give two models of towers, or two of one tower"
-    return UsageError("several-towers", message, place=spec.text, hint=hint)
 
 
 NO_OPTIONS = ModelOptions()

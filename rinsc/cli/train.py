@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
 from rinsc.cli.output import print_json, print_note, print_result
-from rinsc.cli.train_options import (
-    NO_TRAIN_OPTIONS,
-    OPTION_OF_SETTING,
-    TrainOptions,
-    given_settings,
+from rinsc.cli.values import (
+    Count,
+    Listed,
+    RoundsOption,
+    Seed,
+    listed,
+    option_values,
+    parse_rounds,
+    share_bindings,
 )
-from rinsc.cli.values import Count, Listed, listed, option_values, share_bindings
 from rinsc.errors import UsageError
 from rinsc.extras import TO_TRAIN, require
 from rinsc.objectives import OBJECTIVES
+from rinsc.training.config import TrainConfig, setting_of
 from rinsc.verbs.models import find_run, is_run, is_signature
 
 if TYPE_CHECKING:
@@ -29,6 +36,93 @@ if TYPE_CHECKING:
     from rinsc.training.result import Trained
     from rinsc.training.start import PlannedRun
     from rinsc.training.warm_start import Source
+
+_STAGE = re.compile(r"(?P<rounds>\d{1,4})@(?P<share>\d+(?:\.\d+)?)(?P<percent>%?)")
+
+
+def parse_schedule(text: str | None) -> tuple[tuple[float, int], ...]:
+    """``1@0,2@30%`` as pairs of a share and rounds; raises UsageError."""
+    if text is None:
+        return ()
+    stages = []
+    for stage in text.split(","):
+        match = _STAGE.fullmatch(stage.strip())
+        if match is None:
+            message = f"--rounds-schedule does not take '{stage[:60]}'"
+            hint = "write rounds and where they begin: 1@0,2@30%,3@60%"
+            raise UsageError("usage", message, hint=hint)
+        share = float(match["share"]) / (100 if match["percent"] else 1)
+        if share >= 1:
+            message = f"--rounds-schedule begins '{stage.strip()[:60]}' after the end of the run"
+            hint = "write a share of the run: 2@40% or 2@0.4"
+            raise UsageError("usage", message, hint=hint)
+        stages.append((share, int(match["rounds"])))
+    return tuple(stages)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """How a setting is written on the command line where that is not as in Python."""
+
+    type: Any
+    default: Any
+    parse: Callable[[Any], Any]
+
+
+_WRITTEN = {
+    "rounds": _Written(RoundsOption, (), parse_rounds),
+    "rounds_schedule": _Written(str | None, None, parse_schedule),
+    "seed": _Written(Seed, TrainConfig.seed, int),
+    "warmup_steps": _Written(int, TrainConfig.warmup_steps, lambda steps: steps),
+}
+
+# Where the settings of a run are given, for errors and for the names of the options.
+OPTION_OF_SETTING = {
+    own.name: option for own in fields(TrainConfig) if (option := setting_of(own).option)
+}
+
+if TYPE_CHECKING:
+
+    class TrainOptions:
+        """Settings of a run; each is a key of its ``train.toml``."""
+else:
+
+    def _fields():
+        types = get_type_hints(TrainConfig)
+        for setting_field in fields(TrainConfig):
+            setting, own = setting_of(setting_field), _WRITTEN.get(setting_field.name)
+            if setting.option is None:
+                continue
+            kind = Count if types[setting_field.name] is int else types[setting_field.name]
+            default, doc = setting_field.default, setting.doc
+            if own is not None:
+                kind, default = own.type, own.default
+            if setting.otherwise is not None:
+                kind, default = kind | None, None
+                doc = f"{doc}; {setting.otherwise} if not given."
+            yield (
+                setting_field.name,
+                Annotated[kind, Parameter(setting.option, help=doc)],
+                field(default=default),
+            )
+
+    _options = make_dataclass("TrainOptions", _fields(), frozen=True)
+    _options.__module__ = __name__  # what is of no module of a program is no class to cyclopts
+    TrainOptions = Parameter(name="*", group=Group("Training"))(_options)
+
+
+def given_settings(options: TrainOptions) -> Mapping[str, Any]:
+    """The settings that the options give, by their names; raises UsageError."""
+    values = {}
+    for name in OPTION_OF_SETTING:
+        value, own = getattr(options, name), _WRITTEN.get(name)
+        value = value if own is None else own.parse(value)
+        if value is not None:
+            values[name] = value
+    return values
+
+
+NO_TRAIN_OPTIONS = TrainOptions()
 
 
 def train(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from rinsc.errors import Problem, RinscError, SignatureError, UsageError
+from rinsc.errors import Problem, SignatureError, UsageError
 from rinsc.errors import option_values as option_values
 from rinsc.extras import zoo_file
 from rinsc.sampling import MAX_SEED
 from rinsc.scalars import whole_count
-from rinsc.verbs.models import is_run
+from rinsc.verbs.models import free_names
 
 _PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_]*)=(\d{1,9})")
 
@@ -129,7 +128,7 @@ def share_bindings(pairs: Sequence[str], models: Sequence[str]) -> list[dict[str
     values = bindings(pairs)
     if not values:
         return [{} for _ in models]
-    names = [_free_names(model) for model in models]
+    names = [free_names(model) for model in models]
     if all(names_of_model is not None for names_of_model in names):
         _require_used(
             values, sorted({name for names_of_model in names for name in names_of_model or ()})
@@ -158,25 +157,3 @@ def _require_used(values: dict[str, int], free: list[str]) -> None:
     ]
     if problems:
         raise SignatureError.of(*problems)
-
-
-def _free_names(model: str) -> set[str] | None:
-    """Names of the free exponents; None for a model that cannot be read."""
-    from rinsc.syntax import free_exponents, parse
-
-    if is_run(model):
-        return set()
-    try:
-        text = _signature_of_file(model) if model.endswith(".toml") else model
-        return set(free_exponents(parse(text)))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, RinscError):
-        return None
-
-
-def _signature_of_file(path: str) -> str:
-    from rinsc.storage.files import parse_toml, read_regular_text
-
-    text = parse_toml(read_regular_text(Path(path)))["signature"]
-    if not isinstance(text, str):
-        raise TypeError
-    return text

@@ -28,7 +28,7 @@ from typing import TypeAlias
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
-from rinsc.data.catalog import RECORD, Added, Entry, added_folder, folder_sha256
+from rinsc.data.corpora import RECORD, Added, Entry, added_folder, folder_sha256
 from rinsc.data.names import cannot_read, damaged, data_error
 from rinsc.data.text_files import plain_text
 from rinsc.storage.folders import folder_aside, one_process, temporary_folder

@@ -48,7 +48,7 @@ from rinsc.training.devices import (
     find_devices,
     require_compiler,
 )
-from rinsc.training.progress import TrainingProgress
+from rinsc.training.metrics import TrainingProgress
 from rinsc.training.result import Trained, TrainResult, finished_result
 from rinsc.training.resuming import another_run, require_same_run
 from rinsc.training.run import train_module

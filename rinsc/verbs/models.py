@@ -284,3 +284,60 @@ def _heavy_adapters(signature: Signature, spec: ModelSpec | None) -> str | None:
     if spec is None:
         return heavy_at_presets(signature)
     return heavy_note(spec, adapter_share(build_graph(spec)))
+
+
+def free_names(model: str) -> set[str] | None:
+    """Names of the free exponents; None for a model that cannot be read."""
+    from rinsc.syntax import free_exponents, parse
+
+    if is_run(model):
+        return set()
+    try:
+        text = _signature_of_file(model) if model.endswith(".toml") else model
+        return set(free_exponents(parse(text)))
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, RinscError):
+        return None
+
+
+def _signature_of_file(path: str) -> str:
+    from rinsc.storage.files import parse_toml, read_regular_text
+
+    text = parse_toml(read_regular_text(Path(path)))["signature"]
+    if not isinstance(text, str):
+        raise TypeError
+    return text
+
+
+def any_spec_like(
+    spec: ModelSpec | TowersSpec, model: str, exponents: Mapping[str, int], *, strict: bool = False
+) -> ModelSpec | TowersSpec:
+    """Another signature at the dimensions of ``spec``; a file or run folder stands for itself.
+
+    A signature in which every letter has a size brings its own number of layers. ``strict`` refuses
+    layers that do not divide evenly. Raises `UsageError` where one has towers and the other none.
+    """
+    from rinsc.spec import TowersSpec, model_spec, with_signature, with_towers
+    from rinsc.syntax import bind, parse
+    from rinsc.syntax.parser import has_towers, parse_towers
+    from rinsc.syntax.towers import bind_towers
+
+    other: ModelSpec | TowersSpec
+    if model.endswith(".toml"):
+        other = model_spec(model, bind=exponents, strict=strict)
+    elif is_run(model):
+        other = run_spec(find_run(model))
+    elif has_towers(model) and isinstance(spec, TowersSpec):
+        other = with_towers(spec, bind_towers(parse_towers(model), exponents), strict=strict)
+    elif has_towers(model) or isinstance(spec, TowersSpec):
+        raise _one_has_towers(spec)
+    else:
+        other = with_signature(spec, bind(parse(model), exponents), strict=strict)
+    if isinstance(other, TowersSpec) != isinstance(spec, TowersSpec):
+        raise _one_has_towers(spec)
+    return other
+
+
+def _one_has_towers(spec: ModelSpec | TowersSpec) -> UsageError:
+    message = "one of the two models has several towers, and the other has not"
+    hint = "give two models of towers, or two of one tower"
+    return UsageError("several-towers", message, place=spec.text, hint=hint)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from rinsc.cli import app
 from rinsc.cli.output import result_alone, without_controls
-from rinsc.data.catalog import Added
+from rinsc.data.corpora import Added
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import TINY
 

@@ -20,8 +20,20 @@ import pytest
 from rinsc.data import add as module
 from rinsc.data import corpora
 from rinsc.data.add import READERS, add, read_html
-from rinsc.data.catalog import RECORD, Entry, added, added_folder, catalog, entry, folder_sha256
-from rinsc.data.corpora import load, load_corpus, open_corpus, state, training_texts
+from rinsc.data.corpora import (
+    RECORD,
+    Entry,
+    added,
+    added_folder,
+    catalog,
+    entry,
+    folder_sha256,
+    load,
+    load_corpus,
+    open_corpus,
+    state,
+    training_texts,
+)
 from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 from rinsc.errors import DataError, MissingExtraError
 from tests.cli.command_line import run_cli

@@ -10,8 +10,7 @@ from rich.console import Console
 from rinsc.objectives import Part
 from rinsc.progress import ShownProgress
 from rinsc.training.config import TrainConfig
-from rinsc.training.metrics import Metrics
-from rinsc.training.progress import TrainingProgress
+from rinsc.training.metrics import Metrics, TrainingProgress
 from rinsc.training.result import TrainResult
 
 RESULT = TrainResult(
