@@ -33,12 +33,12 @@ class Estimate:
 
 def estimates(curve: Curve) -> Mapping[str, Estimate]:
     """The law of a curve by each estimator; the runs of a budget count as their mean."""
-    (found,) = fit([curve])
+    (fitted,) = fit([curve])
     return {
-        "least squares": _of_law(found.law),
+        "least squares": _of_law(fitted.law),
         "M2": m2(curve),
         "M4": m4(curve),
-        "Huber": huber(curve, found.law),
+        "Huber": huber(curve, fitted.law),
     }
 
 
@@ -59,8 +59,8 @@ def m2(curve: Curve) -> Estimate:
     falls = (index for index, step in enumerate(np.diff(squares)) if step > 0)
     index = next(falls, len(logs) - 1)
     bounds = logs[max(index - 1, 0)], logs[min(index + 1, len(logs) - 1)]
-    found = minimize_scalar(lambda log: solve(least - math.exp(log))[1], bounds=bounds)
-    limit = least - math.exp(found.x)
+    closest = minimize_scalar(lambda log: solve(least - math.exp(log))[1], bounds=bounds)
+    limit = least - math.exp(closest.x)
     (log_scale, exponent), _ = solve(limit)
     return _of_law(Law(float(exponent), max(limit, 0.0), math.exp(log_scale)))
 
@@ -83,8 +83,13 @@ def m4(curve: Curve) -> Estimate:
         design = np.stack([np.ones_like(log_x), -log_x, np.log(start - loss)], axis=1)
         target = np.log(loss - limit)
         # The intercept has either sign: two columns.
-        found, norm = nnls(np.hstack([design, -design[:, :1]]), target)
-        return np.array([found[0] - found[3], found[1], found[2]]), limit, start, norm**2
+        coefficients, norm = nnls(np.hstack([design, -design[:, :1]]), target)
+        return (
+            np.array([coefficients[0] - coefficients[3], coefficients[1], coefficients[2]]),
+            limit,
+            start,
+            norm**2,
+        )
 
     best = min(
         (
@@ -127,8 +132,8 @@ def huber(curve: Curve, start: Law) -> Estimate:
 
     options: dict[str, Any] = {"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-15}
     first = [math.log(max(start.limit, 1e-6)), math.log(start.scale), start.exponent]
-    found = minimize(objective, first, method="Nelder-Mead", options=options).x
-    return _of_law(Law(float(found[2]), math.exp(found[0]), math.exp(found[1])))
+    solution = minimize(objective, first, method="Nelder-Mead", options=options).x
+    return _of_law(Law(float(solution[2]), math.exp(solution[0]), math.exp(solution[1])))
 
 
 def _of_law(law: Law) -> Estimate:
@@ -142,5 +147,5 @@ def _points(curve: Curve) -> tuple[Floats, Floats]:
 
 
 def _least_squares(design: Floats, target: Floats) -> tuple[Floats, float]:
-    found = np.asarray(np.linalg.lstsq(design, target, rcond=None)[0], dtype=np.float64)
-    return found, float(np.sum((design @ found - target) ** 2))
+    solution = np.asarray(np.linalg.lstsq(design, target, rcond=None)[0], dtype=np.float64)
+    return solution, float(np.sum((design @ solution - target) ** 2))

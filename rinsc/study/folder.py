@@ -160,9 +160,9 @@ class StudyFolder:
 
 def run_state(folder: StudyFolder, run: PlannedRun) -> RunState:
     """Where one run is."""
-    place = folder.run(run)
-    if place.result.is_file():
-        return _finished(place, run)
+    run_folder = folder.run(run)
+    if run_folder.result.is_file():
+        return _finished(run_folder, run)
     outcome = folder.outcome(run)
     if outcome.is_file():
         try:
@@ -175,11 +175,11 @@ def run_state(folder: StudyFolder, run: PlannedRun) -> RunState:
     return RunState(run, "running" if lock.exists() and is_held(lock) else "waiting")
 
 
-def _finished(place: RunFolder, run: PlannedRun) -> RunState:
+def _finished(run_folder: RunFolder, run: PlannedRun) -> RunState:
     """A run with a result, which is checked: it is of this run, and what was written."""
     try:
-        check_files(place, place.result)
-        facts: Mapping[str, Any] = read_json(place.result)
+        check_files(run_folder, run_folder.result)
+        facts: Mapping[str, Any] = read_json(run_folder.result)
         if (facts["seed"], facts["steps"]) != (run.seed, run.config.steps):
             raise ValueError("it is of another run")
         figure = float(facts[OBJECTIVES[run.config.objective].figure])

@@ -72,17 +72,17 @@ class LawOfVariant:
     @property
     def cells(self) -> tuple[str, ...]:
         """Name, runs, exponent, limit, prediction and gap, as a table shows them."""
-        found, ahead = self.fit, self.prediction
+        fitted, ahead = self.fit, self.prediction
         claims = ("-", "-")
-        if not found.refusal:
-            claims = (_span(found.exponent, 4), _span(found.limit, 3))
+        if not fitted.refusal:
+            claims = (_span(fitted.exponent, 4), _span(fitted.limit, 3))
         gap = "" if self.gap is None else f"{self.gap.value:+.4f} [{_ends(self.gap, '+')}]"
-        runs = str(len(found.curve.loss))
-        return found.curve.name, runs, *claims, f"{ahead.value:.4f} [{_ends(ahead)}]", gap
+        runs = str(len(fitted.curve.loss))
+        return fitted.curve.name, runs, *claims, f"{ahead.value:.4f} [{_ends(ahead)}]", gap
 
 
-def _ends(found: Prediction, sign: str = "") -> str:
-    return f"{found.low:{sign}.4f}, {found.high:{sign}.4f}"
+def _ends(prediction: Prediction, sign: str = "") -> str:
+    return f"{prediction.low:{sign}.4f}, {prediction.high:{sign}.4f}"
 
 
 def _span(interval: tuple[float, float], digits: int) -> str:
@@ -190,7 +190,7 @@ def fit_laws(
     >>> round(fit_laws([baseline, variant]).laws[1].gap.value, 4)
     -0.1
     """
-    found = (
+    points_read = (
         read_points(points, x=x, loss=loss, variant=variant)
         if isinstance(points, str | os.PathLike)
         else Points(tuple(points), "x", {})
@@ -205,7 +205,7 @@ def fit_laws(
         raise UsageError(
             "usage", f"{setting('resolve', '--gap')} must be above 0, not {resolve}", hint=hint
         )
-    fits = fit(found.curves)
+    fits = fit(points_read.curves)
     names = [each.curve.name for each in fits]
     if baseline is None:
         baseline = names[0] if len(names) > 1 else None
@@ -224,7 +224,9 @@ def fit_laws(
         for each in fits
     )
     plans = tuple(designs(base or fits[0], times)) if plan or resolve is not None else ()
-    return LawReport(laws, baseline, found.x_name, times, target, found.diverged, plans, resolve)
+    return LawReport(
+        laws, baseline, points_read.x_name, times, target, points_read.diverged, plans, resolve
+    )
 
 
 def read_points(
@@ -261,13 +263,13 @@ def read_points(
 def _columns(heads: Sequence[str], name: str, **asked: str | None) -> dict[str, str | None]:
     """The column of each role; that of variants may be absent."""
     by_lower = {head.strip().lower(): head for head in reversed(heads)}
-    found: dict[str, str | None] = {}
+    columns: dict[str, str | None] = {}
     problems = []
     for role, likely in COLUMNS.items():
         wanted = asked[role]
         names = likely if wanted is None else (wanted.strip().lower(),)
-        found[role] = next((by_lower[each] for each in names if each in by_lower), None)
-        if found[role] is None and (wanted is not None or role != "variant"):
+        columns[role] = next((by_lower[each] for each in names if each in by_lower), None)
+        if columns[role] is None and (wanted is not None or role != "variant"):
             message = (
                 f"no column is called '{wanted}'"
                 if wanted is not None
@@ -278,7 +280,7 @@ def _columns(heads: Sequence[str], name: str, **asked: str | None) -> dict[str, 
             problems.append(Problem("no-column", message, place=name, hint=hint))
     if problems:
         raise DataError.of(*problems)
-    return found
+    return columns
 
 
 def _points(rows: csv.DictReader[str], columns: Mapping[str, str | None], name: str) -> Points:
@@ -286,15 +288,15 @@ def _points(rows: csv.DictReader[str], columns: Mapping[str, str | None], name: 
     diverged: dict[str, int] = {}
     problems: list[Problem] = []
     for row in rows:
-        place = f"{name}: line {rows.line_num}"
+        line = f"{name}: line {rows.line_num}"
         variant = ALL if columns["variant"] is None else (row[columns["variant"]] or "").strip()
         spent, loss = (_number(row[columns[role] or ""]) for role in ("x", "loss"))
         if spent is None or not (math.isfinite(spent) and spent > 0):
             message = f"'{columns['x']}' must be a number above 0"
-            problems.append(Problem("bad-points", message, place=place, hint=BAD_LINE))
+            problems.append(Problem("bad-points", message, place=line, hint=BAD_LINE))
         elif loss is None or loss <= 0:
             message = f"'{columns['loss']}' must be a number above 0, or nan for a diverged run"
-            problems.append(Problem("bad-points", message, place=place, hint=BAD_LINE))
+            problems.append(Problem("bad-points", message, place=line, hint=BAD_LINE))
         elif not math.isfinite(loss):
             diverged[variant] = diverged.get(variant, 0) + 1
         else:
@@ -322,18 +324,18 @@ def _number(text: str | None) -> float | None:
 
 
 def _facts(law: LawOfVariant, target: float) -> dict[str, object]:
-    found = law.fit
+    fitted = law.fit
     return {
-        "runs": len(found.curve.loss),
-        "budgets": list(found.curve.budgets),
-        "exponent": found.law.exponent,
-        "exponent_interval": list(found.exponent),
-        "limit": found.law.limit,
-        "limit_interval": list(found.limit),
-        "scale": found.law.scale,
-        "refusal": found.refusal or None,
-        "misfit": found.misfit,
-        "held_out": {**vars(found.held_out), "inside": found.held_out.is_inside},
+        "runs": len(fitted.curve.loss),
+        "budgets": list(fitted.curve.budgets),
+        "exponent": fitted.law.exponent,
+        "exponent_interval": list(fitted.exponent),
+        "limit": fitted.law.limit,
+        "limit_interval": list(fitted.limit),
+        "scale": fitted.law.scale,
+        "refusal": fitted.refusal or None,
+        "misfit": fitted.misfit,
+        "held_out": {**vars(fitted.held_out), "inside": fitted.held_out.is_inside},
         "predicted": vars(law.prediction),
         "gap": None if law.gap is None else {**vars(law.gap), "reading": law.reading},
         "checks": {
@@ -353,16 +355,16 @@ def in_words(report: LawReport) -> list[str]:
     for variant, count in report.diverged.items():
         lines.append(f"{variant}: {plural(count, 'run')} diverged and left out")
     for law in report.laws:
-        name, found = law.fit.curve.name, law.fit
-        if found.refusal:
-            lines.append(f"{name}: {found.refusal}")
-        if found.misfit is not None and found.misfit < 0.01:
+        name, fitted = law.fit.curve.name, law.fit
+        if fitted.refusal:
+            lines.append(f"{name}: {fitted.refusal}")
+        if fitted.misfit is not None and fitted.misfit < 0.01:
             lines.append(
                 f"{name}: the law does not fit, beyond the noise of its runs "
-                f"(p = {found.misfit:.1g})"
+                f"(p = {fitted.misfit:.1g})"
             )
-        if not found.held_out.is_inside:
-            held = found.held_out
+        if not fitted.held_out.is_inside:
+            held = fitted.held_out
             lines.append(
                 f"{name}: the largest budget, held out, is {held.measured:.4f}; predicted "
                 f"{held.predicted:.4f} ({held.low:.4f} to {held.high:.4f})"

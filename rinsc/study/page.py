@@ -128,7 +128,7 @@ def page(report: StudyReport) -> str:
         f"<code>{escape(plan.baseline)}</code>; equal {escape(plan.match)}; plan {plan.digest}. "
         f"Lower is better.</p>",
         '<p><label>Show rows with <input id="filter" type="search"></label></p>',
-        *(_ranking(budget, found, report) for budget, found in report.rankings.items()),
+        *(_ranking(budget, ranking, report) for budget, ranking in report.rankings.items()),
         *([] if report.laws is None else [_laws(report.laws)]),
         _notes(report.notes),
         _variants(report),
@@ -143,7 +143,7 @@ def page(report: StudyReport) -> str:
     )
 
 
-def _ranking(budget: str, found: Ranking, report: StudyReport) -> str:
+def _ranking(budget: str, ranking: Ranking, report: StudyReport) -> str:
     rows = [
         (
             f"<code>{escape(item.variant)}</code>",
@@ -152,38 +152,38 @@ def _ranking(budget: str, found: Ranking, report: StudyReport) -> str:
             f"{item.loss:.4f}",
             f"{item.gap:+.4f}",
             f"{item.low:+.4f} to {item.high:+.4f}",
-            f'<span class="{item.reading}">{_reading(found, item.variant, item.reading)}</span>'
+            f'<span class="{item.reading}">{_reading(ranking, item.variant, item.reading)}</span>'
             + (", may be the best" if item.ties_best else ""),
         )
-        for item in found.ranks
+        for item in ranking.ranks
     ]
     heads = ("variant", "runs", "parameters", report.figure, "gap", "95 %, all together", "reading")
     return (
         f"<h2>At {escape(budget)}</h2>"
-        f"<p>A run's noise is {found.run_sd:.4f} ({found.freedom} degrees of freedom). The study "
-        f"sees gaps of {found.least_gap:.4f} four times in five. All intervals hold together "
-        f"(Dunnett's, {found.critical:.2f} standard errors).</p>"
-        f"<figure>{_intervals(found)}<figcaption>Gap to {escape(found.baseline)}, with intervals; "
-        f"left is better</figcaption></figure>" + _table(heads, rows, words=(6,))
+        f"<p>A run's noise is {ranking.run_sd:.4f} ({ranking.freedom} degrees of freedom). "
+        f"The study sees gaps of {ranking.least_gap:.4f} four times in five. All intervals hold "
+        f"together (Dunnett's, {ranking.critical:.2f} standard errors).</p>"
+        f"<figure>{_intervals(ranking)}<figcaption>Gap to {escape(ranking.baseline)}, "
+        f"with intervals; left is better</figcaption></figure>" + _table(heads, rows, words=(6,))
     )
 
 
-def _reading(found: Ranking, variant: str, reading: str) -> str:
-    return "baseline" if variant == found.baseline else reading
+def _reading(ranking: Ranking, variant: str, reading: str) -> str:
+    return "baseline" if variant == ranking.baseline else reading
 
 
-def _intervals(found: Ranking) -> str:
+def _intervals(ranking: Ranking) -> str:
     """A line for each variant from the low to the high end of its gap."""
-    ends = [end for item in found.ranks for end in (item.low, item.high, 0.0)]
+    ends = [end for item in ranking.ranks for end in (item.low, item.high, 0.0)]
     low, high = min(ends), max(ends)
     span = (high - low) or 1.0
 
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / span
 
-    height = ROW * len(found.ranks) + 30
+    height = ROW * len(ranking.ranks) + 30
     lines = [f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{height - 26}" stroke="#999"/>']
-    for index, item in enumerate(found.ranks):
+    for index, item in enumerate(ranking.ranks):
         y = ROW * index + ROW / 2 + 2
         colour = {"better": COLOURS[2], "worse": COLOURS[1]}.get(item.reading, "#888")
         name = _short(item.variant)
@@ -197,18 +197,18 @@ def _intervals(found: Ranking) -> str:
         lines.append(
             f'<text x="{x(value):.1f}" y="{height - 8}" text-anchor="middle">{value:+g}</text>'
         )
-    return _svg(height, f"gaps to {found.baseline}", lines)
+    return _svg(height, f"gaps to {ranking.baseline}", lines)
 
 
 def _laws(laws: LawReport) -> str:
     rows = []
     for law in laws.laws:
-        found, gap = law.fit, law.gap
-        claims = ("-", "-") if found.refusal else (_span(found.exponent), _span(found.limit, 3))
-        held = found.held_out
+        fitted, gap = law.fit, law.gap
+        claims = ("-", "-") if fitted.refusal else (_span(fitted.exponent), _span(fitted.limit, 3))
+        held = fitted.held_out
         rows.append(
             (
-                f"<code>{escape(found.curve.name)}</code>",
+                f"<code>{escape(fitted.curve.name)}</code>",
                 *claims,
                 f"{law.prediction.value:.4f}",
                 "" if gap is None else f"{gap.value:+.4f}",
@@ -231,43 +231,43 @@ def _laws(laws: LawReport) -> str:
 
 def _curves(laws: LawReport) -> str:
     fits = [law.fit for law in laws.laws]
-    every = [value for found in fits for value in found.curve.x]
+    every = [value for fitted in fits for value in fitted.curve.x]
     left, right = math.log(min(every)), math.log(laws.target)
-    losses = [y for found in fits for y in found.curve.loss] + [
+    losses = [y for fitted in fits for y in fitted.curve.loss] + [
         f(laws.target) for f in (each.law for each in fits)
     ]
     low, high = min(losses), max(losses)
 
-    def place(x: float, y: float) -> str:
+    def point(x: float, y: float) -> str:
         across = 60 + (WIDTH - 250) * (math.log(x) - left) / ((right - left) or 1)
         down = 10 + (LAW_HEIGHT - 60) * (high - y) / ((high - low) or 1)
         return f"{across:.1f},{down:.1f}"
 
     lines = []
-    for index, found in enumerate(fits):
+    for index, fitted in enumerate(fits):
         colour = COLOURS[index % len(COLOURS)]
-        last = found.curve.budgets[-1]
-        for begin, end, dash in ((found.curve.budgets[0], last, ""), (last, laws.target, "5 4")):
+        last = fitted.curve.budgets[-1]
+        for begin, end, dash in ((fitted.curve.budgets[0], last, ""), (last, laws.target, "5 4")):
             ratio = end / begin
             xs = [begin * ratio ** (step / LAW_POINTS) for step in range(LAW_POINTS + 1)]
-            path = " ".join(place(x, found.law(x)) for x in xs)
+            path = " ".join(point(x, fitted.law(x)) for x in xs)
             lines.append(
                 f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
                 f'stroke-dasharray="{dash}"/>'
             )
-        for x, y in zip(found.curve.x, found.curve.loss, strict=True):
-            across, down = place(x, y).split(",")
+        for x, y in zip(fitted.curve.x, fitted.curve.loss, strict=True):
+            across, down = point(x, y).split(",")
             lines.append(f'<circle cx="{across}" cy="{down}" r="3.5" fill="{colour}"/>')
         y = 24 + 20 * index
         lines.append(
             f'<rect x="{WIDTH - 180}" y="{y - 10}" width="12" height="12" fill="{colour}"/>'
         )
-        lines.append(f'<text x="{WIDTH - 162}" y="{y}">{_short(found.curve.name)}</text>')
+        lines.append(f'<text x="{WIDTH - 162}" y="{y}">{_short(fitted.curve.name)}</text>')
     for value in _ticks(low, high):
-        down = place(math.exp(left), value).split(",")[1]
+        down = point(math.exp(left), value).split(",")[1]
         lines.append(f'<text x="52" y="{down}" text-anchor="end">{value:g}</text>')
     for power in range(math.ceil(left / math.log(10)), math.floor(right / math.log(10)) + 1):
-        across = place(10.0**power, low).split(",")[0]
+        across = point(10.0**power, low).split(",")[0]
         text = f"1e{power}"
         lines.append(f'<text x="{across}" y="{LAW_HEIGHT - 24}" text-anchor="middle">{text}</text>')
     return _svg(LAW_HEIGHT, "losses over training FLOPs", lines)

@@ -290,7 +290,7 @@ def _variants(
             sized = costed_members(family(name), base, notes.append, strict=True)
             members += [each.signature for each, _ in sized]
     named = dict.fromkeys([description.baseline, *description.variants])
-    found: dict[str, Variant] = {}
+    by_fingerprint: dict[str, Variant] = {}
     for name in dict.fromkeys([*named, *members]):
         spec = None
         with _collected(problems, name):
@@ -301,11 +301,11 @@ def _variants(
             layers = plural(spec.layers, "layer")
             notes.append(f"{name} has an uneven split of {layers}: earlier blocks have more")
         key = fingerprint(spec)
-        if key in found:
-            notes.append(f"{name} is the same model as {found[key].name}, and is left out")
+        if key in by_fingerprint:
+            notes.append(f"{name} is the same model as {by_fingerprint[key].name}, and is left out")
             continue
-        found[key] = Variant(name, spec, stored_params(build_graph(spec)))
-    return list(found.values()), notes
+        by_fingerprint[key] = Variant(name, spec, stored_params(build_graph(spec)))
+    return list(by_fingerprint.values()), notes
 
 
 def _spec(name: str, base: ModelSpec) -> ModelSpec:

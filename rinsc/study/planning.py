@@ -34,15 +34,15 @@ class Design:
     least_gap: float
 
 
-def designs(found: Fit, times: float = 4.0) -> list[Design]:
+def designs(fitted: Fit, times: float = 4.0) -> list[Design]:
     """Designs that begin at the smallest budget of a fit, cheapest first.
 
     The target is ``times`` the fit's largest budget.
     """
-    have = found.curve.budgets
+    have = fitted.curve.budgets
     factor = (have[-1] / have[0]) ** (1 / (len(have) - 1))
     made = [
-        _design(found, budgets, seeds, factor, times * have[-1])
+        _design(fitted, budgets, seeds, factor, times * have[-1])
         for budgets in range(LEAST_BUDGETS, MOST_BUDGETS + 1)
         for seeds in range(1, MOST_SEEDS + 1)
     ]
@@ -54,27 +54,27 @@ def cheapest(plans: Sequence[Design], gap: float) -> Design | None:
     return next((design for design in plans if design.least_gap <= gap), None)
 
 
-def _design(found: Fit, budgets: int, seeds: int, factor: float, target: float) -> Design:
+def _design(fitted: Fit, budgets: int, seeds: int, factor: float, target: float) -> Design:
     from scipy.stats import t
 
-    x = np.array([found.curve.budgets[0] * factor**step for step in range(budgets)])
+    x = np.array([fitted.curve.budgets[0] * factor**step for step in range(budgets)])
     freedom = 2 * (budgets * seeds - 3)
     reach = t.ppf((1 + CONFIDENCE) / 2, freedom) + t.ppf(POWER, freedom)
-    error = math.sqrt(2 / seeds) * _prediction_error(found, x, target)
-    cost = 2 * seeds * float(x.sum()) / found.curve.budgets[-1]
+    error = math.sqrt(2 / seeds) * _prediction_error(fitted, x, target)
+    cost = 2 * seeds * float(x.sum()) / fitted.curve.budgets[-1]
     return Design(budgets, seeds, factor, cost, float(reach * error))
 
 
-def _prediction_error(found: Fit, x: Floats, target: float) -> float:
+def _prediction_error(fitted: Fit, x: Floats, target: float) -> float:
     """Standard error of the law at ``target``, from a run at each ``x``."""
 
     def slopes(at: Floats) -> Floats:
         """Of the law by limit, scale and exponent, each in units of its own."""
-        power = found.law.scale * at**-found.law.exponent
+        power = fitted.law.scale * at**-fitted.law.exponent
         return np.stack([np.ones_like(at), power, -power * np.log(at / x[0])], axis=1)
 
-    losses = np.array([found.law(value) for value in x])
+    losses = np.array([fitted.law(value) for value in x])
     rows = slopes(x) / losses[:, None]
     covariance = np.linalg.pinv(rows.T @ rows)
     (gradient,) = slopes(np.array([target]))
-    return found.noise * math.sqrt(float(gradient @ covariance @ gradient))
+    return fitted.noise * math.sqrt(float(gradient @ covariance @ gradient))

@@ -207,8 +207,8 @@ def dunnett_critical(
     from scipy.optimize import brentq
 
     def excess(critical: float) -> float:
-        found = dunnett_probability(critical, loadings, freedom, one_sided=one_sided)
-        return found - confidence
+        probability = dunnett_probability(critical, loadings, freedom, one_sided=one_sided)
+        return probability - confidence
 
     high = 8.0
     while excess(high) < 0:  # few degrees of freedom have long tails

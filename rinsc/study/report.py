@@ -44,7 +44,7 @@ class StudyReport:
             "baseline": self.plan.baseline,
             "figure": self.figure,
             "states": counted(list(self.states)),
-            "rankings": {budget: _ranking(found) for budget, found in self.rankings.items()},
+            "rankings": {budget: _ranking(ranking) for budget, ranking in self.rankings.items()},
             "laws": None if self.laws is None else self.laws.facts(),
             "notes": list(self.notes),
             "runs": [dict(zip(RUN_COLUMNS, row, strict=True)) for row in self.run_rows()],
@@ -55,8 +55,8 @@ class StudyReport:
         heads = ("variant", "runs", "parameters", self.figure, "gap", "95 %, all together", "")
         return [
             (
-                f"At {budget}, baseline {found.baseline}: a run's noise is {found.run_sd:.4f}, "
-                f"gaps of {found.least_gap:.4f} are seen",
+                f"At {budget}, baseline {ranking.baseline}: a run's noise is {ranking.run_sd:.4f}, "
+                f"gaps of {ranking.least_gap:.4f} are seen",
                 heads,
                 [
                     (
@@ -66,12 +66,12 @@ class StudyReport:
                         f"{item.loss:.4f}",
                         f"{item.gap:+.4f}",
                         f"{item.low:+.4f} to {item.high:+.4f}",
-                        _words(item.variant == found.baseline, item.reading, item.ties_best),
+                        _words(item.variant == ranking.baseline, item.reading, item.ties_best),
                     )
-                    for item in found.ranks
+                    for item in ranking.ranks
                 ],
             )
-            for budget, found in self.rankings.items()
+            for budget, ranking in self.rankings.items()
         ]
 
     def run_rows(self) -> list[tuple[object, ...]]:
@@ -121,11 +121,11 @@ def study_report(folder: str | Path) -> StudyReport:
 
 def _losses(states: Sequence[RunState], budget: str) -> dict[str, dict[str, float]]:
     """By variant and seed, lower is better; a diverged run is nan."""
-    found: dict[str, dict[str, float]] = {}
+    losses: dict[str, dict[str, float]] = {}
     for each in states:
         if each.run.budget == budget and each.state in ("finished", "diverged"):
-            found.setdefault(each.run.variant, {})[str(each.run.seed)] = _loss(each)
-    return found
+            losses.setdefault(each.run.variant, {})[str(each.run.seed)] = _loss(each)
+    return losses
 
 
 def _loss(state: RunState) -> float:
@@ -148,15 +148,15 @@ def _curves(plan: Plan, states: Sequence[RunState]) -> list[Curve]:
     return curves
 
 
-def _ranking(found: Ranking) -> dict[str, object]:
+def _ranking(ranking: Ranking) -> dict[str, object]:
     return {
-        "run_sd": found.run_sd,
-        "freedom": found.freedom,
-        "critical": found.critical,
-        "least_gap": found.least_gap,
-        "best": list(found.best),
-        "diverged": [list(each) for each in found.diverged],
-        "ranks": [{**vars(item), "reading": item.reading} for item in found.ranks],
+        "run_sd": ranking.run_sd,
+        "freedom": ranking.freedom,
+        "critical": ranking.critical,
+        "least_gap": ranking.least_gap,
+        "best": list(ranking.best),
+        "diverged": [list(each) for each in ranking.diverged],
+        "ranks": [{**vars(item), "reading": item.reading} for item in ranking.ranks],
     }
 
 

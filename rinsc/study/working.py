@@ -111,15 +111,15 @@ def _do(study: StudyFolder, plan: Plan, run: PlannedRun) -> None:
     from rinsc.training.run import StoppedError
     from rinsc.training.start import planned_run
 
-    place = study.run(run)
-    begun = checkpoints(place.path)
+    run_folder = study.run(run)
+    begun = checkpoints(run_folder.path)
     starts = study.count_start(run, begun[-1].step if begun else 0)
     if starts > MOST_STARTS:
         study.end(run, "failed", f"{MOST_STARTS} workers ended at it, each in the same place")
         return
     try:
         planned = planned_run(
-            *(plan.variant(run.variant).spec, run.config, plan.data, place.path),
+            *(plan.variant(run.variant).spec, run.config, plan.data, run_folder.path),
             devices=find_devices("auto"),
         )
         planned.run(progress=SilentProgress())
