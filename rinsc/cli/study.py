@@ -89,6 +89,7 @@ def work(
     /,
     *,
     only: Annotated[str | None, Parameter(name="--run")] = None,
+    json: bool = False,
 ) -> None:
     """Do runs of a study until none is left, beside other workers of the same folder.
 
@@ -98,11 +99,17 @@ def work(
     ----------
     only
         The name of one run, or its number in the plan from 0 on.
+    json
+        Print how many runs were done as JSON.
     """
     require(*TO_TRAIN)
     from rinsc.study.working import work as do_work
 
-    print_note(f"{plural(do_work(folder, only=only), 'run')} done")
+    done = do_work(folder, only=only)
+    if json:
+        print_json({"done": done})
+    else:
+        print_note(f"{plural(done, 'run')} done")
 
 
 def status(folder: Folder, /, *, json: bool = False) -> None:

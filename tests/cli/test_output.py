@@ -26,6 +26,16 @@ from tests.cli.command_line import run_cli
 from tests.cli.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
+POINTS = ROOT / "tests" / "study" / "translation.csv"
+STUDY = """
+variants = ["A^2"]
+baseline = "A"
+data = "{corpus}"
+seeds = [1, 2]
+budgets = ["2steps"]
+model = {{preset = "tiny", layers = 1, width = 16, heads = 2, vocab_size = 257, context = 16}}
+settings = {{batch_sequences = 2, eval_windows = 2}}
+"""
 
 # A stranger's library in every way that there is to print: Python, a system call, C's own buffer,
 # a child process, and a reference to standard output that was taken early.
@@ -121,6 +131,8 @@ def test_every_command_prints_one_document(
     steps = ("--steps", "2", "--batch", "2", "--device", "cpu", "--data", corpus)
     measured = ("--prompt-tokens", "2", "--new-tokens", "2")
     prompt = ("--prompt", "On day", "--max-new-tokens", "2")
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY.format(corpus=corpus))
     lines: list[tuple[str, ...]] = [
         ("check", "(A^3)B"),
         ("show", "(A^3)B", "-o", str(tmp_path / "model.svg")),
@@ -143,9 +155,16 @@ def test_every_command_prints_one_document(
         ("demo", "--quick", "-o", str(tmp_path / "demo")),
         ("doctor",),
         ("completion", "bash"),
+        ("fit", str(POINTS), "--plan"),
+        ("study", "plan", str(study), "-o", str(tmp_path / "study")),
+        ("study", "run", str(tmp_path / "study"), "--workers", "1"),
+        ("study", "work", str(tmp_path / "study")),
+        ("study", "status", str(tmp_path / "study")),
+        ("study", "report", str(tmp_path / "study")),
     ]
     every = set(commands(app()))
-    assert {line[: 2 if line[0] in ("zoo", "data") else 1] for line in lines} == every
+    groups = ("zoo", "data", "study")
+    assert {line[: 2 if line[0] in groups else 1] for line in lines} == every
     for line in lines:
         done = run_cli(*line, "--json")
         assert done.status == 0, (line, done.err)
@@ -186,7 +205,7 @@ def test_json_has_no_infinity_and_escapes_what_a_stream_cannot_show(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     facts = {"a": float("inf"), "b": [float("nan"), 1.5], "c": "é\x1b\x9b\u202e\udcff😀"}
-    monkeypatch.setattr("rinsc.cli.check._describe", lambda *_: facts)
+    monkeypatch.setattr("rinsc.cli.check._facts", lambda *_: facts)
     out = run_cli("check", "A", "--json").out
     strict: Any = json.loads(out, parse_constant=pytest.fail)
     assert strict == facts | {"a": None, "b": [None, 1.5]}

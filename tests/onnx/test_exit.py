@@ -146,7 +146,7 @@ def test_mistakes() -> None:
     ):
         with pytest.raises(RinscError, match="exit"):
             to_onnx(model, "dynamic", exit=when)
-    with pytest.raises(RinscError, match=r"set at run time(.|\n)*hint: ask for --rounds dynamic"):
+    with pytest.raises(RinscError, match=r"set at run time(.|\n)*hint: ask for rounds='dynamic'"):
         to_onnx(model, exit="kl:1e-3")
     with pytest.raises(RinscError, match=r"holes(.|\n)*A\^3\{kv=last\}"):
         to_onnx(model, "dynamic", cache=True, exit="kl:1e-3")
