@@ -331,6 +331,7 @@ def _is_even(spec: ModelSpec) -> bool:
 def _runs(
     description: _Description, variant: Variant, reference: Variant, problems: list[Problem]
 ) -> Iterator[PlannedRun]:
+    graph = build_graph(variant.spec)
     for text in description.budgets:
         for seed in description.seeds:
             config = None
@@ -339,7 +340,7 @@ def _runs(
                 config = _config(variant.spec, reference.spec, values, text, description.match)
             if config is None:
                 return  # the other seeds have the same mistake
-            flops = spending(config, variant.spec).training_flops
+            flops = spending(config, graph).training_flops
             name = short_digest(
                 json.dumps(
                     [VERSION, spec_to_toml(variant.spec), config_to_toml(config), description.data]

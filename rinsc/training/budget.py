@@ -13,17 +13,18 @@ from typing import Any, Literal, TypeAlias
 
 from rinsc.cost.flops import set_rounds
 from rinsc.errors import SpecError, UsageError, setting
-from rinsc.graph import build_graph
+from rinsc.graph import BlockGraph, build_graph
 from rinsc.objectives import OBJECTIVES
 from rinsc.scalars import whole_count
 from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig, config_from_mapping
-from rinsc.training.schedules import Depths
+from rinsc.training.schedules import Depths, graph_of
 
 MAX_WARMUP, WARMUP_SHARE = 50, 0.1  # steps, and of all steps
 DEFAULT_STEPS = 1000
 
 Unit = Literal["flops", "tokens", "steps"]
+Model: TypeAlias = ModelSpec | BlockGraph  # a graph, where it is there already
 Settings: TypeAlias = TrainConfig | Mapping[str, Any] | None
 _BUDGET = re.compile(r"(?P<amount>\S+?)\s*(?P<unit>flops|tokens|steps)?", re.IGNORECASE)
 
@@ -113,11 +114,12 @@ def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
         set_rounds(graph, rounds)
 
 
-def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainConfig:
+def with_budget(config: TrainConfig, model: Model, budget: Budget) -> TrainConfig:
     """The settings with the steps that the budget pays for; raises SpecError for less than one."""
     if budget.unit == "flops":
-        steps = _steps_for_flops(config, spec, budget.amount)
-        least = spending(dataclasses.replace(config, steps=1), spec).training_flops
+        graph = graph_of(model)
+        steps = _steps_for_flops(config, graph, budget.amount)
+        least = spending(dataclasses.replace(config, steps=1), graph).training_flops
     else:
         least = config.batch_tokens if budget.unit == "tokens" else 1
         steps = budget.amount // least
@@ -128,8 +130,8 @@ def with_budget(config: TrainConfig, spec: ModelSpec, budget: Budget) -> TrainCo
     return dataclasses.replace(config, steps=steps)
 
 
-def matched(config: TrainConfig, spec: ModelSpec, baseline: ModelSpec) -> TrainConfig:
-    """The settings of ``baseline`` with the steps that cost ``spec`` the same training FLOPs.
+def matched(config: TrainConfig, model: Model, baseline: Model) -> TrainConfig:
+    """The settings of ``baseline`` with the steps that cost ``model`` the same training FLOPs.
 
     The baseline runs as its signature says, whatever rounds the settings give to the other. Both
     draw their rounds with the seed of the settings. Raises SpecError where the FLOPs do not pay
@@ -137,33 +139,34 @@ def matched(config: TrainConfig, spec: ModelSpec, baseline: ModelSpec) -> TrainC
     """
     plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
     flops = spending(plain, baseline).training_flops
-    settings = with_budget(config, spec, Budget(flops, "flops"))
-    if flops - spending(settings, spec).training_flops < one_more_step(settings, spec):
+    graph = graph_of(model)
+    settings = with_budget(config, graph, Budget(flops, "flops"))
+    if flops - spending(settings, graph).training_flops < one_more_step(settings, graph):
         return settings
     # Each stage of a schedule that goes up and down moves with the length: one step more can cost
     # more than any step does, and is then nearer to the budget.
     return dataclasses.replace(settings, steps=settings.steps + 1)
 
 
-def one_more_step(config: TrainConfig, spec: ModelSpec) -> int:
+def one_more_step(config: TrainConfig, model: Model) -> int:
     """Training FLOPs of the most expensive step that could come next."""
-    return Depths(spec, config).flops_of_one_more(config.steps)
+    return Depths(model, config).flops_of_one_more(config.steps)
 
 
-def spending(config: TrainConfig, spec: ModelSpec) -> Spending:
+def spending(config: TrainConfig, model: Model) -> Spending:
     """What a run with these settings comes to."""
-    depths = Depths(spec, config)
+    depths = Depths(model, config)
     return Spending(config.steps, config.tokens, depths.planned_flops(), depths.is_exact)
 
 
-def _steps_for_flops(config: TrainConfig, spec: ModelSpec, flops: int) -> int:
+def _steps_for_flops(config: TrainConfig, graph: BlockGraph, flops: int) -> int:
     """The most steps that cost no more; a schedule of rounds stretches over all of them."""
-    depths = Depths(spec, config)
+    depths = Depths(graph, config)
     if depths.drawn:
         return depths.drawn_steps_within(flops)
 
     def cost(steps: int) -> int:
-        return spending(dataclasses.replace(config, steps=steps), spec).training_flops
+        return spending(dataclasses.replace(config, steps=steps), graph).training_flops
 
     sample = 1000 if config.rounds_schedule else 1
     sample_cost = cost(sample)

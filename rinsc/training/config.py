@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -54,9 +55,14 @@ def setting_of(field: dataclasses.Field[Any]) -> Setting:
     return setting
 
 
+@cache
+def _type_hints() -> dict[str, Any]:
+    return get_type_hints(TrainConfig)
+
+
 def broken_rules(config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Key and rule of each setting that is not as it should be."""
-    hints = get_type_hints(type(config))
+    hints = _type_hints()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()

@@ -36,11 +36,16 @@ def most_rounds(graph: BlockGraph, config: TrainConfig) -> dict[str, int]:
     return drawn | told_rounds(graph, config)
 
 
+def graph_of(model: ModelSpec | BlockGraph) -> BlockGraph:
+    """The graph of a spec, or the graph that is there already."""
+    return model if isinstance(model, BlockGraph) else build_graph(model)
+
+
 class Depths:
     """The rounds of each step and what they cost."""
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig) -> None:
-        self._graph = build_graph(spec)
+    def __init__(self, model: ModelSpec | BlockGraph, config: TrainConfig) -> None:
+        self._graph = graph_of(model)
         self._config = config
         self._set = set_rounds(self._graph, config.rounds)
         free = [loop.name for loop in drawn_loops(self._graph) if loop.name not in self._set]
