@@ -1,4 +1,4 @@
-"""Training through the Trainer against a bare loop over the same module, in one run."""
+"""The training loop against a bare loop over the same module, in one run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def bare_step(spec: ModelSpec, corpus: TokenizedCorpus, config: TrainConfig) -> 
 
 
 class Turns:
-    """Runs a bare step after each of the Trainer's, and times both."""
+    """Runs a bare step after each of the training loop's, and times both."""
 
     def __init__(self, bare: Callable[[], None]) -> None:
         self._bare = bare
@@ -114,7 +114,7 @@ class Turns:
 
 
 def compare(folder: Path, title: str, **changes: Any) -> dict[str, Timing]:
-    """Plain fp32 steps of the bare loop beside the Trainer's, whose settings may be others."""
+    """Plain fp32 steps of the bare loop beside the training loop's, whose settings may be others."""
     torch.set_num_threads(1)
     spec, corpus = make_spec("(A^3)B"), make_corpus()
     config = TrainConfig(
@@ -132,7 +132,7 @@ def compare(folder: Path, title: str, **changes: Any) -> dict[str, Timing]:
     return timings
 
 
-def test_a_step_through_the_trainer(tmp_path: Path) -> None:
+def test_a_step_of_the_training_loop(tmp_path: Path) -> None:
     timings = compare(tmp_path / "run", "training step, width 256, fp32")
     assert timings["rinsc"].median <= 1.05 * timings["bare loop"].median
 
