@@ -29,7 +29,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("compile", "rinsc.cli.compile:compile_", "Write a model as PyTorch source or as ONNX."),
     ("presets", "rinsc.cli.presets:presets", "The dimensions that --preset stands for."),
     ("data", "rinsc.cli.data:data", "Corpora: those that packages carry; text as tokens."),
-    ("train", "rinsc.cli.train:train", "Train a model on text."),
+    ("train", "rinsc.cli.train:train", "Train a model on text or pictures."),
     ("eval", "rinsc.cli.eval:eval_", "Quality by rounds, tasks, and whether recursion paid off."),
     ("generate", "rinsc.cli.generate:generate_", "Continue a text with a trained model."),
     ("bench", "rinsc.cli.bench:bench_", "An exported model's speed, memory and quality by rounds."),

@@ -157,7 +157,7 @@ def train(
     ----------
     data
         What to train on, always needed. A corpus: plays, text:PATH, jsonl:PATH, parquet:PATH,
-        hf:NAME or one of `rinsc data list`.
+        hf:NAME or one of `rinsc data list`. Pictures: digits or npz:PATH.
     output
         The run folder, always needed.
     fast

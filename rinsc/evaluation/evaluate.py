@@ -69,6 +69,7 @@ def evaluate(
     standard error or below the cell of a notebook.
     """
     check_settings(windows, baseline, margin, tasks or None, include, limit)
+    margin = float(margin)  # of whatever library
     shown = ShownProgress() if progress is None else progress
     trained = run if isinstance(run, FinishedRun) else trained_run(Path(run))
     every = _asked_rounds(trained, rounds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class EvalRow:
     rounds: Mapping[str, int]
     is_trained: bool
     flops_per_token: int
-    quality: Quality
+    quality: Quality = field(repr=False)  # with figures of every piece
     scores: tuple[TaskScore, ...] = ()
 
     @property

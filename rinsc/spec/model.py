@@ -154,7 +154,7 @@ def several_towers(towers: Towers) -> SpecError:
     """The error where one tower is wanted."""
     names = list(towers.signatures)
     message = f"this takes a model of one tower, and {to_text(towers):.100} has {listed(names, 8)}"
-    hint = f"take one of them: spec.towers['{names[0]}']; towers are not trained together yet"
+    hint = f"take one of them, spec.towers['{names[0]}']; costs of all: rinsc.cost.towers_report"
     return SpecError("several-towers", message, hint=hint)
 
 

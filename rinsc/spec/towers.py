@@ -217,8 +217,10 @@ def assemble_towers(
     bound = {**exponents_of(values.get("bind", {}), problems, location), **binding}
     where = None if location is None else at_key(location, "signature")
     if not names_towers(tree):
-        message = "there are tables of towers, and the signature names no towers"
-        hint = "name them, as in image: A^2B, text: CD, or take the tables away"
+        message = "towers are wanted, and the signature names none"
+        hint = (
+            "name them, as in image: A^2B, text: CD; without tables of towers model_spec reads it"
+        )
         raise SpecError("not-towers", message, place=at_key(location, "towers"), hint=hint)
     try:
         towers = parse_towers(tree) if isinstance(tree, str) else tree

@@ -52,6 +52,7 @@ from rinsc.syntax.unexpected import (
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", "⁽⁾")
 _EXACT = 2.0**53  # up to here a float without a fraction is exactly a whole number
 
+_COUNT_BEHIND = re.compile(r"[)\]}]\s*[0-9]")
 _NAMED = re.compile(r"\s*[a-z][a-z0-9_]*\s*:")
 
 _EXAMPLES = {"power": "A^3", "size": "A[4]", "degree": "AAB@2"}
@@ -184,7 +185,12 @@ def _hint_for(text: str) -> Callable[[], str | None]:
             spelling = to_text(_read(respelled, lambda: None))
         except SignatureError as error:
             return error.hint if error.code == AMBIGUOUS else None
-        return f"write {spelling}" if len(spelling) <= MAX_SUGGESTED else None
+        if len(spelling) > MAX_SUGGESTED:
+            return None
+        if _COUNT_BEHIND.search(text):  # (A)3: three times A, more likely than a block called A3
+            power = re.sub(r"([A-Z])([0-9]+)", r"\1^\2", spelling)
+            return f"write {power} for rounds, or {spelling} for the name of a block"
+        return f"write {spelling}"
 
     return hint
 

@@ -16,6 +16,7 @@ from rinsc.errors import (
     Problem,
     UsageError,
     option_values,
+    plural,
     require_type,
     setting,
 )
@@ -110,7 +111,8 @@ class Generation:
         return "\n\n".join(prompt + text for prompt, text in pairs)
 
     def __repr__(self) -> str:
-        return f"<Generation of {len(self.prompts)} texts: {self._texts[0][:40]!r} …>"
+        so_far = f"{self._texts[0][:40]!r} …" if self._texts[0] else "read .text, or iterate"
+        return f"<Generation of {plural(len(self.prompts), 'text')}: {so_far}>"
 
 
 def generate(

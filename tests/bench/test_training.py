@@ -114,7 +114,7 @@ class Turns:
 
 
 def compare(folder: Path, title: str, **changes: Any) -> dict[str, Timing]:
-    """Plain fp32 steps of the bare loop beside the training loop's, whose settings may be others."""
+    """Plain fp32 steps of the bare loop beside ours, whose settings may be others."""
     torch.set_num_threads(1)
     spec, corpus = make_spec("(A^3)B"), make_corpus()
     config = TrainConfig(

@@ -269,6 +269,19 @@ def test_rounds_of_a_generation_config(tmp_path: Path, seed: int | None) -> None
 
 
 @pytest.mark.parametrize(
+    "rounds", [np.int64(2), torch.tensor(2), {"A": np.int32(2)}], ids=["numpy", "torch", "by name"]
+)
+def test_a_generation_config_of_other_numbers_is_saved(tmp_path: Path, rounds: Any) -> None:
+    model, _ = pair("A^3B")
+    model.generation_config.rounds = rounds
+    model.generation_config.noise_seed = np.int64(0)
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "generation_config.json").read_text())
+    assert saved["rounds"] in (2, {"A": 2})
+    assert saved["noise_seed"] == 0
+
+
+@pytest.mark.parametrize(
     ("signature", "layers"),
     [("A^3B", 4), ("(A^2{kv=last, adapter=scale}B)^2", 2), (RICH, 3), ("AB", 2)],
 )

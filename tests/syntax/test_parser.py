@@ -165,6 +165,9 @@ def test_a_hint_names_what_would_be_accepted() -> None:
         ("(АВ)^2С", "write (AB)^2C"),  # Cyrillic
         ("A^３B", "write A^3B"),
         ("A₃B", "write A3B"),
+        ("(A)3B", "write A^3B for rounds, or A3B for the name of a block"),
+        ("(A)2", "write A^2 for rounds, or A2 for the name of a block"),
+        ("[A]3B", "write A^3B for rounds, or A3B for the name of a block"),
         ("A^³B", "write A^3B"),
         ("A×3×2", "write (A^3)^2"),
         ("A^3×2 B", "write (A^3)^2B"),

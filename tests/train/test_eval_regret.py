@@ -7,14 +7,16 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from rinsc.backends.torch.weight_files import save_weights
 from rinsc.cost import forward_flops, training_flops
 from rinsc.errors import UsageError
-from rinsc.evaluation.evaluate import Measured, read_pair, read_text, reads_alike
+from rinsc.evaluation.evaluate import Measured, evaluate, read_pair, read_text, reads_alike
 from rinsc.evaluation.verdict import PiecesAt, Verdict, judge, nearest_rounds
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
@@ -153,6 +155,15 @@ def test_the_interval_and_the_margin_decide(
     assert verdict.outcome == expected
     assert verdict.text.startswith(f"{expected}: ")
     assert (verdict.undecided_because is None) == (expected != "undecided")
+
+
+@pytest.mark.parametrize("margin", [np.float32(0.25), torch.tensor(0.25)], ids=["numpy", "torch"])
+def test_a_margin_of_another_library_is_written(
+    recursive: FinishedRun, baseline: FinishedRun, tmp_path: Path, margin: Any
+) -> None:
+    picture = tmp_path / "eval.svg"
+    evaluate(recursive, baseline=baseline, margin=margin, windows=12, output=picture)
+    assert '"margin": 0.25' in picture.with_suffix(".json").read_text()
 
 
 @pytest.mark.parametrize("margin", [-0.001, math.nan, math.inf])

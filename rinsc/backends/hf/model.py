@@ -227,6 +227,15 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
             arguments["noise_seed"] = noise_seed or 0
         return cache, arguments
 
+    def save_pretrained(self, *positional: Any, **named: Any) -> None:
+        """As transformers has it; our part of the generation config in Python's own numbers."""
+        generation: Any = self.generation_config
+        if getattr(generation, "rounds", None) is not None:
+            generation.rounds = plain_rounds(generation.rounds)
+        if getattr(generation, "noise_seed", None) is not None:
+            generation.noise_seed = int(generation.noise_seed)
+        super().save_pretrained(*positional, **named)
+
     @property
     def base_model(self) -> nn.Module:
         """The model up to its head, for tools that compute a loss of their own."""
