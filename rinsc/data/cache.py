@@ -49,28 +49,28 @@ def prepare(
     cannot be used and OutputError where the folder cannot be written; nothing half-made is left.
     """
     folder = tokens_folder() if folder is None else folder
-    place = folder / cache_key(source, tokenizer)
-    record = _valid_record(place)
+    entry = folder / cache_key(source, tokenizer)
+    record = _valid_record(entry)
     if record is None:
-        record = _made(place, source, tokenizer, progress)
-    corpus = _opened(place, record, source.name, tokenizer)
+        record = _made(entry, source, tokenizer, progress)
+    corpus = _opened(entry, record, source.name, tokenizer)
     if not _ids_fit(corpus):
-        shutil.rmtree(place, ignore_errors=True)
-        record = _made(place, source, tokenizer, progress)
-        corpus = _opened(place, record, source.name, tokenizer)
+        shutil.rmtree(entry, ignore_errors=True)
+        record = _made(entry, source, tokenizer, progress)
+        corpus = _opened(entry, record, source.name, tokenizer)
     return corpus
 
 
 def _made(
-    place: Path,
+    entry: Path,
     source: Source,
     tokenizer: BytePairTokenizer,
     progress: PreparationProgress | None,
 ) -> dict[str, Any]:
     """The record of a folder that this process or another one makes."""
-    with one_process(place, None if progress is None else progress.waiting):
-        record = _valid_record(place)  # another process may have made it meanwhile
-        return _build(place, source, tokenizer, progress) if record is None else record
+    with one_process(entry, None if progress is None else progress.waiting):
+        record = _valid_record(entry)  # another process may have made it meanwhile
+        return _build(entry, source, tokenizer, progress) if record is None else record
 
 
 def cache_key(source: Source, tokenizer: BytePairTokenizer) -> str:
@@ -87,13 +87,13 @@ def cache_key(source: Source, tokenizer: BytePairTokenizer) -> str:
 
 
 def _build(
-    place: Path,
+    entry: Path,
     source: Source,
     tokenizer: BytePairTokenizer,
     progress: PreparationProgress | None,
 ) -> dict[str, Any]:
     """Write everything into a folder aside; raises DataError and OutputError."""
-    with folder_aside(place) as part:
+    with folder_aside(entry) as part:
         with _Writer(part, source.names_documents) as writer:
             if progress is not None:
                 progress.started(source.total_bytes)
@@ -181,10 +181,10 @@ class _Writer:
 
 
 def _opened(
-    place: Path, record: Mapping[str, Any], name: str, tokenizer: BytePairTokenizer
+    entry: Path, record: Mapping[str, Any], name: str, tokenizer: BytePairTokenizer
 ) -> TokenizedCorpus:
     arrays = {
-        file: np.memmap(place / file, dtype=np.dtype(facts["type"]), mode="r")
+        file: np.memmap(entry / file, dtype=np.dtype(facts["type"]), mode="r")
         for file, facts in record["files"].items()
     }
     return TokenizedCorpus(
@@ -198,15 +198,15 @@ def _opened(
     )
 
 
-def _valid_record(place: Path) -> dict[str, Any] | None:
+def _valid_record(entry: Path) -> dict[str, Any] | None:
     """What was written down of whole files; None where they are not there, or not whole."""
     try:
-        record = read_json(place / RECORD)
+        record = read_json(entry / RECORD)
         if record.pop("digest") != _record_digest(record):
             return None
         files = record["files"]
         whole = files.keys() == ARRAYS.keys() and all(
-            facts["type"] in ARRAYS[name] and _digest(place / name) == facts["digest"]
+            facts["type"] in ARRAYS[name] and _digest(entry / name) == facts["digest"]
             for name, facts in files.items()
         )
         return record if whole else None

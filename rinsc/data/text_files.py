@@ -29,17 +29,17 @@ def find_files(where: str, suffixes: Sequence[str]) -> dict[str, Path]:
     Of a folder and all below it, the files with one of the suffixes; of a pattern (``*``, ``?``,
     ``**``), every file that matches. Raises DataError where there are none.
     """
-    place = expanded(where)
-    if place.is_dir():
-        return _of_folder(place, suffixes)
-    if place.exists():
-        if not place.is_file():
+    path = expanded(where)
+    if path.is_dir():
+        return _of_folder(path, suffixes)
+    if path.exists():
+        if not path.is_file():
             hint = "copy the text into a file"
-            raise data_error("not-a-file", "this is not a regular file", place, hint)
-        return {place.name: place}
+            raise data_error("not-a-file", "this is not a regular file", path, hint)
+        return {path.name: path}
     if glob.has_magic(where):
-        return _of_pattern(place)
-    raise data_error("no-such-path", "no file or folder of this name", place, "check the path")
+        return _of_pattern(path)
+    raise data_error("no-such-path", "no file or folder of this name", path, "check the path")
 
 
 def file_facts(files: dict[str, Path]) -> list[list[object]]:
@@ -64,8 +64,8 @@ def total_size(files: dict[str, Path]) -> int:
 def _of_folder(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     found = []
     # A part that cannot be listed must not be left out silently.
-    for place, _, names in os.walk(folder, onerror=_refuse):
-        found += [Path(place, name) for name in names if name.lower().endswith(tuple(suffixes))]
+    for root, _, names in os.walk(folder, onerror=_refuse):
+        found += [Path(root, name) for name in names if name.lower().endswith(tuple(suffixes))]
     paths = sorted(path for path in found if path.is_file())
     if not paths:
         message = f"no {' or '.join(suffixes)} files in this folder"

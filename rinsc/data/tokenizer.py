@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.data.documents import free_unused_memory
-from rinsc.data.learning import learned_texts
 from rinsc.data.names import data_error
 from rinsc.data.pieces import (
     ByteCounts,
@@ -26,6 +25,7 @@ from rinsc.data.pieces import (
     byte_positions,
     counted_by_ends,
     encoded_pieces,
+    learned_texts,
 )
 from rinsc.errors import DataError, plural, setting
 from rinsc.extras import require

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from rinsc.data import learning, pieces
+from rinsc.data import pieces
+from rinsc.data import pieces as learning
 from rinsc.data.documents import Corpus
 from rinsc.data.tokenizer import (
     BytePairTokenizer,

@@ -24,7 +24,7 @@ from rinsc.layers import (
     trace_programs,
 )
 from rinsc.layers.cached import HOST, cache_inputs
-from rinsc.layers.losses import LOSSES, has_losses
+from rinsc.layers.tracing import LOSSES, has_losses
 from rinsc.layers.weight_names import LAYERS, TIED
 from rinsc.ops.program import Node, Program
 from rinsc.syntax.settings import Tie

@@ -19,7 +19,7 @@ from rinsc.backends.torch.steps import RECORD, StepWriter, slot_terms, takes_noi
 from rinsc.errors import LoweringError
 from rinsc.graph import BlockGraph
 from rinsc.layers import Programs, layer_kind
-from rinsc.layers.losses import has_losses
+from rinsc.layers.tracing import has_losses
 from rinsc.layers.weight_names import weights
 from rinsc.ops import Embedding, Init, Linear, Param, TiedLinear
 from rinsc.ops.program import Program
