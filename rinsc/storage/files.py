@@ -185,6 +185,16 @@ def hold(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def held_alone(path: Path) -> Iterator[bool]:
+    """`hold` of a file, made where it is not there; False where another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def is_held(path: Path) -> bool:
     """Whether a process may be at a file or folder; True where the system cannot tell."""
     try:

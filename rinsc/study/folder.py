@@ -146,6 +146,13 @@ class StudyFolder:
         """Write down that a run is over without a result."""
         write_atomically(self.outcome(run), json.dumps({"state": state, "message": message}))
 
+    def forget_failures(self, plan: Plan) -> None:
+        """Let runs that failed be tried again: what they failed of may be mended by now."""
+        for run in plan.runs:
+            if self.outcome(run).is_file() and run_state(self, run).state == "failed":
+                self.outcome(run).unlink(missing_ok=True)
+                self.starts(run).unlink(missing_ok=True)
+
     def count_start(self, run: PlannedRun, step: int) -> int:
         """Write down that a run begins at ``step``; returns how often it now has."""
         path = self.starts(run)

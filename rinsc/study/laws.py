@@ -75,7 +75,7 @@ class LawOfVariant:
         fitted, ahead = self.fit, self.prediction
         claims = ("-", "-")
         if not fitted.refusal:
-            claims = (_span(fitted.exponent, 4), _span(fitted.limit, 3))
+            claims = (span(fitted.exponent, 4), span(fitted.limit, 3))
         gap = "" if self.gap is None else f"{self.gap.value:+.4f} [{_ends(self.gap, '+')}]"
         runs = str(len(fitted.curve.loss))
         return fitted.curve.name, runs, *claims, f"{ahead.value:.4f} [{_ends(ahead)}]", gap
@@ -85,7 +85,8 @@ def _ends(prediction: Prediction, sign: str = "") -> str:
     return f"{prediction.low:{sign}.4f}, {prediction.high:{sign}.4f}"
 
 
-def _span(interval: tuple[float, float], digits: int) -> str:
+def span(interval: tuple[float, float], digits: int) -> str:
+    """Both ends of an interval."""
     return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 

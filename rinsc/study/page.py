@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rinsc.cost import block_params
 from rinsc.errors import UsageError, setting
@@ -21,11 +20,9 @@ from rinsc.graph import build_graph
 from rinsc.graph.draw import to_svg
 from rinsc.storage.files import write_atomically
 from rinsc.study.folder import STATES, counted
+from rinsc.study.laws import LawReport, span
 from rinsc.study.ranking import Ranking
 from rinsc.study.report import RUN_COLUMNS, StudyReport
-
-if TYPE_CHECKING:
-    from rinsc.study.laws import LawReport
 
 WIDTH, ROW, LEFT, RIGHT = 720, 22, 190, 30  # of a picture, in pixels
 LAW_HEIGHT, LAW_POINTS = 360, 60
@@ -204,7 +201,7 @@ def _laws(laws: LawReport) -> str:
     rows = []
     for law in laws.laws:
         fitted, gap = law.fit, law.gap
-        claims = ("-", "-") if fitted.refusal else (_span(fitted.exponent), _span(fitted.limit, 3))
+        claims = ("-", "-") if fitted.refusal else (span(fitted.exponent, 4), span(fitted.limit, 3))
         held = fitted.held_out
         rows.append(
             (
@@ -347,10 +344,6 @@ def _ticks(low: float, high: float) -> list[float]:
         round(number * step, 10)
         for number in range(math.ceil(low / step), math.floor(high / step) + 1)
     ]
-
-
-def _span(interval: tuple[float, float], digits: int = 4) -> str:
-    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
 def _short(text: str, most: int = 24) -> str:

@@ -32,6 +32,7 @@ from typing import Any, Literal, get_args
 
 from rinsc.cost import stored_params
 from rinsc.errors import Problem, RinscError, SpecError, did_you_mean, plural
+from rinsc.extras import zoo_file
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
 from rinsc.scalars import Table, rounded_count, rounded_flops, whole
@@ -42,7 +43,7 @@ from rinsc.storage.files import (
     read_regular_text,
     short_digest,
 )
-from rinsc.syntax import normal_form
+from rinsc.syntax import Signature, normal_form
 from rinsc.training.budget import check_settings, run_config, spending
 from rinsc.training.config import TrainConfig, config_to_toml
 from rinsc.variants.enumerate import costed_members, family
@@ -167,6 +168,11 @@ def plan_study(source: str | Path | Mapping[str, Any]) -> Plan:
     base = _base(description)
     variants, notes = _variants(description, base, problems)
     runs: list[PlannedRun] = []
+    count = len(variants) * len(description.budgets) * len(description.seeds)
+    if count > MOST_RUNS:
+        message = f"this makes {count:,} runs, and a study has at most {MOST_RUNS:,}"
+        hint = "take fewer variants, budgets or seeds"
+        raise SpecError("too-many-runs", message, place=place, hint=hint)
     reference = next((each for each in variants if each.name == description.baseline), None)
     if reference is not None:
         for variant in variants:
@@ -274,7 +280,7 @@ def _base(description: _Description) -> ModelSpec:
     if "signature" in dimensions:
         hint = "name signatures in 'variants' and 'baseline'"
         raise SpecError("bad-study", "'model' has dimensions alone", place="signature", hint=hint)
-    spec = model_spec(description.baseline, **dimensions)
+    spec = model_spec(_signature(description.baseline), **dimensions)
     require_spec(spec)
     return spec
 
@@ -294,7 +300,7 @@ def _variants(
     for name in dict.fromkeys([*named, *members]):
         spec = None
         with _collected(problems, name):
-            spec = _spec(name, base)
+            spec = with_signature(base, _signature(name))
         if spec is None:
             continue
         if not _is_even(spec):
@@ -308,16 +314,14 @@ def _variants(
     return list(by_fingerprint.values()), notes
 
 
-def _spec(name: str, base: ModelSpec) -> ModelSpec:
-    """A signature at the dimensions of the study; a file and an entry of the zoo bring theirs, of
-    which the signature alone is taken."""
-    from rinsc.extras import zoo_file
-
-    if name.endswith(".toml") or zoo_file(name) is not None:
-        other = model_spec(name)
-        require_spec(other)
-        return with_signature(base, other.signature)
-    return with_signature(base, name)
+def _signature(name: str) -> str | Signature:
+    """The signature that a name stands for; a file and an entry of the zoo have dimensions besides,
+    which a study does not take."""
+    if not name.endswith(".toml") and zoo_file(name) is None:
+        return name
+    other = model_spec(name)
+    require_spec(other)
+    return other.signature
 
 
 def _is_even(spec: ModelSpec) -> bool:

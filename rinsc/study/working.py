@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rinsc.errors import OutputError, RinscError, UsageError, plural
+from rinsc.errors import OutputError, RinscError, UsageError, plural, setting
 from rinsc.progress import Observer, Progress, ShownProgress, SilentProgress
-from rinsc.storage.files import make_folder
+from rinsc.scalars import whole
+from rinsc.storage.files import held_alone, make_folder
 from rinsc.study.folder import (
     MOST_STARTS,
     RUNS_FOLDER,
@@ -38,6 +39,7 @@ from rinsc.study.folder import (
 from rinsc.study.plan import Plan, PlannedRun
 
 POLL_SECONDS = 0.2
+MOST_WORKERS = 1024
 MOST_SECONDS_TO_END = 60
 STOPPED = 143  # a worker that was told to end, and will be continued by another
 DIVERGED = "loss-not-finite"
@@ -53,16 +55,20 @@ def run_study(
 ) -> list[RunState]:
     """Do all runs of a study on this machine, ``workers`` at a time (one for each core).
 
-    Repeat it to go on after an interruption. Raises OutputError where another process is at it.
+    Repeat it to go on after an interruption; runs that failed are tried once more. Raises
+    OutputError where another process is at it, and UsageError for counts that are none.
     """
-    study, plan = _opened(folder)
-    workers = workers or max(1, (os.cpu_count() or 1) // threads)
-    for name, count in (("workers", workers), ("threads", threads)):
-        if not 1 <= count <= 1024:
-            message = f"{name} must be from 1 to 1024, not {count}"
+    for name, value in (("workers", workers), ("threads", threads)):
+        count = whole(value)
+        if value is not None and (count is None or not 1 <= count <= MOST_WORKERS):
+            message = f"{setting(name)} must be from 1 to {MOST_WORKERS}, not {value!r:.40}"
             raise UsageError("usage", message, hint="leave it out for one a core")
+    study, plan = _opened(folder)
+    if workers is None:
+        workers = max(1, (os.cpu_count() or 1) // threads)
     progress = progress or ShownProgress()
     with _coordinator(study), progress.task("running the study") as observe:
+        study.forget_failures(plan)
         _keep_working(study, plan, workers, threads, observe)
     return study_states(study, plan)
 
@@ -82,7 +88,7 @@ def work(folder: str | Path, *, only: str | None = None) -> int:
         for run in runs:
             if run_state(study, run).state != "waiting":
                 continue
-            with _taken(study, run) as is_ours:
+            with held_alone(study.lock(run)) as is_ours:
                 if is_ours and not run_state(study, run).is_over:
                     _do(study, plan, run)
                     done += 1
@@ -125,7 +131,7 @@ def _do(study: StudyFolder, plan: Plan, run: PlannedRun) -> None:
         planned.run(progress=SilentProgress())
     except StoppedError:
         raise SystemExit(STOPPED) from None
-    except OutputError:
+    except (OutputError, OSError):
         raise  # the disk is full, or the folder gone: no fault of the run
     except RinscError as error:
         is_divergence = error.code == DIVERGED
@@ -137,38 +143,14 @@ def _do(study: StudyFolder, plan: Plan, run: PlannedRun) -> None:
 
 
 @contextmanager
-def _taken(study: StudyFolder, run: PlannedRun) -> Iterator[bool]:
-    """Hold a run for this process; False where another has it."""
-    import fcntl
-
-    descriptor = os.open(study.lock(run), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def _coordinator(study: StudyFolder) -> Iterator[None]:
     """One process alone starts workers; raises OutputError where another does."""
-    import fcntl
-
-    descriptor = os.open(study.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with held_alone(study.path / ".lock") as is_ours:
+        if not is_ours:
             message = "another process runs this study"
             hint = "wait for it, or see how far it is with rinsc study status"
-            raise OutputError("study-in-use", message, place=str(study.path), hint=hint) from None
+            raise OutputError("study-in-use", message, place=str(study.path), hint=hint)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _keep_working(

@@ -134,6 +134,7 @@ def test_members_of_a_family_that_do_not_divide_are_left_out_and_said() -> None:
         ({"model": {"signature": "A", "preset": "tiny"}}, "bad-study", ""),
         ({"model": {"preset": "tiny", "kind": "vit"}}, "not-a-language-model", ""),
         ({"variants": ["image: A, text: B"]}, "", ""),
+        ({"seeds": list(range(60_000))}, "too-many-runs", "at most 100,000"),
     ],
 )
 def test_a_mistake_is_one_error_with_a_hint(change: dict[str, Any], code: str, says: str) -> None:
@@ -190,3 +191,9 @@ def test_the_studies_of_the_zoo_are_sound(path: Path) -> None:
     status, out, err = run_cli("study", "plan", str(path))
     assert (status, err) == (0, "")
     assert plan.digest in out
+
+
+def test_a_baseline_of_the_zoo_brings_its_signature_alone() -> None:
+    named, written = (plan_study(study(baseline=name)) for name in ("rins-a2b", "A^2B"))
+    assert [run.name for run in named.runs] == [run.name for run in written.runs]
+    assert {variant.spec.width for variant in named.variants} == {32}

@@ -213,3 +213,22 @@ def test_a_folder_without_a_study_is_one_error(tmp_path: Path, command: str) -> 
 
 def test_a_full_study_is_repeated_without_workers(whole: Path) -> None:
     assert {each.state for each in run_study(whole, workers=3)} == {"finished"}
+
+
+def test_what_failed_is_tried_again_when_the_command_is_repeated(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    folder = planned(tmp_path / "study", data=f"text:{text}", seeds=[1], variants=[])
+    status, out, _ = run_cli("study", "run", str(folder), "--workers", "1")
+    assert status == 1
+    assert "1 failed" in out
+    shutil.copytree(TEXT, text)
+    status, out, _ = run_cli("study", "run", str(folder), "--workers", "1")
+    assert (status, out) == (0, "1 run: 1 finished\n")
+
+
+@pytest.mark.parametrize("option", ["--workers", "--threads"])
+@pytest.mark.parametrize("count", ["0", "-1", "9999"])
+def test_a_count_of_workers_that_is_none_is_one_error(whole: Path, option: str, count: str) -> None:
+    status, out, err = run_cli("study", "run", str(whole), option, count)
+    assert (status, out) == (2, "")
+    assert f"{option} must be from 1 to 1024" in err
