@@ -6,6 +6,7 @@ that was held out. Training, budgets, results and plots know the protocol alone.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -62,6 +63,26 @@ class Pieces:
     def figure_of(self, times: npt.NDArray[np.int64]) -> float:
         """Where each piece stands so many times."""
         return float(times @ self.totals) / float(times @ self.sizes)
+
+    def to_bytes(self) -> bytes:
+        """As a file of numpy, ``(2, pieces)``: totals and sizes of those that are whole."""
+        import numpy as np
+
+        file = io.BytesIO()
+        values = np.stack([self.totals, self.sizes])[:, self.is_whole]
+        np.save(file, values.astype(np.float32))  # a size is exact, as it is below 2^24
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Pieces:
+        """What `to_bytes` gave; raises ValueError for any other file."""
+        import numpy as np
+
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+        if values.ndim != 2 or len(values) != 2 or not values.size:
+            raise ValueError("it has no pieces")
+        totals, sizes = values.astype(np.float64)
+        return cls(totals, sizes.astype(np.int64), np.ones(len(sizes), dtype=np.bool_))
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Pieces:
         """Those of the first pieces that are chosen, a bool each."""

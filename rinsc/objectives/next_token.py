@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Evaluation:
     correct: int
     tokens: int
     byte_count: int
+    pieces: Pieces | None = field(default=None, compare=False, repr=False)  # a window each
 
     @property
     def figures(self) -> Mapping[str, float]:
@@ -62,10 +63,6 @@ class Evaluation:
     @property
     def extent(self) -> Mapping[str, int]:
         return {"bytes": self.byte_count}
-
-    @property
-    def pieces(self) -> Pieces | None:
-        return None  # `evaluate_blocks` keeps them apart
 
     @property
     def bits_per_byte(self) -> float:
@@ -159,10 +156,10 @@ def evaluate(
     model is left in the mode it was in.
     """
     blocks = window_blocks(held_out)
-    evaluation, _ = evaluate_blocks(
+    evaluation, pieces = evaluate_blocks(
         model, held_out, blocks, rounds=rounds, precision=precision, observe=observe
     )
-    return evaluation
+    return replace(evaluation, pieces=pieces)
 
 
 def evaluate_blocks(

@@ -36,7 +36,13 @@ from rinsc.training.metrics import (
 )
 from rinsc.training.result import TrainResult, result_facts, save_trained
 from rinsc.training.resuming import require_same_run
-from rinsc.training.run_folder import RunFolder, overwriting, write_inputs, write_result
+from rinsc.training.run_folder import (
+    RunFolder,
+    overwriting,
+    write_inputs,
+    write_pieces,
+    write_result,
+)
 from rinsc.training.schedules import Depths, schedule_note
 from rinsc.training.state import TrainableModel, why_unusable
 from rinsc.training.warm_start import (
@@ -178,6 +184,7 @@ def _run(
     begun = recorded_source(folder)
     if begun is not None:
         facts["source"] = {key: begun[key] for key in ("path", "step", "training_flops")}
+    devices.on_first(lambda: write_pieces(folder, quality.pieces))
     devices.on_first(lambda: write_result(folder, facts))
     if observer is not None:
         observer.finished(result)

@@ -15,6 +15,7 @@ from typing import Any
 
 from rinsc.__about__ import __version__
 from rinsc.errors import CheckpointError, OutputError, Problem, setting
+from rinsc.objectives import Pieces
 from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.storage.files import (
     cannot_write,
@@ -22,6 +23,7 @@ from rinsc.storage.files import (
     file_digest,
     make_folder,
     read_json,
+    read_regular,
     remove_parts_of,
     text_digest,
     write_atomically,
@@ -113,6 +115,11 @@ class RunFolder:
         return self.path / "checksums.json"
 
     @property
+    def pieces(self) -> Path:
+        """The main figure of a finished run on each held-out example: `read_pieces`."""
+        return self.path / "held_out.npy"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 
@@ -146,7 +153,8 @@ class RunFolder:
         inputs = (self.model_spec, self.config, self.data_record, self.environment, self.tokenizer)
         model = (self.result, self.checksums, self.weights, self.hf_config, self.tokenizer_config)
         begun_with = self.source, self.initial_weights
-        return (*model, self.chat_template, *self.evaluation, self.metrics, *inputs, *begun_with)
+        figures = (self.pieces, *self.evaluation, self.metrics)
+        return (*model, self.chat_template, *figures, *inputs, *begun_with)
 
     def evaluation_of(self, checkpoint: str) -> Path:
         """The picture that ``rinsc eval`` draws of a checkpoint, unless it is told where."""
@@ -251,7 +259,9 @@ def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:
     text = _json(result)
     try:
         listed = {
-            file.name: file_digest(file) for file in folder.compared[1:] if file.is_file()
+            file.name: file_digest(file)
+            for file in (*folder.compared[1:], folder.pieces)
+            if file.is_file()
         } | {folder.result.name: text_digest(text)}
         if folder.hf_config.is_file():
             listed[MODEL_ENTRY] = config_digest(read_json(folder.hf_config))
@@ -259,6 +269,26 @@ def write_result(folder: RunFolder, result: Mapping[str, object]) -> None:
         raise cannot_write(folder.checksums, error) from error
     write_atomically(folder.checksums, _json(listed))
     write_atomically(folder.result, text)
+
+
+def write_pieces(folder: RunFolder, pieces: Pieces | None) -> None:
+    """Keep the figure of each held-out example, where the objective has one; raises OutputError."""
+    if pieces is not None:
+        write_atomically(folder.pieces, pieces.to_bytes())
+
+
+def read_pieces(folder: RunFolder) -> Pieces | None:
+    """The main figure piece by piece, as the run ended; None for a run that did not keep it.
+
+    Raises CheckpointError where the file is damaged.
+    """
+    if not folder.pieces.is_file():
+        return None
+    check_files(folder, folder.pieces)
+    try:
+        return Pieces.from_bytes(read_regular(folder.pieces))
+    except (OSError, ValueError, EOFError, MemoryError):
+        raise _changed(folder.pieces, "this file of the run cannot be read") from None
 
 
 def check_files(folder: RunFolder, *files: Path) -> None:

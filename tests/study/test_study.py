@@ -96,7 +96,7 @@ def test_a_worker_ends_with_its_coordinator(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rinsc", "study", "run", str(folder), "--workers", "1"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    logs = tmp_path / "runs"  # a line in a log: training has begun, and a signal leaves a checkpoint
+    logs = tmp_path / "runs"  # a line in a log: it has begun, and a signal leaves a checkpoint
     while not any(log.stat().st_size for log in logs.glob("*/metrics.jsonl")):
         assert time.monotonic() < deadline
         time.sleep(0.2)

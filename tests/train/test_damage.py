@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rinsc.errors import CheckpointError, RinscError
 from rinsc.training.finished import finished_run
-from rinsc.training.run_folder import RunFolder, check_files
+from rinsc.training.run_folder import RunFolder, check_files, read_pieces
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import corpus, run
 
@@ -73,10 +73,27 @@ def test_one_damaged_byte(run: Path, copied: Path, name: str, data: st.DataObjec
     assert found == results(run)
 
 
+def test_damaged_pieces_are_an_error_of_their_own(run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(run, folder.path)
+    content = folder.pieces.read_bytes()
+    folder.pieces.write_bytes(content[:-1])
+    assert finished_run(folder.path).steps  # nothing else reads them
+    with pytest.raises(CheckpointError, match="not as it was written"):
+        read_pieces(folder)
+    folder.checksums.unlink()
+    for damage in (content[:-1], b"", b"\x93NUMPY", content[:6]):
+        folder.pieces.write_bytes(damage)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_pieces(folder)
+    folder.pieces.unlink()
+    assert read_pieces(folder) is None
+
+
 @pytest.mark.parametrize("name", READ)
 def test_a_list_of_some_files_does_not_pass(run: Path, copied: Path, name: str) -> None:
     listed = json.loads((run / "checksums.json").read_text())
-    assert set(listed) == {*READ, "config.json: spec, rounds"}
+    assert set(listed) == {*READ, "held_out.npy", "config.json: spec, rounds"}
     del listed[name]
     (copied / "checksums.json").write_text(json.dumps(listed))
     try:

@@ -20,7 +20,7 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.errors import CheckpointError, DataError, RinscError, SpecError
 from rinsc.fingerprints import fingerprint
 from rinsc.formats import TrainingPrecision
-from rinsc.objectives.next_token import bits_per_byte, held_out_windows
+from rinsc.objectives.next_token import HeldOut, bits_per_byte, held_out_windows
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax import parse
 from rinsc.training import run
@@ -29,7 +29,7 @@ from rinsc.training.config import TrainConfig
 from rinsc.training.devices import matrix_peak_flops
 from rinsc.training.metrics import Metrics, read_metrics
 from rinsc.training.run import train_module
-from rinsc.training.run_folder import RunFolder, open_run_folder, write_inputs
+from rinsc.training.run_folder import RunFolder, open_run_folder, read_pieces, write_inputs
 from tests.train.plain import plain_training
 from tests.train.runs import Recorder, differing, fresh, fresh_module, losses
 
@@ -167,6 +167,14 @@ def test_the_run_folder_holds_the_trained_weights_and_the_result(
     windows = (len(tokens.held_out) - 1) // 23
     assert (facts["held_out"], facts["held_out_windows"]) == ("whole", windows)
     assert facts["held_out_bytes"] == tokens.held_out_bytes[1 : windows * 23 + 1].sum()
+    pieces = read_pieces(folder)
+    assert pieces is not None
+    assert len(pieces.totals) == windows
+    assert int(pieces.sizes.sum()) == facts["held_out_bytes"]
+    assert pieces.figure == pytest.approx(result.bits_per_byte, rel=1e-6)
+    third = HeldOut(*(each[2:3] for each in vars(held_out_windows(tokens, 23)).values()))
+    alone = bits_per_byte(model, third)
+    assert pieces.totals[2] / pieces.sizes[2] == pytest.approx(alone, rel=1e-5)
     assert json.loads(folder.data_record.read_text()) == tokens.record
     loaded = to_torch(model_spec(folder.model_spec))
     load_weights(loaded, folder.weights)
