@@ -6,7 +6,6 @@ import codecs
 import hashlib
 import importlib.util
 import platform
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +23,6 @@ from rinsc.data.documents import (
 from rinsc.data.names import corpora_folder, data_error, parse_name
 from rinsc.data.rows import hub_dataset, row_files
 from rinsc.data.text_files import SUFFIXES, TextFiles, find_files
-from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import MissingExtraError, did_you_mean
 from rinsc.storage.files import parse_toml, read_json
 
@@ -185,24 +183,6 @@ def training_texts(source: Source, most_bytes: int) -> Iterator[str]:
             if total >= most_bytes:
                 return
     check_amounts(source.name, total, MIN_HELD_OUT_BYTES)
-
-
-class UnusedTokensWarning(UserWarning):
-    """A text gives fewer tokens than the vocabulary of the model has."""
-
-
-def learned_tokenizer(corpus: Source, vocab_size: int) -> BytePairTokenizer:
-    """One learned from the first `TOKENIZER_BYTES` of a text; it warns of a text that gives less
-    than the tokens that are asked for."""
-    tokenizer = train_tokenizer(training_texts(corpus, TOKENIZER_BYTES), vocab_size)
-    known = tokenizer.vocab_size
-    if known < vocab_size:
-        message = (
-            f"the text gives {known} tokens, so {vocab_size - known} of the vocabulary's "
-            f"{vocab_size} are never used"
-        )
-        warnings.warn(message, UnusedTokensWarning, stacklevel=2)
-    return tokenizer
 
 
 def state(name: str) -> str:

@@ -17,9 +17,10 @@ import pytest
 
 from rinsc.data import batches as encode
 from rinsc.data import cache as module
+from rinsc.data import learned
 from rinsc.data.batches import TokenizedCorpus, tokenize
 from rinsc.data.cache import RECORD, cache_key, prepare
-from rinsc.data.corpora import load, open_corpus
+from rinsc.data.corpora import TOKENIZER_BYTES, load, open_corpus, training_texts
 from rinsc.data.documents import Document, Source
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import DataError, OutputError
@@ -332,3 +333,43 @@ def _without_the_last(tokenizer: BytePairTokenizer, documents: Any) -> Iterator[
 
 def _refuse(*_: object) -> None:
     raise AssertionError("tokenized again")
+
+
+def test_a_tokenizer_is_learned_once(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found again, equal to one learned anew; damage and another text are noticed."""
+    monkeypatch.setenv("RINSC_DATA", str(tmp_path / "data"))
+    calls = []
+
+    def counted(texts: Any, vocab_size: int) -> BytePairTokenizer:
+        calls.append(vocab_size)
+        return train_tokenizer(texts, vocab_size)
+
+    monkeypatch.setattr(learned, "train_tokenizer", counted)
+    fresh = train_tokenizer(training_texts(source, TOKENIZER_BYTES), 270)
+    for _ in range(2):
+        again = learned.learned_tokenizer(source, 270)
+        assert again.to_state() == fresh.to_state()
+    assert calls == [270]
+    learned.learned_tokenizer(source, 280)
+    assert calls == [270, 280]
+    path = learned.tokenizer_path(source, 270)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damage in (whole[:middle], whole[:middle] + b"?" + whole[middle + 1 :], b"{}", b""):
+        path.write_bytes(damage)
+        assert learned.learned_tokenizer(source, 270).to_state() == fresh.to_state()
+        assert path.read_bytes() == whole
+    assert calls == [270, 280, *[270] * 4]
+    changed = next(iter(tmp_path.glob("texts/*.txt")))
+    changed.write_text("another text " * 200)
+    with (tmp_path / "rows.jsonl").open("a") as rows:
+        rows.write('\n{"text": "another text"}')
+    monkeypatch.setattr(learned, "train_tokenizer", train_tokenizer)
+    now = open_corpus(f"text:{tmp_path / 'texts'}")
+    assert learned.tokenizer_path(now, 270) != path
+    assert (
+        learned.learned_tokenizer(now, 270).sha256
+        == train_tokenizer(training_texts(now, TOKENIZER_BYTES), 270).sha256
+    )
