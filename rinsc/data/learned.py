@@ -1,4 +1,4 @@
-"""Tokenizers that are learned from a text: once, and found again as long as the text is the same."""
+"""Tokenizers learned from a text: once, and found again as long as the text is the same."""
 
 from __future__ import annotations
 
