@@ -303,10 +303,12 @@ class _StateWidths:
         """The width of the state behind a graph, or a body."""
         key = (id(graph), width)
         if key not in self._after:
-            for step in graph.steps():
-                run = self._visit if isinstance(step, Visit) else self._loop
-                width = run(step, width)  # type: ignore[arg-type]
-            self._after[key] = width
+            widths = [width]
+            for wired in graph.wired():
+                entry = widths[wired.entry]
+                run = self._visit if isinstance(wired.step, Visit) else self._loop
+                widths.append(run(wired.step, entry))  # type: ignore[arg-type]
+            self._after[key] = widths[-1]
         return self._after[key]
 
     def _visit(self, visit: Visit, width: int) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import networkx as nx
 
@@ -19,7 +19,7 @@ from rinsc.syntax.tree import MAX_ROUNDS
 
 PLAIN = RepeatOptions()
 drawers: list[Callable[[Any], str]] = []  # what draws a graph is built upon this module
-STATE, INJECTION = "state", "injection"  # what an edge of `BlockGraph.flow` carries
+STATE, INJECTION = "state", "injection"  # what an edge of a graph carries
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,26 @@ class Loop:
 GraphNode: TypeAlias = Input | Output | Visit | Loop
 
 
+class Wired(NamedTuple):
+    """A step with its edges: indices in `BlockGraph.nodes` of what they come from.
+
+    ``state`` is None where the rounds of a loop start from zero, from noise or from what is
+    learned; ``injection`` is None where no round is fed.
+    """
+
+    step: Visit | Loop
+    state: int | None
+    injection: int | None
+
+    @property
+    def entry(self) -> int:
+        """The node whose state enters, as the start, as what is fed, or as both."""
+        entry = self.state if self.injection is None else self.injection
+        if entry is None:
+            raise KeyError("a step without an edge")  # which `verified` refuses
+        return entry
+
+
 @dataclass(frozen=True)
 class Block:
     """A block's share of the stack: ``layers`` physical layers of one kind.
@@ -100,19 +120,23 @@ class Block:
 class BlockGraph:
     """A chain of nodes from input to output.
 
-    ``digraph`` has integer nodes, each with the attribute ``node`` (a `GraphNode`); edges carry the
-    state, shaped (batch, seq, width). ``blocks`` are in order of first use. A loop's body is a
-    graph of its own over the same blocks. Graphs are equal when spec and steps are.
+    ``digraph`` has integer nodes, each with the attribute ``node`` (a `GraphNode`). Its edges carry
+    a state, shaped (batch, seq, width), and have one of two keys. `STATE` is what a node takes over
+    from the node before; a loop whose rounds start otherwise has none. `INJECTION` is what every
+    round of a loop with ``inject`` is fed; what reads a graph takes it from this edge.
+
+    ``blocks`` are in order of first use. A loop's body is a graph of its own over the same blocks.
+    Graphs are equal when spec, steps and edges are.
     """
 
     spec: ModelSpec
     blocks: Mapping[str, Block]
-    digraph: nx.DiGraph[int]
+    digraph: nx.MultiDiGraph[int]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BlockGraph):
             return NotImplemented
-        return self.spec == other.spec and list(self.steps()) == list(other.steps())
+        return self.spec == other.spec and list(self.wired()) == list(other.wired())
 
     def __hash__(self) -> int:
         try:
@@ -137,28 +161,30 @@ class BlockGraph:
         return BlockGraph(self.spec, self.blocks, chain(steps))
 
     @cached_property
-    def nodes(self) -> tuple[GraphNode, ...]:
-        """The nodes in order of execution, input first and output last."""
-        return tuple(self.digraph.nodes[key]["node"] for key in nx.topological_sort(self.digraph))
+    def _order(self) -> Mapping[int, int]:
+        """The index of each node of ``digraph`` in the order of execution."""
+        return {key: index for index, key in enumerate(nx.topological_sort(self.digraph))}
 
     @cached_property
-    def flow(self) -> nx.MultiDiGraph[int]:
-        """Where each state comes from: the nodes of ``digraph``, and edges by what they carry.
+    def nodes(self) -> tuple[GraphNode, ...]:
+        """The nodes in order of execution, input first and output last."""
+        return tuple(self.digraph.nodes[key]["node"] for key in self._order)
 
-        An edge with the key `STATE` carries what the node before made. A repeat with ``inject``
-        has an edge with the key `INJECTION` from what each of its rounds is fed, and no other
-        where its rounds start from zero, from noise or from what is learned.
-        """
-        flow: nx.MultiDiGraph[int] = nx.MultiDiGraph()
-        for key, node in enumerate(self.nodes):
-            flow.add_node(key, node=node)
-            options = node.options if isinstance(node, Loop) else PLAIN
-            if key and options.start == "carry":
-                flow.add_edge(key - 1, key, STATE)
-            if key and options.inject is not None:
-                flow.add_edge(key - 1, key, INJECTION)
-        nx.freeze(flow)
-        return flow
+    @cached_property
+    def edges(self) -> frozenset[tuple[int, int, str]]:
+        """From which node to which, as indices in `nodes`, and what the edge carries."""
+        order = self._order
+        edges = self.digraph.edges(keys=True)
+        return frozenset(
+            (order[source], order[target], carries) for source, target, carries in edges
+        )
+
+    def wired(self) -> Iterator[Wired]:
+        """The steps in order of execution, each with its edges."""
+        sources = {(target, carries): source for source, target, carries in self.edges}
+        for index, node in enumerate(self.nodes):
+            if isinstance(node, Visit | Loop):
+                yield Wired(node, sources.get((index, STATE)), sources.get((index, INJECTION)))
 
     def steps(self) -> Iterator[Visit | Loop]:
         """The visits and loops in order of execution."""
@@ -235,12 +261,23 @@ def checked_count(value: object, of: str) -> int:
     raise GraphError("bad-rounds", message, hint=hint)
 
 
-def chain(steps: Iterable[Visit | Loop]) -> nx.DiGraph[int]:
+def carried_into(node: GraphNode) -> tuple[str, ...]:
+    """What a node needs an edge for, from the node before it.
+
+    >>> carried_into(Visit("A"))
+    ('state',)
+    """
+    options = node.options if isinstance(node, Loop) else PLAIN
+    state = (STATE,) if options.start == "carry" else ()
+    return state if options.inject is None else (*state, INJECTION)
+
+
+def chain(steps: Iterable[Visit | Loop]) -> nx.MultiDiGraph[int]:
     """A frozen digraph that runs the steps one after the other, from `Input` to `Output`."""
-    digraph: nx.DiGraph[int] = nx.DiGraph()
+    digraph: nx.MultiDiGraph[int] = nx.MultiDiGraph()
     for key, node in enumerate((Input(), *steps, Output())):
         digraph.add_node(key, node=node)
-        if key:
-            digraph.add_edge(key - 1, key)
+        for carries in carried_into(node) if key else ():
+            digraph.add_edge(key - 1, key, carries)
     nx.freeze(digraph)
     return digraph

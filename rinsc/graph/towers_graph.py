@@ -32,7 +32,7 @@ class TowersGraph:
     """Towers by name, each a graph that passes and backends take as if it stood alone.
 
     ``digraph`` holds all of them, with the attribute ``node`` of each node and the edges of
-    `BlockGraph.flow`. A repeat of the tower ``image`` that it calls A is ``image.A`` here.
+    that of each. A repeat of the tower ``image`` that it calls A is ``image.A`` here.
     """
 
     spec: TowersSpec
@@ -153,7 +153,7 @@ def joined(spec: TowersSpec, towers: Mapping[str, BlockGraph]) -> TowersGraph:
         for key, node in enumerate(graph.nodes):
             end = type(node)(name) if isinstance(node, Input | Output) else node
             digraph.add_node((name, key), node=end)
-        for one, other, carries in graph.flow.edges(keys=True):
+        for one, other, carries in graph.edges:
             digraph.add_edge((name, one), (name, other), carries)
     nx.freeze(digraph)
     return verified_towers(TowersGraph(spec, dict(towers), digraph))
@@ -275,7 +275,7 @@ def towers_meet_in_joins_alone(graph: TowersGraph) -> Iterator[str]:
         chain = [type(n)(name) if isinstance(n, Input | Output) else n for n in tower.nodes]
         if [nodes.get((name, key)) for key in range(len(chain))] != chain:
             yield f"the nodes of the tower '{name}' are not those of its own graph"
-        edges = {((name, a), (name, b), carries) for a, b, carries in tower.flow.edges(keys=True)}
+        edges = {((name, a), (name, b), carries) for a, b, carries in tower.edges}
         leaving = {edge for edge in digraph.edges(keys=True) if edge[0][0] == name}
         if {edge for edge in leaving if edge[1] not in joins} != edges:
             yield f"the edges of the tower '{name}' are not those of its own graph"

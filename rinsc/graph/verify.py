@@ -10,7 +10,17 @@ from typing import TypeAlias
 import networkx as nx
 
 from rinsc.errors import GraphError, plural
-from rinsc.graph.nodes import PLAIN, BlockGraph, Input, Loop, Output, Visit
+from rinsc.graph.nodes import (
+    INJECTION,
+    PLAIN,
+    BlockGraph,
+    GraphNode,
+    Input,
+    Loop,
+    Output,
+    Visit,
+    carried_into,
+)
 from rinsc.spec.kinds import is_kind
 from rinsc.spec.model import several_towers
 from rinsc.syntax.settings import RepeatOptions
@@ -65,8 +75,14 @@ def verified(graph: BlockGraph) -> BlockGraph:
 
 
 def is_a_chain(graph: BlockGraph) -> Iterator[str]:
-    """One input, one output, and every node on the one path between them; bodies alike."""
+    """One input, one output, and every node on the one path between them; bodies alike.
+
+    Each edge has a key that says what it carries, and what a loop is fed comes from before it.
+    """
     digraph = graph.digraph
+    if not digraph.is_multigraph():
+        yield "the digraph must be a MultiDiGraph, with what each edge carries as its key"
+        return
     if not nx.is_directed_acyclic_graph(digraph):
         yield "the graph has a cycle"
         return
@@ -77,13 +93,32 @@ def is_a_chain(graph: BlockGraph) -> Iterator[str]:
         return
     if len(nodes) < 3:
         yield "a graph needs a step between its input and its output"
-    if any(degree > 1 for _, degree in (*digraph.in_degree(), *digraph.out_degree())):
+    expected = {
+        (index - 1, index, carries)
+        for index, node in enumerate(nodes)
+        if index
+        for carries in carried_into(node)
+    }
+    for source, target, carries in sorted(graph.edges - expected, key=str):
+        if carries == INJECTION:
+            yield f"an injection leads from {_name(nodes[source])} to {_name(nodes[target])}"
+    for _, target, carries in sorted(expected - graph.edges):
+        if carries == INJECTION:
+            yield f"no injection leads from {_name(nodes[target - 1])} to {_name(nodes[target])}"
+    degrees = ({*digraph.pred[key]} for key in digraph), ({*digraph.succ[key]} for key in digraph)
+    if any(len(others) > 1 for side in degrees for others in side):
         yield "a node has more than one predecessor or successor"
-    if digraph.number_of_edges() != len(nodes) - 1:
+    if graph.edges != expected or len({target for _, target, _ in expected}) != len(nodes) - 1:
         yield "a node is not connected"
     for step in graph.steps():
         if isinstance(step, Loop):
             yield from is_a_chain(step.body)
+
+
+def _name(node: GraphNode) -> str:
+    if isinstance(node, Loop):
+        return f"the loop '{node.name}'"
+    return f"a visit of '{node.block}'" if isinstance(node, Visit) else type(node).__name__.lower()
 
 
 def visits_match_blocks(graph: BlockGraph) -> Iterator[str]:

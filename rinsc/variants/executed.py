@@ -122,15 +122,17 @@ class _Runs:
         self._runs: list[Run] = []
 
     def of_the_graph(self) -> list[Run]:
-        self._walk(_steps(self._graph))
+        self._walk(self._graph)
         return [*self._runs, ("end", *self._before)]
 
-    def _walk(self, steps: _Steps) -> None:
-        for step in steps:
-            if isinstance(step, Visit):
-                self._visit(step)
+    def _walk(self, graph: BlockGraph) -> None:
+        ends = [len(self._runs)]  # of the nodes so far
+        for wired in graph.wired():
+            if isinstance(wired.step, Visit):
+                self._visit(wired.step)
             else:
-                self._loop(*step)
+                self._loop(wired.step, ends[wired.entry])
+            ends.append(len(self._runs))
 
     def _visit(self, visit: Visit) -> None:
         block = self._graph.blocks[visit.block]
@@ -147,8 +149,8 @@ class _Runs:
                 self._before = []
         self._before += [frame] if frame else []
 
-    def _loop(self, loop: Loop, body: _Steps) -> None:
-        options, entry = loop.options, len(self._runs)
+    def _loop(self, loop: Loop, entry: int) -> None:
+        options, start = loop.options, len(self._runs)
         owner = self._number("loop", loop.name) if options.owns_weights else None
         adapter = options.adapter
         if options.start != "carry":
@@ -156,14 +158,14 @@ class _Runs:
         for index in range(loop.rounds):
             is_first = options.cache == "first" and index == 0  # as with a slot of its own
             if options.cache != "own" and loop.rounds > 1 and not is_first:
-                self._before.append((options.cache, entry, index))
+                self._before.append((options.cache, start, index))
             if options.inject is not None:
                 self._before.append((options.inject, owner, entry))
             first_run = len(self._runs)
             which = index if adapter is None or adapter.by == "round" else loop.rounds - 1
             if adapter is not None and adapter.kind != "gate":
                 self._before.append((adapter.kind, adapter.rank, owner, which))
-            self._walk(body)
+            self._walk(loop.body)
             if adapter is not None and adapter.kind == "gate":
                 self._before.append((adapter.kind, owner, which, first_run))
 

@@ -170,6 +170,24 @@ def test_brackets_are_balanced(text: str) -> None:
     assert mermaid.count("-.->") == loops
 
 
+def test_an_injection_is_drawn_from_what_feeds_the_rounds() -> None:
+    graph = graph_of("P(AB)^3{inject=add}C^2{inject=gate, init=zero}")
+    mermaid, dot = (draw(graph, params_of(graph)) for draw in (to_mermaid, to_dot))
+    assert [line.strip() for line in mermaid.splitlines() if re.search("-->|-.->", line)] == [
+        "input --> visit1",
+        "visit1 --> visit3",
+        'visit1 -.->|"inject=add"| visit3',
+        "visit3 --> visit4",
+        'visit4 -.->|"inject=gate"| visit6',
+        "visit6 --> output",
+        'visit4 -.->|"×3"| visit3',
+        'visit6 -.->|"×2"| visit6',
+    ]
+    assert '  visit1 -> visit3 [label="inject=add", style=dotted];' in dot
+    steps = json.loads(to_json(graph, params_of(graph)))["steps"]
+    assert [step.get("injection") for step in steps] == [None, 1, 2]
+
+
 @pytest.mark.parametrize("text", ["(a", '"a', "[(])", "a}"])
 def test_unbalanced_brackets_are_seen(text: str) -> None:
     assert not is_balanced(text)

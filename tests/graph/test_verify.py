@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
+from itertools import islice
 from typing import Any
 
 import networkx as nx
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 import rinsc
 from rinsc.backends.hf import causal_lm
+from rinsc.backends.torch.blocks import block_classes
+from rinsc.backends.torch.steps import StepWriter
 from rinsc.cost import stored_params
 from rinsc.errors import GraphError
-from rinsc.graph import Block, BlockGraph, Input, Loop, Output, Visit, at_rounds, unroll
+from rinsc.graph import (
+    Block,
+    BlockGraph,
+    Input,
+    Loop,
+    Output,
+    Visit,
+    at_rounds,
+    build_graph,
+    unroll,
+)
 from rinsc.graph.build import PASSES, Pass, run_passes
+from rinsc.graph.nodes import INJECTION, STATE
 from rinsc.graph.passes import number_loops
 from rinsc.graph.verify import ALWAYS, has_no_dials, loop_names_are_unique, verified, verify
+from rinsc.layers import trace_programs
+from rinsc.syntax.settings import RepeatOptions
 from tests.graph.graphs import graph_of, spec_of
+from tests.specs import nested_specs
 from tests.strategies import signatures
 
 Breaker = Callable[[BlockGraph], BlockGraph]
 
 
 def wired(graph: BlockGraph, nodes: list[object], edges: list[tuple[int, int]]) -> BlockGraph:
-    digraph: nx.DiGraph[Any] = nx.DiGraph()
+    digraph: nx.MultiDiGraph[Any] = nx.MultiDiGraph()
     for key, node in enumerate(nodes):
         digraph.add_node(key, node=node)
-    digraph.add_edges_from(edges)
+    for edge in edges:
+        digraph.add_edge(*edge, STATE)
     return replace(graph, digraph=digraph)
 
 
@@ -144,7 +164,25 @@ def other_node(graph: BlockGraph) -> BlockGraph:
 
 
 def no_node(graph: BlockGraph) -> BlockGraph:
-    return replace(graph, digraph=nx.DiGraph([(0, 1)]))
+    return replace(graph, digraph=nx.MultiDiGraph([(0, 1)]))
+
+
+def no_keys(graph: BlockGraph) -> BlockGraph:
+    digraph: Any = nx.DiGraph(graph.digraph)
+    return replace(graph, digraph=digraph)
+
+
+def odd_key(graph: BlockGraph) -> BlockGraph:
+    return _changed(graph, add=(1, 2, "weights"))
+
+
+def fed_visit(graph: BlockGraph) -> BlockGraph:
+    return _changed(graph, add=(1, 2, INJECTION))
+
+
+def started_by_nothing(graph: BlockGraph) -> BlockGraph:
+    body = graph.with_steps([Visit("A")])
+    return graph.with_steps([Loop("A", body, 2, RepeatOptions(start="zero")), Visit("B")])
 
 
 def no_visits_in_place(graph: BlockGraph) -> BlockGraph:
@@ -168,6 +206,10 @@ HANDED_IN: dict[Breaker, str] = BROKEN | {
     no_visits_in_place: "each layer 0 times",
     no_body: "body of the loop 'A' is NoneType",
     missing_adapters: "'AB' has 3 adapters",
+    no_keys: "must be a MultiDiGraph",
+    odd_key: "not connected",
+    fed_visit: "an injection leads from a visit of 'A' to a visit of 'B'",
+    started_by_nothing: "not connected",
 }
 PUBLIC = (
     *("graph", "graph.draw", "graph.law", "cost", "layers", "backends.torch", "backends.onnx"),
@@ -222,6 +264,63 @@ def test_an_illegal_graph_has_a_short_text(breaker: Breaker) -> None:
 
 def _whole(result: object) -> object:
     return list(result) if isinstance(result, Iterator) else result
+
+
+def _changed(
+    graph: BlockGraph,
+    add: tuple[int, int, str] | None = None,
+    remove: tuple[int, int, str] | None = None,
+) -> BlockGraph:
+    digraph: nx.MultiDiGraph[int] = nx.MultiDiGraph(graph.digraph)
+    if add is not None:
+        digraph.add_edge(*add)
+    if remove is not None:
+        digraph.remove_edge(*remove)
+    return replace(graph, digraph=digraph)
+
+
+def _injections(graph: BlockGraph) -> list[tuple[int, int]]:
+    return [(source, key) for source, key, carries in graph.digraph.edges if carries == INJECTION]
+
+
+@given(nested_specs(), st.data())
+def test_an_injection_that_is_missing_or_misplaced_is_refused(
+    spec: rinsc.ModelSpec, data: st.DataObject
+) -> None:
+    """The edges are those of the options that were written, and no others are legal."""
+    graph = build_graph(spec)
+    holders = [graph, *(loop.body for loop in graph.loops())]
+    if "@" not in spec.text:
+        written = len(re.findall("inject *=", spec.text))
+        assert sum(len(_injections(holder)) for holder in holders) == written
+    holder = data.draw(st.sampled_from(holders))
+    edges, last = _injections(holder), len(holder.nodes) - 1
+    fed = [(source, key, INJECTION) for source, key in edges]
+    for edge in fed:
+        missing = _changed(holder, remove=edge)
+        with pytest.raises(GraphError, match=r"(no|an) injection leads from"):
+            verified(missing)
+        assert missing != holder
+        for other in set(range(edge[1])) - {edge[0]}:
+            moved = _changed(missing, add=(other, *edge[1:]))
+            with pytest.raises(GraphError, match="an injection leads from"):
+                verified(moved)
+    for key in range(1, last + 1):
+        if (key - 1, key) not in edges:
+            added = _changed(holder, add=(key - 1, key, INJECTION))
+            with pytest.raises(GraphError, match="an injection leads from"):
+                verified(added)
+
+
+def test_what_runs_takes_an_injection_from_its_edge() -> None:
+    """Unverified, so that an edge of another node can be told from the options."""
+    graph = graph_of("P(AB)^3{inject=add}")
+    moved = _changed(graph, add=(0, 2, INJECTION), remove=(1, 2, INJECTION))
+    classes = block_classes(graph, trace_programs(graph.spec))
+    text = ["x = self.P(x, cos, sin)", "entry_ab = x"]
+    for drawn, expected in ((graph, text), (moved, [*reversed(text)])):
+        writer = StepWriter(drawn, classes, ("cos", "sin"))
+        assert list(islice(writer.lines(drawn), 2)) == expected
 
 
 def test_two_branches_are_no_chain() -> None:

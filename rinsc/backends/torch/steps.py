@@ -103,7 +103,8 @@ class StepWriter:
 
     def lines(self, graph: BlockGraph, past: str = "past", present: str = "present") -> Lines:
         """Statements from ``x`` to ``x``; ``past`` and ``present`` hold the slots of a cache."""
-        for step in graph.steps():
+        yield from _entries(graph, 0)
+        for index, step in enumerate(graph.steps(), 1):
             if isinstance(step, Visit):
                 slots = [past, present] if self.cached else []
                 sides = self.classes[step.block].sides
@@ -113,13 +114,12 @@ class StepWriter:
                     yield RECORD
             else:
                 yield from self.loop(step, past, present, outermost=graph is self.graph)
+            yield from _entries(graph, index)
 
     def loop(self, loop: Loop, past: str, present: str, *, outermost: bool) -> Lines:
         name, options = loop.name.lower(), loop.options  # variables are lower case
         rounds = str(loop.rounds) if loop.fixed else f'counts["{loop.name}"]'
         programs = trace_loop(self.graph.spec, loop, cached=self.cached or self.hosted)
-        if options.start != "carry" or options.inject is not None:
-            yield f"entry_{name} = x"
         names = {"entry": f"entry_{name}", "seed": "noise_seed", "position_ids": "position_ids"}
         yield from self.program(programs.start, loop, names)
         by_count = options.adapter is not None and options.adapter.by == "count"
@@ -167,6 +167,13 @@ class StepWriter:
         reserved = {*self.sides, *variables.values()} - {"x"}
         lines, results = statements(_with_owner(program, loop), names, reserved)
         return lines if results["x"] == "x" else [*lines, f"x = {results['x']}"]
+
+
+def _entries(graph: BlockGraph, index: int) -> Lines:
+    """What a node made, kept for the loops that it is injected into."""
+    for step, _, source in graph.wired():
+        if source == index and isinstance(step, Loop):
+            yield f"entry_{step.name.lower()} = x"
 
 
 def _when_kept(line: str) -> list[str]:

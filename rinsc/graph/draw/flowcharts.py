@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import count, pairwise
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple, TypeAlias
 
 from rinsc.graph.draw.labels import (
     Colour,
@@ -24,7 +24,7 @@ from rinsc.graph.draw.labels import (
     towers_of,
     visit_text,
 )
-from rinsc.graph.nodes import BlockGraph, Visit
+from rinsc.graph.nodes import BlockGraph, Loop, Visit, Wired
 
 
 @dataclass(frozen=True)
@@ -54,33 +54,37 @@ class FlowLoop:
 FlowItem: TypeAlias = FlowNode | FlowLoop
 
 
+class Edge(NamedTuple):
+    """From one box to another; with the ``injection`` that it is, where it is one."""
+
+    source: str
+    target: str
+    injection: str = ""
+
+
 @dataclass(frozen=True)
 class Flow:
-    """What a tower is drawn as: from the box ``start`` over its items to the box ``end``."""
+    """What a tower is drawn as: from the box ``start`` over its items to the box ``end``.
 
-    name: str  # nothing where there is only one
+    The state flows once along its edges; rounds are fed along those that are injections.
+    """
+
+    start: str
     items: tuple[FlowItem, ...]
-
-    @property
-    def start(self) -> str:
-        return f"input_{self.name}" if self.name else "input"
-
-    @property
-    def end(self) -> str:
-        return f"output_{self.name}" if self.name else "output"
-
-    def edges(self) -> Iterator[tuple[str, str]]:
-        """Keys of the boxes along which the state flows once, from ``start`` to ``end``."""
-        yield from pairwise([self.start, *(node.key for node in nodes_in(self.items)), self.end])
+    end: str
+    name: str  # nothing where there is only one
+    edges: tuple[Edge, ...]
 
 
 def flows(graph: Drawn, param_counts: Mapping[str, int]) -> list[Flow]:
     """The towers in order, each with its items; a block drawn before is marked as shared."""
-    numbers, drawn = count(1), set[str]()
-    return [
-        Flow(name, _items(tower, param_counts, numbers, drawn))
-        for name, tower in towers_of(graph).items()
-    ]
+    numbers, drawn, towers = count(1), set[str](), []
+    for name, tower in towers_of(graph).items():
+        start, end = (f"{side}_{name}" if name else side for side in ("input", "output"))
+        chart = _Chart(param_counts, numbers, drawn, start)
+        items = chart.items(tower)
+        towers.append(Flow(start, items, end, name, (*chart.edges, Edge(chart.last, end))))
+    return towers
 
 
 def nodes_in(items: tuple[FlowItem, ...]) -> Iterator[FlowNode]:
@@ -105,22 +109,47 @@ def back_edge(loop: FlowLoop) -> tuple[str, str]:
     return keys[-1], keys[0]
 
 
-def _items(
-    graph: BlockGraph, param_counts: Mapping[str, int], numbers: Iterator[int], drawn: set[str]
-) -> tuple[FlowItem, ...]:
-    items: list[FlowItem] = []
-    for step in shorten(graph):
-        number = next(numbers)
-        if isinstance(step, Visit):
-            lines = _lines(graph, step, param_counts, shared=step.block in drawn)
-            items.append(FlowNode(f"visit{number}", step.block, lines))
-            drawn.add(step.block)
-        elif isinstance(step, Elided):
-            items.append(FlowNode(f"more{number}", None, (f"… {step.steps} more steps …",)))
-        else:
-            body = _items(step.body, param_counts, numbers, drawn)
-            items.append(FlowLoop(f"loop{number}", step.name, step.rounds, step.options.text, body))
-    return tuple(items)
+@dataclass
+class _Chart:
+    """Boxes and edges of one tower; ``last`` is the box drawn last."""
+
+    param_counts: Mapping[str, int]
+    numbers: Iterator[int]
+    drawn: set[str]
+    last: str
+    edges: list[Edge] = field(default_factory=list)
+    entered: list[tuple[Wired, str]] = field(default_factory=list)  # loops before their first box
+
+    def items(self, graph: BlockGraph) -> tuple[FlowItem, ...]:
+        items: list[FlowItem] = []
+        wired, boxes = list(graph.wired()), [self.last]  # what each node ends in
+        for step in shorten(graph):
+            number = next(self.numbers)
+            if isinstance(step, Visit):
+                lines = _lines(graph, step, self.param_counts, shared=step.block in self.drawn)
+                items.append(FlowNode(f"visit{number}", step.block, lines))
+                self.drawn.add(step.block)
+                self.box(f"visit{number}")
+            elif isinstance(step, Elided):
+                items.append(FlowNode(f"more{number}", None, (f"… {step.steps} more steps …",)))
+                self.box(f"more{number}")
+                boxes += [self.last] * (step.steps - 1)
+            else:
+                edges = wired[len(boxes) - 1]
+                self.entered.append((edges, boxes[edges.entry]))
+                frame = f"loop{number}", step.name, step.rounds, step.options.text
+                items.append(FlowLoop(*frame, self.items(step.body)))
+            boxes.append(self.last)
+        return tuple(items)
+
+    def box(self, key: str) -> None:
+        """Draw the edges into a box: the state's, and what feeds the loops that begin with it."""
+        if all(wired.state is not None for wired, _ in self.entered):
+            self.edges.append(Edge(self.last, key))
+        for wired, source in self.entered:
+            if wired.injection is not None and isinstance(wired.step, Loop):
+                self.edges.append(Edge(source, key, f"inject={wired.step.options.inject}"))
+        self.last, self.entered = key, []
 
 
 def _lines(
@@ -144,7 +173,9 @@ def to_mermaid(graph: Drawn, param_counts: Mapping[str, int]) -> str:
         lines += [f'  {tower.start}(["{tower.name or "tokens"}"])']
         lines += _mermaid_items(tower.items, classes, "  ")
         lines += [f'  {tower.end}(["logits"])']
-        lines += [f"  {source} --> {target}" for source, target in tower.edges()]
+        for source, target, injection in tower.edges:
+            arrow = f'-.->|"{injection}"|' if injection else "-->"
+            lines.append(f"  {source} {arrow} {target}")
     ends = {tower.name: tower.end for tower in towers}
     for name, joined in joins_of(graph).items():
         lines.append(f'  join_{name}(["{name}"])')
@@ -193,7 +224,9 @@ def to_dot(graph: Drawn, param_counts: Mapping[str, int]) -> str:
         lines += [f'  {tower.start} [label="{tower.name or "tokens"}", shape=plaintext];']
         lines += _dot_items(tower.items, colours, "  ")
         lines += [f'  {tower.end} [label="logits", shape=plaintext];']
-        lines += [f"  {source} -> {target};" for source, target in tower.edges()]
+        for source, target, injection in tower.edges:
+            look = f" [label={_quote(injection)}, style=dotted]" if injection else ""
+            lines.append(f"  {source} -> {target}{look};")
     ends = {tower.name: tower.end for tower in towers}
     for name, joined in joins_of(graph).items():
         lines.append(f'  join_{name} [label="{name}", shape=plaintext];')

@@ -122,7 +122,9 @@ def to_json(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     use, each with ``name``, ``kind``, ``layers``, ``first_layer`` (counted from 0) and
     ``parameters``, and ``tie`` where it has one; ``steps``, in order of execution, each ``{"type":
     "visit", "block"}``, with ``each`` and ``reverse`` where they are used, or ``{"type": "loop",
-    "name", "rounds", "steps"}``, with ``options`` as written where it has some; ``totals`` with
+    "name", "rounds", "steps"}``, with ``options`` as written where it has some, and ``injection``
+    where its rounds are fed: the step whose state that is, counted from 1, or 0 for the state that
+    comes in; ``totals`` with
     ``parameters`` (of the blocks), ``layers_stored``, ``layers_executed`` and ``visits`` at the
     rounds written. Several towers have ``towers`` in place of ``steps``: of each, under its name,
     its ``kind`` and its ``steps``; and ``shared``, the blocks that several of them visit. Where
@@ -170,14 +172,15 @@ def to_json(graph: Drawn, param_counts: Mapping[str, int]) -> str:
 
 def _steps(graph: BlockGraph) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
-    for step in graph.steps():
+    for step, _, source in graph.wired():
         if isinstance(step, Visit):
             steps.append({"type": "visit", "block": step.block, **_visit_options(step)})
         else:
             body = _steps(step.body)
             loop = {"type": "loop", "name": step.name, "rounds": step.rounds}
             options = {"options": step.options.text} if step.options.text else {}
-            steps.append({**loop, **options, "steps": body})
+            injection = {} if source is None else {"injection": source}
+            steps.append({**loop, **options, **injection, "steps": body})
     return steps
 
 

@@ -87,7 +87,7 @@ def emit_graph(
     slots = graph_slots(past, op.real, first)
     layers = _layers(programs, form)
     walk = Walk(op, graph, form, programs, layers, rounds, sides, packing)
-    x = walk.steps(list(graph.steps()), sides["x"], slots)
+    x = walk.steps(graph, sides["x"], slots)
     logits = walk.head(x if packing is None else packing.unpacked(op, x))
     logits.name = LOGITS
     for name, used in walk.used.items():

@@ -30,9 +30,11 @@ In a gated model each round after the first stands in an ``If``:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -50,13 +52,15 @@ from rinsc.layers.cached import cache_inputs, cache_outputs
 from rinsc.ops import Shape
 from rinsc.ops.program import Program
 
+Rest: TypeAlias = Callable[[ir.Value, Slots], ir.Value]  # from a state to the last one
+
 
 def exit_loop(
-    walk: Walk, loop: Loop, entry: ir.Value, slots: Slots, rest: Sequence[Visit | Loop], when: Exit
+    walk: Walk, loop: Loop, entry: ir.Value, slots: Slots, rest: Rest, when: Exit
 ) -> tuple[ir.Value, ir.Value, Slots]:
     """The state after the loop, the rounds that it ran, and the slots of what follows.
 
-    ``rest`` is what follows, which has to be run to know the distribution that a round leads to.
+    ``rest`` runs what follows, which has to be run to know the distribution that a round leads to.
     With a cache all rounds share one slot, whose content is that of the last one run.
     """
     op = walk.op
@@ -76,7 +80,7 @@ def exit_loop(
             carried = [state]
             results = [after]
             if watches_output:
-                logits = walk.logits(rest, after, recorded(slots, later))
+                logits = walk.head(rest(after, recorded(slots, later)))
                 before = make_value(op.scoped("before"), shape_of(logits), FLOAT)
                 change = distribution_change(op, before, logits)
                 carried.append(before)
@@ -145,24 +149,25 @@ class Walk:
     def __post_init__(self) -> None:
         self.sites = Counter(_sites(self.model, written_out=self.form.gated))
 
-    def steps(self, steps: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
-        """The state after these steps, one after the other."""
-        for index, node in enumerate(steps):
+    def steps(self, graph: BlockGraph, x: ir.Value, slots: Slots, *, after: int = 0) -> ir.Value:
+        """The state that leaves a graph, where ``x`` is that of the node ``after``."""
+        states = {after: x}
+        for index, wired in enumerate(islice(graph.wired(), after, None), after + 1):
+            node, entry = wired.step, states[wired.entry]
             if isinstance(node, Visit):
-                x = self.visit(node, x, slots)
+                x = self.visit(node, entry, slots)
             elif self.form.exit is not None and not (node.fixed or self.nesting):
-                rest = steps[index + 1 :]
-                x, used, slots = exit_loop(self, node, x, slots, rest, self.form.exit)
+                rest = partial(self.steps, graph, after=index)
+                x, used, slots = exit_loop(self, node, entry, slots, rest, self.form.exit)
                 self.used[node.name] = used
             elif node.fixed or self.form.gated:
-                x = self.rounds_written_out(node, x, slots)
+                x = self.rounds_written_out(node, entry, slots)
+            elif self.form.cache:
+                x = self.scan(node, entry, slots)
             else:
-                x = self.scan(node, x, slots) if self.form.cache else self.loop(node, x, slots)
+                x = self.loop(node, entry, slots)
+            states[index] = x
         return x
-
-    def logits(self, rest: Sequence[Visit | Loop], x: ir.Value, slots: Slots) -> ir.Value:
-        """The logits that a state leads to, in float32, when these steps follow it."""
-        return self.head(self.steps(rest, x, slots))
 
     def head(self, x: ir.Value) -> ir.Value:
         """The logits of the last state, in float32."""
@@ -223,7 +228,7 @@ class Walk:
         changed = self.loop_program(programs.before, loop, x=x, **others)
         changed = x if changed is None else changed
         self.nesting += 1
-        y = self.steps(list(loop.body.steps()), changed, slots)
+        y = self.steps(loop.body, changed, slots)
         self.nesting -= 1
         after = self.loop_program(programs.after, loop, x=changed, y=y, **others)
         return y if after is None else after
