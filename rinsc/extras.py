@@ -17,6 +17,8 @@ from rinsc.errors import MissingExtraError, Problem, RinscError
 # The modules that each extra brings, light extras first: the first that is enough is advised.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "draw": ("matplotlib",),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
     "study": ("matplotlib", "numpy", "scipy"),
     "cpu": ("onnxruntime", "numpy", "tokenizers"),
     "gpu": ("onnxruntime", "numpy", "tokenizers"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path, Parameter(name="STUDY", help="The folder of a study.")]
 Output = Annotated[Path | None, Parameter(name=("--output", "-o"))]
+SlurmOptions = Annotated[tuple[str, ...], Parameter(name="--slurm", consume_multiple=False)]
 MOST_LISTED = 10  # runs that went wrong
 
 
@@ -61,25 +62,35 @@ def run(
     folder: Folder,
     /,
     *,
+    on: Literal["local", "ray", "slurm", "slurm-local"] = "local",
     workers: int | None = None,
     threads: int = 1,
+    gpus: float = 0,
+    slurm: SlurmOptions = (),
     json: bool = False,
 ) -> int:
-    """Do the runs of a study on this machine; repeat the command to go on.
+    """Do the runs of a study; repeat the command to go on.
 
     Parameters
     ----------
+    on
+        This machine (local); a cluster of Ray, that of RAY_ADDRESS or one of this machine alone;
+        Slurm; or slurm-local, which tries the jobs of Slurm out on this machine.
     workers
-        Runs at a time; one for each core if not given.
+        Runs at a time; one for each core, or as many as a cluster takes, if not given.
     threads
-        Of each worker.
+        Cores of each run.
+    gpus
+        Of each run on a cluster; on Ray also a share of one, as 0.25.
+    slurm
+        An option of sbatch for each job, as partition=long; may be repeated.
     json
         Print the outcome of every run as JSON.
     """
     require(*TO_TRAIN)
-    from rinsc.study.working import run_study
+    from rinsc.study.engines import run_study
 
-    states = run_study(folder, workers=workers, threads=threads)
+    states = run_study(folder, on=on, workers=workers, threads=threads, gpus=gpus, slurm=slurm)
     _print_states(states, json=json)
     return 0 if all(each.state != "failed" for each in states) else 1
 
@@ -90,26 +101,37 @@ def work(
     *,
     only: Annotated[str | None, Parameter(name="--run")] = None,
     json: bool = False,
-) -> None:
+) -> int:
     """Do runs of a study until none is left, beside other workers of the same folder.
 
-    This is what a job of a cluster calls; rinsc study run starts such workers on one machine.
+    This is what a job of a cluster calls; rinsc study run starts such workers on one machine. With
+    --run the exit status says what became of the run: 0 for a result, 1 where it failed, 75 where
+    another worker is at it, 143 where this one was told to end.
 
     Parameters
     ----------
     only
         The name of one run, or its number in the plan from 0 on.
     json
-        Print how many runs were done as JSON.
+        Print how many runs were done, or what became of the one, as JSON.
     """
     require(*TO_TRAIN)
+    from rinsc.study.working import exit_status, work_on
     from rinsc.study.working import work as do_work
 
-    done = do_work(folder, only=only)
+    if only is None:
+        done = do_work(folder)
+        if json:
+            print_json({"done": done})
+        else:
+            print_note(f"{plural(done, 'run')} done")
+        return 0
+    state = work_on(folder, only)
     if json:
-        print_json({"done": done})
+        print_json(state.facts())
     else:
-        print_note(f"{plural(done, 'run')} done")
+        print_note(state.words)
+    return exit_status(state)
 
 
 def status(folder: Folder, /, *, json: bool = False) -> None:

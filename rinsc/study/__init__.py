@@ -7,7 +7,7 @@ _NEEDS = {
         (f"{__name__}.{module}" for module in ("laws", "page", "ranking", "report", "scaling")),
         ("numpy", "scipy"),
     ),
-    "rinsc.study.working": TO_TRAIN,
+    "rinsc.study.engines": TO_TRAIN,
 }
 
 __all__, __getattr__ = face(__name__, __file__, _NEEDS)

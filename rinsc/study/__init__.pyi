@@ -1,3 +1,4 @@
+from rinsc.study.engines import run_study as run_study
 from rinsc.study.folder import RunState as RunState
 from rinsc.study.folder import read_plan as read_plan
 from rinsc.study.folder import write_plan as write_plan
@@ -15,6 +16,5 @@ from rinsc.study.scaling import Curve as Curve
 from rinsc.study.scaling import Fit as Fit
 from rinsc.study.scaling import Law as Law
 from rinsc.study.scaling import fit as fit
-from rinsc.study.working import run_study as run_study
 
 __all__: list[str]

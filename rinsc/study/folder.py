@@ -2,7 +2,7 @@
 
 study/plan.json             the plan
 study/runs/NAME/            a run folder, as rinsc train writes it
-study/runs/NAME.lock        held by the worker that is at the run
+study/runs/NAME.lock        held by the worker that is at the run, with NAME.lease
 study/runs/NAME.starts      how often it was begun at which step
 study/runs/NAME.outcome     of a run that diverged or failed
 """
@@ -22,12 +22,12 @@ from rinsc.objectives import OBJECTIVES
 from rinsc.spec import ModelSpec
 from rinsc.spec.reading import spec_from_values
 from rinsc.storage.files import (
-    is_held,
     make_folder,
     parse_toml,
     read_json,
     write_atomically,
 )
+from rinsc.study.lease import is_taken
 from rinsc.study.plan import Plan, PlannedRun, Variant
 from rinsc.training.config import config_from_toml
 from rinsc.training.run_folder import RunFolder, check_files
@@ -110,7 +110,8 @@ class RunState:
     @property
     def words(self) -> str:
         """Which run is in which state, and why."""
-        return f"{self.run.words}, {self.state}: {self.message}"
+        reason = f": {self.message}" if self.message else ""
+        return f"{self.run.words}, {self.state}{reason}"
 
     def facts(self) -> dict[str, object]:
         """The state as plain data."""
@@ -146,12 +147,22 @@ class StudyFolder:
         """Write down that a run is over without a result."""
         write_atomically(self.outcome(run), json.dumps({"state": state, "message": message}))
 
-    def forget_failures(self, plan: Plan) -> None:
-        """Let runs that failed be tried again: what they failed of may be mended by now."""
-        for run in plan.runs:
-            if self.outcome(run).is_file() and run_state(self, run).state == "failed":
-                self.outcome(run).unlink(missing_ok=True)
-                self.starts(run).unlink(missing_ok=True)
+    def is_over(self, run: PlannedRun) -> bool:
+        """Whether something was written of its end, which may be damaged."""
+        return self.run(run).result.is_file() or self.outcome(run).is_file()
+
+    def forget_failure(self, run: PlannedRun) -> None:
+        """Let a run that failed be tried again: what it failed of may be mended by now."""
+        if self.outcome(run).is_file() and run_state(self, run).state == "failed":
+            self.outcome(run).unlink(missing_ok=True)
+            self.starts(run).unlink(missing_ok=True)
+
+    def starts_text(self, run: PlannedRun) -> bytes:
+        """What is written of its starts, which changes whenever it begins."""
+        try:
+            return self.starts(run).read_bytes()
+        except OSError:
+            return b""
 
     def count_start(self, run: PlannedRun, step: int) -> int:
         """Write down that a run begins at ``step``; returns how often it now has."""
@@ -178,8 +189,7 @@ def run_state(folder: StudyFolder, run: PlannedRun) -> RunState:
             return RunState(run, state if state in STATES else "failed", message=message)
         except (OSError, ValueError, LookupError, TypeError) as error:
             return RunState(run, "failed", message=f"its outcome is damaged: {error!s:.80}")
-    lock = folder.lock(run)
-    return RunState(run, "running" if lock.exists() and is_held(lock) else "waiting")
+    return RunState(run, "running" if is_taken(folder.lock(run)) else "waiting")
 
 
 def _finished(run_folder: RunFolder, run: PlannedRun) -> RunState:

@@ -76,6 +76,8 @@ HOMES = {
     "sklearn": ("data",),
     "scipy": ("study",),
     "lm_eval": ("evaluation", "verbs", "cli"),
+    "ray": ("study.on_ray",),
+    "submitit": ("study.on_slurm",),
 }
 
 # The command line starts fast: it imports a library inside the function that needs it.

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from rinsc.study.engines import run_study
 from rinsc.study.folder import StudyFolder, read_plan, run_state, write_plan
 from rinsc.study.plan import plan_study
 from rinsc.study.report import study_report
-from rinsc.study.working import run_study, work
+from rinsc.study.working import work, work_on
 from tests.cli.command_line import run_cli
 from tests.study.test_plan import study
 
@@ -185,8 +186,8 @@ def test_a_run_that_always_ends_its_worker_is_given_up(copy: Path) -> None:
 def test_one_run_can_be_named(copy: Path) -> None:
     run = read_plan(copy).runs[2]
     shutil.rmtree(copy / "runs" / run.name)
-    assert work(copy, only="2") == 1
-    assert work(copy, only=run.name) == 0
+    assert work_on(copy, "2").state == "finished"
+    assert work_on(copy, run.name).state == "finished"
     status, _, err = run_cli("study", "work", str(copy), "--run", "99")
     assert status == 2
     assert "from 0 to 5" in err

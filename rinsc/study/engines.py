@@ -1,0 +1,160 @@
+"""Running a study: on this machine, as tasks of Ray, or as jobs of Slurm through submitit.
+
+On this machine, workers do one run after another (`workers`). Ray and Slurm are given a task for
+each run. They say on which machine it goes on; what becomes of it is in the run folders, as it is
+everywhere. So retries have one rule, by the exit status of a run, and none of theirs is used. A
+study may be begun on one engine and go on with another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, get_args
+
+from rinsc.errors import OutputError, UsageError, did_you_mean, setting
+from rinsc.progress import Progress, ShownProgress
+from rinsc.scalars import whole
+from rinsc.study.folder import RunState, StudyFolder, study_states
+from rinsc.study.lease import taken_alone
+from rinsc.study.tasks import Engine, Resources
+from rinsc.study.watch import Watch
+from rinsc.study.workers import stopped, work_here
+from rinsc.study.working import BUSY, RETRIED, opened
+
+EngineName = Literal["local", "ray", "slurm", "slurm-local"]
+MOST_WORKERS = 1024
+MOST_VAIN_JOBS = 3  # of one run, that end before they begin it
+BUSY_SECONDS = 10.0  # before a run that somebody else is at is given to the engine again
+_SLURM_OPTION = re.compile(r"([a-z][a-z-]*)=(\S.*)")
+
+
+def run_study(
+    folder: str | Path,
+    *,
+    on: EngineName = "local",
+    workers: int | None = None,
+    threads: int = 1,
+    gpus: float = 0,
+    slurm: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> list[RunState]:
+    """Do all runs of a study, ``workers`` at a time: one for each core of this machine, or as many
+    as a cluster takes.
+
+    ``on`` is where: ``"local"``, ``"ray"`` (the cluster of RAY_ADDRESS, or one of this machine),
+    ``"slurm"``, or ``"slurm-local"``, which tries the jobs of Slurm out on this machine. Each run
+    has ``threads`` cores and, on a cluster, ``gpus``. ``slurm`` are options of sbatch, as
+    ``"partition=long"``. Repeat it to go on after an interruption; runs that failed are tried once
+    more. Raises OutputError where another process is at it, and UsageError for what is no option.
+    """
+    resources = _checked(on, workers, threads, gpus, slurm)
+    study, plan = opened(folder)
+    progress = progress or ShownProgress()
+    with _coordinator(study), progress.task("running the study") as observe:
+        for run in plan.runs:
+            study.forget_failure(run)
+        watch = Watch(study, plan, observe)
+        if on == "local":
+            cores = max(1, (os.cpu_count() or 1) // threads)
+            work_here(watch, resources.workers or cores, threads)
+        elif watch.left:
+            with _opened(on, study, resources) as engine:
+                _hand_out(watch, engine)
+    return study_states(study, plan)
+
+
+def _checked(
+    on: str, workers: int | None, threads: int, gpus: float, slurm: Sequence[str]
+) -> Resources:
+    names = get_args(EngineName)
+    if on not in names:
+        message = f"a study cannot run on '{on}'"
+        raise UsageError("usage", message, place=setting("on"), hint=did_you_mean(on, names))
+    for name, value in (("workers", workers), ("threads", threads)):
+        count = whole(value)
+        if value is not None and (count is None or not 1 <= count <= MOST_WORKERS):
+            message = f"{setting(name)} must be from 1 to {MOST_WORKERS}, not {value!r:.40}"
+            raise UsageError("usage", message, hint="leave it out for one a core")
+    if not 0 <= gpus <= MOST_WORKERS or (on != "ray" and gpus != int(gpus)):
+        message = f"{setting('gpus')} must be a number of GPUs, not {gpus!r:.40}"
+        raise UsageError("usage", message, hint="a share of a GPU is for Ray alone")
+    return Resources(workers or 0, threads, gpus, slurm_options(slurm))
+
+
+def slurm_options(texts: Sequence[str]) -> dict[str, str]:
+    """Options of sbatch by name; raises UsageError for a text that is none."""
+    options = {}
+    for text in texts:
+        match = _SLURM_OPTION.fullmatch(text)
+        if match is None:
+            message = f"'{text!s:.60}' is not an option of sbatch"
+            raise UsageError("usage", message, hint="write KEY=VALUE, as partition=long")
+        options[match[1]] = match[2]
+    return options
+
+
+@contextmanager
+def _coordinator(study: StudyFolder) -> Iterator[None]:
+    """One process alone starts workers; raises OutputError where another does."""
+    with taken_alone(study.path / ".lock") as is_ours:
+        if not is_ours:
+            message = "another process runs this study"
+            hint = "wait for it, or see how far it is with rinsc study status"
+            raise OutputError("study-in-use", message, place=str(study.path), hint=hint)
+        yield
+
+
+@contextmanager
+def _opened(on: str, study: StudyFolder, resources: Resources) -> Iterator[Engine]:
+    engine: Engine
+    if on == "ray":
+        from rinsc.study.on_ray import RayEngine
+
+        engine = RayEngine(study, resources)
+    else:
+        from rinsc.study.on_slurm import SlurmEngine
+
+        engine = SlurmEngine(study, resources, "slurm" if on == "slurm" else "local")
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _hand_out(watch: Watch, engine: Engine) -> None:
+    """Give the engine every run once, and again as long as it ended before it was over."""
+    study, working = watch.study, set[str]()
+    not_before: dict[str, float] = {}
+    vain: dict[str, tuple[bytes, int]] = {}  # what was written of its starts, and how often
+    while watch.left:
+        now = time.monotonic()
+        free = [
+            run
+            for run in watch.startable()
+            if run.name not in working and not_before.get(run.name, now) <= now
+        ]
+        if chosen := free[: engine.capacity - len(working)]:
+            engine.start(chosen)
+            working |= {run.name for run in chosen}
+        ended = engine.ended(watch.rest_seconds)
+        watch.look()
+        for end in ended:
+            name = end.run.name
+            working.discard(name)
+            if end.status is not None and end.status > 0 and end.status not in RETRIED:
+                if name in watch.left:  # else it failed, which is written down
+                    raise stopped(study, end.code or "worker-stopped", end.message)
+            elif end.status == BUSY:
+                not_before[name] = time.monotonic() + BUSY_SECONDS
+            elif name in watch.left:
+                begun = study.starts_text(end.run)
+                last, count = vain.get(name, (b"", 0))
+                vain[name] = begun, count + 1 if begun == last else 0
+                if vain[name][1] >= MOST_VAIN_JOBS:
+                    message = f"its jobs end before they begin: {end.message or end.run.words}"
+                    raise stopped(study, "worker-stopped", message)

@@ -1,0 +1,63 @@
+"""A task of an engine: one run, done in a process that the engine starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rinsc.errors import OutputError, RinscError
+from rinsc.study.lease import STOPPED
+from rinsc.study.plan import PlannedRun
+from rinsc.study.working import exit_status, work_on
+
+MOST_AT_ONCE = 1000  # runs that a cluster is given at a time
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each run is given, and how many go on at a time; 0 is as many as the engine takes."""
+
+    workers: int = 0
+    threads: int = 1
+    gpus: float = 0
+    slurm: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a task: an exit status, None where its worker vanished. An error has a code."""
+
+    run: PlannedRun
+    status: int | None
+    code: str = ""
+    message: str = ""
+
+
+class Engine(Protocol):
+    """Starts tasks somewhere, each of which calls `do_run`."""
+
+    capacity: int
+
+    def start(self, runs: Sequence[PlannedRun]) -> None:
+        """Begin a task for each run."""
+
+    def ended(self, seconds: float) -> list[Ended]:
+        """Wait for that time at most; the tasks that ended meanwhile."""
+
+    def close(self) -> None:
+        """End the tasks that are left, with their checkpoints where that can be."""
+
+
+def do_run(folder: str, name: str, threads: int) -> tuple[int, str, str]:
+    """What a task does: one run, in a process of the engine. Returns what `Ended` holds."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # before PyTorch is imported
+    try:
+        return exit_status(work_on(folder, name)), "", ""
+    except RinscError as error:
+        return error.exit_status, error.code, error.message
+    except OSError as error:
+        return OutputError.exit_status, "system-error", str(error)
+    except SystemExit:
+        return STOPPED, "", ""
