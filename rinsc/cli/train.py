@@ -161,8 +161,8 @@ def train(
     output
         The run folder, always needed.
     fast
-        The fastest that the device has: bf16 where it multiplies it in hardware, and compiled
-        blocks where a compiler works.
+        The fastest that the device has: bf16 where it multiplies it in hardware and a tiny model
+        is not slower with it, and compiled blocks where a compiler works and the run is long.
     budget
         Training FLOPs to spend, as 1e18, or 6e9tokens, or 1000steps; 1000 steps if no budget is
         given.

@@ -24,7 +24,6 @@ from rinsc.backends.torch.parallel import Recursed
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import (
     OutputError,
-    RinscError,
     UsageError,
     did_you_mean,
     plural,
@@ -38,7 +37,7 @@ from rinsc.scalars import exact, rounded_flops
 from rinsc.spec import ModelSpec, model_spec, with_signature
 from rinsc.spec.model import require_spec
 from rinsc.syntax import parse
-from rinsc.training.budget import Budget, Settings, Spending, run_config, spending
+from rinsc.training.budget import Budget, Settings, Spending, check_settings, run_config, spending
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import (
     Devices,
@@ -48,6 +47,7 @@ from rinsc.training.devices import (
     find_devices,
     require_compiler,
 )
+from rinsc.training.fast import fast_settings
 from rinsc.training.metrics import TrainingProgress
 from rinsc.training.result import Trained, TrainResult, finished_result
 from rinsc.training.resuming import another_run, require_same_run
@@ -139,22 +139,30 @@ def planned_run(
 ) -> PlannedRun:
     """A run whose settings fit its model and its devices; nothing is written.
 
-    ``fast`` takes bf16 and compiled blocks where the device is faster with them.
+    ``fast`` takes bf16 and compiled blocks where the run ends sooner with them.
     """
-    notes: tuple[str, ...] = ()
+    folder, notes = RunFolder(output), tuple[str, ...]()
     if tokenizer is not None and config.objective != "next_token":
         message = f"the objective {config.objective} reads no text, and needs no tokenizer"
         raise UsageError("usage", message, hint=f"leave {setting('tokenizer')} out")
     with devices.lost_processes():
-        if fast or config.compile:
-            config, notes = _as_fast_as_possible(config, devices, fast=fast)
-        check_devices(spec, config, devices)
+        if not fast:
+            if config.compile:
+                require_compiler(devices.device)
+            check_devices(spec, config, devices)
         for name in trackers:
             if name not in TRACKERS:
                 hint = did_you_mean(name, TRACKERS)
                 raise UsageError("usage", f"'{name}' is not a tracker", hint=hint)
             require(name)
-    folder = RunFolder(output)
+        if fast:
+            check_settings(spec, config)
+            check_devices(
+                spec, dataclasses.replace(config, precision=fast_precision(devices.device)), devices
+            )
+            config, note = fast_settings(spec, config, devices, folder, anew=overwrite)
+            check_devices(spec, config, devices)
+            notes = (note,)
     return PlannedRun(
         *(spec, config, data, folder, devices, source, tokenizer),
         trackers=tuple(trackers),
@@ -322,22 +330,3 @@ def _spec(
     if tokenizer is None:
         return spec
     return dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
-
-
-def _as_fast_as_possible(
-    config: TrainConfig, devices: Devices, *, fast: bool
-) -> tuple[TrainConfig, tuple[str, ...]]:
-    """What ``fast`` comes to on this device; raises RinscError for a compiler that was asked for
-    and does not work."""
-    try:
-        require_compiler(devices.device)
-        compiles = True
-    except RinscError:
-        if config.compile:
-            raise
-        compiles = False
-    if not fast:
-        return config, ()
-    precision = fast_precision(devices.device)
-    note = f"fast: {precision}, blocks {'compiled' if compiles else 'not compiled'}"
-    return dataclasses.replace(config, precision=precision, compile=compiles), (note,)
