@@ -108,7 +108,7 @@ def step_seconds(
             begun = time.perf_counter()
             with autocast(devices.device, precision):
                 outputs = model(inputs, rounds=rounds)
-            torch.logsumexp(outputs.float(), -1).mean().backward()
+            torch.logsumexp(outputs.float(), -1).mean().backward()  # type: ignore[no-untyped-call]
             if turn:
                 spent = time.perf_counter() - begun
                 seconds[precision] = min(seconds[precision], spent)
