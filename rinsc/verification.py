@@ -23,7 +23,7 @@ from rinsc.backends.torch import (
     to_torch,
 )
 from rinsc.backends.torch.decoding import CachedModule, cached_module
-from rinsc.cost import forward_flops, stored_params, towers_report, training_flops
+from rinsc.cost import cost_report, forward_flops, stored_params, training_flops
 from rinsc.errors import LoweringError, SpecError, plural
 from rinsc.graph import BlockGraph, Rounds, TowersGraph, build_graph, resolve_rounds, unroll
 from rinsc.graph.towers_graph import dial_of
@@ -163,7 +163,7 @@ def _tower_onnx_rows(
 
 
 def _tower_count_rows(spec: TowersSpec) -> Iterator[VerifyRow]:
-    report = towers_report(spec)
+    report = cost_report(spec)
     inputs = {
         name: random_input(tower, 1, tower.context, device="meta")
         for name, tower in spec.towers.items()

@@ -20,7 +20,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from rinsc.cost import block_params, towers_report
+from rinsc.cost import block_params, cost_report
 from rinsc.errors import RinscError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
@@ -80,7 +80,7 @@ def _towers(spec: Any) -> int:
     counts = {n: c for each in graph.towers.values() for n, c in block_params(each).items()}
     for draw in (to_svg, to_mermaid, to_dot, to_json):
         draw(graph, counts)
-    towers_report(spec)
+    cost_report(spec)
     again = towers_from_values(parse_toml(spec_to_toml(spec)))
     assert again == spec
     assert fingerprint(again) == fingerprint(spec)

@@ -141,6 +141,13 @@ def test_nothing_is_kept_outside_of_training() -> None:
         torch.testing.assert_close(model.train()(ids()), expected)
         model(ids())
     assert model.auxiliary_loss() == 0.0
+    cross_entropy(model, ids())
+    with torch.no_grad():
+        model(ids())  # a second look in training takes nothing away
+    assert model.auxiliary_loss() > 0
+    cross_entropy(model, ids())
+    model.eval()(ids())
+    assert model.auxiliary_loss() == 0.0
     assert to_torch(model_spec("A", preset="tiny")).auxiliary_loss() == 0.0
 
 

@@ -147,10 +147,8 @@ def cost(
 
 
 def _report(spec: ModelSpec | TowersSpec, **settings: Any) -> CostReport | TowersReport:
-    from rinsc.cost import cost_report, towers_report
+    from rinsc.cost import cost_report
 
-    if isinstance(spec, TowersSpec):
-        return towers_report(spec, **settings)
     return cost_report(spec, **settings)
 
 

@@ -24,7 +24,6 @@ from rinsc.cost.report import (
     TowersReport,
     cost_report,
     expected_rounds,
-    towers_report,
 )
 
 __all__ = [
@@ -50,7 +49,6 @@ __all__ = [
     "repeat_params",
     "run_counts",
     "stored_params",
-    "towers_report",
     "training_flops",
     "training_flops_per_token",
     "visits_of_blocks",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from html import escape
+from typing import Any, TypedDict, Unpack, overload
 
 from rinsc.cost.counts import checked_counts, checked_sequence, exactly, in_expectation, run_counts
 from rinsc.cost.flops import (
@@ -201,27 +202,62 @@ class TowersReport:
         }
 
 
-def towers_report(
-    spec: TowersSpec | TowersGraph,
+class _Settings(TypedDict, total=False):
+    seq: int | None
+    batch: int
+    rounds: Rounds
+    convention: FlopConvention
+    precision: TrainingPrecision
+
+
+@overload
+def cost_report(spec: ModelSpec | BlockGraph, **settings: Unpack[_Settings]) -> CostReport: ...
+
+
+@overload
+def cost_report(spec: TowersSpec | TowersGraph, **settings: Unpack[_Settings]) -> TowersReport: ...
+
+
+@overload
+def cost_report(
+    spec: ModelSpec | BlockGraph | TowersSpec | TowersGraph, **settings: Unpack[_Settings]
+) -> CostReport | TowersReport: ...
+
+
+def cost_report(
+    spec: ModelSpec | BlockGraph | TowersSpec | TowersGraph,
     *,
     seq: int | None = None,
     batch: int = 1,
     rounds: Rounds = None,
     convention: FlopConvention = PYTORCH,
     precision: TrainingPrecision = "fp32",
-) -> TowersReport:
-    """`cost_report` of every tower, at the context of each where no ``seq`` is given."""
-    graph = spec if isinstance(spec, TowersGraph) else build_graph(spec)
+) -> CostReport | TowersReport:
+    """The report of a spec at ``seq`` tokens (its context by default); memory for ``batch``.
+
+    Of towers, that of each and what they store together. Raises `SpecError` for counts that are not
+    positive and for a ``seq`` beyond the context, and `GraphError` for rounds that the model cannot
+    run or train.
+
+    >>> from rinsc import model_spec
+    >>> report = cost_report(model_spec("(A^3)B", preset="300m"))
+    >>> report.stored_params, report.executed_params
+    (303350784, 573932544)
+    """
+    towers = build_graph(spec) if isinstance(spec, TowersSpec) else spec
+    graph = towers if isinstance(towers, TowersGraph) else require_graph(towers)
+    settings: dict[str, Any] = {"seq": seq, "batch": batch}
+    settings |= {"convention": convention, "precision": precision}
+    if isinstance(graph, TowersGraph):
+        return _towers_report(graph, rounds=rounds, **settings)
+    return _report(graph, rounds=rounds, **settings)
+
+
+def _towers_report(graph: TowersGraph, *, rounds: Rounds, **settings: Any) -> TowersReport:
+    """The report of every tower, and of what they store together."""
     named = tower_rounds(verified_towers(graph), rounds, named=True)
     reports = {
-        name: cost_report(
-            tower,
-            seq=seq,
-            batch=batch,
-            rounds=named[name] or None,
-            convention=convention,
-            precision=precision,
-        )
+        name: _report(tower, rounds=named[name] or None, **settings)
         for name, tower in graph.towers.items()
     }
     return TowersReport(
@@ -233,36 +269,25 @@ def towers_report(
     )
 
 
-def cost_report(
-    spec: ModelSpec | BlockGraph,
+def _report(
+    graph: BlockGraph,
     *,
-    seq: int | None = None,
-    batch: int = 1,
-    rounds: Rounds = None,
-    convention: FlopConvention = PYTORCH,
-    precision: TrainingPrecision = "fp32",
+    seq: int | None,
+    batch: int,
+    rounds: Rounds,
+    convention: FlopConvention,
+    precision: TrainingPrecision,
 ) -> CostReport:
-    """The report of a spec at ``seq`` tokens (its context by default); memory for ``batch``.
-
-    Raises `SpecError` for counts that are not positive and for a ``seq`` beyond the context, and
-    `GraphError` for rounds that the model cannot run or train.
-
-    >>> from rinsc import model_spec
-    >>> report = cost_report(model_spec("(A^3)B", preset="300m"))
-    >>> report.stored_params, report.executed_params
-    (303350784, 573932544)
-    """
-    graph = require_graph(spec)
     seq = checked_sequence(graph.spec, graph.spec.context if seq is None else seq)
     (batch,) = checked_counts(batch=batch)
     counts = run_counts(graph, resolve_rounds(graph, rounds))
-    given = set_rounds(graph, rounds)
+    named = set_rounds(graph, rounds)
     return CostReport(
         signature=graph.spec.text,
         convention=convention,
         rounds=resolve_rounds(graph, rounds),
-        expected_rounds=expected_rounds(graph, given),
-        drawn_repeats=tuple(loop.name for loop in drawn_loops(graph) if loop.name not in given),
+        expected_rounds=expected_rounds(graph, named),
+        drawn_repeats=tuple(loop.name for loop in drawn_loops(graph) if loop.name not in named),
         seq=seq,
         batch=batch,
         stored_params=stored_params(graph),

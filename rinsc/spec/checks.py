@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from rinsc.errors import Problem, RinscError, did_you_mean
@@ -27,11 +28,16 @@ def at_key(location: str | None, key: str) -> str:
 
 
 def unknown_keys(
-    keys: Iterable[str], known: Collection[str], of: str, location: Callable[[str], str]
+    keys: Iterable[str],
+    known: Collection[str],
+    of: str,
+    location: Callable[[str], str],
+    hint: Callable[[str], str] | None = None,
 ) -> list[Problem]:
     """A problem for each key that is not ``known``, and one for all beyond `MAX_UNKNOWN`.
 
-    ``of`` says what they are not a key of, ``location`` where a key stands.
+    ``of`` says what they are not a key of, ``location`` where a key stands, and ``hint`` what to
+    do about one, by default to take a known key.
     """
     unknown = [key for key in keys if key not in known]
     problems = [
@@ -39,14 +45,14 @@ def unknown_keys(
             "unknown-key",
             f"{shown(key)} is not a key of {of}",
             place=location(key),
-            hint=did_you_mean(key[:MAX_SHOWN], known),
+            hint=(hint or partial(did_you_mean, names=known))(key[:MAX_SHOWN]),
         )
         for key in unknown[:MAX_UNKNOWN]
     ]
     if len(unknown) > MAX_UNKNOWN:
         message = f"{len(unknown) - MAX_UNKNOWN} more keys are not keys of {of}"
-        hint = f"one of: {', '.join(known)}"
-        problems.append(Problem("unknown-key", message, place=location(unknown[-1]), hint=hint))
+        more = f"one of: {', '.join(known)}"
+        problems.append(Problem("unknown-key", message, place=location(unknown[-1]), hint=more))
     return problems
 
 

@@ -26,6 +26,7 @@ from rinsc.spec.settings import (
     KindSettings,
     checked_settings,
     filled,
+    key_hint,
     settings_class,
     with_flat_keys,
 )
@@ -154,7 +155,7 @@ def several_towers(towers: Towers) -> SpecError:
     """The error where one tower is wanted."""
     names = list(towers.signatures)
     message = f"this takes a model of one tower, and {to_text(towers):.100} has {listed(names, 8)}"
-    hint = f"take one of them, spec.towers['{names[0]}']; costs of all: rinsc.cost.towers_report"
+    hint = f"take one of them, spec.towers['{names[0]}']; costs of all: rinsc.cost_report"
     return SpecError("several-towers", message, hint=hint)
 
 
@@ -209,8 +210,10 @@ def check_values(
     Keys in ``missing_and_known`` are missing for a reason that is reported elsewhere; ``strict``
     refuses layers that do not divide evenly; settings that are ``flat`` are told without a table.
     """
+    known = (*KEYS, *FORMER_KEYS)
     problems = unknown_keys(
-        values, (*KEYS, *FORMER_KEYS), "a spec", lambda key: at_key(location, key)
+        *(values, known, "a spec", lambda key: at_key(location, key)),
+        hint=lambda key: key_hint(key, known, _kinds(values)),
     )
     for key in REQUIRED:
         if key not in values and key not in missing_and_known:

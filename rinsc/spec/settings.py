@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from rinsc.errors import Problem, RinscError
+from rinsc.errors import Problem, RinscError, did_you_mean, nearest
 from rinsc.scalars import plain
 from rinsc.spec.checks import at_key, shown, unknown_keys, value_problem
 from rinsc.spec.kinds import broken_kind, found_kind, is_kind, kind_place, unknown_kind_hint
@@ -71,6 +71,17 @@ def settings_class(kind: str) -> type:
         source = kind_place(kind)
         raise broken_kind(kind, source, f"'{source.attribute}' is not a LayerKind")
     return declared
+
+
+def key_hint(key: str, keys: Iterable[str], kinds: Iterable[str]) -> str:
+    """The hint for a key that neither a spec has nor the settings of its ``kinds``."""
+    names = {k: list(settings_types(settings_class(k))) for k in kinds if is_kind(k)}
+    settings = {kind: own for kind, own in names.items() if own}
+    close = nearest(key, [*keys, *(name for own in settings.values() for name in own)])
+    if close or not settings:
+        return did_you_mean(key, [close] if close else keys)
+    texts = [f"settings of {kind}: {', '.join(own)}" for kind, own in settings.items()]
+    return "; ".join([*texts, f"keys of a spec: {', '.join(keys)}"])
 
 
 def settings_types(declared: type) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
-from rinsc.cost import CostReport, cost_report, towers_report
+from rinsc.cost import CostReport, cost_report
 from rinsc.errors import listed, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Loop, build_graph
@@ -195,7 +195,7 @@ def diff_towers(left: TowersSpec, right: TowersSpec) -> TowersDifference:
 
 
 def _towers_side(spec: TowersSpec) -> TowersSide:
-    report = towers_report(spec)
+    report = cost_report(spec)
     return TowersSide(
         signature=report.signature,
         fingerprint=fingerprint(spec),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rinsc.backends.onnx.contract import MODEL_FILE, Key
 from rinsc.backends.onnx.form import OnnxForm
 from rinsc.backends.onnx.precision import Precision
-from rinsc.errors import OutputError, RinscError, UsageError, option_values, setting
+from rinsc.errors import OutputError, RinscError, SpecError, UsageError, option_values, setting
 from rinsc.extras import require
 from rinsc.progress import Progress
 from rinsc.scalars import rounded_bytes
@@ -68,6 +68,17 @@ class OnnxExport:
         slashes = tuple(filter(None, ("/", os.sep, os.altsep)))
         return self.output.endswith(slashes) or self.path.is_dir() or not self.path.suffix
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model is one of language, which a loss on text and a tokenizer are of."""
+        from rinsc.layers import require_language_model
+
+        try:
+            require_language_model(self.model.spec)
+        except SpecError:
+            return False
+        return True
+
     @cached_property
     def plan(self) -> OnnxPlan:
         """What is to be written; raises UsageError where the model has no such form."""
@@ -113,7 +124,7 @@ class OnnxExport:
         if run is not None:
             trained = run_trained_rounds(run, module.graph)
             model.metadata[Key.TRAINED] = json.dumps(dict(trained))
-            if self.is_folder and self.model.tokenizer is None:
+            if self.is_folder and self.model.tokenizer is None and self.reads_text:
                 message = f"the run has no tokenizer.json; rinsc generate {self.output} needs"
                 self.progress.note(f"{message} {setting('tokenizer')}")
         files = self._write(model, text if self.held_out else None)
@@ -208,6 +219,10 @@ class OnnxExport:
             return None
         if not measured:
             return None
+        if not self.reads_text:
+            if self.held_out or self.form.precision.name != "fp32":
+                self.progress.note("no held-out text: this model reads none")
+            return None
         from rinsc.training.heldout import held_out_sample
 
         try:
@@ -231,12 +246,14 @@ class OnnxExport:
         if calibration is not None:
             return calibration
         if model.run is None:
-            if model.has_weights:
+            if model.has_weights and self.reads_text:
                 message = (
                     "int4 is rounded by the model's own text; in Python, calibrate=ids takes yours"
                 )
                 self.progress.note(message)
             return model.has_weights
+        if not self.reads_text:
+            return True
         from rinsc.data.tokenizer import load_tokenizer
         from rinsc.training.heldout import run_text
 

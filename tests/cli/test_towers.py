@@ -168,7 +168,7 @@ def test_two_models_of_towers_are_compared(file: str) -> None:
 
 def test_memory_of_all_towers_counts_each_weight_once() -> None:
     spec = rinsc.towers_spec(TOWERS, preset="tiny")
-    report = rinsc.cost.towers_report(spec)
+    report = rinsc.cost_report(spec)
     weights = sum(p.numel() for p in rinsc.to_torch(spec).parameters())
     assert report.memory.weight_bytes == 4 * weights == report.memory.gradient_bytes
     activations = [tower.memory.activation_bytes for tower in report.towers.values()]
@@ -177,6 +177,6 @@ def test_memory_of_all_towers_counts_each_weight_once() -> None:
 
 def test_notebooks_show_towers() -> None:
     spec = rinsc.towers_spec(TOWERS, preset="tiny")
-    html = spec._repr_html_() + rinsc.cost.towers_report(spec)._repr_html_()
+    html = spec._repr_html_() + rinsc.cost_report(spec)._repr_html_()
     assert html.count("<p>image</p>") == html.count("<p>text</p>") == 1
     assert rinsc.build_graph(spec)._repr_svg_().startswith("<svg")

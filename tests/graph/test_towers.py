@@ -20,7 +20,6 @@ from rinsc.cost import (
     cost_report,
     forward_flops,
     stored_params,
-    towers_report,
     training_flops,
 )
 from rinsc.graph import Input, Join, Loop, Output, TowersGraph, tower_rounds, with_join
@@ -146,7 +145,7 @@ def test_a_join_of_both_outputs_is_a_legal_graph() -> None:
 @settings(max_examples=30)
 @given(tower_specs())
 def test_costs_are_those_of_the_towers_and_shared_blocks_count_once(spec: TowersSpec) -> None:
-    report = towers_report(spec)
+    report = cost_report(spec)
     assert report.towers == {name: cost_report(tower) for name, tower in spec.towers.items()}
     for figure in ("executed_params", "executed_layers", "forward_flops", "training_flops"):
         assert getattr(report, figure) == sum(getattr(r, figure) for r in report.towers.values())
@@ -156,11 +155,11 @@ def test_costs_are_those_of_the_towers_and_shared_blocks_count_once(spec: Towers
 
 
 def test_rounds_and_lengths_reach_every_tower() -> None:
-    report = towers_report(graph_of(), seq=7, rounds={"image.A": 5})
+    report = cost_report(graph_of(), seq=7, rounds={"image.A": 5})
     assert [each.seq for each in report.towers.values()] == [7, 7]
     assert report.towers["image"].rounds == {"A": 5}
     with pytest.raises(RinscError) as caught:
-        towers_report(graph_of(), seq=10_000)
+        cost_report(graph_of(), seq=10_000)
     assert caught.value.code == "beyond-context"
 
 
@@ -203,7 +202,7 @@ def test_a_join_is_drawn_and_checked_and_costs_nothing() -> None:
     assert to_dot(graph, counts).count("-> join_pairs") == 2
     assert json.loads(to_json(graph, counts))["joins"] == {"pairs": ["image", "text"]}
     assert "joins" not in json.loads(to_json(plain, counts))
-    assert towers_report(graph) == towers_report(plain)
+    assert cost_report(graph) == cost_report(plain)
     again = pickle.loads(pickle.dumps(to_torch(graph)))
     assert again.graph.joins == graph.joins
     ids = {name: torch.zeros(1, 3, dtype=torch.long) for name in graph.towers}
@@ -223,7 +222,7 @@ def test_costs_draws_and_groups_of_towers_are_those_of_each_tower() -> None:
     """What training reads of a graph, of towers too: blocks that they share count once."""
     spec = towers_spec("x: A[1]^3{skip=0.5}B[1], y: A[1]C[1]^2{adapter=scale}", preset="tiny")
     graph, towers = build_graph(spec), build_graph(spec).towers
-    report = towers_report(graph, batch=1)
+    report = cost_report(graph, batch=1)
     assert training_flops(graph, 10**6) == training_flops(spec, 10**6) == report.training_flops
     assert forward_flops(graph, spec.context).total == report.forward_flops
     at_two = sum(training_flops(t, 128, rounds=2) for t in towers.values())

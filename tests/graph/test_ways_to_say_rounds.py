@@ -101,7 +101,7 @@ def test_towers_read_every_way() -> None:
         "tower_rounds": lambda rounds: tower_rounds(TOWERS, rounds),
         "module": lambda rounds: module(**ids, rounds=rounds)["x"][0, 0, 0].item(),
         "session": lambda rounds: session.outputs(arrays, rounds)["x"][0, 0, 0].item(),
-        "cost": lambda rounds: rinsc.cost.towers_report(TWO, rounds=rounds).as_dict(),
+        "cost": lambda rounds: rinsc.cost_report(TWO, rounds=rounds).as_dict(),
     }
     for name, entry in entries.items():
         results = [entry(_as_towers(way)) for way in WAYS]

@@ -204,3 +204,17 @@ def test_a_shared_block_has_the_same_settings_in_every_tower() -> None:
     with pytest.raises(SpecError, match="settings") as caught:
         towers_spec("one: AB, two: AC", preset="tiny", kind="bottleneck", towers=own)
     assert caught.value.problems[0].code == "towers-differ"
+
+
+def test_the_hint_of_an_unknown_setting_names_those_of_the_kinds() -> None:
+    def hint(**values: Any) -> str:
+        with pytest.raises(SpecError) as caught:
+            model_spec("AB", preset="tiny", **values)
+        return str(caught.value.problems[0].hint)
+
+    assert hint(kind="decoder", windo=3) == "did you mean 'window'?"
+    named = (
+        "settings of decoder: pattern, window, local_theta, head_norm, qkv_bias; keys of a spec:"
+    )
+    assert hint(kind="decoder", colour=3).startswith(named)
+    assert hint(kind="llama", colour=3).startswith("one of: signature")

@@ -128,6 +128,13 @@ def test_the_command_takes_its_size_from_the_data_and_exports(tmp_path: Path) ->
     options = ("--to", "onnx", "--rounds", "dynamic", "-o", str(model))
     written = run_cli("compile", str(folder), *options)
     assert written.status == 0, written.err
+    assert "text" not in written.err
+    assert "token" not in written.err
+    form = "--to", "onnx", "--precision", "int4", "-o", str(tmp_path / "int4") + "/"
+    smaller = run_cli("compile", str(folder), *form)
+    assert smaller.status == 0, smaller.err
+    assert "note: no held-out text: this model reads none" in smaller.err
+    assert smaller.err.count("note:") == 1
     source = run_cli("compile", str(folder), "--to", "torch", "-o", str(tmp_path / "model.py"))
     assert source.status == 0, source.err
     import onnxruntime

@@ -307,7 +307,10 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
         return self.model.get_submodule("embedding")
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The head: the embedding itself where it is tied."""
+        """The head: the embedding itself where it is tied.
+
+        No `nn.Linear` of the same weight, as peft looks for this module among those of the model.
+        """
         return self.model.get_submodule("embedding" if self.config.tie_word_embeddings else "head")
 
     def set_input_embeddings(self, value: nn.Module) -> None:

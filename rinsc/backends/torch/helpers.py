@@ -76,7 +76,10 @@ class LossKeeper(nn.Module):
     _kept_loss: torch.Tensor | None = None
 
     def new_losses(self) -> Losses | None:
-        """Where layers keep their losses in a training pass."""
+        """Where layers keep their losses in a training pass; a pass in eval mode ends what is
+        kept."""
+        if not self.training:
+            self._kept_loss = None
         if not (self.training and torch.is_grad_enabled()):
             return None
         if self._kept_loss is not None and not self._is_backward():
@@ -93,7 +96,7 @@ class LossKeeper(nn.Module):
 
     def auxiliary_loss(self) -> torch.Tensor | float:
         """The loss that layers added in the last training pass, over all visits; reading it ends
-        it. 0 after any other pass."""
+        it. 0 after a pass in eval mode."""
         loss, self._kept_loss = self._kept_loss, None
         return 0.0 if loss is None else loss
 
