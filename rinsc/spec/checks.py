@@ -32,11 +32,11 @@ def unknown_keys(
     known: Collection[str],
     of: str,
     location: Callable[[str], str],
-    hint: Callable[[str], str] | None = None,
+    hint_of: Callable[[str], str] | None = None,
 ) -> list[Problem]:
     """A problem for each key that is not ``known``, and one for all beyond `MAX_UNKNOWN`.
 
-    ``of`` says what they are not a key of, ``location`` where a key stands, and ``hint`` what to
+    ``of`` says what they are not a key of, ``location`` where a key stands, and ``hint_of`` what to
     do about one, by default to take a known key.
     """
     unknown = [key for key in keys if key not in known]
@@ -45,14 +45,14 @@ def unknown_keys(
             "unknown-key",
             f"{shown(key)} is not a key of {of}",
             place=location(key),
-            hint=(hint or partial(did_you_mean, names=known))(key[:MAX_SHOWN]),
+            hint=(hint_of or partial(did_you_mean, names=known))(key[:MAX_SHOWN]),
         )
         for key in unknown[:MAX_UNKNOWN]
     ]
     if len(unknown) > MAX_UNKNOWN:
         message = f"{len(unknown) - MAX_UNKNOWN} more keys are not keys of {of}"
-        more = f"one of: {', '.join(known)}"
-        problems.append(Problem("unknown-key", message, place=location(unknown[-1]), hint=more))
+        every = f"one of: {', '.join(known)}"
+        problems.append(Problem("unknown-key", message, place=location(unknown[-1]), hint=every))
     return problems
 
 

@@ -213,7 +213,7 @@ def check_values(
     known = (*KEYS, *FORMER_KEYS)
     problems = unknown_keys(
         *(values, known, "a spec", lambda key: at_key(location, key)),
-        hint=lambda key: key_hint(key, known, _kinds(values)),
+        hint_of=lambda key: key_hint(key, known, _kinds(values)),
     )
     for key in REQUIRED:
         if key not in values and key not in missing_and_known:
