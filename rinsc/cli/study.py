@@ -26,6 +26,7 @@ def plan_(
     /,
     *,
     output: Output = None,
+    rate: Literal["tuned", "fixed"] | None = None,
     json: bool = False,
 ) -> None:
     """Resolve, cost and check every run of a study; nothing is trained.
@@ -36,13 +37,16 @@ def plan_(
     ----------
     output
         The folder of the study, where the plan is written; without it the plan is only checked.
+    rate
+        Whether each variant gets a learning rate of its own or all have one; as the plan says if
+        not given.
     json
         Print the plan as JSON.
     """
     from rinsc.study.folder import write_plan
     from rinsc.study.plan import plan_study
 
-    plan = plan_study(source)
+    plan = plan_study(source, rate=rate)
     if output is not None:
         write_plan(plan, output)
     if json:
@@ -142,10 +146,11 @@ def status(folder: Folder, /, *, json: bool = False) -> None:
     json
         Print the state of every run as JSON.
     """
-    from rinsc.study.folder import StudyFolder, read_plan, study_states
+    from rinsc.study.folder import StudyFolder, read_plan
+    from rinsc.study.tuning import job_states
 
     plan = read_plan(folder)
-    _print_states(study_states(StudyFolder(folder), plan), json=json)
+    _print_states(job_states(StudyFolder(folder), plan), json=json)
 
 
 def report(

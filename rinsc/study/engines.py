@@ -19,9 +19,10 @@ from typing import Literal, get_args
 from rinsc.errors import OutputError, UsageError, did_you_mean, setting
 from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import whole
-from rinsc.study.folder import RunState, StudyFolder, study_states
+from rinsc.study.folder import RunState, StudyFolder
 from rinsc.study.lease import taken_alone
 from rinsc.study.tasks import Engine, Resources
+from rinsc.study.tuning import job_states
 from rinsc.study.watch import Watch
 from rinsc.study.workers import stopped, work_here
 from rinsc.study.working import BUSY, RETRIED, opened
@@ -56,7 +57,7 @@ def run_study(
     study, plan = opened(folder)
     progress = progress or ShownProgress()
     with _coordinator(study), progress.task("running the study") as observe:
-        for run in plan.runs:
+        for run in plan.jobs:
             study.forget_failure(run)
         watch = Watch(study, plan, observe)
         if on == "local":
@@ -65,7 +66,7 @@ def run_study(
         elif watch.left:
             with _opened(on, study, resources) as engine:
                 _hand_out(watch, engine)
-    return study_states(study, plan)
+    return job_states(study, plan)
 
 
 def _checked(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -28,7 +28,9 @@ from rinsc.storage.files import (
     write_atomically,
 )
 from rinsc.study.lease import is_taken
-from rinsc.study.plan import Plan, PlannedRun, Variant
+from rinsc.study.members import Variant
+from rinsc.study.plan import VERSION, Plan, PlannedRun
+from rinsc.study.rates import Tuning
 from rinsc.training.config import config_from_toml
 from rinsc.training.run_folder import RunFolder, check_files
 
@@ -40,6 +42,26 @@ MOST_STARTS = 8  # at one step: a run that always ends there is given up
 
 def _read_spec(text: str) -> ModelSpec:
     return spec_from_values(parse_toml(text))
+
+
+def _read_runs(rows: Iterable[Mapping[str, Any]]) -> tuple[PlannedRun, ...]:
+    return tuple(
+        PlannedRun(
+            *(str(row["name"]), str(row["variant"]), str(row["budget"]), int(row["seed"])),
+            config=config_from_toml(row["settings"]),
+            training_flops=int(row["training_flops"]),
+            trial=None if row.get("trial") is None else int(row["trial"]),
+            tuned_at=None if row.get("tuned_at") is None else str(row["tuned_at"]),
+        )
+        for row in rows
+    )
+
+
+def _read_tuning(facts: Mapping[str, Any] | None) -> Tuning | None:
+    if facts is None:
+        return None
+    rates, seeds, budgets = (tuple(facts[key]) for key in ("rates", "seeds", "budgets"))
+    return Tuning(rates=rates, trials=int(facts["trials"]), seeds=seeds, budgets=budgets)
 
 
 def write_plan(plan: Plan, folder: str | Path) -> Path:
@@ -69,16 +91,16 @@ def read_plan(folder: str | Path) -> Plan:
             Variant(each["name"], _read_spec(each["model"]), int(each["parameters"]))
             for each in facts["variants"]
         )
-        runs = tuple(
-            PlannedRun(
-                *(str(each["name"]), str(each["variant"]), str(each["budget"]), int(each["seed"])),
-                config=config_from_toml(each["settings"]),
-                training_flops=int(each["training_flops"]),
-            )
-            for each in facts["runs"]
-        )
+        if facts["version"] > VERSION:
+            raise ValueError("a later rinsc wrote it")
         title, baseline, data, match = (facts[k] for k in ("title", "baseline", "data", "match"))
-        plan = Plan(title, baseline, data, match, variants, runs, tuple(facts["notes"]))
+        plan = Plan(
+            *(title, baseline, data, match, variants),
+            runs=_read_runs(facts["runs"]),
+            notes=tuple(facts["notes"]),
+            tuning=_read_tuning(facts.get("tuning")),
+            trials=_read_runs(facts.get("trials", ())),
+        )
         if plan.digest != facts["digest"]:
             raise ValueError("its runs are not those of its digest")
     except FileNotFoundError:
@@ -102,6 +124,14 @@ class RunState:
     training_flops: int = 0
     seconds: float = 0.0
     message: str = ""
+
+    @property
+    def loss(self) -> float:
+        """The figure, or what is missing from 1 where more is better; nan without one."""
+        if self.figure is None or self.state != "finished":
+            return math.nan
+        less_is_better = OBJECTIVES[self.run.config.objective].figures[0].less_is_better
+        return self.figure if less_is_better else 1 - self.figure
 
     @property
     def is_over(self) -> bool:
@@ -207,11 +237,6 @@ def _finished(run_folder: RunFolder, run: PlannedRun) -> RunState:
         return RunState(run, "failed", message=f"its result is damaged: {error!s:.80}")
     state: State = "finished" if math.isfinite(figure) else "diverged"
     return RunState(run, state, figure, flops, seconds)
-
-
-def study_states(folder: StudyFolder, plan: Plan) -> list[RunState]:
-    """Where every run is, in the order of the plan."""
-    return [run_state(folder, run) for run in plan.runs]
 
 
 def counted(states: list[RunState]) -> dict[State, int]:

@@ -24,47 +24,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any
 
-from rinsc.cost import stored_params
-from rinsc.errors import Problem, RinscError, SpecError, did_you_mean, plural
-from rinsc.extras import zoo_file
-from rinsc.fingerprints import fingerprint
+from rinsc.errors import Problem, SpecError, plural
 from rinsc.graph import build_graph
-from rinsc.scalars import Table, rounded_count, rounded_flops, whole
-from rinsc.spec import ModelSpec, model_spec, spec_to_toml, with_signature
-from rinsc.spec.model import require_spec
-from rinsc.storage.files import (
-    parse_toml,
-    read_regular_text,
-    short_digest,
-)
-from rinsc.syntax import Signature, normal_form
+from rinsc.scalars import Table, rounded_count, rounded_flops
+from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.storage.files import short_digest
+from rinsc.study.description import Description, Match, RateRule, checked_description, read_study
+from rinsc.study.members import Variant, base_spec, collected, distinct_variants
+from rinsc.study.rates import Tuning
 from rinsc.training.budget import check_settings, run_config, spending
 from rinsc.training.config import TrainConfig, config_to_toml
-from rinsc.variants.enumerate import costed_members, family
 
-VERSION = 1
+VERSION = 2  # of the file
+NAMES = 1  # of the names of runs, which a later version of the file leaves as they are
 MOST_RUNS = 100_000
-Match = Literal["training FLOPs", "tokens"]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A model of a study, under the name it is given there."""
-
-    name: str
-    spec: ModelSpec
-    parameters: int
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: ``name`` is a hash of everything that decides it."""
+    """One run: ``name`` is a hash of everything that decides it.
+
+    ``trial`` numbers the runs that tune a learning rate. Where trials decide the rate of a run,
+    ``tuned_at`` is their budget, and its settings hold the rate that the grid is around.
+    """
 
     name: str
     variant: str
@@ -72,16 +62,23 @@ class PlannedRun:
     seed: int
     config: TrainConfig
     training_flops: int
+    trial: int | None = None
+    tuned_at: str | None = None
 
     @property
     def words(self) -> str:
         """Which one it is, for a person."""
-        return f"{self.variant} at {self.budget}, seed {self.seed}"
+        trial = "" if self.trial is None else f", trial {self.trial + 1} of its learning rate"
+        return f"{self.variant} at {self.budget}, seed {self.seed}{trial}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a study, in the order in which they are begun: cheap ones first."""
+    """All runs of a study, in the order in which they are begun: cheap ones first.
+
+    ``runs`` are compared with each other. ``trials`` tune the learning rate of each variant before
+    them, where ``tuning`` says how.
+    """
 
     title: str
     baseline: str
@@ -90,38 +87,50 @@ class Plan:
     variants: tuple[Variant, ...]
     runs: tuple[PlannedRun, ...]
     notes: tuple[str, ...] = ()
+    tuning: Tuning | None = None
+    trials: tuple[PlannedRun, ...] = ()
+
+    @property
+    def jobs(self) -> tuple[PlannedRun, ...]:
+        """Everything that is trained, trials first."""
+        return (*self.trials, *self.runs)
 
     @property
     def digest(self) -> str:
         """Of the runs, and so of the plan."""
-        return short_digest("\n".join(run.name for run in self.runs))
+        return short_digest("\n".join(run.name for run in self.jobs))
 
     @property
     def training_flops(self) -> int:
-        return sum(run.training_flops for run in self.runs)
+        return sum(run.training_flops for run in self.jobs)
 
     def variant(self, name: str) -> Variant:
         """The variant of this name."""
-        return next(each for each in self.variants if each.name == name)
+        return next(item for item in self.variants if item.name == name)
 
     def table(self) -> Table:
         """A row for each variant: its size, its runs and what they cost."""
         rows = []
         for variant in self.variants:
-            runs = [run for run in self.runs if run.variant == variant.name]
-            steps = [run.config.steps for run in runs]
+            jobs = [run for run in self.jobs if run.variant == variant.name]
+            steps = [run.config.steps for run in jobs if run.trial is None]
             span = "" if min(steps) == max(steps) else f" to {max(steps):,}"
-            flops = rounded_flops(sum(run.training_flops for run in runs))
-            size = rounded_count(variant.parameters)
-            rows.append((variant.name, size, f"{len(runs):,}", f"{min(steps):,}{span}", flops))
-        return Table(("variant", "parameters", "runs", "steps", "training"), rows)
+            flops = rounded_flops(sum(run.training_flops for run in jobs))
+            size, runs = rounded_count(variant.parameters), f"{len(steps):,}"
+            trials = f"{len(jobs) - len(steps):,}"
+            rows.append((variant.name, size, trials, runs, f"{min(steps):,}{span}", flops))
+        heads = ("variant", "parameters", "trials", "runs", "steps", "training")
+        if self.trials:
+            return Table(heads, rows)
+        return Table((*heads[:2], *heads[3:]), [(*row[:2], *row[3:]) for row in rows])
 
     @property
     def total(self) -> str:
         """All of it in a line."""
+        trials = f" after {plural(len(self.trials), 'trial')}" if self.trials else ""
         return (
-            f"{plural(len(self.runs), 'run')} on {self.data}, {rounded_flops(self.training_flops)} "
-            f"of training; plan {self.digest}"
+            f"{plural(len(self.runs), 'run')}{trials} on {self.data}, "
+            f"{rounded_flops(self.training_flops)} of training; plan {self.digest}"
         )
 
     def facts(self) -> dict[str, Any]:
@@ -141,215 +150,151 @@ class Plan:
                 }
                 for variant in self.variants
             ],
-            "runs": [
-                {
-                    "name": run.name,
-                    "variant": run.variant,
-                    "budget": run.budget,
-                    "seed": run.seed,
-                    "training_flops": run.training_flops,
-                    "settings": config_to_toml(run.config),
-                }
-                for run in self.runs
-            ],
+            "tuning": None if self.tuning is None else dataclasses.asdict(self.tuning),
+            "trials": list(map(_run_facts, self.trials)),
+            "runs": list(map(_run_facts, self.runs)),
             "notes": list(self.notes),
         }
 
 
-def plan_study(source: str | Path | Mapping[str, Any]) -> Plan:
-    """The plan of a TOML file, or of its contents.
+def _run_facts(run: PlannedRun) -> dict[str, Any]:
+    facts = {key: value for key, value in vars(run).items() if key != "config"}
+    return {**facts, "settings": config_to_toml(run.config)}
+
+
+def plan_study(source: str | Path | Mapping[str, Any], *, rate: RateRule | None = None) -> Plan:
+    """The plan of a TOML file, or of its contents; ``rate`` wins over what is written there.
 
     Raises SpecError with every mistake of every variant and setting at once.
     """
     place = None if isinstance(source, Mapping) else str(source)
-    values = dict(source) if isinstance(source, Mapping) else _read(Path(source))
-    description = _description(values, place)
+    values = dict(source) if isinstance(source, Mapping) else read_study(Path(source))
+    description = checked_description(values if rate is None else {**values, "rate": rate}, place)
     problems: list[Problem] = []
-    base = _base(description)
-    variants, notes = _variants(description, base, problems)
+    base = base_spec(description)
+    variants, notes = distinct_variants(description, base, problems)
+    reference = next((item for item in variants if item.name == description.baseline), None)
+    tuning = None
+    trials: list[PlannedRun] = []
     runs: list[PlannedRun] = []
-    count = len(variants) * len(description.budgets) * len(description.seeds)
+    if reference is not None:
+        maker = _Maker(description, reference, problems)
+        tuning = maker.tuning()
+        _check_count(len(variants), description, tuning, place)
+        for variant in variants:
+            runs += maker.runs(variant, tuning)
+            trials += [] if tuning is None else maker.trials(variant, tuning)
+    if problems:
+        raise SpecError.of(*_without_repeats(problems))
+    if tuning is None and len(variants) > 1:
+        notes.append(
+            f"one learning rate for all variants, {runs[0].config.learning_rate:g}: it may suit "
+            "some better than others; a table [tuning] tunes it for each"
+        )
+    return Plan(
+        *(description.title, description.baseline, description.data, description.match),
+        variants=tuple(variants),
+        runs=tuple(sorted(runs, key=_order)),
+        notes=tuple(notes),
+        tuning=tuning,
+        trials=tuple(sorted(trials, key=_order)),
+    )
+
+
+def _order(run: PlannedRun) -> tuple[int, ...]:
+    return (run.trial or 0, run.training_flops, run.seed)
+
+
+def _check_count(
+    variants: int, description: Description, tuning: Tuning | None, place: str | None
+) -> None:
+    count = variants * len(description.budgets) * len(description.seeds)
+    if tuning is not None:
+        count += variants * tuning.trials * len(tuning.budgets) * len(tuning.seeds)
     if count > MOST_RUNS:
         message = f"this makes {count:,} runs, and a study has at most {MOST_RUNS:,}"
         hint = "take fewer variants, budgets or seeds"
         raise SpecError("too-many-runs", message, place=place, hint=hint)
-    reference = next((each for each in variants if each.name == description.baseline), None)
-    if reference is not None:
-        for variant in variants:
-            for run in _runs(description, variant, reference, problems):
-                runs.append(run)
-    if problems:
-        raise SpecError.of(*_without_repeats(problems))
-    runs.sort(key=lambda run: (run.training_flops, run.seed))
-    return Plan(
-        *(description.title, description.baseline, description.data, description.match),
-        variants=tuple(variants),
-        runs=tuple(runs),
-        notes=tuple(notes),
-    )
 
 
 @dataclass(frozen=True)
-class _Description:
-    """A study as it is written, each key of the right type."""
+class _Maker:
+    """Makes the runs of a variant, and adds what does not fit to ``problems``."""
 
-    title: str = ""
-    baseline: str = "AB"
-    data: str = "plays"
-    variants: tuple[str, ...] = ()
-    families: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    budgets: tuple[str, ...] = ()
-    match: Match = "training FLOPs"
-    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    description: Description
+    reference: Variant
+    problems: list[Problem]
 
+    @cached_property
+    def _budget_flops(self) -> dict[str, int]:
+        """What the baseline spends at each budget, of the study and of its tuning."""
+        table = self.description.tuning or {}
+        flops = {}
+        for text in dict.fromkeys([*self.description.budgets, *table.get("budgets", ())]):
+            for run in self._at(self.reference, text, self.description.seeds[:1]):
+                flops[text] = run.training_flops
+        return flops
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return parse_toml(read_regular_text(path))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        hint = "name a TOML file with variants, baseline, seeds and budgets"
-        raise SpecError(
-            "bad-study", f"cannot read the study: {reason}", place=str(path), hint=hint
-        ) from None
+    def tuning(self) -> Tuning | None:
+        """How rates are tuned, by default at the budget that is smallest for the baseline."""
+        description = self.description
+        if not description.is_tuned:
+            return None
+        flops = self._budget_flops
+        if not flops:  # no budget fits, which has been said
+            return None
+        base = run_config(self.reference.spec, description.settings).learning_rate
+        smallest = min(description.budgets, key=lambda text: flops.get(text, math.inf))
+        return description.tuning_around(base, smallest)
 
+    def runs(self, variant: Variant, tuning: Tuning | None) -> Iterator[PlannedRun]:
+        """The runs that are ranked."""
+        for text in self.description.budgets:
+            at = None if tuning is None else self._tuned_at(text, tuning)
+            rule = () if tuning is None else (*tuning.rule, at)
+            for run in self._at(variant, text, self.description.seeds, rule):
+                yield dataclasses.replace(run, tuned_at=at)
 
-def _description(values: Mapping[str, Any], place: str | None) -> _Description:
-    fields = {field.name: field for field in dataclasses.fields(_Description)}
-    problems = [
-        Problem(
-            "unknown-key",
-            f"a study has no key '{key}'",
-            place=place,
-            hint=did_you_mean(key, fields),
-        )
-        for key in values
-        if key not in fields
-    ]
-    read: dict[str, Any] = {}
-    for key in fields.keys() & values.keys():
-        value, rule = _value(key, values[key])
-        if rule is None:
-            read[key] = value
-        else:
-            message = f"'{key}' must be {rule}, not {values[key]!r:.60}"
-            problems.append(Problem("bad-study", message, place=place, hint=_example(key)))
-    if not problems and not read.get("budgets"):
-        message = "a study needs a budget"
-        problems.append(Problem("bad-study", message, place=place, hint=_example("budgets")))
-    if problems:
-        raise SpecError.of(*problems)
-    return _Description(**read)
+    def trials(self, variant: Variant, tuning: Tuning) -> Iterator[PlannedRun]:
+        """The runs that tune its learning rate; those after the first rates depend on earlier
+        ones."""
+        for text in tuning.budgets:
+            for number in range(tuning.trials):
+                is_first = number < len(tuning.rates)
+                changes = {"learning_rate": tuning.rates[number]} if is_first else {}
+                rule = (*tuning.rule, text, number)
+                for run in self._at(variant, text, tuning.seeds, rule, changes):
+                    at = None if is_first else text
+                    yield dataclasses.replace(run, trial=number, tuned_at=at)
 
+    def _tuned_at(self, budget: str, tuning: Tuning) -> str:
+        """The largest budget of the trials that is no larger, or the smallest one there is."""
+        flops = self._budget_flops
+        by_size = sorted(tuning.budgets, key=lambda text: flops.get(text, 0))
+        fitting = [text for text in by_size if flops.get(text, 0) <= flops.get(budget, 0)]
+        return (fitting or by_size[:1])[-1]
 
-def _example(key: str) -> str:
-    examples = {
-        "seeds": "seeds = [1, 2, 3]",
-        "budgets": 'budgets = ["1e15", "4e15"], in FLOPs, or "6e6tokens"',
-        "match": f"match = one of {', '.join(get_args(Match))}",
-        "model": 'a table [model] with preset = "tiny"',
-        "settings": "a table [settings] with batch_sequences = 16",
-    }
-    return f"write {examples.get(key, f'{key} = a text, or a list of texts')}"
-
-
-def _value(key: str, value: Any) -> tuple[Any, str | None]:
-    """The value as a description holds it, and what it must be where it is not."""
-    if key in ("title", "baseline", "data"):
-        return value, None if isinstance(value, str) else "a text"
-    if key in ("model", "settings"):
-        return value, None if isinstance(value, Mapping) else "a table"
-    if key == "match":
-        return value, None if value in get_args(Match) else f"one of {', '.join(get_args(Match))}"
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return value, "a list"
-    items = tuple(map(whole, value)) if key == "seeds" else tuple(value)
-    if key == "seeds":
-        fits = all(item is not None and item >= 0 for item in items) and len(set(items)) == len(
-            items
-        )
-        return items, None if fits and items else "different whole numbers from 0 on"
-    return items, None if all(isinstance(item, str) for item in items) else "texts"
-
-
-def _base(description: _Description) -> ModelSpec:
-    """The dimensions of the study, with its baseline as the signature."""
-    dimensions = dict(description.model)
-    if "signature" in dimensions:
-        hint = "name signatures in 'variants' and 'baseline'"
-        raise SpecError("bad-study", "'model' has dimensions alone", place="signature", hint=hint)
-    spec = model_spec(_signature(description.baseline), **dimensions)
-    require_spec(spec)
-    return spec
-
-
-def _variants(
-    description: _Description, base: ModelSpec, problems: list[Problem]
-) -> tuple[list[Variant], list[str]]:
-    """Each different model once, the baseline first, and notes of those left out."""
-    notes: list[str] = []
-    members: list[str] = []
-    for name in description.families:
-        with _collected(problems):
-            sized = costed_members(family(name), base, notes.append, strict=True)
-            members += [each.signature for each, _ in sized]
-    named = dict.fromkeys([description.baseline, *description.variants])
-    by_fingerprint: dict[str, Variant] = {}
-    for name in dict.fromkeys([*named, *members]):
-        spec = None
-        with _collected(problems, name):
-            spec = with_signature(base, _signature(name))
-        if spec is None:
-            continue
-        if not _is_even(spec):
-            layers = plural(spec.layers, "layer")
-            notes.append(f"{name} has an uneven split of {layers}: earlier blocks have more")
-        key = fingerprint(spec)
-        if key in by_fingerprint:
-            notes.append(f"{name} is the same model as {by_fingerprint[key].name}, and is left out")
-            continue
-        by_fingerprint[key] = Variant(name, spec, stored_params(build_graph(spec)))
-    return list(by_fingerprint.values()), notes
-
-
-def _signature(name: str) -> str | Signature:
-    """The signature that a name stands for; a file and an entry of the zoo have dimensions besides,
-    which a study does not take."""
-    if not name.endswith(".toml") and zoo_file(name) is None:
-        return name
-    other = model_spec(name)
-    require_spec(other)
-    return other.signature
-
-
-def _is_even(spec: ModelSpec) -> bool:
-    try:
-        normal_form(spec.signature, spec.layers, strict=True)
-    except RinscError:
-        return False
-    return True
-
-
-def _runs(
-    description: _Description, variant: Variant, reference: Variant, problems: list[Problem]
-) -> Iterator[PlannedRun]:
-    graph = build_graph(variant.spec)
-    for text in description.budgets:
-        for seed in description.seeds:
+    def _at(
+        self,
+        variant: Variant,
+        text: str,
+        seeds: Sequence[int],
+        rule: tuple[object, ...] = (),
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Iterator[PlannedRun]:
+        """A run for each seed; ``rule`` is what decides it beside its settings."""
+        description, graph = self.description, build_graph(variant.spec)
+        for seed in seeds:
             config = None
-            with _collected(problems, f"{variant.name} at {text}"):
-                values = {**description.settings, "seed": seed}
-                config = _config(variant.spec, reference.spec, values, text, description.match)
+            with collected(self.problems, f"{variant.name} at {text}"):
+                values = {**description.settings, **changes, "seed": seed}
+                reference = self.reference.spec
+                config = _config(variant.spec, reference, values, text, description.match)
             if config is None:
                 return  # the other seeds have the same mistake
             flops = spending(config, graph).training_flops
-            name = short_digest(
-                json.dumps(
-                    [VERSION, spec_to_toml(variant.spec), config_to_toml(config), description.data]
-                )
-            )
+            decisive = [NAMES, spec_to_toml(variant.spec), config_to_toml(config), description.data]
+            name = short_digest(json.dumps([*decisive, rule] if rule else decisive))
             yield PlannedRun(name, variant.name, text, seed, config, flops)
 
 
@@ -366,18 +311,6 @@ def _config(
         check_settings(spec, config)
         return config
     return run_config(spec, values, budget, baseline)
-
-
-@contextmanager
-def _collected(problems: list[Problem], place: str | None = None) -> Iterator[None]:
-    """The body ends where it raises, with its problems collected."""
-    try:
-        yield
-    except RinscError as error:
-        problems += [
-            dataclasses.replace(problem, place=place if problem.place is None else problem.place)
-            for problem in error.problems
-        ]
 
 
 def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from rinsc.errors import RinscError
 from rinsc.objectives import OBJECTIVES
-from rinsc.study.folder import RunState, StudyFolder, counted, read_plan, study_states
+from rinsc.study.folder import RunState, StudyFolder, counted, read_plan
 from rinsc.study.laws import LawReport, fit_laws, in_words
 from rinsc.study.plan import Plan
 from rinsc.study.ranking import Ranking, rank
 from rinsc.study.scaling import LEAST_BUDGETS, Curve
+from rinsc.study.tuning import study_states
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, heads, rows
 

@@ -8,6 +8,7 @@ from rinsc.errors import plural
 from rinsc.progress import Observer
 from rinsc.study.folder import StudyFolder, run_state
 from rinsc.study.plan import Plan, PlannedRun
+from rinsc.study.tuning import Decisions, decisions
 
 POLL_SECONDS = 0.2
 LEAST_REST = 20  # times as long as a look at many runs takes, so that looking is no work
@@ -17,19 +18,25 @@ class Watch:
     """Remembers which runs are over, and looks at the others alone."""
 
     def __init__(self, study: StudyFolder, plan: Plan, observe: Observer) -> None:
-        self.study, self.plan, self.runs = study, plan, plan.runs
+        self.study, self.plan, self.runs = study, plan, plan.jobs
         self.left: dict[str, PlannedRun] = {run.name: run for run in self.runs}
         self._observe = observe
+        self._decided: Decisions | None = None
         self.rest_seconds = POLL_SECONDS
         self.look()
 
     def look(self) -> None:
         """Find out which runs are over by now."""
         begun = time.monotonic()
-        for run in [run for run in self.left.values() if self.study.is_over(run)]:
+        over = [run for run in self.left.values() if self.study.is_over(run)]
+        for run in over:
             del self.left[run.name]
-        over = len(self.runs) - len(self.left)
-        self._observe(over / len(self.runs), f"{over} of {plural(len(self.runs), 'run')}")
+        if self._decided is None or any(run.trial is not None for run in over):
+            self._decided = decisions(self.study, self.plan)
+            for run in list(filter(self._decided.is_hopeless, self.left.values())):
+                del self.left[run.name]
+        count = len(self.runs) - len(self.left)
+        self._observe(count / len(self.runs), f"{count} of {plural(len(self.runs), 'run')}")
         self.rest_seconds = max(POLL_SECONDS, LEAST_REST * (time.monotonic() - begun))
 
     def pause(self) -> None:
@@ -39,7 +46,8 @@ class Watch:
 
     def startable(self) -> list[PlannedRun]:
         """Runs that are not over and that can be begun, whether somebody is at them or not."""
-        return list(self.left.values())
+        decided = self._decided or decisions(self.study, self.plan)
+        return list(filter(decided.is_ready, self.left.values()))
 
     def waiting(self) -> list[PlannedRun]:
         """Runs that nobody is at, and that can be begun."""

@@ -31,10 +31,10 @@ from rinsc.study.folder import (
     StudyFolder,
     read_plan,
     run_state,
-    study_states,
 )
 from rinsc.study.lease import STALE_SECONDS, STOPPED, is_taken, taken_alone
 from rinsc.study.plan import Plan, PlannedRun
+from rinsc.study.tuning import job_states, resolved, state_of, trials_of
 
 BUSY = 75  # of sysexits.h: somebody else is at the run, try it later
 RETRIED = (BUSY, 130, 137, STOPPED)  # beside any signal; 1 and 2 are mistakes of the user
@@ -75,20 +75,23 @@ def work(folder: str | Path) -> int:
     """
     _end_with_coordinator()
     study, plan = opened(folder)
-    done, last = 0, -1
-    while done != last:  # until a whole pass finds nothing to do
+    done = 0
+    while True:
         last = done
-        for state in study_states(study, plan):
-            if state.state == "waiting":
-                done += _taken_and_done(study, plan, state.run)
-    return done
+        waiting = [s.run for s in job_states(study, plan) if s.state == "waiting"]
+        for run in waiting:
+            done += _taken_and_done(study, plan, run)
+        if done == last:  # a whole pass found nothing to do
+            if plan.tuning is None or not waiting:
+                return done
+            time.sleep(WAIT_SECONDS)  # others are at the trials that decide the rate of these
 
 
 def work_on(folder: str | Path, name: str) -> RunState:
     """Do one run, named or numbered, and return what became of it.
 
-    A run that failed before is tried again. Where another worker is at it, it is waited for, for a
-    while.
+    The trials that decide its learning rate are done before it. A run that failed before is tried
+    again. Where another worker is at it, or at such a trial, it is waited for, for a while.
     """
     _end_with_coordinator()
     study, plan = opened(folder)
@@ -96,9 +99,11 @@ def work_on(folder: str | Path, name: str) -> RunState:
     study.forget_failure(run)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        if not is_taken(study.lock(run)):
-            _taken_and_done(study, plan, run)
-        state = run_state(study, run)
+        for job in (*trials_of(plan, run), run):
+            is_free = not study.is_over(job) and not is_taken(study.lock(job))
+            if is_free and _taken_and_done(study, plan, job):
+                deadline = time.monotonic() + PATIENCE_SECONDS
+        state = state_of(study, plan, run)
         if state.is_over or time.monotonic() > deadline:
             return state
         time.sleep(WAIT_SECONDS)
@@ -113,20 +118,23 @@ def exit_status(state: RunState) -> int:
 
 def run_named(plan: Plan, name: str) -> PlannedRun:
     """The run of a name, or of a number; raises UsageError."""
-    for number, run in enumerate(plan.runs):
+    for number, run in enumerate(plan.jobs):
         if name in (run.name, str(number)):
             return run
     message = f"the study has no run '{name}'"
-    hint = f"write a number from 0 to {len(plan.runs) - 1}, or a name of plan.json"
+    hint = f"write a number from 0 to {len(plan.jobs) - 1}, or a name of plan.json"
     raise UsageError("unknown-run", message, hint=hint)
 
 
 def _taken_and_done(study: StudyFolder, plan: Plan, run: PlannedRun) -> bool:
-    """Whether the run was ours to do, and is done."""
+    """Whether the run was ours to do, at a rate that is decided, and is done."""
     with taken_alone(study.lock(run)) as is_ours:
         if not is_ours or run_state(study, run).is_over:
             return False
-        _do(study, plan, run)
+        ready = resolved(study, plan, run)
+        if ready is None:
+            return False
+        _do(study, plan, ready)
         return True
 
 
