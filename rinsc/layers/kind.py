@@ -187,3 +187,12 @@ def _refused(spec: ModelSpec, reason: str) -> SpecError:
     message = f"'{spec.text}' is no language model: {reason}"
     hint = "choose a kind that is causal and takes tokens, such as llama"
     return SpecError("not-a-language-model", message, place="kind", hint=hint)
+
+
+def require_pictures(spec: ModelSpec) -> None:
+    """Raises SpecError for a model that does not take patches of pictures."""
+    takes = layer_kind(spec.kind).takes
+    if takes != "patches":
+        message = f"'{spec.text}' cannot classify pictures: kind '{spec.kind}' takes {takes}"
+        hint = "choose a kind that takes patches, such as vit"
+        raise SpecError("no-classifier", message, place="kind", hint=hint)

@@ -14,8 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from rinsc.errors import SpecError
-from rinsc.layers.kind import layer_kind, require_language_model
+from rinsc.layers.kind import require_language_model, require_pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -223,15 +222,6 @@ def percent(value: float) -> str:
 def no_products(graph: BlockGraph, batch: int) -> int:
     """The FLOPs of a loss without matrix products."""
     return 0
-
-
-def require_pictures(spec: ModelSpec) -> None:
-    """Raises SpecError for a model that does not take patches of pictures."""
-    takes = layer_kind(spec.kind).takes
-    if takes != "patches":
-        message = f"'{spec.text}' cannot classify pictures: kind '{spec.kind}' takes {takes}"
-        hint = "choose a kind that takes patches, such as vit"
-        raise SpecError("no-classifier", message, place="kind", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ NO_DIGEST = "0" * 64  # what a writer puts in its place, for `sign_weights` to r
 MAX_HEADER_BYTES = 100_000_000  # as the library safetensors has it
 CHECKSUMS, CONFIG = "checksums.json", "config.json"  # in a folder with weights
 MODEL_KEYS = ("spec", "rounds")  # of the config: what decides a number
+PICTURE_KEYS = ("image_size", "num_channels")  # of the config of a classifier, likewise
 MODEL_ENTRY = "config.json: spec, rounds"  # in the list of digests
 MAX_JSON_BYTES = 1 << 24
 PIECE_BYTES, READ_BYTES = 1 << 26, 1 << 20
@@ -55,7 +56,8 @@ def is_damaged(path: Path) -> bool:
 
 def config_digest(config: dict[str, Any]) -> str:
     """Of what decides a number in a config.json; tools may change the rest."""
-    decides = json.dumps({key: config.get(key) for key in MODEL_KEYS}, sort_keys=True)
+    keys = (*MODEL_KEYS, *(key for key in PICTURE_KEYS if key in config))
+    decides = json.dumps({key: config.get(key) for key in keys}, sort_keys=True)
     return hashlib.sha256(decides.encode("utf-8")).hexdigest()
 
 

@@ -20,6 +20,7 @@ from rinsc.errors import CheckpointError, DataError, plural, setting
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import dialled_loops, loop_law
 from rinsc.graph.towers_graph import by_dial, rounds_of
+from rinsc.layers import layer_kind
 from rinsc.objectives import OBJECTIVES
 from rinsc.spec import model_spec
 from rinsc.storage.files import file_digest, read_json, read_regular_text
@@ -41,6 +42,7 @@ from rinsc.training.saved_model import (
     check_tokenizer_file,
     folder_spec,
     is_saved_model,
+    picture_patches,
     refuse_adapter,
     saved_rounds,
 )
@@ -270,8 +272,12 @@ def _saved_model(folder: RunFolder) -> SavedModel:
         message = "the folder has a config.json and no model.safetensors"
         raise _error("no-weights", message, folder.path, hint)
     graph = build_graph(folder_spec(folder))
-    OBJECTIVES["next_token"].check_model(graph.spec)
-    config = TrainConfig(sequence_length=graph.spec.context)
+    if layer_kind(graph.spec.kind).takes == "patches":
+        patches = picture_patches(folder, graph.spec)
+        config = TrainConfig(objective="classify", sequence_length=patches)
+    else:
+        OBJECTIVES["next_token"].check_model(graph.spec)
+        config = TrainConfig(sequence_length=graph.spec.context)
     return SavedModel(folder, graph, config, steps=0, training_flops=0)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rinsc.__about__ import __version__
-from rinsc.backends.hf import RinscForCausalLM
+from rinsc.backends.hf import RinscForCausalLM, RinscForImageClassification, picture_config
+from rinsc.backends.hf.folder import processor_json
 from rinsc.backends.torch import save_weights, to_torch
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.cost import forward_flops, stored_params
@@ -20,6 +21,7 @@ from rinsc.errors import RinscError, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
 from rinsc.graph.towers_graph import by_dial, rounds_of
+from rinsc.layers import layer_kind
 from rinsc.objectives import OBJECTIVES, Part, objective
 from rinsc.scalars import exact, html_table, rounded_flops
 from rinsc.spec import ModelSpec, model_spec
@@ -221,12 +223,18 @@ def save_trained(model: Any, folder: RunFolder, devices: Devices) -> None:
         own = {n.removeprefix(PREFIX): t for n, t in weights.items() if n.startswith(PREFIX)}
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
-        if not hasattr(model, "config"):  # no model of transformers
+        is_classifier = layer_kind(plain.spec.kind).takes == "patches"
+        if is_classifier:
+            shape = read_json(folder.data_record)["corpus"]["shape"]
+            pictures = picture_config(plain.spec, shape)
+            write_atomically(folder.processor_config, processor_json(pictures))
+        elif not hasattr(model, "config"):  # no model of transformers
             return
-        config = parse_json(model.config.to_json_string())
+        config = parse_json((pictures if is_classifier else model.config).to_json_string())
+        hosted = RinscForImageClassification if is_classifier else RinscForCausalLM
         # What saving a checkpoint notes in the config, whether this process saved one or not.
         config |= {
-            "architectures": [RinscForCausalLM.__name__],
+            "architectures": [hosted.__name__],
             "dtype": str(next(iter(own.values())).dtype).removeprefix("torch."),
         }
         if folder.tokenizer.is_file():  # a run from Python may have none

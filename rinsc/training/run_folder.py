@@ -85,6 +85,11 @@ class RunFolder:
         return self.path / "tokenizer_config.json"
 
     @property
+    def processor_config(self) -> Path:
+        """What transformers makes the inputs of a classifier with."""
+        return self.path / "preprocessor_config.json"
+
+    @property
     def chat_template(self) -> Path:
         return self.path / TEMPLATE_FILE
 
@@ -154,7 +159,8 @@ class RunFolder:
         model = (self.result, self.checksums, self.weights, self.hf_config, self.tokenizer_config)
         begun_with = self.source, self.initial_weights
         figures = (self.pieces, *self.evaluation, self.metrics)
-        return (*model, self.chat_template, *figures, *inputs, *begun_with)
+        tools = self.processor_config, self.chat_template
+        return (*model, *tools, *figures, *inputs, *begun_with)
 
     def evaluation_of(self, checkpoint: str) -> Path:
         """The picture that ``rinsc eval`` draws of a checkpoint, unless it is told where."""

@@ -12,6 +12,7 @@ from typing import Any
 from rinsc.errors import CheckpointError, GraphError
 from rinsc.graph import Rounds, build_graph, resolve_rounds
 from rinsc.graph.rounds import plain_rounds
+from rinsc.layers import model_input
 from rinsc.spec import ModelSpec, model_spec, spec_from_values
 from rinsc.storage.files import file_digest, read_json
 from rinsc.storage.weights_digest import is_config_changed
@@ -55,6 +56,32 @@ def saved_rounds(folder: RunFolder) -> Rounds:
         problems = (replace(problem, place=location) for problem in error.problems)
         raise CheckpointError.of(*problems) from None
     return rounds
+
+
+def picture_shape(folder: RunFolder) -> tuple[int, int, int]:
+    """Height, width and channels of the pictures that a saved classifier takes; raises
+    CheckpointError."""
+    config = _config(folder)
+    size, channels = config.get("image_size"), config.get("num_channels")
+    numbers = [*size, channels] if isinstance(size, list) and len(size) == 2 else []
+    if len(numbers) != 3 or not all(type(n) is int and 0 < n < 2**31 for n in numbers):
+        message, hint = "image_size and num_channels say no shape of pictures", "restore the file"
+        location = str(folder.hf_config)
+        raise CheckpointError("bad-picture-shape", message, place=location, hint=hint)
+    return numbers[0], numbers[1], numbers[2]
+
+
+def picture_patches(folder: RunFolder, spec: ModelSpec) -> int:
+    """Into how many patches a saved classifier cuts a picture."""
+    height, width, channels = picture_shape(folder)
+    return height * width * channels // int(model_input(spec).shape[-1])
+
+
+def picture_labels(folder: RunFolder, classes: int) -> list[str]:
+    """The names of the classes of a saved classifier; their numbers where it has no names."""
+    names = _config(folder).get("id2label")
+    names = names if isinstance(names, dict) else {}
+    return [str(names.get(str(index), index)) for index in range(classes)]
 
 
 def refuse_adapter(folder: RunFolder) -> None:

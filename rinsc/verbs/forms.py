@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ONNX_KEYS = ("form", "rounds", "cache", "operators", "precision", "exit")  # of its metadata
 HF_FILES = (
     *("model.safetensors", "config.json", "modeling_rinsc.py", "generation_config.json"),
-    "checksums.json",
+    *("preprocessor_config.json", "checksums.json"),
 )
 ONNX_FILES = (MODEL_FILE, DATA_FILE, "genai_config.json", "heldout.txt")
 SHARED_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

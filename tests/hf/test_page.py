@@ -19,12 +19,16 @@ PAGE = (Path(__file__).parents[2] / "docs" / "hugging-face.md").read_text(encodi
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trl")
+    pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
-    (command,) = re.findall(r"^\$ rinsc (.+)$", PAGE, re.MULTILINE)
-    assert run_cli(*shlex.split(command)).status == 0
+    commands = re.findall(r"^\$ rinsc (.+)$", PAGE, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        done = run_cli(*shlex.split(command))
+        assert done.status == 0, done.err
     output = io.StringIO()
     examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     names: dict[str, object] = {}
     with contextlib.redirect_stdout(output):
         for example in examples:
@@ -34,6 +38,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "torch.Size([1, 7])",
         "True",
         "{'A': 4} RinscForCausalLM",
+        "torch.Size([1, 10])",
         "True",
         "RinscForCausalLM",
     ]

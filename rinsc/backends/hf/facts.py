@@ -13,13 +13,14 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 
 from rinsc.backends.torch.decoding import HostedModule, hosted_class
+from rinsc.backends.torch.module import CompiledModule, recomputing_module
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.backends.torch.tensor_plan import Side, tensor_plan
 from rinsc.cost.counts import checked_sequence, run_counts
 from rinsc.cost.flops import PYTORCH, flops_of_a_step
 from rinsc.errors import CheckpointError, LoweringError, SpecError
 from rinsc.graph import BlockGraph, Rounds, build_graph, resolve_rounds
-from rinsc.layers import block_weights, layer_kind, trace_programs
+from rinsc.layers import block_weights, layer_kind, model_input, trace_programs
 from rinsc.layers.cached import hosted_programs, looks_back_by_attention_alone
 from rinsc.layers.weight_names import LAYERS, TIED
 from rinsc.spec import ModelSpec, spec_from_values
@@ -130,6 +131,15 @@ class ModelFacts:
     def new_module(self) -> HostedModule:
         """The emitted module, freshly initialised."""
         return hosted_class(self.graph)()
+
+    def new_plain_module(self) -> CompiledModule:
+        """The emitted module of a model that is no language model, freshly initialised."""
+        return recomputing_module(self.model_spec)
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in a patch, of a model that takes patches."""
+        return int(model_input(self.model_spec).shape[-1])
 
     def adopt(self, module: HostedModule) -> None:
         """Let the module, whose vocabulary was resized, be one of the graph that it has now."""

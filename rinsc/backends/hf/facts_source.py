@@ -16,6 +16,7 @@ from rinsc.cost.counts import BlockRuns, LoopRuns, RunCounts
 from rinsc.cost.flops import PYTORCH, flops_of_a_step
 from rinsc.graph import BlockGraph, Loop, Visit, build_graph, plain_rounds
 from rinsc.graph.rounds import spelled_rounds
+from rinsc.layers import layer_kind, trace_programs
 
 # A number, or what each token and each pair of tokens adds to one.
 Amount: TypeAlias = tuple[int, int]
@@ -178,8 +179,6 @@ class ModelFacts:
 
     spec: dict[str, Any]
     takes_noise_seed = {takes_noise_seed}
-    keeps_cache = {keeps_cache}
-    shares_slots = {shares_slots}
 
     @staticmethod
     def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +191,27 @@ class ModelFacts:
         """The spec in the words that tools know."""
         return {{**DIMENSIONS, "vocab_size": self.spec["vocab_size"]}}
 
+    def resolved(self, rounds: Rounds) -> dict[str, int]:
+        """Rounds of every repeat."""
+{resolved}
+
+    def executed_layers(self, counts: dict[str, int]) -> int:
+        """Layers that a pass at these rounds runs."""
+{executed_layers}
+
+    def tp_plan(self) -> dict[str, str]:
+        """How matrices are cut over devices."""
+        return dict(TP_PLAN)
+
+    def fsdp_plan(self) -> dict[str, str]:
+        """What is gathered by itself where a model is sharded."""
+        return dict(FSDP_PLAN)
+'''
+
+_LANGUAGE = '''
+    keeps_cache = {keeps_cache}
+    shares_slots = {shares_slots}
+
     def new_module(self) -> Model:
         """The module, freshly initialised."""
         model, rows = Model(), self.spec["vocab_size"]
@@ -202,14 +222,6 @@ class ModelFacts:
 
     def adopt(self, module: Model) -> None:
         """Nothing: the code is that of every size of the vocabulary."""
-
-    def resolved(self, rounds: Rounds) -> dict[str, int]:
-        """Rounds of every repeat."""
-{resolved}
-
-    def executed_layers(self, counts: dict[str, int]) -> int:
-        """Layers that a pass at these rounds runs."""
-{executed_layers}
 
     def cache_slots(self, counts: dict[str, int]) -> int:
         """Pairs of keys and values that a pass at these rounds keeps."""
@@ -223,14 +235,19 @@ class ModelFacts:
         """Refuse a sequence beyond the context."""
         if seq > {context}:
             raise ValueError(f"{{seq}} tokens exceed the context of {context}")
+'''
 
-    def tp_plan(self) -> dict[str, str]:
-        """How matrices are cut over devices."""
-        return dict(TP_PLAN)
+_PICTURES = '''
+    patch_width = {patch_width}
 
-    def fsdp_plan(self) -> dict[str, str]:
-        """What is gathered by itself where a model is sharded."""
-        return dict(FSDP_PLAN)
+    def new_plain_module(self) -> Model:
+        """The module, freshly initialised."""
+        model, rows = Model(), self.spec["vocab_size"]
+        if rows != SPEC["vocab_size"]:
+            head = model.{head}
+            model.{head} = nn.Linear(head.in_features, rows, bias=head.bias is not None)
+            model.reset_parameters()
+        return model
 '''
 
 
@@ -250,17 +267,34 @@ def facts_source(config: RinscConfig) -> str:
         lines += literal(name, values)
     facts = _CLASS.format(
         takes_noise_seed=config.takes_noise_seed,
+        resolved=_body(_resolved(looped)),
+        executed_layers=_body([*total(graph, executed_layers(graph)), "return layers"]),
+    )
+    facts += _pictures(config) if is_of_pictures(config) else _language(config)
+    spelling = [getsource(spelled_rounds), "", getsource(plain_rounds)]
+    return "\n".join([*lines, "", "", *spelling, ""]) + _ERRORS + facts
+
+
+def is_of_pictures(config: RinscConfig) -> bool:
+    """Whether the model takes patches of pictures."""
+    return layer_kind(config.model_spec.kind).takes == "patches"
+
+
+def _language(config: RinscConfig) -> str:
+    graph = config.graph
+    return _LANGUAGE.format(
         keeps_cache=config.keeps_cache,
         shares_slots=config.shares_slots,
         context=graph.spec.context,
         resized=_body(indented(_resized(graph.spec.tied_embedding))),
-        resolved=_body(_resolved(looped)),
-        executed_layers=_body([*total(graph, executed_layers(graph)), "return layers"]),
         cache_slots=_body([*total(graph, cache_slots(graph)), "return slots"]),
         step_flops=_body(step_flops(graph)),
     )
-    spelling = [getsource(spelled_rounds), "", getsource(plain_rounds)]
-    return "\n".join([*lines, "", "", *spelling, ""]) + _ERRORS + facts
+
+
+def _pictures(config: RinscConfig) -> str:
+    head = trace_programs(config.model_spec).head.nodes[-1].name
+    return _PICTURES.format(patch_width=config.patch_width, head=head)
 
 
 def literal(name: str, values: Mapping[str, Any]) -> list[str]:

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, TypeAlias
 
 from transformers import GenerationConfig
 
+from rinsc.backends.hf.classifier import RinscForImageClassification, RinscImageProcessor
 from rinsc.backends.hf.config import RinscConfig
-from rinsc.backends.hf.facts_source import facts_source
+from rinsc.backends.hf.facts_source import facts_source, is_of_pictures
 from rinsc.backends.hf.model import RinscForCausalLM, RinscModel
 from rinsc.backends.torch.emit import emit_source
 from rinsc.backends.torch.weight_files import write_tensors
@@ -40,21 +41,23 @@ from rinsc.storage.folders import replace_contents
 from rinsc.storage.weights_digest import CHECKSUMS, MODEL_ENTRY, config_digest
 from rinsc.text.tokenizer_files import TOKENIZER_FILE, TOKENIZER_FILES
 
-MODULES = (
+SHARED_MODULES = (
     "rinsc.storage.weights_digest",
     "rinsc.backends.hf.config",
-    "rinsc.backends.hf.caching",
+    "rinsc.backends.hf.recomputing",
     "rinsc.backends.hf.starts",
-    "rinsc.backends.hf.model",
 )  # each after what it imports
+LANGUAGE_MODULES = (*SHARED_MODULES, "rinsc.backends.hf.caching", "rinsc.backends.hf.model")
+PICTURE_MODULES = (*SHARED_MODULES, "rinsc.backends.hf.classifier")
 WIDTH = 100
 
-_TITLE = '''"""A recursive-depth language model for transformers, which rinsc compiled of:
+_TITLE = '''"""A recursive-depth {what} for transformers, which rinsc compiled of:
 
 {signature}
 
-Load its folder with ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)``;
-``rounds``, an argument of a forward pass and of ``generate``, says how often repeats run.
+Load its folder with
+``{auto}.from_pretrained(folder, trust_remote_code=True)``;
+``rounds``, an argument of {calls}, says how often repeats run.
 """
 
 from __future__ import annotations
@@ -64,12 +67,25 @@ from __future__ import annotations
 def standalone_source(config: RinscConfig) -> str:
     """The file; the same for every config of one spec."""
     imports = _Imports()
-    emitted = imports.without(emit_source(config.graph, hosted=True))
+    pictures = is_of_pictures(config)
+    source = emit_source(config.graph, hosted=not pictures, recomputing=pictures)
+    emitted = imports.without(source)
     facts = facts_source(config)
     imports.add("typing", "Any", "Literal", "TypeAlias")
     imports.add("collections.abc", "Mapping")
-    own = [imports.without(_text(module)) for module in MODULES]
-    title = _TITLE.format(signature=_wrapped(config.graph.spec.text))
+    modules = PICTURE_MODULES if pictures else LANGUAGE_MODULES
+    own = [imports.without(_text(module)) for module in modules]
+    what, auto, calls = (
+        ("classifier of pictures", "AutoModelForImageClassification", "a forward pass")
+        if pictures
+        else (
+            "language model",
+            "AutoModelForCausalLM",
+            "a forward pass and of ``generate``",
+        )
+    )
+    signature = _wrapped(config.graph.spec.text)
+    title = _TITLE.format(signature=signature, what=what, auto=auto, calls=calls)
     body = "\n\n\n".join(text.strip("\n") for text in (emitted, facts, *own))
     blank = "\n" * (1 + body.startswith(("class ", "def ", "@")))
     return f"{title}\n{imports.text()}{blank}{body}\n"
@@ -164,12 +180,20 @@ CODE = "modeling_rinsc"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-FILES = (WEIGHTS_FILE, CONFIG_FILE, f"{CODE}.py", GENERATION_FILE, CHECKSUMS)
+PROCESSOR_FILE = "preprocessor_config.json"
+FILES = (WEIGHTS_FILE, CONFIG_FILE, f"{CODE}.py", GENERATION_FILE, PROCESSOR_FILE, CHECKSUMS)
 AUTO_MAP = {
     "AutoConfig": f"{CODE}.{RinscConfig.__name__}",
     "AutoModel": f"{CODE}.{RinscModel.__name__}",
     "AutoModelForCausalLM": f"{CODE}.{RinscForCausalLM.__name__}",
 }
+PICTURE_AUTO_MAP = {
+    "AutoConfig": f"{CODE}.{RinscConfig.__name__}",
+    "AutoModelForImageClassification": f"{CODE}.{RinscForImageClassification.__name__}",
+    # Not in the processor's own config, where transformers would look for one of videos, too.
+    "AutoImageProcessor": f"{CODE}.{RinscImageProcessor.__name__}",
+}
+HostedModel: TypeAlias = RinscForCausalLM | RinscForImageClassification
 
 
 def check_standalone_folder(path: Path) -> None:
@@ -190,7 +214,7 @@ def check_standalone_folder(path: Path) -> None:
 
 
 def write_standalone_folder(
-    model: RinscForCausalLM, path: Path, files: Mapping[str, bytes]
+    model: HostedModel, path: Path, files: Mapping[str, bytes]
 ) -> list[Path]:
     """Write the model, its code and further ``files`` by name; their paths, the weights first.
 
@@ -201,8 +225,11 @@ def write_standalone_folder(
     texts = {
         CONFIG_FILE: _config_json(model),
         f"{CODE}.py": standalone_source(model.config),
-        GENERATION_FILE: _generation_json(model),
     }
+    if isinstance(model, RinscForImageClassification):
+        texts[PROCESSOR_FILE] = processor_json(model.config)
+    else:
+        texts[GENERATION_FILE] = _generation_json(model)
     listed = {MODEL_ENTRY: config_digest(parse_json(texts[CONFIG_FILE]))}
     listed |= {
         name: hashlib.sha256(content).hexdigest()
@@ -245,9 +272,21 @@ def token_ids(config: Path, vocab_size: int) -> dict[str, int | list[int] | None
     return ids_by_key
 
 
-def _config_json(model: RinscForCausalLM) -> str:
+def processor_json(config: Any) -> str:
+    """What makes the inputs of a classifier, for ``AutoImageProcessor``."""
+    height, width = config.image_size
+    values = {
+        # No name of a class: the config leads to it.
+        "num_channels": config.num_channels,
+        "size": {"height": height, "width": width},
+    }
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def _config_json(model: HostedModel) -> str:
     values: dict[str, Any] = parse_json(model.config.to_json_string())
-    values |= {"architectures": [RinscForCausalLM.__name__], "auto_map": AUTO_MAP}
+    auto_map = PICTURE_AUTO_MAP if is_of_pictures(model.config) else AUTO_MAP
+    values |= {"architectures": [type(model).__name__], "auto_map": auto_map}
     values["dtype"] = str(model.dtype).removeprefix("torch.")
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
@@ -270,4 +309,5 @@ def _is_ours(config: Path) -> bool:
     except (OSError, ValueError):
         return False
     code = values.get("auto_map") if isinstance(values, dict) else None
-    return isinstance(code, dict) and bool(code) and code.items() <= AUTO_MAP.items()
+    maps = (AUTO_MAP, PICTURE_AUTO_MAP)
+    return isinstance(code, dict) and bool(code) and any(code.items() <= m.items() for m in maps)

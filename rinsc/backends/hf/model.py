@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging
 
 from rinsc.backends.hf.caching import (
     CacheSlots,
@@ -20,6 +19,7 @@ from rinsc.backends.hf.caching import (
 )
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
+from rinsc.backends.hf.recomputing import Recomputing
 from rinsc.backends.hf.starts import (
     CheckedWeights,
     flag_made,
@@ -27,7 +27,6 @@ from rinsc.backends.hf.starts import (
     layer_classes,
     make_missing,
 )
-from rinsc.backends.torch.decoding import Checkpointing
 from rinsc.backends.torch.decoding import HostedModule as Model
 from rinsc.graph import Rounds, plain_rounds
 
@@ -80,12 +79,11 @@ def _with_auxiliary(
 
 
 IGNORED = -100  # the label of what counts for nothing
-logger = logging.get_logger(__name__)
 # The Trainer's compute_loss reads this list: smoothed targets of these are one token ahead.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(RinscConfig.model_type, "RinscForCausalLM")
 
 
-class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel):  # type: ignore[no-untyped-call]
+class RinscForCausalLM(CheckedWeights, Recomputing, RoundsGenerationMixin, PreTrainedModel):  # type: ignore[no-untyped-call]
     """Token ids to logits and a loss, over the emitted module ``model.model``.
 
     Blocks are stored once, whatever the number of visits, and so is a tied embedding: the head
@@ -267,40 +265,6 @@ class RinscForCausalLM(CheckedWeights, RoundsGenerationMixin, PreTrainedModel): 
             message = "layers that look back by a shift cannot leave out padding or other documents"
             hint = "give whole sequences without padding, one document each"
             raise cannot_run("no-mask", message, hint)
-
-    def set_checkpointing(self, how: Checkpointing) -> None:
-        """Keep activations in training (``none``), or make those of each ``visit`` or ``round``
-        again in the backward pass."""
-        if how not in get_args(Checkpointing):
-            message = f"checkpointing is {how!r:.40}; it must be one of {get_args(Checkpointing)}"
-            hint = "'visit' keeps the state between visits, 'round' that between rounds"
-            raise wrong_value("bad-checkpointing", message, hint, "checkpointing")
-        self.model.checkpointing = how
-
-    @property
-    def is_activation_checkpointing(self) -> bool:
-        return self.model.checkpointing != "none"
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:  # its older name
-        return self.is_activation_checkpointing
-
-    def _set_gradient_checkpointing(
-        self,
-        enable: bool = True,
-        gradient_checkpointing_func: Callable[..., Any] | None = None,
-        every_n_layers: int = 1,
-    ) -> None:
-        """What ``gradient_checkpointing_enable`` comes to: by visit, unless by round was chosen.
-
-        Checkpoints are never reentrant, whatever is asked: that form counts the gradients of a
-        block with several visits wrongly where they are reduced over processes.
-        """
-        options = getattr(gradient_checkpointing_func, "keywords", {})
-        if options.get("use_reentrant"):
-            logger.warning_once("use_reentrant=True is ignored: a block may have several visits")
-        now = self.model.checkpointing
-        self.model.checkpointing = (now if now != "none" else "visit") if enable else "none"
 
     def get_input_embeddings(self) -> nn.Module:
         """The embedding."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rinsc.backends.hf.facts import changed_config, damaged_weights
-from rinsc.backends.torch.decoding import HostedModule as Model
+from rinsc.backends.torch.device import TableKeeper as Model
 from rinsc.storage.weights_digest import CONFIG, is_config_changed, is_damaged
 
 MADE = "_is_hf_initialized"  # the flag by which transformers knows a weight that has its value
@@ -54,12 +54,15 @@ def make_missing(module: Model, new_module: Callable[[], Model]) -> None:
     """Give weights that a load has left empty their first values, and make the tables again."""
     device = next(module.parameters()).device
     with torch.device(device):
-        module.reset_tables()
+        if any(True for _ in module.buffers()):  # a module without tables may have no such method
+            module.reset_tables()
         parameters = module.named_parameters()
         missing = [name for name, parameter in parameters if not is_made(parameter)]
         fresh = dict(new_module().named_parameters()) if missing else {}
     for name in missing:
-        module.get_parameter(name).data.copy_(fresh[name])
+        parameter = module.get_parameter(name)
+        parameter.data.copy_(fresh[name])
+        setattr(parameter, MADE, True)
 
 
 def layer_classes(module: Model, stacks: dict[str, str]) -> list[str]:

@@ -161,7 +161,8 @@ def recomputing_module(spec: ModelSpec) -> CompiledModule:
     """As `to_torch`, with ``checkpointing`` to be set: activations of each visit, or of each round
     of the outermost repeats, are then made again in the backward pass."""
     graph = require_graph(spec)
-    require_memory(graph)
+    if torch.get_default_device().type == "cpu":
+        require_memory(graph)
     return _recomputing_class(graph)()
 
 
