@@ -138,6 +138,65 @@ def work(
     return exit_status(state)
 
 
+def emit_(
+    folder: Folder,
+    /,
+    *,
+    form: Annotated[Literal["k8s", "slurm", "shell"], Parameter(name="--as")],
+    output: Output = None,
+    workers: int = 0,
+    threads: int = 1,
+    gpus: int = 0,
+    memory: str = "2Gi",
+    image: str = "rinsc:latest",
+    claim: str = "rinsc-study",
+    slurm: SlurmOptions = (),
+    json: bool = False,
+) -> None:
+    """Write what another system needs to run a study: one task for each run.
+
+    k8s is an Indexed Job of Kubernetes, slurm a script for sbatch, and shell a line for each run:
+    parallel < LINES, or xargs -d '\\n' -P 4 -I{} sh -c {} < LINES.
+
+    Parameters
+    ----------
+    form
+        For which system.
+    output
+        The file to write; standard output if not given.
+    workers
+        Tasks at a time; as many as the system allows if not given.
+    threads
+        Cores of each task.
+    gpus
+        Of each task.
+    memory
+        Of each task, on Kubernetes.
+    image
+        A container with rinsc, on Kubernetes.
+    claim
+        The PersistentVolumeClaim that holds the study's files, on Kubernetes.
+    slurm
+        An option of sbatch, as partition=long; may be repeated.
+    json
+        Print the text in a JSON object.
+    """
+    from rinsc.study.emit import Place, emit
+    from rinsc.study.tasks import slurm_options
+
+    place = Place(workers, threads, gpus, memory, image, claim, slurm_options(slurm))
+    text = emit(folder, form, place)
+    if output is not None:
+        from rinsc.storage.files import write_atomically
+
+        write_atomically(output, text)
+        print_note(f"wrote {output}")
+    if json:
+        print_json({"as": form, "text": text})
+    elif output is None:
+        print_result(text.rstrip("\n"))
+
+
 def status(folder: Folder, /, *, json: bool = False) -> None:
     """How far a study is, read from its run folders.
 
@@ -210,5 +269,6 @@ for function, name in (
     (status, "status"),
     (report, "report"),
     (work, "work"),
+    (emit_, "emit"),
 ):
     study.command(function, name=name)

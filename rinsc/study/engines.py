@@ -9,7 +9,6 @@ study may be begun on one engine and go on with another.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,17 +20,15 @@ from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import whole
 from rinsc.study.folder import RunState, StudyFolder
 from rinsc.study.lease import taken_alone
-from rinsc.study.tasks import Engine, Resources
+from rinsc.study.tasks import MOST_WORKERS, Engine, Resources, slurm_options
 from rinsc.study.tuning import job_states
 from rinsc.study.watch import Watch
 from rinsc.study.workers import stopped, work_here
 from rinsc.study.working import BUSY, RETRIED, opened
 
 EngineName = Literal["local", "ray", "slurm", "slurm-local"]
-MOST_WORKERS = 1024
 MOST_VAIN_JOBS = 3  # of one run, that end before they begin it
 BUSY_SECONDS = 10.0  # before a run that somebody else is at is given to the engine again
-_SLURM_OPTION = re.compile(r"([a-z][a-z-]*)=(\S.*)")
 
 
 def run_study(
@@ -65,7 +62,7 @@ def run_study(
             work_here(watch, resources.workers or cores, threads)
         elif watch.left:
             with _opened(on, study, resources) as engine:
-                _hand_out(watch, engine)
+                hand_out(watch, engine)
     return job_states(study, plan)
 
 
@@ -85,18 +82,6 @@ def _checked(
         message = f"{setting('gpus')} must be a number of GPUs, not {gpus!r:.40}"
         raise UsageError("usage", message, hint="a share of a GPU is for Ray alone")
     return Resources(workers or 0, threads, gpus, slurm_options(slurm))
-
-
-def slurm_options(texts: Sequence[str]) -> dict[str, str]:
-    """Options of sbatch by name; raises UsageError for a text that is none."""
-    options = {}
-    for text in texts:
-        match = _SLURM_OPTION.fullmatch(text)
-        if match is None:
-            message = f"'{text!s:.60}' is not an option of sbatch"
-            raise UsageError("usage", message, hint="write KEY=VALUE, as partition=long")
-        options[match[1]] = match[2]
-    return options
 
 
 @contextmanager
@@ -127,7 +112,7 @@ def _opened(on: str, study: StudyFolder, resources: Resources) -> Iterator[Engin
         engine.close()
 
 
-def _hand_out(watch: Watch, engine: Engine) -> None:
+def hand_out(watch: Watch, engine: Engine) -> None:
     """Give the engine every run once, and again as long as it ended before it was over."""
     study, working = watch.study, set[str]()
     not_before: dict[str, float] = {}

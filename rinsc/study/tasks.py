@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rinsc.errors import OutputError, RinscError
+from rinsc.errors import OutputError, RinscError, UsageError
 from rinsc.study.lease import STOPPED
 from rinsc.study.plan import PlannedRun
 from rinsc.study.working import exit_status, work_on
 
 MOST_AT_ONCE = 1000  # runs that a cluster is given at a time
+MOST_WORKERS = 1024
+_SLURM_OPTION = re.compile(r"([a-z][a-z-]*)=([ -~]*[!-~])")
 
 
 @dataclass(frozen=True)
@@ -59,5 +62,19 @@ def do_run(folder: str, name: str, threads: int) -> tuple[int, str, str]:
         return error.exit_status, error.code, error.message
     except OSError as error:
         return OutputError.exit_status, "system-error", str(error)
-    except SystemExit:
+    except SystemExit as end:
+        if end.code != STOPPED:  # the engine's own way to end, as when it puts a job into the queue
+            raise
         return STOPPED, "", ""
+
+
+def slurm_options(texts: Sequence[str]) -> dict[str, str]:
+    """Options of sbatch by name; raises UsageError for a text that is none."""
+    options = {}
+    for text in texts:
+        match = _SLURM_OPTION.fullmatch(text)
+        if match is None:
+            message = f"'{text!s:.60}' is not an option of sbatch"
+            raise UsageError("usage", message, hint="write KEY=VALUE, as partition=long")
+        options[match[1]] = match[2]
+    return options

@@ -91,7 +91,8 @@ def work_on(folder: str | Path, name: str) -> RunState:
     """Do one run, named or numbered, and return what became of it.
 
     The trials that decide its learning rate are done before it. A run that failed before is tried
-    again. Where another worker is at it, or at such a trial, it is waited for, for a while.
+    again. Where another worker is at such a trial, it is waited for; where one is at the run
+    itself, for a while.
     """
     _end_with_coordinator()
     study, plan = opened(folder)
@@ -100,8 +101,11 @@ def work_on(folder: str | Path, name: str) -> RunState:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         for job in (*trials_of(plan, run), run):
-            is_free = not study.is_over(job) and not is_taken(study.lock(job))
-            if is_free and _taken_and_done(study, plan, job):
+            if study.is_over(job):
+                continue
+            taken = is_taken(study.lock(job))
+            done = not taken and _taken_and_done(study, plan, job)
+            if done or (taken and job is not run):
                 deadline = time.monotonic() + PATIENCE_SECONDS
         state = state_of(study, plan, run)
         if state.is_over or time.monotonic() > deadline:
