@@ -166,7 +166,7 @@ def test_the_commands_of_the_example_run() -> None:
 @pytest.mark.usefixtures("package")
 def test_names_of_registered_kinds_are_known() -> None:
     assert "gated_convolution" in kinds.kind_names()
-    assert kinds.kind_place("gated_convolution").package == "gated-convolution"
+    assert kinds.source_of_kind("gated_convolution").package == "gated-convolution"
     result = run_cli("check", "AB", "--kind", "gated_convolutoin")
     assert "did you mean 'gated_convolution'?" in result.err
 

@@ -94,8 +94,8 @@ def cost(
     models = [model] if baseline is None else [model, baseline]
     exponents = share_bindings(options.set_, [options.signed(models[0]), *models[1:]])
     spec = options.any_spec(model, exponents[0])
-    asked = parse_rounds(rounds)
-    if baseline is not None and asked is not None:
+    counts = parse_rounds(rounds)
+    if baseline is not None and counts is not None:
         hint = "write the rounds into the signature"
         raise UsageError("usage", "--rounds does not go with --baseline", hint=hint)
     convention = FlopConvention(causal, head, recompute)
@@ -103,7 +103,7 @@ def cost(
         **{"seq": seq, "batch": batch, "convention": convention, "precision": precision}
     }
     with option_values():
-        report = _report(spec, rounds=asked, **settings)
+        report = _report(spec, rounds=counts, **settings)
     data = report.as_dict()
     if isinstance(spec, ModelSpec) and isinstance(report, CostReport):
         heavy = heavy_note(spec, report.adapter_share)
@@ -174,8 +174,8 @@ def print_report(report: CostReport, spec: ModelSpec) -> None:
     print_line(report.signature, style="bold")
     print_line(dimensions_text(spec))
     if report.rounds != resolve_rounds(build_graph(spec), None):
-        asked = ", ".join(f"{name}={count}" for name, count in report.rounds.items())
-        print_line(f"rounds {asked}")
+        counts = ", ".join(f"{name}={count}" for name, count in report.rounds.items())
+        print_line(f"rounds {counts}")
     if report.drawn_repeats:
         print_line(f"expected rounds in training {expected_text(report)}")
     for table in report_tables(report):

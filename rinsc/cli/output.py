@@ -262,14 +262,14 @@ def warnings_as_notes() -> Iterator[None]:
         show, noted = warnings.showwarning, set[str]()
 
         def show_as_note(
-            message: Warning | str, category: type[Warning], *place: Any, **more: Any
+            message: Warning | str, category: type[Warning], *location: Any, **more: Any
         ) -> None:
             if category.__module__.partition(".")[0] == "rinsc":
                 if str(message) not in noted:
                     note(str(message))
                 noted.add(str(message))
             else:
-                show(message, category, *place, **more)
+                show(message, category, *location, **more)
 
         warnings.showwarning = show_as_note
         yield

@@ -232,18 +232,18 @@ def report(
     from rinsc.study.page import write_report
     from rinsc.study.report import study_report
 
-    found = study_report(folder)
+    result = study_report(folder)
     if output is not None:
-        write_report(found, output)
+        write_report(result, output)
         print_note(f"wrote {output}")
     if json:
-        print_json(found.facts())
+        print_json(result.facts())
         return
-    for title, heads, rows in found.tables():
+    for title, heads, rows in result.tables():
         print_line(title, style="bold")
         print_result_table(Table(heads, rows, left=(0, len(heads) - 1)))
         print_line()
-    for line in found.notes:
+    for line in result.notes:
         print_line(line)
 
 

@@ -107,7 +107,7 @@ def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
 
 def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, int]:
     values: dict[str, int] = {}
-    for text in (part.strip() for text_of_pairs in texts for part in text_of_pairs.split(",")):
+    for text in (pair.strip() for text_of_pairs in texts for pair in text_of_pairs.split(",")):
         match = _PAIR.fullmatch(text)
         if match is None:
             message = f"{option} does not take '{text[:60]}'"

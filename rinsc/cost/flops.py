@@ -127,8 +127,8 @@ def forward_flops(
     for name, tower in towers_of(graph).items():
         length = min(seq, tower.spec.context) if name else seq
         for run in _counted(tower, run_counts(tower, counts[name]), convention):
-            for part, flops in program_flops(run.program, batch, length, convention).items():
-                by_part[part] += int(run.runs) * flops
+            for share, flops in program_flops(run.program, batch, length, convention).items():
+                by_part[share] += int(run.runs) * flops
                 by_block[run.owner] += int(run.runs) * flops
     return FlopSplit(dict(by_part), dict(by_block))
 
@@ -158,10 +158,10 @@ def training_flops(
         checked_sequence(graph.spec, seq)
     seq, batch = checked_counts(seq=seq, batch=batch)
     set_rounds(graph, rounds)
-    told, flops = told_rounds_of(graph, rounds), 0
+    named, flops = told_rounds_of(graph, rounds), 0
     for name, tower in towers_of(graph).items():
         length = min(seq, tower.spec.context)
-        counts = expected_run_counts(tower, told[name])
+        counts = expected_run_counts(tower, named[name])
         flops += round(flops_of_a_step(tower, counts, batch, length, convention))
     return flops
 

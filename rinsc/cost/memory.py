@@ -287,13 +287,13 @@ class _StateWidths:
     graph: BlockGraph
     products: int
     # At most, of the inputs of each program, by owner and program.
-    given: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict)
+    inputs: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict)
     _after: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def through(self, owner: str, program: Program, **widths: int) -> int:
         """The width of a program's result."""
         widths = {name: width for name, width in widths.items() if name in program.inputs}
-        known = self.given.setdefault((owner, id(program)), {})
+        known = self.inputs.setdefault((owner, id(program)), {})
         known |= {name: max(width, known.get(name, 0)) for name, width in widths.items()}
         saved = _kept(program, 1, 1, self.products, widths)
         result = program.outputs.get("x")
@@ -356,7 +356,7 @@ class _Step:
         widths = _StateWidths(self.graph, _element_bytes(self.precision))
         state = widths.after(self.graph, widths.through(FRAME, programs.embed))
         widths.through(FRAME, programs.head, x=state)
-        return widths.given
+        return widths.inputs
 
     def saved(self, run: ProgramRuns) -> int:
         return int(run.with_grad) * self._of(run.owner, run.program)

@@ -163,11 +163,11 @@ class TowersReport:
 
         return MemoryReport(
             precision=reports[0].precision,
-            weight_bytes=once(sum(each.weight_bytes for each in reports)),
-            gradient_bytes=once(sum(each.gradient_bytes for each in reports)),
-            optimizer_bytes=once(sum(each.optimizer_bytes for each in reports)),
-            kv_bytes_per_token=sum(each.kv_bytes_per_token for each in reports),
-            activation_bytes=sum(each.activation_bytes for each in reports),
+            weight_bytes=once(sum(report.weight_bytes for report in reports)),
+            gradient_bytes=once(sum(report.gradient_bytes for report in reports)),
+            optimizer_bytes=once(sum(report.optimizer_bytes for report in reports)),
+            kv_bytes_per_token=sum(report.kv_bytes_per_token for report in reports),
+            activation_bytes=sum(report.activation_bytes for report in reports),
         )
 
     @property
@@ -306,9 +306,9 @@ def expected_rounds(
     graph: BlockGraph, rounds: Mapping[str, int] | None = None
 ) -> dict[str, int | float]:
     """Expected rounds of each repeat in training, where only those of ``rounds`` are set."""
-    given = rounds or {}
+    named = rounds or {}
     means = {}
     for loop in verified(graph).dials():
-        known = exactly(loop, given) if loop.name in given else in_expectation(loop)
+        known = exactly(loop, named) if loop.name in named else in_expectation(loop)
         means[loop.name] = known.rounds
     return {name: int(mean) if mean == int(mean) else float(mean) for name, mean in means.items()}

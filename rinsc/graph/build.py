@@ -143,11 +143,11 @@ def _blocks(left: BlockGraph, right: BlockGraph) -> list[str]:
         if before is None or now is None:
             lines.append(f"block {name} is {'new' if before is None else 'gone'}")
         elif before != now:
-            lines.append(f"block {name} has {_words(now)}, not {_words(before)}")
+            lines.append(f"block {name} has {_block_text(now)}, not {_block_text(before)}")
     return lines
 
 
-def _words(block: Block) -> str:
+def _block_text(block: Block) -> str:
     tie = "" if block.tie is None else f" with one {block.tie}"
     return f"{plural(block.layers, 'layer')} of kind {block.kind}{tie}"
 

@@ -97,11 +97,11 @@ class Rewriter:
 
     program: Program
     nodes: list[Node] = field(default_factory=list)
-    made: int = 0
+    added: int = 0
 
     def value(self, shape: Shape) -> Value:
-        self.made += 1
-        return Value(_last_value(self.program) + self.made, shape)
+        self.added += 1
+        return Value(_last_value(self.program) + self.added, shape)
 
     def add(self, op: Op, *inputs: Value, like: Node | None = None) -> Value:
         shape = op.output_shape(*(value.shape for value in inputs))

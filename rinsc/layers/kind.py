@@ -14,7 +14,7 @@ from rinsc.ops import Shape
 from rinsc.ops.program import Builder, Value
 from rinsc.scalars import real
 from rinsc.spec import ModelSpec
-from rinsc.spec.kinds import broken_kind, found_kind, in_this_program, is_kind, kind_place
+from rinsc.spec.kinds import broken_kind, found_kind, in_this_program, is_kind, source_of_kind
 from rinsc.spec.settings import declaration_problem, settings_types
 from rinsc.syntax.tree import MAX_NAME
 
@@ -113,7 +113,7 @@ def layer_kind(name: str) -> LayerKind:
     """
     kind = found_kind(name)
     if not isinstance(kind, LayerKind):
-        origin = kind_place(name)
+        origin = source_of_kind(name)
         raise broken_kind(name, origin, f"'{origin.attribute}' is not a LayerKind")
     return kind
 
@@ -161,7 +161,7 @@ def _registration_problem(name: object, kind: object, replace: bool) -> Problem 
         message = f"this program has registered another kind '{name}'"
         return Problem("kind-taken", message, hint="choose another name, or give replace=True")
     if is_kind(name):
-        message = f"there is a kind '{name}' of {kind_place(name).owner}"
+        message = f"there is a kind '{name}' of {source_of_kind(name).owner}"
         return Problem("kind-taken", message, hint="choose another name")
     return None
 

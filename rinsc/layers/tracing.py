@@ -23,7 +23,7 @@ from rinsc.layers.kind import (
 from rinsc.ops import AuxiliaryLoss, Embedding, Param, Shape, TiedLinear
 from rinsc.ops.program import Builder, Node, Program, Value, trace
 from rinsc.spec import ModelSpec
-from rinsc.spec.kinds import broken_kind, kind_place
+from rinsc.spec.kinds import broken_kind, source_of_kind
 from rinsc.syntax.tree import mentions
 
 LOSSES = "losses"
@@ -293,7 +293,7 @@ def _code_of(kind: str) -> Iterator[None]:
     except RinscError:
         raise
     except Exception as error:
-        origin = kind_place(kind)
+        origin = source_of_kind(kind)
         if origin.package == "rinsc":
             raise
         raise broken_kind(kind, origin, f"{type(error).__name__}: {error}") from error

@@ -31,7 +31,7 @@ KINDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class KindPlace:
+class KindSource:
     """Where a kind is found: ``attribute`` of ``module``, which ``package`` brings.
 
     A kind that the running program has registered has no package.
@@ -73,13 +73,13 @@ def unknown_kind_hint(name: str) -> str:
     return f"one of: {', '.join(kind_names())}; {own}"
 
 
-def kind_place(name: str) -> KindPlace:
+def source_of_kind(name: str) -> KindSource:
     """Where the kind is found; one of rinsc wins over others of the same name, then one of the
     running program."""
     if name in KINDS:
         return _source(KINDS[name], "rinsc")
     if name in in_this_program:
-        return KindPlace("this program", name, "")
+        return KindSource("this program", name, "")
     return registered()[name]
 
 
@@ -88,7 +88,7 @@ def found_kind(name: str) -> object:
 
     Raises `GraphError` for a kind of another package that cannot be loaded.
     """
-    source = kind_place(name)
+    source = source_of_kind(name)
     if name in in_this_program and source.package == "":
         return in_this_program[name]
     if source.package == "rinsc":
@@ -101,7 +101,7 @@ def found_kind(name: str) -> object:
         raise broken_kind(name, source, f"{type(error).__name__}: {error}") from None
 
 
-def broken_kind(name: str, source: KindPlace, reason: str) -> GraphError:
+def broken_kind(name: str, source: KindSource, reason: str) -> GraphError:
     """The error for a kind of another package that cannot be used."""
     message = f"the layer kind '{name}' cannot be loaded from '{source.module}': {reason:.200}"
     hint = f"mend {source.owner} that registers it"
@@ -111,7 +111,7 @@ def broken_kind(name: str, source: KindPlace, reason: str) -> GraphError:
 
 
 @lru_cache(maxsize=1)
-def registered() -> Mapping[str, KindPlace]:
+def registered() -> Mapping[str, KindSource]:
     """Kinds of other packages; of two with one name the package first in the alphabet wins."""
     from importlib.metadata import entry_points  # slow to load, and seldom needed
 
@@ -122,7 +122,7 @@ def registered() -> Mapping[str, KindPlace]:
     return dict(sorted(entries, key=lambda item: item[1].package, reverse=True))
 
 
-def _source(value: str, package: str) -> KindPlace:
+def _source(value: str, package: str) -> KindSource:
     """``package.module``, which has ``KIND``, or ``package.module:NAME``."""
     module, _, attribute = value.partition(":")
-    return KindPlace(module.strip(), attribute.strip() or "KIND", package)
+    return KindSource(module.strip(), attribute.strip() or "KIND", package)

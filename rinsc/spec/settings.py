@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 from rinsc.errors import Problem, RinscError, did_you_mean, nearest
 from rinsc.scalars import plain
 from rinsc.spec.checks import at_key, shown, unknown_keys, value_problem
-from rinsc.spec.kinds import broken_kind, found_kind, is_kind, kind_place, unknown_kind_hint
+from rinsc.spec.kinds import broken_kind, found_kind, is_kind, source_of_kind, unknown_kind_hint
 
 KEY = "settings"
 TYPES = (int, float, bool, str)
@@ -68,7 +68,7 @@ def settings_class(kind: str) -> type:
     """The dataclass of a kind's settings; raises `GraphError` for a kind that cannot be used."""
     declared: object = getattr(found_kind(kind), KEY, None)
     if not isinstance(declared, type):
-        source = kind_place(kind)
+        source = source_of_kind(kind)
         raise broken_kind(kind, source, f"'{source.attribute}' is not a LayerKind")
     return declared
 

@@ -114,9 +114,9 @@ class Identity:
             f"{name}: {_word_text(word)}" if name else _word_text(word) for name, word in self.words
         )
         sizes = " ".join(f"{size.constant}+{size.per_layer}L" for size in self.sizes)
-        said = " ".join(f"{block.tie}/{block.kind}" for block in self.blocks)
+        options = " ".join(f"{block.tie}/{block.kind}" for block in self.blocks)
         plain = all(block == BlockOptions() for block in self.blocks)
-        return f"{words}|{sizes}" + ("" if plain else f"|{said}")
+        return f"{words}|{sizes}" + ("" if plain else f"|{options}")
 
 
 def _word_text(word: Word) -> str:
@@ -133,7 +133,7 @@ class _Part:
     """What a part is; one that ``stands_alone`` is more than its layers one after the other."""
 
     size: LinearForm
-    said: BlockOptions
+    options: BlockOptions
     stands_alone: bool
     layers: tuple[BlockOptions, ...] = ()  # what is said of each layer, where they differ
 
@@ -197,7 +197,7 @@ def identity_of_towers(
     inside = set(follower.values())
     words = tuple([(name, _atom_word(line, inside, numbers)) for name, line in lines.items()])
     forms_of_atoms = tuple([_chain_size(head, follower, parts) for head in numbers])
-    return Identity(words, forms_of_atoms, tuple([parts[head].said for head in numbers]))
+    return Identity(words, forms_of_atoms, tuple([parts[head].options for head in numbers]))
 
 
 def _require_equal_sizes(known: _Parts, own: _Parts, name: str, sig: Signature) -> None:
@@ -249,10 +249,10 @@ def _parts(
 def _of_layers(part: _Part, kinds: Sequence[str]) -> _Part:
     """The part with the kinds of its layers in place of its own."""
     if len(set(kinds)) == 1:
-        return replace(part, said=replace(part.said, kind=kinds[0]))
+        return replace(part, options=replace(part.options, kind=kinds[0]))
     if part.stands_alone:
-        return replace(part, said=replace(part.said, kind=short_digest(" ".join(kinds))))
-    return replace(part, layers=tuple([replace(part.said, kind=kind) for kind in kinds]))
+        return replace(part, options=replace(part.options, kind=short_digest(" ".join(kinds))))
+    return replace(part, layers=tuple([replace(part.options, kind=kind) for kind in kinds]))
 
 
 def _taken_apart(
@@ -280,8 +280,10 @@ def _taken_apart(
     layers: _Parts = {}
     for name, size in chosen.items():
         layer = replace(parts[name], size=LinearForm(1), layers=())
-        own = parts[name].layers or (layer.said,) * size
-        layers |= {layer_name(name, i): replace(layer, said=said) for i, said in enumerate(own)}
+        own = parts[name].layers or (layer.options,) * size
+        layers |= {
+            layer_name(name, i): replace(layer, options=options) for i, options in enumerate(own)
+        }
     return {name: with_layers(line, chosen) for name, line in lines.items()}, parts | layers
 
 
@@ -333,7 +335,7 @@ def _joined(
     if left.reverse or right.reverse or left.each != right.each:
         return None
     one, other = parts[left.part], parts[right.part]
-    if one.stands_alone or other.stands_alone or one.said != other.said:
+    if one.stands_alone or other.stands_alone or one.options != other.options:
         return None
     return left.part, right.part
 

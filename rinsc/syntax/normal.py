@@ -301,7 +301,7 @@ def substitute(sig: Signature) -> Signature:
     if sig.degree == 1:
         return sig
     pattern = _Pattern(sig.body, letter_options(sig))
-    items = _items(sig.body, pattern, _Place("", VisitOptions(), BlockOptions()), sig.degree)
+    items = _items(sig.body, pattern, _Position("", VisitOptions(), BlockOptions()), sig.degree)
     return replace(sig, body=replace(sig.body, items=items), degree=1)
 
 
@@ -312,17 +312,17 @@ class _Pattern:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Position:
     """One visit of a block that the pattern is written into: its name, and what it passes on."""
 
     path: str
     visit: VisitOptions
     block: BlockOptions
 
-    def inside(self, ref: BlockRef, own: BlockOptions) -> _Place:
+    def inside(self, ref: BlockRef, own: BlockOptions) -> _Position:
         """The place of one mention of the pattern, inside this one."""
         visit = visit_options(ref.options)
-        return _Place(
+        return _Position(
             part_name(self.path, ref.letter),
             VisitOptions(self.visit.each * visit.each, self.visit.reverse != visit.reverse),
             BlockOptions(own.tie or self.block.tie, own.kind or self.block.kind),
@@ -330,13 +330,13 @@ class _Place:
 
 
 def _items(
-    sequence: Sequence, pattern: _Pattern, position: _Place, degree: int
+    sequence: Sequence, pattern: _Pattern, position: _Position, degree: int
 ) -> tuple[Node, ...]:
     items = reversed(sequence.items) if position.visit.reverse else sequence.items
     return tuple(_node(item, pattern, position, degree) for item in items)
 
 
-def _node(node: Node, pattern: _Pattern, position: _Place, degree: int) -> Node:
+def _node(node: Node, pattern: _Pattern, position: _Position, degree: int) -> Node:
     """``node`` of the pattern over the parts of ``position``, with ``degree`` levels to go."""
     match node:
         case Sequence():
@@ -352,7 +352,7 @@ def _node(node: Node, pattern: _Pattern, position: _Place, degree: int) -> Node:
             return Sequence(_items(pattern.body, pattern, part, degree - 1), node.span)
 
 
-def _options(part: _Place, span: Span) -> tuple[Option, ...]:
+def _options(part: _Position, span: Span) -> tuple[Option, ...]:
     """What a part's place says, as options."""
     values = {
         "each": part.visit.each if part.visit.each > 1 else None,

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, cast
 from rinsc.errors import SignatureError, Span, did_you_mean, shown
 from rinsc.syntax.tree import MAX_CHOICES, MAX_ROUNDS, Call, Option, Repeat, Scalar
 
-Place: TypeAlias = Literal["block", "repeat"]
+Owner: TypeAlias = Literal["block", "repeat"]
 Value: TypeAlias = Scalar | Call | bool
 Check: TypeAlias = Callable[[Value], bool]
 
@@ -26,7 +26,7 @@ class OptionRule:
     """One option of the notation; ``form`` is how its values are written, for error messages."""
 
     name: str
-    place: Place
+    owner: Owner
     form: str
     check: Check
     default: Value | None = None
@@ -115,33 +115,33 @@ OF_A_BLOCK = ("kind", "tie")  # options that hold for the block wherever it is v
 _BY_NAME = {rule.name: rule for rule in RULES}
 
 
-def check_options(options: tuple[Option, ...], place: Place, source: str) -> None:
+def check_options(options: tuple[Option, ...], owner: Owner, source: str) -> None:
     """Raises SignatureError for the first option that is unknown, misplaced, wrong or doubled."""
     earlier: set[str] = set()
     for option in options:
-        error = _option_error(option, place, source, earlier)
+        error = _option_error(option, owner, source, earlier)
         if error is not None:
             raise error
         earlier.add(option.name)
 
 
 def _option_error(
-    option: Option, place: Place, source: str, earlier: set[str]
+    option: Option, owner: Owner, source: str, earlier: set[str]
 ) -> SignatureError | None:
     name_span = Span(option.span.start, option.span.start + len(option.name))
     name = shown(option.name)
     rule = _BY_NAME.get(option.name)
     if rule is None:
-        known = [rule.name for rule in RULES if rule.place == place]
+        known = [rule.name for rule in RULES if rule.owner == owner]
         hint = did_you_mean(option.name, known)
-        message = f"{name} is not an option of a {place}"
+        message = f"{name} is not an option of a {owner}"
         return SignatureError("unknown-option", message, source=source, span=name_span, hint=hint)
-    if rule.place != place:
-        message = f"{name} is an option of a {rule.place}, not of a {place}"
+    if rule.owner != owner:
+        message = f"{name} is an option of a {rule.owner}, not of a {owner}"
         hint = {
             "block": "write it right after the block, before any power: A{each=2}^3",
             "repeat": "write it after a power: A^3{skip=0.5}",
-        }[rule.place]
+        }[rule.owner]
         return SignatureError("misplaced-option", message, source=source, span=name_span, hint=hint)
     if option.name in earlier:
         message = f"{name} is given twice"

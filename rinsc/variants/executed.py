@@ -60,18 +60,18 @@ class _Line:
     ) -> None:
         self._loops: list[tuple[int, Loop, _Line]] = []  # where each begins, in bytes
         self.layers = b""
-        parts, length = [], 0
+        runs, length = [], 0
         for step in steps:
             if isinstance(step, Visit):
-                part = _numbered(graph, step, numbers)
+                run = _numbered(graph, step, numbers)
             else:
                 loop, body = step
                 line = _Line(graph, body, numbers)
                 self._loops.append((length, loop, line))
-                part = line.layers * loop.rounds
-            parts.append(part)
-            length += len(part)
-        self.layers = b"".join(parts)
+                run = line.layers * loop.rounds
+            runs.append(run)
+            length += len(run)
+        self.layers = b"".join(runs)
 
     def turned(self) -> Iterator[tuple[Loop, bytes]]:
         """Each dial, outer before inner, with the layers that run when it is turned."""
@@ -238,15 +238,15 @@ class _Chart:
 
     def _joined(self, graph: BlockGraph) -> list[_Stretch | Loop]:
         """The steps, with visits that always follow one another as one stretch."""
-        found: list[_Stretch | Loop] = []
+        stretches: list[_Stretch | Loop] = []
         for step in graph.steps():
             new = self._stretch(step) if isinstance(step, Visit) else step
-            last = found[-1] if found else None
+            last = stretches[-1] if stretches else None
             if isinstance(last, _Stretch) and isinstance(new, _Stretch) and self._go_on(last, new):
-                found.pop()
+                stretches.pop()
                 new = replace(new, first=last.first)
-            found.append(new)
-        return found
+            stretches.append(new)
+        return stretches
 
     def _stretch(self, visit: Visit) -> _Stretch:
         last = self._last[visit.block]

@@ -243,8 +243,8 @@ def read_beginning(path: Path, missing: str, hint: str) -> str:
     raise _error("cannot-read", message, path, hint)
 
 
-def _error(code: str, message: str, place: Path, hint: str) -> DataError:
-    return DataError(code, message, place=str(place), hint=hint)
+def _error(code: str, message: str, path: Path, hint: str) -> DataError:
+    return DataError(code, message, place=str(path), hint=hint)
 
 
 @dataclass(frozen=True)

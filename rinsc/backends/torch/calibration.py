@@ -185,5 +185,5 @@ def _measured(
     with torch.no_grad(), evaluating(module), Recorder():
         for start in range(0, len(inputs), step):
             module(torch.from_numpy(inputs[start : start + step]).to(device), rounds)
-    arrays = {id(each): each.cpu().numpy() for each in sums.values()}
-    return {name: arrays[id(each)] for name, each in sums.items()}
+    arrays = {id(total): total.cpu().numpy() for total in sums.values()}
+    return {name: arrays[id(total)] for name, total in sums.items()}

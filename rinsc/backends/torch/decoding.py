@@ -68,7 +68,7 @@ class HostedModule(TableKeeper):
         """What layers added to the loss in the last training pass; reading it ends it."""
         return 0.0
 
-    def states(self, *given: Any, **named: Any) -> torch.Tensor:
+    def states(self, *inputs: Any, **named: Any) -> torch.Tensor:
         """What the head's matrix is multiplied with, (batch, seq, width); arguments as above but
         ``keep``."""
         raise NotImplementedError
@@ -204,8 +204,8 @@ def generate_ids(
     message = beyond_training(resolve_rounds(model.graph, rounds), trained_rounds(model.graph))
     if message is not None:
         warnings.warn(message, RoundsWarning, stacklevel=2)
-    made = continue_tokens(row_logits(model, rounds, cache=cache), request, sampling)
-    return made[0] if request.is_single else made
+    rows = continue_tokens(row_logits(model, rounds, cache=cache), request, sampling)
+    return rows[0] if request.is_single else rows
 
 
 def row_logits(model: CompiledModule, rounds: Rounds, *, cache: bool = True) -> RowLogits:
@@ -219,8 +219,8 @@ def row_logits(model: CompiledModule, rounds: Rounds, *, cache: bool = True) -> 
     @torch.inference_mode()
     def step(ids: Ids, past: Past | None, mask: Ids | None) -> tuple[Logits, Past]:
         assert cached is not None
-        seen = None if mask is None else torch.from_numpy(mask).to(device)
-        logits, present = cached(torch.from_numpy(ids).to(device), past, seen, rounds=rounds)
+        attended = None if mask is None else torch.from_numpy(mask).to(device)
+        logits, present = cached(torch.from_numpy(ids).to(device), past, attended, rounds=rounds)
         return logits[:, -1].float().numpy(force=True), present
 
     @torch.inference_mode()

@@ -53,9 +53,9 @@ def no_device(device: object, also: Sequence[str] = ("meta",)) -> UsageError:
 
 def devices() -> list[str]:
     """The devices that PyTorch can compute on here."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    count = 0 if found is None else torch.accelerator.device_count()
-    gpus = [] if found is None else [f"{found.type}:{index}" for index in range(count)]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = 0 if accelerator is None else torch.accelerator.device_count()
+    gpus = [] if accelerator is None else [f"{accelerator.type}:{index}" for index in range(count)]
     return [*gpus, "cpu"]
 
 

@@ -163,10 +163,10 @@ def _loss(model: nn.Module, batch: torch.Tensor, rounds: Rounds) -> torch.Tensor
 
 
 def _gaps(
-    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
+    expected: Mapping[str, torch.Tensor], actual: Mapping[str, torch.Tensor]
 ) -> Iterator[float]:
     for name, gradient in expected.items():
-        difference = (gradient - found[name]).abs().max() / gradient.abs().max()
+        difference = (gradient - actual[name]).abs().max() / gradient.abs().max()
         yield float(difference.nan_to_num(torch.inf))
 
 
@@ -233,10 +233,10 @@ def _start(folder: Path, rank: int) -> subprocess.Popen[bytes]:
 
 def _environment(rank: int) -> Mapping[str, str]:
     """The processes talk over the loopback interface, unless the user named another."""
-    given = {"RANK": str(rank), "WORLD_SIZE": str(PROCESSES)}
+    variables = {"RANK": str(rank), "WORLD_SIZE": str(PROCESSES)}
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     default = {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
-    return {**default, **os.environ, **given}
+    return {**default, **os.environ, **variables}
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], folder: Path, until: float) -> None:

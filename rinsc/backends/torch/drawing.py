@@ -237,11 +237,11 @@ def drawing_lines(
     """
     noise = takes_noise_seed(graph)
     if draws_in_training(graph):
-        given = "rounds, noise_seed" if noise else "rounds"
+        named = "rounds, noise_seed" if noise else "rounds"
         result = "rounds, noise_seed" if noise else "rounds, _"
-        arguments = [given, rows if noise else f"rows={rows}"]
+        arguments = [named, rows if noise else f"rows={rows}"]
         arguments += [f"again={again}"] if again else []
-        yield f"if self.training and {when}self.draws.lacks({given}):"
+        yield f"if self.training and {when}self.draws.lacks({named}):"
         yield from indented(call(f"{result} = self.draws.fill", arguments, indent=2))
     if noise:
         yield "noise_seed = noise_seed or 0"

@@ -121,8 +121,8 @@ CHECKPOINTING = (
 
 def recomputing_lines(graph: BlockGraph, when: str = "self.training") -> list[str]:
     """Whether a pass makes activations again, by visit or by round."""
-    parts = ("visit", "round") if any(graph.loops()) else ("visit",)
-    return [f'by_{part} = {when} and self.checkpointing == "{part}"' for part in parts]
+    stretches = ("visit", "round") if any(graph.loops()) else ("visit",)
+    return [f'by_{stretch} = {when} and self.checkpointing == "{stretch}"' for stretch in stretches]
 
 
 def keeps_losses(programs: Programs) -> bool:

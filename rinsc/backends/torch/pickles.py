@@ -112,9 +112,9 @@ def _check_index(index: object, sizes: Mapping[str, int]) -> None:
     for entry in entries.values():
         if isinstance(entry, TensorStorageMetadata) and not _is_shape(entry.size):
             raise ForeignPickleError("a tensor has no shape")
-    for place in stored.values():
-        name, transforms = place.relative_path, getattr(place, "transform_descriptors", None)
-        first, length = place.offset, place.length
+    for piece in stored.values():
+        name, transforms = piece.relative_path, getattr(piece, "transform_descriptors", None)
+        first, length = piece.offset, piece.length
         if name not in sizes or transforms or not _is_shape((first, length)):
             raise ForeignPickleError("it points outside of the checkpoint")
         if first + length > sizes[name]:
@@ -122,7 +122,7 @@ def _check_index(index: object, sizes: Mapping[str, int]) -> None:
 
 
 def _is_shape(values: object) -> bool:
-    return isinstance(values, tuple) and all(type(each) is int and each >= 0 for each in values)
+    return isinstance(values, tuple) and all(type(size) is int and size >= 0 for size in values)
 
 
 def _check_slices(folder: Path, index: Metadata) -> None:
@@ -130,9 +130,9 @@ def _check_slices(folder: Path, index: Metadata) -> None:
     pieces = sorted(index.storage_data.items(), key=lambda item: item[1].relative_path)
     for name, group in groupby(pieces, key=lambda item: str(item[1].relative_path)):
         with (folder / name).open("rb") as file:
-            for key, place in group:
-                file.seek(place.offset)
-                piece = io.BytesIO(file.read(place.length))
+            for key, location in group:
+                file.seek(location.offset)
+                piece = io.BytesIO(file.read(location.length))
                 check_stored(piece)
                 piece.seek(0)
                 _check_piece(index, key, torch.load(piece, map_location="meta", weights_only=True))
@@ -141,7 +141,7 @@ def _check_slices(folder: Path, index: Metadata) -> None:
 def _check_piece(index: Metadata, key: MetadataIndex, value: object) -> None:
     entry = index.state_dict_metadata.get(key.fqn)
     if isinstance(entry, TensorStorageMetadata):
-        sizes = {tuple(each.offsets): tuple(each.sizes) for each in entry.chunks}
+        sizes = {tuple(chunk.offsets): tuple(chunk.sizes) for chunk in entry.chunks}
         expected = sizes.get(tuple(key.offset or ()), None if key.offset else tuple(entry.size))
         if not isinstance(value, torch.Tensor) or tuple(value.shape) != expected:
             raise ForeignPickleError(f"'{key.fqn}' has another shape than the index says"[:120])
@@ -150,7 +150,7 @@ def _check_piece(index: Metadata, key: MetadataIndex, value: object) -> None:
 def check_torch_files(folder: Path) -> None:
     """Raise CheckpointError where a file of ``torch.save`` in a folder would unpack to more than
     its size. Every reader of these files is a safe one (``weights_only``)."""
-    for path in sorted(each for pattern in TORCH_FILES for each in folder.glob(pattern)):
+    for path in sorted(file for pattern in TORCH_FILES for file in folder.glob(pattern)):
         try:
             check_stored(path)
         except (ForeignPickleError, OSError) as error:
@@ -165,10 +165,12 @@ def check_stored(file: Path | IO[bytes]) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            compressed = [each for each in members if each.compress_type != zipfile.ZIP_STORED]
+            compressed = [
+                member for member in members if member.compress_type != zipfile.ZIP_STORED
+            ]
             unpacked, packed = (
-                sum(each.file_size for each in members),
-                sum(each.compress_size for each in members),
+                sum(member.file_size for member in members),
+                sum(member.compress_size for member in members),
             )
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise ForeignPickleError(f"it is not what torch.save writes ({error})") from None

@@ -61,9 +61,9 @@ def save_sharded(
     writes its own part. Raises `OutputError`, on all of them alike, with the old folder untouched.
     """
     folder = Path(folder)
-    for each in _listed(optimizers):
-        _begin_states(each)
-    part, state = _beside(folder, "part"), _state(model, optimizers)
+    for optimizer in _listed(optimizers):
+        _begin_states(optimizer)
+    unfinished, state = _beside(folder, "part"), _state(model, optimizers)
     _, graph = emitted_module(model)
     manifest = {
         "format": FORMAT,
@@ -72,11 +72,11 @@ def save_sharded(
         "processes": process_count(),
         "extra": dict(extra),
     }
-    _on_first(folder, lambda: _make_empty(part))
+    _on_first(folder, lambda: _make_empty(unfinished))
     try:
         with _alone_or_together() as no_dist:
-            save(state, checkpoint_id=part, no_dist=no_dist)
-        _on_first(folder, lambda: _publish(part, folder, manifest))
+            save(state, checkpoint_id=unfinished, no_dist=no_dist)
+        _on_first(folder, lambda: _publish(unfinished, folder, manifest))
     except CheckpointException as error:
         reason = next(iter(error.failures.values()))[0]
         if isinstance(reason, OSError):
@@ -86,7 +86,7 @@ def save_sharded(
         raise
     finally:
         if is_first():
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def load_sharded(folder: str | Path, model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
@@ -183,22 +183,24 @@ def _beside(folder: Path, what: str) -> Path:
     return folder.with_name(f".{folder.name}.{what}")
 
 
-def _make_empty(part: Path) -> None:
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
+def _make_empty(unfinished: Path) -> None:
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
 
 
-def _publish(part: Path, folder: Path, manifest: dict[str, Any]) -> None:
+def _publish(unfinished: Path, folder: Path, manifest: dict[str, Any]) -> None:
     """Give what is written its name; an old folder of that name goes last."""
-    files = sorted(part.iterdir())
+    files = sorted(unfinished.iterdir())
     facts = {
         "files": {path.name: path.stat().st_size for path in files},
         "sha256": {path.name: file_digest(path) for path in files},
     }
     whole = manifest | facts
-    write_atomically(part / MANIFEST, json.dumps({**whole, "digest": _manifest_digest(whole)}))
-    publish_folder(part, folder)
+    write_atomically(
+        unfinished / MANIFEST, json.dumps({**whole, "digest": _manifest_digest(whole)})
+    )
+    publish_folder(unfinished, folder)
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -262,22 +264,25 @@ def _require_same_model(
     }
     if manifest.get("fingerprint") == fingerprint(graph.spec) and own == in_file:
         return
-    parts = sorted(
+    modules = sorted(
         {
-            next((part for part in name.split(".") if part in _parts(emitted)), name.split(".")[1])
+            next(
+                (module for module in name.split(".") if module in _modules(emitted)),
+                name.split(".")[1],
+            )
             for name in own.keys() | in_file.keys()
             if own.get(name) != in_file.get(name)
         }
     )
     settings = settings_that_differ(manifest.get("spec"), graph.spec)  # of rinsc 0.5.0 none
-    differ = f"they differ in {', '.join(parts)}" if parts else ""
+    differ = f"they differ in {', '.join(modules)}" if modules else ""
     differing = "; ".join(filter(None, (settings, differ))) or "their settings or schedules differ"
     message = f"the checkpoint is of another model than '{graph.spec.text}': {differing}"
     hint = "load it into the model that it was written from"
     raise _error("checkpoint-of-another-model", message, folder, hint)
 
 
-def _parts(emitted: nn.Module) -> set[str]:
+def _modules(emitted: nn.Module) -> set[str]:
     return {name for name, _ in emitted.named_children()}
 
 
@@ -314,7 +319,9 @@ def shard_moments(optimizers: Iterable[Optimizer], states: Iterable[Mapping[str,
     """Fill optimizers of a sharded model with the state dicts of optimizers built alike over the
     whole model; every process has them all."""
     for optimizer, state in zip(optimizers, states, strict=True):
-        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        ]
         spread = {
             index: {key: _like(parameters[index], value) for key, value in values.items()}
             for index, values in state["state"].items()
@@ -327,7 +334,7 @@ def _like(parameter: torch.Tensor, value: Any) -> Any:
     is_moment = isinstance(value, torch.Tensor) and value.shape == parameter.shape
     if not (is_moment and isinstance(parameter, DTensor)):
         return value
-    place = parameter.device
+    device = parameter.device
     return distribute_tensor(
-        value.to(place), parameter.device_mesh, parameter.placements, src_data_rank=None
+        value.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None
     )

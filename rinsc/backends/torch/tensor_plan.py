@@ -53,8 +53,8 @@ def _attempt(program: Program, kept_whole: Origins) -> tuple[dict[str, Side], Or
                 plan[node.name] = "column"
                 origins[node.output] = frozenset({node.name})
         elif cut:
-            parts = [bool(origins.get(value)) for value in node.inputs]
-            if not node.op.works_on_parts(parts, *(value.shape for value in node.inputs)):
+            split = [bool(origins.get(value)) for value in node.inputs]
+            if not node.op.works_on_parts(split, *(value.shape for value in node.inputs)):
                 return plan, cut
             origins[node.output] = cut
     astray = (origins.get(value, WHOLE) for value in program.outputs.values())

@@ -80,7 +80,7 @@ def emit_towers(graph: TowersGraph) -> str:
                 chunks.append(_with_names(text, renamed[name]))
     if "Rounds" not in written:
         chunks.append("Rounds: TypeAlias = int | Mapping[str, int] | None")
-    repeats = {name: [loop.name for loop in each.dials()] for name, each in graph.towers.items()}
+    repeats = {name: [loop.name for loop in tower.dials()] for name, tower in graph.towers.items()}
     example = next((name for name, _ in graph.dials()), "image.A")
     chunks.append(_ROUNDS.format(repeats=json.dumps(repeats), example=example).strip("\n"))
     chunks.append(_model_class(graph))
@@ -197,8 +197,8 @@ def _check_shared_blocks(graph: TowersGraph, renamed: Mapping[str, Mapping[str, 
         for block, first in owners.items():
             if first == name or block not in tower.blocks:
                 continue
-            one, other = (_block_class(graph, each, block, renamed) for each in (first, name))
-            layers = [_layer_keys(graph.towers[each], block) for each in (first, name)]
+            one, other = (_block_class(graph, tower, block, renamed) for tower in (first, name))
+            layers = [_layer_keys(graph.towers[tower], block) for tower in (first, name)]
             if one != other or layers[0] != layers[1]:
                 message = f"the layers of block {block} differ between {first} and {name}"
                 hint = "give both towers the same dimensions, or two blocks"

@@ -67,8 +67,8 @@ def save_weights(model: CompiledModule | HostedModule | CompiledTowers, path: st
         message = f"the weight '{empty[0]}' holds no numbers; it is on the device 'meta'"
         hint = "fill the module first, with load_weights or to_empty and load_state_dict"
         raise CheckpointError("wrong-weights", message, place=str(path), hint=hint)
-    with atomic_path(path) as part:
-        write_tensors(tensors, part, {METADATA_KEY: json.dumps(facts)})
+    with atomic_path(path) as unfinished:
+        write_tensors(tensors, unfinished, {METADATA_KEY: json.dumps(facts)})
 
 
 def stored_state(
@@ -166,7 +166,7 @@ def open_weights(path: Path) -> Iterator[Any]:
         if not path.name.endswith(INDEX):
             yield opened.enter_context(_one_file(path))
             return
-        files = [opened.enter_context(_one_file(each)) for each in _shards(path)]
+        files = [opened.enter_context(_one_file(shard)) for shard in _shards(path)]
         yield _Shards(files)
 
 

@@ -106,7 +106,7 @@ def arrange(graph: BlockGraph, drawn: set[str] | None = None) -> Layout:
         bottom = y + style.box_height / 2
         x: float = END_WIDTH + style.gap
         for step in row:
-            x = _place(step, x, y, layout, drawn) + style.gap
+            x = _put(step, x, y, layout, drawn) + style.gap
         layout.rows.append(Row(END_WIDTH, x, y, bottom))
         layout.height = bottom
         layout.width = max(layout.width, x)
@@ -164,7 +164,7 @@ def _arc_levels(loop: Loop) -> int:
     return 1 + _levels(shorten(loop.body))
 
 
-def _place(step: Shown, x: float, y: float, layout: Layout, drawn: set[str]) -> float:
+def _put(step: Shown, x: float, y: float, layout: Layout, drawn: set[str]) -> float:
     """Put a step with its left edge at ``x``; gives its right edge."""
     style = layout.style
     if isinstance(step, Loop):
@@ -182,7 +182,7 @@ def _place_loop(loop: Loop, x: float, y: float, layout: Layout, drawn: set[str])
     style = layout.style
     inner = x + FOOT
     for step in shorten(loop.body):
-        inner = _place(step, inner, y, layout, drawn) + style.gap
+        inner = _put(step, inner, y, layout, drawn) + style.gap
     right = inner - style.gap + FOOT
     top = y - style.box_height / 2 - ARC_STEP * _arc_levels(loop) + ARC_STEP / 2
     layout.arcs.append(Arc(x, right, y, top, loop.name, loop.rounds, loop.options.text))

@@ -79,11 +79,11 @@ def legend(
         colour = colours[block.name]
         yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, fill_of(colour))
         yield text(name, x + _CHIP_WIDTH / 2, y + 12 + 0.36 * size, size, colour.text, bold=True)
-        yield _words(label, x, y)
+        yield _label_text(label, x, y)
     if shared:
         x, y = _corner(len(graph.blocks), columns, width)
         yield rect(x, y, _CHIP_WIDTH, _CHIP_HEIGHT, 7, PAPER, LINE, dashed=True)
-        yield _words("shared, drawn before", x, y)
+        yield _label_text("shared, drawn before", x, y)
 
 
 def notes(sentences: Iterable[str], width: float) -> tuple[list[str], float]:
@@ -107,7 +107,7 @@ def _corner(index: int, columns: int, width: float) -> tuple[float, float]:
     return (width - cell * columns) / 2 + column * cell, row * CELL_HEIGHT
 
 
-def _words(label: str, x: float, y: float) -> str:
+def _label_text(label: str, x: float, y: float) -> str:
     shown, size = fit(label, CELL_WIDTH - _CHIP_WIDTH - 18, 13, 8)
     return text(shown, x + _CHIP_WIDTH + 10, y + 17, size, INK, anchor="start")
 
