@@ -1,5 +1,6 @@
 """The names of training for programs, and where each is from."""
 
+from rinsc.training.branching import begin_from_trunk as begin_from_trunk
 from rinsc.training.config import TrainConfig as TrainConfig
 from rinsc.training.finished import FinishedRun as FinishedRun
 from rinsc.training.finished import finished_run as finished_run

@@ -154,8 +154,9 @@ def draft_of(folder: Path, step: int) -> Path:
     return folder / f".{NAME.format(step=step)}.part"
 
 
-def publish(folder: Path, step: int, keep: int) -> Checkpoint:
-    """Give what `start_draft` began its name, once it is on disk; the last ``keep`` are kept."""
+def publish(folder: Path, step: int, keep: int, spared: int | None = None) -> Checkpoint:
+    """Give what `start_draft` began its name, once it is on disk; the last ``keep`` are kept, and
+    that of the step ``spared``."""
     draft, path = draft_of(folder, step), folder / NAME.format(step=step)
     try:
         names = sorted(_names_in(draft))
@@ -172,7 +173,8 @@ def publish(folder: Path, step: int, keep: int) -> Checkpoint:
         every = checkpoints(folder)
         before = [item for item in every if item.step <= step]
         for old in [*before[:-keep], *every[len(before) :]]:  # a later one was passed over
-            _discard(old.path)
+            if old.step != spared or old.step > step:
+                _discard(old.path)
     except OSError as error:
         raise cannot_write(path, error) from error
     return Checkpoint(path, step)

@@ -7,7 +7,8 @@ Step ``s`` of a run with a batch of 8 in 2 parts (``accumulate = 2``), on one pr
 3. forward and backward of both parts; their losses are shares of the mean over all targets;
 4. clipping; a loss or gradient that is not finite ends the run here;
 5. the optimizer, at the learning rate of step s;
-6. what was measured, and now and then a checkpoint, in one folder that appears whole.
+6. what was measured, and now and then a checkpoint, in one folder that appears whole; with the
+   schedule ``wsd`` one where the decay begins, which is kept for longer runs to begin from.
 
 Everything in 1, 2 and 5 is a function of (seed, s). So a run resumes with weights, optimizer and s:
 
@@ -40,7 +41,7 @@ from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices
 from rinsc.training.metrics import Metrics, MetricsLog, Observer, is_due
 from rinsc.training.run_folder import RunFolder
-from rinsc.training.schedules import Depths, learning_rate
+from rinsc.training.schedules import Depths, learning_rate, stable_steps
 from rinsc.training.state import TrainableModel, TrainingState
 
 RATE_STEPS = 20  # tokens per second are of so many last steps
@@ -118,12 +119,13 @@ class TrainingLoop:
         """Train up to the last step, or until a signal; ``measure`` is called after each step."""
         config = self.config
         self.model.train()
-        is_stopped = False
+        is_stopped, stable = False, stable_steps(config)
         while self.step < config.steps and not is_stopped:
             is_stopped = self._train_step()
             metrics = measure()
             is_last = is_stopped or self.step == config.steps
-            if is_last or self.step % config.checkpoint_every == 0:
+            is_due = self.step % config.checkpoint_every == 0 or self.step == stable
+            if is_last or is_due:
                 self.state.save(self.folder.path, metrics)
 
     def _train_step(self) -> bool:

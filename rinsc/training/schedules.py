@@ -188,12 +188,28 @@ def learning_rate_share(config: TrainConfig, step: int) -> float:
     """
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
-    start = config.warmup_steps
-    if config.schedule == "wsd":
-        decay_steps = max(1, round(config.decay_share * config.steps))
-        start = max(start, config.steps - 1 - decay_steps)
+    start = _fall_begins(config)
     last = max(1, config.steps - 1 - start)
     progress = min(1.0, max(0.0, (step - start) / last))
     final = config.final_learning_rate_share
     fall = progress if config.schedule == "wsd" else 0.5 * (1 - math.cos(math.pi * progress))
     return 1 - (1 - final) * fall
+
+
+def _fall_begins(config: TrainConfig) -> int:
+    """The last step at the peak, from which the learning rate falls."""
+    if config.schedule != "wsd":
+        return config.warmup_steps
+    decay_steps = max(1, round(config.decay_share * config.steps))
+    return max(config.warmup_steps, config.steps - 1 - decay_steps)
+
+
+def stable_steps(config: TrainConfig) -> int | None:
+    """After how many steps a run of the schedule ``wsd`` is what a longer one would be, at most.
+
+    The next step has the peak of the learning rate in both. None for a run that does not get there,
+    or whose steps depend on how many there are.
+    """
+    steps = _fall_begins(config)
+    depends = config.schedule != "wsd" or config.rounds_schedule
+    return None if depends or not 0 < steps < config.steps else steps

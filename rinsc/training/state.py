@@ -51,7 +51,7 @@ from rinsc.training.devices import Devices
 from rinsc.training.metrics import Metrics
 from rinsc.training.optimizer import OptimizerPair, build_optimizer, each_optimizer, each_state
 from rinsc.training.run_folder import overwriting
-from rinsc.training.schedules import learning_rate_share
+from rinsc.training.schedules import learning_rate_share, stable_steps
 
 
 class TrainableModel(Protocol):
@@ -125,7 +125,7 @@ class TrainingState:
         with writing_errors(draft):
             write_atomically(draft / TRAINER_STATE, json.dumps(facts, indent=2) + "\n")
             write_atomically(draft / METRICS, metrics.to_json() + "\n")
-        publish(folder, self.step, self._config.keep)
+        publish(folder, self.step, self._config.keep, stable_steps(self._config))
 
     def restore(self, start: Checkpoint) -> None:
         """Take everything from a checkpoint; raises CheckpointError for one that is damaged."""

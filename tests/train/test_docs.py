@@ -27,9 +27,9 @@ def test_its_commands_run_and_write_what_it_says(
         assert main(shlex.split(command)) == 0, command
     named = set(re.findall(r"`([a-z_]+\.(?:toml|json|jsonl|safetensors))`", TEXT)) - {"source.json"}
     assert (tmp_path / "runs" / "deeper" / "source.json").exists()
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(example, "training.md", "exec"), names)
+    for example in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
+        exec(compile(example, "training.md", "exec"), names)
     assert json.loads((names["trained"].path / "source.json").read_text())["signature"] == "A^2B"
     for run in (tmp_path / "runs").iterdir():
         own = named - ({"config.json"} | TOKENIZER if run.name == "digits" else set())
