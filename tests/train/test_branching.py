@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -22,8 +23,13 @@ from rinsc.training.start import planned_run
 from tests.train.runs import timeless
 
 SPEC = model_spec(
-    *("A^3{skip=0.4}B",),
-    **{"layers": 2, "width": 16, "heads": 2, "mlp_width": 23, "vocab_size": 270, "context": 16},
+    "A^3{skip=0.4}B",
+    layers=2,
+    width=16,
+    heads=2,
+    mlp_width=23,
+    vocab_size=270,
+    context=16,
 )
 SHORT = TrainConfig(
     steps=20,
@@ -64,7 +70,7 @@ def trunk(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_chain_of_branches_ends_as_unbroken_runs(
-    optimizer: str, text: str, tmp_path: Path
+    optimizer: Literal["adamw", "muon"], text: str, tmp_path: Path
 ) -> None:
     """Each budget from the one before, and the same weights, metrics and result as alone."""
     last = None
