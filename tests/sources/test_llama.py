@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rinsc.backends.torch import to_torch
@@ -27,29 +25,12 @@ from rinsc.sources import (
 )
 from rinsc.sources.llama import LLAMA
 from rinsc.spec import ModelSpec, model_spec
-
-DIMENSIONS: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 45,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 67,
-    "max_position_embeddings": 40,
-}
+from tests.sources import checkpoints
+from tests.sources.checkpoints import DIMENSIONS
 
 
 def saved(folder: Path, **more: Any) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """The config and the tensors of a folder that transformers writes, and the model."""
-    torch.manual_seed(3)
-    model: Any = LlamaForCausalLM(LlamaConfig(**(DIMENSIONS | more)))
-    model.eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms too, so that a swapped pair would show
-            parameter.copy_(0.3 * torch.randn(parameter.shape))
-    model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    return config, load_file(folder / "model.safetensors"), model
+    return checkpoints.saved(folder, LlamaConfig(**(DIMENSIONS | more)))
 
 
 @pytest.mark.parametrize("signature", ["A", "A[2]B[1]", "A[1]BC"])

@@ -12,7 +12,7 @@ from rinsc.errors import SpecError
 from rinsc.sources import config_from_spec, family_of, spec_from_config
 from rinsc.sources.llama import LLAMA
 from rinsc.spec import ModelSpec, model_spec
-from tests.sources.test_llama import DIMENSIONS
+from tests.sources.checkpoints import DIMENSIONS
 
 CLASSES: dict[str, Any] = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.numpy import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rinsc.backends.torch import to_torch
@@ -24,29 +22,14 @@ from rinsc.sources import (
 )
 from rinsc.sources.qwen3 import QWEN3
 from rinsc.spec import model_spec
+from tests.sources import checkpoints
+from tests.sources.checkpoints import DIMENSIONS
 
-DIMENSIONS: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 45,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 10,
-    "vocab_size": 67,
-    "max_position_embeddings": 40,
-}
+HEADS = {"head_dim": 10}  # not the width over the heads
 
 
 def saved(folder: Path, **more: Any) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    torch.manual_seed(3)
-    model: Any = Qwen3ForCausalLM(Qwen3Config(**(DIMENSIONS | more)))
-    model.eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms too, so that a swapped pair would show
-            parameter.copy_(0.3 * torch.randn(parameter.shape))
-    model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    return config, load_file(folder / "model.safetensors"), model
+    return checkpoints.saved(folder, Qwen3Config(**(DIMENSIONS | HEADS | more)))
 
 
 @pytest.mark.parametrize("signature", ["A", "A[2]B[1]"])
@@ -95,7 +78,7 @@ def test_a_stack_without_norms_of_heads_is_no_qwen3() -> None:
 
 
 def test_layers_with_a_window_are_refused() -> None:
-    config = Qwen3Config(**DIMENSIONS).to_dict()
+    config = Qwen3Config(**(DIMENSIONS | HEADS)).to_dict()
     config["layer_types"] = ["full_attention", "sliding_attention", "full_attention"]
     with pytest.raises(SpecError, match="have a window"):
         spec_from_config(QWEN3, config)
