@@ -32,13 +32,13 @@ VOCAB, CONTEXT, BATCH = 512, 128, 8
 STEPS, WARMUP = 30, 6
 
 
-def make_spec(signature: str) -> ModelSpec:
+def make_spec(signature: str, width: int = 256) -> ModelSpec:
     return model_spec(
         signature,
         layers=4,
-        width=256,
-        heads=8,
-        mlp_width=704,
+        width=width,
+        heads=width // 32 if width >= 64 else 2,
+        mlp_width=width * 11 // 4,
         vocab_size=VOCAB,
         context=CONTEXT,
         tied_embedding=True,
@@ -113,12 +113,14 @@ class Turns:
         }
 
 
-def compare(folder: Path, title: str, **changes: Any) -> dict[str, Timing]:
+def compare(
+    folder: Path, title: str, *, width: int = 256, steps: int = STEPS, **changes: Any
+) -> dict[str, Timing]:
     """Plain fp32 steps of the bare loop beside ours, whose settings may be others."""
     torch.set_num_threads(1)
-    spec, corpus = make_spec("(A^3)B"), make_corpus()
+    spec, corpus = make_spec("(A^3)B", width), make_corpus()
     config = TrainConfig(
-        steps=STEPS,
+        steps=steps,
         batch_sequences=BATCH,
         sequence_length=CONTEXT,
         eval_every=10**6,
@@ -135,6 +137,13 @@ def compare(folder: Path, title: str, **changes: Any) -> dict[str, Timing]:
 def test_a_step_of_the_training_loop(tmp_path: Path) -> None:
     timings = compare(tmp_path / "run", "training step, width 256, fp32")
     assert timings["rinsc"].median <= 1.05 * timings["bare loop"].median
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_a_step_of_a_tiny_model(width: int, tmp_path: Path) -> None:
+    title = f"training step, width {width}, fp32"
+    timings = compare(tmp_path / "run", title, width=width, steps=100)
+    assert timings["rinsc"].median <= 1.10 * timings["bare loop"].median
 
 
 def test_a_fast_step(tmp_path: Path) -> None:

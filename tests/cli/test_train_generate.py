@@ -9,11 +9,14 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rinsc.cost import match_compute, training_flops
+from rinsc.cli.demo import DemoSettings
+from rinsc.cost import match_compute, stored_params, training_flops
 from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
+from rinsc.graph import build_graph
 from rinsc.spec import model_spec
 from rinsc.syntax import parse
 from rinsc.training.run_folder import RunFolder, alone_in
@@ -454,6 +457,17 @@ def test_the_demo_says_what_ran(tmp_path: Path, small_demo: None) -> None:
     assert set(summary["bits_per_byte_by_rounds"]) == {"1", "2", "3", "4"}
     assert "6. Result" in out
     assert "6. Result" in told.err
+
+
+def test_the_demo_trains_its_baseline_long_enough_to_say_something() -> None:
+    """At least 50 tokens a parameter, and no run repeats the plays (2.4 million tokens) often."""
+    settings = DemoSettings()
+    names = ("layers", "width", "heads", "mlp_width", "vocab_size", "context")
+    dimensions: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    for signature in (settings.baseline, settings.variant):
+        spec = model_spec(signature, preset="tiny", **dimensions)
+        params = stored_params(build_graph(spec))
+        assert 50 * params <= settings.baseline_tokens <= 4 * 2_350_000
 
 
 def test_a_warm_up_longer_than_the_run_is_said_before_it_starts(
