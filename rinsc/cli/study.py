@@ -217,6 +217,7 @@ def report(
     /,
     *,
     output: Output = None,
+    rounds: bool = False,
     json: bool = False,
 ) -> None:
     """Rank the variants of a study at each budget, and fit their scaling laws.
@@ -224,7 +225,9 @@ def report(
     Parameters
     ----------
     output
-        Write the report: a file with the suffix .html, .csv or .json.
+        Write the report: .html with .csv and .json beside it, or one of these two alone.
+    rounds
+        First measure finished runs at other rounds than their own; what is measured is kept.
     json
         Print the report as JSON.
     """
@@ -232,10 +235,16 @@ def report(
     from rinsc.study.page import write_report
     from rinsc.study.report import study_report
 
+    if rounds:
+        require(*TO_TRAIN)
+        from rinsc.study.rounds import measure_study_rounds
+
+        for line in measure_study_rounds(folder):
+            print_note(line)
     result = study_report(folder)
     if output is not None:
-        write_report(result, output)
-        print_note(f"wrote {output}")
+        written = write_report(result, output)
+        print_note(f"wrote {', '.join(map(str, written))}")
     if json:
         print_json(result.facts())
         return

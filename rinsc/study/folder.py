@@ -5,6 +5,7 @@ study/runs/NAME/            a run folder, as rinsc train writes it
 study/runs/NAME.lock        held by the worker that is at the run, with NAME.lease
 study/runs/NAME.starts      how often it was begun at which step
 study/runs/NAME.outcome     of a run that diverged or failed
+study/runs/NAME.at-2.npy    its figure at other rounds, where rinsc study report measured it
 """
 
 from __future__ import annotations
@@ -169,6 +170,10 @@ class StudyFolder:
 
     def starts(self, run: PlannedRun) -> Path:
         return self._beside(run, "starts")
+
+    def at_rounds(self, run: PlannedRun, rounds: int) -> Path:
+        """The figure of the run at other rounds than its own: `rinsc.study.rounds`."""
+        return self._beside(run, f"at-{rounds}.npy")
 
     def _beside(self, run: PlannedRun, suffix: str) -> Path:
         return self.path / RUNS_FOLDER / f"{run.name}.{suffix}"

@@ -23,6 +23,7 @@ from rinsc.errors import DataError, Problem, UsageError, listed, plural, setting
 from rinsc.scalars import Table
 from rinsc.storage.files import read_regular
 from rinsc.study.estimators import Estimate, estimates
+from rinsc.study.forms import BrokenLaw, broken_law
 from rinsc.study.planning import Design, cheapest, designs
 from rinsc.study.scaling import Curve, Fit, Prediction, fit, gap
 
@@ -59,6 +60,7 @@ class LawOfVariant:
     checks: Mapping[str, Estimate]
     prediction: Prediction
     gap: Prediction | None
+    broken: BrokenLaw | None = None
 
     @property
     def reading(self) -> str:
@@ -131,11 +133,15 @@ class LawReport:
             left=(0, 6),
         )
         checks = [
-            (name, *(f"{check.predict(self.target):.4f}" for check in law.checks.values()))
+            (
+                law.fit.curve.name,
+                *(f"{check.predict(self.target):.4f}" for check in law.checks.values()),
+                "-" if law.broken is None else f"{law.broken(self.target):.4f}",
+            )
             for law in self.laws
-            for name in [law.fit.curve.name]
         ]
-        return [laws, Table(("predicted at the target by", *self.laws[0].checks), checks)]
+        heads = ("predicted at the target by", *self.laws[0].checks, "broken law")
+        return [laws, Table(heads, checks)]
 
     def plan_table(self) -> Table:
         """The designs that no cheaper one beats; costs are of two variants, in runs of the largest
@@ -221,6 +227,7 @@ def fit_laws(
             estimates(each.curve),
             each.predict(target),
             None if base is None or each is base else gap(each, base, target),
+            broken_law(each),
         )
         for each in fits
     )
@@ -339,6 +346,7 @@ def _facts(law: LawOfVariant, target: float) -> dict[str, object]:
         "held_out": {**vars(fitted.held_out), "inside": fitted.held_out.is_inside},
         "predicted": vars(law.prediction),
         "gap": None if law.gap is None else {**vars(law.gap), "reading": law.reading},
+        "broken": None if law.broken is None else vars(law.broken),
         "checks": {
             name: {
                 "exponent": check.exponent,
@@ -363,6 +371,11 @@ def in_words(report: LawReport) -> list[str]:
             lines.append(
                 f"{name}: the law does not fit, beyond the noise of its runs "
                 f"(p = {fitted.misfit:.1g})"
+            )
+        if law.broken is not None and law.broken.is_better:
+            lines.append(
+                f"{name}: a law that breaks at {law.broken.at:.2g} fits far better "
+                f"(p = {law.broken.doubt:.1g}): do not trust what one law predicts"
             )
         if not fitted.held_out.is_inside:
             held = fitted.held_out

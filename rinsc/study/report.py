@@ -5,37 +5,68 @@ Everything is read from the run folders, so that the same runs give the same rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rinsc.errors import RinscError
-from rinsc.objectives import OBJECTIVES
+from rinsc.errors import RinscError, listed
+from rinsc.objectives import OBJECTIVES, Pieces
+from rinsc.study.evidence import Evidence, read_evidence
 from rinsc.study.folder import RunState, StudyFolder, counted, read_plan
 from rinsc.study.laws import LawReport, fit_laws, in_words
 from rinsc.study.plan import Plan
-from rinsc.study.ranking import Ranking, rank
+from rinsc.study.ranking import rank
+from rinsc.study.rounds import (
+    AtRounds,
+    inference_flops,
+    is_stochastic,
+    loss_of,
+    measured_rounds,
+    own_sample,
+)
 from rinsc.study.scaling import LEAST_BUDGETS, Curve
-from rinsc.study.tuning import study_states
+from rinsc.study.standing import (
+    Standing,
+    noise_in_words,
+    reading_in_words,
+    regret_in_words,
+)
+from rinsc.study.text_noise import TextInterval, text_interval
+from rinsc.study.tuning import TunedRate, study_states, tuned_rates
+from rinsc.training.run_folder import read_pieces
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, heads, rows
+NO_EVIDENCE = Evidence({}, (), frozenset(), ())
 
 
 @dataclass(frozen=True)
 class StudyReport:
     """The runs of a study, a ranking for each budget that has one, and laws where there are budgets
-    enough. ``notes`` say what could not be done, and why."""
+    enough. ``notes`` say what could not be done, and why.
+
+    ``rounds`` has runs at other rounds than their own. ``regrets`` rank the variants that draw
+    their rounds, each at one round of every repeat, beside the baseline.
+    """
 
     plan: Plan
     states: tuple[RunState, ...]
-    rankings: Mapping[str, Ranking]
+    rankings: Mapping[str, Standing]
     laws: LawReport | None
     notes: tuple[str, ...]
+    rounds: tuple[AtRounds, ...] = ()
+    regrets: Mapping[str, Standing] = field(default_factory=dict)
+    evidence: Evidence = NO_EVIDENCE
+    rates: tuple[TunedRate, ...] = ()
 
     @property
     def figure(self) -> str:
         """The name of the main figure, as the metrics of a run have it."""
         return OBJECTIVES[self.plan.runs[0].config.objective].figure
+
+    @property
+    def hours(self) -> float:
+        """Of training, in all runs."""
+        return sum(state.seconds for state in self.states) / 3600
 
     def facts(self) -> dict[str, object]:
         """The report as plain data."""
@@ -45,35 +76,103 @@ class StudyReport:
             "baseline": self.plan.baseline,
             "figure": self.figure,
             "states": counted(list(self.states)),
-            "rankings": {budget: _ranking(ranking) for budget, ranking in self.rankings.items()},
+            "hours": self.hours,
+            "versions": [{**versions, "runs": count} for versions, count in self.evidence.versions],
+            "rankings": {budget: each.facts() for budget, each in self.rankings.items()},
+            "at_one_round": {budget: each.facts() for budget, each in self.regrets.items()},
+            "rounds": [
+                {"variant": variant, "budget": budget, **vars(row)}
+                for (variant, budget), rows in self.by_rounds().items()
+                for row in rows
+            ],
+            "rates": None if self.plan.tuning is None else list(map(asdict, self.rates)),
             "laws": None if self.laws is None else self.laws.facts(),
             "notes": list(self.notes),
             "runs": [dict(zip(RUN_COLUMNS, row, strict=True)) for row in self.run_rows()],
         }
 
     def tables(self) -> list[Table]:
-        """The rankings, as a person reads them."""
-        heads = ("variant", "runs", "parameters", self.figure, "gap", "95 %, all together", "")
+        """Rates, and rankings at the rounds of training and at one, as a person reads them."""
+        rates: list[Table] = []
+        if self.rates:
+            rates = [(f"Learning rates: {RATE_WORDS}", RATE_HEADS, self.rate_rows())]
+        return [
+            *rates,
+            *(
+                (
+                    f"At {budget}, baseline {each.ranking.baseline}: {noise_in_words(each)}",
+                    self.rank_heads,
+                    self.rank_rows(each),
+                )
+                for budget, each in self.rankings.items()
+            ),
+            *(
+                (
+                    f"One round of every repeat, at {budget}: {noise_in_words(each)}",
+                    self.rank_heads,
+                    self.rank_rows(each, regret=True),
+                )
+                for budget, each in self.regrets.items()
+            ),
+        ]
+
+    def rate_rows(self) -> list[tuple[str, ...]]:
+        """A row for each variant and budget of the trials, under `RATE_HEADS`."""
         return [
             (
-                f"At {budget}, baseline {ranking.baseline}: a run's noise is {ranking.run_sd:.4f}, "
-                f"gaps of {ranking.least_gap:.4f} are seen",
-                heads,
-                [
-                    (
-                        item.variant,
-                        str(item.runs),
-                        f"{self.plan.variant(item.variant).parameters:,}",
-                        f"{item.loss:.4f}",
-                        f"{item.gap:+.4f}",
-                        f"{item.low:+.4f} to {item.high:+.4f}",
-                        _words(item.variant == ranking.baseline, item.reading, item.ties_best),
-                    )
-                    for item in ranking.ranks
-                ],
+                *(each.variant, each.budget),
+                *("–" if each.rate is None else f"{each.rate:.3g}", str(len(each.trials))),
+                "–" if each.penalty is None else f"{each.penalty:.4f}",
+                each.message or ("at the edge of the trials" if each.at_edge else ""),
             )
-            for budget, ranking in self.rankings.items()
+            for each in self.rates
         ]
+
+    @property
+    def rank_heads(self) -> tuple[str, ...]:
+        """Of the columns of `rank_rows`."""
+        return (
+            *("variant", "runs", "parameters", self.figure, "gap"),
+            *("95 %, together", "95 %, of text", ""),
+        )
+
+    def rank_rows(self, standing: Standing, *, regret: bool = False) -> list[tuple[str, ...]]:
+        """A row for each variant of a ranking, best first."""
+        baseline = standing.ranking.baseline
+        rows: list[tuple[str, ...]] = []
+        for item in standing.ranking.ranks:
+            text = standing.text.get(item.variant)
+            is_baseline = item.variant == baseline
+            ends = "" if is_baseline else f"{item.low:+.4f} to {item.high:+.4f}"
+            rows.append(
+                (
+                    *(item.variant, str(item.runs)),
+                    f"{self.plan.variant(item.variant).parameters:,}",
+                    *(f"{item.loss:.4f}", f"{item.gap:+.4f}", ends),
+                    "" if text is None else f"{text.low:+.4f} to {text.high:+.4f}",
+                    regret_in_words(item, baseline) if regret else reading_in_words(item, baseline),
+                )
+            )
+        return rows
+
+    def by_rounds(self) -> dict[tuple[str, str], list[RoundsRow]]:
+        """For each variant and budget a row for every number of rounds, where there are several."""
+        groups: dict[tuple[str, str], dict[int, list[AtRounds]]] = {}
+        for each in self.rounds:
+            counts = groups.setdefault((each.run.variant, each.run.budget), {})
+            counts.setdefault(each.rounds, []).append(each)
+        return {
+            key: [self._rounds_row(counts[count]) for count in sorted(counts)]
+            for key, counts in groups.items()
+            if len(counts) > 1
+        }
+
+    def _rounds_row(self, runs: Sequence[AtRounds]) -> RoundsRow:
+        run, rounds = runs[0].run, runs[0].rounds
+        spec = self.plan.variant(run.variant).spec
+        loss = sum(each.loss for each in runs) / len(runs)
+        flops = inference_flops(spec, run.config.sequence_length, rounds)
+        return RoundsRow(rounds, len(runs), loss, flops)
 
     def run_rows(self) -> list[tuple[object, ...]]:
         """A row for each run, under `RUN_COLUMNS`."""
@@ -82,49 +181,175 @@ class StudyReport:
                 *(each.run.name, each.run.variant, each.run.budget, each.run.seed, each.state),
                 self.plan.variant(each.run.variant).parameters,
                 *(each.training_flops or None, each.run.config.tokens),
-                *(each.figure, each.message or None),
+                *(each.figure, each.seconds or None, each.message or None),
             )
             for each in self.states
         ]
 
 
+@dataclass(frozen=True)
+class RoundsRow:
+    """A variant at one number of rounds: mean over its runs, FLOPs of a token without training."""
+
+    rounds: int
+    runs: int
+    loss: float
+    inference_flops: int
+
+
+RATE_HEADS = ("variant", "trials at", "rate", "trials", "lost at the baseline's rate", "")
+RATE_WORDS = "lost is the loss at the baseline's rate less the tuned one, in the trials"
 RUN_COLUMNS = (
     *("run", "variant", "budget", "seed", "state", "parameters"),
-    *("training_flops", "tokens", "figure", "message"),
+    *("training_flops", "tokens", "figure", "seconds", "message"),
 )
 
 
 def study_report(folder: str | Path) -> StudyReport:
     """The report of a study's folder, of the runs that are finished. Raises SpecError."""
-    plan = read_plan(folder)
-    states = tuple(study_states(StudyFolder(Path(folder)), plan))
-    notes: list[str] = list(plan.notes)
+    plan, study = read_plan(folder), StudyFolder(Path(folder))
+    states = tuple(study_states(study, plan))
+    evidence = read_evidence(study, plan, states)
+    notes: list[str] = [*plan.notes, *evidence.notes]
     over = sum(each.is_over for each in states)
     if over < len(states):
         notes.append(f"{len(states) - over} of {len(states)} runs are not finished")
-    rankings = {}
+    compared = [each for each in states if each.run.name not in evidence.foreign]
+    rounds = _rounds(study, plan, compared, notes)
+    rankings, regrets = {}, {}
     for budget in dict.fromkeys(run.budget for run in plan.runs):
+        runs = [each for each in compared if each.run.budget == budget]
         try:
-            rankings[budget] = rank(_losses(states, budget), plan.baseline)
+            rankings[budget] = _standing(study, plan, runs, notes)
         except RinscError as error:
             notes.append(f"no ranking at {budget}: {error.message}")
-    laws = None
-    curves = _curves(plan, states)
-    if len({run.budget for run in plan.runs}) >= LEAST_BUDGETS and curves:
-        try:
-            laws = fit_laws(curves, baseline=plan.baseline)
-            notes += in_words(laws)
-        except RinscError as error:
-            notes.append(f"no scaling laws: {error.message}")
+        at_one = [each for each in rounds if each.run.budget == budget and each.rounds == 1]
+        regret = _regret(study, plan, runs, at_one, notes)
+        if regret is not None:
+            regrets[budget] = regret
+    laws = _laws(plan, compared, notes)
     notes += [each.words for each in states if each.state in ("failed", "diverged")]
-    return StudyReport(plan, states, rankings, laws, tuple(notes))
+    return StudyReport(
+        *(plan, states, rankings, laws, tuple(dict.fromkeys(notes)), rounds, regrets, evidence),
+        rates=tuned_rates(study, plan),
+    )
 
 
-def _losses(states: Sequence[RunState], budget: str) -> dict[str, dict[str, float]]:
+def _standing(
+    study: StudyFolder, plan: Plan, states: Sequence[RunState], notes: list[str]
+) -> Standing:
+    """The ranking at one budget; raises DataError where there is none."""
+    ranking = rank(_losses(states), plan.baseline)
+    pieces: dict[str, list[Pieces]] = {}
+    for state in states:
+        own = _own_pieces(study, state, notes)
+        if own is not None:
+            pieces.setdefault(state.run.variant, []).append(own)
+    return Standing(ranking, _text_intervals(plan, pieces, pieces.get(plan.baseline, ())))
+
+
+def _regret(
+    study: StudyFolder,
+    plan: Plan,
+    states: Sequence[RunState],
+    at_one: Sequence[AtRounds],
+    notes: list[str],
+) -> Standing | None:
+    """The variants that draw their rounds, at one round, beside the baseline as it is."""
+    drawn = [each for each in at_one if is_stochastic(plan.variant(each.run.variant).spec)]
+    losses: dict[str, dict[str, float]] = {}
+    pieces: dict[str, list[Pieces]] = {}
+    baseline = []
+    for state in states:
+        if state.run.variant == plan.baseline and state.state == "finished":
+            sample = own_sample(study, state.run)
+            if sample is not None:
+                baseline.append(sample)
+                loss = loss_of(state.run, sample)
+                losses.setdefault(plan.baseline, {})[str(state.run.seed)] = loss
+    for each in drawn:
+        losses.setdefault(each.run.variant, {})[str(each.run.seed)] = each.loss
+        pieces.setdefault(each.run.variant, []).append(each.pieces)
+    if not drawn:
+        return None
+    try:
+        ranking = rank(losses, plan.baseline)
+    except RinscError as error:
+        notes.append(f"nothing on one round at {drawn[0].run.budget}: {error.message}")
+        return None
+    return Standing(ranking, _text_intervals(plan, pieces, baseline))
+
+
+def _text_intervals(
+    plan: Plan, pieces: Mapping[str, Sequence[Pieces]], baseline: Sequence[Pieces]
+) -> dict[str, TextInterval]:
+    figure = OBJECTIVES[plan.runs[0].config.objective].figures[0]
+    return {
+        variant: interval
+        for variant, runs in pieces.items()
+        if variant != plan.baseline
+        for interval in [text_interval(runs, baseline, less_is_better=figure.less_is_better)]
+        if interval is not None
+    }
+
+
+def _own_pieces(study: StudyFolder, state: RunState, notes: list[str]) -> Pieces | None:
+    if state.state != "finished":
+        return None
+    try:
+        return read_pieces(study.run(state.run))
+    except RinscError as error:
+        notes.append(f"{state.run.words}: its windows are not compared: {error.message}")
+        return None
+
+
+def _rounds(
+    study: StudyFolder, plan: Plan, states: Sequence[RunState], notes: list[str]
+) -> tuple[AtRounds, ...]:
+    def every() -> Iterator[AtRounds]:
+        for variant in plan.variants:
+            own = [each for each in states if each.run.variant == variant.name]
+            yield from measured_rounds(study, variant.spec, own, notes)
+
+    rounds = tuple(every())
+    if rounds and len({each.run.name for each in rounds}) == len(rounds):
+        notes.append("nothing is known of other rounds: rinsc study report --rounds measures them")
+    return rounds
+
+
+def _laws(plan: Plan, states: Sequence[RunState], notes: list[str]) -> LawReport | None:
+    curves, short = [], []
+    for variant in plan.variants:
+        runs = [
+            each for each in states if each.run.variant == variant.name and each.state == "finished"
+        ]
+        x = tuple(float(each.training_flops) for each in runs)
+        curve = Curve(variant.name, x, tuple(map(_loss, runs)))
+        if len(runs) and len(curve.budgets) >= LEAST_BUDGETS:
+            curves.append(curve)
+        else:
+            short.append(variant.name)
+    if len({run.budget for run in plan.runs}) < LEAST_BUDGETS:
+        return None
+    if short:
+        message = f"no law of {listed(short, 8)}: fewer than {LEAST_BUDGETS} budgets are finished"
+        notes.append(message)
+    if not curves or plan.baseline in short:
+        return None
+    try:
+        laws = fit_laws(curves, baseline=plan.baseline)
+    except RinscError as error:
+        notes.append(f"no scaling laws: {error.message}")
+        return None
+    notes += in_words(laws)
+    return laws
+
+
+def _losses(states: Sequence[RunState]) -> dict[str, dict[str, float]]:
     """By variant and seed, lower is better; a diverged run is nan."""
     losses: dict[str, dict[str, float]] = {}
     for each in states:
-        if each.run.budget == budget and each.state in ("finished", "diverged"):
+        if each.state in ("finished", "diverged"):
             losses.setdefault(each.run.variant, {})[str(each.run.seed)] = _loss(each)
     return losses
 
@@ -135,32 +360,3 @@ def _loss(state: RunState) -> float:
         return float("nan")
     figure = OBJECTIVES[state.run.config.objective].figures[0]
     return state.figure if figure.less_is_better else 1 - state.figure
-
-
-def _curves(plan: Plan, states: Sequence[RunState]) -> list[Curve]:
-    curves = []
-    for variant in plan.variants:
-        runs = [
-            each for each in states if each.run.variant == variant.name and each.state == "finished"
-        ]
-        if runs:
-            x = tuple(float(each.training_flops) for each in runs)
-            curves.append(Curve(variant.name, x, tuple(map(_loss, runs))))
-    return curves
-
-
-def _ranking(ranking: Ranking) -> dict[str, object]:
-    return {
-        "run_sd": ranking.run_sd,
-        "freedom": ranking.freedom,
-        "critical": ranking.critical,
-        "least_gap": ranking.least_gap,
-        "best": list(ranking.best),
-        "diverged": [list(each) for each in ranking.diverged],
-        "ranks": [{**vars(item), "reading": item.reading} for item in ranking.ranks],
-    }
-
-
-def _words(is_baseline: bool, reading: str, ties_best: bool) -> str:
-    words = "baseline" if is_baseline else reading
-    return f"{words}, may be the best" if ties_best else words

@@ -153,6 +153,20 @@ class Fit:
         reach = 2 * self.noise**2 * _f_quantile(2, self.freedom)
         return exponents, limits, squares <= best + reach
 
+    def exponent_profile(self, count: int = 40) -> list[tuple[float, float]]:
+        """Exponents, and how much worse the best law with each fits than the best of all: sums of
+        squares in units of the noise. `allowed_by_noise` bounds the interval."""
+        profile = _Profile(self.curve)
+        exponents = np.geomspace(*_widened(self.exponent, EXPONENTS[0], EXPONENTS[-1]), count)
+        least, unit = profile.best()[1], self.noise**2 or 1.0
+        values = profile.squares_by_exponent(exponents)
+        return [(float(x), float(y - least) / unit) for x, y in zip(exponents, values, strict=True)]
+
+    @property
+    def allowed_by_noise(self) -> float:
+        """What an exponent may fit worse, in units of the noise, and still be in the interval."""
+        return _f_quantile(1, self.freedom)
+
     @property
     def _allowed(self) -> float:
         return self.noise**2 * _f_quantile(1, self.freedom)
@@ -312,6 +326,10 @@ class _Profile:
     def squares(self, x0: float, level: float, exponents: Floats) -> Floats:
         """Least sums of squares at each exponent, of laws that are at ``level`` at ``x0``."""
         return self._pinned(np.exp(-np.outer(exponents, self._log_x)), exponents, x0, level)
+
+    def squares_by_exponent(self, exponents: Floats) -> Floats:
+        """Least sums of squares at each exponent."""
+        return self._free(np.exp(-np.outer(exponents, self._log_x)))[0]
 
     def _least(self, x0: float, level: float) -> float:
         """The least sum of squares of all laws that are at ``level`` at ``x0``."""

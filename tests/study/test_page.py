@@ -9,16 +9,22 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rinsc.study.evidence import Evidence
 from rinsc.study.folder import RunState
 from rinsc.study.laws import fit_laws
-from rinsc.study.page import page
+from rinsc.study.page import page, write_report
 from rinsc.study.plan import plan_study
 from rinsc.study.ranking import rank
 from rinsc.study.report import StudyReport
+from rinsc.study.rounds import AtRounds
+from rinsc.study.standing import Standing
+from rinsc.study.text_noise import text_interval
 from tests.study.test_plan import study
 from tests.study.test_scaling import curve
+from tests.study.test_text_noise import pieces
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = "<script>alert(1)</script>"
@@ -39,9 +45,29 @@ def made(**changes: object) -> StudyReport:
         }
         for name in names
     }
-    laws = fit_laws([dataclasses.replace(curve(seeds=1), name=name) for name in names])
-    ranking = {"1e10": rank(losses, "AB")}
-    return StudyReport(plan, (broken, *states[1:]), ranking, laws, (EVIL,))
+    rng = np.random.default_rng(0)
+    laws = fit_laws([dataclasses.replace(curve(rng), name=name) for name in names])
+    windows = [pieces(rng.normal(3, 1, 40), np.full(40, 100)) for _ in range(2)]
+    between = text_interval(windows[:1], windows[1:])
+    assert between is not None
+    standing = Standing(rank(losses, "AB"), {"A^2B": between})
+    rounds = tuple(
+        AtRounds(state.run, count, 4 - 0.02 * count, windows[0])
+        for state in states
+        for count in (1, 2, 3)
+        if state.run.variant == "A^2B"
+    )
+    points = tuple((1e8 * step, 5 - step / 20) for step in range(1, 40))
+    evidence = Evidence(
+        {state.run.name: points for state in states},
+        (({"rinsc": EVIL, "torch": "2"}, len(states)),),
+        frozenset(),
+        (),
+    )
+    by_budget = {"1e10": standing}
+    return StudyReport(
+        plan, (broken, *states[1:]), by_budget, laws, (EVIL,), rounds, by_budget, evidence
+    )
 
 
 class Reader(HTMLParser):
@@ -52,11 +78,13 @@ class Reader(HTMLParser):
         self.tags: list[str] = []
         self.links: list[str] = []
         self.cells: list[str] = []
+        self.names: set[str] = set()
         self._in_cell = False
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.links += [value or "" for name, value in attributes if name in ("src", "href")]
+        self.names |= {value or "" for name, value in attributes if name == "id"}
         if tag == "td":
             self.cells.append("")
         self._in_cell = tag == "td" or (self._in_cell and tag != "tr")
@@ -71,16 +99,27 @@ def test_the_page_is_whole_and_alone() -> None:
     reader = Reader()
     text = page(report)
     reader.feed(text)
-    assert reader.links == []
+    assert reader.links
+    assert all(link.startswith("#") and link[1:] in reader.names for link in reader.links)
     assert not re.search(r"https?://(?!www\.w3\.org)", text)
     assert "url(" not in text
     assert "@import" not in text
-    assert reader.tags.count("table") == 3
+    figures = text.split("<figure>")[1:]
+    assert len(figures) == 11
+    for each in figures:  # a table of its numbers, or the words that say where they are
+        assert "<table>" in each.split("<h2>")[0] or "table above" in each
+        assert 'role="img" aria-label="' in each
     assert reader.tags.count("script") == 1  # what a run said is text
     assert EVIL in reader.cells
-    for item in report.rankings["1e10"].ranks:
+    standing = report.rankings["1e10"]
+    between = standing.text["A^2B"]
+    assert f"{between.low:+.4f} to {between.high:+.4f}" in reader.cells
+    for item in standing.ranks:
         assert f"{item.loss:.4f}" in reader.cells
-        assert f"{item.low:+.4f} to {item.high:+.4f}" in reader.cells
+        if item.variant != "AB":
+            assert f"{item.low:+.4f} to {item.high:+.4f}" in reader.cells
+    for name in ("A^2B", "AB^2"):  # a schedule of each is drawn
+        assert f"<title>{name}</title>" in text
     assert text == page(made())
 
 
@@ -102,8 +141,18 @@ window.addEventListener("load", () => {
   const field = document.getElementById("filter");
   field.value = "AB^2"; field.dispatchEvent(new Event("input"));
   const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden).length;
+  field.value = ""; field.dispatchEvent(new Event("input"));
+  const runs = [...document.querySelectorAll("table")].find(
+    (each) => each.tHead.textContent.includes("what went wrong"));
+  runs.querySelectorAll("th button")[4].click();
+  const empty = runs.tBodies[0].rows[runs.tBodies[0].rows.length - 1].cells[3].textContent;
+  const link = table.querySelector("a"), target = document.querySelector(link.hash);
+  link.click();
+  setTimeout(() => {
+  const isOpen = target.open, place = location.hash === link.hash;
   const requests = performance.getEntriesByType("resource").length;
-  document.title = JSON.stringify({up, down, shown, requests, errors});
+  document.title = JSON.stringify({up, down, shown, empty, isOpen, place, requests, errors});
+  }, 50);
 });
 </script>
 """
@@ -116,7 +165,8 @@ def test_a_browser_sorts_and_filters_without_a_request(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(page(made()).replace("<head>", f"<head>{PROBE}"), encoding="utf-8")
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
-    command = [CHROMIUM or "", *options, f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
+    waits = "--virtual-time-budget=2000"
+    command = [CHROMIUM or "", *options, waits, f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
     done = subprocess.run(
         [*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
@@ -126,3 +176,30 @@ def test_a_browser_sorts_and_filters_without_a_request(tmp_path: Path) -> None:
     assert found["down"] == found["up"][::-1]
     assert len(set(found["up"])) == 3
     assert (found["shown"], found["requests"], found["errors"]) == (1, 0, [])
+    assert (found["isOpen"], found["place"], found["empty"]) == (True, True, "failed")
+
+
+def test_a_page_has_its_runs_and_figures_beside_it(tmp_path: Path) -> None:
+    import json
+
+    report = made()
+    written = write_report(report, tmp_path / "report.html")
+    assert [path.name for path in written] == ["report.html", "report.csv", "report.json"]
+    before = [path.read_bytes() for path in written]
+    facts = json.loads(before[2])
+    assert facts["rankings"]["1e10"]["ranks"][0]["variant"] == "AB^2"
+    assert facts["rounds"][0] == {
+        **{"variant": "A^2B", "budget": "1e10", "rounds": 1, "runs": 2, "loss": 3.98},
+        "inference_flops": facts["rounds"][0]["inference_flops"],
+    }
+    assert len(before[1].decode().splitlines()) == 1 + len(report.plan.runs) - 1  # one failed
+    write_report(made(), tmp_path / "report.html")
+    assert [path.read_bytes() for path in written] == before
+
+
+def test_a_page_of_sixty_variants_is_small() -> None:
+    variants = [f"A^{n}B^{m}" for n in range(1, 9) for m in range(1, 9) if n * m > 1][:60]
+    report = made(variants=variants, seeds=[1, 2, 3])
+    text = page(dataclasses.replace(report, laws=None))
+    assert len(text) < 3_000_000
+    assert "more</text>" in text  # all but some variants are grey

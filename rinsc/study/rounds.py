@@ -1,0 +1,205 @@
+"""Finished runs at other rounds than those that their result is of, measured once and kept.
+
+`measure_study_rounds` loads the weights of each run that has repeats, and measures it again: at one
+round of every repeat, two, and so on to one more than it was trained with. A sample of the windows
+of its result is enough, as they are compared in pairs. Each measurement is a file beside the run,
+
+    study/runs/NAME.at-2.npy
+
+so that the command can be repeated after an interruption, and a report reads them without PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rinsc.cost import forward_flops
+from rinsc.data.batches import evenly_spaced
+from rinsc.errors import DataError, OutputError, RinscError, plural
+from rinsc.graph import build_graph
+from rinsc.graph.law import Fixed, dialled_loops, loop_law
+from rinsc.graph.towers_graph import by_dial, rounds_of
+from rinsc.objectives import OBJECTIVES, Pieces, Request, objective
+from rinsc.progress import Progress, ShownProgress, SilentProgress
+from rinsc.spec import ModelSpec
+from rinsc.storage.files import read_json, read_regular, write_atomically
+from rinsc.study.folder import RunState, StudyFolder, read_plan
+from rinsc.study.plan import PlannedRun
+from rinsc.study.tuning import study_states
+from rinsc.training.config import TrainConfig
+from rinsc.training.run_folder import read_pieces
+
+if TYPE_CHECKING:
+    from rinsc.training.finished import FinishedRun
+
+MORE_ROUNDS, MOST_ROUNDS = 1, 12  # beyond those of training, and at all
+SAMPLE = 512  # held-out windows that are measured at other rounds
+
+
+@dataclass(frozen=True)
+class AtRounds:
+    """A run at ``rounds`` of every repeat, on a sample of the held-out windows; lower is better."""
+
+    run: PlannedRun
+    rounds: int
+    loss: float
+    pieces: Pieces
+
+
+def own_rounds(spec: ModelSpec, config: TrainConfig) -> dict[str, int]:
+    """The rounds of each repeat that the result of a run is of."""
+    return by_dial(rounds_of(build_graph(spec), config.evaluation_rounds))
+
+
+def rounds_to_measure(own: Mapping[str, int]) -> tuple[int, ...]:
+    """From one round to one more than the most that a run was trained with.
+
+    >>> rounds_to_measure({"A": 3}), rounds_to_measure({})
+    ((1, 2, 3, 4), ())
+    """
+    if not own:
+        return ()
+    return tuple(range(1, min(max(own.values()) + MORE_ROUNDS, MOST_ROUNDS) + 1))
+
+
+def is_stochastic(spec: ModelSpec) -> bool:
+    """Whether training draws the rounds, one round of every repeat among the rest.
+
+    >>> from rinsc.spec import model_spec
+    >>> [is_stochastic(model_spec(text)) for text in ("A^2{skip=0.5}B", "A^2B", "AB")]
+    [True, False, False]
+    """
+    laws = [loop_law(loop) for loop in dialled_loops(build_graph(spec))]
+    draws = any(not isinstance(law, Fixed) for law in laws)
+    return draws and all(law.pmf is None or 1 in law.pmf for law in laws)
+
+
+def inference_flops(spec: ModelSpec, length: int, rounds: int) -> int:
+    """Of a token, with every repeat run so many times."""
+    graph = build_graph(spec)
+    dials = dict.fromkeys((loop.name for loop in dialled_loops(graph)), rounds)
+    return round(forward_flops(graph, length, rounds=dials or None).total / length)
+
+
+def measured_rounds(
+    folder: StudyFolder, spec: ModelSpec, states: Sequence[RunState], notes: list[str]
+) -> Iterator[AtRounds]:
+    """What is known of the runs of one variant; damaged measurements are left out with a note."""
+    for state in states:
+        if state.state != "finished":
+            continue
+        run = state.run
+        own = own_rounds(spec, run.config)
+        for rounds in rounds_to_measure(own):
+            if set(own.values()) == {rounds}:
+                sample = own_sample(folder, run)
+                if sample is not None:
+                    yield AtRounds(run, rounds, loss_of(run, sample), sample)
+                continue
+            path = folder.at_rounds(run, rounds)
+            if not path.is_file():
+                continue
+            try:
+                pieces = Pieces.from_bytes(read_regular(path))
+            except (OSError, ValueError, EOFError, MemoryError):
+                notes.append(f"{run.words}: its figure at {plural(rounds, 'round')} is damaged")
+                continue
+            yield AtRounds(run, rounds, loss_of(run, pieces), pieces)
+
+
+def own_sample(folder: StudyFolder, run: PlannedRun) -> Pieces | None:
+    """The windows of a run's result that are measured at other rounds, too; None of one that has
+    not kept them."""
+    try:
+        pieces = read_pieces(folder.run(run))
+    except RinscError:
+        return None  # `study_report` tells it where it reads all of them
+    if pieces is None:
+        return None
+    return Pieces(*(evenly_spaced(each, SAMPLE) for each in vars(pieces).values()))
+
+
+def loss_of(run: PlannedRun, pieces: Pieces) -> float:
+    """The figure of some windows, or what is missing from 1 where more is better."""
+    figure = pieces.figure
+    return figure if OBJECTIVES[run.config.objective].figures[0].less_is_better else 1 - figure
+
+
+def measure_study_rounds(path: str | Path, progress: Progress | None = None) -> list[str]:
+    """Measure every finished run with repeats where it was not yet; needs PyTorch.
+
+    Returns a line for each run that could not be measured. Raises SpecError and OutputError.
+    """
+    plan, folder = read_plan(path), StudyFolder(Path(path))
+    left = [
+        (state.run, missing)
+        for state in study_states(folder, plan)
+        if state.state == "finished"
+        for missing in [_missing(folder, state.run, plan.variant(state.run.variant).spec)]
+        if missing
+    ]
+    lines = []
+    progress = progress or ShownProgress()
+    with progress.task("measuring other rounds") as observe:
+        for index, (run, missing) in enumerate(left):
+            observe(index / len(left), run.words)
+            try:
+                _measure(folder, run, missing)
+            except OutputError:
+                raise
+            except RinscError as error:
+                lines.append(f"{run.words}: not measured at other rounds: {error.message}")
+    return lines
+
+
+def _missing(folder: StudyFolder, run: PlannedRun, spec: ModelSpec) -> list[int]:
+    own = own_rounds(spec, run.config)
+    others = [each for each in rounds_to_measure(own) if set(own.values()) != {each}]
+    return [each for each in others if not _is_readable(folder, run, each)]
+
+
+def _is_readable(folder: StudyFolder, run: PlannedRun, rounds: int) -> bool:
+    try:
+        Pieces.from_bytes(read_regular(folder.at_rounds(run, rounds)))
+    except (OSError, ValueError, EOFError, MemoryError):
+        return False
+    return True
+
+
+def _measure(folder: StudyFolder, run: PlannedRun, counts: Sequence[int]) -> None:
+    """The windows that the result is of, at each of the counts of rounds."""
+    from rinsc.training.devices import find_devices
+    from rinsc.training.finished import finished_run
+
+    finished = finished_run(folder.run(run).path)
+    model = finished.model(find_devices("auto").device)
+    held_out = _final_examples(finished)
+    for rounds in counts:
+        quality = objective(run.config.objective).measure(
+            *(model, held_out),
+            rounds=dict.fromkeys(finished.rounds, rounds),
+            precision=run.config.precision,
+        )
+        if quality.pieces is not None:
+            write_atomically(folder.at_rounds(run, rounds), quality.pieces.to_bytes())
+
+
+def _final_examples(run: FinishedRun) -> Any:
+    """A sample of those that the result is of; raises DataError where the data is another."""
+    from rinsc.training.heldout import corpus_record, run_text
+
+    trained_for = objective(run.config.objective)
+    if run.config.objective == "next_token":
+        data: Any = run_text(run.folder, run.tokenizer(), SilentProgress())
+    else:
+        name = str(corpus_record(run.folder)["name"])
+        request = Request(name, run.graph.spec)
+        data = trained_for.open(request, trained_for.prepare(request))
+        if data.record["corpus"]["held_out"] != run.held_out:
+            message = f"'{name}' is not what it was when the run was trained"
+            raise DataError("other-text", message, hint="restore the data")
+    count = read_json(run.folder.result).get("held_out_windows")
+    return trained_for.held_out(data, run.config).spread(count).spread(SAMPLE)
