@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rinsc.errors import DataError, did_you_mean, nearest
+from rinsc.errors import DataError, did_you_mean, nearest, setting
 
 
 def data_error(code: str, message: str, place: str | Path | None, hint: str) -> DataError:
@@ -32,6 +35,48 @@ def damaged(path: Path, error: BaseException) -> DataError:
 def not_utf8(byte: int, place: str | Path) -> DataError:
     hint = "convert the file to UTF-8"
     return data_error("not-utf8", f"byte {byte} is not UTF-8 text", place, hint)
+
+
+def note_named(name: str) -> None:
+    """Remember that the user named this data to a command: a record in a folder that says the same
+    name may then open it. Where nothing can be written, nothing is remembered."""
+    place = _note_of(name)
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+
+
+def require_named(name: str, record: Path) -> None:
+    """Raises DataError for the name of a path or a dataset, read in the ``record`` of a folder,
+    that the user has never named here: the folder may be of somebody else.
+
+    A file below the folder that the user stands in needs no note, as runs of older versions have
+    none.
+    """
+    if ":" in name and not _note_of(name).exists() and not _is_below_here(name):
+        message = f"the folder names '{name:.200}', which you have not named here before"
+        option = setting(f"data={name!r}", f"--data {shlex.quote(name)}")
+        hint = f"if the folder is yours, evaluate it once with {option}"
+        raise data_error("unknown-data", message, record, hint)
+
+
+def _is_below_here(name: str) -> bool:
+    """Whether it is one file, by a path that no link leads out."""
+    kind, _, where = name.partition(":")
+    if KEYS.get(kind) and (match := _OPTIONS.fullmatch(where)) is not None:
+        where = match.group(1)
+    if kind == "hf" or where.startswith("~") or os.path.isabs(where):
+        return False
+    path = Path(os.path.realpath(where))
+    return path.is_relative_to(os.path.realpath(os.curdir)) and path.is_file()
+
+
+def _note_of(name: str) -> Path:
+    """An empty file, whose name is a digest of the path, made absolute."""
+    kind, _, where = name.partition(":")
+    path = where if kind == "hf" else os.path.abspath(expanded(where))
+    digest = hashlib.sha256(f"{kind}:{path}".encode("utf-8", "surrogatepass")).hexdigest()
+    return data_folder() / "named" / digest
 
 
 VARIABLE = "RINSC_DATA"

@@ -13,6 +13,7 @@ from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus
+from rinsc.data.names import note_named, require_named
 from rinsc.errors import DataError, UsageError, option_values, require_type, setting
 from rinsc.evaluation.harness import find_tasks, score_tasks, trained_model
 from rinsc.evaluation.report import EvalReport, EvalRow
@@ -89,6 +90,8 @@ def evaluate(
     else:
         held_out, held_out_of_other = read_pair(trained, other, data, windows, shown)
         evaluated = [*every, *judged_rounds(trained, other), other.rounds]
+    if data is not None:
+        note_named(data)
     with shown.task("measuring on held-out data") as observe:
         passes = _Passes(len({tuple(rounds.items()) for rounds in evaluated}), observe)
         ours = Measured(trained, held_out, where, passes)
@@ -280,7 +283,9 @@ def read_data(
     trained_for, config, spec = objective(run.config.objective), run.config, run.graph.spec
     if config.objective == "next_token":
         return read_text(run, data, most, progress)
-    name = str(corpus_record(run.folder)["name"]) if data is None else data
+    name = str(corpus_record(run.folder).get("name")) if data is None else data
+    if data is None:
+        require_named(name, run.folder.data_record)
     request = Request(name, spec, progress=progress)
     opened = trained_for.open(request, trained_for.prepare(request))
     corpus = opened.record["corpus"]

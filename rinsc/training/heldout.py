@@ -9,6 +9,7 @@ from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus
 from rinsc.data.documents import PartTally, Source
+from rinsc.data.names import require_named
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError
 from rinsc.progress import PreparationProgress, Progress
@@ -22,10 +23,11 @@ def held_out_sample(folder: RunFolder) -> str:
     """The first whole lines of a run's held-out text, at most `SAMPLE_BYTES` of UTF-8.
 
     The corpus is read anew from where the run had it. Raises DataError where it is not there, or
-    is another one by now, and MissingExtraError where its package is not installed.
+    is another one by now, or has never been named by the user, and MissingExtraError where its
+    package is not installed.
     """
     record = corpus_record(folder)
-    source = _source(record)
+    source = _source(record, folder)
     tally, beginning = PartTally(source.names_documents), ""
     for side, document in source.documents():
         if side == "held_out":
@@ -46,7 +48,7 @@ def run_text(
     Raises DataError where text or tokenizer are others by now, and MissingExtraError.
     """
     begun = corpus_record(folder)
-    source = _source(begun)
+    source = _source(begun, folder)
     with PreparationProgress(source.name, progress) as preparation:
         corpus = prepare(source, tokenizer, progress=preparation)
     _require_same(dict(corpus.record["corpus"]), begun, folder)  # type: ignore[call-overload]
@@ -77,8 +79,9 @@ def corpus_record(folder: RunFolder) -> Mapping[str, object]:
     return record
 
 
-def _source(record: Mapping[str, object]) -> Source:
+def _source(record: Mapping[str, object], folder: RunFolder) -> Source:
     name = str(record.get("name"))
+    require_named(name, folder.data_record)
     try:
         return open_corpus(name)
     except DataError as error:

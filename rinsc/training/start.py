@@ -21,6 +21,7 @@ import torch
 
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.parallel import Recursed
+from rinsc.data.names import note_named
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import (
     OutputError,
@@ -212,6 +213,8 @@ class PlannedRun:
         """Train, or go on, or find the run finished; every process calls it."""
         devices = self.devices
         progress = (progress or ShownProgress()) if devices.is_first else SilentProgress()
+        if devices.is_first:
+            note_named(self.data)
         with devices.lost_processes(), ExitStack() as locks:
             result = None if self.overwrite else devices.on_first(self._finished)
             was_finished = result is not None

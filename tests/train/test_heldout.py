@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 
 from rinsc.data import corpora
 from rinsc.data.corpora import load_corpus
+from rinsc.data.names import note_named, require_named
 from rinsc.errors import DataError
 from rinsc.training.heldout import SAMPLE_BYTES, first_lines, held_out_sample
 from rinsc.training.run_folder import RunFolder
+from tests.cli.command_line import run_cli
 
 
 @given(st.text(alphabet="aé€😀\n", max_size=40), st.integers(0, 60))
@@ -43,6 +47,7 @@ def folder(tmp_path: Path) -> RunFolder:
     run.path.mkdir()
     record = {"corpus": load_corpus(f"text:{texts}").record()}
     run.data_record.write_text(json.dumps(record))
+    note_named(f"text:{texts}")
     return run
 
 
@@ -81,3 +86,66 @@ def test_a_run_that_does_not_say(folder: RunFolder, content: str | None) -> None
     with pytest.raises(DataError) as caught:
         held_out_sample(folder)
     assert caught.value.code == "no-text"
+
+
+def test_a_name_that_the_user_never_gave_opens_nothing(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "a.txt").write_text("word\n" * 9000)
+    touched: list[str] = []
+    watched = [True]
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if watched and event in ("open", "os.listdir", "os.scandir"):
+            touched.append(str(arguments[0]))
+
+    sys.addaudithook(watch)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "link.txt").symlink_to(secret / "a.txt")
+    (here / "linked").symlink_to(secret)
+    monkeypatch.chdir(here)
+    record = json.loads(folder.data_record.read_text())
+    paths = [secret, secret / "a.txt", "../secret", "link.txt", "linked", "linked/a.txt", ".", "*"]
+    names = [f"{kind}:{path}" for kind in ("text", "jsonl", "parquet", "hf") for path in paths]
+    for name in [*names, "hf:somebody/something", "text:~", f"jsonl:{secret}?field=x"]:
+        record["corpus"]["name"] = name
+        folder.data_record.write_text(json.dumps(record))
+        with pytest.raises(DataError) as caught:
+            held_out_sample(folder)
+        assert caught.value.code == "unknown-data"
+        assert name in caught.value.problems[0].hint
+    watched.clear()
+    assert not [path for path in touched if "secret" in path or "link" in path]
+
+
+def test_a_name_is_known_once_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINSC_DATA", str(tmp_path / "data"))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("The rain fell on the river.\n" * 500)
+    monkeypatch.chdir(tmp_path)
+    name = f"text:{tmp_path / 'texts'}"
+    train = ("train", "AB", "--preset", "tiny", "--layers", "2", "--data", name)
+    done = run_cli(*train, "--steps", "1", "--batch", "2", "--seq", "32", "-o", "run")
+    assert done.status == 0, done.err
+    assert run_cli("eval", "run", "--windows", "2").status == 0
+    monkeypatch.setenv("RINSC_DATA", str(tmp_path / "of another user"))
+    unknown = run_cli("eval", "run", "--windows", "2")
+    assert unknown.status != 0
+    assert "error[unknown-data]" in unknown.err
+    assert f"--data {name}" in unknown.err
+    exported = run_cli("compile", "run", "--to", "onnx", "--held-out", "-o", "model/")
+    assert exported.status == 0, exported.err
+    assert not (tmp_path / "model/heldout.txt").exists()
+    assert run_cli("eval", "run", "--data", name, "--windows", "2").status == 0
+    assert run_cli("eval", "run", "--windows", "2").status == 0
+    monkeypatch.chdir("texts")  # the same place in other words
+    require_named("text:../texts", tmp_path)
+    with pytest.raises(DataError, match="unknown-data"):
+        require_named("text:../run", tmp_path)
+    require_named("text:a.txt", tmp_path)  # a file below the folder that the user stands in
+    require_named("plays", tmp_path)
+    os.chmod(tmp_path / "of another user", 0o500)
+    note_named("text:elsewhere")  # cannot be written, and is no error
