@@ -27,6 +27,7 @@ def plan_(
     *,
     output: Output = None,
     rate: Literal["tuned", "fixed"] | None = None,
+    flops_per_second: float | None = None,
     json: bool = False,
 ) -> None:
     """Resolve, cost and check every run of a study; nothing is trained.
@@ -40,24 +41,31 @@ def plan_(
     rate
         Whether each variant gets a learning rate of its own or all have one; as the plan says if
         not given.
+    flops_per_second
+        Speed of a worker, to estimate the hours of all runs, one after the other.
     json
         Print the plan as JSON.
     """
+    from rinsc.study.estimates import estimates, hours_text, plan_table
     from rinsc.study.folder import write_plan
     from rinsc.study.plan import plan_study
 
     plan = plan_study(source, rate=rate)
+    needs = estimates(plan, flops_per_second)
     if output is not None:
         write_plan(plan, output)
     if json:
-        print_json(plan.facts())
+        print_json({**plan.facts(), "estimates": [item.facts() for item in needs]})
         return
     if plan.title:
         print_line(plan.title, style="bold")
-    print_result_table(plan.table())
+    print_result_table(plan_table(plan, needs))
     for note in plan.notes:
         print_line(f"note: {note}")
     print_line(plan.total)
+    if flops_per_second is not None:
+        hours = sum(item.hours or 0.0 for item in needs)
+        print_line(f"{hours_text(hours)} hours of one worker at {flops_per_second:g} FLOP/s")
     if output is not None:
         print_note(f"next: rinsc study run {output}")
 
@@ -205,11 +213,16 @@ def status(folder: Folder, /, *, json: bool = False) -> None:
     json
         Print the state of every run as JSON.
     """
+    from rinsc.study.estimates import hours_left, hours_text
     from rinsc.study.folder import StudyFolder, read_plan
     from rinsc.study.tuning import job_states
 
     plan = read_plan(folder)
-    _print_states(job_states(StudyFolder(folder), plan), json=json)
+    states = job_states(StudyFolder(folder), plan)
+    _print_states(states, json=json)
+    hours = hours_left(states)
+    if hours and not json:
+        print_result(f"about {hours_text(hours)} hours left for one worker, by the finished runs")
 
 
 def report(

@@ -19,10 +19,13 @@ from rinsc.study.rates import (
     Tuning,
     grid,
 )
+from rinsc.variants.costed import Limits
 
-Match: TypeAlias = Literal["training FLOPs", "tokens"]
+Match: TypeAlias = Literal["training FLOPs", "tokens", "parameters", "inference FLOPs"]
 RateRule: TypeAlias = Literal["tuned", "fixed"]
 TUNING_KEYS = ("rates", "trials", "seeds", "budgets")
+LIMITS = tuple(field.name for field in dataclasses.fields(Limits))
+WORDS_KEYS = ("letters", "length", "degree", "limit", "strict")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Description:
     data: str = "plays"
     variants: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    enumerate: tuple[Mapping[str, Any], ...] = ()
     seeds: tuple[int, ...] = (0,)
     budgets: tuple[str, ...] = ()
     match: Match = "training FLOPs"
@@ -88,6 +92,12 @@ def checked_description(values: Mapping[str, Any], place: str | None) -> Descrip
     if not problems and not read.get("budgets"):
         message = "a study needs a budget"
         problems.append(Problem("bad-study", message, place=place, hint=_example("budgets")))
+    for table in read.get("enumerate", ()):
+        problems += _unknown_keys(table, (*WORDS_KEYS, *LIMITS), "[[enumerate]]", place)
+        if not {"letters", "length"} <= table.keys():
+            message = "[[enumerate]] needs letters and length"
+            hint = "write letters = 2 and length = 4"
+            problems.append(Problem("bad-study", message, place=place, hint=hint))
     if "tuning" in read:
         read["tuning"] = _checked_tuning(read["tuning"], place, problems)
         problems += _shared_seeds(read, place)
@@ -127,6 +137,7 @@ def _example(key: str) -> str:
         "model": 'a table [model] with preset = "tiny"',
         "settings": "a table [settings] with batch_sequences = 16",
         "tuning": "a table [tuning] with trials = 5",
+        "enumerate": "a table [[enumerate]] with letters = 2 and length = 4",
         "tuning.rates": "rates = [1e-3, 2e-3, 4e-3]",
         "tuning.trials": "trials = 5",
         "tuning.seeds": "seeds = [101]",
@@ -149,6 +160,8 @@ def _value(key: str, value: Any) -> tuple[Any, str | None]:
     if key == "seeds":
         return _seeds(value)
     items = tuple(value)
+    if key == "enumerate":
+        return items, None if all(isinstance(item, Mapping) for item in items) else "tables"
     return items, None if all(isinstance(item, str) for item in items) else "texts"
 
 

@@ -26,15 +26,15 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from rinsc.errors import Problem, SpecError, plural
-from rinsc.graph import build_graph
-from rinsc.scalars import Table, rounded_count, rounded_flops
+from rinsc.graph.law import drawn_loops
+from rinsc.scalars import rounded_flops
 from rinsc.spec import ModelSpec, spec_to_toml
 from rinsc.storage.files import short_digest
 from rinsc.study.description import Description, Match, RateRule, checked_description, read_study
@@ -108,22 +108,6 @@ class Plan:
         """The variant of this name."""
         return next(item for item in self.variants if item.name == name)
 
-    def table(self) -> Table:
-        """A row for each variant: its size, its runs and what they cost."""
-        rows = []
-        for variant in self.variants:
-            jobs = [run for run in self.jobs if run.variant == variant.name]
-            steps = [run.config.steps for run in jobs if run.trial is None]
-            span = "" if min(steps) == max(steps) else f" to {max(steps):,}"
-            flops = rounded_flops(sum(run.training_flops for run in jobs))
-            size, runs = rounded_count(variant.parameters), f"{len(steps):,}"
-            trials = f"{len(jobs) - len(steps):,}"
-            rows.append((variant.name, size, trials, runs, f"{min(steps):,}{span}", flops))
-        heads = ("variant", "parameters", "trials", "runs", "steps", "training")
-        if self.trials:
-            return Table(heads, rows)
-        return Table((*heads[:2], *heads[3:]), [(*row[:2], *row[3:]) for row in rows])
-
     @property
     def total(self) -> str:
         """All of it in a line."""
@@ -172,7 +156,8 @@ def plan_study(source: str | Path | Mapping[str, Any], *, rate: RateRule | None 
     description = checked_description(values if rate is None else {**values, "rate": rate}, place)
     problems: list[Problem] = []
     base = base_spec(description)
-    variants, notes = distinct_variants(description, base, problems)
+    most = MOST_RUNS // max(1, len(description.budgets) * len(description.seeds))
+    variants, notes = distinct_variants(description, base, problems, most)
     reference = next((item for item in variants if item.name == description.baseline), None)
     tuning = None
     trials: list[PlannedRun] = []
@@ -224,6 +209,8 @@ class _Maker:
     description: Description
     reference: Variant
     problems: list[Problem]
+    _known: dict[tuple[str, str, int | None], tuple[TrainConfig, int]] = field(default_factory=dict)
+    _tomls: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def _budget_flops(self) -> dict[str, int]:
@@ -283,34 +270,54 @@ class _Maker:
         changes: Mapping[str, Any] = MappingProxyType({}),
     ) -> Iterator[PlannedRun]:
         """A run for each seed; ``rule`` is what decides it beside its settings."""
-        description, graph = self.description, build_graph(variant.spec)
+        data = self.description.data
         for seed in seeds:
-            config = None
+            planned = None
             with collected(self.problems, f"{variant.name} at {text}"):
-                values = {**description.settings, **changes, "seed": seed}
-                reference = self.reference.spec
-                config = _config(variant.spec, reference, values, text, description.match)
-            if config is None:
+                planned = self._planned(variant, text, seed)
+            if planned is None:
                 return  # the other seeds have the same mistake
-            flops = spending(config, graph).training_flops
-            decisive = [NAMES, spec_to_toml(variant.spec), config_to_toml(config), description.data]
+            base, flops = planned
+            config = dataclasses.replace(base, seed=seed, **changes)
+            decisive = [NAMES, self._toml(variant), config_to_toml(config), data]
             name = short_digest(json.dumps([*decisive, rule] if rule else decisive))
             yield PlannedRun(name, variant.name, text, seed, config, flops)
 
+    def _planned(self, variant: Variant, text: str, seed: int) -> tuple[TrainConfig, int]:
+        """Settings and FLOPs at a budget, which are the same for every seed that draws nothing."""
+        key = variant.name, text, seed if self._draws(variant) else None
+        if key not in self._known:
+            values = {**self.description.settings, "seed": seed}
+            match = self.description.match
+            config = _config(variant.spec, self.reference, values, text, match)
+            self._known[key] = config, spending(config, variant.graph).training_flops
+        return self._known[key]
+
+    def _draws(self, variant: Variant) -> bool:
+        return any(any(drawn_loops(item.graph)) for item in (variant, self.reference))
+
+    def _toml(self, variant: Variant) -> str:
+        if variant.name not in self._tomls:
+            self._tomls[variant.name] = spec_to_toml(variant.spec)
+        return self._tomls[variant.name]
+
 
 def _config(
-    spec: ModelSpec, reference: ModelSpec, values: Mapping[str, Any], budget: str, match: Match
+    spec: ModelSpec,
+    reference: Variant,
+    values: Mapping[str, Any],
+    budget: str,
+    match: Match,
 ) -> TrainConfig:
     """The settings of a run: as many steps as the budget of the baseline pays for."""
     if "steps" in values:
         hint = "give the steps in 'budgets', as \"1000steps\""
         raise SpecError("bad-study", "'settings' takes no steps", place="steps", hint=hint)
-    baseline = reference if match == "training FLOPs" and spec != reference else None
-    if match == "tokens" and spec != reference:  # the steps are the baseline's
-        config = run_config(reference, values, budget)
+    if match == "tokens" and spec != reference.spec:  # the steps are the baseline's
+        config = run_config(reference.spec, values, budget)
         check_settings(spec, config)
         return config
-    return run_config(spec, values, budget, baseline)
+    return run_config(spec, values, budget, None if spec == reference.spec else reference.graph)
 
 
 def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:

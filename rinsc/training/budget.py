@@ -73,7 +73,7 @@ def run_config(
     spec: ModelSpec,
     settings: Settings = None,
     budget: str | Budget | None = None,
-    baseline: ModelSpec | None = None,
+    baseline: Model | None = None,
 ) -> TrainConfig:
     """The settings of a run of ``spec`` with the steps that its budget pays for.
 
@@ -87,21 +87,23 @@ def run_config(
     else:
         values = {"sequence_length": spec.context, "steps": DEFAULT_STEPS, **(settings or {})}
         config, warmup = config_from_mapping(values), values.get("warmup_steps")
-    check_settings(spec, config)
+    graph = check_settings(spec, config)
     budget = budget or Budget(config.steps, "steps")
     if baseline is None:
-        config = with_budget(config, spec, budget)
+        config = with_budget(config, graph, budget)
     else:
         plain = dataclasses.replace(config, rounds=None, rounds_schedule=())
         steps = with_budget(plain, baseline, budget).steps
-        config = matched(dataclasses.replace(config, steps=steps), spec, baseline)
+        config = matched(dataclasses.replace(config, steps=steps), graph, baseline)
     if warmup is None:
         warmup = min(MAX_WARMUP, int(config.steps * WARMUP_SHARE))
     return dataclasses.replace(config, warmup_steps=warmup)
 
 
-def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
-    """Raises SpecError where the model has other ports or the settings do not fit it, and
+def check_settings(spec: ModelSpec, config: TrainConfig) -> BlockGraph:
+    """The graph of a model that the settings fit.
+
+    Raises SpecError where the model has other ports or the settings do not fit it, and
     GraphError for rounds that it cannot run or train."""
     OBJECTIVES[config.objective].check_model(spec)
     if config.sequence_length > spec.context:
@@ -112,6 +114,7 @@ def check_settings(spec: ModelSpec, config: TrainConfig) -> None:
     set_rounds(graph, config.rounds)
     for _, rounds in config.rounds_schedule:
         set_rounds(graph, rounds)
+    return graph
 
 
 def with_budget(config: TrainConfig, model: Model, budget: Budget) -> TrainConfig:
