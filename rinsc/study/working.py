@@ -17,10 +17,11 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from rinsc.errors import RinscError, UsageError
+from rinsc.errors import CheckpointError, RinscError, UsageError
 from rinsc.progress import SilentProgress
 from rinsc.storage.files import make_folder
 from rinsc.study.folder import (
@@ -142,6 +143,27 @@ def _taken_and_done(study: StudyFolder, plan: Plan, run: PlannedRun) -> bool:
         return True
 
 
+def _take_first_steps(study: StudyFolder, plan: Plan, run: PlannedRun) -> None:
+    """With the schedule ``wsd`` a run begins with the first steps of a shorter one, which are its
+    own: it ends with the weights that it would have without, in less time."""
+    from rinsc.training.branching import begin_from_trunk
+
+    if run.config.schedule != "wsd" or study.run(run).is_begun:
+        return
+    which = run.variant, run.config.seed
+    shorter = [
+        other
+        for other in plan.runs
+        if (other.variant, other.config.seed) == which and other.config.steps < run.config.steps
+    ]
+    spec = plan.variant(run.variant).spec
+    for other in sorted(shorter, key=lambda item: item.config.steps, reverse=True):
+        if study.run(other).is_finished:
+            with suppress(CheckpointError):  # of other settings, or damaged: it does without
+                begin_from_trunk(study.run(other).path, spec, run.config, study.run(run).path)
+                return
+
+
 def _do(study: StudyFolder, plan: Plan, run: PlannedRun) -> None:
     """Train one run to its end, and write down what it comes to."""
     from rinsc.training.checkpoint import checkpoints
@@ -160,6 +182,7 @@ def _do(study: StudyFolder, plan: Plan, run: PlannedRun) -> None:
             *(plan.variant(run.variant).spec, run.config, plan.data, run_folder.path),
             devices=find_devices("auto"),
         )
+        _take_first_steps(study, plan, run)
         planned.run(progress=SilentProgress())
     except StoppedError:
         raise SystemExit(STOPPED) from None

@@ -19,9 +19,11 @@ import pytest
 
 from rinsc.study.engines import run_study
 from rinsc.study.folder import StudyFolder, read_plan, run_state, write_plan
-from rinsc.study.plan import plan_study
+from rinsc.study.plan import PlannedRun, plan_study
 from rinsc.study.report import study_report
 from rinsc.study.working import work, work_on
+from rinsc.training.checkpoint import checkpoints
+from rinsc.training.schedules import stable_steps
 from tests.cli.command_line import run_cli
 from tests.study.test_plan import study
 
@@ -82,6 +84,36 @@ def test_killed_coordinators_and_workers_change_no_bit(whole: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert {each["state"] for each in json.loads(done.stdout)} == {"finished"}
     assert weights(folder) == weights(whole)
+
+
+def test_budgets_from_one_trunk_have_the_weights_of_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``wsd`` longer runs begin with the steps of shorter ones, and nothing else changes."""
+    settings = {"batch_sequences": 2, "eval_windows": 4, "schedule": "wsd", "warmup_steps": 2}
+    settings |= {"keep": 9}
+    values = {"settings": settings, "budgets": ["4e8", "8e8", "1.6e9"], "seeds": [1]}
+    chain = planned(tmp_path / "chain", **values)
+    work(chain)
+    alone = planned(tmp_path / "alone", **values)
+    with monkeypatch.context() as patch:
+        patch.setattr("rinsc.study.working._take_first_steps", lambda *_: None)
+        work(alone)
+    assert weights(chain) == weights(alone)
+    runs = read_plan(chain).runs
+    steps = {run.name: [item.step for item in checkpoints(folder_of(chain, run))] for run in runs}
+    for run in runs:
+        shorter = [
+            o for o in runs if o.variant == run.variant and o.config.steps < run.config.steps
+        ]
+        for other in sorted(shorter, key=lambda item: item.config.steps)[-1:]:
+            assert stable_steps(other.config) in steps[run.name]
+        at_the_end = {stable_steps(run.config), run.config.steps}
+        assert at_the_end <= set(steps[run.name])
+
+
+def folder_of(study_folder: Path, run: PlannedRun) -> Path:
+    return study_folder / "runs" / run.name
 
 
 def children(pid: int) -> list[int]:
