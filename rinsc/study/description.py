@@ -33,7 +33,7 @@ class Description:
     """A study as it is written, each key of the right type."""
 
     title: str = ""
-    baseline: str = "AB"
+    baseline: str = ""
     data: str = "plays"
     variants: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
@@ -89,9 +89,12 @@ def checked_description(values: Mapping[str, Any], place: str | None) -> Descrip
             read[key] = value
         else:
             problems.append(_bad_value(key, values[key], rule, place))
-    if not problems and not read.get("budgets"):
-        message = "a study needs a budget"
-        problems.append(Problem("bad-study", message, place=place, hint=_example("budgets")))
+    if not problems:
+        problems += [
+            Problem("bad-study", f"a study needs a {what}", place=place, hint=_example(key))
+            for key, what in (("budgets", "budget"), ("baseline", "baseline"))
+            if not read.get(key)
+        ]
     for table in read.get("enumerate", ()):
         problems += _unknown_keys(table, (*WORDS_KEYS, *LIMITS), "[[enumerate]]", place)
         if not {"letters", "length"} <= table.keys():
@@ -130,6 +133,7 @@ def _bad_value(key: str, value: Any, rule: str, place: str | None) -> Problem:
 
 def _example(key: str) -> str:
     examples = {
+        "baseline": 'baseline = "AB"',
         "seeds": "seeds = [1, 2, 3]",
         "budgets": 'budgets = ["1e15", "4e15"], in FLOPs, or "6e6tokens"',
         "match": f"match = one of {', '.join(get_args(Match))}",

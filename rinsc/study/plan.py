@@ -169,8 +169,11 @@ def plan_study(source: str | Path | Mapping[str, Any], *, rate: RateRule | None 
         for variant in variants:
             runs += maker.runs(variant, tuning)
             trials += [] if tuning is None else maker.trials(variant, tuning)
+    problems += _equal_runs([*trials, *runs])
     if problems:
         raise SpecError.of(*_without_repeats(problems))
+    if len(description.seeds) == 1 and len(variants) > 1:
+        notes.append("one seed: no interval and no ranking, which need a second one")
     if tuning is None and len(variants) > 1:
         notes.append(
             f"one learning rate for all variants, {runs[0].config.learning_rate:g}: it may suit "
@@ -188,6 +191,17 @@ def plan_study(source: str | Path | Mapping[str, Any], *, rate: RateRule | None 
 
 def _order(run: PlannedRun) -> tuple[int, ...]:
     return (run.trial or 0, run.training_flops, run.seed)
+
+
+def _equal_runs(runs: Sequence[PlannedRun]) -> Iterator[Problem]:
+    """Budgets that come to one run: it would count twice."""
+    by_name: dict[str, PlannedRun] = {}
+    for run in runs:
+        other = by_name.setdefault(run.name, run)
+        if other is not run:
+            message = f"the budgets {other.budget} and {run.budget} give {run.variant} the same run"
+            hint = "leave one of them out, or move them apart"
+            yield Problem("same-run", message, place=run.variant, hint=hint)
 
 
 def _check_count(

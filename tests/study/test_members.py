@@ -144,7 +144,9 @@ def test_hours_that_are_left_follow_from_finished_runs() -> None:
 
 def test_the_command_prints_needs(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
-    path.write_text('budgets = ["1e12"]\nvariants = ["A^2B"]\n[model]\npreset = "tiny"\n')
+    path.write_text(
+        'baseline = "AB"\nbudgets = ["1e12"]\nvariants = ["A^2B"]\n[model]\npreset = "tiny"\n'
+    )
     status, out, _ = run_cli("study", "plan", str(path), "--flops-per-second", "1e9")
     assert status == 0
     assert "memory" in out

@@ -118,6 +118,9 @@ def test_members_of_a_family_that_do_not_divide_are_left_out_and_said() -> None:
     [
         ({"budgets": []}, "bad-study", "a study needs a budget"),
         ({"budgets": ["1"]}, "budget-too-small", "pay for no step"),
+        ({"budgets": ["1e10", "10e9"]}, "same-run", "1e10 and 10e9 give AB the same run"),
+        ({"budgets": ["9steps", "9steps"]}, "same-run", "the same run"),
+        ({"baseline": ""}, "bad-study", "a study needs a baseline"),
         ({"budgets": ["much"]}, "usage", "does not take"),
         ({"seeds": [1, 1]}, "bad-study", "different whole numbers"),
         ({"seeds": [-1]}, "bad-study", "different whole numbers"),
@@ -142,6 +145,11 @@ def test_a_mistake_is_one_error_with_a_hint(change: dict[str, Any], code: str, s
     assert code in ("", caught.value.code)
     assert says in str(caught.value)
     assert all(problem.hint for problem in caught.value.problems)
+
+
+def test_one_seed_is_said() -> None:
+    assert any("one seed: no interval" in note for note in plan_study(study(seeds=[1])).notes)
+    assert not any("one seed" in note for note in plan_study(STUDY).notes)
 
 
 def test_all_mistakes_are_told_at_once() -> None:
