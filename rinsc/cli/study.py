@@ -104,7 +104,7 @@ def run(
 
     states = run_study(folder, on=on, workers=workers, threads=threads, gpus=gpus, slurm=slurm)
     _print_states(states, json=json)
-    return 0 if all(each.state != "failed" for each in states) else 1
+    return 0 if all(state.state != "failed" for state in states) else 1
 
 
 def work(
@@ -273,11 +273,11 @@ def _print_states(states: list[RunState], *, json: bool) -> None:
     from rinsc.study.folder import counted
 
     if json:
-        print_json([each.facts() for each in states])
+        print_json([state.facts() for state in states])
         return
     counts = [f"{count} {state}" for state, count in counted(states).items() if count]
     print_result(f"{plural(len(states), 'run')}: {', '.join(counts)}")
-    wrong = [each.words for each in states if each.state in ("diverged", "failed")]
+    wrong = [state.words for state in states if state.state in ("diverged", "failed")]
     for words in wrong[:MOST_LISTED]:
         print_result(words)
     if len(wrong) > MOST_LISTED:

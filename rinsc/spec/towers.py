@@ -68,8 +68,8 @@ class TowersSpec:
 
     def _repr_html_(self) -> str:
         """The signature and the dimensions of each tower, for notebooks."""
-        parts = [f"<p>{escape(n)}</p>{tower._repr_html_()}" for n, tower in self.towers.items()]
-        return f"<div><code>{escape(self.text)}</code>{''.join(parts)}</div>"
+        sections = [f"<p>{escape(n)}</p>{tower._repr_html_()}" for n, tower in self.towers.items()]
+        return f"<div><code>{escape(self.text)}</code>{''.join(sections)}</div>"
 
     @property
     def text(self) -> str:

@@ -141,7 +141,7 @@ def flatten(node: Node, keep: Callable[[Repeat], bool]) -> list[BlockRef | Repea
         case BlockRef():
             return [node]
         case Sequence(items):
-            return [part for item in items for part in flatten(item, keep)]
+            return [node for item in items for node in flatten(item, keep)]
         case Repeat(body, int(count)) if not keep(node):
             return flatten(body, keep) * count
         case Repeat():

@@ -195,8 +195,8 @@ class _Stretch:
     def piece(self) -> _Piece:
         if self.first == self.last:
             return f"{self.first}", self.each
-        each = f" each ×{self.each}" if self.each > 1 else ""
-        return f"{self.first}-{self.last}{each}", 1
+        again = f" each ×{self.each}" if self.each > 1 else ""
+        return f"{self.first}-{self.last}{again}", 1
 
 
 def schedule_text(graph: BlockGraph, most: int) -> str:

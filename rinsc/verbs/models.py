@@ -243,7 +243,7 @@ def describe(model: Signature | Towers | ModelSpec | TowersSpec) -> dict[str, ob
         for letter in dict.fromkeys(letters):
             users.setdefault(letter, []).append(name)
     shared = [block for block, names in users.items() if len(names) > 1]
-    parts = {block: size for each in specs.values() for block, size in each.parts.items()}
+    sizes = {block: size for spec in specs.values() for block, size in spec.parts.items()}
     heavy = _heavy_adapters(text, specs.get("")) if isinstance(text, Signature) else None
     notes = [note for tree in trees.values() for note in notes_on(tree)]
     return {
@@ -253,7 +253,7 @@ def describe(model: Signature | Towers | ModelSpec | TowersSpec) -> dict[str, ob
         "fingerprint_of": "signature" if spec is None else "model",
         "blocks": list(users),
         **({} if is_one else {"shared": shared}),
-        "layers": parts if specs else None,
+        "layers": sizes if specs else None,
         "visits": sum(map(len, visits.values())),
         "notes": [*notes, *([] if heavy is None else [heavy])],
         **({} if heavy is None else {"heavy": heavy}),

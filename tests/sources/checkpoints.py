@@ -24,7 +24,8 @@ DIMENSIONS: dict[str, Any] = {
 def saved(folder: Path, config: PretrainedConfig) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """The config and the tensors of a folder that transformers writes, and the model."""
     torch.manual_seed(3)
-    model: Any = AutoModelForCausalLM.from_config(config)
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_config(config)
     model.eval()
     with torch.no_grad():
         for parameter in model.parameters():  # norms too, so that a swapped pair would show

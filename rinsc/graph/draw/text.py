@@ -185,5 +185,5 @@ def _steps(graph: BlockGraph) -> list[dict[str, Any]]:
 
 
 def _visit_options(visit: Visit) -> dict[str, Any]:
-    each = {"each": visit.each} if visit.each > 1 else {}
-    return {**each, "reverse": True} if visit.reverse else each
+    repeated = {"each": visit.each} if visit.each > 1 else {}
+    return {**repeated, "reverse": True} if visit.reverse else repeated

@@ -162,10 +162,9 @@ class Walk:
                 self.used[node.name] = used
             elif node.fixed or self.form.gated:
                 x = self.rounds_written_out(node, entry, slots)
-            elif self.form.cache:
-                x = self.scan(node, entry, slots)
             else:
-                x = self.loop(node, entry, slots)
+                repeat = self.scan if self.form.cache else self.loop
+                x = repeat(node, entry, slots)
             states[index] = x
         return x
 
@@ -236,9 +235,8 @@ class Walk:
     def start(self, loop: Loop, entry: ir.Value) -> ir.Value:
         """The state before the first round; noise is that of the seed 0."""
         program = trace_loop(self.model.spec, loop, cached=self.form.cache).start
-        inputs = {"entry": entry, **self.sides}
-        if loop.options.start == "noise":
-            inputs["seed"] = self.op.scalar(0)
+        seed = {"seed": self.op.scalar(0)} if loop.options.start == "noise" else {}
+        inputs = {"entry": entry, **self.sides, **seed}
         state = self.loop_program(program, loop, **inputs)
         return entry if state is None else state
 
@@ -399,6 +397,5 @@ def _sites(graph: BlockGraph, *, written_out: bool) -> Iterator[str]:
         if isinstance(node, Visit):
             yield node.block
         else:
-            times = node.rounds if written_out else 1
-            for _ in range(times):
+            for _ in range(node.rounds if written_out else 1):
                 yield from _sites(node.body, written_out=written_out)
