@@ -1,0 +1,84 @@
+"""What a study claims, over simulated studies whose truth is known: how often it is right."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from rinsc.study.laws import fit_laws
+from rinsc.study.ranking import rank
+from rinsc.study.scaling import Curve, fit, gap
+from tests.study.test_ranking import losses_of
+from tests.study.test_scaling import curve, law
+
+STUDIES = 1000
+FIRST, SECOND = {"limit": 1.5, "exponent": 0.12}, {"limit": 1.48, "exponent": 0.121}
+
+
+def test_equal_variants_have_no_winner() -> None:
+    """Sixty equal variants and three seeds."""
+    rng, winners, together, alone, gaps = np.random.default_rng(0), 0, 0, 0, 0
+    for _ in range(STUDIES):
+        table = 3 + rng.normal(0, 0.004, 3) + rng.normal(0, 0.004, (60, 3))
+        ranking = rank(losses_of(table), "V0")
+        others = [item for item in ranking.ranks if item.variant != "V0"]
+        winners += any(item.reading == "better" for item in others)
+        together += all(item.low <= 0 <= item.high for item in others)
+        single = rank(losses_of(table[:2]), "V0")  # one comparison: Student's interval
+        (item,) = (item for item in single.ranks if item.variant != "V0")
+        alone += item.low <= 0 <= item.high
+        gaps += 1
+    print(
+        f"\nsome false winner {winners / STUDIES:.1%}; all intervals hold {together / STUDIES:.1%}"
+    )
+    print(f"the interval of one comparison holds {alone / gaps:.1%}")
+    assert winners / STUDIES <= 0.06
+    assert 0.93 <= together / STUDIES <= 0.97
+    assert 0.93 <= alone / gaps <= 0.97
+
+
+@pytest.mark.parametrize("budgets", [5, 7])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_scaling_intervals_hold(budgets: int, seeds: int) -> None:
+    """Two variants; intervals of the gap at 4 times the compute, of the loss there and so on."""
+    target = 4.0**budgets
+    truth = [law(np.array(target), scale=2.0, **each) for each in (FIRST, SECOND)]
+    hits = np.zeros(6)
+    for number in range(STUDIES):
+        rng = np.random.default_rng([budgets, seeds, number, 1])
+        one, other = fit([curve(rng, budgets, seeds, **each) for each in (FIRST, SECOND)])
+        between, ahead = gap(one, other, target), one.predict(target)
+        exponents, limits, inside = one.exponents_and_limits(60)
+        nearest = np.argmin(abs(exponents - 0.12)), np.argmin(abs(limits - 1.5))
+        hits += [
+            between.low <= truth[0] - truth[1] <= between.high,
+            ahead.low <= truth[0] <= ahead.high,
+            one.exponent[0] <= 0.12 <= one.exponent[1],
+            one.limit[0] <= 1.5 <= one.limit[1],
+            one.held_out.is_inside,
+            inside[nearest],
+        ]
+    share = hits / STUDIES
+    names = ("gap", "loss", "exponent", "limit", "held out", "joint region")
+    shown = ", ".join(f"{name} {each:.1%}" for name, each in zip(names, share, strict=True))
+    print(f"\n{budgets} budgets, {seeds} seeds: {shown}")
+    assert (share[:5] >= 0.92).all()
+    assert (share[:5] <= 0.98).all()
+
+
+def test_all_fits_of_a_report_take_less_than_five_seconds() -> None:
+    """Five variants at seven budgets with three seeds, all estimators and checks."""
+    rng = np.random.default_rng(0)
+    runs = [curve(rng, limit=1.5 - 0.01 * number) for number in range(5)]
+    curves = [Curve(f"V{number}", each.x, each.loss) for number, each in enumerate(runs)]
+    fit_laws(curves[:1])  # what is imported first
+    begun = time.process_time()
+    report = fit_laws(curves)
+    for each in report.laws:
+        each.fit.exponents_and_limits(48)
+        each.fit.exponent_profile()
+    spent = time.process_time() - begun
+    print(f"\nall fits of a report: {spent:.1f} s")
+    assert spent < 5
