@@ -209,7 +209,9 @@ def _rounds(report: StudyReport) -> str:
         ]
         heads = ("variant", "rounds", "runs", "loss", "gap to the baseline", "FLOPs a token")
         text += f"<h3>Quality against rounds, at {escape(budget)}</h3>" + figure(
-            chart("loss by rounds", lines, "rounds of every repeat", "loss", level=level),
+            chart(
+                "loss by rounds", lines, "rounds of every repeat", "loss", whole_x=True, level=level
+            ),
             "Mean loss over the seeds; dashed is the baseline",
             table(heads, table_rows),
         )

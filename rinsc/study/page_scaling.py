@@ -12,7 +12,8 @@ from rinsc.study.page_tables import code, figure, table
 from rinsc.study.pictures import Line, Point, chart
 from rinsc.study.scaling import Fit
 
-LAW_POINTS, REGION_POINTS = 40, 48
+LAW_POINTS = 40
+REGION_GRID, REGION_STRIDE = 180, 4  # of which every fourth exponent is drawn
 
 
 def scaling(laws: LawReport) -> str:
@@ -106,10 +107,11 @@ def _regions(laws: LawReport) -> str:
 
 def joint_region(fitted: Fit) -> list[Point]:
     """The outline of the joint region: lowest limits by exponent, and back by the highest."""
-    exponents, limits, inside = fitted.exponents_and_limits(REGION_POINTS)
+    exponents, limits, inside = fitted.exponents_and_limits(REGION_GRID)
     low, high = [], []
-    for index, exponent in enumerate(exponents):
-        (allowed,) = np.nonzero(inside[index])
+    within = np.flatnonzero(inside.any(axis=1))
+    for index in sorted({*within[::REGION_STRIDE], *within[-1:]}):
+        exponent, (allowed,) = exponents[index], np.nonzero(inside[index])
         if len(allowed):
             low.append((float(exponent), float(limits[allowed[0]])))
             high.append((float(exponent), float(limits[allowed[-1]])))

@@ -43,9 +43,13 @@ def chart(
     y_name: str,
     *,
     log_x: bool = False,
+    whole_x: bool = False,
     level: float | None = None,
 ) -> str:
-    """Lines over a number; ``level`` is a height that is marked. Empty without points."""
+    """Lines over a number, which ``whole_x`` says is a count; empty without points.
+
+    ``level`` is a height that is marked.
+    """
     points = [point for line in lines for point in line.points]
     if not points:
         return ""
@@ -54,7 +58,8 @@ def chart(
     down = _scale(heights, (HEIGHT - BOTTOM, TOP), log=False)
     names = list(dict.fromkeys(line.name for line in lines if not line.grey))
     colours = dict(zip(names, COLOURS, strict=False))
-    drawn = [*_axes(across, down, x_name, y_name)]
+    marks = [each for each in across.ticks if not whole_x or each == round(each)]
+    drawn = [*_axes(across, down, marks, x_name, y_name)]
     if level is not None:
         y = f"{down.at(level):.1f}"
         drawn.append(
@@ -107,7 +112,9 @@ def _scale(values: Sequence[float], ends: tuple[float, float], *, log: bool) -> 
     return _Scale(low, high, ends, log)
 
 
-def _axes(across: _Scale, down: _Scale, x_name: str, y_name: str) -> Iterable[str]:
+def _axes(
+    across: _Scale, down: _Scale, marks: Sequence[float], x_name: str, y_name: str
+) -> Iterable[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     for value in down.ticks:
         y = down.at(value)
@@ -116,7 +123,7 @@ def _axes(across: _Scale, down: _Scale, x_name: str, y_name: str) -> Iterable[st
             f'stroke-opacity="0.12"/>'
         )
         yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-    for value in across.ticks:
+    for value in marks:
         x = across.at(value)
         yield (
             f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{_tick(value, across.log)}'
