@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from rinsc.errors import OutputError
+from rinsc.errors import OutputError, setting
 from rinsc.extras import require
 from rinsc.study.folder import StudyFolder
 from rinsc.study.plan import PlannedRun
@@ -87,7 +87,8 @@ def _connect(ray: Any, resources: Resources) -> None:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         message = f"Ray does not answer: {_first_line(error)}"
-        hint = "check RAY_ADDRESS and the cluster, or run with --on local"
+        here = setting('on="local"', "--on local")
+        hint = f"check RAY_ADDRESS and the cluster, or run with {here}"
         raise OutputError("no-cluster", message, place=address, hint=hint) from None
 
 

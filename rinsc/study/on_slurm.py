@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rinsc.errors import UsageError
+from rinsc.errors import UsageError, setting
 from rinsc.extras import require
 from rinsc.study.folder import StudyFolder
 from rinsc.study.plan import PlannedRun
@@ -57,7 +57,8 @@ class SlurmEngine:
         import submitit
 
         if cluster == "slurm" and shutil.which("sbatch") is None:
-            hint = "run this where sbatch is, or try it out with --on slurm-local"
+            here = setting('on="slurm-local"', "--on slurm-local")
+            hint = f"run this where sbatch is, or try it out with {here}"
             raise UsageError("no-slurm", "this machine has no command sbatch", hint=hint)
         cores = max(1, (os.cpu_count() or 1) // resources.threads)
         self.capacity = resources.workers or (MOST_AT_ONCE if cluster == "slurm" else cores)

@@ -35,6 +35,8 @@ def options_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 skipped.update(ast.walk(node))
         if isinstance(node, ast.JoinedStr) and COMMAND.search(ast.unparse(node)):
             skipped.update(ast.walk(node))
+        if isinstance(node, ast.List) and "'rinsc'" in ast.unparse(node):  # its words, one by one
+            skipped.update(ast.walk(node))
     for node in ast.walk(tree):
         if not isinstance(node, ast.Constant) or node in skipped:
             continue
