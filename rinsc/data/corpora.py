@@ -20,8 +20,9 @@ from rinsc.data.documents import (
     Source,
     check_amounts,
 )
+from rinsc.data.hub import hub_dataset
 from rinsc.data.names import corpora_folder, data_error, parse_name
-from rinsc.data.rows import hub_dataset, row_files
+from rinsc.data.rows import row_files
 from rinsc.data.text_files import SUFFIXES, TextFiles, find_files
 from rinsc.errors import MissingExtraError, did_you_mean
 from rinsc.storage.files import parse_toml, read_json

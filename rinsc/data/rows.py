@@ -1,10 +1,9 @@
-"""Corpora whose documents are rows: JSON lines, Parquet files, datasets of the library datasets."""
+"""Corpora whose documents are rows: JSON lines and Parquet files."""
 
 from __future__ import annotations
 
 import gzip
 import itertools
-import logging
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from rinsc.data.names import (
     cannot_read,
     damaged,
     data_error,
-    expanded,
     not_utf8,
 )
 from rinsc.data.text_files import file_facts, find_files, total_size
@@ -37,7 +35,6 @@ READ_BYTES = 1 << 18  # of a Parquet file at once
 MAX_LINE_BYTES = 1 << 28
 WIDE_LINE_BYTES = 1 << 18  # beyond it a row is not parsed as a whole
 MAX_ROW_DEPTH = 512  # of values in values; only one of them is read
-_LIBRARIES = ("datasets", "pyarrow", "huggingface_hub")
 
 _FileReader = Callable[[Path, str], Iterator[str | bytes]]
 
@@ -69,88 +66,11 @@ class RowFiles:
         return as_documents(texts, self.most_bytes)
 
 
-@dataclass(frozen=True)
-class HubDataset:
-    """A `Source` of a dataset that the library datasets knows, read as a stream."""
-
-    name: str
-    path: str
-    config: str | None
-    split: str
-    revision: str | None
-    field: str
-    most_bytes: int | None
-    names_documents = False
-
-    @property
-    def total_bytes(self) -> int | None:
-        return self.most_bytes
-
-    def identity(self) -> Mapping[str, object]:
-        """Of a folder its files; of a dataset elsewhere its name, configuration and revision."""
-        folder = expanded(self.path)
-        chosen = {"config": self.config, "split": self.split, "revision": self.revision}
-        limits = {"field": self.field, "bytes": self.most_bytes}
-        files = file_facts(find_files(self.path, ("",))) if folder.is_dir() else []
-        return {"kind": "hf", "path": self.path, "files": files, **chosen, **limits}
-
-    def documents(self) -> Iterator[tuple[Part, Document]]:
-        return as_documents(self._texts(), self.most_bytes)
-
-    def _texts(self) -> Iterator[str | bytes]:
-        try:
-            # Tables of Arrow, since a row in Python holds its text once more.
-            tables = self._open().with_format("arrow").iter(batch_size=1)
-            columns = map(self._column, tables)
-            yield from _arrow_texts(columns, self.field, self.name)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise self._unreadable(error) from error
-        except Exception as error:
-            # The library passes on whatever the readers of files raise.
-            if _is_of(error, *_LIBRARIES):
-                raise self._unreadable(error) from error
-            raise
-
-    def _column(self, table: Any) -> Any:
-        _require_field(self.field, table.column_names, self.name)
-        return table.column(self.field).chunk(0)  # of its one row
-
-    def _open(self) -> Any:
-        """The stream; raises DataError where the dataset has no such configuration or split."""
-        require("datasets")
-        import datasets
-
-        datasets.disable_progress_bars()
-        datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is an error of ours
-        place = expanded(self.path)
-        path = str(place) if place.is_dir() else self.path
-        try:
-            return datasets.load_dataset(
-                path, self.config, split=self.split, revision=self.revision, streaming=True
-            )
-        except ValueError as error:  # that is how the library refuses names
-            if _is_of(error, "pyarrow"):
-                raise
-            hint = "check config= and split="
-            raise data_error("bad-option", _first_line(error), self.name, hint) from error
-
-    def _unreadable(self, error: BaseException) -> DataError:
-        message = f"the dataset cannot be read: {_first_line(error)}"
-        hint = "check the name, the network, and that the files are whole"
-        return data_error("cannot-read", message, self.name, hint)
-
-
 def row_files(name: CorpusName) -> RowFiles:
     """The source that a name of JSON lines or Parquet files stands for; raises DataError."""
     suffixes = JSONL_SUFFIXES if name.kind == "jsonl" else PARQUET_SUFFIXES
     files = find_files(name.where, suffixes)
     return RowFiles(name.text, name.kind, files, name.field, name.most_bytes)
-
-
-def hub_dataset(name: CorpusName) -> HubDataset:
-    config, revision = name.options.get("config"), name.options.get("revision")
-    split = name.options.get("split", "train")
-    return HubDataset(name.text, name.where, config, split, revision, name.field, name.most_bytes)
 
 
 def as_documents(
@@ -177,20 +97,32 @@ def _document(number: int, text: str | bytes) -> Document:
 def _json_lines(path: Path, field: str) -> Iterator[str | bytes]:
     try:
         with _opened(path) as file:
-            number, offset = 0, 0
-            while line := file.readline(MAX_LINE_BYTES):
-                number += 1
-                if number == 1 and line.startswith(BOM_UTF8):
-                    line, offset = line[len(BOM_UTF8) :], len(BOM_UTF8)
-                start, offset = offset, offset + len(line)
-                if line.strip():
-                    text = [_json_text(line, field, f"{path}: line {number}", start)]
-                    del line  # what is long is kept once
-                    yield text.pop()
+            yield from texts_of_lines(file, field, str(path))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise damaged(path, error) from error
     except OSError as error:
         raise cannot_read(path, error) from error
+
+
+def texts_of_lines(
+    file: Any, field: str, place: str, *, may_lack: bool = False
+) -> Iterator[str | bytes]:
+    """The text of each line; where some rows ``may_lack`` the field, they are blank documents."""
+    number, offset = 0, 0
+    while line := file.readline(MAX_LINE_BYTES):
+        number += 1
+        if number == 1 and line.startswith(BOM_UTF8):
+            line, offset = line[len(BOM_UTF8) :], len(BOM_UTF8)
+        start, offset = offset, offset + len(line)
+        if line.strip():
+            try:
+                text = [_json_text(line, field, f"{place}: line {number}", start)]
+            except DataError as error:
+                if not may_lack or error.code != "no-such-field":
+                    raise
+                text = [""]
+            del line  # what is long is kept once
+            yield text.pop()
 
 
 def _json_text(line: bytes, field: str, place: str, offset: int) -> str | bytes:
@@ -207,7 +139,7 @@ def _json_text(line: bytes, field: str, place: str, offset: int) -> str | bytes:
         message = f"character {error.start} of '{field}' is half a character"
         raise data_error("bad-json", message, place, "write surrogates in pairs") from error
     except ValueError as error:
-        message = f"not JSON: {_first_line(error)}"
+        message = f"not JSON: {first_line(error)}"
         raise data_error("bad-json", message, place, "one JSON object a line") from error
     return text
 
@@ -215,7 +147,7 @@ def _json_text(line: bytes, field: str, place: str, offset: int) -> str | bytes:
 def _wide_text(row: WideRow, field: str, place: str) -> bytes:
     _require_object(row.kind, place)
     if not row.has_field:
-        _require_field(field, [name for name in row.names if name != field], place)
+        require_field(field, [name for name in row.names if name != field], place)
     if row.field_kind == "NoneType":
         return b""
     _require_text(row.field_kind, field, place)
@@ -243,11 +175,11 @@ def _parquet(path: Path, field: str) -> Iterator[str | bytes]:
     options = {"pre_buffer": False, "buffer_size": READ_BYTES, "page_checksum_verification": True}
     try:
         with pyarrow.parquet.ParquetFile(path, **options) as file:
-            _require_field(field, file.schema_arrow.names, str(path))
+            require_field(field, file.schema_arrow.names, str(path))
             for group in range(file.num_row_groups):
                 size = _rows_at_once(file.metadata.row_group(group), field)
                 batches = file.iter_batches(size, [group], columns=[field], use_threads=False)
-                yield from _arrow_texts(map(_only_column, batches), field, str(path))
+                yield from arrow_texts(map(_only_column, batches), field, str(path))
     except pyarrow.ArrowException as error:
         raise damaged(path, error) from error
     except UnicodeDecodeError as error:
@@ -272,7 +204,7 @@ def _rows_at_once(group: Any, field: str) -> int:
     return max(1, min(PARQUET_ROWS, rows))
 
 
-def _arrow_texts(columns: Iterator[Any], field: str, place: str) -> Iterator[str | bytes]:
+def arrow_texts(columns: Iterator[Any], field: str, place: str) -> Iterator[str | bytes]:
     """The texts of columns of Arrow; no text is kept here, nor in the memory of its library."""
     were_long = False
     for column in columns:
@@ -328,7 +260,7 @@ _READERS: Mapping[str, _FileReader] = {"jsonl": _json_lines, "parquet": _parquet
 
 def _text_of(row: Mapping[str, object], field: str, place: str) -> str:
     """The text of one row; a missing value is a blank document."""
-    _require_field(field, list(row), place)
+    require_field(field, list(row), place)
     value = row[field]
     if value is None:
         return ""
@@ -342,7 +274,7 @@ def _require_text(kind: str, field: str, place: str) -> None:
         raise data_error("not-text", message, place, "name the field that holds text: ?field=NAME")
 
 
-def _require_field(field: str, names: Sequence[str], place: str) -> None:
+def require_field(field: str, names: Sequence[str], place: str) -> None:
     if field not in names:
         there = ", ".join(names[:20]) or "none"
         close = f"; did you mean '{found}'?" if (found := nearest(field, names)) else ""
@@ -350,9 +282,5 @@ def _require_field(field: str, names: Sequence[str], place: str) -> None:
         raise data_error("no-such-field", message, place, f"write ?field=NAME{close}")
 
 
-def _is_of(error: BaseException, *libraries: str) -> bool:
-    return type(error).__module__.partition(".")[0] in libraries
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:300] or type(error).__name__

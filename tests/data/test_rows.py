@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import json
@@ -37,6 +38,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     half = len(TEXTS) // 2
     for number, part in enumerate((table.slice(0, half), table.slice(half))):
         pyarrow.parquet.write_table(part, place / "parts" / f"{number}.parquet", row_group_size=17)
+    for name, content in (
+        ("train.jsonl", lines.encode()),
+        ("train.json", b"\xef\xbb\xbf" + lines.encode()),
+        ("train.jsonl.gz", gzip.compress(lines.encode())),
+        ("train.jsonl.bz2", bz2.compress(lines.encode())),
+        ("array.json", json.dumps([{"text": text} for text in TEXTS]).encode()),
+    ):
+        (place / f"hub of {name}").mkdir()
+        (place / f"hub of {name}" / name).write_bytes(content)
     pyarrow.parquet.write_table(table, place / "hub" / "train.parquet")
     pyarrow.parquet.write_table(table.slice(0, 50), place / "hub" / "test.parquet")
     return place
@@ -53,6 +63,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "parquet:{}/parts/*.parquet",
         "hf:{}/hub",
         "hf:{}/hub?split=train",
+        "hf:{}/hub of train.jsonl",
+        "hf:{}/hub of train.json?split=train",
+        "hf:{}/hub of train.jsonl.gz",
+        "hf:{}/hub of train.jsonl.bz2",
+        "hf:{}/hub of array.json",
     ],
 )
 def test_every_form_gives_the_same_texts(folder: Path, name: str) -> None:
@@ -177,8 +192,9 @@ def test_a_dataset_with_a_torn_file(folder: Path, tmp_path: Path, form: str) -> 
     (tmp_path / f"train.{form}").write_bytes(data[: 3 * len(data) // 4 + 1])
     with pytest.raises(DataError) as caught:
         load_corpus(f"hf:{tmp_path}")
-    assert caught.value.code == "cannot-read"
-    assert "cannot be read" in str(caught.value)
+    is_of_lines = form == "jsonl"
+    assert caught.value.code == ("bad-json" if is_of_lines else "cannot-read")
+    assert (": line 159" if is_of_lines else "cannot be read") in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["hf:{}/hub", "parquet:{}/parts"])
@@ -260,3 +276,16 @@ def test_every_type_of_text_in_arrow(form: str, kind: pyarrow.DataType, tmp_path
         pyarrow.parquet.write_table(table, path, row_group_size=size, data_page_size=1 << 12)
         documents = open_corpus(f"{form}:{folder}").documents()
         assert [document.text for _, document in documents] == [text for text in texts if text]
+
+
+def test_rows_of_a_dataset_that_lack_the_field_are_blank(tmp_path: Path) -> None:
+    rows_of_json = [{"text": text, "id": 1} for text in TEXTS]
+    lines = [json.dumps(row) for row in (*rows_of_json[:9], {"id": 2}, *rows_of_json[9:])]
+    (tmp_path / "train.jsonl").write_text("\n".join([*lines, '{"text": null}']))
+    source = open_corpus(f"hf:{tmp_path}")
+    assert [document.text for _, document in source.documents()] == TEXTS
+    with pytest.raises(DataError, match="no-such-field"):
+        load_corpus(f"hf:{tmp_path}?field=body")
+    (tmp_path / "train.jsonl").write_text("\n".join([*lines, '{"text": 3']))
+    with pytest.raises(DataError, match="bad-json"):
+        load_corpus(f"hf:{tmp_path}")

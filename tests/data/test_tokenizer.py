@@ -126,6 +126,7 @@ KINDS_OF_TEXT = {
 FORMS = [(kind, "text:text.txt") for kind in KINDS_OF_TEXT]
 FORMS += [("marks, and an emoji", form) for form in ("text:text.md", "jsonl:text.jsonl")]
 FORMS += [("one giant word", "parquet:text.parquet"), ("one giant word", "hf:hub/train.parquet")]
+FORMS += [(kind, "hf:hub/train.jsonl") for kind in ("one giant word", "marks, and an emoji")]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nothing tells the memory")
@@ -141,7 +142,7 @@ def test_learning_and_reading_take_little_memory(kind: str, name: str, tmp_path:
         content = text[:size]
         # One giant row, and some to hold out.
         rows = [content, *(content[n * 1000 : (n + 1) * 1000] for n in range(40))]
-        if form == "jsonl":
+        if path.suffix == ".jsonl":
             content = "".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in rows)
         if path.suffix == ".parquet":
             rows[0] *= 3  # what Arrow takes for any file is more than what it takes for a small one
