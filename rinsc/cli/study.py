@@ -275,9 +275,14 @@ def _print_states(states: list[RunState], *, json: bool) -> None:
     if json:
         print_json([state.facts() for state in states])
         return
-    counts = [f"{count} {state}" for state, count in counted(states).items() if count]
-    print_result(f"{plural(len(states), 'run')}: {', '.join(counts)}")
-    wrong = [state.words for state in states if state.state in ("diverged", "failed")]
+    trials = [state for state in states if state.run.trial is not None]
+    runs = [state for state in states if state.run.trial is None]
+    for word, group in (("trial", trials), ("run", runs)):
+        counts = [f"{count} {state}" for state, count in counted(group).items() if count]
+        if group:
+            print_result(f"{plural(len(group), word)}: {', '.join(counts)}")
+    wrong = [state.words for state in runs if state.state in ("diverged", "failed")]
+    wrong += [state.words for state in trials if state.state == "failed"]  # to diverge is a result
     for words in wrong[:MOST_LISTED]:
         print_result(words)
     if len(wrong) > MOST_LISTED:

@@ -149,6 +149,7 @@ class RunState:
         run = self.run
         return {
             **{"run": run.name, "variant": run.variant, "budget": run.budget, "seed": run.seed},
+            "trial": run.trial,
             **{"state": self.state, "figure": self.figure, "message": self.message or None},
         }
 

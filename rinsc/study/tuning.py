@@ -204,4 +204,4 @@ def _with_penalty(tuned: TunedRate, baseline: TunedRate) -> TunedRate:
     at_own, at_baseline = (loss_at(tuned.measured, rate) for rate in (tuned.rate, baseline.rate))
     if at_own is None or at_baseline is None:
         return tuned
-    return dataclasses.replace(tuned, penalty=at_baseline - at_own)
+    return dataclasses.replace(tuned, penalty=max(0.0, at_baseline - at_own))

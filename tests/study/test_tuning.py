@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rinsc.errors import RinscError
 from rinsc.study.folder import StudyFolder, read_plan, write_plan
@@ -71,6 +73,25 @@ def test_a_parabola_in_log_rate_gives_the_rate() -> None:
     assert loss_at(measured, 1.2e-3) == pytest.approx(np.polyval(curve, math.log(1.2e-3)))
     assert loss_at(measured, 5e-4) is None
     assert loss_at([*measured, (8e-3, 3.0), (16e-3, math.inf)], 8e-3) == pytest.approx(3.0)
+
+
+@given(
+    rates=st.lists(st.integers(1, 60), min_size=1, max_size=8, unique=True),
+    data=st.data(),
+)
+def test_no_rate_is_told_to_be_better_than_the_chosen_one(rates: list[int], data: Any) -> None:
+    losses = [data.draw(st.one_of(st.just(math.inf), st.floats(1, 9))) for _ in rates]
+    measured = [(rate * 1e-4, loss) for rate, loss in zip(rates, losses, strict=True)]
+    choice = chosen_rate(measured)
+    if choice is None:
+        assert set(losses) == {math.inf}
+        return
+    assert min(rates) * 0.9999e-4 <= choice.rate <= max(rates) * 1.0001e-4
+    assert choice.loss <= min(losses) + 1e-6
+    for rate in (data.draw(st.floats(min(rates), max(rates))) * 1e-4 for _ in range(5)):
+        loss = loss_at(measured, rate)
+        assert loss is None or loss >= choice.loss - 1e-6
+    assert next_rate(measured) not in dict(measured)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +163,12 @@ def test_a_trial_that_diverges_is_a_result(tmp_path: Path, train_by: Any) -> Non
     states = study_states(StudyFolder(tmp_path), plan)
     assert {s.state for s in states if s.run.variant == "A^2B"} == {"failed"}
     assert {s.state for s in states if s.run.variant != "A^2B"} == {"finished"}
-    assert "all 5 trials diverged" in run_cli("study", "status", str(tmp_path)).out
+    out = run_cli("study", "status", str(tmp_path)).out
+    assert out.startswith("15 trials: 8 finished, 7 diverged\n12 runs: 8 finished, 4 failed\n")
+    assert "all 5 trials diverged" in out
+    assert ", diverged" not in out.partition("\n12 runs")[2]
+    facts = json.loads(run_cli("study", "status", str(tmp_path), "--json").out)
+    assert [row["trial"] is None for row in facts] == [False] * 15 + [True] * 12
 
 
 def test_a_variant_whose_trial_fails_has_no_rate_until_it_is_repeated(
