@@ -74,7 +74,7 @@ def work(folder: str | Path) -> int:
     A run that fails or diverges is an outcome, and the next one begins. Raises OutputError where
     nothing can be written.
     """
-    _end_with_coordinator()
+    coordinator_gone = _end_with_coordinator()
     study, plan = opened(folder)
     done = 0
     while True:
@@ -82,6 +82,8 @@ def work(folder: str | Path) -> int:
         waiting = [s.run for s in job_states(study, plan) if s.state == "waiting"]
         for run in waiting:
             done += _taken_and_done(study, plan, run)
+            if coordinator_gone.is_set():
+                raise SystemExit(STOPPED)
         if done == last:  # a whole pass found nothing to do
             if plan.tuning is None or not waiting:
                 return done
@@ -204,14 +206,19 @@ def _is_of_the_disk(error: BaseException | None) -> bool:
     return not isinstance(error, OSError) or error.errno in _FULL_DISK
 
 
-def _end_with_coordinator() -> None:
-    """End as on SIGTERM when the process at the other end of standard input is gone."""
-    if os.environ.get(LEASH) is None:
-        return
+def _end_with_coordinator() -> threading.Event:
+    """End as on SIGTERM when the process at the other end of standard input is gone.
+
+    A run in its last step is not stopped by a signal: what is returned says it to its worker.
+    """
+    is_gone = threading.Event()
 
     def watch() -> None:
         while os.read(0, 1024):
             pass
+        is_gone.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, daemon=True).start()
+    if os.environ.get(LEASH) is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    return is_gone

@@ -212,6 +212,32 @@ def test_a_job_whose_time_is_up_is_put_into_the_queue_again(tmp_path: Path) -> N
     assert run_state(study, run).state == "finished"
 
 
+def test_a_worker_without_a_coordinator_begins_no_other_run(tmp_path: Path) -> None:
+    folder = planned(tmp_path)
+    code = f"""
+import signal, time
+from rinsc.study import working
+def last_step(study, plan, run):  # no signal ends it
+    is_told = []
+    signal.signal(signal.SIGTERM, lambda *_: is_told.append(True))
+    print("begun", flush=True)
+    while not is_told:
+        time.sleep(0.01)
+    study.end(run, "diverged", "")
+working._do = last_step
+working.work({str(folder)!r})
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    environment = {**os.environ, working.LEASH: "1"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdin.close()  # as when the coordinator is killed
+    assert process.wait(timeout=20) == 143
+    assert len(list((folder / "runs").glob("*.outcome"))) == 1
+
+
 def test_slurm_without_sbatch_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     status, out, err = run_cli("study", "run", str(planned(tmp_path / "study")), "--on", "slurm")
