@@ -10,11 +10,14 @@ study/runs/NAME.at-2.npy    its figure at other rounds, where rinsc study report
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -32,7 +35,7 @@ from rinsc.study.lease import is_taken
 from rinsc.study.members import Variant
 from rinsc.study.plan import VERSION, Plan, PlannedRun
 from rinsc.study.rates import Tuning
-from rinsc.training.config import config_from_toml
+from rinsc.training.config import TrainConfig, config_from_toml
 from rinsc.training.run_folder import RunFolder, check_files
 
 State: TypeAlias = Literal["finished", "diverged", "failed", "running", "waiting"]
@@ -45,11 +48,29 @@ def _read_spec(text: str) -> ModelSpec:
     return spec_from_values(parse_toml(text))
 
 
+_SEED = re.compile(r"^seed = (\d+)$", re.MULTILINE)
+
+
+def _read_settings(text: str) -> TrainConfig:
+    """The settings of a run. Those that differ in the seed alone are read once: reading a thousand
+    would take most of the time of a status."""
+    match = _SEED.search(text)
+    if match is None:
+        return config_from_toml(text)
+    shared = _shared_settings(text[: match.start(1)] + "0" + text[match.end(1) :])
+    return dataclasses.replace(shared, seed=int(match[1]))
+
+
+@lru_cache(maxsize=1024)
+def _shared_settings(text: str) -> TrainConfig:
+    return config_from_toml(text)
+
+
 def _read_runs(rows: Iterable[Mapping[str, Any]]) -> tuple[PlannedRun, ...]:
     return tuple(
         PlannedRun(
             *(str(row["name"]), str(row["variant"]), str(row["budget"]), int(row["seed"])),
-            config=config_from_toml(row["settings"]),
+            config=_read_settings(row["settings"]),
             training_flops=int(row["training_flops"]),
             trial=None if row.get("trial") is None else int(row["trial"]),
             tuned_at=None if row.get("tuned_at") is None else str(row["tuned_at"]),

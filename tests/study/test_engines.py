@@ -16,11 +16,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from submitit.local.local import LocalJob
 
+from rinsc.data import cache
 from rinsc.errors import OutputError
 from rinsc.study import engines, lease, working
 from rinsc.study.emit import emit
@@ -134,6 +136,21 @@ def handed_out(folder: Path, ends: dict[str, list[int | None]]) -> Scripted:
     hand_out(watch, engine)
     assert not watch.left
     return engine
+
+
+def test_a_text_is_tokenized_once_for_all_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, build = [], cache._build
+
+    def counted(entry: Path, *arguments: Any) -> Any:
+        built.append(entry)
+        return build(entry, *arguments)
+
+    monkeypatch.setenv("RINSC_DATA", str(tmp_path / "tokens"))
+    monkeypatch.setattr(cache, "_build", counted)
+    assert work(planned(tmp_path / "study", budgets=["1e8"], seeds=[1])) == 3
+    assert len(built) == 1
 
 
 def test_runs_are_retried_by_how_they_ended(
