@@ -2,9 +2,9 @@
 
 A worker holds a lock on a file, which the system lets go of however the worker ends. Some shared
 file systems have locks that hold on one machine alone, and some have none. So a worker also leaves
-a lease beside the lock: a file with its machine and a token of its own, whose time it renews. Who
-finds a lease of another machine leaves the run alone, until the lease was not renewed for
-`STALE_SECONDS`. Clocks of machines must agree to within that time.
+a lease beside the lock: a file with its machine, its process and a token of its own, whose time it
+renews. Who finds a lease of another machine leaves the run alone, until the lease was not renewed
+for `STALE_SECONDS`. Clocks of machines must agree to within that time.
 
 Two workers that take over the same stale lease see which of them wrote last. A worker that finds
 its lease taken over (it was frozen for too long) ends at once, and writes nothing more.
@@ -127,7 +127,8 @@ def _leased(lock: Path, *, locks_work: bool) -> str | None:
         if is_left:
             path.unlink(missing_ok=True)
         with path.open("x", encoding="ascii") as file:
-            file.write(json.dumps({"machine": socket.gethostname(), "token": token}))
+            facts = {"machine": socket.gethostname(), "process": os.getpid(), "token": token}
+            file.write(json.dumps(facts))
     except FileExistsError:
         return None
     except OSError as error:

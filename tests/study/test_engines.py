@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,38 +71,27 @@ def test_ray_gives_the_results_of_one_process(
     (folder / "runs").mkdir()
     (folder / "runs" / broken.name).write_text("a file where a folder is needed")
     command = (*RINSC, "study", "run", str(folder), "--on", "ray", "--json")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     states = [state["state"] for state in json.loads(done.stdout)]
     assert (done.returncode, states) == (1, ["failed"] + ["finished"] * 5), done.stderr
     (folder / "runs" / broken.name).unlink()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    killed = killed_at(StudyFolder(folder), 0)
-    out, _ = process.communicate(timeout=120)
-    assert killed
+    kill_a_worker(folder)
+    out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
     assert weights(folder) == whole
 
 
-def killed_at(study: StudyFolder, number: int) -> bool:
-    """Kill the worker of Ray that is at a run as soon as it has begun to train."""
-    run = read_plan(study.path).runs[number]
-    deadline = time.monotonic() + 60
-    while not study.run(run).metrics.exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            is_ours = any(
-                os.readlink(link) == str(study.lock(run).resolve())
-                for link in (process / "fd").iterdir()
-            )
-        except OSError:
-            continue
-        if is_ours:
-            os.kill(int(process.name), signal.SIGKILL)
-            return True
-    return False
+def kill_a_worker(folder: Path) -> None:
+    """Kill the process of the first lease that is seen."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        for path in (folder / "runs").glob("*.lease"):
+            with suppress(OSError, ValueError):
+                os.kill(json.loads(path.read_text())["process"], signal.SIGKILL)
+                return
+        time.sleep(0.01)
+    raise AssertionError("no worker has begun")
 
 
 class Scripted:
@@ -194,13 +184,13 @@ def test_an_engine_gets_a_run_once_its_learning_rate_is_decided(tmp_path: Path) 
 def test_jobs_of_submitit_give_the_results_of_one_process(
     whole: dict[str, str], tmp_path: Path
 ) -> None:
-    folder = planned(tmp_path / "a study's")
+    folder = planned(tmp_path / "a study's", seeds=[1])
     command = (*RINSC, "study", "run", str(folder), "--on", "slurm-local", "--workers", "2")
     process = subprocess.Popen((*command, "--slurm", "partition=long"), stdout=subprocess.PIPE)
-    assert killed_at(StudyFolder(folder), 0)
+    kill_a_worker(folder)
     process.communicate(timeout=200)
     assert process.returncode == 0
-    assert weights(folder) == whole
+    assert weights(folder) == {run.name: whole[run.name] for run in read_plan(folder).runs}
 
 
 def test_a_job_whose_time_is_up_is_put_into_the_queue_again(tmp_path: Path) -> None:
@@ -244,9 +234,13 @@ def last_step(study, plan, run):  # no signal ends it
 working._do = last_step
 working.work({str(folder)!r})
 """
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     environment = {**os.environ, working.LEASH: "1"}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
