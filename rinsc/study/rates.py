@@ -8,7 +8,7 @@ Every variant has as many trials, each of which depends on its own results alone
     measured += [(8e-3, 2.36)]                               now it lies within
     next_rate(measured) == 2.828e-3                          so the next one stands beside it
 
-In the end a parabola through the best trial and its neighbours gives the rate.
+In the end a parabola through the trials beside the best one gives the rate.
 """
 
 from __future__ import annotations
@@ -97,24 +97,29 @@ def chosen_rate(measured: Sequence[Measured]) -> Choice | None:
     rate, loss = trials[best]
     if loss == math.inf:
         return None
-    window = trials[max(0, best - 1) : best + 2]
-    if best == 0 or len(window) < 3 or any(loss == math.inf for _, loss in window):
+    around = trials[max(0, best - 1) : best + 2]
+    if len(around) < 3 or any(loss == math.inf for _, loss in around):
         return Choice(rate, loss, is_at_edge=True)
-    at = _vertex(window)
-    return Choice(rounded(math.exp(at)), _parabola(window, at), is_at_edge=False)
+    curve = _parabola(trials, rate)
+    if curve is None:
+        return Choice(rate, loss, is_at_edge=False)
+    window = _window(trials, rate)
+    at = min(max(curve.lowest, math.log(window[0][0])), math.log(window[-1][0]))
+    return Choice(rounded(math.exp(at)), curve(at), is_at_edge=False)
 
 
 def loss_at(measured: Sequence[Measured], rate: float) -> float | None:
-    """The loss that the trials say of a rate: by the parabola beside the best one, and by straight
+    """The loss that the trials tell of a rate: by the parabola beside the best one, and by straight
     lines beyond it. None outside of the finite trials."""
     trials = sorted(trial for trial in measured if trial[1] < math.inf)
     if not trials or not trials[0][0] <= rate <= trials[-1][0]:
         return None
+    best = trials[_best(trials)][0]
+    window, curve = _window(trials, best), _parabola(trials, best)
     choice = chosen_rate(measured)
-    best = _best(trials)
-    window = trials[max(0, best - 1) : best + 2]
-    if choice and not choice.is_at_edge and window[0][0] <= rate <= window[-1][0]:
-        return _parabola(window, math.log(rate))
+    is_inside = window[0][0] <= rate <= window[-1][0]
+    if choice and not choice.is_at_edge and curve is not None and is_inside:
+        return curve(math.log(rate))
     for (low, at_low), (high, at_high) in pairwise(trials):
         if low <= rate <= high:
             share = math.log(rate / low) / math.log(high / low)
@@ -127,22 +132,54 @@ def _best(trials: Sequence[Measured]) -> int:
     return min(range(len(trials)), key=lambda number: (trials[number][1], number))
 
 
-def _vertex(window: Sequence[Measured]) -> float:
-    """The logarithm of the rate where the parabola through three trials is lowest."""
-    (low, middle, high), (a, b, c) = (
-        [math.log(rate) for rate, _ in window],
-        [y for _, y in window],
-    )
-    left, right = (middle - low) * (c - b), (high - middle) * (a - b)
-    if left + right <= 0:  # three equal losses
-        return middle
-    return middle + ((high - middle) * right - (middle - low) * left) / (2 * (left + right))
+def _window(trials: Sequence[Measured], best: float) -> list[Measured]:
+    """The finite trials that are no further from the best one than the grid's next rates."""
+    reach = FACTOR * (1 + 10**-DIGITS)  # rates are rounded
+    return [
+        (rate, loss)
+        for rate, loss in trials
+        if best / reach <= rate <= best * reach and loss < math.inf
+    ]
 
 
-def _parabola(window: Sequence[Measured], at: float) -> float:
-    total = 0.0
-    for rate, loss in window:
-        others = [math.log(other) for other, _ in window if other != rate]
-        weights = [(at - other) / (math.log(rate) - other) for other in others]
-        total += loss * math.prod(weights)
-    return total
+@dataclass(frozen=True)
+class _Parabola:
+    """Of the logarithm of the rate, with its lowest point at ``lowest``."""
+
+    lowest: float
+    loss: float
+    curvature: float
+
+    def __call__(self, at: float) -> float:
+        return self.loss + self.curvature * (at - self.lowest) ** 2
+
+
+def _parabola(trials: Sequence[Measured], best: float) -> _Parabola | None:
+    """Least squares through the trials beside the best one; None where it has no lowest point.
+
+    With noise it is steadier than the parabola through three of them.
+    """
+    middle = math.log(best)
+    points = [(math.log(rate) - middle, loss) for rate, loss in _window(trials, best)]
+    mean = math.fsum(y for _, y in points) / len(points)
+    # Polynomials that are orthogonal over the points: each coefficient stands alone.
+    shift = math.fsum(x for x, _ in points) / len(points)
+    spread = math.fsum((x - shift) ** 2 for x, _ in points)
+    if spread == 0:
+        return None
+    skew = math.fsum((x - shift) ** 3 for x, _ in points) / spread
+    level = spread / len(points)
+
+    def second(x: float) -> float:
+        return (x - shift) ** 2 - skew * (x - shift) - level
+
+    size = math.fsum(second(x) ** 2 for x, _ in points)
+    slope = math.fsum((x - shift) * y for x, y in points) / spread
+    if size <= 1e-12 * spread**2:
+        return None
+    curvature = math.fsum(second(x) * y for x, y in points) / size
+    if curvature <= 0:
+        return None
+    lowest = shift + (skew - slope / curvature) / 2
+    loss = mean + slope * (lowest - shift) + curvature * second(lowest)
+    return _Parabola(middle + lowest, loss, curvature)

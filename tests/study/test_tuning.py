@@ -76,22 +76,33 @@ def test_a_parabola_in_log_rate_gives_the_rate() -> None:
 
 
 @given(
-    rates=st.lists(st.integers(1, 60), min_size=1, max_size=8, unique=True),
+    steps=st.lists(st.integers(-12, 12), min_size=3, max_size=8, unique=True),
     data=st.data(),
 )
-def test_no_rate_is_told_to_be_better_than_the_chosen_one(rates: list[int], data: Any) -> None:
-    losses = [data.draw(st.one_of(st.just(math.inf), st.floats(1, 9))) for _ in rates]
-    measured = [(rate * 1e-4, loss) for rate, loss in zip(rates, losses, strict=True)]
+def test_the_rate_is_that_of_least_squares(steps: list[int], data: Any) -> None:
+    losses = [data.draw(st.one_of(st.just(math.inf), st.floats(1, 9))) for _ in steps]
+    measured = sorted((2e-3 * 2 ** (step / 4), y) for step, y in zip(steps, losses, strict=True))
     choice = chosen_rate(measured)
+    assert next_rate(measured) not in dict(measured)
     if choice is None:
         assert set(losses) == {math.inf}
         return
-    assert min(rates) * 0.9999e-4 <= choice.rate <= max(rates) * 1.0001e-4
-    assert choice.loss <= min(losses) + 1e-6
-    for rate in (data.draw(st.floats(min(rates), max(rates))) * 1e-4 for _ in range(5)):
-        loss = loss_at(measured, rate)
-        assert loss is None or loss >= choice.loss - 1e-6
-    assert next_rate(measured) not in dict(measured)
+    index = min(range(len(steps)), key=lambda number: measured[number][1])
+    best = measured[index][0]
+    beside = [y for _, y in measured[max(0, index - 1) : index + 2]]
+    assert choice.is_at_edge == (len(beside) < 3 or math.inf in beside)
+    near = [(x, y) for x, y in measured if best / 2.001 < x < best * 2.001 and y < math.inf]
+    x, y = np.log([x / best for x, _ in near]), [y for _, y in near]
+    if choice.is_at_edge or len(near) < 3:
+        assert choice.rate == pytest.approx(best, rel=1e-3)
+        return
+    curve = np.polyfit(x, y, 2)
+    if curve[0] > 1e-6:
+        vertex = min(max(-curve[1] / 2 / curve[0], min(x)), max(x))
+        assert choice.rate == pytest.approx(best * math.exp(vertex), rel=1e-3)
+        assert choice.loss == pytest.approx(np.polyval(curve, vertex), rel=1e-4, abs=1e-4)
+        loss = loss_at(measured, best)
+        assert loss == pytest.approx(np.polyval(curve, 0.0), rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize(
