@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ class RayEngine:
 
     def __init__(self, study: StudyFolder, resources: Resources) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        if not os.environ.get("RAY_ADDRESS"):
+            _keep_others_out()
         require("ray")
         import ray
 
@@ -72,6 +75,12 @@ class RayEngine:
             return Ended(run, None, message=_first_line(error))
 
 
+def _keep_others_out() -> None:
+    """What Ray starts for this study listens on all networks and runs whatever it is sent, unless
+    who sends it has a token."""
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
 def _connect(ray: Any, resources: Resources) -> None:
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"address": address}
@@ -81,7 +90,6 @@ def _connect(ray: Any, resources: Resources) -> None:
             "address": "local",
             "num_cpus": count * resources.threads,
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",  # others must not reach it: it runs what it is sent
         }
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)

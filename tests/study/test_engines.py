@@ -249,6 +249,30 @@ working.work({str(folder)!r})
     assert len(list((folder / "runs").glob("*.outcome"))) == 1
 
 
+def test_ray_of_this_machine_reports_nothing_and_keeps_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    options: dict[str, object] = {}
+
+    def init(**values: object) -> None:
+        options.update(values, token=os.environ["RAY_AUTH_TOKEN"])
+        raise ConnectionError("nothing is started here")
+
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    status, out, err = run_cli("study", "run", str(planned(tmp_path)), "--on", "ray")
+    assert (status, out) == (1, "")
+    assert "error[no-cluster]: Ray does not answer" in err
+    assert (options["address"], options["include_dashboard"]) == ("local", False)
+    assert len(str(options["token"])) == 64
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
 def test_slurm_without_sbatch_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     status, out, err = run_cli("study", "run", str(planned(tmp_path / "study")), "--on", "slurm")
