@@ -189,11 +189,11 @@ def emit_(
     json
         Print the text in a JSON object.
     """
-    from rinsc.study.emit import Place, emit
+    from rinsc.study.emit import Target, emit
     from rinsc.study.tasks import slurm_options
 
-    place = Place(workers, threads, gpus, memory, image, claim, slurm_options(slurm))
-    text = emit(folder, form, place)
+    target = Target(workers, threads, gpus, memory, image, claim, slurm_options(slurm))
+    text = emit(folder, form, target)
     if output is not None:
         from rinsc.storage.files import write_atomically
 

@@ -31,7 +31,7 @@ MOUNT = "/study"
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """Where tasks run and what each is given; 0 workers are as many as the system allows.
 
     ``image`` and ``claim`` (a PersistentVolumeClaim that holds the study's files) are for
@@ -47,11 +47,15 @@ class Place:
     slurm: Mapping[str, str] = field(default_factory=dict)
 
 
-def emit(folder: str | Path, form: Form, place: Place | None = None) -> str:
+def emit(folder: str | Path, form: Form, target: Target | None = None) -> str:
     """The text that runs the study of a folder elsewhere; raises UsageError for values that are
     none, and SpecError where there is no study."""
-    place = place or Place()
-    counts = (("workers", place.workers, 0), ("threads", place.threads, 1), ("gpus", place.gpus, 0))
+    target = target or Target()
+    counts = (
+        ("workers", target.workers, 0),
+        ("threads", target.threads, 1),
+        ("gpus", target.gpus, 0),
+    )
     for name, value, least in counts:
         count = whole(value)
         if count is None or not least <= count <= MOST_WORKERS:
@@ -62,8 +66,8 @@ def emit(folder: str | Path, form: Form, place: Place | None = None) -> str:
         message = "the name of the folder has line breaks or other characters that do not print"
         raise UsageError("bad-folder", message, place=str(path), hint="rename the folder")
     if form == "k8s":
-        return _job(plan, place)
-    return _array(plan, place, path) if form == "slurm" else _lines(plan, path)
+        return _job(plan, target)
+    return _array(plan, target, path) if form == "slurm" else _lines(plan, path)
 
 
 def _command(path: Path) -> list[str]:
@@ -76,18 +80,18 @@ def _lines(plan: Plan, path: Path) -> str:
     return "".join(f"{command} {number}\n" for number in range(len(plan.jobs)))
 
 
-def _array(plan: Plan, place: Place, path: Path) -> str:
+def _array(plan: Plan, target: Target, path: Path) -> str:
     """A script of bash; where there are more runs than an array has tasks, a task does several."""
     count = len(plan.jobs)
     tasks = min(count, ARRAY_TASKS)
     options = {
         "job-name": f"rinsc-{plan.digest}",
-        "array": f"0-{tasks - 1}" + (f"%{place.workers}" if place.workers else ""),
-        "cpus-per-task": str(place.threads),
-        **({"gpus-per-task": str(place.gpus), "ntasks": "1"} if place.gpus else {}),
+        "array": f"0-{tasks - 1}" + (f"%{target.workers}" if target.workers else ""),
+        "cpus-per-task": str(target.threads),
+        **({"gpus-per-task": str(target.gpus), "ntasks": "1"} if target.gpus else {}),
         "signal": f"B:TERM@{SECONDS_TO_END}",
         "open-mode": "append",
-        **place.slurm,
+        **target.slurm,
     }
     directives = "\n".join(f"#SBATCH --{key}={_quoted(value)}" for key, value in options.items())
     return f"""\
@@ -95,7 +99,7 @@ def _array(plan: Plan, place: Place, path: Path) -> str:
 {directives}
 
 # One task a run: sbatch THIS_FILE. Submit it again to go on; finished runs cost nothing.
-export OMP_NUM_THREADS={place.threads}
+export OMP_NUM_THREADS={target.threads}
 last=0
 for ((run = SLURM_ARRAY_TASK_ID; run < {count}; run += {tasks})); do
     {shlex.join(_command(path))} "$run" &
@@ -131,14 +135,14 @@ def _quoted(value: str) -> str:
     )
 
 
-def _job(plan: Plan, place: Place) -> str:
+def _job(plan: Plan, target: Target) -> str:
     """An Indexed Job; texts are JSON strings, which are YAML."""
     count = len(plan.jobs)
-    parallelism = min(count, place.workers or ARRAY_TASKS)
+    parallelism = min(count, target.workers or ARRAY_TASKS)
     script = f'exec rinsc study work {MOUNT} --run "$JOB_COMPLETION_INDEX"'
-    limits = [f"memory: {_text(place.memory)}"]
-    if place.gpus:
-        limits.append(f"nvidia.com/gpu: {place.gpus}")
+    limits = [f"memory: {_text(target.memory)}"]
+    if target.gpus:
+        limits.append(f"nvidia.com/gpu: {target.gpus}")
     lines = f"\n{' ' * 14}".join(limits)
     return f"""\
 # One index a run: kubectl apply -f THIS_FILE. The claim holds the files of the study's folder.
@@ -173,17 +177,17 @@ spec:
       terminationGracePeriodSeconds: {SECONDS_TO_END}
       containers:
         - name: rinsc
-          image: {_text(place.image)}
+          image: {_text(target.image)}
           command: ["/bin/sh", "-c", {_text(script)}]
           env:
             - name: OMP_NUM_THREADS
-              value: "{place.threads}"
+              value: "{target.threads}"
             - name: RINSC_DATA
               value: "{MOUNT}/tokens"  # prepared once for all
           resources:
             requests:
-              cpu: "{place.threads}"
-              memory: {_text(place.memory)}
+              cpu: "{target.threads}"
+              memory: {_text(target.memory)}
             limits:
               {lines}
           volumeMounts:
@@ -192,7 +196,7 @@ spec:
       volumes:
         - name: study
           persistentVolumeClaim:
-            claimName: {_text(place.claim)}
+            claimName: {_text(target.claim)}
 """
 
 

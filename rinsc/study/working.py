@@ -106,9 +106,9 @@ def work_on(folder: str | Path, name: str) -> RunState:
         for job in (*trials_of(plan, run), run):
             if study.is_over(job):
                 continue
-            taken = is_taken(study.lock(job))
-            done = not taken and _taken_and_done(study, plan, job)
-            if done or (taken and job is not run):
+            is_busy = is_taken(study.lock(job))
+            done = not is_busy and _taken_and_done(study, plan, job)
+            if done or (is_busy and job is not run):
                 deadline = time.monotonic() + PATIENCE_SECONDS
         state = state_of(study, plan, run)
         if state.is_over or time.monotonic() > deadline:

@@ -148,10 +148,10 @@ def test_runs_are_retried_by_how_they_ended(
 ) -> None:
     monkeypatch.setattr(engines, "BUSY_SECONDS", 0.0)
     folder = planned(tmp_path, budgets=["1e8"])
-    lost, busy, told, *_ = [run.name for run in read_plan(folder).runs]
-    ends: dict[str, list[int | None]] = {lost: [None, None], busy: [75] * 6, told: [143, 130]}
+    lost, busy, ended, *_ = [run.name for run in read_plan(folder).runs]
+    ends: dict[str, list[int | None]] = {lost: [None, None], busy: [75] * 6, ended: [143, 130]}
     begun = handed_out(folder, ends).begun
-    assert [begun.count(name) for name in (lost, busy, told)] == [3, 7, 3]
+    assert [begun.count(name) for name in (lost, busy, ended)] == [3, 7, 3]
     assert len(begun) == 3 + 7 + 3 + 3
 
 
@@ -349,8 +349,8 @@ def test_the_job_of_kubernetes_has_an_index_for_each_run(tmp_path: Path) -> None
     assert volume["name"] == mount["name"]
     stand_in = 'rinsc() { echo "$@"; }; ' + container["command"][2].removeprefix("exec ")
     environment = {**os.environ, "JOB_COMPLETION_INDEX": "3"}
-    told = subprocess.run([*container["command"][:2], stand_in], env=environment, stdout=-1)
-    assert told.stdout.decode() == f"study work {mount['mountPath']} --run 3\n"
+    printed = subprocess.run([*container["command"][:2], stand_in], env=environment, stdout=-1)
+    assert printed.stdout.decode() == f"study work {mount['mountPath']} --run 3\n"
 
 
 def test_lines_and_scripts_are_run_by_xargs_and_bash(whole: dict[str, str], tmp_path: Path) -> None:
