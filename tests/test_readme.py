@@ -66,7 +66,7 @@ def test_every_command_runs_and_prints_what_is_shown(
 def test_the_walk_through_the_stages_prints_what_it_shows() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     stages = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
-    assert len(stages) == len(blocks("python", page)) == 9
+    assert len(stages) == len(blocks("python", page)) == 10
     names: dict[str, Any] = {}
     for code, shown in stages:
         output = io.StringIO()
