@@ -29,6 +29,7 @@ from rinsc.storage.files import (
     make_folder,
     parse_toml,
     read_json,
+    read_regular_text,
     write_atomically,
 )
 from rinsc.study.lease import is_taken
@@ -41,6 +42,7 @@ from rinsc.training.run_folder import RunFolder, check_files
 State: TypeAlias = Literal["finished", "diverged", "failed", "running", "waiting"]
 STATES: tuple[State, ...] = ("finished", "diverged", "failed", "running", "waiting")
 PLAN_FILE, RUNS_FOLDER = "plan.json", "runs"
+_RATE = re.compile(r"^learning_rate = (\S+)$", re.MULTILINE)
 MOST_STARTS = 8  # at one step: a run that always ends there is given up
 
 
@@ -138,7 +140,8 @@ def read_plan(folder: str | Path) -> Plan:
 @dataclass(frozen=True)
 class RunState:
     """Where a run is. ``figure`` is its main figure once it is finished, and ``message`` says what
-    went wrong where something did."""
+    went wrong where something did. ``learning_rate`` is that of a finished run whose trials decide
+    it."""
 
     run: PlannedRun
     state: State
@@ -146,6 +149,7 @@ class RunState:
     training_flops: int = 0
     seconds: float = 0.0
     message: str = ""
+    learning_rate: float | None = None
 
     @property
     def loss(self) -> float:
@@ -263,7 +267,17 @@ def _finished(run_folder: RunFolder, run: PlannedRun) -> RunState:
     except (OSError, ValueError, LookupError, TypeError) as error:
         return RunState(run, "failed", message=f"its result is damaged: {error!s:.80}")
     state: State = "finished" if math.isfinite(figure) else "diverged"
-    return RunState(run, state, figure, flops, seconds)
+    rate = None if run.tuned_at is None else _learning_rate(run_folder)
+    return RunState(run, state, figure, flops, seconds, learning_rate=rate)
+
+
+def _learning_rate(run_folder: RunFolder) -> float | None:
+    """What the settings of a run say, which are not parsed: a study has many."""
+    try:
+        match = _RATE.search(read_regular_text(run_folder.config))
+        return None if match is None else float(match[1])
+    except (OSError, ValueError):
+        return None
 
 
 def counted(states: list[RunState]) -> dict[State, int]:

@@ -89,7 +89,12 @@ class Decisions:
         return "" if search is None else search.message
 
     def state(self, state: RunState) -> RunState:
-        """The state, failed where the run waits for a rate that no trial can tell."""
+        """The state, failed where the run waits for a rate that no trial can tell, and where it was
+        trained at another than its trials give."""
+        rate = self.rate(state.run)
+        if rate is not None and state.learning_rate not in (None, rate):
+            message = _other_rate(state, rate)
+            return dataclasses.replace(state, state="failed", figure=None, message=message)
         if state.state != "waiting" or not self.is_hopeless(state.run):
             return state
         return dataclasses.replace(state, state="failed", message=self.message(state.run))
@@ -172,6 +177,9 @@ def _search(
             rate = next_rate(measured)
         own = states.get(number, [])
         failed = [state for state in own if state.state == "failed"]
+        others = [s for s in own if rate is not None and s.learning_rate not in (None, rate)]
+        if others and rate is not None and not message:
+            message = f"a trial of its learning rate: {_other_rate(others[0], rate)}"
         if failed and not message:
             at = "" if rate is None else f" at {rate:g}"
             message = f"the trial of its learning rate{at} failed: {failed[0].message}"
@@ -188,6 +196,14 @@ def _search(
         message = f"its learning rate is not known: all {count} diverged, down to {lowest:g}"
         return dataclasses.replace(found, message=message)
     return dataclasses.replace(found, rate=choice.rate, at_edge=choice.is_at_edge)
+
+
+def _other_rate(state: RunState, rate: float) -> str:
+    """Of a run that was finished before the results of its trials changed."""
+    return (
+        f"it was trained at {state.learning_rate:g}, and its trials now give {rate:g}: remove its "
+        f"folder {state.run.name} to train it again"
+    )
 
 
 def _mean_loss(states: list[RunState], count: int) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from rinsc.study.plan import Plan, PlannedRun, plan_study
 from rinsc.study.rates import chosen_rate, grid, loss_at, next_rate
 from rinsc.study.tuning import TunedRate, job_states, resolved, study_states, tuned_rates
 from rinsc.study.working import work, work_on
+from rinsc.training.config import config_to_toml
 from tests.cli.command_line import run_cli
 from tests.study.test_plan import study
 
@@ -206,6 +208,28 @@ def test_a_variant_whose_trial_fails_has_no_rate_until_it_is_repeated(
         folder.forget_failure(run)
     assert work(tmp_path) == len(failed)
     assert {state.state for state in job_states(folder, plan)} == {"finished"}
+
+
+def test_runs_at_the_rate_of_earlier_results_are_found(tmp_path: Path, train_by: Any) -> None:
+    train_by(lambda run: bowl(2.4e-3)(run.config.learning_rate))
+    plan, folder = planned(tmp_path), StudyFolder(tmp_path)
+    work(tmp_path)
+    for run in (plan.runs[0], next(run for run in plan.trials if run.trial == 3)):
+        own = resolved(folder, plan, run)
+        assert own is not None
+        settings = folder.run(run).config
+        settings.write_text(config_to_toml(own.config))
+        assert {state.state for state in job_states(folder, plan)} == {"finished"}
+        other = dataclasses.replace(own.config, learning_rate=0.5)
+        settings.write_text(config_to_toml(other))
+        changed = next(state for state in job_states(folder, plan) if state.run == run)
+        assert changed.state == "failed"
+        assert f"trained at 0.5, and its trials now give {own.config.learning_rate:g}" in (
+            changed.message
+        )
+        if run.trial is not None:
+            assert "trained at 0.5" in by_variant(tmp_path)[run.variant].message
+        settings.unlink()
 
 
 def test_one_run_brings_its_trials(tmp_path: Path, train_by: Any) -> None:
