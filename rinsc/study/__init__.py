@@ -8,6 +8,7 @@ _NEEDS = {
         ("numpy", "scipy"),
     ),
     "rinsc.study.engines": TO_TRAIN,
+    "rinsc.study.rounds": TO_TRAIN,
 }
 
 __all__, __getattr__ = face(__name__, __file__, _NEEDS)

@@ -12,6 +12,7 @@ from rinsc.study.ranking import Ranking as Ranking
 from rinsc.study.ranking import rank as rank
 from rinsc.study.report import StudyReport as StudyReport
 from rinsc.study.report import study_report as study_report
+from rinsc.study.rounds import measure_study_rounds as measure_study_rounds
 from rinsc.study.scaling import Curve as Curve
 from rinsc.study.scaling import Fit as Fit
 from rinsc.study.scaling import Law as Law

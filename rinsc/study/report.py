@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rinsc.errors import RinscError, listed
+from rinsc.errors import RinscError, listed, setting
 from rinsc.objectives import OBJECTIVES, Pieces
 from rinsc.study.evidence import Evidence, read_evidence
 from rinsc.study.folder import RunState, StudyFolder, counted, read_plan
@@ -313,7 +313,8 @@ def _rounds(
 
     rounds = tuple(every())
     if rounds and len({each.run.name for each in rounds}) == len(rounds):
-        notes.append("nothing is known of other rounds: rinsc study report --rounds measures them")
+        command = setting("measure_study_rounds", "rinsc study report --rounds")
+        notes.append(f"nothing is known of other rounds: {command} measures them")
     return rounds
 
 

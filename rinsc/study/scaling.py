@@ -140,32 +140,36 @@ class Fit:
         return Prediction(value, *profile.level_interval(x, value, self._allowed))
 
     def exponents_and_limits(self, count: int = 200) -> tuple[Floats, Floats, Flags]:
-        """The joint region: exponents (count,), limits (count,) and whether each pair is within
-        the noise of the best fit (exponents, limits)."""
+        """Exponents (count,), limits (count,) and whether `allows` each pair of them."""
         exponents = np.geomspace(*_widened(self.exponent, EXPONENTS[0], EXPONENTS[-1]), count)
         least = min(self.curve.loss)
         limits = np.linspace(*_widened(self.limit, 0.0, least), count)
         profile = _Profile(self.curve)
-        squares = np.stack(
-            [profile.squares(math.inf, limit, exponents) for limit in limits], axis=1
-        )
-        best = profile.best()[1]
-        reach = 2 * self.noise**2 * _f_quantile(2, self.freedom)
-        return exponents, limits, squares <= best + reach
+        rows = [profile.squares(math.inf, limit, exponents) for limit in limits]
+        squares = np.stack(rows, axis=1)
+        return exponents, limits, squares <= profile.best()[1] + self._allowed_together
+
+    def allows(self, exponent: float, limit: float) -> bool:
+        """Whether a pair is in the joint region: within the noise of the best fit."""
+        profile = _Profile(self.curve)
+        squares = profile.squares(math.inf, limit, np.array([exponent]))
+        return bool(squares[0] <= profile.best()[1] + self._allowed_together)
 
     def exponent_profile(self, count: int = 40) -> list[tuple[float, float]]:
-        """Exponents, and how much worse the best law with each fits than the best of all: sums of
-        squares in units of the noise. `allowed_by_noise` bounds the interval."""
+        """Exponents, and how much worse the best law with each fits, in units of the noise²."""
         profile = _Profile(self.curve)
         exponents = np.geomspace(*_widened(self.exponent, EXPONENTS[0], EXPONENTS[-1]), count)
-        least, unit = profile.best()[1], self.noise**2 or 1.0
-        values = profile.squares_by_exponent(exponents)
-        return [(float(x), float(y - least) / unit) for x, y in zip(exponents, values, strict=True)]
+        worse = (profile.free(exponents)[0] - profile.best()[1]) / (self.noise**2 or 1.0)
+        return list(zip(exponents.tolist(), worse.tolist(), strict=True))
 
     @property
     def allowed_by_noise(self) -> float:
         """What an exponent may fit worse, in units of the noise, and still be in the interval."""
         return _f_quantile(1, self.freedom)
+
+    @property
+    def _allowed_together(self) -> float:
+        return 2 * self.noise**2 * _f_quantile(2, self.freedom)
 
     @property
     def _allowed(self) -> float:
@@ -292,15 +296,19 @@ class _Profile:
     def best(self) -> tuple[Law, float]:
         """The best law and its sum of squares."""
         exponent, least = self._search(lambda u, _: self._free(u)[0])
-        _, limit, slope = self._free(np.exp(-exponent * self._log_x)[None])
+        _, limit, slope = self.free(np.array([exponent]))
         return Law(exponent, float(limit[0]), float(slope[0]) * self._least_x**exponent), least
+
+    def free(self, exponents: Floats) -> tuple[Floats, Floats, Floats]:
+        """Sums of squares, limits and slopes of the best law of each exponent."""
+        return self._free(np.exp(-np.outer(exponents, self._log_x)))
 
     def exponent_interval(self, most: float) -> Interval:
         """The exponents at which some law has no greater sum of squares than ``most``."""
         best = self.best()[0].exponent
 
         def excess(exponent: float) -> float:
-            return float(self._free(np.exp(-exponent * self._log_x)[None])[0][0]) - most
+            return float(self.free(np.array([exponent]))[0][0]) - most
 
         return (
             _end(excess, best, lambda low: low / 1.05, EXPONENTS[0]),
@@ -326,10 +334,6 @@ class _Profile:
     def squares(self, x0: float, level: float, exponents: Floats) -> Floats:
         """Least sums of squares at each exponent, of laws that are at ``level`` at ``x0``."""
         return self._pinned(np.exp(-np.outer(exponents, self._log_x)), exponents, x0, level)
-
-    def squares_by_exponent(self, exponents: Floats) -> Floats:
-        """Least sums of squares at each exponent."""
-        return self._free(np.exp(-np.outer(exponents, self._log_x)))[0]
 
     def _least(self, x0: float, level: float) -> float:
         """The least sum of squares of all laws that are at ``level`` at ``x0``."""

@@ -56,7 +56,7 @@ def test_the_noise_of_the_text_is_of_the_windows_of_the_runs(whole: Path) -> Non
 def test_other_rounds_are_measured_once_as_eval_measures_them(copied: Path) -> None:
     report = study_report(copied)
     assert report.regrets == {}
-    assert any("--rounds" in note for note in report.notes)
+    assert any("measure_study_rounds measures them" in note for note in report.notes)
     status, _, err = run_cli("study", "report", str(copied), "--rounds", "--json")
     assert status == 0, err
     measured = sorted((copied / "runs").glob("*.at-*.npy"))

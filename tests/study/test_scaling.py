@@ -106,6 +106,8 @@ def test_the_joint_region_is_narrow_and_slanted() -> None:
         np.argmin(abs(limits - found.law.limit)),
     )
     assert inside[nearest]
+    for row, column in ((0, 0), nearest, (-1, -1), (60, 60), (150, 20)):
+        assert found.allows(exponents[row], limits[column]) == inside[row, column]
     rows, columns = np.nonzero(inside)
     assert np.corrcoef(exponents[rows], limits[columns])[0, 1] > 0.95
     box = np.ptp(rows) * np.ptp(columns)
