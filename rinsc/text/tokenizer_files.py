@@ -279,9 +279,19 @@ def tokenizer_files(tokenizer: str, declared: DeclaredTokens, context: int) -> M
     return {name: text.encode("utf-8") for name, text in files.items()}
 
 
+def read_tokenizer_text(tokenizer: Path) -> str:
+    """The text of a tokenizer.json; raises `CheckpointError` for what is none."""
+    try:
+        return read_regular_text(tokenizer)
+    except (OSError, UnicodeDecodeError):
+        message, hint = "the tokenizer.json cannot be read as text", "restore the file"
+        place = str(tokenizer)
+        raise CheckpointError("bad-tokenizer", message, place=place, hint=hint) from None
+
+
 def read_tokenizer_files(tokenizer: Path, context: int) -> Mapping[str, bytes]:
     """`tokenizer_files` of a file, with what stands beside it; raises `CheckpointError`."""
-    text = read_regular_text(tokenizer)
+    text = read_tokenizer_text(tokenizer)
     return tokenizer_files(text, read_declared(tokenizer.parent), context)
 
 

@@ -11,7 +11,7 @@ from rinsc.extras import require
 from rinsc.graph import build_graph
 from rinsc.layers.kind import layer_kind
 from rinsc.progress import Progress
-from rinsc.storage.files import read_json, read_regular_text
+from rinsc.storage.files import read_json
 from rinsc.verbs.forms import FRESH, Exported, HfForm, hf_facts, in_place_of, said_written
 from rinsc.verbs.models import Model, own_rounds
 
@@ -114,6 +114,7 @@ def _set_tokens(lm: RinscForCausalLM, run: RunFolder, vocab_size: int) -> None:
     from rinsc.text.tokenizer_files import (
         generation_config,
         read_declared,
+        read_tokenizer_text,
         special_tokens,
         stop_ids,
         vocabulary_size,
@@ -123,7 +124,7 @@ def _set_tokens(lm: RinscForCausalLM, run: RunFolder, vocab_size: int) -> None:
     if run.hf_config.is_file():
         ids = token_ids(run.hf_config, vocab_size)
     if run.tokenizer.is_file():
-        text = read_regular_text(run.tokenizer)
+        text = read_tokenizer_text(run.tokenizer)
         special = special_tokens(text, read_declared(run.path))
         stops = stop_ids(run.path, special.stop_ids, vocab_size)
         ids = {**ids, **replace(special, stop_ids=stops).config_ids}

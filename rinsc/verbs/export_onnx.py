@@ -18,7 +18,7 @@ from rinsc.errors import OutputError, RinscError, SpecError, UsageError, option_
 from rinsc.extras import require
 from rinsc.progress import Progress
 from rinsc.scalars import rounded_bytes
-from rinsc.storage.files import check_writable, parse_json, read_regular_text
+from rinsc.storage.files import check_writable, parse_json
 from rinsc.storage.folders import temporary_folder
 from rinsc.text.tokenizer_files import (
     GENERATION_FILE,
@@ -26,6 +26,7 @@ from rinsc.text.tokenizer_files import (
     generation_config,
     read_declared,
     read_tokenizer_files,
+    read_tokenizer_text,
     special_tokens,
     stop_ids,
 )
@@ -316,7 +317,7 @@ class OnnxExport:
         """The tokenizer's files and, where it does not say so itself, the ids that end a text."""
         vocab_size = self.model.spec.vocab_size
         files = dict(read_tokenizer_files(tokenizer, self.model.spec.context))
-        text, declared = read_regular_text(tokenizer), read_declared(tokenizer.parent)
+        text, declared = read_tokenizer_text(tokenizer), read_declared(tokenizer.parent)
         if self._stop_ids != special_tokens(text, declared).stop_ids:
             config = generation_config(self._stop_ids, vocab_size, vocab_size)
             files[GENERATION_FILE] = f"{json.dumps(config, indent=2)}\n".encode()
@@ -332,7 +333,7 @@ class OnnxExport:
             chosen = checked_request([0], 0, spec, self.stop_ids).stop_ids
         if tokenizer is None:
             return ()
-        text, declared = read_regular_text(tokenizer), read_declared(tokenizer.parent)
+        text, declared = read_tokenizer_text(tokenizer), read_declared(tokenizer.parent)
         ids = special_tokens(text, declared).stop_ids
         known = stop_ids(tokenizer.parent, ids, spec.vocab_size)
         return tuple(dict.fromkeys([*known, *sorted(chosen)]))

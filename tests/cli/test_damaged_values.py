@@ -126,18 +126,23 @@ def test_a_value_of_another_kind_is_one_error(run: Path, corpus: str, data: st.D
 
 
 @pytest.mark.parametrize("file", ["config.json", "data.json", "result.json", "tokenizer.json"])
-@pytest.mark.parametrize("text", ["5", "[" * 100_000, "[]", "null", '{"spec": 5}', ""])
+@pytest.mark.parametrize(
+    "text", ["5", "[" * 100_000, "[]", "null", '{"spec": 5}', "", "\udc80\udc95."]
+)
 def test_files_that_are_no_records_are_one_error(
     run: Path, tmp_path: Path, file: str, text: str
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     (folder / "checksums.json").unlink(missing_ok=True)
-    (folder / file).write_text(text)
+    (folder / file).write_bytes(
+        text.encode("utf-8", "surrogateescape")
+    )  # or bytes that are no text
     for command in (
         ("eval", str(folder), "--windows", "1", "-o", str(tmp_path / "e.svg")),
         ("generate", str(folder), "--prompt", "On", "--max-new-tokens", "1"),
         ("compile", str(folder), "--to", "hf", "-o", str(tmp_path / "hf")),
+        ("compile", str(folder), "--to", "onnx", "-o", str(tmp_path / "onnx") + "/"),
     ):
         done = run_cli(*command)
         assert done.status in (0, 1)
