@@ -35,7 +35,7 @@ from typing import Any
 from rinsc.errors import Problem, SpecError, plural
 from rinsc.graph.law import drawn_loops
 from rinsc.scalars import rounded_flops
-from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.spec import spec_to_toml
 from rinsc.storage.files import short_digest
 from rinsc.study.description import Description, Match, RateRule, checked_description, read_study
 from rinsc.study.members import Variant, base_spec, collected, distinct_variants
@@ -303,7 +303,7 @@ class _Maker:
         if key not in self._known:
             values = {**self.description.settings, "seed": seed}
             match = self.description.match
-            config = _config(variant.spec, self.reference, values, text, match)
+            config = _config(variant, self.reference, values, text, match)
             self._known[key] = config, spending(config, variant.graph).training_flops
         return self._known[key]
 
@@ -317,7 +317,7 @@ class _Maker:
 
 
 def _config(
-    spec: ModelSpec,
+    variant: Variant,
     reference: Variant,
     values: Mapping[str, Any],
     budget: str,
@@ -327,11 +327,13 @@ def _config(
     if "steps" in values:
         hint = "give the steps in 'budgets', as \"1000steps\""
         raise SpecError("bad-study", "'settings' takes no steps", place="steps", hint=hint)
-    if match == "tokens" and spec != reference.spec:  # the steps are the baseline's
-        config = run_config(reference.spec, values, budget)
-        check_settings(spec, config)
+    spec, is_reference = variant.spec, variant.spec == reference.spec
+    if match == "tokens" and not is_reference:  # the steps are the baseline's
+        config = run_config(reference.spec, values, budget, graph=reference.graph)
+        check_settings(spec, config, variant.graph)
         return config
-    return run_config(spec, values, budget, None if spec == reference.spec else reference.graph)
+    baseline = None if is_reference else reference.graph
+    return run_config(spec, values, budget, baseline, graph=variant.graph)
 
 
 def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:

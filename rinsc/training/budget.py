@@ -74,9 +74,12 @@ def run_config(
     settings: Settings = None,
     budget: str | Budget | None = None,
     baseline: Model | None = None,
+    *,
+    graph: BlockGraph | None = None,
 ) -> TrainConfig:
     """The settings of a run of ``spec`` with the steps that its budget pays for.
 
+    ``graph`` is that of ``spec``, where it is there already.
     Raises SpecError where they do not fit each other or the model.
     """
     if isinstance(budget, str):
@@ -87,7 +90,7 @@ def run_config(
     else:
         values = {"sequence_length": spec.context, "steps": DEFAULT_STEPS, **(settings or {})}
         config, warmup = config_from_mapping(values), values.get("warmup_steps")
-    graph = check_settings(spec, config)
+    graph = check_settings(spec, config, graph)
     budget = budget or Budget(config.steps, "steps")
     if baseline is None:
         config = with_budget(config, graph, budget)
@@ -100,7 +103,9 @@ def run_config(
     return dataclasses.replace(config, warmup_steps=warmup)
 
 
-def check_settings(spec: ModelSpec, config: TrainConfig) -> BlockGraph:
+def check_settings(
+    spec: ModelSpec, config: TrainConfig, graph: BlockGraph | None = None
+) -> BlockGraph:
     """The graph of a model that the settings fit.
 
     Raises SpecError where the model has other ports or the settings do not fit it, and
@@ -110,7 +115,7 @@ def check_settings(spec: ModelSpec, config: TrainConfig) -> BlockGraph:
         message = f"sequence_length {config.sequence_length} is beyond the context {spec.context}"
         hint = "shorten it, or raise context"
         raise SpecError("beyond-context", message, hint=hint)
-    graph = build_graph(spec)
+    graph = graph or build_graph(spec)
     set_rounds(graph, config.rounds)
     for _, rounds in config.rounds_schedule:
         set_rounds(graph, rounds)
