@@ -22,6 +22,7 @@ from rinsc.study.report import StudyReport
 from rinsc.study.rounds import AtRounds
 from rinsc.study.standing import Standing
 from rinsc.study.text_noise import text_interval
+from rinsc.study.tuning import TunedRate
 from tests.study.test_plan import study
 from tests.study.test_scaling import curve
 from tests.study.test_text_noise import pieces
@@ -203,3 +204,24 @@ def test_a_page_of_sixty_variants_is_small() -> None:
     text = page(dataclasses.replace(report, laws=None))
     assert len(text) < 3_000_000
     assert "more</text>" in text  # all but some variants are grey
+
+
+def test_tuned_rates_stand_in_the_page_and_fixed_ones_are_told() -> None:
+    fixed = made()
+    assert "Rates were fixed" in page(fixed)
+    assert fixed.facts()["rates"] is None
+    tuned = made(tuning={})
+    rates = (
+        TunedRate("AB", "1e10", (), rate=3e-3, penalty=0.0),
+        TunedRate("A^2B", "1e10", (), rate=1.25e-3, at_edge=True, penalty=0.0123),
+        TunedRate("AB^2", "1e10", (), message="all of its trials diverged"),
+    )
+    report = dataclasses.replace(tuned, rates=rates)
+    shown = page(report)
+    for text in ("0.00125", "0.0123"):
+        assert f"<td>{text}</td>" in shown
+    for text in ("at the edge of the trials", "all of its trials diverged"):
+        assert f'<td class="words">{text}</td>' in shown
+    title, _, rows = report.tables()[0]
+    assert "Learning rates" in title
+    assert [row[0] for row in rows] == ["AB", "A^2B", "AB^2"]

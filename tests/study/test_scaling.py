@@ -76,7 +76,7 @@ def test_the_fit_and_its_intervals_are_those_of_scipy(seed: int) -> None:
 
 @pytest.mark.parametrize(("budgets", "seeds"), [(5, 3), (7, 5)])
 def test_intervals_cover_what_they_promise(budgets: int, seeds: int) -> None:
-    """150 studies here; 600 of each size gave 0.93 to 0.96 for every interval."""
+    """150 studies here; `tests.bench.test_study_claims` has 1,000 of each size."""
     studies, target = 150, 4.0**budgets
     truth = law(np.array(target), 1.5, 2.0, 0.12), law(np.array(target), 1.48, 2.0, 0.121)
     hits = np.zeros(5)
