@@ -15,6 +15,7 @@ from rinsc.__about__ import __version__
 from rinsc.backends.onnx.run.providers import PROVIDERS, listed_providers, why_not
 from rinsc.errors import Problem
 from rinsc.extras import EXTRAS, why_not_importable
+from rinsc.scalars import Table
 
 BASE = ""  # the name of no extra
 
@@ -48,6 +49,18 @@ class Library:
     def is_too_old(self) -> bool:
         old, least = self.version, self.minimum
         return old is not None and least is not None and _release(old) < _release(least)
+
+    def cells(self, extra: str | None) -> tuple[str, str, str, str, str]:
+        """A row of a table; ``extra`` is the one to install where the library is missing."""
+        extras = ", ".join(name or "base" for name in self.extras) or "-"
+        needed = f">={self.minimum}" if self.minimum else "any"
+        if self.version is None:
+            advice = "" if extra is None else f"pip install 'rinsc[{extra}]'"
+            return self.name, "-", needed, extras, advice
+        state = "!too old" if self.is_too_old else "ok"
+        if self.broken is not None:
+            state = "!does not import"
+        return self.name, self.version, needed, extras, state
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,22 @@ class Installation:
         if not problems:  # else they explain it
             problems += [_no_provider(p) for p in self.providers if p.expected and p.reason]
         return problems
+
+    def tables(self) -> list[Table]:
+        """A row for each library, and one for each thing here; ``!`` marks what is broken."""
+        advised = self.advised
+        libraries = [library.cells(advised.get(library.name)) for library in self.libraries]
+        here = [("Python", self.python), ("rinsc", self.rinsc), ("cores", str(self.cores))]
+        for provider in self.providers:
+            status = "loads" if provider.reason is None else f"does not load: {provider.reason}"
+            mark = "!" if provider.expected and provider.reason is not None else ""
+            here.append((f"ONNX Runtime on {provider.name}", mark + status))
+        if self.torch is not None:
+            build = self.torch.cuda_build
+            status = ", ".join(self.torch.devices) or "no device"
+            here.append(("PyTorch", "a CPU build" if build is None else f"CUDA {build}, {status}"))
+        heads = ("library", "installed", "needed", "extras", "")
+        return [Table(heads, libraries, (0, 1, 2, 3, 4)), Table(("here", ""), here, (0, 1))]
 
 
 def installation() -> Installation:

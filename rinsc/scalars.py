@@ -112,6 +112,11 @@ class Table(NamedTuple):
     left: Sequence[int] = (0,)
 
 
+def signed(difference: float) -> str:
+    """Four digits with a sign; what rounds to nothing is ``+0.0000``."""
+    return f"{round(difference, 4) + 0.0:+.4f}"
+
+
 def exact(number: int) -> str:
     """``1,234,567``."""
     return f"{number:,}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from rinsc.cli.output import CommandProgress, note, print_json, print_line, print_table
-from rinsc.cli.values import Listed
+from rinsc.cli.values import Listed, Output
 from rinsc.errors import plural
 from rinsc.scalars import exact
 
@@ -26,7 +26,7 @@ def bench_(
     threads: int | None = None,
     provider: Literal["cuda", "cpu"] | None = None,
     text: Path | None = None,
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    output: Output = None,
     json: bool = False,
 ) -> None:
     """Measure an exported model at several numbers of rounds: quality against cost.

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from rinsc.backends.onnx.contract import Key
 from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.output import CommandProgress, print_json, print_line, print_note, print_table
 from rinsc.cli.values import RoundsOption, Seed, parse_rounds
 from rinsc.errors import Problem, UsageError, plural
-from rinsc.graph import rounds_in_words
 from rinsc.scalars import exact
-from rinsc.storage.files import parse_json
 from rinsc.verbs.models import is_run
 
 if TYPE_CHECKING:
@@ -215,53 +211,11 @@ def compile_(
     else:
         done = write(onnx.form(written_out, cache=cache), **onnx.settings)
         if not json:
-            print_note(_in_words(done))
+            print_note(done.words)
             if done.quality is not None:
                 print_report(done.quality)
     if json:
-        print_json(_facts(done, to))
-
-
-def _facts(done: Exported, to: str) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "files": {str(path): size for path, size in done.files.items()},
-        "signature": done.signature,
-    }
-    if to != "torch":
-        facts["rounds"] = done.rounds
-    if to == "onnx":
-        facts |= {
-            "form": done.metadata[Key.FORM],
-            "cache": parse_json(done.metadata[Key.CACHE]),
-            "operators": done.metadata[Key.OPERATORS],
-            "precision": done.metadata[Key.PRECISION],
-            "exit": done.metadata[Key.EXIT] or None,
-            "quality": None if done.quality is None else done.quality.facts(),
-        }
-    return facts
-
-
-def _in_words(done: Exported) -> str:
-    """The model's form, operators and precision, and what it was run on, in one line."""
-    counts: Mapping[str, int] = done.rounds if isinstance(done.rounds, Mapping) else {}
-    written, metadata = rounds_in_words(counts), done.metadata
-    count = f"{written} round{'s' * (written != '1')}"
-    rounds = {
-        "fixed": count,
-        "dynamic": f"any rounds ({written} if not given)",
-        "gated": f"up to {count}",
-    }
-    facts = [
-        rounds[metadata[Key.FORM]] if counts else "no repeat",
-        "cache" if metadata[Key.CACHE] == "true" else "no cache",
-        f"{metadata[Key.OPERATORS]} operators",
-        metadata[Key.PRECISION],
-    ]
-    if metadata[Key.EXIT]:
-        facts.append(f"ends early at {metadata[Key.EXIT]}")
-    if done.quality is not None:
-        facts.append(f"run by ONNX Runtime on {done.quality.provider}")
-    return " · ".join(facts)
+        print_json(done.facts())
 
 
 def print_report(report: QualityReport) -> None:

@@ -6,13 +6,13 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rinsc.cli.output import print_json, print_line, print_table
+from rinsc.cli.output import print_json, print_line, print_result_table, print_table
 from rinsc.errors import render
 
 if TYPE_CHECKING:
     from rinsc.backends.torch.distributed_check import GradientRow
     from rinsc.errors import Problem
-    from rinsc.installation import Installation, Library
+    from rinsc.installation import Installation
 
 FAILED = 1
 
@@ -76,42 +76,10 @@ def _row_facts(row: GradientRow) -> dict[str, object]:
 
 
 def _print(installed: Installation, problems: list[Problem]) -> None:
-    rows = [_row(library, installed.advised.get(library.name)) for library in installed.libraries]
-    print_table(("library", "installed", "needed", "extras", ""), rows, left=(0, 1, 2, 3, 4))
-    print_line()
-    print_table(("here", ""), _facts(installed), left=(0, 1))
-    print_line()
+    for table in installed.tables():
+        print_result_table(table)
+        print_line()
     for problem in problems:
         print_line(render(problem), style="red")
     if not problems:
         print_line("all that is installed works", style="bold green")
-
-
-def _row(library: Library, extra: str | None) -> tuple[str, str, str, str, str]:
-    extras = ", ".join(name or "base" for name in library.extras) or "-"
-    needed = f">={library.minimum}" if library.minimum else "any"
-    if library.version is None:
-        advice = "" if extra is None else f"pip install 'rinsc[{extra}]'"
-        return library.name, "-", needed, extras, advice
-    state = "!too old" if library.is_too_old else "ok"
-    if library.broken is not None:
-        state = "!does not import"
-    return library.name, library.version, needed, extras, state
-
-
-def _facts(installed: Installation) -> list[tuple[str, str]]:
-    """The lines below the libraries: what each is, and what it is like here."""
-    facts = [
-        ("Python", installed.python),
-        ("rinsc", installed.rinsc),
-        ("cores", str(installed.cores)),
-    ]
-    for provider in installed.providers:
-        status = "loads" if provider.reason is None else f"does not load: {provider.reason}"
-        mark = "!" if provider.expected and provider.reason is not None else ""
-        facts.append((f"ONNX Runtime on {provider.name}", mark + status))
-    if installed.torch is not None:
-        build = installed.torch.cuda_build
-        status = ", ".join(installed.torch.devices) or "no device"
-        facts.append(("PyTorch", "a CPU build" if build is None else f"CUDA {build}, {status}"))
-    return facts

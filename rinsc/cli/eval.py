@@ -2,125 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from rinsc.cli.output import print_json, print_line, print_table
-from rinsc.cli.values import Count, Listed, listed
-from rinsc.errors import plural
+from rinsc.cli.output import print_json, print_line, print_result_table
+from rinsc.cli.values import Count, Listed, Output, listed
 from rinsc.extras import require
-from rinsc.graph import rounds_in_words
-from rinsc.objectives import objective
-from rinsc.scalars import exact, rounded_count, rounded_flops
-from rinsc.verbs.reports import signed
 
 if TYPE_CHECKING:
-    from rinsc.evaluation.harness import TaskScore
-    from rinsc.evaluation.report import EvalReport, EvalRow
-    from rinsc.evaluation.verdict import Comparison, Difference, Verdict
+    from rinsc.evaluation.report import EvalReport
     from rinsc.training.finished import FinishedRun
 
 
 def print_evaluation(report: EvalReport) -> None:
     """The tables on standard output, and below each what it was measured on."""
-    heads = ("rounds", "FLOP/token", *(figure.head for figure in report.figures))
-    rows = [_cells(report, row, row.name) for row in report.rows]
-    if report.baseline is not None:
-        rows.append(_cells(report, report.baseline, f"baseline {report.baseline_signature}"))
-    print_table(heads, rows)
-    print_line()
-    print_line(f"{_measured_on(report)} · {report.precision}")
-    if report.state:
-        print_line(f"weights: {report.state}")
-    if report.baseline_state:
-        print_line(f"weights of the baseline: {report.baseline_state}")
-    if any(row.scores for row in report.rows):
-        _print_tasks(report)
-    if report.verdict is not None:
-        _print_verdict(report, report.verdict)
-
-
-def _measured_on(report: EvalReport) -> str:
-    """What the figures are of."""
-    if report.objective != "next_token":
-        return report.measured_on
-    lengths = plural(report.sequence_length, "token")
-    if report.baseline is not None and report.baseline_sequence_length != report.sequence_length:
-        lengths += f" (of the baseline: {report.baseline_sequence_length})"
-    byte_count = exact(report.rows[0].quality.extent["bytes"])
-    windows = f"{report.part_words} {plural(report.windows, 'window')} of {lengths}"
-    return f"{windows} of held-out text of {report.text}, {byte_count} bytes"
-
-
-def _cells(report: EvalReport, row: EvalRow, name: str) -> tuple[str, ...]:
-    return (
-        name,
-        rounded_flops(row.flops_per_token).removesuffix("FLOP").rstrip(),
-        *(figure.text(row.quality.figures[figure.name]) for figure in report.figures),
-    )
-
-
-def _print_tasks(report: EvalReport) -> None:
-    """A row for each metric, a column for each number of rounds."""
-    print_line()
-    heads = ["task", "metric", *(row.name for row in report.rows)]
-    rows = []
-    for index, first in enumerate(report.rows[0].scores):
-        figures = [_score(row.scores[index]) for row in report.rows]
-        rows.append([first.task, first.metric, *figures])
-    print_table(heads, rows, left=(0, 1))
-
-
-def _score(score: TaskScore) -> str:
-    error = "" if score.stderr is None else f" ± {score.stderr:.4f}"
-    return f"{score.value:.4f}{error}"
-
-
-def _print_verdict(report: EvalReport, verdict: Verdict) -> None:
-    print_line()
-    heads = ["at equal", "run", "baseline", "apart", "difference", "95 % interval", "reading"]
-    rows = [_comparison_cells(comparison) for comparison in verdict.comparisons]
-    print_table(heads, rows, left=(0, 6))
-    print_line()
-    print_line(verdict.text)
-    figure, count = report.figures[0], verdict.one_round.difference.blocks
-    piece = "block" if report.objective == "next_token" else objective(report.objective).piece
-    pieces = plural(count, piece, exact(count))
-    better = "negative" if figure.less_is_better else "positive"
-    print_line(f"difference in {figure.words} to {report.baseline_signature}, {better} is better")
-    print_line(f"interval: paired bootstrap over {pieces} of this data, a choice of ours;")
-    print_line("noise that it misses: seeds; another seed may differ by more than its width")
-    print_line("'no regret' is a word of arXiv 2502.07503 (abstract): better at one round, with")
-    print_line("training FLOPs, parameters and inference FLOPs matched")
-
-
-def _comparison_cells(comparison: Comparison) -> tuple[str, ...]:
-    count = rounded_count if comparison.equal == "parameters" else rounded_flops
-    return (
-        f"{comparison.equal} ({_rounds_in_words(comparison.rounds)})",
-        count(comparison.ours).removesuffix("FLOP").rstrip(),
-        count(comparison.theirs).removesuffix("FLOP").rstrip(),
-        "equal" if comparison.is_equal else f"{comparison.percent} %",
-        signed(comparison.difference.value),
-        _interval(comparison.difference),
-        comparison.difference.reading,
-    )
-
-
-def _rounds_in_words(rounds: Mapping[str, int]) -> str:
-    """``3 rounds``, or ``A=3, B=2`` where repeats differ."""
-    text = rounds_in_words(rounds)
-    return text if "=" in text else f"{text} round{'s' * (text != '1')}"
-
-
-def _interval(difference: Difference) -> str:
-    if math.isfinite(difference.low) and math.isfinite(difference.high):
-        return f"{signed(difference.low)} to {signed(difference.high)}"
-    return "too few" if math.isfinite(difference.value) else "no numbers"
+    for table, lines in report.tables():
+        print_result_table(table)
+        for line in lines:
+            print_line(line)
 
 
 PICTURE = "eval.svg"  # in the run folder
@@ -146,7 +47,7 @@ def eval_(
     include: Path | None = None,
     limit: Count | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    output: Output = None,
     json: bool = False,
 ) -> None:
     """Evaluate a trained model on held-out text, and on tasks, at several numbers of rounds.

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rinsc.cli.output import print_json, print_line, print_note, print_result_table
+from rinsc.cli.values import Output
 
 
 def fit_(
@@ -21,7 +22,7 @@ def fit_(
     at: float = 4.0,
     plan: bool = False,
     gap: float | None = None,
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    output: Output = None,
     json: bool = False,
 ) -> None:
     """Fit loss = limit + scale · x^-exponent to runs at five budgets or more.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from rinsc.cli.output import print_json, print_line, print_note, print_result, print_result_table
+from rinsc.cli.values import Output
 from rinsc.errors import plural
 from rinsc.extras import TO_TRAIN, require
 from rinsc.scalars import Table
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from rinsc.study.folder import RunState
 
 Folder = Annotated[Path, Parameter(name="STUDY", help="The folder of a study.")]
-Output = Annotated[Path | None, Parameter(name=("--output", "-o"))]
 SlurmOptions = Annotated[tuple[str, ...], Parameter(name="--slurm", consume_multiple=False)]
-MOST_LISTED = 10  # runs that went wrong
 
 
 def plan_(
@@ -270,23 +269,12 @@ def report(
 
 
 def _print_states(states: list[RunState], *, json: bool) -> None:
-    from rinsc.study.folder import counted
+    from rinsc.study.folder import states_lines
 
     if json:
         print_json([state.facts() for state in states])
-        return
-    trials = [state for state in states if state.run.trial is not None]
-    runs = [state for state in states if state.run.trial is None]
-    for word, group in (("trial", trials), ("run", runs)):
-        counts = [f"{count} {state}" for state, count in counted(group).items() if count]
-        if group:
-            print_result(f"{plural(len(group), word)}: {', '.join(counts)}")
-    wrong = [state.words for state in runs if state.state in ("diverged", "failed")]
-    wrong += [state.words for state in trials if state.state == "failed"]  # to diverge is a result
-    for words in wrong[:MOST_LISTED]:
-        print_result(words)
-    if len(wrong) > MOST_LISTED:
-        print_result(f"and {len(wrong) - MOST_LISTED} more: see --json")
+    else:
+        print_result("\n".join(states_lines(states)))
 
 
 study = App(name="study", help="Many runs from one plan, and what they show.")

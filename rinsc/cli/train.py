@@ -17,6 +17,7 @@ from rinsc.cli.output import print_json, print_note, print_result
 from rinsc.cli.values import (
     Count,
     Listed,
+    Output,
     RoundsOption,
     Seed,
     listed,
@@ -130,7 +131,7 @@ def train(
     /,
     *,
     data: str | None = None,
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    output: Output = None,
     options: ModelOptions = NO_OPTIONS,
     settings: TrainOptions = NO_TRAIN_OPTIONS,
     fast: Annotated[bool, Parameter(group="Training")] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
@@ -41,6 +42,9 @@ Seed = Annotated[int, Parameter(converter=_convert_seed, n_tokens=1)]
 
 # An option that may be given again, and takes several values at once between commas: see `listed`.
 Listed = Annotated[tuple[str, ...], Parameter(show_default=False, negative=())]
+
+# A file or a folder to write.
+Output = Annotated[Path | None, Parameter(name=("--output", "-o"))]
 
 # What parse_rounds reads.
 RoundsOption = Listed

@@ -11,14 +11,11 @@ from pathlib import Path
 
 from rinsc.errors import plural
 from rinsc.evaluation.harness import TaskScore
-from rinsc.evaluation.verdict import (
-    Comparison,
-    Verdict,
-)
+from rinsc.evaluation.verdict import Comparison, Difference, Verdict
 from rinsc.graph import rounds_in_words
 from rinsc.objectives import Figure, Part, Quality, objective
 from rinsc.plots import Mark, draw_evaluation
-from rinsc.scalars import exact, html_table
+from rinsc.scalars import Table, exact, html_table, rounded_count, rounded_flops, signed
 from rinsc.storage.files import write_atomically
 
 MAX_TITLE, MAX_LABEL = 32, 16  # characters of a signature in a picture
@@ -167,6 +164,106 @@ class EvalReport:
         draw_evaluation(marks, other, title, picture, subtitle=" · ".join(subtitle), y_label=label)
         facts = json.dumps(self.facts(), indent=2) + "\n"
         write_atomically(picture.with_suffix(".json"), facts)
+
+    def tables(self) -> list[tuple[Table, list[str]]]:
+        """The rows, the tasks and the verdict, as far as there are any; below each what it was
+        measured on, line by line, between empty lines."""
+        heads = ("rounds", "FLOP/token", *(figure.head for figure in self.figures))
+        rows = [self._cells(row, row.name) for row in self.rows]
+        if self.baseline is not None:
+            rows.append(self._cells(self.baseline, f"baseline {self.baseline_signature}"))
+        lines = ["", f"{self._all_measured_on} · {self.precision}"]
+        lines += [f"weights: {self.state}"] if self.state else []
+        lines += [f"weights of the baseline: {self.baseline_state}"] if self.baseline_state else []
+        tables = [(Table(heads, rows), lines)]
+        if any(row.scores for row in self.rows):
+            lines.append("")
+            tables.append((_tasks_table(self.rows), []))
+        if self.verdict is not None:
+            tables[-1][1].append("")
+            cells = [_comparison_cells(comparison) for comparison in self.verdict.comparisons]
+            heads = (
+                "at equal",
+                "run",
+                "baseline",
+                "apart",
+                "difference",
+                "95 % interval",
+                "reading",
+            )
+            tables.append((Table(heads, cells, (0, 6)), self._verdict_lines(self.verdict)))
+        return tables
+
+    def _cells(self, row: EvalRow, name: str) -> tuple[str, ...]:
+        return (
+            name,
+            rounded_flops(row.flops_per_token).removesuffix("FLOP").rstrip(),
+            *(figure.text(row.quality.figures[figure.name]) for figure in self.figures),
+        )
+
+    @property
+    def _all_measured_on(self) -> str:
+        """`measured_on`, of text with its windows and bytes."""
+        if self.objective != "next_token":
+            return self.measured_on
+        lengths = plural(self.sequence_length, "token")
+        if self.baseline is not None and self.baseline_sequence_length != self.sequence_length:
+            lengths += f" (of the baseline: {self.baseline_sequence_length})"
+        byte_count = exact(self.rows[0].quality.extent["bytes"])
+        windows = f"{self.part_words} {plural(self.windows, 'window')} of {lengths}"
+        return f"{windows} of held-out text of {self.text}, {byte_count} bytes"
+
+    def _verdict_lines(self, verdict: Verdict) -> list[str]:
+        figure, count = self.figures[0], verdict.one_round.difference.blocks
+        piece = "block" if self.objective == "next_token" else objective(self.objective).piece
+        pieces = plural(count, piece, exact(count))
+        better = "negative" if figure.less_is_better else "positive"
+        return [
+            *("", verdict.text),
+            f"difference in {figure.words} to {self.baseline_signature}, {better} is better",
+            f"interval: paired bootstrap over {pieces} of this data, a choice of ours;",
+            "noise that it misses: seeds; another seed may differ by more than its width",
+            "'no regret' is a word of arXiv 2502.07503 (abstract): better at one round, with",
+            "training FLOPs, parameters and inference FLOPs matched",
+        ]
+
+
+def _tasks_table(rows: Sequence[EvalRow]) -> Table:
+    """A row for each metric, a column for each number of rounds."""
+    heads = ("task", "metric", *(row.name for row in rows))
+    scores = zip(*(row.scores for row in rows), strict=True)
+    cells = [(of[0].task, of[0].metric, *map(_score, of)) for of in scores]
+    return Table(heads, cells, (0, 1))
+
+
+def _score(score: TaskScore) -> str:
+    error = "" if score.stderr is None else f" ± {score.stderr:.4f}"
+    return f"{score.value:.4f}{error}"
+
+
+def _comparison_cells(comparison: Comparison) -> tuple[str, ...]:
+    count = rounded_count if comparison.equal == "parameters" else rounded_flops
+    return (
+        f"{comparison.equal} ({_rounds_in_words(comparison.rounds)})",
+        count(comparison.ours).removesuffix("FLOP").rstrip(),
+        count(comparison.theirs).removesuffix("FLOP").rstrip(),
+        "equal" if comparison.is_equal else f"{comparison.percent} %",
+        signed(comparison.difference.value),
+        _interval(comparison.difference),
+        comparison.difference.reading,
+    )
+
+
+def _rounds_in_words(rounds: Mapping[str, int]) -> str:
+    """``3 rounds``, or ``A=3, B=2`` where repeats differ."""
+    text = rounds_in_words(rounds)
+    return text if "=" in text else f"{text} round{'s' * (text != '1')}"
+
+
+def _interval(difference: Difference) -> str:
+    if math.isfinite(difference.low) and math.isfinite(difference.high):
+        return f"{signed(difference.low)} to {signed(difference.high)}"
+    return "too few" if math.isfinite(difference.value) else "no numbers"
 
 
 def _mark(row: EvalRow, label: str, figure: Figure) -> Mark:

@@ -15,13 +15,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
-from rinsc.errors import OutputError, RinscError, SpecError
+from rinsc.errors import OutputError, RinscError, SpecError, plural
 from rinsc.objectives import OBJECTIVES
 from rinsc.spec import ModelSpec
 from rinsc.spec.reading import spec_from_values
@@ -44,6 +44,7 @@ STATES: tuple[State, ...] = ("finished", "diverged", "failed", "running", "waiti
 PLAN_FILE, RUNS_FOLDER = "plan.json", "runs"
 _RATE = re.compile(r"^learning_rate = (\S+)$", re.MULTILINE)
 MOST_STARTS = 8  # at one step: a run that always ends there is given up
+MOST_LISTED = 10  # runs that went wrong
 
 
 def _read_spec(text: str) -> ModelSpec:
@@ -284,3 +285,19 @@ def counted(states: list[RunState]) -> dict[State, int]:
     """How many runs are in each state."""
     counts = Counter(each.state for each in states)
     return {state: counts[state] for state in STATES}
+
+
+def states_lines(states: Sequence[RunState]) -> list[str]:
+    """How many trials and runs are in each state, and the first of those that went wrong."""
+    trials = [state for state in states if state.run.trial is not None]
+    runs = [state for state in states if state.run.trial is None]
+    lines = []
+    for noun, group in (("trial", trials), ("run", runs)):
+        counts = [f"{count} {state}" for state, count in counted(group).items() if count]
+        lines += [f"{plural(len(group), noun)}: {', '.join(counts)}"] if group else []
+    wrong = [state.words for state in runs if state.state in ("diverged", "failed")]
+    wrong += [state.words for state in trials if state.state == "failed"]  # to diverge is a result
+    lines += wrong[:MOST_LISTED]
+    if len(wrong) > MOST_LISTED:
+        lines.append(f"and {len(wrong) - MOST_LISTED} more: see --json")
+    return lines

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rinsc.backends.onnx.contract import DATA_FILE, MODEL_FILE, Key
 from rinsc.backends.onnx.form import OnnxForm
 from rinsc.errors import OutputError, setting
+from rinsc.graph import rounds_in_words
 from rinsc.scalars import html_table, rounded_bytes
 from rinsc.storage.files import cannot_write, parse_json, read_json
 
@@ -85,6 +86,48 @@ class Exported:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(self.files.values())
+
+    def facts(self) -> dict[str, object]:
+        """What was written, as plain data."""
+        facts: dict[str, object] = {
+            "files": {str(path): size for path, size in self.files.items()},
+            "signature": self.signature,
+        }
+        if not isinstance(self.form, TorchForm):
+            facts["rounds"] = self.rounds
+        if isinstance(self.form, OnnxForm):
+            facts |= {
+                "form": self.metadata[Key.FORM],
+                "cache": parse_json(self.metadata[Key.CACHE]),
+                "operators": self.metadata[Key.OPERATORS],
+                "precision": self.metadata[Key.PRECISION],
+                "exit": self.metadata[Key.EXIT] or None,
+                "quality": None if self.quality is None else self.quality.facts(),
+            }
+        return facts
+
+    @property
+    def words(self) -> str:
+        """Of an ONNX model: its form, operators and precision, and what ran it, in one line."""
+        counts: Mapping[str, int] = self.rounds if isinstance(self.rounds, Mapping) else {}
+        written, metadata = rounds_in_words(counts), self.metadata
+        count = f"{written} round{'s' * (written != '1')}"
+        rounds = {
+            "fixed": count,
+            "dynamic": f"any rounds ({written} if not given)",
+            "gated": f"up to {count}",
+        }
+        facts = [
+            rounds[metadata[Key.FORM]] if counts else "no repeat",
+            "cache" if metadata[Key.CACHE] == "true" else "no cache",
+            f"{metadata[Key.OPERATORS]} operators",
+            metadata[Key.PRECISION],
+        ]
+        if metadata[Key.EXIT]:
+            facts.append(f"ends early at {metadata[Key.EXIT]}")
+        if self.quality is not None:
+            facts.append(f"run by ONNX Runtime on {self.quality.provider}")
+        return " · ".join(facts)
 
     def __repr__(self) -> str:
         names = ", ".join(path.name for path in self.files)

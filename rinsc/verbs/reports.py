@@ -16,7 +16,7 @@ from rinsc.backends.onnx.contract import Key
 from rinsc.errors import DataError, RinscError, plural, setting
 from rinsc.extras import require
 from rinsc.graph import Rounds, rounds_in_words
-from rinsc.scalars import html_table, rounded_bytes, rounded_flops, short_text
+from rinsc.scalars import html_table, rounded_bytes, rounded_flops, short_text, signed
 from rinsc.storage.files import read_regular_text
 
 if TYPE_CHECKING:
@@ -174,11 +174,6 @@ def rounds_shown(rounds: Rounds, trained: Mapping[str, int]) -> str:
     counts = dict(rounds) if isinstance(rounds, Mapping) else {}
     text = rounds_in_words(counts) or "-"
     return f"{text} (trained)" if counts and counts == trained else text
-
-
-def signed(difference: float) -> str:
-    """Four digits with a sign; what rounds to nothing is ``+0.0000``."""
-    return f"{round(difference, 4) + 0.0:+.4f}"
 
 
 @dataclass(frozen=True)

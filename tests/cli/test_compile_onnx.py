@@ -22,9 +22,10 @@ from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.objectives import next_token as evaluate
 from rinsc.progress import ShownProgress
+from rinsc.scalars import signed
 from rinsc.spec import model_spec
 from rinsc.training.run_folder import RunFolder
-from rinsc.verbs.reports import MOST_ROWS, rounds_to_show, signed
+from rinsc.verbs.reports import MOST_ROWS, rounds_to_show
 from tests.cli.command_line import Result, run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
