@@ -281,7 +281,7 @@ def test_code_that_fails_is_one_error_that_names_the_package(
 def test_a_kind_of_a_stranger_is_checked_as_a_whole(
     register: Register, changes: str, reason: str
 ) -> None:
-    source = "from dataclasses import replace\nfrom rinsc.layers.gpt import KIND as GPT\n"
+    source = "from dataclasses import replace\nfrom rinsc.layers.transformer import GPT\n"
     register("strange = strange_layers", f"{source}KIND = replace(GPT, {changes})\n")
     with pytest.raises(GraphError) as caught:
         trace_programs(model_spec("AB", preset="tiny", kind="strange"))
@@ -290,7 +290,7 @@ def test_a_kind_of_a_stranger_is_checked_as_a_whole(
 
 
 def test_kinds_whose_classes_would_have_one_name(register: Register) -> None:
-    register("llama_tied_mlp = strange_layers", "from rinsc.layers.gpt import KIND")
+    register("llama_tied_mlp = strange_layers", "from rinsc.layers.transformer import GPT as KIND")
     model = to_torch(model_spec("A{tie=mlp}B{kind=llama_tied_mlp}", preset="tiny"))
     assert model(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 512)
     assert "class LlamaTiedMlpBlock(" in model.source
@@ -308,7 +308,7 @@ def test_side_values_of_one_name_say_whose_they_are(register: Register) -> None:
 
 
 def test_a_registered_kind_of_another_attribute_is_found(register: Register) -> None:
-    register("strange = strange_layers:OTHER", "from rinsc.layers.gpt import KIND as OTHER")
+    register("strange = strange_layers:OTHER", "from rinsc.layers.transformer import GPT as OTHER")
     assert layer_kind("strange") is layer_kind("gpt")
     assert kinds.is_kind("strange")
     assert "strange" in kinds.kind_names()[len(KINDS) :]

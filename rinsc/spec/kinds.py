@@ -18,10 +18,10 @@ GROUP = "rinsc.spec.kinds"
 KINDS: Mapping[str, str] = {
     "llama": "rinsc.layers.llama",
     "decoder": "rinsc.layers.decoder",
-    "gpt": "rinsc.layers.gpt",
+    "gpt": "rinsc.layers.transformer:GPT",
     "transformer": "rinsc.layers.transformer",
     "albert": "rinsc.layers.albert",
-    "vit": "rinsc.layers.vit",
+    "vit": "rinsc.layers.transformer:VIT",
     "huginn": "rinsc.layers.huginn",
     "huginn_coda": "rinsc.layers.huginn:CODA",
     "ouro": "rinsc.layers.ouro",
