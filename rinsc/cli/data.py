@@ -121,7 +121,7 @@ def prepare(
 
 
 def _tokenizer(source: Source, path: Path | None, vocab_size: int | None) -> BytePairTokenizer:
-    from rinsc.data.learned import learned_tokenizer
+    from rinsc.data.cache import learned_tokenizer
     from rinsc.data.tokenizer import load_tokenizer
 
     return learned_tokenizer(source, vocab_size or 0) if path is None else load_tokenizer(path)

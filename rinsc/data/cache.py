@@ -1,18 +1,22 @@
-"""Tokenized corpora kept on disk: made once, mapped into memory, never half there."""
+"""Tokenized corpora and learned tokenizers on disk: made once, found again as long as the text is
+the same, never half there."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.data import corpora
 from rinsc.data.batches import (
     EncodedDocument,
     TokenizedCorpus,
@@ -22,9 +26,19 @@ from rinsc.data.batches import (
 )
 from rinsc.data.documents import Part, PartTally, Source, check_amounts
 from rinsc.data.names import data_error, tokens_folder
-from rinsc.data.tokenizer import BytePairTokenizer
+from rinsc.data.tokenizer import BytePairTokenizer, tokenizer_from_state, train_tokenizer
+from rinsc.errors import OutputError, RinscError
+from rinsc.extras import require
 from rinsc.progress import PreparationProgress
-from rinsc.storage.files import file_digest, read_json, sampled_digest, short_digest
+from rinsc.storage.files import (
+    file_digest,
+    make_folder,
+    read_json,
+    sampled_digest,
+    short_digest,
+    text_digest,
+    write_atomically,
+)
 from rinsc.storage.folders import folder_aside, one_process
 
 FORMAT = 4  # raised whenever the same source would give other files
@@ -77,7 +91,7 @@ def cache_key(source: Source, tokenizer: BytePairTokenizer) -> str:
     """The name of the folder with these tokens: a digest of all that they depend on."""
     content = tokenizer.sha256
     facts = {
-        "format": FORMAT,
+        "format": TOKENIZER_FORMAT,
         "source": dict(source.identity()),
         "tokenizer": content,
         "end_of_document": tokenizer.end_of_document,
@@ -235,3 +249,63 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+TOKENIZER_FORMAT = 1  # raised whenever the same text would give another tokenizer
+
+
+class UnusedTokensWarning(UserWarning):
+    """A text gives fewer tokens than the vocabulary of the model has."""
+
+
+def learned_tokenizer(source: Source, vocab_size: int) -> BytePairTokenizer:
+    """One learned from the first `corpora.TOKENIZER_BYTES` of a text, or found where it was once.
+
+    It is kept beside the tokens, as learning takes seconds. It warns of a text that gives fewer
+    tokens than those that are asked for.
+    """
+    require("tokenizers")
+    path = tokenizer_path(source, vocab_size)
+    tokenizer = _kept(path)
+    if tokenizer is None:
+        texts = corpora.training_texts(source, corpora.TOKENIZER_BYTES)
+        tokenizer = train_tokenizer(texts, vocab_size)
+        _keep(path, tokenizer)
+    known = tokenizer.vocab_size
+    if known < vocab_size:
+        message = (
+            f"the text gives {known} tokens, so {vocab_size - known} of the vocabulary's "
+            f"{vocab_size} are never used"
+        )
+        warnings.warn(message, UnusedTokensWarning, stacklevel=2)
+    return tokenizer
+
+
+def tokenizer_path(source: Source, vocab_size: int) -> Path:
+    """The file of this tokenizer, called by a digest of all that it depends on."""
+    facts = {
+        "format": TOKENIZER_FORMAT,
+        "source": dict(source.identity()),
+        "most_bytes": corpora.TOKENIZER_BYTES,
+        "vocab_size": vocab_size,
+        "tokenizers": importlib.metadata.version("tokenizers"),
+    }
+    digest = short_digest(json.dumps(facts, sort_keys=True))
+    return tokens_folder() / f"tokenizer-{digest}.json"
+
+
+def _kept(path: Path) -> BytePairTokenizer | None:
+    """The tokenizer of a file; None where there is none, or not as it was written."""
+    try:
+        record = read_json(path)
+        state = record["state"]
+        return tokenizer_from_state(state) if text_digest(state) == record["sha256"] else None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RinscError):
+        return None
+
+
+def _keep(path: Path, tokenizer: BytePairTokenizer) -> None:
+    state = tokenizer.to_state()
+    with suppress(OutputError):  # it is learned again then
+        make_folder(path.parent)
+        write_atomically(path, json.dumps({"state": state, "sha256": text_digest(state)}))

@@ -27,10 +27,9 @@ from rinsc.data.batches import (
     cut_windows,
     evenly_spaced,
 )
-from rinsc.data.cache import prepare
+from rinsc.data.cache import learned_tokenizer, prepare
 from rinsc.data.corpora import open_corpus
 from rinsc.data.documents import Source
-from rinsc.data.learned import learned_tokenizer
 from rinsc.data.tokenizer import BytePairTokenizer, load_tokenizer, tokenizer_from_state
 from rinsc.errors import SpecError, plural, setting
 from rinsc.formats import TrainingPrecision

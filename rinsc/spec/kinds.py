@@ -22,11 +22,11 @@ KINDS: Mapping[str, str] = {
     "transformer": "rinsc.layers.transformer",
     "albert": "rinsc.layers.albert",
     "vit": "rinsc.layers.transformer:VIT",
-    "huginn": "rinsc.layers.huginn",
-    "huginn_coda": "rinsc.layers.huginn:CODA",
-    "ouro": "rinsc.layers.ouro",
-    "hrm": "rinsc.layers.hrm",
-    "hrm_high": "rinsc.layers.hrm:HIGH",
+    "huginn": "rinsc.layers.recurrent:HUGINN",
+    "huginn_coda": "rinsc.layers.recurrent:HUGINN_CODA",
+    "ouro": "rinsc.layers.recurrent:OURO",
+    "hrm": "rinsc.layers.recurrent:HRM",
+    "hrm_high": "rinsc.layers.recurrent:HRM_HIGH",
 }
 
 

@@ -148,7 +148,7 @@ def _taken_and_done(study: StudyFolder, plan: Plan, run: PlannedRun) -> bool:
 def _take_first_steps(study: StudyFolder, plan: Plan, run: PlannedRun) -> None:
     """With the schedule ``wsd`` a run begins with the first steps of a shorter one, which are its
     own: it ends with the weights that it would have without, in less time."""
-    from rinsc.training.branching import begin_from_trunk
+    from rinsc.training.resuming import begin_from_trunk
 
     if run.config.schedule != "wsd" or study.run(run).is_begun:
         return

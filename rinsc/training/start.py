@@ -45,10 +45,10 @@ from rinsc.training.devices import (
     check_devices,
     check_fits,
     fast_precision,
+    fast_settings,
     find_devices,
     require_compiler,
 )
-from rinsc.training.fast import fast_settings
 from rinsc.training.metrics import TrainingProgress
 from rinsc.training.result import Trained, TrainResult, finished_result
 from rinsc.training.resuming import another_run, require_same_run

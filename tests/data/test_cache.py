@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from rinsc.data import batches as encode
+from rinsc.data import cache as learned
 from rinsc.data import cache as module
-from rinsc.data import learned
 from rinsc.data.batches import TokenizedCorpus, tokenize
 from rinsc.data.cache import RECORD, cache_key, prepare
 from rinsc.data.corpora import TOKENIZER_BYTES, load, open_corpus, training_texts

@@ -12,11 +12,11 @@ import torch
 from rinsc.errors import CheckpointError, OutputError
 from rinsc.progress import SilentProgress
 from rinsc.spec import ModelSpec, model_spec
-from rinsc.training.branching import begin_from_trunk
 from rinsc.training.checkpoint import checkpoints
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices
 from rinsc.training.result import Trained
+from rinsc.training.resuming import begin_from_trunk
 from rinsc.training.run_folder import RunFolder
 from rinsc.training.schedules import learning_rate_share, stable_steps
 from rinsc.training.start import planned_run
@@ -146,7 +146,7 @@ def test_a_branch_that_is_cut_short_is_a_run_of_its_own(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rinsc.training.branching._copy_checkpoint", killed)
+        patch.setattr("rinsc.training.resuming._copy_checkpoint", killed)
         with pytest.raises(KeyboardInterrupt):
             begin_from_trunk(trunk, SPEC, LONG, tmp_path / "cut")
     assert RunFolder(tmp_path / "cut").is_begun

@@ -11,7 +11,7 @@ import torch
 from rinsc.errors import RinscError
 from rinsc.formats import TrainingPrecision
 from rinsc.spec import model_spec
-from rinsc.training import fast
+from rinsc.training import devices as fast
 from rinsc.training.config import TrainConfig, config_to_toml
 from rinsc.training.devices import Devices
 from rinsc.training.run_folder import RunFolder

@@ -17,8 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
-from rinsc.backends.hf.recomputing import Recomputing
-from rinsc.backends.hf.starts import CheckedWeights, flag_made, make_missing
+from rinsc.backends.hf.starts import CheckedWeights, Recomputing, flag_made, make_missing
 from rinsc.backends.torch.module import CompiledModule as Model
 from rinsc.graph import Rounds, plain_rounds
 

@@ -44,7 +44,6 @@ from rinsc.text.tokenizer_files import TOKENIZER_FILE, TOKENIZER_FILES
 SHARED_MODULES = (
     "rinsc.storage.weights_digest",
     "rinsc.backends.hf.config",
-    "rinsc.backends.hf.recomputing",
     "rinsc.backends.hf.starts",
 )  # each after what it imports
 LANGUAGE_MODULES = (*SHARED_MODULES, "rinsc.backends.hf.caching", "rinsc.backends.hf.model")

@@ -19,9 +19,9 @@ from rinsc.backends.hf.caching import (
 )
 from rinsc.backends.hf.config import RinscConfig
 from rinsc.backends.hf.facts import cannot_run, wrong_value
-from rinsc.backends.hf.recomputing import Recomputing
 from rinsc.backends.hf.starts import (
     CheckedWeights,
+    Recomputing,
     flag_made,
     is_made,
     layer_classes,

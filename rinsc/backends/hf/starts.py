@@ -1,15 +1,18 @@
-"""Where weights start that no file holds, and the tables that none ever holds."""
+"""What every hosted model has: checked loading, first values of weights that no file holds, and
+activations that are made again in the backward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from transformers.utils import logging
 
-from rinsc.backends.hf.facts import changed_config, damaged_weights
+from rinsc.backends.hf.facts import changed_config, damaged_weights, wrong_value
+from rinsc.backends.torch.decoding import Checkpointing
 from rinsc.backends.torch.device import TableKeeper as Model
 from rinsc.storage.weights_digest import CONFIG, is_config_changed, is_damaged
 
@@ -69,3 +72,46 @@ def layer_classes(module: Model, stacks: dict[str, str]) -> list[str]:
     """Names of the classes of layers, which stand below the patterns ``A.*``."""
     lists = (module.get_submodule(pattern.removesuffix(".*")) for pattern in stacks)
     return sorted({type(layer).__name__ for stack in lists for layer in stack.children()})
+
+
+logger = logging.get_logger(__name__)
+
+
+class Recomputing:
+    """Of a model whose emitted module ``model`` can make activations again."""
+
+    model: Any
+
+    def set_checkpointing(self, how: Checkpointing) -> None:
+        """Keep activations in training (``none``), or make those of each ``visit`` or ``round``
+        again in the backward pass."""
+        if how not in get_args(Checkpointing):
+            message = f"checkpointing is {how!r:.40}; it must be one of {get_args(Checkpointing)}"
+            hint = "'visit' keeps the state between visits, 'round' that between rounds"
+            raise wrong_value("bad-checkpointing", message, hint, "checkpointing")
+        self.model.checkpointing = how
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        return bool(self.model.checkpointing != "none")
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:  # its older name
+        return self.is_activation_checkpointing
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] | None = None,
+        every_n_layers: int = 1,
+    ) -> None:
+        """What ``gradient_checkpointing_enable`` comes to: by visit, unless by round was chosen.
+
+        Checkpoints are never reentrant, whatever is asked: that form counts the gradients of a
+        block with several visits wrongly where they are reduced over processes.
+        """
+        options = getattr(gradient_checkpointing_func, "keywords", {})
+        if options.get("use_reentrant"):
+            logger.warning_once("use_reentrant=True is ignored: a block may have several visits")
+        now = self.model.checkpointing
+        self.model.checkpointing = (now if now != "none" else "visit") if enable else "none"
