@@ -160,6 +160,7 @@ def test_every_command_prints_one_document(
         ("study", "run", str(tmp_path / "study"), "--workers", "1"),
         ("study", "work", str(tmp_path / "study")),
         ("study", "status", str(tmp_path / "study")),
+        ("study", "emit", str(tmp_path / "study"), "--as", "shell"),
         ("study", "report", str(tmp_path / "study")),
     ]
     every = set(commands(app()))
