@@ -280,25 +280,26 @@ def _report(
 ) -> CostReport:
     seq = checked_sequence(graph.spec, graph.spec.context if seq is None else seq)
     (batch,) = checked_counts(batch=batch)
-    counts = run_counts(graph, resolve_rounds(graph, rounds))
+    resolved = resolve_rounds(graph, rounds)
+    counts = run_counts(graph, resolved)
     named = set_rounds(graph, rounds)
     return CostReport(
         signature=graph.spec.text,
         convention=convention,
-        rounds=resolve_rounds(graph, rounds),
+        rounds=resolved,
         expected_rounds=expected_rounds(graph, named),
         drawn_repeats=tuple(loop.name for loop in drawn_loops(graph) if loop.name not in named),
         seq=seq,
         batch=batch,
         stored_params=stored_params(graph),
         adapter_params=adapter_params(graph),
-        executed_params=executed_params(graph, rounds),
+        executed_params=executed_params(graph, resolved),
         params_by_block=block_params(graph) | repeat_params(graph),
         stored_layers=graph.stored_layers,
         executed_layers=int(counts.layer_runs),
         forward=forward_flops(graph, seq, rounds=rounds, convention=convention),
         training_flops=training_flops(graph, seq, rounds=rounds, convention=convention),
-        memory=memory(graph, seq, batch=batch, rounds=rounds, precision=precision),
+        memory=memory(graph, seq, batch=batch, rounds=resolved, precision=precision),
     )
 
 
