@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path, Parameter(name="STUDY", help="The folder of a study.")]
 SlurmOptions = Annotated[tuple[str, ...], Parameter(name="--slurm", consume_multiple=False)]
+MOST_LISTED = 10  # runs that went wrong
 
 
 def plan_(
@@ -269,12 +270,16 @@ def report(
 
 
 def _print_states(states: list[RunState], *, json: bool) -> None:
-    from rinsc.study.folder import states_lines
+    from rinsc.study.folder import lines_of_failures, states_lines
 
     if json:
         print_json([state.facts() for state in states])
-    else:
-        print_result("\n".join(states_lines(states)))
+        return
+    failures = lines_of_failures(states)
+    for line in (*states_lines(states), *failures[:MOST_LISTED]):
+        print_result(line)
+    if len(failures) > MOST_LISTED:
+        print_result(f"and {len(failures) - MOST_LISTED} more: see --json")
 
 
 study = App(name="study", help="Many runs from one plan, and what they show.")

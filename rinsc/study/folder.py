@@ -44,7 +44,6 @@ STATES: tuple[State, ...] = ("finished", "diverged", "failed", "running", "waiti
 PLAN_FILE, RUNS_FOLDER = "plan.json", "runs"
 _RATE = re.compile(r"^learning_rate = (\S+)$", re.MULTILINE)
 MOST_STARTS = 8  # at one step: a run that always ends there is given up
-MOST_LISTED = 10  # runs that went wrong
 
 
 def _read_spec(text: str) -> ModelSpec:
@@ -288,16 +287,20 @@ def counted(states: list[RunState]) -> dict[State, int]:
 
 
 def states_lines(states: Sequence[RunState]) -> list[str]:
-    """How many trials and runs are in each state, and the first of those that went wrong."""
+    """How many trials and runs are in each state."""
     trials = [state for state in states if state.run.trial is not None]
     runs = [state for state in states if state.run.trial is None]
-    lines = []
-    for noun, group in (("trial", trials), ("run", runs)):
-        counts = [f"{count} {state}" for state, count in counted(group).items() if count]
-        lines += [f"{plural(len(group), noun)}: {', '.join(counts)}"] if group else []
-    wrong = [state.words for state in runs if state.state in ("diverged", "failed")]
-    wrong += [state.words for state in trials if state.state == "failed"]  # to diverge is a result
-    lines += wrong[:MOST_LISTED]
-    if len(wrong) > MOST_LISTED:
-        lines.append(f"and {len(wrong) - MOST_LISTED} more: see --json")
-    return lines
+    return [
+        f"{plural(len(group), noun)}: "
+        + ", ".join(f"{count} {state}" for state, count in counted(group).items() if count)
+        for noun, group in (("trial", trials), ("run", runs))
+        if group
+    ]
+
+
+def lines_of_failures(states: Sequence[RunState]) -> list[str]:
+    """The runs that went wrong, then the trials that failed: to diverge is a result of a trial."""
+    runs = [state for state in states if state.run.trial is None]
+    lines = [state.words for state in runs if state.state in ("diverged", "failed")]
+    trials = (state for state in states if state.run.trial is not None)
+    return lines + [state.words for state in trials if state.state == "failed"]
