@@ -42,6 +42,15 @@ class Figure:
     less_is_better: bool = True
     apart: Callable[[float], str] = "{:.4g}".format  # how far two of them are apart, in words
 
+    @property
+    def loss_name(self) -> str:
+        """Of what `loss` gives."""
+        return self.name if self.less_is_better else f"1 - {self.name}"
+
+    def loss(self, value: float) -> float:
+        """The figure, or for one of which more is better what is missing from 1."""
+        return value if self.less_is_better else 1 - value
+
 
 @dataclass(frozen=True)
 class Pieces:

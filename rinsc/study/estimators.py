@@ -131,7 +131,7 @@ def huber(curve: Curve, start: Law) -> Estimate:
         return float(np.where(size <= HUBER_DELTA, residual**2 / 2, far).sum())
 
     options: dict[str, Any] = {"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-15}
-    first = [math.log(max(start.limit, 1e-6)), math.log(start.scale), start.exponent]
+    first = [math.log(max(start.limit, 1e-6)), math.log(max(start.scale, 1e-12)), start.exponent]
     solution = minimize(objective, first, method="Nelder-Mead", options=options).x
     return _of_law(Law(float(solution[2]), math.exp(solution[0]), math.exp(solution[1])))
 

@@ -128,7 +128,15 @@ class LawReport:
         """The laws with their gaps, and what other estimators predict."""
         at = f"at {self.times:g}× ({self.target:.3g})"
         laws = Table(
-            ("", "runs", "exponent", "limit", at, f"gap to {self.baseline}", ""),
+            (
+                "",
+                "runs",
+                "exponent",
+                "limit",
+                at,
+                f"gap to {self.baseline}" if self.baseline else "gap",
+                "",
+            ),
             [(*law.cells, law.reading or "baseline" * bool(self.baseline)) for law in self.laws],
             left=(0, 6),
         )
@@ -259,13 +267,22 @@ def read_points(
         message = f"a file of points has at most {MOST_BYTES >> 20} MiB"
         raise DataError("too-large", message, place=name, hint="keep the last loss of each run")
     try:
-        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = csv.DictReader(
+            io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text)
+        )
         heads = [head or "" for head in rows.fieldnames or ()]
         columns = _columns(heads, name, x=x, loss=loss, variant=variant)
         return _points(rows, columns, name)
     except csv.Error as error:
         hint = "write a line of column names, and a line for each run"
         raise DataError("bad-csv", f"the file is no CSV: {error}", place=name, hint=hint) from None
+
+
+def _delimiter(text: str) -> str:
+    """What stands between the columns: a comma, or where the head has none, what spreadsheets of
+    other countries write."""
+    head = text.partition("\n")[0]
+    return next((each for each in (",", ";", "\t") if each in head), ",")
 
 
 def _columns(heads: Sequence[str], name: str, **asked: str | None) -> dict[str, str | None]:
@@ -321,7 +338,7 @@ def _points(rows: csv.DictReader[str], columns: Mapping[str, str | None], name: 
         Curve(variant, tuple(x for x, _ in points), tuple(loss for _, loss in points))
         for variant, points in runs.items()
     ]
-    return Points(tuple(curves), str(columns["x"]), diverged)
+    return Points(tuple(curves), str(columns["x"]).strip(), diverged)
 
 
 def _number(text: str | None) -> float | None:

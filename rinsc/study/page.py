@@ -19,6 +19,7 @@ from rinsc.graph import build_graph
 from rinsc.graph.draw import to_svg
 from rinsc.storage.files import write_atomically
 from rinsc.study.folder import STATES, counted
+from rinsc.study.means import mean_heads, mean_rows, run_loss
 from rinsc.study.page_scaling import scaling
 from rinsc.study.page_tables import SCRIPT, STYLE, code, figure, table
 from rinsc.study.pictures import Line, chart, intervals
@@ -63,16 +64,23 @@ def write_report(report: StudyReport, path: str | Path) -> tuple[Path, ...]:
 
 
 def runs_csv(report: StudyReport) -> str:
-    """The runs that ended, a line each; a diverged one has the loss nan."""
+    """The runs that ended, a line each; a diverged one has the loss nan.
+
+    Where more of the figure is better, a last column has the loss.
+    """
     heads = [report.figure if head == "figure" else head for head in RUN_COLUMNS]
     loss = heads.index(report.figure)
+    has_loss = report.loss_name == report.figure
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heads)
+    writer.writerow([*heads, *([] if has_loss else ["loss"])])
     for state, row in zip(report.states, report.run_rows(), strict=True):
         if state.state in ("finished", "diverged"):
             writer.writerow(
-                [*row[:loss], "nan" if row[loss] is None else row[loss], *row[loss + 1 :]]
+                [
+                    *(*row[:loss], "nan" if row[loss] is None else row[loss], *row[loss + 1 :]),
+                    *([] if has_loss else [run_loss(state)]),
+                ]
             )
     return text.getvalue()
 
@@ -84,7 +92,10 @@ def page(report: StudyReport) -> str:
         "ranking": ("Ranking", _rankings(report)),
         "rates": ("Learning rates", _rates(report)),
         "rounds": ("Rounds", _rounds(report)),
-        "scaling": ("Scaling", "" if report.laws is None else scaling(report.laws)),
+        "scaling": (
+            "Scaling",
+            "" if report.laws is None else scaling(report.laws, report.loss_name),
+        ),
         "size": ("Compute and size", _spent(report)),
         "curves": ("Curves", _curves(report)),
         "notes": ("Notes", _notes(report.notes)),
@@ -119,18 +130,29 @@ def _summary(report: StudyReport) -> str:
     return (
         f"<p>{len(report.states)} runs on {escape(plan.data)}: {states}; {report.hours:.3g} hours "
         f"of training. Baseline {code(plan.baseline)}; equal {escape(plan.match)}; plan "
-        f"{plan.digest}. Lower is better. The runs and all figures also stand in the CSV and the "
-        f"JSON file of the same name.</p>"
+        f"{plan.digest}. Of {escape(report.loss_name)}, lower is better. The runs and all "
+        "figures also stand in the CSV and the JSON file of the same name.</p>"
     )
 
 
 def _rankings(report: StudyReport) -> str:
-    if not report.rankings:
-        return ""
-    return f"<p>{RANKING_WORDS}</p>" + "".join(
-        f"<h3>At {escape(budget)}</h3>" + _standing(report, standing)
-        for budget, standing in report.rankings.items()
-    )
+    text = f"<p>{RANKING_WORDS}</p>" if report.rankings else ""
+    for budget in report.budgets:
+        if budget in report.rankings:
+            shown = _standing(report, report.rankings[budget])
+        elif budget in report.unranked:
+            rows = [
+                (_link(report, row[0]), *map(escape, row[1:]))
+                for row in mean_rows(report.plan, report.means, budget)
+            ]
+            if not rows:
+                continue  # a note says that nothing is finished
+            shown = f"<p>No ranking: {escape(report.unranked[budget])}.</p>"
+            shown += table(mean_heads(report.plan), rows)
+        else:
+            continue
+        text += f"<h3>At {escape(budget)}</h3>{shown}"
+    return text
 
 
 def _standing(report: StudyReport, standing: Standing, *, regret: bool = False) -> str:
@@ -207,29 +229,25 @@ def _rounds(report: StudyReport) -> str:
             for name, rows in groups.items()
             for row in rows
         ]
-        heads = ("variant", "rounds", "runs", "loss", "gap to the baseline", "FLOPs a token")
+        heads = (
+            *("variant", "rounds", "runs", report.loss_name),
+            *("gap to the baseline", "FLOPs a token"),
+        )
         text += f"<h3>Quality against rounds, at {escape(budget)}</h3>" + figure(
             chart(
-                "loss by rounds", lines, "rounds of every repeat", "loss", whole_x=True, level=level
+                *(
+                    f"{report.loss_name} by rounds",
+                    lines,
+                    "rounds of every repeat",
+                    report.loss_name,
+                ),
+                whole_x=True,
+                level=level,
             ),
-            "Mean loss over the seeds; dashed is the baseline",
+            "Means over the seeds; dashed is the baseline",
             table(heads, table_rows),
         )
     return text
-
-
-def _means(report: StudyReport) -> dict[tuple[str, str], tuple[float, float, int]]:
-    """Mean training FLOPs, mean loss and runs of each variant at each budget."""
-    groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for state in report.states:
-        if state.state == "finished" and state.run.name not in report.evidence.foreign:
-            groups.setdefault((state.run.variant, state.run.budget), []).append(
-                (float(state.training_flops), float(state.figure or 0.0))
-            )
-    return {
-        key: (sum(x for x, _ in runs) / len(runs), sum(y for _, y in runs) / len(runs), len(runs))
-        for key, runs in groups.items()
-    }
 
 
 def _shown(report: StudyReport, losses: Mapping[str, float]) -> list[str]:
@@ -241,40 +259,48 @@ def _shown(report: StudyReport, losses: Mapping[str, float]) -> list[str]:
 
 def _spent(report: StudyReport) -> str:
     """The figure against training FLOPs, and against parameters."""
-    means = _means(report)
+    means = report.means
     if not means:
         return ""
     losses: dict[str, float] = {}
-    for (name, _), (_, loss, _) in means.items():  # those of the largest budget come last
-        losses[name] = loss
+    for (name, _), mean in means.items():  # those of the largest budget come last
+        losses[name] = mean.loss
     shown = _shown(report, losses)
     names = [*shown, *(name for name in losses if name not in shown)]
     lines = []
     for name in names:
-        points = sorted((x, y) for (other, _), (x, y, _) in means.items() if other == name)
+        points = sorted(
+            (mean.training_flops, mean.loss) for (other, _), mean in means.items() if other == name
+        )
         lines.append(Line(name, points, joined=len(points) > 1, dots=True, grey=name not in shown))
-    heads = ("variant", "budget", "runs", "parameters", "training FLOPs", report.figure)
+    heads = ("variant", "budget", "runs", "parameters", "training FLOPs", report.loss_name)
     rows = [
         (
-            *(_link(report, name), escape(budget), str(runs)),
-            *(f"{report.plan.variant(name).parameters:,}", f"{x:.4g}", f"{y:.4f}"),
+            *(_link(report, name), escape(budget), str(mean.runs)),
+            f"{report.plan.variant(name).parameters:,}",
+            *(f"{mean.training_flops:.4g}", f"{mean.loss:.4f}"),
         )
-        for (name, budget), (x, y, runs) in means.items()
+        for (name, budget), mean in means.items()
     ]
     last = [budget for _, budget in means][-1]
     sizes = [
         Line(
-            *(name, [(float(report.plan.variant(name).parameters), means[name, last][1])]),
+            *(name, [(float(report.plan.variant(name).parameters), means[name, last].loss)]),
             joined=False,
             grey=name not in shown,
         )
         for name in names
         if (name, last) in means
     ]
-    flops = chart("figure by training FLOPs", lines, "training FLOPs", report.figure, log_x=True)
-    parameters = chart("figure by parameters", sizes, "parameters", report.figure)
+    label = f"{report.loss_name} by"
+    flops = chart(f"{label} training FLOPs", lines, "training FLOPs", report.loss_name, log_x=True)
+    shown_flops = figure(flops, "Means over the seeds", table(heads, rows))
+    stored = {report.plan.variant(name).parameters for name in losses}
+    if len(stored) == 1:
+        return shown_flops + f"<p>All variants store {stored.pop():,} parameters.</p>"
+    parameters = chart(f"{label} parameters", sizes, "parameters", report.loss_name)
     return (
-        figure(flops, "Means over the seeds", table(heads, rows))
+        shown_flops
         + f"<figure>{parameters}<figcaption>Against stored parameters, at {escape(last)}; the "
         "numbers are those of the table above</figcaption></figure>"
     )
@@ -283,7 +309,7 @@ def _spent(report: StudyReport) -> str:
 def _curves(report: StudyReport) -> str:
     """The loss of every run over its training."""
     curves, lines, rows = report.evidence.curves, [], []
-    losses = {name: loss for (name, _), (_, loss, _) in _means(report).items()}
+    losses = {name: mean.loss for (name, _), mean in report.means.items()}
     shown = _shown(report, losses)
     for state in sorted(
         report.states,

@@ -16,8 +16,8 @@ LAW_POINTS = 40
 REGION_GRID, REGION_STRIDE = 180, 4  # of which every fourth exponent is drawn
 
 
-def scaling(laws: LawReport) -> str:
-    """Everything about the laws."""
+def scaling(laws: LawReport, loss_name: str) -> str:
+    """Everything about the laws of what ``loss_name`` says."""
     return (
         "<p>loss = limit + scale · x<sup>-exponent</sup>, x in training FLOPs. Exponent and limit "
         "lean on each other: read them as a pair, and compare by the gap that the laws predict at "
@@ -25,10 +25,7 @@ def scaling(laws: LawReport) -> str:
         f"{laws.laws[0].fit.freedom} degrees of freedom.</p>"
         + figure(
             chart(
-                "losses and laws by training FLOPs",
-                _lines(laws),
-                "training FLOPs",
-                "loss",
+                *("losses and laws by training FLOPs", _lines(laws), "training FLOPs", loss_name),
                 log_x=True,
             ),
             "Runs and laws; dashed beyond the largest budget",

@@ -8,7 +8,7 @@ from html import escape
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #5c6370; --line: #ccd; --back: #fff;
   --good: #00744f; --bad: #b04a00; --link: #0b5cad; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e6e6e6; --soft: #a3adb8; --line: #3a4150; --back: #16181d;
     --good: #3ecf9a; --bad: #ff9a52; --link: #7ab8ff; } }
 * { box-sizing: border-box; }
@@ -20,21 +20,28 @@ a { color: var(--link); } nav a { margin-right: 0.8rem; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; }
 th { vertical-align: bottom; } td { white-space: nowrap; }
-td.words { white-space: normal; min-width: 8rem; overflow-wrap: normal; }
+td.words { white-space: normal; min-width: 11rem; overflow-wrap: normal; }
 th:first-child, td:first-child, .words { text-align: left; }
-td:first-child { white-space: normal; min-width: 9rem; }
+td:first-child { white-space: normal; min-width: 6rem; }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
   padding: 0; cursor: pointer; text-align: inherit; overflow-wrap: normal; }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 svg { max-width: 100%; height: auto; } figure svg text { fill: currentColor; }
-figure { margin: 1rem 0; overflow-x: auto; } figure svg { min-width: 34rem; }
+figure { margin: 1rem 0; } figure svg { width: 42rem; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; max-width: 42rem; font-size: 0.9rem; }
+.legend i { display: inline-block; width: 0.75rem; height: 0.75rem; border-radius: 2px;
+  margin-right: 0.35rem; }
+@media (max-width: 40rem) { figure svg text { font-size: 16px; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--back);
+    max-width: 11rem; } }
 details { margin: 0.5rem 0; } summary { cursor: pointer; }
 section > details svg { background: #fff; border-radius: 8px; }
 figcaption { color: var(--soft); font-size: 0.9rem; }
 .better { color: var(--good); } .worse { color: var(--bad); }
 input { font: inherit; padding: 0.3rem 0.5rem; width: 100%; max-width: 24rem; }
-@media print { figure svg { min-width: 0; }
+@media print { figure svg { width: 32rem; } table { font-size: 0.75rem; }
+  th, td { padding: 0.15rem 0.35rem; } td.words { min-width: 6rem; } .scroll { overflow: visible; }
   label, nav { display: none; } body { max-width: none; margin: 0; }
   details:not([open]) { display: none; } svg, tr { break-inside: avoid; } }
 """
@@ -70,6 +77,9 @@ const open = () => {
   if (target && target.tagName === "DETAILS") target.open = true;
 };
 addEventListener("hashchange", open);
+addEventListener("beforeprint", () => {
+  for (const each of document.querySelectorAll("section > details")) each.open = true;
+});
 open();
 """
 

@@ -7,15 +7,15 @@ grey, and each says its name where the pointer is. All numbers also stand in a t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from rinsc.study.ranking import Ranking
 
-WIDTH, HEIGHT = 720, 380  # of a picture, in pixels
-LEFT, RIGHT, TOP, BOTTOM = 64, 190, 12, 44  # around a chart; names stand at the right
-ROW, NAMES = 22, 190  # of a picture of intervals
+WIDTH, HEIGHT = 560, 380  # of a picture, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 76, 24, 12, 52  # around a chart; its names stand below
+ROW, NAMES = 24, 180  # of a picture of intervals
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#8c6bb1")
 GREY, BETTER, WORSE = "#888", "#009E73", "#D55E00"
 MOST_TICKS = 7
@@ -69,8 +69,7 @@ def chart(
     # What stands out is drawn last, above the rest.
     for line in sorted(lines, key=lambda each: each.name in colours):
         drawn += _line(line, across, down, colours.get(line.name, GREY))
-    drawn += _legend([*colours.items()], hidden=len(names) - len(colours), lines=lines)
-    return svg(HEIGHT, label, drawn)
+    return svg(HEIGHT, label, drawn) + _legend(colours, len(names) - len(colours), lines)
 
 
 @dataclass(frozen=True)
@@ -122,13 +121,10 @@ def _axes(
             f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
             f'stroke-opacity="0.12"/>'
         )
-        yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
+        yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_tick(value)}</text>'
     for value in marks:
         x = across.at(value)
-        yield (
-            f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{_tick(value, across.log)}'
-            "</text>"
-        )
+        yield (f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{_tick(value)}</text>')
     yield (
         f'<line x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="currentColor" '
         'stroke-opacity="0.5"/>'
@@ -142,12 +138,11 @@ def _axes(
     )
 
 
-def _tick(value: float, log: bool) -> str:
-    return (
-        f"{value:.0e}".replace("e+", "e").replace("e0", "e")
-        if log and value >= 1e5
-        else f"{value:g}"
-    )
+def _tick(value: float) -> str:
+    if abs(value) < 1e5:
+        return f"{value:g}"
+    digits, _, power = f"{value:.3e}".partition("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
 def _line(line: Line, across: _Scale, down: _Scale, colour: str) -> Iterable[str]:
@@ -172,18 +167,15 @@ def _line(line: Line, across: _Scale, down: _Scale, colour: str) -> Iterable[str
             yield f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}">{title}</circle>'
 
 
-def _legend(
-    colours: Sequence[tuple[str, str]], hidden: int, lines: Sequence[Line]
-) -> Iterable[str]:
-    x, y = WIDTH - RIGHT + 16, TOP + 14
-    for name, colour in colours:
-        yield f'<rect x="{x}" y="{y - 10}" width="12" height="12" rx="2" fill="{colour}"/>'
-        yield f'<text x="{x + 18}" y="{y}">{short(name, 20)}</text>'
-        y += 20
+def _legend(colours: Mapping[str, str], hidden: int, lines: Sequence[Line]) -> str:
+    """The names below a picture, where a narrow screen has room for them."""
     others = len({line.name for line in lines if line.grey}) + hidden
-    if others > 0:
-        yield f'<rect x="{x}" y="{y - 10}" width="12" height="12" rx="2" fill="{GREY}"/>'
-        yield f'<text x="{x + 18}" y="{y}">{others} more</text>'
+    entries = [*colours.items(), *([(f"{others} more", GREY)] if others > 0 else [])]
+    shown = (
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in entries
+    )
+    return f'<div class="legend">{" ".join(shown)}</div>'
 
 
 def intervals(ranking: Ranking, label: str) -> str:
@@ -198,7 +190,7 @@ def intervals(ranking: Ranking, label: str) -> str:
         colour = {"better": BETTER, "worse": WORSE}.get(item.reading, GREY)
         lines += [
             f'<text x="{NAMES - 10}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{short(item.variant)}</text>",
+            f"{short(item.variant, 20)}</text>",
             f'<line x1="{across.at(item.low):.1f}" x2="{across.at(item.high):.1f}" '
             f'y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="3"/>',
             f'<circle cx="{across.at(item.gap):.1f}" cy="{y:.1f}" r="4.5" fill="{colour}">'
@@ -215,7 +207,7 @@ def svg(height: float, label: str, lines: Iterable[str]) -> str:
     """A picture with what it shows for those who cannot see it."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" role="img" '
-        f'aria-label="{escape(label)}" font-size="13">{"".join(lines)}</svg>'
+        f'aria-label="{escape(label)}" font-size="12">{"".join(lines)}</svg>'
     )
 
 

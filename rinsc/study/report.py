@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from rinsc.errors import RinscError, listed, setting
-from rinsc.objectives import OBJECTIVES, Pieces
+from rinsc.objectives import Pieces
 from rinsc.study.evidence import Evidence, read_evidence
 from rinsc.study.folder import RunState, StudyFolder, counted, read_plan
 from rinsc.study.laws import LawReport, fit_laws, in_words
+from rinsc.study.means import (
+    Means,
+    figure_of,
+    mean_facts,
+    mean_heads,
+    mean_rows,
+    means_of,
+    run_loss,
+)
 from rinsc.study.plan import Plan
 from rinsc.study.ranking import rank
 from rinsc.study.rounds import (
@@ -57,11 +67,27 @@ class StudyReport:
     regrets: Mapping[str, Standing] = field(default_factory=dict)
     evidence: Evidence = NO_EVIDENCE
     rates: tuple[TunedRate, ...] = ()
+    unranked: Mapping[str, str] = field(default_factory=dict)  # why, by budget
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """Of the plan, smallest first."""
+        return tuple(dict.fromkeys(run.budget for run in self.plan.runs))
+
+    @cached_property
+    def means(self) -> Means:
+        """Of the finished runs, by variant and budget."""
+        return means_of(self.states, self.evidence.foreign)
 
     @property
     def figure(self) -> str:
         """The name of the main figure, as the metrics of a run have it."""
-        return OBJECTIVES[self.plan.runs[0].config.objective].figure
+        return figure_of(self.plan).name
+
+    @property
+    def loss_name(self) -> str:
+        """The name of what is compared, of which less is better."""
+        return figure_of(self.plan).loss_name
 
     @property
     def hours(self) -> float:
@@ -79,6 +105,10 @@ class StudyReport:
             "hours": self.hours,
             "versions": [{**versions, "runs": count} for versions, count in self.evidence.versions],
             "rankings": {budget: each.facts() for budget, each in self.rankings.items()},
+            "unranked": {
+                budget: {"reason": reason, "means": mean_facts(self.means, budget)}
+                for budget, reason in self.unranked.items()
+            },
             "at_one_round": {budget: each.facts() for budget, each in self.regrets.items()},
             "rounds": [
                 {"variant": variant, "budget": budget, **vars(row)}
@@ -107,6 +137,12 @@ class StudyReport:
                 for budget, each in self.rankings.items()
             ),
             *(
+                (f"At {budget}, without a ranking: {reason}", mean_heads(self.plan), rows)
+                for budget, reason in self.unranked.items()
+                for rows in [mean_rows(self.plan, self.means, budget)]
+                if rows
+            ),
+            *(
                 (
                     f"One round of every repeat, at {budget}: {noise_in_words(each)}",
                     self.rank_heads,
@@ -132,7 +168,7 @@ class StudyReport:
     def rank_heads(self) -> tuple[str, ...]:
         """Of the columns of `rank_rows`."""
         return (
-            *("variant", "runs", "parameters", self.figure, "gap"),
+            *("variant", "runs", "parameters", self.loss_name, "gap"),
             *("95 %, together", "95 %, of text", ""),
         )
 
@@ -216,12 +252,13 @@ def study_report(folder: str | Path) -> StudyReport:
         notes.append(f"{len(states) - over} of {len(states)} runs are not finished")
     compared = [each for each in states if each.run.name not in evidence.foreign]
     rounds = _rounds(study, plan, compared, notes)
-    rankings, regrets = {}, {}
+    rankings, regrets, unranked = {}, {}, {}
     for budget in dict.fromkeys(run.budget for run in plan.runs):
         runs = [each for each in compared if each.run.budget == budget]
         try:
             rankings[budget] = _standing(study, plan, runs, notes)
         except RinscError as error:
+            unranked[budget] = error.message
             notes.append(f"no ranking at {budget}: {error.message}")
         at_one = [each for each in rounds if each.run.budget == budget and each.rounds == 1]
         regret = _regret(study, plan, runs, at_one, notes)
@@ -232,6 +269,7 @@ def study_report(folder: str | Path) -> StudyReport:
     return StudyReport(
         *(plan, states, rankings, laws, tuple(dict.fromkeys(notes)), rounds, regrets, evidence),
         rates=tuned_rates(study, plan),
+        unranked=unranked,
     )
 
 
@@ -283,7 +321,7 @@ def _regret(
 def _text_intervals(
     plan: Plan, pieces: Mapping[str, Sequence[Pieces]], baseline: Sequence[Pieces]
 ) -> dict[str, TextInterval]:
-    figure = OBJECTIVES[plan.runs[0].config.objective].figures[0]
+    figure = figure_of(plan)
     return {
         variant: interval
         for variant, runs in pieces.items()
@@ -325,7 +363,7 @@ def _laws(plan: Plan, states: Sequence[RunState], notes: list[str]) -> LawReport
             each for each in states if each.run.variant == variant.name and each.state == "finished"
         ]
         x = tuple(float(each.training_flops) for each in runs)
-        curve = Curve(variant.name, x, tuple(map(_loss, runs)))
+        curve = Curve(variant.name, x, tuple(map(run_loss, runs)))
         if len(runs) and len(curve.budgets) >= LEAST_BUDGETS:
             curves.append(curve)
         else:
@@ -351,13 +389,5 @@ def _losses(states: Sequence[RunState]) -> dict[str, dict[str, float]]:
     losses: dict[str, dict[str, float]] = {}
     for each in states:
         if each.state in ("finished", "diverged"):
-            losses.setdefault(each.run.variant, {})[str(each.run.seed)] = _loss(each)
+            losses.setdefault(each.run.variant, {})[str(each.run.seed)] = run_loss(each)
     return losses
-
-
-def _loss(state: RunState) -> float:
-    """The figure, or for one of which more is better what is missing from 1."""
-    if state.figure is None:
-        return float("nan")
-    figure = OBJECTIVES[state.run.config.objective].figures[0]
-    return state.figure if figure.less_is_better else 1 - state.figure

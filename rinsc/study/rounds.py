@@ -124,8 +124,7 @@ def own_sample(folder: StudyFolder, run: PlannedRun) -> Pieces | None:
 
 def loss_of(run: PlannedRun, pieces: Pieces) -> float:
     """The figure of some windows, or what is missing from 1 where more is better."""
-    figure = pieces.figure
-    return figure if OBJECTIVES[run.config.objective].figures[0].less_is_better else 1 - figure
+    return OBJECTIVES[run.config.objective].figures[0].loss(pieces.figure)
 
 
 def measure_study_rounds(path: str | Path, progress: Progress | None = None) -> list[str]:

@@ -227,7 +227,9 @@ def _fit(profile: _Profile, law: Law, squares: float, noise: float, freedom: int
     exponent = profile.exponent_interval(squares + allowed)
     limit = profile.level_interval(math.inf, law.limit, allowed)
     refusal = ""
-    if law.limit == 0:
+    if law.scale == 0:
+        refusal = "the losses do not fall with what was spent"
+    elif law.limit == 0:
         refusal = "the limit is at 0: the runs show no end of the fall"
     elif exponent[0] == EXPONENTS[0] or exponent[1] == EXPONENTS[-1]:
         refusal = "the runs fit any exponent: use more budgets, or seeds"

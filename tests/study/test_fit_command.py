@@ -95,3 +95,23 @@ def test_a_bad_option_is_a_usage_error(options: tuple[str, str]) -> None:
     status, out, err = run_cli("fit", TRANSLATION, *options)
     assert (status, out) == (2, "")
     assert "error[" in err
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_points_as_spreadsheets_write_them(tmp_path: Path, delimiter: str) -> None:
+    """A mark of the byte order, spaces, semicolons and tabs: the same law as of the plain file."""
+    rows = [("model", " FLOPs ", "Val_Loss")]
+    rows += [("AB", f" {4.0**step} ", f"{1.5 + 2 * 4 ** (-step / 5)}") for step in range(6)]
+    text = "\n".join(map(delimiter.join, rows))
+    facts = fit_laws(points(tmp_path, "\ufeff" + text)).facts()
+    assert facts["x"] == "FLOPs"
+    assert facts["variants"]["AB"]["exponent"] == pytest.approx(0.2, abs=1e-4)  # type: ignore[index]
+    assert "gap to None" not in run_cli("fit", points(tmp_path, text)).out
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.1])
+def test_losses_that_do_not_fall_are_refused(tmp_path: Path, rise: float) -> None:
+    text = "flops,loss\n" + "\n".join(f"{4**step},{2 + rise * step}" for step in range(6))
+    status, out, _ = run_cli("fit", points(tmp_path, text))
+    assert status == 0
+    assert ("do not fall" in out) or ("any exponent" in out)

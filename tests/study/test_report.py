@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,12 +12,15 @@ import pytest
 
 import rinsc
 from rinsc.objectives import Pieces
-from rinsc.study.folder import StudyFolder, read_plan
+from rinsc.study.folder import StudyFolder, read_plan, write_plan
+from rinsc.study.page import page, runs_csv
+from rinsc.study.plan import plan_study
 from rinsc.study.report import study_report
 from rinsc.study.rounds import SAMPLE, own_sample
 from rinsc.study.working import work
 from rinsc.training.run_folder import RunFolder, read_pieces
 from tests.cli.command_line import run_cli
+from tests.study.test_plan import study
 from tests.study.test_study import planned
 
 DRAWN = "A^2{skip=0.5, adapter=linear}B"
@@ -137,3 +142,60 @@ def test_nothing_finished_and_one_seed_are_a_line_each(whole: Path, tmp_path: Pa
     assert "no ranking at 4e8: the runs are too few to show the noise of one" in "\n".join(
         study_report(one).notes
     )
+
+
+PICTURES = {
+    **{"kind": "vit", "patch_width": 4, "context": 16, "vocab_size": 10},
+    **{"layers": 2, "width": 16, "heads": 2, "mlp_width": 32},
+}
+
+
+def test_a_study_of_accuracy_compares_what_is_missing_and_says_so(tmp_path: Path) -> None:
+    """Accuracies are read from the results here; the more accurate variant must stand above."""
+    values = {
+        **{"variants": ["A^2B"], "data": "digits", "model": PICTURES, "budgets": ["4steps"]},
+        "settings": {"objective": "classify", "batch_sequences": 8},
+    }
+    folder = tmp_path / "study"
+    write_plan(plan_study(study(**values)), folder)
+    assert work(folder) == 4
+    accuracies: dict[str, list[float]] = {}
+    for run in read_plan(folder).runs:
+        result = json.loads((folder / "runs" / run.name / "result.json").read_text())
+        accuracies.setdefault(run.variant, []).append(result["accuracy"])
+    report = study_report(folder)
+    (standing,) = report.rankings.values()
+    ranked = [sum(accuracies[item.variant]) for item in standing.ranks]
+    assert ranked == sorted(ranked, reverse=True)
+    for row in report.rank_rows(standing):
+        shown = dict(zip(report.rank_heads, row, strict=True))
+        mean = sum(accuracies[shown["variant"]]) / 2
+        assert float(shown["1 - accuracy"]) == pytest.approx(1 - mean, abs=1e-4)
+        assert report.means[shown["variant"], "4steps"].loss == pytest.approx(1 - mean)
+    lines = list(csv.DictReader(io.StringIO(runs_csv(report))))
+    assert len(lines) == 4
+    assert all(float(each["loss"]) == 1 - float(each["accuracy"]) for each in lines)
+    text = page(report)
+    assert "Of 1 - accuracy, lower is better" in text
+    assert 'aria-label="1 - accuracy by training FLOPs"' in text
+
+
+def test_one_seed_gives_means_without_intervals_and_says_why(tmp_path: Path) -> None:
+    folder = planned(tmp_path / "study", variants=["A^2B"], seeds=[1])
+    assert work(folder) == 2
+    losses = {
+        run.variant: json.loads((folder / "runs" / run.name / "result.json").read_text())[
+            "bits_per_byte"
+        ]
+        for run in read_plan(folder).runs
+    }
+    report = study_report(folder)
+    ((title, heads, rows),) = report.tables()
+    assert "without a ranking: the runs are too few to show the noise of one" in title
+    assert not any("95 %" in head for head in heads)
+    best = sorted(losses, key=lambda name: losses[name])
+    assert [(row[0], row[3]) for row in rows] == [(name, f"{losses[name]:.4f}") for name in best]
+    text = page(report)
+    assert "No ranking: the runs are too few" in text
+    for name in losses:
+        assert f"<td>{losses[name]:.4f}</td>" in text.split("<h2>Learning rates")[0]
