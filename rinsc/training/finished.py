@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch import CompiledModule, load_weights, to_torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.sharded_checkpoint import load_sharded
@@ -21,7 +21,7 @@ from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import dialled_loops, loop_law
 from rinsc.graph.towers_graph import by_dial, rounds_of
 from rinsc.layers import layer_kind
-from rinsc.objectives import OBJECTIVES
+from rinsc.objectives import OBJECTIVES, objective
 from rinsc.spec import model_spec
 from rinsc.storage.files import file_digest, read_json, read_regular_text
 from rinsc.training.checkpoint import (
@@ -157,7 +157,9 @@ class FinishedRun:
 
     def _from_shards(self) -> CompiledModule:
         """The module with the weights of a checkpoint that many processes wrote."""
-        whole, model = causal_lm(self.graph.spec), to_torch(self.graph.spec)
+        spec = self.graph.spec
+        whole: Any = objective(self.config.objective).module(spec, torch.device("cpu"))
+        model = to_torch(spec)
         optimizer = build_optimizer(whole.model, whole.model.graph, self.config)
         load_sharded(self.weights, whole, each_optimizer(optimizer))
         model.load_state_dict(whole.model.state_dict())

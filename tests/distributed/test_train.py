@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from rinsc.evaluation.evaluate import evaluate
 from rinsc.training.checkpoint import checkpoints, is_whole
 from rinsc.training.metrics import read_metrics
 from rinsc.training.run_folder import RunFolder
@@ -208,6 +209,7 @@ def test_two_processes_classify_as_one_does(tmp_path: Path, way: str) -> None:
         *("train", "A^3{skip=0.4}B", "--objective", "classify", "--data", "digits"),
         *("--layers", "2", "--width", "24", "--heads", "4", "--mlp-width", "34", "--steps", "6"),
         *("--batch", "16", "--accumulate", "2", "--eval-every", "3", "--device", "cpu"),
+        *("--checkpoint-every", "3"),
     )
     assert processes.run(tmp_path, *shared, "-o", str(alone.path))[0] == 0
     on_two(tmp_path, *shared, *WAYS[way], "-o", str(run.path))
@@ -218,6 +220,10 @@ def test_two_processes_classify_as_one_does(tmp_path: Path, way: str) -> None:
         assert mine.quality == pytest.approx(other.quality, abs=0.01)
         assert (mine.rounds, mine.training_flops) == (other.rounds, other.training_flops)
     assert largest_gap(load_file(run.weights), load_file(alone.weights)) < 1e-2
+    read = evaluate(run.path / "checkpoint-3", rounds=3).rows
+    expected = evaluate(alone.path / "checkpoint-3", rounds=3).rows
+    for row, other_row in zip(read, expected, strict=True):
+        assert row.quality.figures == pytest.approx(other_row.quality.figures, abs=LOSS_LIMIT)
 
 
 def test_the_other_one_does_not_wait_for_one_that_died(text: str, tmp_path: Path) -> None:
