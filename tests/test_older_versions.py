@@ -97,7 +97,10 @@ def test_a_run_goes_on_from_its_checkpoint(old: Path) -> None:
 
 
 def test_commands_that_take_a_run(old: Path) -> None:
-    assert run_cli("eval", "run", "--windows", "2").status == 0
+    evaluated = ("eval", "run", "--windows", "2")
+    assert "error[unknown-data]" in run_cli(*evaluated).err  # it was trained elsewhere
+    assert run_cli(*evaluated, "--data", "text:corpus.txt").status == 0
+    assert run_cli(*evaluated).status == 0
     for model in ("run", "onnx-folder"):
         done = run_cli("generate", model, "--prompt", "You may", "--max-new-tokens", "3")
         assert done.status == 0, done.err

@@ -99,10 +99,11 @@ def prepare(
     require("numpy", "tokenizers")
     from rinsc.data.cache import cache_key, prepare
     from rinsc.data.corpora import open_corpus
-    from rinsc.data.names import tokens_folder
+    from rinsc.data.names import note_named, tokens_folder
     from rinsc.progress import PreparationProgress
 
     source = open_corpus(name)
+    note_named(name)
     chosen = _tokenizer(source, tokenizer, vocab_size)
     with PreparationProgress(name) as progress:
         tokens = prepare(source, chosen, progress=progress)

@@ -50,25 +50,13 @@ def require_named(name: str, record: Path) -> None:
     """Raises DataError for the name of a path or a dataset, read in the ``record`` of a folder,
     that the user has never named here: the folder may be of somebody else.
 
-    A file below the folder that the user stands in needs no note, as runs of older versions have
-    none.
+    A run of 0.4.0 has no note either, so that its user names its text once.
     """
-    if ":" in name and not _note_of(name).exists() and not _is_below_here(name):
+    if ":" in name and not _note_of(name).exists():
         message = f"the folder names '{name:.200}', which you have not named here before"
         option = setting(f"data={name!r}", f"--data {shlex.quote(name)}")
         hint = f"if the folder is yours, evaluate it once with {option}"
         raise data_error("unknown-data", message, record, hint)
-
-
-def _is_below_here(name: str) -> bool:
-    """Whether it is one file, by a path that no link leads out."""
-    kind, _, where = name.partition(":")
-    if KEYS.get(kind) and (match := _OPTIONS.fullmatch(where)) is not None:
-        where = match.group(1)
-    if kind == "hf" or where.startswith("~") or os.path.isabs(where):
-        return False
-    path = Path(os.path.realpath(where))
-    return path.is_relative_to(os.path.realpath(os.curdir)) and path.is_file()
 
 
 def _note_of(name: str) -> Path:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rinsc.cost import forward_flops
 from rinsc.data.batches import evenly_spaced
+from rinsc.data.names import require_named
 from rinsc.errors import DataError, OutputError, RinscError, plural
 from rinsc.graph import build_graph
 from rinsc.graph.law import Fixed, dialled_loops, loop_law
@@ -195,6 +196,7 @@ def _final_examples(run: FinishedRun) -> Any:
         data: Any = run_text(run.folder, run.tokenizer(), SilentProgress())
     else:
         name = str(corpus_record(run.folder)["name"])
+        require_named(name, run.folder.data_record)
         request = Request(name, run.graph.spec)
         data = trained_for.open(request, trained_for.prepare(request))
         if data.record["corpus"]["held_out"] != run.held_out:

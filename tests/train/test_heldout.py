@@ -94,6 +94,10 @@ def test_a_name_that_the_user_never_gave_opens_nothing(
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "a.txt").write_text("word\n" * 9000)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "secret.txt").write_text("mine\n" * 9000)  # below the folder that the user stands in
+    (folder.path / "secret.txt").write_text("its own\n" * 9000)
     touched: list[str] = []
     watched = [True]
 
@@ -102,13 +106,12 @@ def test_a_name_that_the_user_never_gave_opens_nothing(
             touched.append(str(arguments[0]))
 
     sys.addaudithook(watch)
-    here = tmp_path / "here"
-    here.mkdir()
     (here / "link.txt").symlink_to(secret / "a.txt")
     (here / "linked").symlink_to(secret)
     monkeypatch.chdir(here)
     record = json.loads(folder.data_record.read_text())
     paths = [secret, secret / "a.txt", "../secret", "link.txt", "linked", "linked/a.txt", ".", "*"]
+    paths += ["secret.txt", "./secret.txt", folder.path / "secret.txt"]
     names = [f"{kind}:{path}" for kind in ("text", "jsonl", "parquet", "hf") for path in paths]
     for name in [*names, "hf:somebody/something", "text:~", f"jsonl:{secret}?field=x"]:
         record["corpus"]["name"] = name
@@ -141,11 +144,16 @@ def test_a_name_is_known_once_it_was_given(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "model/heldout.txt").exists()
     assert run_cli("eval", "run", "--data", name, "--windows", "2").status == 0
     assert run_cli("eval", "run", "--windows", "2").status == 0
+    monkeypatch.setenv("RINSC_DATA", str(tmp_path / "prepared"))
+    assert run_cli("data", "prepare", name, "--vocab-size", "270").status == 0
+    require_named(name, tmp_path)
+    monkeypatch.setenv("RINSC_DATA", str(tmp_path / "of another user"))
     monkeypatch.chdir("texts")  # the same place in other words
     require_named("text:../texts", tmp_path)
     with pytest.raises(DataError, match="unknown-data"):
         require_named("text:../run", tmp_path)
-    require_named("text:a.txt", tmp_path)  # a file below the folder that the user stands in
+    with pytest.raises(DataError, match="unknown-data"):
+        require_named("text:a.txt", tmp_path)  # a file of a folder that was named, by itself
     require_named("plays", tmp_path)
     os.chmod(tmp_path / "of another user", 0o500)
     note_named("text:elsewhere")  # cannot be written, and is no error
