@@ -22,8 +22,7 @@ from rinsc.study.folder import RunState, StudyFolder
 from rinsc.study.lease import taken_alone
 from rinsc.study.tasks import MOST_WORKERS, Engine, Resources, slurm_options
 from rinsc.study.tuning import job_states
-from rinsc.study.watch import Watch
-from rinsc.study.workers import stopped, work_here
+from rinsc.study.workers import Watch, stopped, work_here
 from rinsc.study.working import BUSY, RETRIED, opened
 
 EngineName = Literal["local", "ray", "slurm", "slurm-local"]

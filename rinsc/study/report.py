@@ -37,11 +37,12 @@ from rinsc.study.rounds import (
 from rinsc.study.scaling import LEAST_BUDGETS, Curve
 from rinsc.study.standing import (
     Standing,
+    TextInterval,
     noise_in_words,
     reading_in_words,
     regret_in_words,
+    text_interval,
 )
-from rinsc.study.text_noise import TextInterval, text_interval
 from rinsc.study.tuning import TunedRate, study_states, tuned_rates
 from rinsc.training.run_folder import read_pieces
 

@@ -1,4 +1,5 @@
-"""Workers of a study on this machine: processes that do one run after another."""
+"""Workers of a study on this machine, processes that do one run after another; and the watch over
+a study, whose runs may be done elsewhere."""
 
 from __future__ import annotations
 
@@ -7,13 +8,61 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from typing import IO
 
-from rinsc.errors import OutputError
-from rinsc.study.folder import MOST_STARTS, StudyFolder
-from rinsc.study.watch import Watch
+from rinsc.errors import OutputError, plural
+from rinsc.progress import Observer
+from rinsc.study.folder import MOST_STARTS, StudyFolder, run_state
+from rinsc.study.plan import Plan, PlannedRun
+from rinsc.study.tuning import Decisions, decisions
 from rinsc.study.working import LEASH, RETRIED
+
+POLL_SECONDS = 0.2
+LEAST_REST = 20  # times as long as a look at many runs takes, so that looking is no work
+
+
+class Watch:
+    """Remembers which runs are over, and looks at the others alone."""
+
+    def __init__(self, study: StudyFolder, plan: Plan, observe: Observer) -> None:
+        self.study, self.plan, self.runs = study, plan, plan.jobs
+        self.left: dict[str, PlannedRun] = {run.name: run for run in self.runs}
+        self._observe = observe
+        self._decided: Decisions | None = None
+        self.rest_seconds = POLL_SECONDS
+        self.look()
+
+    def look(self) -> None:
+        """Find out which runs are over by now."""
+        begun = time.monotonic()
+        over = [run for run in self.left.values() if self.study.is_over(run)]
+        for run in over:
+            del self.left[run.name]
+        if self._decided is None or any(run.trial is not None for run in over):
+            self._decided = decisions(self.study, self.plan)
+            for run in list(filter(self._decided.is_hopeless, self.left.values())):
+                del self.left[run.name]
+        count = len(self.runs) - len(self.left)
+        self._observe(count / len(self.runs), f"{count} of {plural(len(self.runs), 'run')}")
+        self.rest_seconds = max(POLL_SECONDS, LEAST_REST * (time.monotonic() - begun))
+
+    def pause(self) -> None:
+        """Let some time pass, and look again."""
+        time.sleep(self.rest_seconds)
+        self.look()
+
+    def startable(self) -> list[PlannedRun]:
+        """Runs that are not over and that can be begun, whether somebody is at them or not."""
+        decided = self._decided or decisions(self.study, self.plan)
+        return list(filter(decided.is_ready, self.left.values()))
+
+    def waiting(self) -> list[PlannedRun]:
+        """Runs that nobody is at, and that can be begun."""
+        states = (run_state(self.study, run) for run in self.startable())
+        return [state.run for state in states if state.state == "waiting"]
+
 
 MOST_SECONDS_TO_END = 60
 _ERROR = re.compile(r"error\[([\w-]+)\]: (.*)")

@@ -19,7 +19,7 @@ import pytest
 from rinsc.study import working
 from rinsc.study.folder import StudyFolder, read_plan
 from rinsc.study.plan import Plan, PlannedRun
-from rinsc.study.watch import Watch
+from rinsc.study.workers import Watch
 from rinsc.training.run_folder import write_result
 from tests.study.test_study import children, planned, weights
 

@@ -32,7 +32,7 @@ from rinsc.study.folder import StudyFolder, read_plan, run_state
 from rinsc.study.on_slurm import SlurmEngine
 from rinsc.study.plan import PlannedRun
 from rinsc.study.tasks import Ended, Resources, do_run
-from rinsc.study.watch import Watch
+from rinsc.study.workers import Watch
 from rinsc.study.working import work
 from tests.cli.command_line import run_cli
 from tests.study.test_study import TEXT, children, planned, weights

@@ -20,8 +20,7 @@ from rinsc.study.plan import plan_study
 from rinsc.study.ranking import rank
 from rinsc.study.report import StudyReport
 from rinsc.study.rounds import AtRounds
-from rinsc.study.standing import Standing
-from rinsc.study.text_noise import text_interval
+from rinsc.study.standing import Standing, text_interval
 from rinsc.study.tuning import TunedRate
 from tests.study.test_plan import study
 from tests.study.test_scaling import curve

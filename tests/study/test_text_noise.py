@@ -7,7 +7,7 @@ import pytest
 
 from rinsc.evaluation.verdict import paired_difference
 from rinsc.objectives import OBJECTIVES, Pieces
-from rinsc.study.text_noise import text_interval
+from rinsc.study.standing import text_interval
 
 FIGURE = OBJECTIVES["next_token"].figures[0]
 
