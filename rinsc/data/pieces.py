@@ -118,11 +118,13 @@ def _long(text: bytes, encode: Encode) -> Iterator[Piece]:
 
 def _cuts_at_spaces(text: bytes, targets: Sequence[int], encode: Encode) -> list[_Cut]:
     """Cuts near ``targets`` that change no token next to them, up to the first that has none."""
-    found: dict[int, _Cut] = {}
+    by_target: dict[int, _Cut] = {}
     places = {target: _spaces(text, target) for target in targets}
     for attempt in range(TRIED_SPACES):
         tried = {
-            t: places[t][attempt] for t in targets if t not in found and attempt < len(places[t])
+            t: places[t][attempt]
+            for t in targets
+            if t not in by_target and attempt < len(places[t])
         }
         if not tried:
             break
@@ -132,12 +134,12 @@ def _cuts_at_spaces(text: bytes, targets: Sequence[int], encode: Encode) -> list
         both = encode([text[c : _char_start(text, at + CONTEXT_BYTES)] for c, at in pairs])
         for (context, at), target, left, whole in zip(pairs, tried, before, both, strict=True):
             if _begins_with(whole.ids, left.ids):
-                found[target] = _Cut(at, context, left.ids)
+                by_target[target] = _Cut(at, context, left.ids)
     cuts = []
     for target in targets:
-        if target not in found:
+        if target not in by_target:
             break
-        cuts.append(found[target])
+        cuts.append(by_target[target])
     return cuts
 
 
@@ -172,8 +174,8 @@ def _stitched(text: bytes, cut: _Cut, target: int, encode: Encode) -> tuple[Piec
             for start in begins:
                 known = whole.ids[int(np.searchsorted(ends, start, side="right")) : after]
                 if start < at and (again := _same_to(text, start, at, known, encode)) is not None:
-                    kept = Piece(whole.ids[:after], whole.ends[:after])
-                    return _behind(cut, kept), _Cut(at, start, again)
+                    before = Piece(whole.ids[:after], whole.ends[:after])
+                    return _behind(cut, before), _Cut(at, start, again)
     return _torn(text, cut, target, encode)
 
 
@@ -314,15 +316,15 @@ def learned_texts(texts: Iterable[str]) -> Iterator[str]:
     once those before them take all the memory that a text of this size may take.
     """
     known: set[int] = set()
-    taken = read = 0.0
+    spent = read = 0.0
     for text in texts:
         for part in _parts(text):
             read += len(part)
             runs = _short_runs(part)
             new = {run for run in runs if hash(run) not in known}
             cost = sum(map(_cost, new))
-            if taken + cost <= max(LEAST_BYTES, BYTES_PER_CHAR * read):
-                taken += cost
+            if spent + cost <= max(LEAST_BYTES, BYTES_PER_CHAR * read):
+                spent += cost
                 known.update(map(hash, new))
             else:
                 runs = [run for run in runs if run not in new]

@@ -277,7 +277,7 @@ def _require_text(kind: str, field: str, place: str) -> None:
 def require_field(field: str, names: Sequence[str], place: str) -> None:
     if field not in names:
         there = ", ".join(names[:20]) or "none"
-        close = f"; did you mean '{found}'?" if (found := nearest(field, names)) else ""
+        close = f"; did you mean '{near}'?" if (near := nearest(field, names)) else ""
         message = f"there is no field '{field}'; those there are: {there}"
         raise data_error("no-such-field", message, place, f"write ?field=NAME{close}")
 

@@ -62,11 +62,11 @@ def total_size(files: dict[str, Path]) -> int:
 
 
 def _of_folder(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    found = []
+    paths = []
     # A part that cannot be listed must not be left out silently.
     for root, _, names in os.walk(folder, onerror=_refuse):
-        found += [Path(root, name) for name in names if name.lower().endswith(tuple(suffixes))]
-    paths = sorted(path for path in found if path.is_file())
+        paths += [Path(root, name) for name in names if name.lower().endswith(tuple(suffixes))]
+    paths = sorted(path for path in paths if path.is_file())
     if not paths:
         message = f"no {' or '.join(suffixes)} files in this folder"
         hint = "name a folder that holds some, or a file"
@@ -75,8 +75,8 @@ def _of_folder(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def _of_pattern(pattern: Path) -> dict[str, Path]:
-    found = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
-    paths = [path for path in found if path.is_file()]
+    paths = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
+    paths = [path for path in paths if path.is_file()]
     if not paths:
         raise data_error("no-such-path", "no file matches this pattern", pattern, "check it")
     base = Path(os.path.commonpath([path.parent for path in paths]))
@@ -213,8 +213,8 @@ def _end_of_part(text: str, first: int, last: int) -> int:
     for mark in ("\n\n", "\n"):
         if (at := text.find(mark, first, last)) >= 0:
             return at + len(mark)
-    found = _INSIDE_A_LINE.search(text, first, last)
-    return found.end() if found else last
+    match = _INSIDE_A_LINE.search(text, first, last)
+    return match.end() if match else last
 
 
 def _without_marks(text: str) -> str:

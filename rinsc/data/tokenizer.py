@@ -229,7 +229,7 @@ class BytePairTokenizer:
         """The lowest id of each token by what it stands for, as far as its name tells: whether it
         is special, and its bytes. Tokenizers of other kinds have the same keys."""
         is_alphabet = '"ByteLevel"' in json.dumps(parse_json(self.to_json()).get("decoder"))
-        found: dict[tuple[bool, bytes], int] = {}
+        keys: dict[tuple[bool, bytes], int] = {}
         names = self._backend.get_vocab(with_added_tokens=True)
         for name, row in sorted(names.items(), key=lambda item: item[1]):
             is_added, fallback = row in self._added, _BYTE.fullmatch(name)
@@ -239,8 +239,8 @@ class BytePairTokenizer:
                 data = bytes([int(fallback[1], 16)])
             else:
                 data = name.replace("\u2581", " ").encode("utf-8")  # as SentencePiece shows spaces
-            found.setdefault((row in self._special_ids, data), row)
-        return found
+            keys.setdefault((row in self._special_ids, data), row)
+        return keys
 
     @property
     def sha256(self) -> str:

@@ -83,16 +83,16 @@ def read_wide_row(line: bytes, name: str, most_depth: int) -> WideRow:
     """
     for _ in text_parts(line):
         pass
-    row, stack, key, wanted = WideRow(line), "", None, "value"
+    row, stack, key, expected = WideRow(line), "", None, "value"
     for mark, start, end in _tokens(line):
-        if mark not in _ALLOWED[wanted] or (mark in "]}" and stack[-1] + mark not in "[]{}"):
+        if mark not in _ALLOWED[expected] or (mark in "]}" and stack[-1] + mark not in "[]{}"):
             raise ValueError(f"unexpected text at byte {start}")
-        if mark == '"' and wanted.startswith("key"):
+        if mark == '"' and expected.startswith("key"):
             text = _checked_string(line, start, end)
             if len(stack) == 1:
                 key = text
                 row.add_name(text)
-            wanted = "colon"
+            expected = "colon"
             continue
         if mark in '[{"a':
             if len(stack) == 1 and row.kind == "dict" and key == name:
@@ -106,23 +106,23 @@ def read_wide_row(line: bytes, name: str, most_depth: int) -> WideRow:
             stack += mark
             if len(stack) > most_depth:
                 raise ValueError(f"values nest deeper than {most_depth}")
-            wanted = "value or end" if mark == "[" else "key or end"
+            expected = "value or end" if mark == "[" else "key or end"
         elif mark == ",":
-            wanted = "key" if stack[-1] == "{" else "value"
+            expected = "key" if stack[-1] == "{" else "value"
         elif mark == ":":
-            wanted = "value"
+            expected = "value"
         else:
             stack = stack[:-1] if mark in "]}" else stack
-            wanted = "next" if stack else "nothing"
+            expected = "next" if stack else "nothing"
     return row
 
 
 def _tokens(line: bytes) -> Iterator[tuple[str, int, int]]:
     """The mark of each token, and where it is; an unknown one ends them, as the end does."""
     at = 0
-    while found := _TOKEN.match(line, at):
-        which = found.lastindex or 0
-        start, at = found.span(which)
+    while match := _TOKEN.match(line, at):
+        which = match.lastindex or 0
+        start, at = match.span(which)
         yield chr(line[start]) if which == 1 else _MARKS[which], start, at
         if which == len(_MARKS) - 1:
             return

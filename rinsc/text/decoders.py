@@ -350,7 +350,7 @@ def _library_decoder(backend: Any, step: Mapping[str, Any]) -> Any:
 
 def _through(stages: Iterable[Stage], tokens: list[str]) -> list[str]:
     for stage in stages:
-        tokens = [made for token in tokens for made in stage.push(token)]
+        tokens = [output for token in tokens for output in stage.push(token)]
     return tokens
 
 

@@ -65,9 +65,9 @@ class TextStream:
     def _until_stop(self, new: str) -> str:
         """What can be shown of the text held back and ``new``."""
         text = self._held + new
-        found = [(text.find(stop) + len(stop), -len(stop)) for stop in self._stop if stop in text]
-        if found:
-            end, negative_length = min(found)
+        ends = [(text.find(stop) + len(stop), -len(stop)) for stop in self._stop if stop in text]
+        if ends:
+            end, negative_length = min(ends)
             self.ended = True
             return text[: end + negative_length]
         held = max((overlap(text, stop) for stop in self._stop), default=0)
@@ -126,7 +126,7 @@ def stream_text(
 def checked_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
     """The stop strings, one or several; raises `UsageError` for an empty one."""
     strings = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(each, str) and each for each in strings):
+    if not all(isinstance(item, str) and item for item in strings):
         hint = "give at least one character, or leave it out"
         raise UsageError("bad-stop", "a stop string is empty or no text", hint=hint)
     return strings

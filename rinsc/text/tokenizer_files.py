@@ -145,15 +145,15 @@ def read_declared(folder: Path) -> DeclaredTokens:
 
 def declared_stop_ids(folder: Path) -> list[int]:
     """The ids that the configs of a model in ``folder`` say end a text."""
-    found: list[int] = []
+    stop_ids: list[int] = []
     for name in MODEL_CONFIGS:
         config = _read_object(folder / name)
         inner = config.get("model")
         config = inner if name == "genai_config.json" and isinstance(inner, dict) else config
         value = config.get("eos_token_id")
         ids = value if isinstance(value, list) else [value]
-        found += [number for number in ids if type(number) is int and number >= 0]
-    return list(dict.fromkeys(found))
+        stop_ids += [number for number in ids if type(number) is int and number >= 0]
+    return list(dict.fromkeys(stop_ids))
 
 
 def stop_ids(folder: Path, of_tokenizer: Iterable[int], vocab_size: int) -> tuple[int, ...]:
@@ -234,16 +234,16 @@ def without_additions(tokenizer: str) -> str:
     """
     content = parse_json(tokenizer)
     model = content["model"]
-    kept = _without_templates(content.get("post_processor"))
+    processor = _without_templates(content.get("post_processor"))
     is_plain = (
-        kept == content.get("post_processor")
+        processor == content.get("post_processor")
         and content.get("truncation") is None
         and content.get("padding") is None
         and model.get("dropout") is None
     )
     if is_plain:
         return tokenizer
-    content |= {"truncation": None, "padding": None, "post_processor": kept}
+    content |= {"truncation": None, "padding": None, "post_processor": processor}
     if "dropout" in model:
         model["dropout"] = None
     return json.dumps(content, ensure_ascii=False, indent=2)
@@ -255,7 +255,7 @@ def tokenizer_files(tokenizer: str, declared: DeclaredTokens, context: int) -> M
     Raises `CheckpointError` for a text that is no tokenizer.json.
     """
     special = special_ids(tokenizer)
-    found = resolve(special, declared)
+    resolved = resolve(special, declared)
     texts_by_id = {number: text for text, number in special.items()}
     values: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # all that it does stands in tokenizer.json
@@ -263,10 +263,10 @@ def tokenizer_files(tokenizer: str, declared: DeclaredTokens, context: int) -> M
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
     }
-    if found.end_of_document is not None:
-        values["eos_token"] = texts_by_id[found.end_of_document]
-    if found.padding is not None:
-        values["pad_token"] = texts_by_id[found.padding]
+    if resolved.end_of_document is not None:
+        values["eos_token"] = texts_by_id[resolved.end_of_document]
+    if resolved.padding is not None:
+        values["pad_token"] = texts_by_id[resolved.padding]
     values |= {use: text for use, text in declared.tokens.items() if text in special}
     if declared.chat_template is not None:
         values["chat_template"] = declared.chat_template
@@ -285,8 +285,8 @@ def read_tokenizer_text(tokenizer: Path) -> str:
         return read_regular_text(tokenizer)
     except (OSError, UnicodeDecodeError):
         message, hint = "the tokenizer.json cannot be read as text", "restore the file"
-        place = str(tokenizer)
-        raise CheckpointError("bad-tokenizer", message, place=place, hint=hint) from None
+        location = str(tokenizer)
+        raise CheckpointError("bad-tokenizer", message, place=location, hint=hint) from None
 
 
 def read_tokenizer_files(tokenizer: Path, context: int) -> Mapping[str, bytes]:
@@ -309,7 +309,7 @@ def _without_templates(processor: Any) -> Any:
     if processor.get("type") == "ByteLevel":
         return processor
     if processor.get("type") == "Sequence":
-        parts = [each for each in processor.get("processors", ()) if _without_templates(each)]
+        parts = [item for item in processor.get("processors", ()) if _without_templates(item)]
         return {**processor, "processors": parts} if parts else None
     return None
 
@@ -322,7 +322,7 @@ def _token_text(value: Any) -> str | None:
 def _template(value: Any) -> str | list[dict[str, str]] | None:
     if isinstance(value, str):
         return value or None
-    if isinstance(value, list) and all(_is_named(each) for each in value):
+    if isinstance(value, list) and all(_is_named(item) for item in value):
         return value or None
     return None
 
@@ -343,7 +343,7 @@ def _read_text(path: Path) -> str | None:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        found = parse_json(_read_text(path) or "null")
+        value = parse_json(_read_text(path) or "null")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

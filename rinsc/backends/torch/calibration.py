@@ -90,8 +90,8 @@ class Calibration:
 
     def __call__(self, name: str) -> npt.NDArray[np.float32] | None:
         if name not in self._known:
-            group = next((each for each in self._groups if name in each), set())
-            self._groups = [each for each in self._groups if each is not group]
+            group = next((names for names in self._groups if name in names), set())
+            self._groups = [names for names in self._groups if names is not group]
             if group:
                 self._known = _measured(self._module, self._inputs, self._rounds, group)
         return self._known.get(name)
