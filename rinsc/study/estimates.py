@@ -44,15 +44,15 @@ def estimates(plan: Plan, flops_per_second: float | None = None) -> tuple[Estima
     by_variant: dict[str, list[PlannedRun]] = {}
     for run in plan.jobs:
         by_variant.setdefault(run.variant, []).append(run)
-    found = []
+    needs = []
     for variant in plan.variants:
         jobs = by_variant[variant.name]
         flops = sum(run.training_flops for run in jobs)
         hours = None if speed is None else flops / speed / 3600
-        found.append(
+        needs.append(
             Estimate(variant.name, tuple(jobs), _memory(variant, jobs[0].config), flops, hours)
         )
-    return tuple(found)
+    return tuple(needs)
 
 
 def _memory(variant: Variant, config: TrainConfig) -> int | None:
@@ -68,8 +68,8 @@ def _memory(variant: Variant, config: TrainConfig) -> int | None:
         )
     except RinscError:  # rounds that one of several repeats cannot run are told elsewhere
         return None
-    kept = report.weight_bytes + report.gradient_bytes + report.optimizer_bytes
-    return kept + report.activation_bytes
+    state_bytes = report.weight_bytes + report.gradient_bytes + report.optimizer_bytes
+    return state_bytes + report.activation_bytes
 
 
 def hours_left(states: Iterable[RunState]) -> float | None:
@@ -85,10 +85,10 @@ def hours_left(states: Iterable[RunState]) -> float | None:
     return left / flops * seconds / 3600
 
 
-def plan_table(plan: Plan, found: Iterable[Estimate]) -> Table:
+def plan_table(plan: Plan, needs: Iterable[Estimate]) -> Table:
     """A row for each variant: its size, its runs and what they need."""
     rows = []
-    for variant, estimate in zip(plan.variants, found, strict=True):
+    for variant, estimate in zip(plan.variants, needs, strict=True):
         steps = [run.config.steps for run in estimate.runs if run.trial is None]
         span = "" if min(steps) == max(steps) else f" to {max(steps):,}"
         memory_text = "-" if estimate.memory_bytes is None else rounded_bytes(estimate.memory_bytes)

@@ -86,9 +86,9 @@ def loss_curve(metrics: Path) -> Points:
     most = CURVE_POINTS * LINES_OF_A_POINT
     chosen = lines[:: max(1, -(-len(lines) // most))]
     points = [
-        (float(each.training_flops), each.loss_nats)
-        for each in map(metrics_from_json, chosen)
-        if each is not None and math.isfinite(each.loss_nats) and each.training_flops > 0
+        (float(line.training_flops), line.loss_nats)
+        for line in map(metrics_from_json, chosen)
+        if line is not None and math.isfinite(line.loss_nats) and line.training_flops > 0
     ]
     size = max(1, -(-len(points) // CURVE_POINTS))
     stretches = (points[index : index + size] for index in range(0, len(points), size))
@@ -102,7 +102,7 @@ def _strangers(folder: StudyFolder, plan: Plan) -> list[str]:
     """A line about run folders that the plan does not know."""
     known = {run.name for run in plan.jobs}
     runs = folder.path / RUNS_FOLDER
-    names = sorted(each.name for each in runs.iterdir() if each.is_dir()) if runs.is_dir() else []
+    names = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
     others = [name for name in names if name not in known and not name.startswith(".")]
     if not others:
         return []

@@ -112,8 +112,8 @@ def read_plan(folder: str | Path) -> Plan:
     try:
         facts = read_json(path)
         variants = tuple(
-            Variant(each["name"], _read_spec(each["model"]), int(each["parameters"]))
-            for each in facts["variants"]
+            Variant(item["name"], _read_spec(item["model"]), int(item["parameters"]))
+            for item in facts["variants"]
         )
         if facts["version"] > VERSION:
             raise ValueError("a later rinsc wrote it")
@@ -282,7 +282,7 @@ def _learning_rate(run_folder: RunFolder) -> float | None:
 
 def counted(states: list[RunState]) -> dict[State, int]:
     """How many runs are in each state."""
-    counts = Counter(each.state for each in states)
+    counts = Counter(run.state for run in states)
     return {state: counts[state] for state in STATES}
 
 

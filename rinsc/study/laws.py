@@ -156,11 +156,11 @@ class LawReport:
         budget so far."""
         rows: list[tuple[str, ...]] = []
         least = math.inf
-        for each in self.plans:
-            if each.least_gap < least:
-                least = each.least_gap
+        for design in self.plans:
+            if design.least_gap < least:
+                least = design.least_gap
                 rows.append(
-                    (str(each.budgets), str(each.seeds), f"{each.cost:.3g}", f"{least:.4f}")
+                    (str(design.budgets), str(design.seeds), f"{design.cost:.3g}", f"{least:.4f}")
                 )
         return Table(("budgets", "seeds", "cost", "least gap"), rows, left=())
 
@@ -200,7 +200,7 @@ def fit_laws(
 
     >>> from rinsc.study import Curve
     >>> x = [1e15 * 4**step for step in range(6)]
-    >>> baseline = Curve("AB", tuple(x), tuple(2 + 3 * (each / 1e15) ** -0.25 for each in x))
+    >>> baseline = Curve("AB", tuple(x), tuple(2 + 3 * (flops / 1e15) ** -0.25 for flops in x))
     >>> variant = Curve("A^2B", baseline.x, tuple(loss - 0.1 for loss in baseline.loss))
     >>> round(fit_laws([baseline, variant]).laws[1].gap.value, 4)
     -0.1
@@ -221,23 +221,23 @@ def fit_laws(
             "usage", f"{setting('resolve', '--gap')} must be above 0, not {resolve}", hint=hint
         )
     fits = fit(points_read.curves)
-    names = [each.curve.name for each in fits]
+    names = [fitted.curve.name for fitted in fits]
     if baseline is None:
         baseline = names[0] if len(names) > 1 else None
     elif baseline not in names:
         hint = f"the variants are {listed(names, 8)}"
         raise UsageError("no-baseline", f"no variant is called '{baseline}'", hint=hint)
-    target = times * max(each.curve.budgets[-1] for each in fits)
+    target = times * max(fitted.curve.budgets[-1] for fitted in fits)
     base = fits[names.index(baseline)] if baseline is not None else None
     laws = tuple(
         LawOfVariant(
-            each,
-            estimates(each.curve),
-            each.predict(target),
-            None if base is None or each is base else gap(each, base, target),
-            broken_law(each),
+            fitted,
+            estimates(fitted.curve),
+            fitted.predict(target),
+            None if base is None or fitted is base else gap(fitted, base, target),
+            broken_law(fitted),
         )
-        for each in fits
+        for fitted in fits
     )
     plans = tuple(designs(base or fits[0], times)) if plan or resolve is not None else ()
     return LawReport(
@@ -282,22 +282,22 @@ def _delimiter(text: str) -> str:
     """What stands between the columns: a comma, or where the head has none, what spreadsheets of
     other countries write."""
     head = text.partition("\n")[0]
-    return next((each for each in (",", ";", "\t") if each in head), ",")
+    return next((mark for mark in (",", ";", "\t") if mark in head), ",")
 
 
-def _columns(heads: Sequence[str], name: str, **asked: str | None) -> dict[str, str | None]:
+def _columns(heads: Sequence[str], name: str, **chosen: str | None) -> dict[str, str | None]:
     """The column of each role; that of variants may be absent."""
     by_lower = {head.strip().lower(): head for head in reversed(heads)}
     columns: dict[str, str | None] = {}
     problems = []
     for role, likely in COLUMNS.items():
-        wanted = asked[role]
-        names = likely if wanted is None else (wanted.strip().lower(),)
-        columns[role] = next((by_lower[each] for each in names if each in by_lower), None)
-        if columns[role] is None and (wanted is not None or role != "variant"):
+        column = chosen[role]
+        names = likely if column is None else (column.strip().lower(),)
+        columns[role] = next((by_lower[head] for head in names if head in by_lower), None)
+        if columns[role] is None and (column is not None or role != "variant"):
             message = (
-                f"no column is called '{wanted}'"
-                if wanted is not None
+                f"no column is called '{column}'"
+                if column is not None
                 else f"no column is known as the {role}"
             )
             have = listed(heads, 8) if heads else "none"

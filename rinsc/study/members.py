@@ -152,7 +152,7 @@ def distinct_variants(
     for name in description.families:
         with collected(problems):
             sized = costed_members(family(name), base, notes.append, strict=True)
-            members += [each.signature for each, _ in sized]
+            members += [member.signature for member, _ in sized]
     for table in description.enumerate:
         with collected(problems, "[[enumerate]]"):
             members += _enumerated(table, base, most)

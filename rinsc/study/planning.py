@@ -41,12 +41,12 @@ def designs(fitted: Fit, times: float = 4.0) -> list[Design]:
     """
     have = fitted.curve.budgets
     factor = (have[-1] / have[0]) ** (1 / (len(have) - 1))
-    made = [
+    rows = [
         _design(fitted, budgets, seeds, factor, times * have[-1])
         for budgets in range(LEAST_BUDGETS, MOST_BUDGETS + 1)
         for seeds in range(1, MOST_SEEDS + 1)
     ]
-    return sorted(made, key=lambda design: (design.cost, design.least_gap))
+    return sorted(rows, key=lambda design: (design.cost, design.least_gap))
 
 
 def cheapest(plans: Sequence[Design], gap: float) -> Design | None:

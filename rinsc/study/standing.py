@@ -84,7 +84,7 @@ class Standing:
             "critical": ranking.critical,
             "least_gap": ranking.least_gap,
             "best": list(ranking.best),
-            "diverged": [list(each) for each in ranking.diverged],
+            "diverged": [list(pair) for pair in ranking.diverged],
             "ranks": [
                 {
                     **vars(item),
@@ -99,8 +99,8 @@ class Standing:
 
 def reading_in_words(item: Rank, baseline: str) -> str:
     """What the interval of a variant allows to claim."""
-    words = "baseline" if item.variant == baseline else item.reading
-    return f"{words}, may be the best" if item.ties_best else words
+    reading = "baseline" if item.variant == baseline else item.reading
+    return f"{reading}, may be the best" if item.ties_best else reading
 
 
 def regret_in_words(item: Rank, baseline: str) -> str:

@@ -187,15 +187,15 @@ def _search(
         trials.append(Trial(rate, loss))
         if rate is not None and loss is not None:
             measured.append((rate, loss))
-    found = TunedRate(variant, budget, tuple(trials), message=message)
+    tuned = TunedRate(variant, budget, tuple(trials), message=message)
     if message or len(measured) < tuning.trials:
-        return found
+        return tuned
     choice = chosen_rate(measured)
     if choice is None:
         count, lowest = plural(tuning.trials, "trial"), min(rate for rate, _ in measured)
         message = f"its learning rate is not known: all {count} diverged, down to {lowest:g}"
-        return dataclasses.replace(found, message=message)
-    return dataclasses.replace(found, rate=choice.rate, at_edge=choice.is_at_edge)
+        return dataclasses.replace(tuned, message=message)
+    return dataclasses.replace(tuned, rate=choice.rate, at_edge=choice.is_at_edge)
 
 
 def _other_rate(state: RunState, rate: float) -> str:

@@ -145,15 +145,15 @@ def read_declared(folder: Path) -> DeclaredTokens:
 
 def declared_stop_ids(folder: Path) -> list[int]:
     """The ids that the configs of a model in ``folder`` say end a text."""
-    stop_ids: list[int] = []
+    numbers: list[int] = []
     for name in MODEL_CONFIGS:
         config = _read_object(folder / name)
         inner = config.get("model")
         config = inner if name == "genai_config.json" and isinstance(inner, dict) else config
         value = config.get("eos_token_id")
         ids = value if isinstance(value, list) else [value]
-        stop_ids += [number for number in ids if type(number) is int and number >= 0]
-    return list(dict.fromkeys(stop_ids))
+        numbers += [number for number in ids if type(number) is int and number >= 0]
+    return list(dict.fromkeys(numbers))
 
 
 def stop_ids(folder: Path, of_tokenizer: Iterable[int], vocab_size: int) -> tuple[int, ...]:
