@@ -181,7 +181,7 @@ def _coloured(reading: str, text: str) -> str:
 
 
 def _link(report: StudyReport, variant: str) -> str:
-    names = [each.name for each in report.plan.variants]
+    names = [item.name for item in report.plan.variants]
     return f'<a href="#variant-{names.index(variant)}">{code(variant)}</a>'
 
 
@@ -313,7 +313,7 @@ def _curves(report: StudyReport) -> str:
     shown = _shown(report, losses)
     for state in sorted(
         report.states,
-        key=lambda each: shown.index(each.run.variant) if each.run.variant in shown else 99,
+        key=lambda item: shown.index(item.run.variant) if item.run.variant in shown else 99,
     ):
         points = curves.get(state.run.name, ())
         if not points:
@@ -350,14 +350,14 @@ def _variants(report: StudyReport) -> str:
 def _runs(report: StudyReport) -> str:
     rows = [
         (
-            *(_link(report, each.run.variant), escape(each.run.budget), str(each.run.seed)),
-            each.state,
-            "" if each.figure is None else f"{each.figure:.4f}",
-            f"{each.training_flops:.3g}" if each.training_flops else "",
-            f"{each.seconds:.1f}" if each.seconds else "",
-            escape(each.message),
+            *(_link(report, item.run.variant), escape(item.run.budget), str(item.run.seed)),
+            item.state,
+            "" if item.figure is None else f"{item.figure:.4f}",
+            f"{item.training_flops:.3g}" if item.training_flops else "",
+            f"{item.seconds:.1f}" if item.seconds else "",
+            escape(item.message),
         )
-        for each in report.states
+        for item in report.states
     ]
     heads = (
         *("variant", "budget", "seed", "state"),

@@ -221,7 +221,7 @@ def ticks(low: float, high: float) -> list[float]:
         return [low]
     power = 10.0 ** math.floor(math.log10(high - low))
     widths = [factor * power for factor in (0.1, 0.2, 0.5, 1.0)]
-    width = next((each for each in widths if (high - low) / each <= MOST_TICKS), widths[-1])
+    width = next((size for size in widths if (high - low) / size <= MOST_TICKS), widths[-1])
     first, last = math.ceil(low / width - 1e-9), math.floor(high / width + 1e-9)
     return [round(number * width, 10) for number in range(first, last + 1)]
 

@@ -105,12 +105,12 @@ class StudyReport:
             "states": counted(list(self.states)),
             "hours": self.hours,
             "versions": [{**versions, "runs": count} for versions, count in self.evidence.versions],
-            "rankings": {budget: each.facts() for budget, each in self.rankings.items()},
+            "rankings": {budget: standing.facts() for budget, standing in self.rankings.items()},
             "unranked": {
                 budget: {"reason": reason, "means": mean_facts(self.means, budget)}
                 for budget, reason in self.unranked.items()
             },
-            "at_one_round": {budget: each.facts() for budget, each in self.regrets.items()},
+            "at_one_round": {budget: standing.facts() for budget, standing in self.regrets.items()},
             "rounds": [
                 {"variant": variant, "budget": budget, **vars(row)}
                 for (variant, budget), rows in self.by_rounds().items()
@@ -131,11 +131,12 @@ class StudyReport:
             *rates,
             *(
                 (
-                    f"At {budget}, baseline {each.ranking.baseline}: {noise_in_words(each)}",
+                    f"At {budget}, baseline {standing.ranking.baseline}: "
+                    f"{noise_in_words(standing)}",
                     self.rank_heads,
-                    self.rank_rows(each),
+                    self.rank_rows(standing),
                 )
-                for budget, each in self.rankings.items()
+                for budget, standing in self.rankings.items()
             ),
             *(
                 (f"At {budget}, without a ranking: {reason}", mean_heads(self.plan), rows)
@@ -145,11 +146,11 @@ class StudyReport:
             ),
             *(
                 (
-                    f"One round of every repeat, at {budget}: {noise_in_words(each)}",
+                    f"One round of every repeat, at {budget}: {noise_in_words(standing)}",
                     self.rank_heads,
-                    self.rank_rows(each, regret=True),
+                    self.rank_rows(standing, regret=True),
                 )
-                for budget, each in self.regrets.items()
+                for budget, standing in self.regrets.items()
             ),
         ]
 
@@ -157,12 +158,12 @@ class StudyReport:
         """A row for each variant and budget of the trials, under `RATE_HEADS`."""
         return [
             (
-                *(each.variant, each.budget),
-                *("–" if each.rate is None else f"{each.rate:.3g}", str(len(each.trials))),
-                "–" if each.penalty is None else f"{each.penalty:.4f}",
-                each.message or ("at the edge of the trials" if each.at_edge else ""),
+                *(tuned.variant, tuned.budget),
+                *("–" if tuned.rate is None else f"{tuned.rate:.3g}", str(len(tuned.trials))),
+                "–" if tuned.penalty is None else f"{tuned.penalty:.4f}",
+                tuned.message or ("at the edge of the trials" if tuned.at_edge else ""),
             )
-            for each in self.rates
+            for tuned in self.rates
         ]
 
     @property
@@ -195,9 +196,9 @@ class StudyReport:
     def by_rounds(self) -> dict[tuple[str, str], list[RoundsRow]]:
         """For each variant and budget a row for every number of rounds, where there are several."""
         groups: dict[tuple[str, str], dict[int, list[AtRounds]]] = {}
-        for each in self.rounds:
-            counts = groups.setdefault((each.run.variant, each.run.budget), {})
-            counts.setdefault(each.rounds, []).append(each)
+        for measured in self.rounds:
+            counts = groups.setdefault((measured.run.variant, measured.run.budget), {})
+            counts.setdefault(measured.rounds, []).append(measured)
         return {
             key: [self._rounds_row(counts[count]) for count in sorted(counts)]
             for key, counts in groups.items()
@@ -207,7 +208,7 @@ class StudyReport:
     def _rounds_row(self, runs: Sequence[AtRounds]) -> RoundsRow:
         run, rounds = runs[0].run, runs[0].rounds
         spec = self.plan.variant(run.variant).spec
-        loss = sum(each.loss for each in runs) / len(runs)
+        loss = sum(measured.loss for measured in runs) / len(runs)
         flops = inference_flops(spec, run.config.sequence_length, rounds)
         return RoundsRow(rounds, len(runs), loss, flops)
 
@@ -215,12 +216,12 @@ class StudyReport:
         """A row for each run, under `RUN_COLUMNS`."""
         return [
             (
-                *(each.run.name, each.run.variant, each.run.budget, each.run.seed, each.state),
-                self.plan.variant(each.run.variant).parameters,
-                *(each.training_flops or None, each.run.config.tokens),
-                *(each.figure, each.seconds or None, each.message or None),
+                *(state.run.name, state.run.variant, state.run.budget, state.run.seed, state.state),
+                self.plan.variant(state.run.variant).parameters,
+                *(state.training_flops or None, state.run.config.tokens),
+                *(state.figure, state.seconds or None, state.message or None),
             )
-            for each in self.states
+            for state in self.states
         ]
 
 
@@ -248,25 +249,25 @@ def study_report(folder: str | Path) -> StudyReport:
     states = tuple(study_states(study, plan))
     evidence = read_evidence(study, plan, states)
     notes: list[str] = [*plan.notes, *evidence.notes]
-    over = sum(each.is_over for each in states)
+    over = sum(item.is_over for item in states)
     if over < len(states):
         notes.append(f"{len(states) - over} of {len(states)} runs are not finished")
-    compared = [each for each in states if each.run.name not in evidence.foreign]
+    compared = [item for item in states if item.run.name not in evidence.foreign]
     rounds = _rounds(study, plan, compared, notes)
     rankings, regrets, unranked = {}, {}, {}
     for budget in dict.fromkeys(run.budget for run in plan.runs):
-        runs = [each for each in compared if each.run.budget == budget]
+        runs = [item for item in compared if item.run.budget == budget]
         try:
             rankings[budget] = _standing(study, plan, runs, notes)
         except RinscError as error:
             unranked[budget] = error.message
             notes.append(f"no ranking at {budget}: {error.message}")
-        at_one = [each for each in rounds if each.run.budget == budget and each.rounds == 1]
+        at_one = [item for item in rounds if item.run.budget == budget and item.rounds == 1]
         regret = _regret(study, plan, runs, at_one, notes)
         if regret is not None:
             regrets[budget] = regret
     laws = _laws(plan, compared, notes)
-    notes += [each.words for each in states if each.state in ("failed", "diverged")]
+    notes += [item.words for item in states if item.state in ("failed", "diverged")]
     return StudyReport(
         *(plan, states, rankings, laws, tuple(dict.fromkeys(notes)), rounds, regrets, evidence),
         rates=tuned_rates(study, plan),
@@ -295,7 +296,7 @@ def _regret(
     notes: list[str],
 ) -> Standing | None:
     """The variants that draw their rounds, at one round, beside the baseline as it is."""
-    drawn = [each for each in at_one if is_stochastic(plan.variant(each.run.variant).spec)]
+    drawn = [item for item in at_one if is_stochastic(plan.variant(item.run.variant).spec)]
     losses: dict[str, dict[str, float]] = {}
     pieces: dict[str, list[Pieces]] = {}
     baseline = []
@@ -306,9 +307,9 @@ def _regret(
                 baseline.append(sample)
                 loss = loss_of(state.run, sample)
                 losses.setdefault(plan.baseline, {})[str(state.run.seed)] = loss
-    for each in drawn:
-        losses.setdefault(each.run.variant, {})[str(each.run.seed)] = each.loss
-        pieces.setdefault(each.run.variant, []).append(each.pieces)
+    for item in drawn:
+        losses.setdefault(item.run.variant, {})[str(item.run.seed)] = item.loss
+        pieces.setdefault(item.run.variant, []).append(item.pieces)
     if not drawn:
         return None
     try:
@@ -347,11 +348,11 @@ def _rounds(
 ) -> tuple[AtRounds, ...]:
     def every() -> Iterator[AtRounds]:
         for variant in plan.variants:
-            own = [each for each in states if each.run.variant == variant.name]
+            own = [item for item in states if item.run.variant == variant.name]
             yield from measured_rounds(study, variant.spec, own, notes)
 
     rounds = tuple(every())
-    if rounds and len({each.run.name for each in rounds}) == len(rounds):
+    if rounds and len({item.run.name for item in rounds}) == len(rounds):
         command = setting("measure_study_rounds", "rinsc study report --rounds")
         notes.append(f"nothing is known of other rounds: {command} measures them")
     return rounds
@@ -361,9 +362,9 @@ def _laws(plan: Plan, states: Sequence[RunState], notes: list[str]) -> LawReport
     curves, short = [], []
     for variant in plan.variants:
         runs = [
-            each for each in states if each.run.variant == variant.name and each.state == "finished"
+            item for item in states if item.run.variant == variant.name and item.state == "finished"
         ]
-        x = tuple(float(each.training_flops) for each in runs)
+        x = tuple(float(item.training_flops) for item in runs)
         curve = Curve(variant.name, x, tuple(map(run_loss, runs)))
         if len(runs) and len(curve.budgets) >= LEAST_BUDGETS:
             curves.append(curve)
@@ -388,7 +389,7 @@ def _laws(plan: Plan, states: Sequence[RunState], notes: list[str]) -> LawReport
 def _losses(states: Sequence[RunState]) -> dict[str, dict[str, float]]:
     """By variant and seed, lower is better; a diverged run is nan."""
     losses: dict[str, dict[str, float]] = {}
-    for each in states:
-        if each.state in ("finished", "diverged"):
-            losses.setdefault(each.run.variant, {})[str(each.run.seed)] = run_loss(each)
+    for item in states:
+        if item.state in ("finished", "diverged"):
+            losses.setdefault(item.run.variant, {})[str(item.run.seed)] = run_loss(item)
     return losses

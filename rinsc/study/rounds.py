@@ -120,7 +120,7 @@ def own_sample(folder: StudyFolder, run: PlannedRun) -> Pieces | None:
         return None  # `study_report` tells it where it reads all of them
     if pieces is None:
         return None
-    return Pieces(*(evenly_spaced(each, SAMPLE) for each in vars(pieces).values()))
+    return Pieces(*(evenly_spaced(values, SAMPLE) for values in vars(pieces).values()))
 
 
 def loss_of(run: PlannedRun, pieces: Pieces) -> float:
@@ -157,8 +157,8 @@ def measure_study_rounds(path: str | Path, progress: Progress | None = None) -> 
 
 def _missing(folder: StudyFolder, run: PlannedRun, spec: ModelSpec) -> list[int]:
     own = own_rounds(spec, run.config)
-    others = [each for each in rounds_to_measure(own) if set(own.values()) != {each}]
-    return [each for each in others if not _is_readable(folder, run, each)]
+    others = [count for count in rounds_to_measure(own) if set(own.values()) != {count}]
+    return [count for count in others if not _is_readable(folder, run, count)]
 
 
 def _is_readable(folder: StudyFolder, run: PlannedRun, rounds: int) -> bool:
