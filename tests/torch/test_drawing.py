@@ -191,11 +191,14 @@ def test_compiled_models_draw() -> None:
     one_graph: Any = torch.compile(training(), backend="eager", fullgraph=True)
     torch.testing.assert_close(one_graph(IDS, rounds=2), plain(IDS, rounds=2))
     torch._dynamo.reset()
-    with pytest.raises(Exception, match="give them, as in rounds"):
+    with pytest.raises(Exception, match="give rounds=2, or leave out fullgraph"):
         one_graph(IDS)
     for spec, given in (
-        (RICH, "give rounds=2 and noise_seed=1"),
-        (small_spec("P A^2{inject=add, init=noise}"), "give noise_seed=1"),
+        (RICH, "give rounds=2 and noise_seed=step, or leave out fullgraph"),
+        (
+            small_spec("P A^2{inject=add, init=noise}"),
+            "give noise_seed=step, or leave out fullgraph",
+        ),
     ):
         torch._dynamo.reset()
         noisy: Any = torch.compile(training(spec), backend="eager", fullgraph=True)

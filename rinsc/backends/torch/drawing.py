@@ -201,11 +201,11 @@ def drawing_source(graph: BlockGraph) -> list[str]:
         what=" and ".join(what),
         ranks=_RANKS * noise,
         uncompiled=_uncompiled(
-            "rounds are drawn in Python: give them, as in rounds=2"
+            "rounds are drawn in Python: give rounds=2, or leave out fullgraph"
             if drawn and not noise
-            else "noise is seeded in Python: give noise_seed=1, another one each step"
+            else "noise is seeded: give noise_seed=step, or leave out fullgraph"
             if noise and not drawn
-            else "training draws in Python: give rounds=2 and noise_seed=1"
+            else "training draws: give rounds=2 and noise_seed=step, or leave out fullgraph"
         ),
         replica_attribute=_REPLICA * noise,
         first_row="self._first_row(rows)" if noise else "self._rows",
