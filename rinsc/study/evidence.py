@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +17,7 @@ from typing import TypeAlias
 from rinsc.errors import RinscError, listed, plural
 from rinsc.spec import model_spec, spec_to_toml
 from rinsc.storage.files import read_json, read_regular, read_regular_text, text_digest
-from rinsc.study.folder import RUNS_FOLDER, RunState, StudyFolder
+from rinsc.study.folder import RUNS_FOLDER, RunState, StudyFolder, run_state
 from rinsc.study.plan import Plan, PlannedRun
 from rinsc.training.config import config_from_toml
 from rinsc.training.metrics import metrics_from_json
@@ -58,23 +58,59 @@ def read_evidence(folder: StudyFolder, plan: Plan, states: Sequence[RunState]) -
             notes.append(f"{run.words}: left out, as {reason}")
             continue
         versions[json.dumps(_record(run_folder.environment), sort_keys=True)] += 1
-        record = _record(run_folder.data_record)
-        if record:
-            data[run.name] = text_digest(json.dumps(record, sort_keys=True))
-    counts = Counter(data.values())
-    if len(counts) > 1:
-        usual, count = counts.most_common(1)[0]
-        others = [state.run for state in states if data.get(state.run.name, usual) != usual]
+        digest = _data_digest(run_folder)
+        if digest:
+            data[run.name] = digest
+    usual, count = _most_common(data.values())
+    others = [state.run for state in states if data.get(state.run.name, usual) != usual]
+    if others:
         foreign |= {run.name for run in others}
         names = listed([run.words for run in others], MOST_LISTED)
         notes.append(
             f"{plural(len(others), 'run')} left out, with other data than the {count} others: "
             f"{names}"
         )
+    foreign |= _of_foreign_trials(folder, plan, usual, notes)
     every = tuple((json.loads(text), count) for text, count in versions.most_common())
     if len(every) > 1:
         notes.append(f"the runs were trained with {len(every)} different sets of versions")
     return Evidence(curves, every, frozenset(foreign), tuple(notes))
+
+
+def _of_foreign_trials(
+    folder: StudyFolder, plan: Plan, data_of_runs: str | None, notes: list[str]
+) -> set[str]:
+    """The runs whose learning rate was not tuned as that of the others: a trial is another run than
+    the planned one, or had other data."""
+    reasons: dict[tuple[str, str], str] = {}
+    data: dict[PlannedRun, str] = {}
+    for run in plan.trials:
+        run_folder = folder.run(run)
+        if run_state(folder, run).state != "finished":
+            continue
+        reason = _difference(run_folder, plan, run)
+        if reason is not None:
+            reasons.setdefault((run.variant, run.budget), reason)
+        elif digest := _data_digest(run_folder):
+            data[run] = digest
+    usual, _ = _most_common(data.values())
+    for run, digest in data.items():
+        if digest != usual:
+            reason = "it had other data than the trials of others"
+            reasons.setdefault((run.variant, run.budget), reason)
+    if usual is not None and data_of_runs is not None and usual != data_of_runs:
+        notes.append("the learning rates were tuned on other data than the runs have")
+    for (variant, budget), reason in reasons.items():
+        notes.append(
+            f"{variant}: left out where its learning rate is that of trials at {budget}: of one, "
+            f"{reason}"
+        )
+    return {run.name for run in plan.runs if (run.variant, run.tuned_at) in reasons}
+
+
+def _most_common(digests: Iterable[str]) -> tuple[str | None, int]:
+    """The one that most have, and how many; None of none."""
+    return next(iter(Counter[str | None](digests).most_common(1)), (None, 0))
 
 
 def loss_curve(metrics: Path) -> Points:
@@ -125,6 +161,12 @@ def _difference(folder: RunFolder, plan: Plan, run: PlannedRun) -> str | None:
     if dataclasses.replace(config, learning_rate=run.config.learning_rate) != run.config:
         return "it was trained with other settings"
     return None
+
+
+def _data_digest(folder: RunFolder) -> str | None:
+    """Of what is written of the data of a run; None where nothing is."""
+    record = _record(folder.data_record)
+    return text_digest(json.dumps(record, sort_keys=True)) if record else None
 
 
 def _record(path: Path) -> Mapping[str, str]:

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rinsc.errors import RinscError
+from rinsc.spec import spec_to_toml
 from rinsc.study.folder import StudyFolder, read_plan, write_plan
 from rinsc.study.plan import Plan, PlannedRun, plan_study
 from rinsc.study.rates import chosen_rate, grid, loss_at, next_rate
+from rinsc.study.report import study_report
 from rinsc.study.tuning import TunedRate, job_states, resolved, study_states, tuned_rates
 from rinsc.study.working import work, work_on
 from rinsc.training.config import config_to_toml
@@ -297,3 +299,35 @@ def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     path.write_text(json.dumps({**facts, "version": 99}))
     with pytest.raises(RinscError, match="a later rinsc wrote it"):
         read_plan(tmp_path)
+
+
+def test_trials_of_other_data_or_settings_rank_nothing(tmp_path: Path, train_by: Any) -> None:
+    train_by(lambda run: bowl(2.4e-3)(run.config.learning_rate) + run.seed * 1e-6)
+    plan, folder = planned(tmp_path, seeds=[1, 2]), StudyFolder(tmp_path)
+    work(tmp_path)
+    for run in plan.jobs:
+        own = resolved(folder, plan, run)
+        assert own is not None
+        folder.run(run).model_spec.write_text(spec_to_toml(plan.variant(run.variant).spec))
+        folder.run(run).config.write_text(config_to_toml(own.config))
+        folder.run(run).data_record.write_text('{"text": "one"}')
+    assert study_report(tmp_path).evidence.foreign == frozenset()
+    trial = next(run for run in plan.trials if run.variant == "A^2B")
+    record, settings = folder.run(trial).data_record, folder.run(trial).config
+    others = {run.name for run in plan.runs if run.variant == "A^2B"}
+    record.write_text('{"text": "two"}')
+    report = study_report(tmp_path)
+    assert report.evidence.foreign == others
+    assert "it had other data than the trials of others" in "\n".join(report.notes)
+    record.write_text('{"text": "one"}')
+    own_settings = settings.read_text()
+    settings.write_text(own_settings.replace("weight_decay = 0.1", "weight_decay = 0.2"))
+    report = study_report(tmp_path)
+    assert report.evidence.foreign == others
+    assert "it was trained with other settings" in "\n".join(report.notes)
+    settings.write_text(own_settings)
+    for run in plan.trials:
+        folder.run(run).data_record.write_text('{"text": "two"}')
+    report = study_report(tmp_path)
+    assert report.evidence.foreign == frozenset()
+    assert "the learning rates were tuned on other data than the runs have" in report.notes
