@@ -9,6 +9,8 @@ study may be begun on one engine and go on with another.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +54,11 @@ def run_study(
     resources = _checked(on, workers, threads, gpus, slurm)
     study, plan = opened(folder)
     progress = progress or ShownProgress()
-    with _coordinator(study), progress.task("running the study") as observe:
+    with (
+        _ended_by_signals(),
+        _coordinator(study),
+        progress.task("running the study") as observe,
+    ):
         for run in plan.jobs:
             study.forget_failure(run)
         watch = Watch(study, plan, observe)
@@ -81,6 +87,30 @@ def _checked(
         message = f"{setting('gpus')} must be a number of GPUs, not {gpus!r:.40}"
         raise UsageError("usage", message, hint="a share of a GPU is for Ray alone")
     return Resources(workers or 0, threads, gpus, slurm_options(slurm))
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the body as Ctrl-C does, so that no worker and no job is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names]
+    earlier = {
+        number: signal.signal(number, end)
+        for number in numbers
+        if signal.getsignal(number) == signal.SIG_DFL  # nohup ignores SIGHUP
+    }
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

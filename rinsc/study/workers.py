@@ -80,11 +80,10 @@ class Worker:
         """Its exit status, negative for a signal; None as long as it works."""
         return self.process.poll()
 
-    def end(self) -> None:
-        """Tell it to end, and wait for its checkpoint."""
-        self.process.terminate()
+    def wait(self, deadline: float) -> None:
+        """Wait for its checkpoint, until the deadline."""
         try:
-            self.process.wait(timeout=MOST_SECONDS_TO_END)
+            self.process.wait(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -119,8 +118,11 @@ def work_here(watch: Watch, workers: int, threads: int) -> None:
                         raise stopped(study, "worker-stopped", "workers end again and again")
                     working.append(_started(study, threads))
     finally:
+        deadline = time.monotonic() + MOST_SECONDS_TO_END
+        for worker in working:  # all are told before one is waited for
+            worker.process.terminate()
         for worker in working:
-            worker.end()
+            worker.wait(deadline)
 
 
 def stopped(study: StudyFolder, code: str, message: str) -> OutputError:
