@@ -137,9 +137,7 @@ def loss_curve(metrics: Path) -> Points:
 def _strangers(folder: StudyFolder, plan: Plan) -> list[str]:
     """A line about run folders that the plan does not know."""
     known = {run.name for run in plan.jobs}
-    runs = folder.path / RUNS_FOLDER
-    names = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
-    others = [name for name in names if name not in known and not name.startswith(".")]
+    others = sorted(name for name in folder.begun() - known if not name.startswith("."))
     if not others:
         return []
     return [

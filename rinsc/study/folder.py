@@ -16,6 +16,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,12 +92,16 @@ def _read_tuning(facts: Mapping[str, Any] | None) -> Tuning | None:
 def write_plan(plan: Plan, folder: str | Path) -> Path:
     """Write the plan into the folder of a study; the same plan may be written again.
 
-    Raises OutputError where another plan is there.
+    So a damaged one is mended. Raises OutputError where another plan is there.
     """
     target = make_folder(folder) / PLAN_FILE
     if target.exists():
-        begun = read_plan(folder)
-        if begun.digest != plan.digest:
+        try:
+            is_other = read_plan(folder).digest != plan.digest
+        except SpecError:  # damaged: its runs say whether it was this one
+            runs = StudyFolder(Path(folder)).begun()
+            is_other = bool(runs) and runs.isdisjoint(run.name for run in plan.jobs)
+        if is_other:
             message = "another plan is in this folder"
             hint = "choose another folder, or repeat the study of this one with rinsc study run"
             raise OutputError("another-study", message, place=str(folder), hint=hint)
@@ -188,6 +193,11 @@ class StudyFolder:
     def run(self, run: PlannedRun) -> RunFolder:
         return RunFolder(self.path / RUNS_FOLDER / run.name)
 
+    def begun(self) -> set[str]:
+        """The names of the run folders that are there."""
+        runs = self.path / RUNS_FOLDER
+        return {path.name for path in runs.iterdir() if path.is_dir()} if runs.is_dir() else set()
+
     def lock(self, run: PlannedRun) -> Path:
         return self._beside(run, "lock")
 
@@ -213,7 +223,14 @@ class StudyFolder:
         return self.run(run).result.is_file() or self.outcome(run).is_file()
 
     def forget_failure(self, run: PlannedRun) -> None:
-        """Let a run that failed be tried again: what it failed of may be mended by now."""
+        """Let a run that failed be tried again: what it failed of may be mended by now.
+
+        A damaged result is put aside, and written anew by the run that goes on.
+        """
+        result = self.run(run).result
+        if result.is_file() and run_state(self, run).state == "failed":
+            with suppress(OSError):  # then it stays failed
+                result.replace(result.with_name(result.name + ".damaged"))
         if self.outcome(run).is_file() and run_state(self, run).state == "failed":
             self.outcome(run).unlink(missing_ok=True)
             self.starts(run).unlink(missing_ok=True)

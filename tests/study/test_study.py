@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from rinsc.errors import RinscError
 from rinsc.study.engines import run_study
 from rinsc.study.folder import StudyFolder, read_plan, run_state, write_plan
 from rinsc.study.plan import PlannedRun, plan_study
@@ -194,6 +195,55 @@ def test_a_damaged_result_is_one_line(copy: Path) -> None:
     status, out, _ = run_cli("study", "report", str(copy), "--json")
     assert status == 0
     assert json.loads(out)["states"]["failed"] == 3
+
+
+def test_a_damaged_result_is_written_anew_when_the_command_is_repeated(
+    whole: Path, copy: Path
+) -> None:
+    for index, run in enumerate(read_plan(copy).runs[:2]):
+        result = folder_of(copy, run) / "result.json"
+        text = result.read_text()
+        result.write_text("" if index else text.replace('"bits_per_byte": ', '"bits_per_byte": 9'))
+        assert run_state(StudyFolder(copy), run).state == "failed"
+    assert {state.state for state in run_study(copy, workers=1)} == {"finished"}
+    assert weights(copy) == weights(whole)
+    assert len(list((copy / "runs").glob("*/result.json.damaged"))) == 2
+
+
+def test_a_damaged_plan_is_mended_by_the_same_one_alone(copy: Path) -> None:
+    path, plan = copy / "plan.json", read_plan(copy)
+    path.write_text(path.read_text()[:500])
+    with pytest.raises(RinscError, match="another plan"):
+        planned(copy, budgets=["5e8"])
+    write_plan(plan, copy)
+    assert read_plan(copy) == plan
+
+
+@pytest.mark.parametrize(
+    ("on", "number"), [("slurm-local", signal.SIGTERM), ("local", signal.SIGHUP)]
+)
+def test_a_coordinator_that_is_told_to_end_leaves_nobody(
+    tmp_path: Path, on: str, number: signal.Signals
+) -> None:
+    if on == "slurm-local":
+        pytest.importorskip("submitit")
+    folder = planned(tmp_path, budgets=["1e13"])
+    command = [sys.executable, "-m", "rinsc", "study", "run", str(folder), "--on", on]
+    process = subprocess.Popen([*command, "--workers", "1"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not list((tmp_path / "runs").glob("*.starts")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (lease,) = (tmp_path / "runs").glob("*.lease")
+    worker = Path(f"/proc/{json.loads(lease.read_text())['process']}")
+    assert worker.exists()
+    process.send_signal(number)
+    assert process.wait(timeout=90) == 128 + number
+    deadline = time.monotonic() + 20  # submitit's own process ends a little before its job
+    while worker.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not worker.exists()
+    assert not list((tmp_path / "runs").glob("*/result.json"))
 
 
 def test_two_coordinators_are_one_error(copy: Path) -> None:
