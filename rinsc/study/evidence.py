@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from rinsc.errors import RinscError, listed, plural
 from rinsc.spec import model_spec, spec_to_toml
-from rinsc.storage.files import read_json, read_regular, read_regular_text, text_digest
+from rinsc.storage.files import parse_json, read_json, read_regular, read_regular_text, text_digest
 from rinsc.study.folder import RUNS_FOLDER, RunState, StudyFolder, run_state
 from rinsc.study.plan import Plan, PlannedRun
 from rinsc.training.config import config_from_toml
@@ -71,7 +71,7 @@ def read_evidence(folder: StudyFolder, plan: Plan, states: Sequence[RunState]) -
             f"{names}"
         )
     foreign |= _of_foreign_trials(folder, plan, usual, notes)
-    every = tuple((json.loads(text), count) for text, count in versions.most_common())
+    every = tuple((parse_json(text), count) for text, count in versions.most_common())
     if len(every) > 1:
         notes.append(f"the runs were trained with {len(every)} different sets of versions")
     return Evidence(curves, every, frozenset(foreign), tuple(notes))

@@ -68,7 +68,6 @@ def test_rounds_weights_and_seed(tmp_path: Path) -> None:
         (("--cache",), "usage"),
         (("--precision", "int8", "--genai"), "usage"),
         (("--rounds", "Z=2"), "unknown-repeat"),
-        (("--kind", "vit", "--patch-width", "12"), "not-a-language-model"),
         (("--weights", "missing.safetensors"), "weights-not-readable"),
     ],
 )
