@@ -150,9 +150,10 @@ def test_learning_and_reading_take_little_memory(kind: str, name: str, tmp_path:
         else:
             path.write_text(content)
         name_of_text = f"{form}:{path.parent if form == 'hf' else path}"
-        peaks = []
-        for turn in range(2):  # what a peak has beyond the least is of the allocator's threads
-            arguments = [name_of_text, str(tmp_path / f"{size}-{turn}")]
+        peaks: list[int] = []
+        # What a peak has beyond the least is of the allocator's threads: until two agree.
+        while len(peaks) < 2 or (len(peaks) < 5 and sorted(peaks)[1] - min(peaks) > 1 << 20):
+            arguments = [name_of_text, str(tmp_path / f"{size}-{len(peaks)}")]
             command = [sys.executable, "-c", MEASURED, *arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             peaks.append(int(done.stdout))
