@@ -174,6 +174,11 @@ def plan_study(source: str | Path | Mapping[str, Any], *, rate: RateRule | None 
         raise SpecError.of(*_without_repeats(problems))
     if len(description.seeds) == 1 and len(variants) > 1:
         notes.append("one seed: no interval and no ranking, which need a second one")
+    if len(description.budgets) > 1 and any(run.config.schedule == "wsd" for run in runs):
+        notes.append(
+            "with the schedule wsd the budgets of a seed share their first steps and their noise: "
+            "intervals of scaling laws are too narrow"
+        )
     if tuning is None and len(variants) > 1:
         notes.append(
             f"one learning rate for all variants, {runs[0].config.learning_rate:g}: it may suit "

@@ -152,6 +152,15 @@ def test_one_seed_is_said() -> None:
     assert not any("one seed" in note for note in plan_study(STUDY).notes)
 
 
+def test_budgets_that_share_their_steps_are_told() -> None:
+    settings = {**STUDY["settings"], "schedule": "wsd"}
+    assert any("too narrow" in note for note in plan_study(study(settings=settings)).notes)
+    one = study(settings=settings, budgets=STUDY["budgets"][:1])
+    assert not any(
+        "too narrow" in note for note in (*plan_study(one).notes, *plan_study(STUDY).notes)
+    )
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(SpecError) as caught:
         plan_study(study(variants=["A^", "(B", "A^2B"], families=["nobody"]))
