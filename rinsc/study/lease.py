@@ -110,34 +110,66 @@ def _left(lock: Path) -> tuple[str, float]:
 
 
 def _token(lock: Path) -> str | None:
+    return _token_in(_lease(lock))
+
+
+def _token_in(lease: Path) -> str | None:
     try:
-        return str(read_json(_lease(lock))["token"])
+        return str(read_json(lease)["token"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
 def _leased(lock: Path, *, locks_work: bool) -> str | None:
     """The token of a lease that is now ours; None where another worker has one."""
+    stale = _token(lock)  # is read first: what is found fresh below may be another one
     if _is_fresh(lock, locks_work=locks_work):
         return None
     path, token = _lease(lock), secrets.token_hex(8)
-    is_left = path.exists()
-    is_contested = is_left and _left(lock)[1] >= STALE_SECONDS  # other machines may take it, too
+    is_contested = path.exists()  # other workers may take it over, too
+    draft, aside = path.with_suffix(f".{token}.new"), path.with_suffix(f".{token}")
+    facts = {"machine": socket.gethostname(), "process": os.getpid(), "token": token}
     try:
-        if is_left:
-            path.unlink(missing_ok=True)
-        with path.open("x", encoding="ascii") as file:
-            facts = {"machine": socket.gethostname(), "process": os.getpid(), "token": token}
-            file.write(json.dumps(facts))
-    except FileExistsError:
-        return None
+        if is_contested and not _moved_away(path, stale, aside):
+            return None
+        draft.write_text(json.dumps(facts), encoding="ascii")
+        _placed(draft, path)
+    except (FileExistsError, FileNotFoundError):
+        return None  # another worker was faster
     except OSError as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
-    if is_contested:
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+    if is_contested or not locks_work:  # a new lease, too, may be one that was put back
         time.sleep(SETTLE_SECONDS)
     return token if _token(lock) == token else None
+
+
+def _moved_away(path: Path, stale: str | None, aside: Path) -> bool:
+    """Whether the lease was the stale one, which is gone now: of many that try, one moves it.
+
+    Who was late has another worker's new lease in hand, and puts it back.
+    """
+    path.rename(aside)
+    try:
+        is_stale = _token_in(aside) == stale
+        if not is_stale:
+            _placed(aside, path)
+        return is_stale
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _placed(draft: Path, path: Path) -> None:
+    """The file stands at ``path`` with all that is in it, or there is another: FileExistsError."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with path.open("xb") as file:
+            file.write(draft.read_bytes())
 
 
 @contextmanager
