@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import textwrap
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -209,23 +210,45 @@ def print_result_table(table: Table) -> None:
 
     heads, rows, left = table
     rows = [[without_controls(cell) for cell in row] for row in rows]
+    failed = [any(cell.startswith("!") for cell in row) for row in rows]
+    cells = [list(heads), *([cell.removeprefix("!") for cell in row] for row in rows)]
+    heads, *rows = _folded(cells, left, console().width)
     grid = Grid(
         box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False
     )
     for index, head in enumerate(heads):
-        cells = [head, *(row[index] for row in rows)]
-        if index in left:
-            # Words fold where there is little room.
-            least = max(len(word) for cell in cells for word in cell.split() or [""])
-            grid.add_column(head, min_width=least, overflow="fold")
-        else:
-            # A number that lost a digit would be another number.
-            grid.add_column(head, min_width=max(map(len, cells)), no_wrap=True, justify="right")
-    for row in rows:
-        failed = any(cell.startswith("!") for cell in row)
-        grid.add_row(*(cell.removeprefix("!") for cell in row), style="red" if failed else "")
+        grid.add_column(head, no_wrap=True, justify="left" if index in left else "right")
+    for row, is_failed in zip(rows, failed, strict=True):
+        grid.add_row(*row, style="red" if is_failed else "")
     endless = console(least_width=10_000)
-    console(least_width=endless.measure(grid).minimum).print(grid)
+    console(least_width=endless.measure(grid).maximum).print(grid)
+
+
+COLUMN_GAP = 2  # columns of text between two of a table
+
+
+def _folded(cells: list[list[str]], left: Sequence[int], width: int) -> list[list[str]]:
+    """The rows, with words of the columns ``left`` on further lines where there is little room.
+
+    The widest of them give way first, down to their longest word. Numbers are never cut: one that
+    lost a digit would be another. Rich folds, too, but where columns have a least width it loses
+    what does not fit.
+    """
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    excess = sum(widths) + COLUMN_GAP * (len(widths) - 1) - width
+    for index in sorted(left, key=lambda index: -widths[index]):
+        least = max(len(word) for cell in columns[index] for word in cell.split() or [""])
+        room = min(max(excess, 0), widths[index] - least)
+        widths[index] -= room
+        excess -= room
+
+    def folded(cell: str, index: int) -> str:
+        if len(cell) <= widths[index]:
+            return cell
+        return "\n".join(textwrap.wrap(cell, widths[index], break_on_hyphens=False))
+
+    return [[folded(cell, index) for index, cell in enumerate(row)] for row in cells]
 
 
 def print_error(error: RinscError) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -10,17 +12,18 @@ import select
 import subprocess
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cyclopts import App
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rinsc.cli import app
-from rinsc.cli.output import result_alone, without_controls
+from rinsc.cli.output import print_table, result_alone, without_controls
 from rinsc.data.corpora import Added
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import TINY
@@ -383,3 +386,15 @@ def test_a_reader_that_goes_is_no_error(args: tuple[str, ...], reader: str) -> N
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=120)
     assert done.stderr == b""
     assert done.returncode in (0, 141)
+
+
+_WORDS = st.lists(st.text("abcxyz,", min_size=1, max_size=30), max_size=8).map(" ".join)
+
+
+@example([("A" * 40, "1" * 58, "baseline, may be the best"), ("B", "2", "x")])
+@example([("A" * 10, "1" * 85, "baseline, may be the best")])
+@given(st.lists(st.tuples(_WORDS, st.integers(0, 10**40).map(str), _WORDS), min_size=1, max_size=4))
+def test_a_table_loses_no_word_and_no_digit(rows: list[tuple[str, str, str]]) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        print_table(("name", "number", ""), rows, left=(0, 2))
+    assert Counter(output.getvalue().split()[3:]) == Counter(" ".join(sum(rows, ())).split())
