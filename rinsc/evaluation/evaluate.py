@@ -13,7 +13,7 @@ from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
 from rinsc.data.corpora import open_corpus
-from rinsc.data.names import note_named, require_named
+from rinsc.data.names import note_named
 from rinsc.errors import DataError, UsageError, option_values, require_type, setting
 from rinsc.evaluation.harness import find_tasks, score_tasks, trained_model
 from rinsc.evaluation.report import EvalReport, EvalRow
@@ -40,7 +40,7 @@ from rinsc.scalars import whole
 from rinsc.storage.files import check_writable
 from rinsc.training.devices import find_devices
 from rinsc.training.finished import FinishedRun, trained_run
-from rinsc.training.heldout import corpus_record, run_text
+from rinsc.training.heldout import run_data, run_text
 
 
 def evaluate(
@@ -283,18 +283,15 @@ def read_data(
     trained_for, config, spec = objective(run.config.objective), run.config, run.graph.spec
     if config.objective == "next_token":
         return read_text(run, data, most, progress)
-    name = str(corpus_record(run.folder).get("name")) if data is None else data
     if data is None:
-        require_named(name, run.folder.data_record)
-    request = Request(name, spec, progress=progress)
-    opened = trained_for.open(request, trained_for.prepare(request))
-    corpus = opened.record["corpus"]
-    if data is None and isinstance(corpus, Mapping) and corpus["held_out"] != run.held_out:
-        message = f"'{name}' is not what it was when the run was trained"
-        location = str(run.folder.data_record)
-        raise DataError("other-text", message, place=location, hint="restore the data")
+        run.require_history()
+        opened = run_data(run.folder, spec, config, progress)
+    else:
+        request = Request(data, spec, progress=progress)
+        opened = trained_for.open(request, trained_for.prepare(request))
     trained_for.check_data(spec, opened, config)
     whole = trained_for.held_out(opened, config)
+    name = str(opened.record["corpus"]["name"])
     return ReadData(name, whole.spread(most), whole.part(most))
 
 

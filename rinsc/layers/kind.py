@@ -166,9 +166,14 @@ def _registration_problem(name: object, kind: object, replace: bool) -> Problem 
     return None
 
 
+def takes_pictures(spec: ModelSpec) -> bool:
+    """Whether a model is given patches of pictures, and not tokens."""
+    return layer_kind(spec.kind).takes == "patches"
+
+
 def model_input(spec: ModelSpec) -> ModelInput:
     """What a model of this spec is given."""
-    if layer_kind(spec.kind).takes == "patches":
+    if takes_pictures(spec):
         width = spec.settings_of(spec.kind).patch_width
         return ModelInput("patches", ("batch", "seq", width), "float32")
     return ModelInput("input_ids", ("batch", "seq"), "int64")
@@ -191,8 +196,8 @@ def _refused(spec: ModelSpec, reason: str) -> SpecError:
 
 def require_pictures(spec: ModelSpec) -> None:
     """Raises SpecError for a model that does not take patches of pictures."""
-    takes = layer_kind(spec.kind).takes
-    if takes != "patches":
+    if not takes_pictures(spec):
+        takes = layer_kind(spec.kind).takes
         message = f"'{spec.text}' cannot classify pictures: kind '{spec.kind}' takes {takes}"
         hint = "choose a kind that takes patches, such as vit"
         raise SpecError("no-classifier", message, place="kind", hint=hint)

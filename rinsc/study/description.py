@@ -25,7 +25,7 @@ Match: TypeAlias = Literal["training FLOPs", "tokens", "parameters", "inference 
 RateRule: TypeAlias = Literal["tuned", "fixed"]
 TUNING_KEYS = ("rates", "trials", "seeds", "budgets")
 LIMITS = tuple(field.name for field in dataclasses.fields(Limits))
-WORDS_KEYS = ("letters", "length", "degree", "limit", "strict")
+ENUMERATION_KEYS = ("letters", "length", "degree", "limit", "strict")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Description:
         """Whether each variant gets a rate of its own; one for all where nothing is written."""
         return self.rate == "tuned" or (self.rate is None and self.tuning is not None)
 
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """Of the trials, where rates are tuned."""
+        seeds: tuple[int, ...] = (self.tuning or {}).get("seeds", DEFAULT_SEEDS)
+        return seeds
+
     def tuning_around(self, base: float, smallest: str) -> Tuning | None:
         """How rates are tuned, around the rate of the settings and by default at the smallest
         budget; None where one rate is for all."""
@@ -61,7 +67,7 @@ class Description:
         return Tuning(
             rates=tuple(sorted(rates)),
             trials=table.get("trials", len(rates) + FOLLOW_UPS),
-            seeds=table.get("seeds", DEFAULT_SEEDS),
+            seeds=self.tuning_seeds,
             budgets=table.get("budgets", (smallest,)),
         )
 
@@ -96,19 +102,18 @@ def checked_description(values: Mapping[str, Any], place: str | None) -> Descrip
             if not read.get(key)
         ]
     for table in read.get("enumerate", ()):
-        problems += _unknown_keys(table, (*WORDS_KEYS, *LIMITS), "[[enumerate]]", place)
+        problems += _unknown_keys(table, (*ENUMERATION_KEYS, *LIMITS), "[[enumerate]]", place)
         if not {"letters", "length"} <= table.keys():
             message = "[[enumerate]] needs letters and length"
             hint = "write letters = 2 and length = 4"
             problems.append(Problem("bad-study", message, place=place, hint=hint))
-    if "tuning" in read:
+    if read.get("tuning") is not None:
         read["tuning"] = _checked_tuning(read["tuning"], place, problems)
-        problems += _shared_seeds(read, place)
-    elif read.get("rate") == "tuned":
-        problems += _shared_seeds(read, place)
+    description = Description(**read)
+    problems += _shared_seeds(description, place)
     if problems:
         raise SpecError.of(*problems)
-    return Description(**read)
+    return description
 
 
 def _unknown_keys(
@@ -216,16 +221,10 @@ def _tuning_value(key: str, value: Any) -> tuple[Any, str | None]:
     return items, None if items and fits and len(set(items)) == len(items) else "different texts"
 
 
-def _shared_seeds(read: Mapping[str, Any], place: str | None) -> list[Problem]:
+def _shared_seeds(description: Description, place: str | None) -> list[Problem]:
     """A rate that is chosen with a seed looks better at that seed than it is."""
-    if read.get("rate") == "fixed":
-        return []
-    tuning, ranking = (
-        (read.get("tuning") or {}).get("seeds", DEFAULT_SEEDS),
-        read.get("seeds", (0,)),
-    )
-    shared = sorted(set(tuning) & set(ranking))
-    if not shared:
+    shared = sorted(set(description.tuning_seeds) & set(description.seeds))
+    if not shared or not description.is_tuned:
         return []
     message = f"the seed {shared[0]} both tunes and ranks"
     hint = "give [tuning] other seeds, as seeds = [101]"

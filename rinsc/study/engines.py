@@ -19,10 +19,10 @@ from typing import Literal, get_args
 
 from rinsc.errors import OutputError, UsageError, did_you_mean, setting
 from rinsc.progress import Progress, ShownProgress
-from rinsc.scalars import whole
+from rinsc.scalars import real
 from rinsc.study.folder import RunState, StudyFolder
 from rinsc.study.lease import taken_alone
-from rinsc.study.tasks import MOST_WORKERS, Engine, Resources, slurm_options
+from rinsc.study.tasks import MOST_WORKERS, Engine, Resources, checked_count, slurm_options
 from rinsc.study.tuning import job_states
 from rinsc.study.workers import Watch, stopped, work_here
 from rinsc.study.working import BUSY, RETRIED, opened
@@ -63,8 +63,8 @@ def run_study(
             study.forget_failure(run)
         watch = Watch(study, plan, observe)
         if on == "local":
-            cores = max(1, (os.cpu_count() or 1) // threads)
-            work_here(watch, resources.workers or cores, threads)
+            cores = max(1, (os.cpu_count() or 1) // resources.threads)
+            work_here(watch, resources.workers or cores, resources.threads)
         elif watch.left:
             with _opened(on, study, resources) as engine:
                 hand_out(watch, engine)
@@ -78,15 +78,14 @@ def _checked(
     if on not in names:
         message = f"a study cannot run on '{on}'"
         raise UsageError("usage", message, place=setting("on"), hint=did_you_mean(on, names))
-    for name, value in (("workers", workers), ("threads", threads)):
-        count = whole(value)
-        if value is not None and (count is None or not 1 <= count <= MOST_WORKERS):
-            message = f"{setting(name)} must be from 1 to {MOST_WORKERS}, not {value!r:.40}"
-            raise UsageError("usage", message, hint="leave it out for one a core")
-    if not 0 <= gpus <= MOST_WORKERS or (on != "ray" and gpus != int(gpus)):
+    hint = "leave it out for one a core"
+    at_once = 0 if workers is None else checked_count("workers", workers, hint=hint)
+    cores = checked_count("threads", threads, hint=hint)
+    share = real(gpus)
+    if share is None or not 0 <= share <= MOST_WORKERS or (on != "ray" and share != int(share)):
         message = f"{setting('gpus')} must be a number of GPUs, not {gpus!r:.40}"
         raise UsageError("usage", message, hint="a share of a GPU is for Ray alone")
-    return Resources(workers or 0, threads, gpus, slurm_options(slurm))
+    return Resources(at_once, cores, share, slurm_options(slurm))
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def means_of(states: Sequence[RunState], foreign: Collection[str]) -> Means:
             groups.setdefault((state.run.variant, state.run.budget), []).append(state)
     return {
         key: Mean(
-            sum(float(each.training_flops) for each in runs) / len(runs),
+            sum(float(run.training_flops) for run in runs) / len(runs),
             sum(map(run_loss, runs)) / len(runs),
             len(runs),
         )

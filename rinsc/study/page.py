@@ -126,7 +126,7 @@ def page(report: StudyReport) -> str:
 
 def _summary(report: StudyReport) -> str:
     plan, counts = report.plan, counted(list(report.states))
-    states = ", ".join(f"{counts[each]} {each}" for each in STATES if counts[each])
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     return (
         f"<p>{len(report.states)} runs on {escape(plan.data)}: {states}; {report.hours:.3g} hours "
         f"of training. Baseline {code(plan.baseline)}; equal {escape(plan.match)}; plan "
@@ -162,7 +162,7 @@ def _standing(report: StudyReport, standing: Standing, *, regret: bool = False) 
         (_link(report, item.variant), *map(escape, row[1:-1]), _coloured(item.reading, row[-1]))
         for item, row in zip(ranking.ranks, report.rank_rows(standing, regret=regret), strict=True)
     ]
-    windows = next((each.windows for each in standing.text.values()), 0)
+    windows = next((text.windows for text in standing.text.values()), 0)
     text = f" Intervals of text are over {windows:,} windows." if windows else ""
     return (
         f"<p>A run's noise is {ranking.run_sd:.4f} ({ranking.freedom} degrees of freedom). "

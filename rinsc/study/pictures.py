@@ -58,7 +58,7 @@ def chart(
     down = _scale(heights, (HEIGHT - BOTTOM, TOP), log=False)
     names = list(dict.fromkeys(line.name for line in lines if not line.grey))
     colours = dict(zip(names, COLOURS, strict=False))
-    marks = [each for each in across.ticks if not whole_x or each == round(each)]
+    marks = [mark for mark in across.ticks if not whole_x or mark == round(mark)]
     drawn = [*_axes(across, down, marks, x_name, y_name)]
     if level is not None:
         y = f"{down.at(level):.1f}"
@@ -67,7 +67,7 @@ def chart(
             f'stroke-dasharray="3 3"/>'
         )
     # What stands out is drawn last, above the rest.
-    for line in sorted(lines, key=lambda each: each.name in colours):
+    for line in sorted(lines, key=lambda line: line.name in colours):
         drawn += _line(line, across, down, colours.get(line.name, GREY))
     return svg(HEIGHT, label, drawn) + _legend(colours, len(names) - len(colours), lines)
 

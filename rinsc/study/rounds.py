@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from rinsc.cost import forward_flops
 from rinsc.data.batches import evenly_spaced
-from rinsc.data.names import require_named
-from rinsc.errors import DataError, OutputError, RinscError, plural
+from rinsc.errors import OutputError, RinscError, plural
 from rinsc.graph import build_graph
 from rinsc.graph.law import Fixed, dialled_loops, loop_law
 from rinsc.graph.towers_graph import by_dial, rounds_of
-from rinsc.objectives import OBJECTIVES, Pieces, Request, objective
+from rinsc.objectives import OBJECTIVES, Pieces, objective
 from rinsc.progress import Progress, ShownProgress, SilentProgress
 from rinsc.spec import ModelSpec
 from rinsc.storage.files import read_json, read_regular, write_atomically
@@ -100,12 +99,10 @@ def measured_rounds(
                 if sample is not None:
                     yield AtRounds(run, rounds, loss_of(run, sample), sample)
                 continue
-            path = folder.at_rounds(run, rounds)
-            if not path.is_file():
+            if not folder.at_rounds(run, rounds).is_file():
                 continue
-            try:
-                pieces = Pieces.from_bytes(read_regular(path))
-            except (OSError, ValueError, EOFError, MemoryError):
+            pieces = _measurement(folder, run, rounds)
+            if pieces is None:
                 notes.append(f"{run.words}: its figure at {plural(rounds, 'round')} is damaged")
                 continue
             yield AtRounds(run, rounds, loss_of(run, pieces), pieces)
@@ -158,15 +155,15 @@ def measure_study_rounds(path: str | Path, progress: Progress | None = None) -> 
 def _missing(folder: StudyFolder, run: PlannedRun, spec: ModelSpec) -> list[int]:
     own = own_rounds(spec, run.config)
     others = [count for count in rounds_to_measure(own) if set(own.values()) != {count}]
-    return [count for count in others if not _is_readable(folder, run, count)]
+    return [count for count in others if _measurement(folder, run, count) is None]
 
 
-def _is_readable(folder: StudyFolder, run: PlannedRun, rounds: int) -> bool:
+def _measurement(folder: StudyFolder, run: PlannedRun, rounds: int) -> Pieces | None:
+    """The figure at other rounds; None where there is none, or a damaged one."""
     try:
-        Pieces.from_bytes(read_regular(folder.at_rounds(run, rounds)))
+        return Pieces.from_bytes(read_regular(folder.at_rounds(run, rounds)))
     except (OSError, ValueError, EOFError, MemoryError):
-        return False
-    return True
+        return None
 
 
 def _measure(folder: StudyFolder, run: PlannedRun, counts: Sequence[int]) -> None:
@@ -189,18 +186,12 @@ def _measure(folder: StudyFolder, run: PlannedRun, counts: Sequence[int]) -> Non
 
 def _final_examples(run: FinishedRun) -> Any:
     """A sample of those that the result is of; raises DataError where the data is another."""
-    from rinsc.training.heldout import corpus_record, run_text
+    from rinsc.training.heldout import run_data, run_text
 
-    trained_for = objective(run.config.objective)
+    progress = SilentProgress()
     if run.config.objective == "next_token":
-        data: Any = run_text(run.folder, run.tokenizer(), SilentProgress())
+        data: Any = run_text(run.folder, run.tokenizer(), progress)
     else:
-        name = str(corpus_record(run.folder)["name"])
-        require_named(name, run.folder.data_record)
-        request = Request(name, run.graph.spec)
-        data = trained_for.open(request, trained_for.prepare(request))
-        if data.record["corpus"]["held_out"] != run.held_out:
-            message = f"'{name}' is not what it was when the run was trained"
-            raise DataError("other-text", message, hint="restore the data")
+        data = run_data(run.folder, run.graph.spec, run.config, progress)
     count = read_json(run.folder.result).get("held_out_windows")
-    return trained_for.held_out(data, run.config).spread(count).spread(SAMPLE)
+    return objective(run.config.objective).held_out(data, run.config).spread(count).spread(SAMPLE)

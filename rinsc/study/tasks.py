@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rinsc.errors import OutputError, RinscError, UsageError
+from rinsc.errors import OutputError, RinscError, UsageError, setting
+from rinsc.scalars import whole
 from rinsc.study.lease import STOPPED
 from rinsc.study.plan import PlannedRun
 from rinsc.study.working import exit_status, work_on
@@ -66,6 +67,15 @@ def do_run(folder: str, name: str, threads: int) -> tuple[int, str, str]:
         if end.code != STOPPED:  # the engine's own way to end, as when it puts a job into the queue
             raise
         return STOPPED, "", ""
+
+
+def checked_count(name: str, value: object, *, least: int = 1, hint: str) -> int:
+    """A number of workers, cores or GPUs; raises UsageError for a value that is none."""
+    count = whole(value)
+    if count is None or not least <= count <= MOST_WORKERS:
+        message = f"{setting(name)} must be from {least} to {MOST_WORKERS}, not {value!r:.40}"
+        raise UsageError("usage", message, hint=hint)
+    return count
 
 
 def slurm_options(texts: Sequence[str]) -> dict[str, str]:

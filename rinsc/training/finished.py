@@ -20,7 +20,7 @@ from rinsc.errors import CheckpointError, DataError, plural, setting
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds
 from rinsc.graph.law import dialled_loops, loop_law
 from rinsc.graph.towers_graph import by_dial, rounds_of
-from rinsc.layers import layer_kind
+from rinsc.layers.kind import takes_pictures
 from rinsc.objectives import OBJECTIVES, objective
 from rinsc.spec import model_spec
 from rinsc.storage.files import file_digest, read_json, read_regular_text
@@ -274,7 +274,7 @@ def _saved_model(folder: RunFolder) -> SavedModel:
         message = "the folder has a config.json and no model.safetensors"
         raise _error("no-weights", message, folder.path, hint)
     graph = build_graph(folder_spec(folder))
-    if layer_kind(graph.spec.kind).takes == "patches":
+    if takes_pictures(graph.spec):
         patches = picture_patches(folder, graph.spec)
         config = TrainConfig(objective="classify", sequence_length=patches)
     else:

@@ -1,9 +1,10 @@
-"""The text that a run never trained on, as its record says: all in tokens, or a sample of it."""
+"""The data of a run as its record names it, with what it never trained on: opened, or a sample."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from rinsc.data.batches import TokenizedCorpus
 from rinsc.data.cache import prepare
@@ -12,8 +13,11 @@ from rinsc.data.documents import PartTally, Source
 from rinsc.data.names import require_named
 from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError
+from rinsc.objectives import Request, objective
 from rinsc.progress import PreparationProgress, Progress
+from rinsc.spec import ModelSpec
 from rinsc.storage.files import read_json
+from rinsc.training.config import TrainConfig
 from rinsc.training.run_folder import RunFolder
 
 SAMPLE_BYTES = 64 * 1024
@@ -55,6 +59,22 @@ def run_text(
     return corpus
 
 
+def run_data(
+    folder: RunFolder, spec: ModelSpec, config: TrainConfig, progress: Progress | None = None
+) -> Any:
+    """The data of a run that is no text, as its objective opens it, and as it was in training.
+
+    Raises DataError where it is another one by now, or has never been named by the user.
+    """
+    trained_for, begun = objective(config.objective), corpus_record(folder)
+    name = str(begun.get("name"))
+    require_named(name, folder.data_record)
+    request = Request(name, spec, progress=progress)
+    opened = trained_for.open(request, trained_for.prepare(request))
+    _require_same(dict(opened.record["corpus"]), begun, folder)  # type: ignore[call-overload]
+    return opened
+
+
 def first_lines(text: str, most_bytes: int) -> str:
     """The lines of ``text`` that fit; of a line that is longer than that, the characters that do.
 
@@ -94,8 +114,8 @@ def _require_same(
 ) -> None:
     """Compare the held-out parts, their sha256 among the rest; raises DataError."""
     if now.get("held_out") != begun.get("held_out"):
-        message = f"the text '{begun.get('name')}' is not what it was when the run was trained"
-        raise _error("other-text", message, folder, "restore the text")
+        message = f"'{begun.get('name')}' is not what it was when the run was trained"
+        raise _error("other-text", message, folder, "restore the data")
 
 
 def _error(code: str, message: str, folder: RunFolder, hint: str) -> DataError:

@@ -21,7 +21,7 @@ from rinsc.errors import RinscError, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
 from rinsc.graph.towers_graph import by_dial, rounds_of
-from rinsc.layers import layer_kind
+from rinsc.layers.kind import takes_pictures
 from rinsc.objectives import OBJECTIVES, Part, objective
 from rinsc.scalars import exact, html_table, rounded_flops
 from rinsc.spec import ModelSpec, model_spec
@@ -223,7 +223,7 @@ def save_trained(model: Any, folder: RunFolder, devices: Devices) -> None:
         own = {n.removeprefix(PREFIX): t for n, t in weights.items() if n.startswith(PREFIX)}
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
-        is_classifier = layer_kind(plain.spec.kind).takes == "patches"
+        is_classifier = takes_pictures(plain.spec)
         if is_classifier:
             shape = read_json(folder.data_record)["corpus"]["shape"]
             pictures = picture_config(plain.spec, shape)

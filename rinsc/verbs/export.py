@@ -21,7 +21,7 @@ from rinsc.errors import (
 )
 from rinsc.extras import require
 from rinsc.graph import build_graph, resolve_rounds
-from rinsc.layers.kind import layer_kind
+from rinsc.layers.kind import takes_pictures
 from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import rounded_bytes
 from rinsc.spec import TowersSpec
@@ -276,7 +276,7 @@ def _hosted(model: Model, rounds: Rounds) -> RinscForCausalLM | RinscForImageCla
     model.check_weights()
     require_memory(graph)
     torch.manual_seed(model.seed)
-    if layer_kind(model.spec.kind).takes == "patches":
+    if takes_pictures(model.spec):
         labels, shape = _pictures(model.run, model.spec.vocab_size)
         hosted: Any = image_classifier(graph, shape, labels=labels, rounds=rounds)
     else:
@@ -285,7 +285,7 @@ def _hosted(model: Model, rounds: Rounds) -> RinscForCausalLM | RinscForImageCla
         hosted.model.load_state_dict(model.module.state_dict())
     elif model.file is not None:
         load_weights(hosted.model, model.file)
-    if model.run is not None and layer_kind(model.spec.kind).takes == "tokens":
+    if model.run is not None and not takes_pictures(model.spec):
         _set_tokens(hosted, model.run, model.spec.vocab_size)
     return hosted  # type: ignore[no-any-return]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -15,9 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from rinsc.errors import RinscError
+from rinsc.errors import RinscError, UsageError
 from rinsc.study.engines import run_study
 from rinsc.study.folder import StudyFolder, read_plan, run_state, write_plan
 from rinsc.study.plan import PlannedRun, plan_study
@@ -317,3 +319,19 @@ def test_a_count_of_workers_that_is_none_is_one_error(whole: Path, option: str, 
     status, out, err = run_cli("study", "run", str(whole), option, count)
     assert (status, out) == (2, "")
     assert f"{option} must be from 1 to 1024" in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"threads": None}, {"threads": "two"}, {"workers": 2.5}, {"gpus": "one"}, {"gpus": math.nan}],
+)
+def test_a_count_from_python_that_is_none_is_one_error(
+    whole: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        run_study(whole, **options)
+
+
+def test_counts_of_numpy_count(whole: Path) -> None:
+    counts: Any = np.int64(1)
+    assert len(run_study(whole, workers=counts, threads=counts)) == 6

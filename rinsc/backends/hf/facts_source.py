@@ -16,7 +16,8 @@ from rinsc.cost.counts import BlockRuns, LoopRuns, RunCounts
 from rinsc.cost.flops import PYTORCH, flops_of_a_step
 from rinsc.graph import BlockGraph, Loop, Visit, build_graph, plain_rounds
 from rinsc.graph.rounds import spelled_rounds
-from rinsc.layers import layer_kind, trace_programs
+from rinsc.layers import trace_programs
+from rinsc.layers.kind import takes_pictures
 
 # A number, or what each token and each pair of tokens adds to one.
 Amount: TypeAlias = tuple[int, int]
@@ -277,7 +278,7 @@ def facts_source(config: RinscConfig) -> str:
 
 def is_of_pictures(config: RinscConfig) -> bool:
     """Whether the model takes patches of pictures."""
-    return layer_kind(config.model_spec.kind).takes == "patches"
+    return takes_pictures(config.model_spec)
 
 
 def _language(config: RinscConfig) -> str:
