@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -46,7 +47,7 @@ def plan_(
     json
         Print the plan as JSON.
     """
-    from rinsc.study.estimates import estimates, hours_text, plan_table
+    from rinsc.study.estimates import estimates, plan_table, time_text
     from rinsc.study.folder import write_plan
     from rinsc.study.plan import plan_study
 
@@ -65,9 +66,10 @@ def plan_(
     print_line(plan.total)
     if flops_per_second is not None:
         hours = sum(item.hours or 0.0 for item in needs)
-        print_line(f"{hours_text(hours)} hours of one worker at {flops_per_second:g} FLOP/s")
+        print_line(f"{time_text(hours)} of one worker at {flops_per_second:g} FLOP/s")
     if output is not None:
-        print_note(f"next: rinsc study run {output}")
+        path = f"./{output}" if str(output).startswith("-") else str(output)
+        print_note(f"next: rinsc study run {shlex.quote(path)}")
 
 
 def run(
@@ -213,7 +215,7 @@ def status(folder: Folder, /, *, json: bool = False) -> None:
     json
         Print the state of every run as JSON.
     """
-    from rinsc.study.estimates import hours_left, hours_text
+    from rinsc.study.estimates import hours_left, time_text
     from rinsc.study.folder import StudyFolder, read_plan
     from rinsc.study.tuning import job_states
 
@@ -222,7 +224,7 @@ def status(folder: Folder, /, *, json: bool = False) -> None:
     _print_states(states, json=json)
     hours = hours_left(states)
     if hours and not json:
-        print_result(f"about {hours_text(hours)} hours left for one worker, by the finished runs")
+        print_result(f"about {time_text(hours)} left for one worker, by the finished runs")
 
 
 def report(

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rinsc.cost.memory import memory
-from rinsc.errors import RinscError, UsageError, setting
+from rinsc.errors import RinscError, UsageError, plural, setting
 from rinsc.scalars import Table, real, rounded_bytes, rounded_count, rounded_flops
 from rinsc.study.folder import RunState
 from rinsc.study.members import Variant
@@ -109,5 +109,22 @@ def plan_table(plan: Plan, needs: Iterable[Estimate]) -> Table:
 
 
 def hours_text(hours: float) -> str:
-    """``0.25``, ``12.5``, ``1,200``."""
+    """For a column of hours.
+
+    >>> [hours_text(hours) for hours in (1e-4, 0.25, 2.13, 1200)]
+    ['<0.01', '0.25', '2.1', '1,200']
+    """
+    if hours < 0.01:
+        return "<0.01"
     return f"{hours:,.2g}" if hours < 10 else f"{hours:,.0f}"
+
+
+def time_text(hours: float) -> str:
+    """For a sentence, in the unit that a person would say.
+
+    >>> [time_text(hours) for hours in (1e-6, 0.01, 0.55, 2.13, 1200)]
+    ['1 second', '36 seconds', '33 minutes', '2.1 hours', '1,200 hours']
+    """
+    if hours < 1 / 60:
+        return plural(max(1, round(hours * 3600)), "second")
+    return plural(round(hours * 60), "minute") if hours < 1 else f"{hours_text(hours)} hours"

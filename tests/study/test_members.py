@@ -150,7 +150,7 @@ def test_the_command_prints_needs(tmp_path: Path) -> None:
     status, out, _ = run_cli("study", "plan", str(path), "--flops-per-second", "1e9")
     assert status == 0
     assert "memory" in out
-    assert "0.55 hours of one worker at 1e+09 FLOP/s" in out
+    assert "33 minutes of one worker at 1e+09 FLOP/s" in out
     done = run_cli("study", "plan", str(path), "--rate", "tuned", "--json")
     facts = json.loads(done.out)
     assert facts["tuning"]["trials"] == 5

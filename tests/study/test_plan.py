@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -213,3 +214,18 @@ def test_a_baseline_of_the_zoo_brings_its_signature_alone() -> None:
     named, written = (plan_study(study(baseline=name)) for name in ("rins-a2b", "A^2B"))
     assert [run.name for run in named.runs] == [run.name for run in written.runs]
     assert {variant.spec.width for variant in named.variants} == {32}
+
+
+@pytest.mark.parametrize("name", ["-x", "my study's", "$HOME"])
+def test_the_next_command_can_be_pasted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plan.toml").write_text(
+        'baseline = "AB"\nvariants = ["A^2B"]\nbudgets = ["1e12"]\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run_cli("study", "plan", "plan.toml", "-o", f"./{name}")
+    assert status == 0
+    (line,) = (line for line in err.splitlines() if line.startswith("next: rinsc study run "))
+    folder = shlex.split(line)[-1]
+    assert run_cli("study", "status", folder)[:2] == (0, "2 runs: 2 waiting\n")
