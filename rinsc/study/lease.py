@@ -149,7 +149,7 @@ def _leased(lock: Path, *, locks_work: bool) -> str | None:
 def _moved_away(path: Path, stale: str | None, aside: Path) -> bool:
     """Whether the lease was the stale one, which is gone now: of many that try, one moves it.
 
-    Who was late has another worker's new lease in hand, and puts it back.
+    A late worker moves another worker's new lease instead, and puts it back.
     """
     path.rename(aside)
     try:
@@ -162,7 +162,7 @@ def _moved_away(path: Path, stale: str | None, aside: Path) -> bool:
 
 
 def _placed(draft: Path, path: Path) -> None:
-    """The file stands at ``path`` with all that is in it, or there is another: FileExistsError."""
+    """Put the whole file at ``path`` at once; raises FileExistsError where one is there."""
     try:
         os.link(draft, path)
     except FileExistsError:

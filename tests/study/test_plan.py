@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -229,3 +230,12 @@ def test_the_next_command_can_be_pasted(
     (line,) = (line for line in err.splitlines() if line.startswith("next: rinsc study run "))
     folder = shlex.split(line)[-1]
     assert run_cli("study", "status", folder)[:2] == (0, "2 runs: 2 waiting\n")
+
+
+def test_the_hours_in_the_docs_are_those_of_the_plans() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w[\w-]*)\.toml` \|.*\| ([\d.]+) \|$", page, re.MULTILINE))
+    assert set(rows) == {"rins", "scaling", "no-regret"}
+    for name, hours in rows.items():
+        plan = plan_study(zoo_dir() / "studies" / f"{name}.toml")
+        assert plan.training_flops / 25e9 / 3600 == pytest.approx(float(hours), abs=0.05)
