@@ -19,7 +19,7 @@ from typing import Literal
 from rinsc.errors import UsageError
 from rinsc.study.folder import MOST_STARTS, read_plan
 from rinsc.study.plan import Plan
-from rinsc.study.tasks import checked_count
+from rinsc.study.tasks import resource_count
 from rinsc.study.working import BUSY
 
 Form = Literal["k8s", "slurm", "shell"]
@@ -50,9 +50,9 @@ def emit(folder: str | Path, form: Form, target: Target | None = None) -> str:
     """The text that runs the study of a folder elsewhere; raises UsageError for values that are
     none, and SpecError where there is no study."""
     target = target or Target()
-    checked_count("workers", target.workers, least=0, hint="0 is as many as the system allows")
-    checked_count("threads", target.threads, hint="leave it out for one")
-    checked_count("gpus", target.gpus, least=0, hint="leave it out for none")
+    resource_count("workers", target.workers, least=0, hint="0 is as many as the system allows")
+    resource_count("threads", target.threads, hint="leave it out for one")
+    resource_count("gpus", target.gpus, least=0, hint="leave it out for none")
     plan, path = read_plan(folder), Path(folder).resolve()
     if not str(path).isprintable():
         message = "the name of the folder has line breaks or other characters that do not print"

@@ -22,7 +22,7 @@ from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import real
 from rinsc.study.folder import RunState, StudyFolder
 from rinsc.study.lease import taken_alone
-from rinsc.study.tasks import MOST_WORKERS, Engine, Resources, checked_count, slurm_options
+from rinsc.study.tasks import MOST_WORKERS, Engine, Resources, resource_count, slurm_options
 from rinsc.study.tuning import job_states
 from rinsc.study.workers import Watch, stopped, work_here
 from rinsc.study.working import BUSY, RETRIED, opened
@@ -79,8 +79,8 @@ def _checked(
         message = f"a study cannot run on '{on}'"
         raise UsageError("usage", message, place=setting("on"), hint=did_you_mean(on, names))
     hint = "leave it out for one a core"
-    at_once = 0 if workers is None else checked_count("workers", workers, hint=hint)
-    cores = checked_count("threads", threads, hint=hint)
+    at_once = 0 if workers is None else resource_count("workers", workers, hint=hint)
+    cores = resource_count("threads", threads, hint=hint)
     share = real(gpus)
     if share is None or not 0 <= share <= MOST_WORKERS or (on != "ray" and share != int(share)):
         message = f"{setting('gpus')} must be a number of GPUs, not {gpus!r:.40}"

@@ -69,7 +69,7 @@ def do_run(folder: str, name: str, threads: int) -> tuple[int, str, str]:
         return STOPPED, "", ""
 
 
-def checked_count(name: str, value: object, *, least: int = 1, hint: str) -> int:
+def resource_count(name: str, value: object, *, least: int = 1, hint: str) -> int:
     """A number of workers, cores or GPUs; raises UsageError for a value that is none."""
     count = whole(value)
     if count is None or not least <= count <= MOST_WORKERS:
