@@ -103,7 +103,8 @@ class StepWriter:
 
     def lines(self, graph: BlockGraph, past: str = "past", present: str = "present") -> Lines:
         """Statements from ``x`` to ``x``; ``past`` and ``present`` hold the slots of a cache."""
-        yield from _entries(graph, 0)
+        entries = _entries(graph)
+        yield from entries.get(0, ())
         for index, step in enumerate(graph.steps(), 1):
             if isinstance(step, Visit):
                 slots = [past, present] if self.cached else []
@@ -114,7 +115,7 @@ class StepWriter:
                     yield RECORD
             else:
                 yield from self.loop(step, past, present, outermost=graph is self.graph)
-            yield from _entries(graph, index)
+            yield from entries.get(index, ())
 
     def loop(self, loop: Loop, past: str, present: str, *, outermost: bool) -> Lines:
         name, options = loop.name.lower(), loop.options  # variables are lower case
@@ -169,11 +170,13 @@ class StepWriter:
         return lines if results["x"] == "x" else [*lines, f"x = {results['x']}"]
 
 
-def _entries(graph: BlockGraph, index: int) -> Lines:
-    """What a node made, kept for the loops that it is injected into."""
+def _entries(graph: BlockGraph) -> dict[int, list[str]]:
+    """By node, the lines that keep what it made for the loops that it is injected into."""
+    entries: dict[int, list[str]] = {}
     for step, _, source in graph.wired():
-        if source == index and isinstance(step, Loop):
-            yield f"entry_{step.name.lower()} = x"
+        if source is not None and isinstance(step, Loop):
+            entries.setdefault(source, []).append(f"entry_{step.name.lower()} = x")
+    return entries
 
 
 def _when_kept(line: str) -> list[str]:
