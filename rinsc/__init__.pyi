@@ -34,6 +34,7 @@ from rinsc.verbs.forms import HfForm as HfForm
 from rinsc.verbs.forms import TorchForm as TorchForm
 from rinsc.verbs.generate import Generation as Generation
 from rinsc.verbs.generate import generate as generate
+from rinsc.verbs.import_model import import_model as import_model
 from rinsc.verbs.reports import BenchReport as BenchReport
 from rinsc.verification import verify as verify
 

@@ -235,7 +235,7 @@ def export_hf(
 
 
 def _write_hf(model: Model, output: Path, form: HfForm, progress: Progress) -> Exported:
-    _check_no_run(output)
+    check_no_run(output)
     require("torch", "safetensors", "transformers")
     from rinsc.backends.hf.folder import check_standalone_folder, write_standalone_folder
     from rinsc.text.tokenizer_files import TOKENIZER_FILES, read_tokenizer_files
@@ -255,7 +255,8 @@ def _write_hf(model: Model, output: Path, form: HfForm, progress: Progress) -> E
     return Exported(output, sizes, form, model.spec.text, lm.config.rounds_of())
 
 
-def _check_no_run(path: Path) -> None:
+def check_no_run(path: Path) -> None:
+    """Raises OutputError for the folder of a training run, which no model takes the place of."""
     from rinsc.training.run_folder import RunFolder
 
     if RunFolder(path).model_spec.exists():

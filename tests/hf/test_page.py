@@ -9,10 +9,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
 from rinsc.backends.hf.folder import FILES
 from rinsc.text.tokenizer_files import TOKENIZER_FILES
 from tests.cli.command_line import run_cli
+from tests.sources import checkpoints
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hugging-face.md").read_text(encoding="utf-8")
 
@@ -22,7 +24,8 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^\$ rinsc (.+)$", PAGE, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 5
+    checkpoints.saved(tmp_path / "llama", LlamaConfig(**checkpoints.DIMENSIONS))
     for command in commands:
         done = run_cli(*shlex.split(command))
         assert done.status == 0, done.err

@@ -1,0 +1,233 @@
+"""`rinsc.import_model`: a folder that transformers wrote becomes a model folder of rinsc.
+
+llama/                          imported/
+config.json, *.safetensors  ->  config.json, model.safetensors, modeling_rinsc.py
+tokenizer.json, …               the same files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rinsc.errors import CheckpointError, UsageError, listed, setting
+from rinsc.extras import require
+from rinsc.progress import Progress, ShownProgress
+from rinsc.sources import family_of, spec_from_config, tensors_by_our_names
+from rinsc.storage.files import read_json, read_regular
+from rinsc.training.saved_model import MODEL_TYPE
+from rinsc.verbs.forms import Exported, HfForm, hf_facts, in_place_of, said_written
+
+if TYPE_CHECKING:
+    import torch
+
+    from rinsc.sources import Family
+    from rinsc.spec import ModelSpec
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.bin.index.json")
+OTHER_WEIGHTS = ("*.gguf", "*.msgpack", "*.h5", "*.onnx")
+CARRIED = (  # as they are: what says how text and pictures become inputs
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "chat_template.jinja"),
+    *("generation_config.json", "preprocessor_config.json", "processor_config.json"),
+)
+MAX_CARRIED_BYTES = 1 << 28
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+FLOATS = ("float32", "bfloat16", "float16")
+
+
+def import_model(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    signature: str | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write a folder of transformers as a model folder of rinsc: what ``rinsc import`` does.
+
+    ``source`` has a ``config.json`` of a family that `rinsc.sources` reads, and safetensors, whole
+    or in shards. Its stack becomes ``signature``, by default one block. A recursive one shares the
+    layers out over its letters and runs the same weights more often. The files of the tokenizer
+    and of pictures, and the generation config, are copied. Weights keep their bits.
+
+    Raises `RinscError` for a config that says what is not computed, for tensors that are missing,
+    left over or of another shape, and for pickles, which can run code; nothing is then written.
+    """
+    folder, output = Path(source), Path(path)
+    shown = ShownProgress() if progress is None else progress
+    if not os.fspath(path):
+        message = f"{setting('path', '-o')} is empty"
+        raise UsageError("usage", message, hint="name the folder to write")
+    checkpoint = Checkpoint.of(folder, signature)
+    require("torch", "safetensors", "transformers")
+    from rinsc.backends.hf.folder import check_standalone_folder
+    from rinsc.verbs.export import check_no_run
+
+    with in_place_of(output, lambda: hf_facts(None), overwrite=overwrite):
+        check_no_run(output)
+        check_standalone_folder(output)
+        return checkpoint.write(output, shown)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A foreign folder, its config read and its spec made; the weights are not read yet."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    family: Family
+    spec: ModelSpec
+
+    @classmethod
+    def of(cls, folder: Path, signature: str | None) -> Checkpoint:
+        config = _config(folder)
+        family = family_of(config)
+        text = "A" if signature is None else signature
+        return cls(folder, config, family, spec_from_config(family, config, text))
+
+    def write(self, output: Path, progress: Progress) -> Exported:
+        """Fill the folder, and say what it holds."""
+        import torch
+
+        from rinsc.backends.hf import causal_lm
+        from rinsc.backends.hf.folder import write_standalone_folder
+
+        files = _carried(self.folder)
+        tensors = self.tensors(_weights(self.folder))
+        with torch.device("meta"):  # the weights take the place of these
+            hosted: Any = causal_lm(self.spec)
+        hosted.to(_number_format(tensors, self.folder))
+        hosted.model.load_state_dict(tensors, assign=True)
+        for key in TOKEN_IDS:
+            if key in self.config:
+                setattr(hosted.config, key, self.config[key])
+        written = write_standalone_folder(hosted, output, files)
+        progress.line(said_written(output, written))
+        sizes = {path: path.stat().st_size for path in written}
+        return Exported(output, sizes, HfForm(), self.spec.text, hosted.config.rounds_of())
+
+    def tensors(self, weights: Path) -> dict[str, torch.Tensor]:
+        """The tensors under our names; raises `CheckpointError` before one of them is read."""
+        from rinsc.backends.torch.weight_files import checked_weights, open_weights
+        from rinsc.graph import build_graph
+
+        with checked_weights(weights), open_weights(weights) as file:
+            shapes = {name: _Header(name, file) for name in file.keys()}  # noqa: SIM118
+            with _errors_at(weights):
+                ours = tensors_by_our_names(self.family, build_graph(self.spec), shapes)
+            return {name: file.get_tensor(header.name) for name, header in ours.items()}
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A tensor that is not read: its name and where it is."""
+
+    name: str
+    file: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.file.get_slice(self.name).get_shape())
+
+
+@contextmanager
+def _errors_at(weights: Path) -> Iterator[None]:
+    """What is wrong with tensors is said of the file that they are in."""
+    try:
+        yield
+    except CheckpointError as error:
+        problems = (replace(p, place=p.place or str(weights)) for p in error.problems)
+        raise CheckpointError.of(*problems) from None
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """The ``config.json``; raises `CheckpointError`."""
+    path = folder / "config.json"
+    if not path.is_file():
+        message = "there is no config.json, so this is no folder of transformers"
+        hint = "name a folder that save_pretrained wrote, or that was downloaded whole"
+        raise CheckpointError("not-a-checkpoint", message, place=str(folder), hint=hint)
+    try:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
+        message = f"the config.json cannot be read: {str(error)[:100]}"
+        raise CheckpointError(
+            "cannot-read", message, place=str(path), hint="restore the file"
+        ) from None
+    if not isinstance(config, dict):
+        message, hint = "the config.json holds no object", "restore the file"
+        raise CheckpointError("cannot-read", message, place=str(path), hint=hint)
+    if config.get("model_type") == MODEL_TYPE:
+        message = "this is a model of rinsc already"
+        hint = "every command takes the folder as it is"
+        raise CheckpointError("own-model", message, place=str(folder), hint=hint)
+    return config
+
+
+def _weights(folder: Path) -> Path:
+    """The safetensors, or the index of their shards; raises `CheckpointError`."""
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    others = {
+        "pickles, which can run code": (PICKLES, "save_pretrained of transformers writes them"),
+        "of a format that is not read": (OTHER_WEIGHTS, "take the checkpoint of transformers"),
+    }
+    for what, (patterns, way) in others.items():
+        names = sorted(path.name for pattern in patterns for path in folder.glob(pattern))
+        if names:
+            message = f"the weights are {what}: {listed(names, 2)}"
+            hint = f"name a folder with safetensors; {way}"
+            raise CheckpointError("no-safetensors", message, place=str(folder), hint=hint)
+    message = "there are no weights beside the config.json"
+    hint = f"name a folder with {' or '.join(WEIGHTS)}"
+    raise CheckpointError("no-weights", message, place=str(folder), hint=hint)
+
+
+def _carried(folder: Path) -> dict[str, bytes]:
+    """The files that travel along, by name; raises `CheckpointError` for one that cannot."""
+    files: dict[str, bytes] = {}
+    for name in CARRIED:
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        try:
+            content = read_regular(path, MAX_CARRIED_BYTES + 1)
+            if name.endswith(".json"):
+                _check_runs_no_code(json.loads(content), path)
+        except (OSError, ValueError, RecursionError):
+            message, hint = "the file cannot be read", "restore it, or remove it"
+            raise CheckpointError("cannot-read", message, place=str(path), hint=hint) from None
+        if len(content) > MAX_CARRIED_BYTES:
+            message, hint = f"the file has more than {MAX_CARRIED_BYTES} bytes", "remove it"
+            raise CheckpointError("cannot-read", message, place=str(path), hint=hint)
+        files[name] = content
+    return files
+
+
+def _check_runs_no_code(content: object, path: Path) -> None:
+    if isinstance(content, dict) and content.get("auto_map"):
+        message = "the file names code that is to be run (auto_map)"
+        hint = "take a tokenizer that transformers knows, or remove that key"
+        raise CheckpointError("foreign-code", message, place=str(path), hint=hint)
+
+
+def _number_format(tensors: Mapping[str, torch.Tensor], folder: Path) -> torch.dtype:
+    """The one that holds the bits of all tensors; raises `CheckpointError` where none does."""
+    import torch
+
+    formats = {tensor.dtype for tensor in tensors.values()}
+    known = {getattr(torch, name) for name in FLOATS}
+    unknown = sorted(str(dtype).removeprefix("torch.") for dtype in formats - known)
+    if unknown:
+        message = f"the weights are stored as {listed(unknown, 3)}"
+        hint = f"{', '.join(FLOATS)} are read; take a checkpoint that is not quantised"
+        raise CheckpointError("unknown-format", message, place=str(folder), hint=hint)
+    return formats.pop() if len(formats) == 1 else torch.float32
