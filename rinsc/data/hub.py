@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from rinsc.data.documents import Document, Part
 from rinsc.data.names import CorpusName, data_error, expanded
@@ -18,12 +18,15 @@ from rinsc.data.rows import (
     as_documents,
     first_line,
     require_field,
+    texts_of_array,
     texts_of_lines,
 )
 from rinsc.data.text_files import file_facts, find_files
 from rinsc.errors import DataError
 from rinsc.extras import require
 from rinsc.storage.files import parse_json
+
+_TextsOf: TypeAlias = Callable[[Any, str, str], Iterator[str | bytes]]
 
 _LIBRARIES = ("datasets", "pyarrow", "huggingface_hub")
 
@@ -58,10 +61,10 @@ class HubDataset:
 
     def _texts(self) -> Iterator[str | bytes]:
         try:
-            if (files := self._files_of_lines()) is not None:
-                for file in files:
-                    with _opened_by_datasets(file) as lines:
-                        yield from texts_of_lines(lines, self.field, self.name, may_lack=True)
+            if (files := self._files_of_rows()) is not None:
+                for path, texts_of in files.items():
+                    with _opened_by_datasets(path) as file:
+                        yield from texts_of(file, self.field, self.name)
                 return
             # Tables of Arrow, since a row in Python holds its text once more.
             tables = self._open().with_format("arrow").iter(batch_size=1)
@@ -75,8 +78,8 @@ class HubDataset:
                 raise self._unreadable(error) from error
             raise
 
-    def _files_of_lines(self) -> list[str] | None:
-        """The files where each line is a row of JSON; None for a dataset of any other form.
+    def _files_of_rows(self) -> dict[str, _TextsOf] | None:
+        """The files of JSON, and what reads each; None for a dataset of any other form.
 
         The library's own reader takes eight bytes for each byte of a long row.
         """
@@ -98,7 +101,9 @@ class HubDataset:
             return None
         manager = datasets.StreamingDownloadManager(base_path=builder.base_path)
         every: list[str] = list(manager.iter_files(manager.download_and_extract(list(named))))
-        return every if all(_is_of_lines(file, self.field) for file in every) else None
+        readers = {file: _reader(file, self.field) for file in every}
+        known = {file: reader for file, reader in readers.items() if reader is not None}
+        return known if len(known) == len(readers) else None
 
     def _column(self, table: Any) -> Any:
         require_field(self.field, table.column_names, self.name)
@@ -146,17 +151,29 @@ def _opened_by_datasets(file: str) -> Any:
     return xopen(file, "rb")
 
 
-def _is_of_lines(file: str, field: str) -> bool:
-    """Whether the first line is a row, with the field, or too long to be anything else."""
-    with _opened_by_datasets(file) as lines:
-        line = lines.readline(WIDE_LINE_BYTES).removeprefix(BOM_UTF8)
-    if len(line) == WIDE_LINE_BYTES:
-        return bool(line.startswith(b"{"))
+def _reader(path: str, field: str) -> _TextsOf | None:
+    """What reads a file of JSON: an array of rows, or lines of which the first is a row with the
+    field, or too long to be anything else."""
+    with _opened_by_datasets(path) as file:
+        head = file.readline(WIDE_LINE_BYTES).removeprefix(BOM_UTF8)
+        while head.strip() in (b"", b"[") and (more := file.readline(WIDE_LINE_BYTES)):
+            head = head.strip() + more.lstrip()
+    if head.lstrip().startswith(b"["):
+        return texts_of_array if head.lstrip()[1:].lstrip().startswith((b"{", b"]")) else None
+    is_of_lines = head.startswith(b"{") if len(head) == WIDE_LINE_BYTES else _is_row(head, field)
+    return _texts_of_lines if is_of_lines else None
+
+
+def _is_row(line: bytes, field: str) -> bool:
     try:
         row = parse_json(line, MAX_ROW_DEPTH)
     except ValueError:
         return False
     return isinstance(row, dict) and field in row
+
+
+def _texts_of_lines(file: Any, field: str, place: str) -> Iterator[str | bytes]:
+    return texts_of_lines(file, field, place, may_lack=True)
 
 
 def _is_of(error: BaseException, *libraries: str) -> bool:

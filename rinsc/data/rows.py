@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,9 @@ READ_BYTES = 1 << 18  # of a Parquet file at once
 MAX_LINE_BYTES = 1 << 28
 WIDE_LINE_BYTES = 1 << 18  # beyond it a row is not parsed as a whole
 MAX_ROW_DEPTH = 512  # of values in values; only one of them is read
+
+# A bracket or a comma, a string, or the rest of a buffer that ends within a string.
+_MARK = re.compile(rb"""(?P<mark>[][{},])|"(?:[^"\\]++|\\.)*+(?:"|(?P<open>))""", re.DOTALL)
 
 _FileReader = Callable[[Path, str], Iterator[str | bytes]]
 
@@ -115,14 +119,77 @@ def texts_of_lines(
             line, offset = line[len(BOM_UTF8) :], len(BOM_UTF8)
         start, offset = offset, offset + len(line)
         if line.strip():
-            try:
-                text = [_json_text(line, field, f"{place}: line {number}", start)]
-            except DataError as error:
-                if not may_lack or error.code != "no-such-field":
-                    raise
-                text = [""]
+            text = [_row_text(line, field, f"{place}: line {number}", start, may_lack)]
             del line  # what is long is kept once
             yield text.pop()
+
+
+def texts_of_array(file: Any, field: str, place: str) -> Iterator[str | bytes]:
+    """The text of each row of one array of JSON; rows that lack the field are blank documents."""
+    number = 0
+    try:
+        for number, (start, row) in enumerate(elements_of_array(file), 1):
+            text = [_row_text(row.pop(), field, f"{place}: row {number}", start, may_lack=True)]
+            yield text.pop()
+    except ValueError as error:
+        message = f"not an array of JSON: {first_line(error)}"
+        row_place = f"{place}: row {number + 1}"
+        raise data_error("bad-json", message, row_place, "mend the file") from error
+
+
+def elements_of_array(file: Any) -> Iterator[tuple[int, list[bytes]]]:
+    """Where each element of an array of JSON starts, and its text, alone in a list, to be taken.
+
+    As much of the file is in memory as one element takes. Raises ValueError where no array is.
+    """
+    head = file.read(READ_BYTES)
+    buffer = bytearray(head.removeprefix(BOM_UTF8).lstrip())
+    if not buffer.startswith(b"["):
+        raise ValueError("it does not start with [")
+    start, at, depth = len(head) - len(buffer) + 1, 0, 0
+    del head, buffer[:1]
+    is_first = True
+    while True:
+        mark, at = _next_mark(buffer, at)
+        if not mark:
+            more = file.read(max(READ_BYTES, len(buffer)))  # ever more, so that it stays linear
+            if not more:
+                raise ValueError("it does not end")
+            buffer += more
+        elif mark in "[{":
+            depth += 1
+        elif depth > 0:
+            depth -= mark in "]}"
+        else:
+            element = [bytes(buffer[: at - 1])]
+            del buffer[:at]
+            if mark != "]" or not is_first or element[0].strip():
+                yield start, element
+            start, at, is_first = start + at, 0, False
+            if mark != ",":
+                break
+    if mark != "]" or buffer.strip() or file.read(READ_BYTES).strip():
+        raise ValueError("something follows it")
+
+
+def _next_mark(buffer: bytearray, start: int) -> tuple[str, int]:
+    """The next bracket or comma outside of strings, and where it ends; "" and where to go on from
+    where the buffer ends before."""
+    for match in _MARK.finditer(buffer, start):
+        if match["open"] is not None:
+            return "", match.start()
+        if match["mark"]:
+            return match["mark"].decode(), match.end()
+    return "", len(buffer)
+
+
+def _row_text(line: bytes, field: str, place: str, offset: int, may_lack: bool) -> str | bytes:
+    try:
+        return _json_text(line, field, place, offset)
+    except DataError as error:
+        if not may_lack or error.code != "no-such-field":
+            raise
+        return ""
 
 
 def _json_text(line: bytes, field: str, place: str, offset: int) -> str | bytes:

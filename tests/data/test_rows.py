@@ -5,9 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -248,6 +250,36 @@ def _read(line: bytes, wide: int) -> object:
     return text if isinstance(text, bytes) else text.encode()
 
 
+@given(
+    values=st.lists(VALUES, max_size=5),
+    style=st.sampled_from([{}, {"indent": 1}, {"ensure_ascii": False}, {"separators": (",", ":")}]),
+    read_bytes=st.sampled_from([1, 2, 7, 1 << 18]),
+    cut=st.none() | st.integers(0, 200),
+    put=st.sampled_from([b"", b",", b'"', b"\\", b"]", b"}", b"[", b"{", b"1", b" "]),
+)
+def test_an_array_is_cut_into_what_the_parser_reads(
+    values: list[object], style: Any, read_bytes: int, cut: int | None, put: bytes
+) -> None:
+    data = json.dumps(values, **style).encode("utf-8", "surrogatepass")
+    if cut is not None:
+        data = data[:cut] + put + data[cut + 1 :]
+    try:
+        parsed = json.loads(data.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        parsed = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "READ_BYTES", read_bytes)
+        try:
+            cuts = [(start, row[0]) for start, row in rows.elements_of_array(io.BytesIO(data))]
+            elements = [json.loads(row.decode("utf-8", "surrogatepass")) for _, row in cuts]
+        except ValueError:
+            elements, cuts = None, []
+    assert repr(elements) == (
+        repr(parsed) if isinstance(parsed, list) else "None"
+    )  # NaN is not NaN
+    assert all(data[start:].startswith(row) for start, row in cuts)
+
+
 def test_a_giant_row_nests_no_deeper_than_another() -> None:
     deep = b'{"a": ' + b"[" * 600 + b"]" * 600 + b', "text": "x"}'
     for wide in (0, 1 << 20):
@@ -289,3 +321,10 @@ def test_rows_of_a_dataset_that_lack_the_field_are_blank(tmp_path: Path) -> None
     (tmp_path / "train.jsonl").write_text("\n".join([*lines, '{"text": 3']))
     with pytest.raises(DataError, match="bad-json"):
         load_corpus(f"hf:{tmp_path}")
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "train.json").write_text(f"\n [\n{{}},{', '.join(lines)}]\n")
+    assert [document.text for _, document in open_corpus(f"hf:{tmp_path}").documents()] == TEXTS
+    for torn in (",", ', {"text": 3}]', "] []", ",]"):
+        (tmp_path / "train.json").write_text(f"[{', '.join(lines)}{torn}")
+        with pytest.raises(DataError, match=rf"row {len(lines) + 1}\b"):
+            load_corpus(f"hf:{tmp_path}")

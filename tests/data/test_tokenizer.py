@@ -127,6 +127,7 @@ FORMS = [(kind, "text:text.txt") for kind in KINDS_OF_TEXT]
 FORMS += [("marks, and an emoji", form) for form in ("text:text.md", "jsonl:text.jsonl")]
 FORMS += [("one giant word", "parquet:text.parquet"), ("one giant word", "hf:hub/train.parquet")]
 FORMS += [(kind, "hf:hub/train.jsonl") for kind in ("one giant word", "marks, and an emoji")]
+FORMS += [("marks, and an emoji", "hf:hub/train.json")]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nothing tells the memory")
@@ -146,6 +147,8 @@ def test_learning_and_reading_take_little_memory(kind: str, name: str, tmp_path:
             rows[0] *= 3  # what libraries take for any file is more than they take for a small one
         if path.suffix == ".jsonl":
             content = "".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in rows)
+        if path.suffix == ".json":
+            content = json.dumps([{"text": row} for row in rows], ensure_ascii=False)
         if path.suffix == ".parquet":
             pyarrow.parquet.write_table(pyarrow.table({"text": rows}), path)
         else:
