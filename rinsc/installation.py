@@ -22,6 +22,7 @@ BASE = ""  # the name of no extra
 # Distributions that install the same module, the one for the CPU first.
 RIVALS = (("onnxruntime", "onnxruntime-gpu"), ("onnxruntime-genai", "onnxruntime-genai-cuda"))
 MODULES = {
+    "pillow": "PIL",
     "scikit-learn": "sklearn",
     **{gpu: cpu.replace("-", "_") for cpu, gpu in RIVALS},
 }

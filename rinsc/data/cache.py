@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from rinsc.data import corpora
+from rinsc.data import corpora, sealed
 from rinsc.data.batches import (
     EncodedDocument,
     TokenizedCorpus,
@@ -26,15 +26,19 @@ from rinsc.data.batches import (
 )
 from rinsc.data.documents import Part, PartTally, Source, check_amounts
 from rinsc.data.names import data_error, tokens_folder
+from rinsc.data.sealed import (
+    file_records,
+    mapped_arrays,
+    valid_record,
+    write_record,
+)
 from rinsc.data.tokenizer import BytePairTokenizer, tokenizer_from_state, train_tokenizer
 from rinsc.errors import OutputError, RinscError
 from rinsc.extras import require
 from rinsc.progress import PreparationProgress
 from rinsc.storage.files import (
-    file_digest,
     make_folder,
     read_json,
-    sampled_digest,
     short_digest,
     text_digest,
     write_atomically,
@@ -42,10 +46,8 @@ from rinsc.storage.files import (
 from rinsc.storage.folders import folder_aside, one_process
 
 FORMAT = 4  # raised whenever the same source would give other files
-RECORD = "record.json"
 IDS, STARTS, COUNTS = ("<u2", "<u4"), ("<i8",), ("<u4",)  # types of numbers, as numpy has them
 ARRAYS = {"train": IDS, "held_out": IDS, "train_starts": STARTS, "held_out_bytes": COUNTS}
-WHOLE_DIGEST_BYTES = 1 << 28  # larger files are compared by samples
 
 
 def prepare(
@@ -64,7 +66,7 @@ def prepare(
     """
     folder = tokens_folder() if folder is None else folder
     entry = folder / cache_key(source, tokenizer)
-    record = _valid_record(entry)
+    record = valid_record(entry, ARRAYS)
     if record is None:
         record = _made(entry, source, tokenizer, progress)
     corpus = _opened(entry, record, source.name, tokenizer)
@@ -83,7 +85,7 @@ def _made(
 ) -> dict[str, Any]:
     """The record of a folder that this process or another one makes."""
     with one_process(entry, None if progress is None else progress.waiting):
-        record = _valid_record(entry)  # another process may have made it meanwhile
+        record = valid_record(entry, ARRAYS)  # another process may have made it meanwhile
         return _build(entry, source, tokenizer, progress) if record is None else record
 
 
@@ -120,8 +122,7 @@ def _build(
             hint = "use a tokenizer for texts of this kind"
             raise data_error("no-tokens", "the tokenizer makes nothing of it", source.name, hint)
         record = writer.record(tokenizer)
-        signed = {**record, "digest": _record_digest(record)}
-        _write_synced(part / RECORD, json.dumps(signed).encode("utf-8"))
+        write_record(part, record)
     if progress is not None:
         progress.finished(sum(writer.token_counts))
     return record
@@ -180,10 +181,7 @@ class _Writer:
         return {
             "corpus": parts,
             "tokenizer": tokenizer_record(tokenizer, *self.token_counts, held_out_bytes),
-            "files": {
-                name: {"type": kind, "digest": _digest(self._folder / name)}
-                for name, kind in self._types.items()
-            },
+            "files": file_records(self._folder, self._types),
         }
 
     def _append(self, name: str, array: npt.NDArray[Any]) -> None:
@@ -197,10 +195,7 @@ class _Writer:
 def _opened(
     entry: Path, record: Mapping[str, Any], name: str, tokenizer: BytePairTokenizer
 ) -> TokenizedCorpus:
-    arrays = {
-        file: np.memmap(entry / file, dtype=np.dtype(facts["type"]), mode="r")
-        for file, facts in record["files"].items()
-    }
+    arrays = mapped_arrays(entry, record)
     return TokenizedCorpus(
         arrays["train"],
         arrays["held_out"],
@@ -212,43 +207,12 @@ def _opened(
     )
 
 
-def _valid_record(entry: Path) -> dict[str, Any] | None:
-    """What was written down of whole files; None where they are not there, or not whole."""
-    try:
-        record = read_json(entry / RECORD)
-        if record.pop("digest") != _record_digest(record):
-            return None
-        files = record["files"]
-        whole = files.keys() == ARRAYS.keys() and all(
-            facts["type"] in ARRAYS[name] and _digest(entry / name) == facts["digest"]
-            for name, facts in files.items()
-        )
-        return record if whole else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
 def _ids_fit(corpus: TokenizedCorpus) -> bool:
     """Whether large files, of which digests are of samples, hold ids of the vocabulary alone."""
-    large = (ids for ids in (corpus.train, corpus.held_out) if ids.nbytes > WHOLE_DIGEST_BYTES)
+    large = (
+        ids for ids in (corpus.train, corpus.held_out) if ids.nbytes > sealed.WHOLE_DIGEST_BYTES
+    )
     return all(int(ids.max()) < corpus.vocab_size for ids in large)
-
-
-def _record_digest(record: Mapping[str, Any]) -> str:
-    return short_digest(json.dumps(record, sort_keys=True))
-
-
-def _digest(path: Path) -> str:
-    if path.stat().st_size > WHOLE_DIGEST_BYTES:
-        return sampled_digest(path)
-    return file_digest(path)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 TOKENIZER_FORMAT = 1  # raised whenever the same text would give another tokenizer

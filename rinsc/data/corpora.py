@@ -144,6 +144,10 @@ def open_corpus(name: str) -> Source:
             return row_files(named)
         case "hf":
             return hub_dataset(named)
+        case "pairs":
+            message = f"'{name:.60}' holds pictures with captions, and text is needed here"
+            hint = "train two towers on it: see docs/towers.md"
+            raise data_error("not-text", message, None, hint)
     return _of_catalog(name)
 
 

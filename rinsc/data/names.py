@@ -105,6 +105,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "jsonl": ("field", "bytes"),
     "parquet": ("field", "bytes"),
     "hf": ("field", "bytes", "config", "split", "revision"),
+    "pairs": ("image", "caption", "root"),
 }
 DEFAULT_FIELD = "text"
 # What the files of a kind end with, where it is not plain text.

@@ -100,7 +100,7 @@ def _document(number: int, text: str | bytes) -> Document:
 
 def _json_lines(path: Path, field: str) -> Iterator[str | bytes]:
     try:
-        with _opened(path) as file:
+        with open_lines(path) as file:
             yield from texts_of_lines(file, field, str(path))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise damaged(path, error) from error
@@ -227,7 +227,7 @@ def _require_object(kind: str, place: str) -> None:
         raise data_error("bad-json", message, place, "one JSON object a line")
 
 
-def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+def open_lines(path: Path) -> IO[bytes] | gzip.GzipFile:
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rb")
     return path.open("rb")

@@ -338,7 +338,7 @@ def train_tokenizer(
         message = f"a vocabulary of {vocab_size} tokens cannot be trained"
         hint = f"choose from {MIN_VOCAB} to {MAX_VOCAB}"
         raise data_error("bad-vocabulary-size", message, None, hint)
-    library = _library()
+    library = tokenizers_library()
     backend = library.Tokenizer(library.models.BPE())
     backend.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = library.decoders.ByteLevel()
@@ -361,7 +361,7 @@ def load_tokenizer(path: Path, begun: Mapping[str, object] | None = None) -> Byt
     ``begun`` is what the record of a run says of its tokenizer: a run that was begun by rinsc 0.4
     gets its text as it had it then. Raises DataError where a file cannot be read.
     """
-    _library()
+    tokenizers_library()
     path = path / TOKENIZER_FILE if path.is_dir() else path
     try:
         text = read_regular_text(path)
@@ -385,7 +385,7 @@ def tokenizer_from_json(
     text: str, declared: DeclaredTokens | None = None, *, legacy: bool = False
 ) -> BytePairTokenizer:
     """The tokenizer whose ``to_json`` this is."""
-    return BytePairTokenizer(_library().Tokenizer.from_str(text), declared, legacy=legacy)
+    return BytePairTokenizer(tokenizers_library().Tokenizer.from_str(text), declared, legacy=legacy)
 
 
 def tokenizer_from_state(state: str) -> BytePairTokenizer:
@@ -431,7 +431,7 @@ def _utf8(text: str | bytes) -> bytes:
         raise data_error("not-text", message, None, hint) from None
 
 
-def _library() -> Any:
+def tokenizers_library() -> Any:
     """The package tokenizers; raises MissingExtraError where it is not installed."""
     require("tokenizers")
     import tokenizers

@@ -19,9 +19,10 @@ from rinsc.data import batches as encode
 from rinsc.data import cache as learned
 from rinsc.data import cache as module
 from rinsc.data.batches import TokenizedCorpus, tokenize
-from rinsc.data.cache import RECORD, cache_key, prepare
+from rinsc.data.cache import cache_key, prepare
 from rinsc.data.corpora import TOKENIZER_BYTES, load, open_corpus, training_texts
 from rinsc.data.documents import Document, Source
+from rinsc.data.sealed import RECORD
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import DataError, OutputError
 from rinsc.storage.files import short_digest
@@ -150,7 +151,7 @@ def test_ids_beyond_the_vocabulary_in_a_large_file(
     texts: Path, small: BytePairTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of large files there are samples alone, between which an id can change."""
-    monkeypatch.setattr("rinsc.data.cache.WHOLE_DIGEST_BYTES", 10)
+    monkeypatch.setattr("rinsc.data.sealed.WHOLE_DIGEST_BYTES", 10)
     monkeypatch.setattr("rinsc.storage.files.SAMPLE_BYTES", 4)
     source, folder = open_corpus(f"text:{texts}"), tmp_path / "tokens"
     prepare(source, small, folder=folder)

@@ -36,7 +36,13 @@ def test_a_name_is_taken_apart(text: str, kind: str, where: str, options: dict[s
 
 def test_only_streams_are_limited_by_default() -> None:
     limits = {kind: parse_name(f"{kind}:x", OWN).most_bytes for kind in KEYS}
-    assert limits == {"text": None, "jsonl": None, "parquet": None, "hf": HF_BYTES}
+    assert limits == {
+        "text": None,
+        "jsonl": None,
+        "parquet": None,
+        "hf": HF_BYTES,
+        "pairs": None,
+    }
     assert parse_name("jsonl:x?bytes=1_500", OWN).most_bytes == 1500
 
 

@@ -74,6 +74,8 @@ HOMES = {
     "accelerate": ("training",),
     "peft": ("backends.hf",),
     "sklearn": ("data",),
+    "PIL": ("data.pairs",),
+    "resvg_py": ("data.pairs",),
     "scipy": ("study",),
     "lm_eval": ("evaluation", "verbs", "cli"),
     "ray": ("study.on_ray",),
