@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rinsc.cli.output import print_json, print_line, print_result_table
 from rinsc.cli.values import Count, Listed, Output, listed
-from rinsc.extras import require
+from rinsc.extras import quick_imports, require
 
 if TYPE_CHECKING:
     from rinsc.evaluation.report import EvalReport
@@ -80,9 +80,10 @@ def eval_(
     json
         Print JSON.
     """
-    require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
-    from rinsc.evaluation.evaluate import check_settings, evaluate
-    from rinsc.training.finished import trained_run
+    with quick_imports():
+        require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
+        from rinsc.evaluation.evaluate import check_settings, evaluate
+        from rinsc.training.finished import trained_run
 
     names = listed(tasks) if tasks else None
     check_settings(windows, baseline, margin, names, include, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,7 +27,7 @@ from rinsc.cli.values import (
     share_bindings,
 )
 from rinsc.errors import UsageError
-from rinsc.extras import TO_TRAIN, require
+from rinsc.extras import TO_TRAIN, quick_imports, require
 from rinsc.objectives import OBJECTIVES
 from rinsc.training.config import TrainConfig, setting_of
 from rinsc.verbs.models import find_run, is_run, is_signature
@@ -206,10 +207,12 @@ def train(
     with option_values():
         budgets = _budget(budget, steps=steps, tokens=tokens, flops=flops)
         OBJECTIVES[chosen["objective"]].check_model(spec)
-    require(*TO_TRAIN)
-    from rinsc.training.budget import run_config
-    from rinsc.training.devices import find_devices
-    from rinsc.training.start import planned_run, vocabulary_of
+    with quick_imports():
+        require(*TO_TRAIN)
+        from rinsc.training.budget import run_config
+        from rinsc.training.devices import find_devices
+        from rinsc.training.start import planned_run, vocabulary_of
+    gc.freeze()  # what is imported stays until the command ends
 
     if tokenizer is not None and not options.names_vocabulary(model):
         spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))

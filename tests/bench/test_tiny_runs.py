@@ -19,9 +19,11 @@ STEPS = 350  # about 20 seconds
 # Trains one run, or two in a row as a worker of a study does, and adds up the last one's steps.
 TRAINING = """
 import json, sys, time
+import rinsc
+
+rinsc.train  # imports what a command does, as it does
 import torch
 from rinsc.training.loop import TrainingLoop
-import rinsc
 
 torch.set_num_threads(1)
 plain, spent = TrainingLoop._train_step, [0.0]
