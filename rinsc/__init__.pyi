@@ -28,6 +28,7 @@ from rinsc.syntax import canonical as canonical
 from rinsc.syntax import parse as parse
 from rinsc.training.start import train as train
 from rinsc.verbs.bench import bench as bench
+from rinsc.verbs.bench_pictures import PicturesReport as PicturesReport
 from rinsc.verbs.export import export as export
 from rinsc.verbs.forms import Exported as Exported
 from rinsc.verbs.forms import HfForm as HfForm

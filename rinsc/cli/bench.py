@@ -23,6 +23,7 @@ def bench_(
     rounds: Listed = (),
     prompt_tokens: int | None = None,
     new_tokens: int | None = None,
+    batch: int | None = None,
     threads: int | None = None,
     provider: Literal["cuda", "cpu"] | None = None,
     text: Path | None = None,
@@ -33,6 +34,7 @@ def bench_(
 
     A table of speed, memory, bits per byte on held-out text, FLOPs and bytes, a row for each of
     the rounds. They take turns, so that whatever else the machine does slows all of them alike.
+    Of a model that takes pictures: pictures and patches per second of a forward pass.
 
     Parameters
     ----------
@@ -43,6 +45,8 @@ def bench_(
         Tokens before the first one that is generated; 128 if not given, or what has room.
     new_tokens
         Tokens that are generated; 64 if not given, or what has room.
+    batch
+        Pictures of a forward pass, of a model that takes pictures; 1 if not given.
     threads
         As many as there are cores if not given.
     provider
@@ -61,6 +65,7 @@ def bench_(
         rounds=rounds or None,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
+        batch=batch,
         threads=threads,
         provider=provider,
         text=text,
@@ -69,6 +74,13 @@ def bench_(
     )
     if json:
         print_json(report.facts())
+        return
+    from rinsc.verbs.bench_pictures import PicturesReport
+
+    if isinstance(report, PicturesReport):
+        print_table(*report.table)
+        print_line()
+        print_line(report.conditions)
         return
     print_bench(report)
     if output is None and report.quality is not None:

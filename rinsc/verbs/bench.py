@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from rinsc.backends.onnx import Session
     from rinsc.evaluation.quality import Quality
     from rinsc.graph import Rounds
+    from rinsc.verbs.bench_pictures import PicturesReport
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 MAX_THREADS = 1024
+MAX_BATCH = 1 << 16
 
 
 def bench(
@@ -30,18 +32,20 @@ def bench(
     rounds: Rounds | Sequence[Rounds] = None,
     prompt_tokens: int | None = None,
     new_tokens: int | None = None,
+    batch: int | None = None,
     threads: int | None = None,
     provider: Literal["cuda", "cpu"] | None = None,
     text: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-) -> BenchReport:
+) -> BenchReport | PicturesReport:
     """Measure an exported model at several numbers of rounds: what ``rinsc bench`` does.
 
     ``model`` is a model folder or an ONNX file. ``rounds`` are one number or several, for every
     repeat or by name, or a text such as "1..4"; None for those that the model was written with
     and, where it can run them, fewer. A generation runs ``prompt_tokens`` (128, or what has room)
     and adds ``new_tokens`` (64, or what has room).
+    A model that takes pictures is timed over passes of ``batch`` pictures (1).
     ``threads`` None stands for one a core, ``provider`` None for the first of cuda and cpu that
     loads. Bits per byte are of the held-out ``text``, by default heldout.txt beside the model.
     ``output`` draws them against ms per token, as .png or .svg.
@@ -49,6 +53,9 @@ def bench(
     Raises `RinscError`.
     """
     _check_threads(threads)
+    if batch is not None and not 1 <= batch <= MAX_BATCH:
+        message = f"{setting('batch')} must be from 1 to {MAX_BATCH}"
+        raise UsageError("usage", message, hint="leave it out for one picture")
     picture = None if output is None else Path(output)
     if picture is not None:
         from rinsc.plots import require_picture
@@ -59,13 +66,24 @@ def bench(
     from rinsc.backends.onnx import Session
     from rinsc.backends.onnx.run.benchmark import metadata_of, own_memory_bytes
     from rinsc.layers import require_language_model
+    from rinsc.layers.kind import takes_pictures
 
     shown = ShownProgress() if progress is None else progress
     memory_before = own_memory_bytes()
     session = Session(file, provider=provider, threads=threads)
-    require_language_model(session.spec)
     metadata = metadata_of(file)
     every = rounds_by_repeat(rounds, session, metadata[Key.FORM], file)
+    if takes_pictures(session.spec):
+        from rinsc.verbs.bench_pictures import bench_pictures, check_pictures_settings
+
+        of_text = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "text": text}
+        pictures = check_pictures_settings(batch, **of_text, output=output)
+        settings = {"threads": threads, "memory_before": memory_before}
+        return bench_pictures(session, metadata, every, pictures, shown, **settings)
+    require_language_model(session.spec)
+    if batch is not None:
+        message = f"{setting('batch')} is about pictures, and the model takes tokens"
+        raise UsageError("usage", message, hint=f"leave {setting('batch')} out")
     lengths = _lengths(session.spec.context, prompt_tokens, new_tokens)
     size, path = session.spec.vocab_size, None if text is None else Path(text)
     held_out = find_held_out(file, path, size, shown, needed=picture is not None)

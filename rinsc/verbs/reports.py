@@ -242,6 +242,18 @@ def _error(code: str, message: str, path: Path, hint: str) -> DataError:
     return DataError(code, message, place=str(path), hint=hint)
 
 
+FORMS_IN_WORDS = {
+    "fixed": "fixed rounds",
+    "dynamic": "any rounds",
+    "gated": "rounds up to a limit",
+}
+
+
+def threads_in_words(threads: int | None) -> str:
+    """``a thread a core`` for None, ``1 thread``, ``2 threads``."""
+    return "a thread a core" if threads is None else plural(threads, "thread")
+
+
 @dataclass(frozen=True)
 class BenchRow:
     """A model at some rounds; ``bits_per_byte`` is None where there is no held-out text."""
@@ -297,13 +309,6 @@ class BenchReport:
     quality: Quality | None
 
     @property
-    def threads_in_words(self) -> str:
-        """``a thread a core``, ``1 thread``, ``2 threads``."""
-        if self.threads is None:
-            return "a thread a core"
-        return f"{self.threads} thread{'s' * (self.threads > 1)}"
-
-    @property
     def cache(self) -> str:
         """How tokens before the new one are kept: ``in place``, ``copied``, ``none``."""
         if not self.has_cache:
@@ -338,14 +343,13 @@ class BenchReport:
     @property
     def conditions(self) -> str:
         """Where and how it ran, in one line."""
-        forms = {"fixed": "fixed rounds", "dynamic": "any rounds", "gated": "rounds up to a limit"}
         fewest = min(row.speed.decoded_tokens for row in self.rows)
         conditions = [
             f"ONNX Runtime on {self.provider}",
-            self.threads_in_words,
+            threads_in_words(self.threads),
             self.precision,
             f"{self.operators} operators",
-            forms[self.form] if self.written else "no repeat",
+            FORMS_IN_WORDS[self.form] if self.written else "no repeat",
             "no cache" if self.cache == "none" else f"cache {self.cache}",
             f"prompt {self.prompt_tokens}",
             f"n = {plural(fewest, 'token')}",
@@ -362,7 +366,7 @@ class BenchReport:
             if row.bits_per_byte is not None
         ]
         title = f"{short_text(self.signature, MAX_TITLE)}: quality against cost"
-        where = f"ONNX Runtime on {self.provider}", self.threads_in_words
+        where = f"ONNX Runtime on {self.provider}", threads_in_words(self.threads)
         subtitle = self.precision, *where, f"prompt of {plural(self.prompt_tokens, 'token')}"
         draw_tradeoff(points, title, Path(output), subtitle=" · ".join(subtitle))
 
@@ -378,10 +382,10 @@ def _cells(row: BenchRow) -> list[str]:
     speed, bits = row.speed, row.bits_per_byte
     return [
         row.label,
-        _digits(speed.tokens_per_second),
-        _digits(speed.decode_ms),
-        _digits(speed.decode_ms_p10),
-        f"{_digits(speed.first_token_ms)} ms",
+        shown_digits(speed.tokens_per_second),
+        shown_digits(speed.decode_ms),
+        shown_digits(speed.decode_ms_p10),
+        f"{shown_digits(speed.first_token_ms)} ms",
         "" if speed.memory_bytes is None else rounded_bytes(speed.memory_bytes),
         "" if bits is None else f"{bits:.4f}",
         rounded_flops(row.cost.matmul_flops).removesuffix("FLOP").rstrip(),
@@ -389,7 +393,7 @@ def _cells(row: BenchRow) -> list[str]:
     ]
 
 
-def _digits(number: float) -> str:
+def shown_digits(number: float) -> str:
     """Three digits and no more: timings are not exact."""
     decimals = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3
     return f"{number:,.{decimals}f}"

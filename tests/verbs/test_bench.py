@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import rinsc
 from rinsc.progress import SilentProgress
@@ -65,3 +68,52 @@ def test_mistakes_are_spelled_as_in_python(model: Path, more: Any, message: str)
         rinsc.bench(model, **more)
     assert message in str(caught.value)
     assert "--" not in str(caught.value)
+
+
+_DIMENSIONS: Any = {"preset": "tiny", "kind": "vit", "vocab_size": 10, "context": 9}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("pictures") / "model.onnx"
+    spec = rinsc.model_spec("A^2B", **_DIMENSIONS)
+    rinsc.to_onnx(rinsc.to_torch(spec), rounds="dynamic").save(file)
+    return file
+
+
+def test_pictures_per_second(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times add up, whatever they are; FLOPs are those that PyTorch counts."""
+    monkeypatch.setattr("rinsc.verbs.bench_pictures.PASSES", 4)
+    report = rinsc.bench(classifier, rounds="1..2", batch=3, threads=1)
+    assert isinstance(report, rinsc.PicturesReport)
+    assert [row.rounds for row in report.rows] == [{"A": 1}, {"A": 2}]
+    module = rinsc.to_torch(rinsc.model_spec(report.signature, **_DIMENSIONS))
+    for row in report.rows:
+        assert row.pictures_per_second == pytest.approx(3 / (row.pass_ms / 1e3))
+        assert row.passes == 4
+        assert row.pass_ms_p10 <= row.pass_ms
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            module(torch.zeros(1, 9, 768), rounds=row.rounds)
+        assert row.flops_per_picture == counter.get_total_flops()
+    done = run_cli("bench", str(classifier), "--batch", "3", "--rounds", "2", "--threads", "1")
+    assert done.status == 0
+    assert "pictures/s" in done.out
+    assert "3 pictures a pass" in done.out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt_tokens": 3, "text": "t.txt"}, "prompt_tokens and text are about text"),
+        ({"output": "b.svg"}, "output is about text"),
+        ({"batch": 0}, "batch must be from 1"),
+    ],
+)
+def test_pictures_are_no_text(classifier: Path, settings: Any, message: str) -> None:
+    with pytest.raises(rinsc.RinscError, match=message):
+        rinsc.bench(classifier, **settings)
+
+
+def test_text_has_no_batch_of_pictures(model: Path) -> None:
+    with pytest.raises(rinsc.RinscError, match="batch is about pictures"):
+        rinsc.bench(model, batch=2)
