@@ -18,7 +18,7 @@ from rinsc.cost.counts import (
     run_counts,
 )
 from rinsc.errors import GraphError, SpecError, plural
-from rinsc.graph import BlockGraph, Rounds, TowersGraph, build_graph, require_graph
+from rinsc.graph import BlockGraph, Loop, Rounds, TowersGraph, build_graph, require_graph
 from rinsc.graph.towers_graph import by_dial, rounds_of, told_rounds_of, towers_of
 from rinsc.layers import trace_programs
 from rinsc.ops import Causal, at_sizes
@@ -194,9 +194,13 @@ def set_rounds(graph: BlockGraph | TowersGraph, rounds: Rounds) -> dict[str, int
 
 def _require_gradients(graph: BlockGraph, rounds: Mapping[str, int]) -> None:
     """Raises `GraphError` where a repeat cuts off what stands before it from its gradients."""
-    for loop in graph.loops():
+    for wired in graph.wired():
+        loop = wired.step
+        if not isinstance(loop, Loop):
+            continue
+        _require_gradients(loop.body, rounds)
         grad, count = loop.options.grad, loop.rounds_of(rounds)
-        if grad is not None and loop.options.inject is None and count > grad:
+        if grad is not None and wired.injection is None and count > grad:
             message = f"at {plural(count, 'round')} of '{loop.name}' and grad={grad}, what comes "
             message += "before the repeat gets no gradient"
             hint = f"train at {plural(grad, 'round')} or less, or add inject=add, gate or concat"

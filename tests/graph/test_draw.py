@@ -186,6 +186,12 @@ def test_an_injection_is_drawn_from_what_feeds_the_rounds() -> None:
     assert '  visit1 -> visit3 [label="inject=add", style=dotted];' in dot
     steps = json.loads(to_json(graph, params_of(graph)))["steps"]
     assert [step.get("injection") for step in steps] == [None, 1, 2]
+    svg, tree = to_svg(graph, {}), "\n".join(tree_lines(graph, params_of(graph)))
+    for source in ("fed by P", "fed by repeat AB"):
+        assert source in svg
+        assert source in tree
+    dotted = ElementTree.fromstring(svg).findall(".//{*}path[@stroke-dasharray]")
+    assert len(dotted) == 2
 
 
 @pytest.mark.parametrize("text", ["(a", '"a', "[(])", "a}"])

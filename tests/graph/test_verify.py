@@ -20,6 +20,7 @@ from rinsc.backends.hf import causal_lm
 from rinsc.backends.torch.blocks import block_classes
 from rinsc.backends.torch.steps import StepWriter
 from rinsc.cost import stored_params
+from rinsc.cost.flops import _require_gradients
 from rinsc.errors import GraphError
 from rinsc.graph import (
     Block,
@@ -33,6 +34,8 @@ from rinsc.graph import (
     unroll,
 )
 from rinsc.graph.build import PASSES, Pass, run_passes
+from rinsc.graph.draw.labels import Feed, feeds
+from rinsc.graph.draw.layout import arrange
 from rinsc.graph.nodes import INJECTION, STATE
 from rinsc.graph.passes import number_loops
 from rinsc.graph.verify import ALWAYS, has_no_dials, loop_names_are_unique, verified, verify
@@ -321,6 +324,20 @@ def test_what_runs_takes_an_injection_from_its_edge() -> None:
     for drawn, expected in ((graph, text), (moved, [*reversed(text)])):
         writer = StepWriter(drawn, classes, ("cos", "sin"))
         assert list(islice(writer.lines(drawn), 2)) == expected
+
+
+def test_drawings_and_costs_take_an_injection_from_its_edge() -> None:
+    """Unverified, as above."""
+    graph = graph_of("P(AB)^4{inject=add, grad=2}C")
+    moved = _changed(graph, add=(0, 2, INJECTION), remove=(1, 2, INJECTION))
+    none = _changed(graph, remove=(1, 2, INJECTION))
+    for drawn, source in ((graph, "P"), (moved, "the state that enters"), (none, None)):
+        expected = None if source is None else Feed(source, alone=False)
+        assert feeds(drawn).get("AB") == expected
+        assert arrange(drawn).arcs[0].feed == expected
+    _require_gradients(graph, {"AB": 3})
+    with pytest.raises(GraphError, match="gets no gradient"):
+        _require_gradients(none, {"AB": 3})
 
 
 def test_two_branches_are_no_chain() -> None:

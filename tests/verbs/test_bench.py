@@ -32,6 +32,7 @@ def test_rows_by_rounds(model: Path, tmp_path: Path) -> None:
     report = rinsc.bench(
         model, rounds=[3, 1], prompt_tokens=6, output=tmp_path / "b.svg", progress=notes
     )
+    assert isinstance(report, rinsc.BenchReport)
     assert [row.rounds for row in report.rows] == [{"A": 1}, {"A": 3}]
     one, three = report.rows
     assert three.cost.matmul_flops > one.cost.matmul_flops
@@ -49,6 +50,7 @@ def test_what_cannot_change_is_as_in_the_command(model: Path) -> None:
     done = run_cli("bench", str(model), *words)
     assert done.status == 0, done.err
     report = rinsc.bench(model, rounds=2, prompt_tokens=4, new_tokens=3, threads=1)
+    assert isinstance(report, rinsc.BenchReport)
     assert report.conditions in done.out
     assert f"{report.rows[0].bits_per_byte:.4f}" in done.out
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from rinsc.errors import listed, plural
-from rinsc.graph.nodes import Block, BlockGraph, Loop, Visit
+from rinsc.graph.nodes import Block, BlockGraph, GraphNode, Loop, Visit
 from rinsc.graph.towers_graph import TowersGraph
 from rinsc.graph.towers_graph import towers_of as towers_of
 from rinsc.spec import ModelSpec
@@ -96,6 +96,39 @@ def caption(graph: Drawn, param_counts: Mapping[str, int]) -> str:
         return layers
     params = sum(param_counts[name] for name in graph.blocks)
     return f"{params_text(params)} in blocks · {layers}"
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What every round of a repeat is fed: the state of ``source``, in words.
+
+    Where ``alone``, no other state enters the repeat.
+    """
+
+    source: str
+    alone: bool
+
+
+def feeds(graph: BlockGraph) -> dict[str, Feed]:
+    """By its name, what the edges of a graph feed into each repeat that is fed.
+
+    >>> import rinsc
+    >>> feeds(rinsc.build_graph(rinsc.model_spec("P R^4{inject=concat}", preset="tiny")))
+    {'R': Feed(source='P', alone=False)}
+    """
+    fed = dict[str, Feed]()
+    for step, state, injection in graph.wired():
+        if isinstance(step, Loop):
+            if injection is not None:
+                fed[step.name] = Feed(_node_text(graph.nodes[injection]), state is None)
+            fed |= feeds(step.body)
+    return fed
+
+
+def _node_text(node: GraphNode) -> str:
+    if isinstance(node, Visit):
+        return node.block
+    return f"repeat {node.name}" if isinstance(node, Loop) else "the state that enters"
 
 
 MAX_STEPS = 48  # drawn of one sequence; some 30 visits still read well

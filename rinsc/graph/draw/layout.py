@@ -6,12 +6,12 @@ Units are pixels at scale 1; ``y`` is the height of the line along which the sta
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from xml.sax.saxutils import escape
 
-from rinsc.graph.draw.labels import Colour, Elided, Shown, cut, shorten
+from rinsc.graph.draw.labels import Colour, Elided, Feed, Shown, cut, feeds, shorten
 from rinsc.graph.nodes import BlockGraph, Loop, Visit
 
 MAX_ROW = 1240  # wider pictures become too small on a slide
@@ -55,7 +55,8 @@ class Box:
 
 @dataclass(frozen=True)
 class Arc:
-    """A repeat, from its right foot over ``top`` back to its left foot."""
+    """A repeat, from its right foot over ``top`` back to its left foot; ``feed`` is what its
+    rounds are fed."""
 
     left: float
     right: float
@@ -64,6 +65,7 @@ class Arc:
     name: str
     rounds: int
     options: str
+    feed: Feed | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Layout:
     rows: list[Row] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     arcs: list[Arc] = field(default_factory=list)
+    fed: Mapping[str, Feed] = field(default_factory=dict)
 
 
 def arrange(graph: BlockGraph, drawn: set[str] | None = None) -> Layout:
@@ -99,7 +102,7 @@ def arrange(graph: BlockGraph, drawn: set[str] | None = None) -> Layout:
     widest = max(_width_of(row, DETAILED) for row in rows)
     if len(rows) > MAX_DETAILED_ROWS or widest > MAX_ROW:
         rows, style = _rows(steps, COMPACT), COMPACT
-    layout = Layout(style)
+    layout = Layout(style, fed=feeds(graph))
     for index, row in enumerate(rows):
         top = layout.height + (ROW_GAP if index else 0)
         y = top + ARC_STEP * _levels(row) + style.box_height / 2
@@ -185,7 +188,8 @@ def _place_loop(loop: Loop, x: float, y: float, layout: Layout, drawn: set[str])
         inner = _put(step, inner, y, layout, drawn) + style.gap
     right = inner - style.gap + FOOT
     top = y - style.box_height / 2 - ARC_STEP * _arc_levels(loop) + ARC_STEP / 2
-    layout.arcs.append(Arc(x, right, y, top, loop.name, loop.rounds, loop.options.text))
+    feed = layout.fed.get(loop.name)
+    layout.arcs.append(Arc(x, right, y, top, loop.name, loop.rounds, loop.options.text, feed))
     return right
 
 
@@ -239,8 +243,9 @@ def _pattern_name(colour: Colour) -> str:
     return f"stripes-{colour.fill[1:]}-{stripes.angle}-{stripes.spacing}"
 
 
-def line(path: str, colour: str = LINE, thickness: float = 2) -> str:
-    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{thickness}"/>'
+def line(path: str, colour: str = LINE, thickness: float = 2, *, dotted: bool = False) -> str:
+    dots = ' stroke-dasharray="3 3"' if dotted else ""
+    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{thickness}"{dots}/>'
 
 
 def arrow_right(x: float, y: float) -> str:

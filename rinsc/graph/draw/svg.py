@@ -27,6 +27,7 @@ from rinsc.graph.draw.layout import (
     END_HEIGHT,
     END_WIDTH,
     FONT,
+    FOOT,
     LINE,
     MUTED,
     ROW_GAP,
@@ -281,11 +282,27 @@ def _wires(layout: Layout, start: str) -> Iterator[str]:
         yield line(f"M{num(left)} {num(row.y)}H{num(right)}")
     for above, below in pairwise(layout.rows):
         yield _return_wire(above, below, layout.style.gap)
+    for arc in layout.arcs:
+        yield from _feed(arc)
     for box in layout.boxes:
         yield arrow_right(box.x, box.y)
     yield arrow_right(last.right, last.y)
     yield from _end(start, first.left - END_WIDTH, first.y)
     yield from _end("logits", last.right, last.y)
+
+
+def _feed(arc: Arc) -> Iterator[str]:
+    """A dotted line into a repeat that is fed: beside the state's, or in its place."""
+    if arc.feed is None:
+        return
+    way = f"M{num(arc.left - FOOT)} {num(arc.y)}H{num(arc.left + FOOT)}"
+    if arc.feed.alone:
+        yield line(way, PAPER, 4)
+        yield line(way, dotted=True)
+        return
+    below = arc.y + 12
+    yield line(f"M{num(arc.left - FOOT)} {num(below)}H{num(arc.left + FOOT)}", dotted=True)
+    yield arrow_right(arc.left + FOOT, below)
 
 
 def _return_wire(above: Row, below: Row, gap: float) -> str:
@@ -322,7 +339,8 @@ def _pill_width(label: str, mark: str = "") -> float:
 
 def _title(arc: Arc) -> str:
     title = f"repeat {arc.name}: {plural(arc.rounds, 'round')}"
-    return f"{title}, {arc.options}" if arc.options else title
+    source = "" if arc.feed is None else f"fed by {arc.feed.source}"
+    return ", ".join(filter(None, (title, arc.options, source)))
 
 
 def _arcs(layout: Layout, footnotes: Mapping[Arc, int]) -> Iterator[str]:

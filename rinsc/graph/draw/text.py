@@ -12,6 +12,7 @@ from rinsc.graph.draw.labels import (
     Elided,
     block_text,
     cut,
+    feeds,
     first_layers,
     layers_text,
     params_text,
@@ -75,7 +76,7 @@ def _schedule(graph: BlockGraph, starts: Mapping[str, int], width: int) -> list[
 
 def _branches(graph: BlockGraph, param_counts: Mapping[str, int], drawn: set[str]) -> list[str]:
     lines: list[str] = []
-    steps = shorten(graph)
+    steps, fed = shorten(graph), feeds(graph)
     for index, step in enumerate(steps):
         last = index == len(steps) - 1
         branch, trunk = ("└─ ", "   ") if last else ("├─ ", "│  ")
@@ -90,7 +91,9 @@ def _branches(graph: BlockGraph, param_counts: Mapping[str, int], drawn: set[str
             lines.append(f"{branch}… {step.steps} more steps")
         else:
             options = f"  {{{step.options.text}}}" if step.options.text else ""
-            lines.append(f"{branch}{times_text(step.rounds)}  repeat {step.name}{options}")
+            source = f"  fed by {fed[step.name].source}" if step.name in fed else ""
+            title = f"{times_text(step.rounds)}  repeat {step.name}{options}{source}"
+            lines.append(branch + title)
             lines += [trunk + line for line in _branches(step.body, param_counts, drawn)]
     return lines
 
