@@ -62,32 +62,17 @@ def draw_training(curves: Sequence[Curve], path: Path) -> tuple[Path, ...]:
     curves = [line for line in curves if line.training_flops]
     whole = bool(curves) and all(line.held_out == "whole" for line in curves)
     text = f"Held-out text ({'the whole' if whole else 'a sample'})"
-    figure, axes = _canvas(f"{text} against training compute", "training FLOPs")
+    figure, axes = canvas(f"{text} against training compute", "", "training FLOPs")
+    axes.margins(x=0.03, y=0.08)
+    axes.spines["top"].set_visible(False)
     for index, line in enumerate(curves):
         _line(axes, index, line.training_flops, line.quality)
     _compute_axis(axes)
     _name_lines(axes, [(c.name, c.training_flops[-1], c.quality[-1]) for c in curves])
-    return _save(figure, path)
-
-
-def _canvas(title: str, x_label: str) -> tuple[Figure, Axes]:
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=15, color=INK, pad=14)
-    axes.set_xlabel(x_label, fontsize=12, color=INK)
-    axes.set_ylabel(BITS, fontsize=12, color=INK)
-    axes.margins(x=0.03, y=0.08)
-    axes.tick_params(labelsize=11, colors=INK)
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
+    files = tuple(path.with_name(f"{path.name}.{form}") for form in FORMATS)
+    for file in files:
+        save(figure, file)
+    return files
 
 
 def _compute_axis(axes: Axes) -> None:
@@ -152,19 +137,6 @@ def _top(stack: Sequence[int], heights: Sequence[float], gap: float) -> float:
     return _bottom(stack, heights, gap) + gap * (len(stack) - 1)
 
 
-def _save(figure: Figure, path: Path) -> tuple[Path, ...]:
-    from matplotlib import rc_context
-
-    written = []
-    for file_format in FORMATS:
-        target = path.with_name(f"{path.name}.{file_format}")
-        # A fixed salt and no date: the same data give the same file.
-        with atomic_path(target) as draft, rc_context({"svg.hashsalt": "rinsc"}):
-            figure.savefig(draft, format=file_format, metadata=FORMATS[file_format])
-        written.append(target)
-    return tuple(written)
-
-
 GRID = "#e4e4e4"
 CROWDED_WIDTH, CROWDED_HEIGHT = 0.03, 0.06  # of the picture, where labels would overlap
 LABEL_WIDTH = 0.3  # of the picture, the label of a square at most
@@ -193,7 +165,9 @@ def canvas(title: str, subtitle: str, x_label: str, y_label: str = BITS) -> tupl
     figure = Figure(figsize=(8, 5), dpi=150, layout=margins)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lower = axes.set_title(subtitle, loc="left", fontsize=11, color=INK, pad=10, parse_math=False)
+    lower = axes.set_title(
+        subtitle or " ", loc="left", fontsize=11, color=INK, pad=10, parse_math=False
+    )
     axes.annotate(
         title,
         (0, 1.5),  # of the line below

@@ -127,16 +127,9 @@ class LawReport:
     def tables(self) -> list[Table]:
         """The laws with their gaps, and what other estimators predict."""
         at = f"at {self.times:g}× ({self.target:.3g})"
+        gap_head = f"gap to {self.baseline}" if self.baseline else "gap"
         laws = Table(
-            (
-                "",
-                "runs",
-                "exponent",
-                "limit",
-                at,
-                f"gap to {self.baseline}" if self.baseline else "gap",
-                "",
-            ),
+            ("", "runs", "exponent", "limit", at, gap_head, ""),
             [(*law.cells, law.reading or "baseline" * bool(self.baseline)) for law in self.laws],
             left=(0, 6),
         )
@@ -211,15 +204,11 @@ def fit_laws(
         else Points(tuple(points), "x", {})
     )
     if not (math.isfinite(times) and times >= 1):
-        hint = "write how many times the largest budget, as 4"
-        raise UsageError(
-            "usage", f"{setting('times', '--at')} must be at least 1, not {times}", hint=hint
-        )
+        message = f"{setting('times', '--at')} must be at least 1, not {times}"
+        raise UsageError("usage", message, hint="write how many times the largest budget, as 4")
     if resolve is not None and not (math.isfinite(resolve) and resolve > 0):
-        hint = "write a difference of losses, as 0.01"
-        raise UsageError(
-            "usage", f"{setting('resolve', '--gap')} must be above 0, not {resolve}", hint=hint
-        )
+        message = f"{setting('resolve', '--gap')} must be above 0, not {resolve}"
+        raise UsageError("usage", message, hint="write a difference of losses, as 0.01")
     fits = fit(points_read.curves)
     names = [fitted.curve.name for fitted in fits]
     if baseline is None:
@@ -259,10 +248,8 @@ def read_points(
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        hint = "name a CSV file with a line for each run"
-        raise DataError(
-            "unreadable", f"cannot read the points: {reason}", place=name, hint=hint
-        ) from None
+        message, hint = f"cannot read the points: {reason}", "name a CSV file, a line for each run"
+        raise DataError("unreadable", message, place=name, hint=hint) from None
     if len(data) > MOST_BYTES:
         message = f"a file of points has at most {MOST_BYTES >> 20} MiB"
         raise DataError("too-large", message, place=name, hint="keep the last loss of each run")
@@ -295,11 +282,8 @@ def _columns(heads: Sequence[str], name: str, **chosen: str | None) -> dict[str,
         names = likely if column is None else (column.strip().lower(),)
         columns[role] = next((by_lower[head] for head in names if head in by_lower), None)
         if columns[role] is None and (column is not None or role != "variant"):
-            message = (
-                f"no column is called '{column}'"
-                if column is not None
-                else f"no column is known as the {role}"
-            )
+            sought = f"known as the {role}" if column is None else f"called '{column}'"
+            message = f"no column is {sought}"
             have = listed(heads, 8) if heads else "none"
             hint = f"name it with {setting(role)}; the columns are {have}"
             problems.append(Problem("no-column", message, place=name, hint=hint))

@@ -135,9 +135,8 @@ class Fit:
 
     def predict(self, x: float) -> Prediction:
         """The mean loss at ``x``, with the interval of the law."""
-        profile = _Profile(self.curve)
         value = self.law(x)
-        return Prediction(value, *profile.level_interval(x, value, self._allowed))
+        return Prediction(value, *_Profile(self.curve).level_interval(x, value, self._allowed))
 
     def exponents_and_limits(self, count: int = 200) -> tuple[Floats, Floats, Flags]:
         """Exponents (count,), limits (count,) and whether `allows` each pair of them."""
@@ -145,8 +144,9 @@ class Fit:
         least = min(self.curve.loss)
         limits = np.linspace(*_widened(self.limit, 0.0, least), count)
         profile = _Profile(self.curve)
-        rows = [profile.squares(math.inf, limit, exponents) for limit in limits]
-        squares = np.stack(rows, axis=1)
+        squares = np.stack(
+            [profile.squares(math.inf, limit, exponents) for limit in limits], axis=1
+        )
         return exponents, limits, squares <= profile.best()[1] + self._allowed_together
 
     def allows(self, exponent: float, limit: float) -> bool:
@@ -211,8 +211,7 @@ def gap(ours: Fit, theirs: Fit, x: float) -> Prediction:
 def _problems(curve: Curve) -> list[Problem]:
     if not all(math.isfinite(value) and value > 0 for value in (*curve.x, *curve.loss)):
         message = "compute and losses must be finite and above 0"
-        hint = "leave diverged runs out"
-        return [Problem("bad-points", message, place=curve.name, hint=hint)]
+        return [Problem("bad-points", message, place=curve.name, hint="leave diverged runs out")]
     budgets = len(curve.budgets)
     if budgets < LEAST_BUDGETS:
         message = f"a law needs runs at {LEAST_BUDGETS} budgets or more, and there are {budgets}"
@@ -233,9 +232,8 @@ def _fit(profile: _Profile, law: Law, squares: float, noise: float, freedom: int
         refusal = "the limit is at 0: the runs show no end of the fall"
     elif exponent[0] == EXPONENTS[0] or exponent[1] == EXPONENTS[-1]:
         refusal = "the runs fit any exponent: use more budgets, or seeds"
-    held_out = _held_out(curve, noise, freedom)
-    misfit = _misfit(curve, squares)
-    return Fit(curve, law, noise, freedom, exponent, limit, misfit, held_out, refusal)
+    checks = _misfit(curve, squares), _held_out(curve, noise, freedom)
+    return Fit(curve, law, noise, freedom, exponent, limit, *checks, refusal)
 
 
 def _held_out(curve: Curve, noise: float, freedom: int) -> HeldOut:

@@ -273,10 +273,9 @@ class _Builder:
         before = self.source[whole.start : item.start].strip()
         after = self.source[item.end : whole.end].strip()
         one = f"{before}{letter}{power}{after}"
+        other = f"({before}{letter}){power}{after}"
         if written.first:
             other = f"{before}({letter}{after}){power}"
-        else:
-            other = f"({before}{letter}){power}{after}"
         message = f"the number of times can hold for {letter} alone or for what is beside it too"
         hint = f"write {one} or {other}" if len(one) <= MAX_SUGGESTED else "write A^3B or (AB)^3"
         return SignatureError(AMBIGUOUS, message, source=self.source, span=item, hint=hint)

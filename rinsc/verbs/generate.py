@@ -70,11 +70,9 @@ class Generation:
         notes: Callable[[], None],
     ) -> Iterator[list[str]]:
         """What each step adds to each text, until all texts have ended."""
-        is_first = True
-        for added in _added(steps, streams):
-            if is_first:  # most of what can fail has then failed, with nothing said
+        for index, added in enumerate(_added(steps, streams)):
+            if index == 0:  # most of what can fail has then failed, with nothing said
                 notes()
-                is_first = False
             self._texts = [text + piece for text, piece in zip(self._texts, added, strict=True)]
             yield added
 
@@ -243,9 +241,8 @@ def open_source(
     model: object, tokenizer: Path | None, rounds: Rounds, *, cache: bool, provider: str | None
 ) -> Source:
     """The model in its runtime; raises UsageError for a setting of the other runtime."""
-    is_named = isinstance(model, str | os.PathLike)
-    name = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
-    file = onnx_file(name) if is_named else None
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else None
+    file = None if name is None else onnx_file(name)
     if file is None and provider is not None:
         message = f"{setting('provider')} is of ONNX models, and this is a run"
         raise UsageError("usage", message, hint="leave it out, or compile the run")
@@ -255,7 +252,7 @@ def open_source(
         raise UsageError("usage", message, hint=hint)
     if file is not None:
         return onnx_source(file, tokenizer, rounds, provider)
-    if is_named:
+    if name is not None:
         return run_source(name, tokenizer, rounds, cache=cache)
     return module_source(model, tokenizer, rounds, cache=cache)
 

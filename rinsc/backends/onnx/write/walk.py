@@ -77,8 +77,7 @@ def exit_loop(
         with op.body() as nodes:
             after = walk.round(loop, entry, walk.adapter_index(loop, trip), state, inner)
             done = op.Add(trip, op.scalar(1), name=op.scoped("done"))
-            carried = [state]
-            results = [after]
+            carried, results = [state], [after]
             if watches_output:
                 logits = walk.head(rest(after, recorded(slots, later)))
                 before = make_value(op.scoped("before"), shape_of(logits), FLOAT)
