@@ -37,6 +37,8 @@ from rinsc.verbs.generate import Generation as Generation
 from rinsc.verbs.generate import generate as generate
 from rinsc.verbs.import_model import import_model as import_model
 from rinsc.verbs.reports import BenchReport as BenchReport
+from rinsc.verbs.retrofit import Retrofitted as Retrofitted
+from rinsc.verbs.retrofit import retrofit as retrofit
 from rinsc.verification import verify as verify
 
 __all__: list[str]

@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("verify", "rinsc.cli.verify:verify", "Compile a small copy in every form and compare them."),
     ("compile", "rinsc.cli.compile:compile_", "Write a model as PyTorch source or as ONNX."),
     ("import", "rinsc.cli.import:import_", "A folder of transformers as a model of rinsc."),
+    ("retrofit", "rinsc.cli.retrofit:retrofit", "A pretrained model runs layers again."),
     ("presets", "rinsc.cli.presets:presets", "The dimensions that --preset stands for."),
     ("data", "rinsc.cli.data:data", "Corpora: those that packages carry; text as tokens."),
     ("train", "rinsc.cli.train:train", "Train a model on text or pictures."),

@@ -28,7 +28,8 @@ DESCRIPTIONS = frozenset(  # keys that say where a config is from, or how text i
     (
         *("_name_or_path", "architectures", "auto_map", "dtype", "model_type", "torch_dtype"),
         *("transformers_version", "transformers.js_config", "use_cache", "return_dict"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "is_llama_config"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"),
+        *("cls_token_id", "mask_token_id", "_model_name_or_path", "is_llama_config"),
         *("chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder"),
         *("output_attentions", "output_hidden_states", "problem_type"),
     )

@@ -94,24 +94,13 @@ class Checkpoint:
 
     def write(self, output: Path, progress: Progress) -> Exported:
         """Fill the folder, and say what it holds."""
-        import torch
-
-        from rinsc.backends.hf import causal_lm
-        from rinsc.backends.hf.folder import write_standalone_folder
-
-        files = _carried(self.folder)
         tensors = self.tensors(_weights(self.folder))
-        with torch.device("meta"):  # the weights take the place of these
-            hosted: Any = causal_lm(self.spec)
-        hosted.to(_number_format(tensors, self.folder))
-        hosted.model.load_state_dict(tensors, assign=True)
-        for key in TOKEN_IDS:
-            if key in self.config:
-                setattr(hosted.config, key, self.config[key])
-        written = write_standalone_folder(hosted, output, files)
-        progress.line(said_written(output, written))
-        sizes = {path: path.stat().st_size for path in written}
-        return Exported(output, sizes, HfForm(), self.spec.text, hosted.config.rounds_of())
+        ids = {key: self.config[key] for key in TOKEN_IDS if key in self.config}
+        return write_model(
+            *(self.spec, tensors, ids, carried(self.folder), output),
+            precision=_number_format(tensors, self.folder),
+            progress=progress,
+        )
 
     def tensors(self, weights: Path) -> dict[str, torch.Tensor]:
         """The tensors under our names; raises `CheckpointError` before one of them is read."""
@@ -123,6 +112,34 @@ class Checkpoint:
             with _errors_at(weights):
                 ours = tensors_by_our_names(self.family, build_graph(self.spec), shapes)
             return {name: file.get_tensor(header.name) for name, header in ours.items()}
+
+
+def write_model(
+    spec: ModelSpec,
+    tensors: Mapping[str, torch.Tensor],
+    token_ids: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    output: Path,
+    *,
+    precision: torch.dtype,
+    progress: Progress,
+) -> Exported:
+    """Fill a model folder with tensors under our names and with further files, and say so."""
+    import torch
+
+    from rinsc.backends.hf import causal_lm
+    from rinsc.backends.hf.folder import write_standalone_folder
+
+    with torch.device("meta"):  # the weights take the place of these
+        hosted: Any = causal_lm(spec)
+    hosted.to(precision)
+    hosted.model.load_state_dict(tensors, assign=True)
+    for key, value in token_ids.items():
+        setattr(hosted.config, key, value)
+    written = write_standalone_folder(hosted, output, files)
+    progress.line(said_written(output, written))
+    sizes = {path: path.stat().st_size for path in written}
+    return Exported(output, sizes, HfForm(), spec.text, hosted.config.rounds_of())
 
 
 @dataclass(frozen=True)
@@ -191,7 +208,7 @@ def _weights(folder: Path) -> Path:
     raise CheckpointError("no-weights", message, place=str(folder), hint=hint)
 
 
-def _carried(folder: Path) -> dict[str, bytes]:
+def carried(folder: Path) -> dict[str, bytes]:
     """The files that travel along, by name; raises `CheckpointError` for one that cannot."""
     files: dict[str, bytes] = {}
     for name in CARRIED:

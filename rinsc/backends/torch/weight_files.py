@@ -139,6 +139,15 @@ def load_weights(model: CompiledModule | HostedModule | CompiledTowers, path: st
         model.load_state_dict(tensors)
 
 
+def tensors_in(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, or of shards, under the names of a module, mapped from the disk.
+
+    Raises `CheckpointError` for a file that cannot be read or is not as it was written.
+    """
+    with checked_weights(path), open_weights(path) as file:
+        return _without_host({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
 @contextmanager
 def checked_weights(path: Path) -> Iterator[None]:
     """Compare a file, or the shards of an index, with the digests inside while the body reads.
