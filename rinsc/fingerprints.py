@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rinsc.layers import Programs, trace_programs
+from rinsc.layers import Programs, trace_join, trace_programs
 from rinsc.ops.program import Program
 from rinsc.spec import ModelSpec, TowersSpec
+from rinsc.spec.kinds import layers_kind
 from rinsc.spec.model import require_spec
 from rinsc.storage.files import short_digest
 from rinsc.syntax.identity import Identity, atoms_of, identity_of_towers
@@ -34,11 +35,11 @@ def fingerprint(spec: ModelSpec | TowersSpec) -> str:
     framed = [*programs.enter, *programs.leave]
     vary = _has_varying_kind(spec)
     layers = {"": _layer_kinds(spec)} if vary else None
-    schedule = identity_of_towers({"": spec.normal}, {"": spec.kind}, framed, layers)
+    schedule = identity_of_towers({"": spec.normal}, {"": layers_kind(spec.kind)}, framed, layers)
     if vary:
         return short_digest("\n".join([schedule.text, *_frame(spec)]))
     # A block is what its layers do, whatever the kind is called and whichever is the model's own.
-    kinds = [block.kind or spec.kind for block in schedule.blocks]
+    kinds = [block.kind or layers_kind(spec.kind) for block in schedule.blocks]
     return short_digest("\n".join([_text(schedule, [spec] * len(kinds), kinds), *_frame(spec)]))
 
 
@@ -49,11 +50,13 @@ def _of_towers(spec: TowersSpec) -> str:
     layers = {name: _layer_kinds(tower) for name, tower in spec.towers.items()} if vary else None
     schedule = identity_of_towers(
         {name: tower.normal for name, tower in spec.towers.items()},
-        {name: tower.kind for name, tower in spec.towers.items()},
+        {name: layers_kind(tower.kind) for name, tower in spec.towers.items()},
         framed,
         layers,
     )
     frames = [f"{name}: {line}" for name, _ in schedule.words for line in _frame(spec.towers[name])]
+    join = trace_join(spec)
+    frames += [] if join is None else [f"{spec.pairing}: {_program_text(join)}"]
     if vary:
         return short_digest("\n".join([schedule.text, *frames]))
     owners: dict[int, ModelSpec] = {}  # of each atom: the first tower that has it

@@ -24,10 +24,11 @@ from rinsc.backends.torch import (
 )
 from rinsc.backends.torch.decoding import CachedModule, cached_module
 from rinsc.cost import cost_report, forward_flops, stored_params, training_flops
+from rinsc.cost.flops import training_join_flops
 from rinsc.errors import LoweringError, SpecError, plural
 from rinsc.graph import BlockGraph, Rounds, TowersGraph, build_graph, resolve_rounds, unroll
 from rinsc.graph.towers_graph import dial_of
-from rinsc.layers import model_input, require_language_model
+from rinsc.layers import model_input, model_output, require_language_model
 from rinsc.ops import at_sizes
 from rinsc.sampling import checked_seed
 from rinsc.spec import ModelSpec, TowersSpec
@@ -124,6 +125,7 @@ def _tower_rows(model: CompiledTowers, inputs: Mapping[str, torch.Tensor]) -> It
         load_weights(fresh, path)
     outputs, again = model(**inputs), fresh(**inputs)
     for name, tower in model.graph.towers.items():
+        measure, _ = model_output(tower.spec)
         alone = to_torch(tower).eval()
         alone.load_state_dict(model.get_submodule(name).state_dict())
         for rounds in dialled_rounds(tower):
@@ -134,10 +136,10 @@ def _tower_rows(model: CompiledTowers, inputs: Mapping[str, torch.Tensor]) -> It
                 model(**inputs, rounds=named_rounds)[name], alone(inputs[name], rounds=rounds)
             )
             left = f"torch, {name}, {_rounds_text(rounds)}"
-            yield VerifyRow(left, "torch, its signature alone", "logits", gap, EXACT)
+            yield VerifyRow(left, "torch, its signature alone", measure, gap, EXACT)
         gap = _gap(outputs[name], again[name])
         left = f"torch, {name}, as written"
-        yield VerifyRow(left, "torch, weights reloaded", "logits", gap, EXACT)
+        yield VerifyRow(left, "torch, weights reloaded", measure, gap, EXACT)
 
 
 def _tower_onnx_rows(
@@ -154,12 +156,30 @@ def _tower_onnx_rows(
         sessions = {"ONNX, dial": dial} | ({"ONNX, unrolled": fixed} if rounds is None else {})
         for form, session in sessions.items():
             outputs = session.outputs(arrays, rounds=rounds)
-            for name, logits in expected.items():
-                tower = cast(CompiledModule, model.get_submodule(name))
-                limit = _limit(tower, inputs[name], rounds if any(tower.graph.dials()) else None)
-                gap = _numpy_gap(logits, outputs[name])
-                left = f"torch, {name}, {_rounds_text(rounds)}"
-                yield VerifyRow(left, form, "logits", gap, limit)
+            for name, array in expected.items():
+                gap = _numpy_gap(array, outputs[name])
+                left, measure = f"torch, {name}, {_rounds_text(rounds)}", "logits"
+                if name not in inputs:  # of all towers together
+                    left, limit = (
+                        f"torch, {_rounds_text(rounds)}",
+                        _joint_limit(model, inputs, rounds),
+                    )
+                else:
+                    tower = cast(CompiledModule, model.get_submodule(name))
+                    own_rounds = rounds if any(tower.graph.dials()) else None
+                    limit = _limit(tower, inputs[name], own_rounds)
+                    measure, _ = model_output(tower.spec)
+                yield VerifyRow(left, form, measure, gap, limit)
+
+
+def _joint_limit(
+    model: CompiledTowers, inputs: Mapping[str, torch.Tensor], rounds: Rounds
+) -> float:
+    """`_limit` of what compares towers."""
+    double = {n: x.double() if x.is_floating_point() else x for n, x in inputs.items()}
+    exact = copy.deepcopy(model).double()(**double, rounds=rounds)["logits"]
+    gap = _gap(model(**inputs, rounds=rounds)["logits"], exact)
+    return max(LOGIT_LIMIT, ROUNDING_SLACK * gap)
 
 
 def _tower_count_rows(spec: TowersSpec) -> Iterator[VerifyRow]:
@@ -180,7 +200,7 @@ def _tower_count_rows(spec: TowersSpec) -> Iterator[VerifyRow]:
             counted = sum(
                 training_flops(graph, graph.spec.context, rounds=resolve_rounds(graph, None))
                 for graph in graphs
-            )
+            ) + training_join_flops(spec, batch=1)
         else:
             counted = report.forward_flops
         gap = abs(counted - counter.get_total_flops())
@@ -240,32 +260,34 @@ def _spread(model: CompiledModule | CompiledTowers) -> None:
 
 def _torch_rows(model: CompiledModule, inputs: torch.Tensor) -> Iterator[VerifyRow]:
     graph = model.graph
+    measure, _ = model_output(graph.spec)
     for rounds in dialled_rounds(graph):
         flat = to_torch(unroll(graph, rounds)).eval()
         flat.load_state_dict(model.state_dict())
         gap = _gap(model(inputs, rounds=rounds), flat(inputs))
-        yield VerifyRow(f"torch, {_rounds_text(rounds)}", "torch, unrolled", "logits", gap, EXACT)
+        yield VerifyRow(f"torch, {_rounds_text(rounds)}", "torch, unrolled", measure, gap, EXACT)
     with temporary_folder() as folder:
         path = folder / "weights.safetensors"
         save_weights(model, path)
         fresh = to_torch(graph).eval()
         load_weights(fresh, path)
     gap = _gap(model(inputs), fresh(inputs))
-    yield VerifyRow("torch, as written", "torch, weights reloaded", "logits", gap, EXACT)
+    yield VerifyRow("torch, as written", "torch, weights reloaded", measure, gap, EXACT)
 
 
 def _onnx_rows(model: CompiledModule, inputs: torch.Tensor) -> Iterator[VerifyRow]:
     graph = model.graph
+    measure, _ = model_output(graph.spec)
     fixed = Session(to_onnx(model))
     gap = _numpy_gap(model(inputs), fixed.logits(inputs.numpy()))
     limit = _limit(model, inputs, None)
-    yield VerifyRow("torch, as written", "ONNX, unrolled", "logits", gap, limit)
+    yield VerifyRow("torch, as written", "ONNX, unrolled", measure, gap, limit)
     dial = Session(to_onnx(model, rounds="dynamic"))
     for rounds in dialled_rounds(graph):
         expected = model(inputs, rounds=rounds)
         gap = _numpy_gap(expected, dial.logits(inputs.numpy(), rounds=rounds))
         limit = _limit(model, inputs, rounds)
-        yield VerifyRow(f"torch, {_rounds_text(rounds)}", "ONNX, dial", "logits", gap, limit)
+        yield VerifyRow(f"torch, {_rounds_text(rounds)}", "ONNX, dial", measure, gap, limit)
 
 
 def _cached_rows(model: CompiledModule, inputs: torch.Tensor) -> Iterator[VerifyRow]:

@@ -37,21 +37,22 @@ def specs(
     tree = parse(draw(signatures(max_visits=max_visits, options=options)))
     kv_heads = draw(st.integers(1, 3))
     heads = kv_heads * draw(st.integers(1, 2))
+    kind = draw(st.sampled_from(sorted(kinds)))
     return model_spec(
         tree,
         layers=fitting_layers(tree, more=draw(st.integers(0, 2))),
-        kind=draw(st.sampled_from(sorted(kinds))),
+        kind=kind,
         heads=heads,
         kv_heads=kv_heads,
         width=heads * draw(st.sampled_from(head_dims)),
         mlp_width=draw(st.sampled_from([5, 7, 11])),
         vocab_size=draw(st.sampled_from([13, 17, 19])),
-        context=draw(st.integers(16, 23)),
+        context=None if kind == "siglip_image" else draw(st.integers(16, 23)),
         tied_embedding=draw(st.booleans()),
         head_dim=draw(st.sampled_from([None, *head_dims])),
         embedding_width=draw(st.sampled_from([3, 5])),
         patch_width=draw(st.sampled_from([3, 7])),
-        settings={"decoder": draw(DECODERS)},
+        settings={"decoder": draw(DECODERS), "siglip_image": draw(PICTURES)},
     )
 
 
@@ -62,6 +63,13 @@ DECODERS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {"pattern": "lgn", "window": 3, "local_theta": 50.0},
     ]
 )
+PICTURES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [
+        {"image_size": 8, "patch_size": 2, "channels": 3},
+        {"image_size": 15, "patch_size": 3, "channels": 1},
+    ]
+)
+_CONTEXTS = st.integers(16, 19)
 _SIZES = {"A": 2, "B": 1, "C": 1, "D2": 1, "X": 1, "Y": 2}
 
 
@@ -87,9 +95,13 @@ def tower_specs(
     # Layers that go by their number in the stack are seldom the same ones in two towers.
     own = sorted(set(kinds) - {VARIED}) if shares else sorted(kinds)
     first = _tower(draw, own, head_dims)
-    second = _tower(draw, own, head_dims)
+    second = _tower(draw, [str(first["kind"])] if shares else own, head_dims)
     if shares:
-        second |= {key: first[key] for key in second if key not in FRAME_KEYS or key == "kind"}
+        second |= {key: first[key] for key in second if key not in FRAME_KEYS}
+    if (first["kind"], second["kind"]) == ("siglip_image", "siglip_text"):
+        second["settings"] = {"siglip_text": {"projection_width": first["width"]}}
+    elif (first["kind"], second["kind"]) == ("siglip_text", "siglip_image"):
+        first["settings"] = {"siglip_text": {"projection_width": second["width"]}}
     try:
         towers = parse_towers(f"image: {sized[0]}, text: {sized[1]}")
     except SignatureError:
@@ -101,14 +113,16 @@ def _tower(draw: st.DrawFn, kinds: Sequence[str], head_dims: Sequence[int]) -> d
     """Dimensions of one tower."""
     kv_heads = draw(st.integers(1, 2))
     heads = kv_heads * draw(st.integers(1, 2))
+    kind = draw(st.sampled_from(kinds))
+    pictures = kind == "siglip_image"
+    own = {"settings": {kind: draw(PICTURES)}} if pictures else {"context": draw(_CONTEXTS)}
     return {
-        "kind": draw(st.sampled_from(kinds)),
+        **{**own, "kind": kind},
         "heads": heads,
         "kv_heads": kv_heads,
         "width": heads * draw(st.sampled_from(head_dims)),
         "mlp_width": draw(st.sampled_from([5, 7])),
         "vocab_size": draw(st.sampled_from([13, 17])),
-        "context": draw(st.integers(16, 19)),
         "tied_embedding": draw(st.booleans()),
         "embedding_width": draw(st.sampled_from([3, 5])),
         "patch_width": draw(st.sampled_from([3, 7])),

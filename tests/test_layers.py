@@ -21,7 +21,7 @@ from rinsc.backends.torch.ops import TORCH_OPS
 from rinsc.cost import forward_flops, stored_params
 from rinsc.errors import GraphError, SpecError
 from rinsc.graph import build_graph
-from rinsc.layers import LayerKind, layer_kind, trace_programs
+from rinsc.layers import LayerKind, fixed_length, layer_kind, trace_programs
 from rinsc.layers.llama import embed, head
 from rinsc.layers.mixing import rotary_sides
 from rinsc.ops import (
@@ -38,6 +38,7 @@ from rinsc.ops import (
 from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec, kinds, model_spec
 from rinsc.spec.kinds import KINDS
+from rinsc.verification import random_input
 
 LayerFunction = Callable[[Builder, Value, dict[str, Value], ModelSpec], Value]
 
@@ -66,14 +67,18 @@ def test_costs_of_kinds_are_those_that_pytorch_counts(kind: str) -> None:
         "mlp_width": 35,
         "vocab_size": 29,
     }
-    spec = model_spec("(A^2)B", layers=4, context=16, kind=kind, patch_width=21, **sizes)
+    takes, gives = layer_kind(kind).takes, layer_kind(kind).gives
+    context = None if takes == "pixels" else 16
+    spec = model_spec("(A^2)B", layers=4, context=context, kind=kind, patch_width=21, **sizes)
     model, graph = to_torch(spec, device="meta"), build_graph(spec)
-    tokens = layer_kind(kind).takes == "tokens"
-    given = torch.zeros((2, 11) if tokens else (2, 11, 21), device="meta")
+    seq = fixed_length(spec) or 11
     with FlopCounterMode(display=False) as counter:
-        logits = model(given.long() if tokens else given)
-    assert logits.shape == ((2, 11, 29) if tokens else (2, 29))
-    assert forward_flops(graph, 11, batch=2).total == counter.get_total_flops()
+        output = model(random_input(spec, 2, seq, device="meta"))
+    assert seq == (196 if takes == "pixels" else 11)
+    numbers = 29 if gives == "logits" else 48
+    has_rows = takes == "tokens" and gives == "logits"
+    assert output.shape == ((2, 11, numbers) if has_rows else (2, numbers))
+    assert forward_flops(graph, seq, batch=2).total == counter.get_total_flops()
     assert stored_params(graph) == sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -84,10 +89,10 @@ def test_kinds_say_truly_whether_later_positions_are_seen(kind: str) -> None:
         "heads": 2,
         "mlp_width": 9,
         "vocab_size": 13,
-        "context": 8,
+        "context": None if kind == "siglip_image" else 8,
     }
     spec = model_spec("AB", layers=2, kind=kind, patch_width=5, **sizes)
-    if layer_kind(kind).takes == "patches":
+    if layer_kind(kind).takes != "tokens" or layer_kind(kind).gives == "embedding":
         assert not layer_kind(kind).causal
         return
     torch.manual_seed(0)

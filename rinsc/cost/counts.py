@@ -10,7 +10,7 @@ from typing import TypeAlias
 from rinsc.errors import Problem, SpecError, plural
 from rinsc.graph import BlockGraph, Loop, Visit, verified
 from rinsc.graph.law import loop_law
-from rinsc.layers import trace_loop, trace_programs
+from rinsc.layers import fixed_length, trace_loop, trace_programs
 from rinsc.ops.program import Program
 from rinsc.scalars import whole
 from rinsc.spec import ModelSpec
@@ -235,6 +235,11 @@ def checked_counts(**counts: int) -> tuple[int, ...]:
 def checked_sequence(spec: ModelSpec, length: int) -> int:
     """The length of a sequence; raises `SpecError` for one that the model cannot take."""
     (seq,) = checked_counts(seq=length)
+    fixed = fixed_length(spec)
+    if fixed is not None and seq != fixed:
+        message = f"a picture of '{spec.text}' has {fixed} patches, not {seq}"
+        hint = "leave the length out, or change image_size or patch_size"
+        raise SpecError("patch-mismatch", message, place="seq", hint=hint)
     if seq > spec.context:
         message = (
             f"{plural(seq, 'token')} are beyond the context of {spec.context} of '{spec.text}'"

@@ -20,7 +20,7 @@ from rinsc.cost.counts import (
 from rinsc.errors import GraphError, SpecError, plural
 from rinsc.graph import BlockGraph, Loop, Rounds, TowersGraph, build_graph, require_graph
 from rinsc.graph.towers_graph import by_dial, rounds_of, told_rounds_of, towers_of
-from rinsc.layers import trace_programs
+from rinsc.layers import fixed_length, trace_join, trace_programs
 from rinsc.ops import Causal, at_sizes
 from rinsc.ops.program import Program, Value
 from rinsc.spec import ModelSpec, TowersSpec
@@ -125,12 +125,35 @@ def forward_flops(
     by_block: Counter[str] = Counter()
     counts = rounds_of(graph, rounds)
     for name, tower in towers_of(graph).items():
-        length = min(seq, tower.spec.context) if name else seq
+        length = length_in_tower(tower.spec, seq) if name else seq
         for run in _counted(tower, run_counts(tower, counts[name]), convention):
             for share, flops in program_flops(run.program, batch, length, convention).items():
                 by_part[share] += int(run.runs) * flops
                 by_block[run.owner] += int(run.runs) * flops
+    if isinstance(graph, TowersGraph) and graph.spec.pairing is not None:
+        by_part[JOIN] += join_flops(graph.spec, batch)
+        by_block[JOIN] += join_flops(graph.spec, batch)
     return FlopSplit(dict(by_part), dict(by_block))
+
+
+JOIN = "join"
+
+
+def join_flops(spec: TowersSpec, batch: int) -> int:
+    """Forward FLOPs of comparing each picture of a batch with each text; of others it is 0."""
+    join, sizes = trace_join(spec), (("images", batch), ("texts", batch))
+    return sum(
+        node.op.matmul_flops(
+            *(at_sizes(value.shape, sizes) for value in node.inputs), causal="full"
+        )
+        for node in (() if join is None else join.nodes)
+    )
+
+
+def length_in_tower(spec: ModelSpec, seq: int) -> int:
+    """How long a sequence is in a tower, where those of all are ``seq`` long or as long as can
+    be."""
+    return fixed_length(spec) or min(seq, spec.context)
 
 
 def training_flops(
@@ -160,10 +183,17 @@ def training_flops(
     set_rounds(graph, rounds)
     named, flops = told_rounds_of(graph, rounds), 0
     for name, tower in towers_of(graph).items():
-        length = min(seq, tower.spec.context)
+        length = length_in_tower(tower.spec, seq)
         counts = expected_run_counts(tower, named[name])
         flops += round(flops_of_a_step(tower, counts, batch, length, convention))
+    if isinstance(graph, TowersGraph):
+        flops += training_join_flops(graph.spec, batch, convention)
     return flops
+
+
+def training_join_flops(spec: TowersSpec, batch: int, convention: FlopConvention = PYTORCH) -> int:
+    """FLOPs of `join_flops` with the gradients of both embeddings."""
+    return join_flops(spec, batch) * (1 + convention.backward_factor)
 
 
 def training_flops_per_token(

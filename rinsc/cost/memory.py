@@ -241,7 +241,7 @@ def _activation_bytes(
     checkpointing: Checkpointing,
     precision: TrainingPrecision,
 ) -> int:
-    logits = trace_programs(graph.spec).head.outputs["logits"]
+    _, logits = trace_programs(graph.spec).output
     sizes = (("batch", batch), ("seq", seq))
     loss = FULL * math.prod(at_sizes(logits.shape, sizes))  # logarithms of probabilities
     loss += ID_BYTES * math.prod(at_sizes(logits.shape[:-1], sizes)) + FULL
@@ -275,7 +275,7 @@ def _matrix_elements(graph: BlockGraph) -> int:
     return sum(
         math.prod(param.shape)
         for name, param in weights(graph)
-        if len(param.shape) == 2 and name not in tables - tied
+        if len(param.shape) in (2, 4) and name not in tables - tied
     )
 
 

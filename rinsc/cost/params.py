@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,10 +20,10 @@ from rinsc.graph import (
     verified,
 )
 from rinsc.graph.towers_graph import rounds_of, towers_of
-from rinsc.layers import Programs, trace_loop, trace_programs
+from rinsc.layers import Programs, join_shapes, trace_loop, trace_programs
 from rinsc.ops import Row
 from rinsc.ops.program import Program
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec import ModelSpec, TowersSpec, model_spec
 from rinsc.spec.presets import PRESETS
 from rinsc.syntax.tree import Call, Option, Signature, repeats, with_repeat_options
 
@@ -76,6 +77,11 @@ def frame_params(graph: BlockGraph) -> int:
     return programs.embed.param_count + programs.head.param_count
 
 
+def join_params(spec: TowersSpec) -> int:
+    """Parameters of what compares towers."""
+    return sum(math.prod(shape) for shape in join_shapes(spec).values())
+
+
 def stored_params(graph: BlockGraph | TowersGraph) -> int:
     """Parameters in memory and on disk; those of a block that towers share are there once."""
     blocks: dict[str, int] = {}
@@ -83,6 +89,8 @@ def stored_params(graph: BlockGraph | TowersGraph) -> int:
     for tower in towers_of(graph).values():
         blocks |= block_params(tower)
         others += frame_params(tower) + sum(repeat_params(tower).values())
+    if isinstance(graph, TowersGraph):
+        others += join_params(graph.spec)
     return others + sum(blocks.values())
 
 

@@ -13,14 +13,17 @@ from rinsc.cost.flops import (
     FlopConvention,
     FlopSplit,
     forward_flops,
+    join_flops,
     set_rounds,
     training_flops,
+    training_join_flops,
 )
 from rinsc.cost.memory import MemoryReport, memory
 from rinsc.cost.params import (
     adapter_params,
     block_params,
     executed_params,
+    join_params,
     repeat_params,
     stored_params,
 )
@@ -39,6 +42,7 @@ from rinsc.graph import (
 )
 from rinsc.graph.law import drawn_loops
 from rinsc.graph.towers_graph import verified_towers
+from rinsc.layers import fixed_length
 from rinsc.scalars import html_table, rounded_count, rounded_flops
 from rinsc.spec import ModelSpec, TowersSpec
 
@@ -121,10 +125,21 @@ class CostReport:
 
 
 @dataclass(frozen=True)
+class JoinReport:
+    """What comparing pictures with texts costs, for each pair of a batch of ``batch``."""
+
+    batch: int
+    stored_params: int
+    forward_flops: int
+    training_flops: int
+
+
+@dataclass(frozen=True)
 class TowersReport:
     """The report of each tower, and what they store together: shared blocks are counted once.
 
-    FLOPs and executed layers are of one pass of every tower, a sequence each.
+    FLOPs and executed layers are of one pass of every tower, a sequence each. Where they are
+    compared, ``join`` says what that costs, and the sums of FLOPs have it.
     """
 
     signature: str
@@ -132,6 +147,7 @@ class TowersReport:
     shared_blocks: tuple[str, ...]
     stored_params: int
     stored_layers: int
+    join: JoinReport | None = None
 
     def __repr__(self) -> str:
         params, flops = rounded_count(self.stored_params), rounded_flops(self.forward_flops)
@@ -180,11 +196,13 @@ class TowersReport:
 
     @property
     def forward_flops(self) -> int:
-        return sum(report.forward_flops for report in self.towers.values())
+        towers = sum(report.forward_flops for report in self.towers.values())
+        return towers + (self.join.forward_flops if self.join is not None else 0)
 
     @property
     def training_flops(self) -> int:
-        return sum(report.training_flops for report in self.towers.values())
+        towers = sum(report.training_flops for report in self.towers.values())
+        return towers + (self.join.training_flops if self.join is not None else 0)
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON, sums included."""
@@ -198,6 +216,7 @@ class TowersReport:
             "forward_flops": self.forward_flops,
             "training_flops": self.training_flops,
             "memory": asdict(self.memory),
+            **({} if self.join is None else {"join": asdict(self.join)}),
             "towers": {name: report.as_dict() for name, report in self.towers.items()},
         }
 
@@ -256,11 +275,26 @@ def cost_report(
 def _towers_report(graph: TowersGraph, *, rounds: Rounds, **settings: Any) -> TowersReport:
     """The report of every tower, and of what they store together."""
     named = tower_rounds(verified_towers(graph), rounds, named=True)
+    seq, (batch,) = settings.pop("seq"), checked_counts(batch=settings["batch"])
     reports = {
-        name: _report(tower, rounds=named[name] or None, **settings)
+        name: _report(
+            tower,
+            seq=seq if fixed_length(tower.spec) is None else None,
+            rounds=named[name] or None,
+            **settings,
+        )
         for name, tower in graph.towers.items()
     }
+    join, convention = None, settings["convention"]
+    if graph.spec.pairing is not None:
+        join = JoinReport(
+            batch=batch,
+            stored_params=join_params(graph.spec),
+            forward_flops=join_flops(graph.spec, batch) // batch,
+            training_flops=training_join_flops(graph.spec, batch, convention) // batch,
+        )
     return TowersReport(
+        join=join,
         signature=graph.spec.text,
         towers=reports,
         shared_blocks=graph.spec.shared_blocks,

@@ -5,12 +5,13 @@
     Input(image) -> A -> B -> Output(image)
     Input(text)  -> A -> C -> Output(text)
 
-in which both A are visits of one block. `with_join` adds a node where outputs meet.
+in which both A are visits of one block. `with_join` adds a node where outputs meet; a tower of
+pictures and one of texts meet in the node ``pairs`` of themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -155,8 +156,23 @@ def joined(spec: TowersSpec, towers: Mapping[str, BlockGraph]) -> TowersGraph:
             digraph.add_node((name, key), node=end)
         for one, other, carries in graph.edges:
             digraph.add_edge((name, one), (name, other), carries)
+    pairing = spec.pairing
+    if pairing is not None:
+        name = "pairs" if "pairs" not in towers else "joined_pairs"
+        _add_join(digraph, name, towers, (pairing.image, pairing.text))
     nx.freeze(digraph)
     return verified_towers(TowersGraph(spec, dict(towers), digraph))
+
+
+def _add_join(
+    digraph: nx.MultiDiGraph[Key],
+    name: str,
+    towers: Mapping[str, BlockGraph],
+    joining: Iterable[str],
+) -> None:
+    digraph.add_node((name, 0), node=Join(name))
+    for tower in dict.fromkeys(joining):
+        digraph.add_edge((tower, len(towers[tower].nodes) - 1), (name, 0), STATE)
 
 
 def with_join(
@@ -164,8 +180,9 @@ def with_join(
 ) -> TowersGraph:
     """The graph with a `Join` in which the outputs of ``towers`` meet, by default of all.
 
-    What compares towers, such as a contrastive loss, says so with it: the join is drawn and
-    checked. It runs nothing and costs nothing. Raises `GraphError` for towers that are not there,
+    What compares towers says so with it: the join is drawn and checked. It runs nothing and costs
+    nothing, but for that of pictures and texts, ``pairs``, which such a graph has from the start:
+    `rinsc.layers.trace_join`. Raises `GraphError` for towers that are not there,
     for fewer than two, and for a name that is taken.
     """
     names = list(verified_towers(graph).towers if towers is None else towers)
@@ -181,9 +198,7 @@ def with_join(
         message = f"a join cannot be called {name!r:.40}"
         raise GraphError("bad-join", message, hint="choose a name that no tower or join has")
     digraph: nx.MultiDiGraph[Key] = nx.MultiDiGraph(graph.digraph)
-    digraph.add_node((name, 0), node=Join(name))
-    for tower in dict.fromkeys(names):
-        digraph.add_edge((tower, len(graph.towers[tower].nodes) - 1), (name, 0), STATE)
+    _add_join(digraph, name, graph.towers, names)
     nx.freeze(digraph)
     return verified_towers(TowersGraph(graph.spec, graph.towers, digraph))
 

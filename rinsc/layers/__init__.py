@@ -1,10 +1,13 @@
 """Layer kinds: short compositions of primitive operations."""
 
+from rinsc.layers.joins import join_shapes, trace_join
 from rinsc.layers.kind import (
     LayerKind,
     ModelInput,
+    fixed_length,
     layer_kind,
     model_input,
+    model_output,
     register_kind,
     require_language_model,
 )
@@ -19,11 +22,15 @@ __all__ = [
     "ModelInput",
     "Programs",
     "block_weights",
+    "fixed_length",
+    "join_shapes",
     "layer_kind",
     "loop_prefix",
     "model_input",
+    "model_output",
     "register_kind",
     "require_language_model",
+    "trace_join",
     "trace_loop",
     "trace_programs",
     "weight_shapes",

@@ -15,11 +15,13 @@ from rinsc.ops.program import Builder, Value
 from rinsc.scalars import real
 from rinsc.spec import ModelSpec
 from rinsc.spec.kinds import broken_kind, found_kind, in_this_program, is_kind, source_of_kind
+from rinsc.spec.pairing import embedding_width
 from rinsc.spec.settings import declaration_problem, settings_types
 from rinsc.syntax.tree import MAX_NAME
 
 Sides: TypeAlias = dict[str, Value]  # made once from the input and given to every layer
-Takes: TypeAlias = Literal["tokens", "patches"]
+Takes: TypeAlias = Literal["tokens", "patches", "pixels"]
+Gives: TypeAlias = Literal["logits", "embedding"]
 TAKES = get_args(Takes)
 _NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")  # as the notation writes names
 Dtype: TypeAlias = Literal["int64", "float32"]
@@ -48,13 +50,15 @@ class PatchSettings:
 class LayerKind:
     """Short functions over the primitive operations.
 
-    ``embed`` turns the input, token ids (batch, seq) or patches (batch, seq, patch_width), into
-    the state (batch, seq, width); ``sides`` makes from input and state the values that every layer
-    is given, and may be several functions; ``layer`` maps state to state; ``head`` maps the last
-    state to logits. ``enter`` and ``leave``, where a kind has them, run at the start and at the end
-    of each visit of a block and own their weights once a block. A kind that ``sees_embedding`` has
-    the first state of all as the side value ``embedded``. A kind that is not ``causal`` lets a
-    position see later ones.
+    ``embed`` turns the input into the state (batch, seq, width). That is token ids (batch, seq),
+    patches (batch, seq, patch_width), or pixels (batch, channels, image_size, image_size), of which
+    the settings say the last three. ``sides`` makes from input and state the values that every
+    layer is given, and may be several functions; ``layer`` maps state to state; ``head`` maps the
+    last state to what the kind ``gives``: logits (batch, …, vocab_size), or an embedding (batch,
+    width) that another tower's is compared with. ``enter`` and ``leave``, where a kind has them,
+    run at the start and at the end of each visit of a block and own their weights once a block. A
+    kind that ``sees_embedding`` has the first state of all as the side value ``embedded``. A kind
+    that is not ``causal`` lets a position see later ones.
     Where it is the model's kind, matrices start normal with deviation ``init_std``. ``settings`` is
     a frozen dataclass of what the kind has beside the dimensions of every model; the functions read
     it as ``b.settings``, a spec holds its values in a table of the kind's name.
@@ -67,6 +71,7 @@ class LayerKind:
     enter: BlockFunction | None = None
     leave: BlockFunction | None = None
     takes: Takes = "tokens"
+    gives: Gives = "logits"
     sees_embedding: bool = False
     causal: bool = True
     init_std: float = 0.02
@@ -79,13 +84,17 @@ class LayerKind:
             raise TypeError("embed, layer, head, sides, enter and leave must be functions")
         if self.takes not in TAKES:
             raise ValueError(f"takes must be one of {', '.join(TAKES)}, not {self.takes!r}")
+        if self.gives not in get_args(Gives):
+            raise ValueError(f"gives must be logits or embedding, not {self.gives!r}")
         if self.takes == "patches" and self.settings is NoSettings:
             object.__setattr__(self, "settings", PatchSettings)
         problem = declaration_problem(self.settings)
         if problem is not None:
             raise TypeError(problem)
-        if self.takes == "patches" and "patch_width" not in settings_types(self.settings):
-            raise TypeError("a kind that takes patches needs a setting 'patch_width'")
+        needed = {"patches": ("patch_width",), "pixels": ("channels", "image_size")}
+        for key in needed.get(self.takes, ()):
+            if key not in settings_types(self.settings):
+                raise TypeError(f"a kind that takes {self.takes} needs a setting '{key}'")
         init_std = real(self.init_std)
         if init_std is None or not 0 < init_std < math.inf:
             raise ValueError(f"init_std must be a number above 0, not {self.init_std!r}")
@@ -104,6 +113,11 @@ class ModelInput:
     name: str
     shape: Shape
     dtype: Dtype
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether it is as long as the sequence of states that is made of it."""
+        return "seq" in self.shape
 
 
 def layer_kind(name: str) -> LayerKind:
@@ -167,7 +181,7 @@ def _registration_problem(name: object, kind: object, replace: bool) -> Problem 
 
 
 def takes_pictures(spec: ModelSpec) -> bool:
-    """Whether a model is given patches of pictures, and not tokens."""
+    """Whether a model is given pictures cut into patches, as a classifier is."""
     return layer_kind(spec.kind).takes == "patches"
 
 
@@ -176,7 +190,22 @@ def model_input(spec: ModelSpec) -> ModelInput:
     if takes_pictures(spec):
         width = spec.settings_of(spec.kind).patch_width
         return ModelInput("patches", ("batch", "seq", width), "float32")
+    if layer_kind(spec.kind).takes == "pixels":
+        own = spec.settings_of(spec.kind)
+        shape = ("batch", own.channels, own.image_size, own.image_size)
+        return ModelInput("pixel_values", shape, "float32")
     return ModelInput("input_ids", ("batch", "seq"), "int64")
+
+
+def model_output(spec: ModelSpec) -> tuple[str, int]:
+    """What a model gives, ``logits`` or ``embedding``, and how many numbers a row of it has."""
+    kind = layer_kind(spec.kind)
+    return kind.gives, spec.vocab_size if kind.gives == "logits" else embedding_width(spec)
+
+
+def fixed_length(spec: ModelSpec) -> int | None:
+    """The one length of the sequences of a model that takes whole pictures; None of all others."""
+    return None if model_input(spec).has_positions else spec.context
 
 
 def require_language_model(spec: ModelSpec) -> None:

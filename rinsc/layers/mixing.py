@@ -6,6 +6,7 @@ from rinsc.layers.kind import Sides
 from rinsc.ops import (
     Activation,
     Attention,
+    Init,
     Linear,
     MergeHeads,
     Mul,
@@ -33,19 +34,28 @@ def attention(
     causal: bool = True,
     gated: bool = False,
     window: int | None = None,
+    queries: Value | None = None,
+    prefix: str = "",
+    init: Init | None = None,
 ) -> Value:
     """Multi-head attention with grouped keys and values: (batch, seq, width) to the same.
 
     ``rotary`` holds the tables of `rotary_sides`, for queries and keys. ``gated`` weighs each
     channel with the sigmoid of a linear map of ``h``, before the output projection. With a
     ``window`` a position sees so many positions, itself and those before it. ``head_norm`` norms
-    each head of queries and keys before it is rotated.
+    each head of queries and keys before it is rotated. ``queries`` (batch, …, width) look at ``h``
+    in its own place. Names of operations begin with a ``prefix``; all matrices start as ``init``.
     """
+    asking, matrix = h if queries is None else queries, init or "normal"
     q_width, kv_width = spec.heads * spec.head_size, spec.kv_heads * spec.head_size
     pair_bias = bias or query_key_bias
-    query = b(SplitHeads(spec.heads), b(Linear(q_width, pair_bias), h, name="query"))
-    key = b(SplitHeads(spec.kv_heads), b(Linear(kv_width, pair_bias), h, name="key"))
-    value = b(Linear(kv_width, bias or value_bias), h, name="value")
+    query = b(
+        SplitHeads(spec.heads), b(Linear(q_width, pair_bias, matrix), asking, name=f"{prefix}query")
+    )
+    key = b(
+        SplitHeads(spec.kv_heads), b(Linear(kv_width, pair_bias, matrix), h, name=f"{prefix}key")
+    )
+    value = b(Linear(kv_width, bias or value_bias, matrix), h, name=f"{prefix}value")
     value = b(SplitHeads(spec.kv_heads), value)
     if head_norm:
         query = b(RMSNorm(spec.norm_eps), query, name="query_norm")
@@ -57,7 +67,7 @@ def attention(
     if gated:
         gate = b(Linear(q_width), h, name="attention_gate")
         mixed = b(Mul(), mixed, b(Activation("sigmoid"), gate))
-    return b(Linear(spec.width, bias, "residual"), mixed, name="output")
+    return b(Linear(spec.width, bias, init or "residual"), mixed, name=f"{prefix}output")
 
 
 def gated_mlp(b: Builder, h: Value, spec: ModelSpec) -> Value:
@@ -67,10 +77,20 @@ def gated_mlp(b: Builder, h: Value, spec: ModelSpec) -> Value:
     return b(Linear(spec.width, init="residual"), b(Mul(), gate, up), name="down")
 
 
-def mlp(b: Builder, h: Value, spec: ModelSpec, function: Function) -> Value:
-    """down(function(up(h))), with biases."""
-    up = b(Activation(function), b(Linear(spec.mlp_width, bias=True), h, name="up"))
-    return b(Linear(spec.width, bias=True, init="residual"), up, name="down")
+def mlp(
+    b: Builder,
+    h: Value,
+    spec: ModelSpec,
+    function: Function,
+    *,
+    prefix: str = "",
+    init: Init | None = None,
+    bias_init: Init | None = None,
+) -> Value:
+    """down(function(up(h))), with biases; both matrices start as ``init``, where it is given."""
+    widen = Linear(spec.mlp_width, True, init or "normal", bias_init)
+    up = b(Activation(function), b(widen, h, name=f"{prefix}up"))
+    return b(Linear(spec.width, True, init or "residual", bias_init), up, name=f"{prefix}down")
 
 
 def rotary_sides(

@@ -187,6 +187,12 @@ class Programs:
     head: Program
 
     @property
+    def output(self) -> tuple[str, Value]:
+        """The one output of the model, ``logits`` or ``embedding``."""
+        (output,) = self.head.outputs.items()
+        return output
+
+    @property
     def every(self) -> tuple[Program, ...]:
         blocks = (*self.enter.values(), *self.distinct_layers(), *self.leave.values())
         return (self.embed, *blocks, self.head)
@@ -250,11 +256,14 @@ def trace_programs(spec: ModelSpec) -> Programs:
 
     def head(b: Builder, inputs: dict[str, Value]) -> dict[str, Value]:
         with _code_of(spec.kind), b.of_kind(spec.settings_of(spec.kind)):
-            logits = _value(layer_kind(spec.kind).head(b, inputs["x"], spec), "head")
-            if logits.shape[0] != "batch" or logits.shape[-1] != spec.vocab_size:
-                shape = logits.shape
+            kind = layer_kind(spec.kind)
+            output = _value(kind.head(b, inputs["x"], spec), "head")
+            shape = output.shape
+            if kind.gives == "embedding" and (len(shape) != 2 or shape[0] != "batch"):
+                raise TypeError(f"a head must give an embedding (batch, width), not {shape}")
+            if kind.gives == "logits" and (shape[0] != "batch" or shape[-1] != spec.vocab_size):
                 raise TypeError(f"a head must give logits (batch, …, vocab_size), not {shape}")
-            return {"logits": logits}
+            return {kind.gives: output}
 
     def traced(functions: Mapping[str, BlockFunction | None]) -> dict[str, Program]:
         return {
@@ -309,12 +318,13 @@ def _trace_embed(spec: ModelSpec, kinds: Mapping[str, LayerKind]) -> Program:
 
     def embed(b: Builder, values: dict[str, Value]) -> dict[str, Value]:
         with _code_of(spec.kind), b.of_kind(spec.settings_of(spec.kind)):
-            x = layer_kind(spec.kind).embed(b, values[takes.name], spec)
-            outputs = {"x": _value(x, "embed")}
+            x = _value(layer_kind(spec.kind).embed(b, values[takes.name], spec), "embed")
+            outputs = {"x": x}
+        positions = values[takes.name] if takes.has_positions else x
         for maker, names in makers.items():
             own = [spec.settings_of(name) for name in names]
             with _code_of(names[0]), _named(names[0]), b.of_kind(own[0]):
-                sides = maker(b, values[takes.name], outputs["x"], spec)
+                sides = maker(b, positions, outputs["x"], spec)
                 if b.read_settings and any(settings != own[0] for settings in own):
                     message = f"the kinds {', '.join(names)} make their side values with one "
                     message += "function and other settings"

@@ -216,7 +216,7 @@ class Classify:
         side, (_, height, width, _) = patch_side(spec, data), data.images.shape
         patches = height * width // side**2
         if settings.sequence_length != patches:
-            message = f"a picture has {plural(patches, 'patch', f'{patches} patches')}, and "
+            message = f"a picture has {patches} patches, and "
             message += f"sequence_length is {settings.sequence_length}"
             length = setting(f"sequence_length={patches}", f"--seq {patches}")
             hint = f"give {length}, and a context of at least that"

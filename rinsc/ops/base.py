@@ -13,7 +13,10 @@ Dim: TypeAlias = int | str  # a name stands for a size known at run time: "batch
 Shape: TypeAlias = tuple[Dim, ...]
 Sizes: TypeAlias = tuple[int, ...]
 Causal: TypeAlias = Literal["full", "half"]
-Init: TypeAlias = Literal["normal", "residual", "ones", "zeros", "identity", "sum"]
+Init: TypeAlias = Literal[
+    *("normal", "residual", "ones", "zeros", "identity", "sum"),
+    *("xavier", "lecun", "rows", "specks", "constant"),
+]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Param:
     """A trained tensor.
 
     ``residual`` is ``normal``, scaled down by the executed depth; of a matrix (w, 2·w),
-    ``identity`` is [I 0] and ``sum`` is [I I].
+    ``identity`` is [I 0] and ``sum`` is [I I]. ``xavier`` is uniform by inputs and outputs,
+    ``lecun`` normal by inputs; ``rows`` are normal with length 1, ``specks`` with deviation 1e-6.
+    A ``constant`` is what its operation says.
     """
 
     name: str

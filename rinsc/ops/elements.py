@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from rinsc.errors import GraphError, plural
 from rinsc.ops.base import Kept, Op, Param, Shape, require_one_of, static
 
-Function: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu", "sigmoid", "tanh"]
+Function: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu", "sigmoid", "tanh", "exp"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Activation(Op, reach="own", needs="nothing", parts="any"):
     @property
     def kept(self) -> Kept:  # type: ignore[override]  # differs between functions
         """Of some functions the result alone gives the derivative: 1 − tanh² of tanh."""
-        return "output" if self.function in ("relu", "sigmoid", "tanh") else "inputs"
+        return "output" if self.function in ("relu", "sigmoid", "tanh", "exp") else "inputs"
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,22 @@ class MeanPool(Op, reach="any", needs="everything", parts="never", kept="nothing
     def output_shape(self, *shapes: Shape) -> Shape:
         batch, _, width = shapes[0]
         return (batch, width)
+
+
+@dataclass(frozen=True)
+class AtPosition(Op, reach="any", needs="everything", parts="never", kept="nothing"):
+    """The state at one position, of which -1 is the last: (batch, seq, width) to (batch, width)."""
+
+    index: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        batch, _, width = shapes[0]
+        return (batch, width)
+
+
+@dataclass(frozen=True)
+class UnitLength(Op, reach="own", needs="nothing", parts="never", kept="inputs"):
+    """x over its length in the last dimension."""
 
 
 @dataclass(frozen=True)

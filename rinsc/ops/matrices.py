@@ -17,13 +17,16 @@ class Linear(Op, reach="own", needs="nothing", parts="never", kept="product"):
     out_features: int
     bias: bool = False
     init: Init = "normal"
+    bias_init: Init | None = None  # zeros
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[0][:-1], self.out_features)
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
         weight = Param("weight", (self.out_features, static(shapes[0][-1])), self.init)
-        return (weight, Param("bias", (self.out_features,), "zeros")) if self.bias else (weight,)
+        if not self.bias:
+            return (weight,)
+        return (weight, Param("bias", (self.out_features,), self.bias_init or "zeros"))
 
     def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
         return 2 * math.prod(sizes[0]) * self.out_features
@@ -60,17 +63,56 @@ class Project(Op, reach="own", needs="nothing", parts="never", kept="product"):
 
 
 @dataclass(frozen=True)
+class Dots(Op, reach="any", needs="everything", parts="never", kept="product"):
+    """Products of all pairs of rows: (rows, width) and (others, width) to (rows, others)."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (rows, width), (others, other_width) = shapes
+        if width != other_width:
+            message = f"rows of {width} and of {other_width} numbers have no product"
+            raise GraphError("shapes-differ", message, hint="give both one width")
+        return (rows, others)
+
+    def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
+        return 2 * math.prod(sizes[0]) * sizes[1][0]
+
+
+@dataclass(frozen=True)
+class PatchConvolution(Op, reach="any", needs="everything", parts="never", kept="product"):
+    """Square patches that do not overlap, a row each: (batch, channels, height, width) to
+    (batch, seq, out_features), row by row of the picture. It has a bias."""
+
+    out_features: int
+    size: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        batch, _, height, width = shapes[0]
+        if static(height) % self.size or static(width) % self.size:
+            message = f"patches of {self.size} do not divide a picture of {height} x {width}"
+            raise GraphError("patch-mismatch", message, hint="give another size of patches")
+        return (batch, "seq", self.out_features)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        weight = (self.out_features, static(shapes[0][1]), self.size, self.size)
+        return (Param("weight", weight, "lecun"), Param("bias", (self.out_features,), "zeros"))
+
+    def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
+        return 2 * math.prod(sizes[0]) * self.out_features
+
+
+@dataclass(frozen=True)
 class Embedding(Op, reach="own", needs="nothing", parts="never", kept="ids"):
     """Rows of a table by token id: (batch, seq) to (batch, seq, width). A lookup costs nothing."""
 
     rows: int
     width: int
+    init: Init | None = None  # normal
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[0], self.width)
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
-        return (Param("weight", (self.rows, self.width), "normal"),)
+        return (Param("weight", (self.rows, self.width), self.init or "normal"),)
 
 
 @dataclass(frozen=True)
@@ -79,15 +121,16 @@ class Positions(Op, reach="own", needs="nothing", parts="never", kept="ids"):
 
     context: int
     width: int
+    init: Init | None = None  # normal
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (shapes[0][1], self.width)
 
     def at_positions(self) -> Op:
-        return PositionRows(self.context, self.width)
+        return PositionRows(self.context, self.width, self.init)
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
-        return (Param("weight", (self.context, self.width), "normal"),)
+        return (Param("weight", (self.context, self.width), self.init or "normal"),)
 
 
 @dataclass(frozen=True)
@@ -134,12 +177,13 @@ class PositionRows(Op, reach="own", needs="nothing", parts="never", kept="ids"):
 
     context: int
     width: int
+    init: Init | None = None  # normal
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[0], self.width)
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
-        return (Param("weight", (self.context, self.width), "normal"),)
+        return (Param("weight", (self.context, self.width), self.init or "normal"),)
 
 
 @dataclass(frozen=True)
@@ -169,3 +213,28 @@ class Vector(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
         return (Param("weight", (self.width,), self.init),)
+
+
+@dataclass(frozen=True)
+class Probe(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
+    """A trained state at one position for each sequence (batch, seq, width): (batch, 1, width)."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        batch, _, width = shapes[0]
+        return (batch, 1, width)
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("weight", (1, 1, static(shapes[0][2])), "xavier"),)
+
+
+@dataclass(frozen=True)
+class Scalar(Op, reach="own", needs="nothing", parts="never", kept="nothing"):
+    """A trained number (), which starts at ``start``; a file has it under the name alone."""
+
+    start: float
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return ()
+
+    def params(self, *shapes: Shape) -> tuple[Param, ...]:
+        return (Param("", (1,), "constant"),)

@@ -35,7 +35,12 @@ class Node:
     def params(self) -> tuple[Param, ...]:
         """Its trained tensors, named from the program's root: ``query.weight``."""
         own = self.op.params(*(value.shape for value in self.inputs))
-        return tuple(Param(f"{self.name}.{p.name}", p.shape, p.init) for p in own)
+        return tuple(Param(weight_name(self.name, p.name), p.shape, p.init) for p in own)
+
+
+def weight_name(node: str, param: str) -> str:
+    """``query.weight``; of an operation that is one number, its own name."""
+    return f"{node}.{param}".removesuffix(".")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from typing import Any
 
 from rinsc.errors import GraphError, nearest
 
@@ -22,12 +23,33 @@ KINDS: Mapping[str, str] = {
     "transformer": "rinsc.layers.transformer",
     "albert": "rinsc.layers.albert",
     "vit": "rinsc.layers.transformer:VIT",
+    "siglip": "rinsc.layers.siglip",
+    "siglip_image": "rinsc.layers.siglip:IMAGE",
+    "siglip_text": "rinsc.layers.siglip:TEXT",
     "huginn": "rinsc.layers.recurrent:HUGINN",
     "huginn_coda": "rinsc.layers.recurrent:HUGINN_CODA",
     "ouro": "rinsc.layers.recurrent:OURO",
     "hrm": "rinsc.layers.recurrent:HRM",
     "hrm_high": "rinsc.layers.recurrent:HRM_HIGH",
 }
+
+# Kinds of towers that begin and end in ways of their own, and the kind of their blocks.
+LAYERS_OF: Mapping[str, str] = {"siglip_image": "siglip", "siglip_text": "siglip"}
+# Dimensions that models of a kind have where nobody says others.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "siglip": {"norm_eps": 1e-6},
+    "siglip_image": {"norm_eps": 1e-6, "vocab_size": 1},  # it reads no tokens
+    "siglip_text": {"norm_eps": 1e-6},
+}
+
+
+def layers_kind(kind: str) -> str:
+    """The kind of the blocks in a model of this kind, where they say none of their own.
+
+    >>> layers_kind("siglip_text"), layers_kind("llama")
+    ('siglip', 'llama')
+    """
+    return LAYERS_OF.get(kind, kind)
 
 
 @dataclass(frozen=True)

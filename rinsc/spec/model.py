@@ -19,13 +19,15 @@ from rinsc.spec.checks import (
     unknown_keys,
     value_problem,
 )
-from rinsc.spec.presets import PRESETS
+from rinsc.spec.kinds import layers_kind
+from rinsc.spec.presets import PRESETS, TOWER_PRESETS, preset_of_kind
 from rinsc.spec.settings import (
     FORMER_KEYS,
     NO_SETTINGS,
     KindSettings,
     checked_settings,
     filled,
+    implied_values,
     key_hint,
     settings_class,
     with_flat_keys,
@@ -128,8 +130,9 @@ class ModelSpec:
 
     @cached_property
     def block_kinds(self) -> Mapping[str, str]:
-        """The layer kind of each block: its own, else the model's."""
-        return {name: own.kind or self.kind for name, own in self.block_options.items()}
+        """The layer kind of each block: its own, else that of the model's layers."""
+        common = layers_kind(self.kind)
+        return {name: own.kind or common for name, own in self.block_options.items()}
 
 
 # Every key of a spec, and its type.
@@ -211,6 +214,8 @@ def check_values(
     refuses layers that do not divide evenly; settings that are ``flat`` are told without a table.
     """
     known = (*KEYS, *FORMER_KEYS)
+    implied = implied_values(values)
+    values = {**implied, **values}
     problems = unknown_keys(
         *(values, known, "a spec", lambda key: at_key(location, key)),
         hint_of=lambda key: key_hint(key, known, _kinds(values)),
@@ -240,6 +245,13 @@ def check_values(
         else:
             problems.append(problem)
             wrong.add(key)
+    patches = implied.get("context", sound.get("context"))
+    if sound.get("context", patches) != patches:
+        message = f"context is {sound['context']}, and the settings of the pictures make "
+        message += f"{patches} patches"
+        hint = "leave context out, or change image_size or patch_size"
+        where = at_key(location, "context")
+        problems.append(Problem("context-mismatch", message, place=where, hint=hint))
     impossible, normal = combination_problems(sound, location, strict)
     wrong |= set(REQUIRED)
     defaults = {f.name: f.default for f in dataclasses.fields(ModelSpec) if f.name not in wrong}
@@ -266,10 +278,12 @@ def read_values(
 ) -> CheckedValues:
     problems: list[Problem] = []
     own = {key: value for key, value in values.items() if key not in ("preset", "bind")}
-    base = _preset(values.get("preset"), problems, location)
+    base = _preset(values.get("preset"), own.get("kind"), problems, location)
     bound = {**exponents_of(values.get("bind", {}), problems, location), **binding}
     explained = set(REQUIRED) if base is None else set()
-    merged: dict[str, object] = {**(base or {}), **own}
+    merged: dict[str, object] = merged_values(base or {}, own)
+    if "context" not in own and "context" in implied_values(merged):
+        merged.pop("context", None)  # that of a preset is of tokens
     if own.get("signature") is not None:
         explained.add("signature")
         signature = _signature(own["signature"], bound, problems, location)
@@ -313,15 +327,23 @@ def _kinds(values: Mapping[str, object]) -> list[str]:
 
 
 def _preset(
-    name: object, problems: list[Problem], location: str | None
+    name: object, kind: object, problems: list[Problem], location: str | None
 ) -> Mapping[str, object] | None:
     """The dimensions of a preset, none without a name; None for a name that is wrong."""
     if name is None:
         return {}
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
-    hint = did_you_mean(str(name)[:MAX_SHOWN], PRESETS)
     where = at_key(location, "preset")
+    if isinstance(name, str) and name in TOWER_PRESETS:
+        own = preset_of_kind(name, kind)
+        if own is None:
+            kinds = listed([*TOWER_PRESETS[name]], 4)
+            message = f"the preset '{name}' is of two towers, and has no dimensions of this one"
+            hint = f"call the towers image and text, or say a kind: {kinds}"
+            problems.append(Problem("preset-of-towers", message, place=where, hint=hint))
+        return own
+    hint = did_you_mean(str(name)[:MAX_SHOWN], [*PRESETS, *TOWER_PRESETS])
     problems.append(
         Problem("unknown-preset", f"{shown(name)} is not a preset", place=where, hint=hint)
     )

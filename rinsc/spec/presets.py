@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 DEFAULT_PRESET = "tiny"  # of a signature without dimensions
 
@@ -57,3 +58,44 @@ PRESETS: Mapping[str, Mapping[str, int | bool]] = {
         "tied_embedding": True,
     },
 }
+
+
+def _siglip(
+    layers: int,
+    width: int,
+    heads: int,
+    mlp_width: int,
+    picture: Mapping[str, int],
+    vocab_size: int = 32000,
+    context: int = 64,
+) -> Mapping[str, Mapping[str, Any]]:
+    """Both towers of SigLIP, by their kinds."""
+    both = {"layers": layers, "width": width, "heads": heads, "mlp_width": mlp_width}
+    return {
+        "siglip_image": {**both, "kind": "siglip_image", "settings": {"siglip_image": picture}},
+        "siglip_text": {
+            **both,
+            "kind": "siglip_text",
+            "vocab_size": vocab_size,
+            "context": context,
+        },
+    }
+
+
+# Dimensions of two towers, by the kind of each; as published, but for the tiny one.
+TOWER_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "siglip-tiny": _siglip(
+        *(4, 128, 4, 384, {"image_size": 32, "patch_size": 4}), vocab_size=2048, context=16
+    ),
+    "siglip-b16": _siglip(12, 768, 12, 3072, {"image_size": 224, "patch_size": 16}),
+    "siglip-l16": _siglip(24, 1024, 16, 4096, {"image_size": 256, "patch_size": 16}),
+    "siglip-so400m": _siglip(27, 1152, 16, 4304, {"image_size": 224, "patch_size": 14}),
+}
+TOWER_KINDS: Mapping[str, str] = {"image": "siglip_image", "text": "siglip_text"}
+
+
+def preset_of_kind(name: object, kind: object) -> Mapping[str, Any] | None:
+    """What a preset of towers has for a tower of this kind; None for any other preset or kind."""
+    if not isinstance(name, str) or not isinstance(kind, str):
+        return None
+    return TOWER_PRESETS.get(name, {}).get(kind)

@@ -14,7 +14,15 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 from rinsc.errors import Problem, RinscError, did_you_mean, nearest
 from rinsc.scalars import plain
 from rinsc.spec.checks import at_key, shown, unknown_keys, value_problem
-from rinsc.spec.kinds import broken_kind, found_kind, is_kind, source_of_kind, unknown_kind_hint
+from rinsc.spec.kinds import (
+    DEFAULTS,
+    LAYERS_OF,
+    broken_kind,
+    found_kind,
+    is_kind,
+    source_of_kind,
+    unknown_kind_hint,
+)
 
 KEY = "settings"
 TYPES = (int, float, bool, str)
@@ -71,6 +79,25 @@ def settings_class(kind: str) -> type:
         source = source_of_kind(kind)
         raise broken_kind(kind, source, f"'{source.attribute}' is not a LayerKind")
     return declared
+
+
+def implied_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from the kind of a spec, and is not said again: defaults of its own, and the
+    ``context`` of one whose settings have it as a property."""
+    kind = values.get("kind")
+    if not isinstance(kind, str) or (kind not in LAYERS_OF and kind not in DEFAULTS):
+        return {}
+    implied = dict(DEFAULTS.get(kind, {}))
+    declared = settings_class(kind)
+    if hasattr(declared, "context"):
+        tables = values.get(KEY, {})
+        own = tables.get(kind, {}) if isinstance(tables, Mapping) else {}
+        sound, mistakes = _checked_table(kind, declared, own, None, set())
+        if not mistakes:
+            implied["context"] = declared(**sound).context
+        elif "context" not in values:
+            implied["context"] = 1  # of settings whose own mistake is told
+    return implied
 
 
 def key_hint(key: str, keys: Iterable[str], kinds: Iterable[str]) -> str:

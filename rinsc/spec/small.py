@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from rinsc.spec.model import ModelSpec
-from rinsc.spec.settings import KindSettings, settings_class
+from rinsc.spec.pairing import TEXT
+from rinsc.spec.settings import KindSettings, implied_values, settings_class
 from rinsc.spec.towers import TowersSpec
 from rinsc.syntax.normal import parts_per_letter, stack_of
 from rinsc.syntax.tree import (
@@ -25,6 +26,8 @@ def small_copy(spec: ModelSpec) -> ModelSpec:
     width = group * kv_heads * 16  # heads as wide as fused operators take them
     signature = _shrunk(spec.signature, part_layers=2, rank=min(width, 3))
     two = stack_of(signature, each=2)
+    settings = _small_settings(spec)
+    implied = implied_values({"kind": spec.kind, "settings": settings})
     return replace(
         spec,
         signature=signature,
@@ -34,9 +37,9 @@ def small_copy(spec: ModelSpec) -> ModelSpec:
         kv_heads=kv_heads,
         mlp_width=43,
         vocab_size=97,
-        context=29,
+        context=implied.get("context", 29),
         head_dim=None if spec.head_dim is None else 32,  # other than the width of each
-        settings=_small_settings(spec),
+        settings=settings,
     )
 
 
@@ -45,9 +48,22 @@ def small_towers(spec: TowersSpec) -> TowersSpec:
     specs = [small_copy(tower) for tower in spec.specs]
     if any(stack_of(copy.signature, each=2) != copy.layers for copy in specs):
         specs = [replace(copy, layers=stack_of(copy.signature, each=1)) for copy in specs]
+    if spec.pairing is not None:
+        of_tower = dict(zip(spec.towers, specs, strict=True))
+        of_tower[spec.pairing.text] = projected(
+            of_tower[spec.pairing.text], of_tower[spec.pairing.image].width
+        )
+        specs = list(of_tower.values())
     trees = zip(spec.signature.towers, specs, strict=True)
     towers = tuple(replace(tower, signature=own.signature) for tower, own in trees)
     return TowersSpec(replace(spec.signature, towers=towers), tuple(specs))
+
+
+def projected(text: ModelSpec, width: int) -> ModelSpec:
+    """A tower of texts whose embeddings have this width."""
+    tables = text.settings.plain
+    tables[TEXT] = {**tables.get(TEXT, {}), "projection_width": width}
+    return replace(text, settings=KindSettings(tables))
 
 
 def _small_settings(spec: ModelSpec) -> KindSettings:

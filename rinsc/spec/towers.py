@@ -14,6 +14,7 @@ from typing import Any
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError
 from rinsc.spec.checks import at_key, unknown_keys
+from rinsc.spec.kinds import layers_kind
 from rinsc.spec.model import (
     KEYS,
     CheckedValues,
@@ -24,8 +25,9 @@ from rinsc.spec.model import (
     read_values,
     with_signature,
 )
-from rinsc.spec.presets import PRESETS
-from rinsc.spec.settings import FORMER_KEYS
+from rinsc.spec.pairing import Pairing, pairing_of, pairing_problems
+from rinsc.spec.presets import PRESETS, TOWER_KINDS, preset_of_kind
+from rinsc.spec.settings import FORMER_KEYS, implied_values
 from rinsc.syntax.parser import has_towers, parse_towers
 from rinsc.syntax.towers import bind_towers, tower_signatures
 from rinsc.syntax.tree import Towers, to_text
@@ -59,7 +61,7 @@ class TowersSpec:
             if self.towers[name].signature != tree:
                 message = f"the spec of the tower {name} has another signature"
                 raise SpecError("not-a-spec", message, hint="make it with rinsc.model_spec")
-        problems = list(sharing_problems(self.towers, None))
+        problems = [*sharing_problems(self.towers, None), *pairing_problems(self.towers, None)]
         if problems:
             raise SpecError.of(*problems)
 
@@ -80,6 +82,11 @@ class TowersSpec:
     def towers(self) -> Mapping[str, ModelSpec]:
         """The spec of each tower by name; its signature says all that the text says of a letter."""
         return dict(zip(self.signature.signatures, self.specs, strict=True))
+
+    @cached_property
+    def pairing(self) -> Pairing | None:
+        """The towers of pictures and of texts whose embeddings are compared, where there are."""
+        return pairing_of(self.towers)
 
     @property
     def context(self) -> int:
@@ -156,7 +163,8 @@ def _facts(tower: ModelSpec | CheckedValues, block: str) -> dict[str, object]:
     values: Mapping[str, Any] = (
         field_values(tower) if isinstance(tower, ModelSpec) else tower.values
     )
-    kind = form.options[block].kind or values.get("kind")
+    common = values.get("kind")
+    kind = form.options[block].kind or (layers_kind(common) if common else None)
     facts: dict[str, object] = {
         **({} if kind is None else {"its kind": kind}),
         "its number of layers": form.sizes[block],
@@ -242,16 +250,42 @@ def assemble_towers(
             partial(at_key, tower_place(location, name)),
         )
         own = {key: value for key, value in own.items() if key not in ("signature", "bind")}
+        common, own = _of_tower(name, shared, own)
         # The preset of a tower is more its own than what all towers have.
         preset = PRESETS.get(str(own.get("preset")), {})
-        merged = {**merged_values({**shared, **preset}, own), "signature": signature}
+        merged = {**merged_values({**common, **preset}, own), "signature": signature}
         checked[name] = read_values(merged, {}, tower_place(location, name), strict)
         problems += [_placed(p, location, name, own.keys()) for p in checked[name].problems]
     known = {name: values for name, values in checked.items() if values.normal is not None}
     problems += sharing_problems(known, location)
     if problems:
         raise SpecError.of(*dict.fromkeys(problems))
-    return TowersSpec(towers, tuple(values.spec() for values in checked.values()))
+    specs = {name: values.spec() for name, values in checked.items()}
+    problems = list(pairing_problems(specs, location))
+    if problems:
+        raise SpecError.of(*problems)
+    return TowersSpec(towers, tuple(specs.values()))
+
+
+def _of_tower(
+    name: str, shared: Mapping[str, object], own: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """What all towers have and what this one has, with its share of a preset of towers.
+
+    A tower takes the share of its kind, else that of its name. Its own preset wins over what all
+    have, as any does.
+    """
+    common, values = dict(shared), dict(own)
+    kind = own.get("kind", shared.get("kind", TOWER_KINDS.get(name)))
+    for table in (common, values):
+        share = preset_of_kind(table.get("preset"), kind)
+        if share is not None:
+            del table["preset"]
+            table |= merged_values(share, table)
+    implied = implied_values(merged_values(common, values))
+    if "context" in implied and "context" not in own:
+        common.pop("context", None)  # the one that all have is of tokens
+    return common, values
 
 
 def _placed(problem: Problem, location: str | None, name: str, own: Collection[str]) -> Problem:

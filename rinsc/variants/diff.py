@@ -20,6 +20,7 @@ from rinsc.scalars import (
     short_text,
 )
 from rinsc.spec import ModelSpec, TowersSpec
+from rinsc.spec.kinds import layers_kind
 from rinsc.spec.model import dimensions as dimensions_of
 from rinsc.spec.model import require_spec
 from rinsc.spec.towers import require_towers
@@ -240,7 +241,7 @@ def _block_text(graph: BlockGraph, name: str) -> str:
     """``A[6]``, with what makes its layers others than the model's."""
     block = graph.blocks[name]
     more = [f"tie={block.tie}"] if block.tie else []
-    more += [f"kind={block.kind}"] if block.kind != graph.spec.kind else []
+    more += [f"kind={block.kind}"] if block.kind != layers_kind(graph.spec.kind) else []
     return f"{name}[{block.layers}]" + (f"{{{', '.join(more)}}}" if more else "")
 
 

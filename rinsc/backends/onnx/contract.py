@@ -92,8 +92,8 @@ RUNTIME_OPERATORS = frozenset(
 )
 STANDARD_OPERATORS = frozenset(
     {
-        *("Abs", "Add", "And", "Attention", "Cast", "Clip", "Concat", "Cos", "CumSum", "Div"),
-        *("Equal", "Exp", "Expand", "Gather", "GatherND", "Gelu", "Gemm", "Greater"),
+        *("Abs", "Add", "And", "Attention", "Cast", "Clip", "Concat", "Conv", "Cos", "CumSum"),
+        *("Div", "Equal", "Exp", "Expand", "Gather", "GatherND", "Gelu", "Gemm", "Greater"),
         *("GreaterOrEqual", "Identity", "If", "LayerNormalization", "LessOrEqual", "Log"),
         *("LogSoftmax", "Loop", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Or", "Pad"),
         *(

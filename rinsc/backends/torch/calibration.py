@@ -114,18 +114,20 @@ def _checked(module: TableKeeper, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     ids = takes.dtype == "int64"
     width = takes.shape[-1]
     problem = None
-    if inputs.ndim != (2 if ids else 3) or inputs.dtype.kind not in ("iu" if ids else "fiu"):
-        shape = "(sequences, seq)" if ids else f"(sequences, seq, {width})"
+    if inputs.ndim != len(takes.shape) or inputs.dtype.kind not in ("iu" if ids else "fiu"):
+        shape = f"({', '.join(map(str, ('sequences', *takes.shape[1:])))})"
         problem = f"it takes {takes.dtype} {shape}, not {inputs.dtype} {inputs.shape}"
     elif inputs.size == 0:
         problem = "there are no inputs"
-    elif inputs.shape[1] > spec.context:
+    elif not takes.has_positions and inputs.shape[1:] != takes.shape[1:]:
+        problem = f"the pictures are {inputs.shape[1:]}, the model takes {takes.shape[1:]}"
+    elif takes.has_positions and inputs.shape[1] > spec.context:
         problem = (
             f"the inputs have {plural(inputs.shape[1], 'token')} each, the context {spec.context}"
         )
     elif ids and not 0 <= inputs.min() <= inputs.max() < spec.vocab_size:
         problem = f"an id is {inputs.min()} or {inputs.max()}, of {spec.vocab_size} tokens"
-    elif not ids and inputs.shape[2] != width:
+    elif not ids and takes.has_positions and inputs.shape[2] != width:
         problem = f"the patches have {inputs.shape[2]} numbers, the model takes {width}"
     if problem is not None:
         hint = "give what the model is used on, as windows of a text in its token ids"
@@ -181,7 +183,8 @@ def _measured(
 
     device = next(module.parameters()).device
     tokens = min(BATCH_TOKENS, BATCH_LOGITS // module.spec.vocab_size)
-    step = max(1, tokens // inputs.shape[1])
+    positions = inputs.shape[1] if model_input(module.spec).has_positions else module.spec.context
+    step = max(1, tokens // positions)
     with torch.no_grad(), evaluating(module), Recorder():
         for start in range(0, len(inputs), step):
             module(torch.from_numpy(inputs[start : start + step]).to(device), rounds)

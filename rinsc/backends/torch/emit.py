@@ -75,13 +75,13 @@ from rinsc.backends.torch.steps import StepWriter, loop_modules, loop_programs, 
 from rinsc.errors import LoweringError
 from rinsc.graph import BlockGraph, Visit, verified
 from rinsc.graph.rounds import MAX_ROUNDS, MAX_RUN_VISITS
-from rinsc.layers import Programs, trace_programs
+from rinsc.layers import ModelInput, Programs, trace_programs
 from rinsc.layers.cached import cached_programs, hosted_programs
 from rinsc.layers.weight_names import LAYERS, TIED
 from rinsc.scalars import whole
 
 LONGEST_TITLE = 40  # characters of a signature in the first line of a file
-TAKES = {"input_ids": "tokens", "patches": "patches"}
+TAKES = {"input_ids": "tokens", "patches": "patches", "pixel_values": "pixels"}
 
 _HEADER = '''"""{title}"""
 
@@ -247,6 +247,8 @@ def _helpers(graph: BlockGraph, programs: Programs, hosted: bool, recomputing: b
         called |= {"attend", "record"}
     if recomputing:
         called.add("recomputed")
+    if any(param.init == "lecun" for program in programs.every for param in program.params):
+        called.add("lecun_normal_")
     return [name for name in HELPERS if name in called]
 
 
@@ -262,10 +264,13 @@ def _model_class(
     for name, block_class in classes.items():
         init += block_class.construction(f"self.{name} = ")
     init += [*loop_modules(graph), *own_lines(programs.head.nodes), "self.reset_parameters()"]
-    takes, result = programs.input, programs.head.outputs["logits"]
-    input_text = {"input_ids": "Token ids", "patches": "Patches"}[takes.name]
+    takes, (output, result) = programs.input, programs.output
+    input_text = {"input_ids": "Token ids", "patches": "Patches", "pixel_values": "Pixels"}
+    shape = f"(batch, seq ≤ {graph.spec.context})"
+    if not takes.has_positions:
+        shape = f"({', '.join(map(str, takes.shape))})"
     body = [
-        f'"""{input_text} (batch, seq ≤ {graph.spec.context}) to logits {shape_text(result)}."""',
+        f'"""{input_text[takes.name]} {shape} to {output} {shape_text(result)}."""',
         "",
         "def __init__(self) -> None:",
         *indented(init),
@@ -305,16 +310,14 @@ def _forward_lines(
     parameters += ["noise_seed: int | None = None"] if takes_noise_seed(graph) else []
     sides = tuple(name for name in programs.embed.outputs if name != "x")
     head, results = statements(programs.head, {"x": "x"})
-    context = graph.spec.context
+    output, value = programs.output
     writer = StepWriter(graph, classes, sides, recomputing=recomputing)
     return [
         *(CHECKPOINTING if recomputing else ()),
         *definition("forward", parameters, "torch.Tensor"),
         *indented(
             [
-                f"if {input_name}.shape[1] > {context}:",
-                f'    raise ValueError(f"{{{input_name}.shape[1]}} '
-                f'{TAKES[input_name]} exceed the context of {context}")',
+                *_shape_check(programs.input, graph.spec.context),
                 *drawing_lines(graph, f"{input_name}.shape[0]"),
                 *rounds_lines(looped),
                 *loss_lines(programs),
@@ -323,7 +326,28 @@ def _forward_lines(
                 *within_width(writer.lines(graph)),
                 *kept_loss_lines(programs),
                 *head,
-                *with_shape(f"return {results['logits']}", programs.head.outputs["logits"]),
+                *with_shape(f"return {results[output]}", value),
             ]
         ),
     ]
+
+
+def _shape_check(takes: ModelInput, context: int) -> list[str]:
+    """The check of the length of an input, or of the shape of its pictures."""
+    name = takes.name
+    if not takes.has_positions:
+        return [
+            f"if {name}.shape[1:] != {takes.shape[1:]}:",
+            f'    raise ValueError(f"pixels are (batch, {shape_of_one(takes)}), '
+            f'not {{tuple({name}.shape)}}")',
+        ]
+    return [
+        f"if {name}.shape[1] > {context}:",
+        f'    raise ValueError(f"{{{name}.shape[1]}} {TAKES[name]} '
+        f'exceed the context of {context}")',
+    ]
+
+
+def shape_of_one(takes: ModelInput) -> str:
+    """``3, 224, 224``."""
+    return ", ".join(map(str, takes.shape[1:]))

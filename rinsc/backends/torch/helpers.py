@@ -29,6 +29,12 @@ class Weight(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
 ''',
+    "lecun_normal_": '''
+def lecun_normal_(x: torch.Tensor) -> torch.Tensor:
+    """Normal numbers, cut off at two deviations; their variance is 1 over an output's inputs."""
+    std = 1 / (0.8796256610342398 * math.sqrt(x[0].numel()))
+    return nn.init.trunc_normal_(x, std=std, a=-2 * std, b=2 * std)
+''',
     "shift": '''
 def shift(x: torch.Tensor, steps: int) -> torch.Tensor:
     """Each position of (batch, seq, width) gets what stood some steps before; zeros first."""

@@ -278,19 +278,26 @@ def reset_lines(graph: BlockGraph, programs: Programs) -> list[str]:
     """Every parameter as its operation wants it; residual ones smaller with the depth executed."""
     writes = _residual_writes(graph, programs)
     std = layer_kind(graph.spec.kind).init_std
-    keys = _keys_by_init(graph, programs)
+    keys, by_block = _keys_by_init(graph, programs)
     cases: list[tuple[Init, str]] = [
         ("residual", f"nn.init.normal_(parameter, std={std!r} / math.sqrt({writes}))"),
         ("ones", "nn.init.ones_(parameter)"),
         ("zeros", "nn.init.zeros_(parameter)"),
         ("identity", "nn.init.eye_(parameter)"),
         ("sum", "parameter.copy_(torch.eye(len(parameter)).repeat(1, 2))"),  # [I I]
+        ("xavier", "nn.init.xavier_uniform_(parameter)"),
+        ("lecun", "lecun_normal_(parameter)"),
+        ("rows", "nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[-1]))"),
+        ("specks", "nn.init.normal_(parameter, std=1e-6)"),
     ]
     held = [(init, line) for init, line in cases if keys.get(init)]
     lines = [line for init, _ in held for line in _set_lines(_variable(init), keys[init])]
+    lines += _set_lines("by_block", by_block) if by_block else []
     lines += ["for path, parameter in self.named_parameters():"]
     owned = 'path if path.startswith("loop_") else ' if any(_owned(graph)) else ""
     lines += [f'    name = {owned}".".join(path.split(".")[-2:])']
+    if by_block:
+        lines += ["    if name in by_block:", "        name = f\"{path.split('.')[0]}.{name}\""]
     for index, (init, line) in enumerate(held):
         lines += [f"    {'el' if index else ''}if name in {_variable(init)}:", f"        {line}"]
     lines += ["    else:", f"        nn.init.normal_(parameter, std={std!r})"]
@@ -307,22 +314,41 @@ def _owned(graph: BlockGraph) -> Iterator[tuple[str, Param]]:
     return ((name, param) for name, param in weights(graph) if name.startswith("loop_"))
 
 
-def _keys_by_init(graph: BlockGraph, programs: Programs) -> dict[Init, list[str]]:
+def _keys_by_init(graph: BlockGraph, programs: Programs) -> tuple[dict[Init, list[str]], list[str]]:
     """Names to know parameters by: whole for those of repeats, else without where they stand.
 
-    Raises `LoweringError` where two kinds start weights of one name differently.
+    The second list has the names that blocks start differently, which are known by their block too.
+    Raises `LoweringError` where two layers of one block start weights of one name differently.
     """
-    inits: dict[str, Init] = {}
-    own = ((param.name, param) for program in programs.every for param in program.params)
-    for key, param in (*own, *_owned(graph)):
-        if inits.setdefault(key, param.init) != param.init:
-            message = f"two layer kinds start the weight '{key}' differently"
+    inits: dict[tuple[str, str], Init] = {}  # by where they stand, "" for the ends of the model
+    for path, param in _owned(graph):
+        inits["", path] = param.init
+    for owner, param in _unowned(graph, programs):
+        if inits.setdefault((owner, param.name), param.init) != param.init:
+            message = f"two layer kinds start the weight '{param.name}' differently"
             hint = "rename the operation in one of the kinds"
             raise LoweringError("name-taken", message, hint=hint)
+    starts: dict[str, set[Init]] = {}
+    for (_, name), init in inits.items():
+        starts.setdefault(name, set()).add(init)
+    by_block = [name for name, own in starts.items() if len(own) > 1]
     keys: dict[Init, list[str]] = {}
-    for key, init in inits.items():
-        keys.setdefault(init, []).append(key)
-    return keys
+    for (owner, name), init in inits.items():
+        # A parameter of the ends stands at the top: the first word of its path is its own.
+        key = f"{owner or name.partition('.')[0]}.{name}" if name in by_block else name
+        if key not in keys.setdefault(init, []):
+            keys[init].append(key)
+    return keys, by_block
+
+
+def _unowned(graph: BlockGraph, programs: Programs) -> Iterator[tuple[str, Param]]:
+    """The weights of blocks and of both ends of the model, each with its block."""
+    for block in graph.blocks.values():
+        ends = (programs.enter.get(block.kind), programs.leave.get(block.kind))
+        for program in (ends[0], *programs.distinct_layers([block.name]), ends[1]):
+            yield from ((block.name, param) for param in (program.params if program else ()))
+    for program in (programs.embed, programs.head):
+        yield from (("", param) for param in program.params)
 
 
 def _residual_writes(graph: BlockGraph, programs: Programs) -> int:

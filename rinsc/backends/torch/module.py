@@ -95,6 +95,8 @@ class CompiledTowers(nn.Module):
         ``image.A.0.query.weight`` is ``A.0.query.weight``; ``image.embedding.weight`` stays.
         """
         tower, _, rest = name.partition(".")
+        if not rest:  # of what compares towers
+            return name
         return rest if rest.partition(".")[0] in self.graph.towers[tower].blocks else name
 
 

@@ -57,6 +57,12 @@ def _linear(node: Node) -> str:
     return f"self.{node.name} = nn.Linear({node.inputs[0].shape[-1]}, {op.out_features}{bias})"
 
 
+def _patch_convolution(node: Node) -> str:
+    op: Any = node.op
+    sizes = f"{node.inputs[0].shape[1]}, {op.out_features}, {op.size}, stride={op.size}"
+    return f"self.{node.name} = nn.Conv2d({sizes})"
+
+
 def _norm(class_name: str) -> Callable[[Node], str]:
     def line(node: Node) -> str:
         op: Any = node.op
@@ -125,6 +131,7 @@ _ACTIVATIONS = {
     "relu": "F.relu({})",
     "sigmoid": "torch.sigmoid({})",
     "tanh": "torch.tanh({})",
+    "exp": "torch.exp({})",
 }
 
 
@@ -250,5 +257,30 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
         lambda node, args: f"{args[0]}.flatten(0, 1).mean(0)", result="mean", tight=True
     ),
     ops.AuxiliaryLoss: TorchOp(_auxiliary_loss, helpers=("with_loss",), tight=True),
+    ops.PatchConvolution: TorchOp(
+        lambda node, args: f"self.{node.name}({args[0]}).flatten(2).transpose(1, 2)",
+        _patch_convolution,
+        result="x",
+    ),
+    ops.Probe: TorchOp(
+        lambda node, args: f"self.{node.name}.weight.expand({args[0]}.shape[0], -1, -1)",
+        _weight,
+        result="probe",
+        helpers=("Weight",),
+    ),
+    ops.AtPosition: TorchOp(
+        lambda node, args: f"{args[0]}[:, {node.op.index}]",  # type: ignore[attr-defined]
+        result="h",
+        tight=True,
+    ),
+    ops.UnitLength: TorchOp(lambda node, args: f"F.normalize({args[0]}, dim=-1)"),
+    ops.Dots: TorchOp(
+        lambda node, args: f"{args[0]} @ {args[1]}.T", result="dots", loose=True, tight=True
+    ),
+    ops.Scalar: TorchOp(
+        lambda node, args: f"self.{node.name}",
+        lambda node: f"self.{node.name} = nn.Parameter(torch.empty(1))",
+        result="number",
+    ),
     ops.MeanPool: TorchOp(lambda node, args: f"{args[0]}.mean(1)", result="h", tight=True),
 }

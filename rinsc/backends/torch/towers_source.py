@@ -21,14 +21,21 @@ from keyword import iskeyword
 
 from torch import nn
 
-from rinsc.backends.torch.blocks import block_classes
+from rinsc.backends.torch.blocks import block_classes, own_lines
 from rinsc.backends.torch.emit import TAKES, emit_source
-from rinsc.backends.torch.statements import definition, indented, shape_text
+from rinsc.backends.torch.statements import (
+    definition,
+    indented,
+    shape_text,
+    statements,
+    with_shape,
+)
 from rinsc.backends.torch.steps import takes_noise_seed
 from rinsc.errors import LoweringError, listed
 from rinsc.graph import BlockGraph, TowersGraph
 from rinsc.graph.towers_graph import verified_towers
-from rinsc.layers import trace_programs
+from rinsc.layers import trace_join, trace_programs
+from rinsc.ops import Scalar
 
 # Names of `forward`, and of what `to_torch` adds to the class.
 RESERVED = frozenset(
@@ -37,6 +44,7 @@ RESERVED = frozenset(
         *("source", "spec", "graph", "stored_name"),
     )
 )
+JOINED = frozenset(("logits", "with_logits", "logit_scale", "logit_bias"))
 IMPORTS = {"collections.abc": {"Mapping"}, "typing": {"TypeAlias"}}
 
 _ROUNDS = '''
@@ -183,8 +191,9 @@ def _check_names(graph: TowersGraph) -> None:
     """Towers become attributes and parameters, and their names classes."""
     names = list(graph.towers)
     classes = [tower_class(name) for name in names]
+    reserved = RESERVED | (JOINED if graph.spec.pairing is not None else set())
     for name in names:
-        is_taken = name in RESERVED or iskeyword(name) or hasattr(nn.Module, name)
+        is_taken = name in reserved or iskeyword(name) or hasattr(nn.Module, name)
         if is_taken or classes.count(tower_class(name)) > 1:
             message = f"a module cannot have a tower called '{name}'"
             raise LoweringError("name-taken", message, hint="give the tower another name")
@@ -250,9 +259,12 @@ def _model_class(graph: TowersGraph) -> str:
             for block in tower.blocks
             if owners[block] != name
         ]
+    init += _join_init(graph)
     seeded = [name for name, tower in graph.towers.items() if takes_noise_seed(tower)]
     parameters = ["*", *(f"{name}: torch.Tensor | None = None" for name in graph.towers)]
     parameters += ["rounds: Rounds = None", *["noise_seed: int | None = None"] * bool(seeded)]
+    pairing = graph.spec.pairing
+    parameters += ["with_logits: bool = True"] if pairing is not None else []
     forward = ["counts = tower_rounds(rounds)", "outputs: dict[str, torch.Tensor] = {}"]
     for name in graph.towers:
         seed = ", noise_seed" if name in seeded else ""
@@ -264,8 +276,12 @@ def _model_class(graph: TowersGraph) -> str:
     forward += [
         "if not outputs:",
         f'    raise ValueError("give the input of at least one tower: {inputs}")',
-        "return outputs",
     ]
+    if pairing is not None:
+        given = f"{pairing.image} is not None and {pairing.text} is not None"
+        both = f'outputs["{pairing.image}"], outputs["{pairing.text}"]'
+        forward += [f"if with_logits and {given}:", f'    outputs["logits"] = self.logits({both})']
+    forward += ["return outputs"]
     body = [
         '"""The outputs of the towers that are given an input, by name.',
         "",
@@ -277,14 +293,47 @@ def _model_class(graph: TowersGraph) -> str:
         "",
         *definition("forward", parameters, "dict[str, torch.Tensor]"),
         *indented(forward),
+        *_join_method(graph),
     ]
     return "class Model(nn.Module):\n" + "\n".join(indented(body)).replace("    \n", "\n")
+
+
+def _join_init(graph: TowersGraph) -> Iterator[str]:
+    """The lines of ``__init__`` that make and start the weights of the join."""
+    join = trace_join(graph.spec)
+    nodes = [] if join is None else [node for node in join.nodes if isinstance(node.op, Scalar)]
+    yield from own_lines(nodes)
+    for node in nodes:
+        yield f"nn.init.constant_(self.{node.name}, {node.op.start!r})"  # type: ignore[attr-defined]
+
+
+def _join_method(graph: TowersGraph) -> list[str]:
+    """The method that compares the embeddings of pictures and of texts."""
+    join = trace_join(graph.spec)
+    if join is None:
+        return []
+    lines, results = statements(join, {name: name for name in join.inputs})
+    shapes = ", ".join(f"{name} {shape_text(value)}" for name, value in join.inputs.items())
+    return [
+        "",
+        *definition("logits", ["image: torch.Tensor", "text: torch.Tensor"], "torch.Tensor"),
+        *indented(
+            [
+                f'"""Embeddings {shapes} to the logit of each pair."""',
+                *lines,
+                *with_shape(f"return {results['logits']}", join.outputs["logits"]),
+            ]
+        ),
+    ]
 
 
 def _ports(graph: TowersGraph) -> Iterator[str]:
     for name, tower in graph.towers.items():
         programs = trace_programs(tower.spec)
         (takes,) = [v for n, v in programs.embed.inputs.items() if n == programs.input.name]
-        result = shape_text(programs.head.outputs["logits"])
+        output, value = programs.output
         input_text = TAKES[programs.input.name]
-        yield f"{name}: {input_text} {shape_text(takes)} to logits {result}."
+        yield f"{name}: {input_text} {shape_text(takes)} to {output} {shape_text(value)}."
+    join = trace_join(graph.spec)
+    if join is not None:
+        yield f"logits: of both embeddings {shape_text(join.outputs['logits'])}."

@@ -11,6 +11,7 @@ from rinsc.graph.nodes import Block, BlockGraph, GraphNode, Loop, Visit
 from rinsc.graph.towers_graph import TowersGraph
 from rinsc.graph.towers_graph import towers_of as towers_of
 from rinsc.spec import ModelSpec
+from rinsc.spec.kinds import layers_kind
 
 Drawn: TypeAlias = BlockGraph | TowersGraph  # what every drawing takes
 
@@ -61,7 +62,7 @@ def visit_text(visit: Visit) -> str:
 
 def block_text(block: Block, spec: ModelSpec) -> str:
     """What is special about a block among those of its model; mostly nothing."""
-    kind = block.kind if block.kind != spec.kind else ""
+    kind = block.kind if block.kind != layers_kind(spec.kind) else ""
     return ", ".join(filter(None, (kind, f"{block.tie} tied" if block.tie else "")))
 
 

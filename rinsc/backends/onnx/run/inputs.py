@@ -20,7 +20,7 @@ from rinsc.spec import ModelSpec
 def checked_input(
     values: npt.ArrayLike, port: ModelInput, spec: ModelSpec, *, before: int = 0
 ) -> npt.NDArray[Any]:
-    """Token ids as int64 (batch, seq), or numbers as float32 (batch, seq, …).
+    """Token ids as int64 (batch, seq), or numbers as float32 (batch, seq, …), or of pictures.
 
     Raises `RinscError` for another shape, other numbers, token ids out of range, and for more of
     them than the context has room for behind ``before``.
@@ -29,11 +29,18 @@ def checked_input(
         array = np.asarray(values)
     except ValueError:
         array = np.empty(0)
-    static = [size for size in port.shape if isinstance(size, int)]
-    fits = array.ndim == len(port.shape) and list(array.shape[2:]) == static
+    fits = array.ndim == len(port.shape) and all(
+        size == own
+        for size, own in zip(array.shape, port.shape, strict=True)
+        if isinstance(own, int)
+    )
     if not fits or array.size == 0 or array.dtype.kind not in _KINDS[port.dtype]:
         shape = f"({', '.join(map(str, port.shape))})"
-        rules = {"int64": "token ids must be whole numbers", "float32": "patches must be numbers"}
+        numbers = "patches" if port.has_positions else "pixels"
+        rules = {
+            "int64": "token ids must be whole numbers",
+            "float32": f"{numbers} must be numbers",
+        }
         message = f"{rules[port.dtype]}, {shape}, not {array.dtype} {array.shape}"
         raise RinscError("bad-input", message, hint="give rows of equal length")
     if port.dtype == "int64" and (array.min() < 0 or array.max() >= spec.vocab_size):
@@ -41,7 +48,7 @@ def checked_input(
         hint = f"they must be from 0 to {spec.vocab_size - 1}"
         raise RinscError("bad-input", message, hint=hint)
     total = before + array.shape[1]
-    if total > spec.context:
+    if port.has_positions and total > spec.context:
         message = f"{total} positions exceed the context of {spec.context}"
         raise RinscError("context-exceeded", message, hint="give the last of them only")
     return array.astype(port.dtype)

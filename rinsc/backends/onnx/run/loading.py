@@ -18,6 +18,7 @@ from rinsc.backends.onnx.run import providers
 from rinsc.backends.onnx.run.buffers import TYPES
 from rinsc.errors import CheckpointError, LoweringError, Problem, RinscError
 from rinsc.graph import BlockGraph
+from rinsc.layers import model_output
 from rinsc.spec import ModelSpec, TowersSpec, spec_from_values
 from rinsc.spec.reading import towers_from_values
 from rinsc.storage.files import parse_json, parse_toml
@@ -331,7 +332,8 @@ def check_interface(session: Any, graph: BlockGraph, size: int, location: str) -
     loops = {contract.rounds_of(loop.name) for loop in graph.dials()}
     outputs = {value.name: value.shape for value in session.get_outputs()}
     past = [value for value in session.get_inputs() if value.name.startswith(contract.PAST)]
-    fits = outputs.get(contract.LOGITS, [None])[-1] == graph.spec.vocab_size <= most
+    output, numbers = model_output(graph.spec)
+    fits = outputs.get(output, [None])[-1] == numbers <= most
     for value in past:
         *rounds, batch, heads, length, width = [None] * 4 + list(value.shape)
         rounds = [name for name in rounds if name is not None]

@@ -34,7 +34,7 @@ from rinsc.graph import (
     resolve_rounds,
     trained_rounds,
 )
-from rinsc.layers import model_input, require_language_model
+from rinsc.layers import model_input, model_output, require_language_model
 from rinsc.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class Session:
         self.trained_rounds = trained_rounds(self.graph) | loading.trained_record(metadata)
         inputs = self._session.get_inputs()
         self._input = model_input(self.spec)
+        self._output, _ = model_output(self.spec)
         self._layout = CacheLayout.of(inputs)
         names = [value.name for value in inputs]
         self.has_cache = contract.MASK in names
@@ -148,7 +149,7 @@ class Session:
         return provider_of(self._session)
 
     def logits(self, input_ids: npt.ArrayLike, rounds: Rounds = None) -> npt.NDArray[np.float32]:
-        """Token ids (batch, seq), or what else the model takes, to logits.
+        """Token ids (batch, seq), or what else the model takes, to logits, or what else it gives.
 
         Raises `GraphError` for rounds that no model of this signature runs, `LoweringError` for
         rounds that this file was not exported for, and `RinscError` for an input of another shape,
@@ -161,7 +162,7 @@ class Session:
             **self._dials.arrays(rounds),
         }
         result: npt.NDArray[np.float32]
-        result, *used = self._session.run([contract.LOGITS, *self._used], feed)
+        result, *used = self._session.run([self._output, *self._used], feed)
         for count, ran in zip(self._used.values(), used, strict=True):
             count[...] = ran
         return result

@@ -17,7 +17,7 @@ from rinsc.errors import CheckpointError, RinscError, listed
 from rinsc.extras import require
 from rinsc.graph import Rounds, build_graph, tower_rounds
 from rinsc.graph.towers_graph import dial_of
-from rinsc.layers import model_input
+from rinsc.layers import model_input, model_output
 from rinsc.spec import TowersSpec
 
 if TYPE_CHECKING:
@@ -57,8 +57,11 @@ class TowersSession:
         names = {value.name for value in self._session.get_inputs()}
         ports = {tower_port(n, model_input(tower).name) for n, tower in spec.towers.items()}
         outputs = {value.name: value.shape[-1] for value in self._session.get_outputs()}
-        sizes = {tower_port(n, LOGITS): t.vocab_size for n, t in spec.towers.items()}
-        if not ports <= names or outputs != sizes:
+        self._outputs = {n: model_output(tower) for n, tower in spec.towers.items()}
+        sizes = {tower_port(n, name): size for n, (name, size) in self._outputs.items()}
+        self._joint = [LOGITS] if spec.pairing is not None else []
+        joint = [outputs.pop(name, None) for name in self._joint]
+        if not ports <= names or outputs != sizes or not all(isinstance(x, str) for x in joint):
             message = "the model's inputs or outputs are not those of its spec"
             hint = "run models that rinsc exported, of this or an earlier version, and whole"
             raise CheckpointError("foreign-model", message, place=location, hint=hint)
@@ -78,6 +81,7 @@ class TowersSession:
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Logits of each tower by its name, for an input of each: token ids or patches.
 
+        Towers of pictures and of texts give embeddings, and together the ``logits`` of every pair.
         Raises `GraphError` for rounds that no model of these towers runs, `LoweringError` for
         rounds that this file was not exported for, and `RinscError` for inputs that do not fit.
         """
@@ -92,5 +96,6 @@ class TowersSession:
             port = model_input(tower)
             feed[tower_port(name, port.name)] = checked_input(inputs[name], port, tower)
             feed |= self._dials[name].arrays(None if counts is None else counts[name])
-        results = self._session.run([tower_port(name, LOGITS) for name in towers], feed)
-        return dict(zip(towers, results, strict=True))
+        names = [tower_port(name, self._outputs[name][0]) for name in towers]
+        results = self._session.run([*names, *self._joint], feed)
+        return dict(zip([*towers, *self._joint], results, strict=True))

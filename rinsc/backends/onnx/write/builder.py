@@ -22,7 +22,7 @@ from rinsc.errors import CheckpointError, Problem
 from rinsc.formats import FORMATS, names
 from rinsc.graph import BlockGraph
 from rinsc.layers import weight_shapes
-from rinsc.ops import Dim, Shape
+from rinsc.ops import Dim, Shape, Sizes
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 # By the name of a matrix: sums over tokens of products of what it is multiplied with (in, in).
@@ -41,7 +41,11 @@ def weights_of(graph: BlockGraph, source: HasStateDict | Mapping[str, Any]) -> W
     Raises `CheckpointError` for weights that are missing, left over or of another shape.
     """
     named = source if isinstance(source, Mapping) else source.state_dict()
-    needed = weight_shapes(graph)
+    return matching_weights(weight_shapes(graph), named)
+
+
+def matching_weights(needed: Mapping[str, Sizes], named: Mapping[str, Any]) -> Weights:
+    """`weights_of` these names and shapes."""
     problems = [_problem(f"the weight '{name}' is missing") for name in needed if name not in named]
     problems += [
         _problem(f"the weight '{name}' is not one of this model")

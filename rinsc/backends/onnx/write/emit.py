@@ -28,12 +28,13 @@ from rinsc.backends.onnx.write.fusion import FusedProgram, fused_layer
 from rinsc.backends.onnx.write.ops import emit_program
 from rinsc.backends.onnx.write.site import as_real
 from rinsc.backends.onnx.write.walk import Walk
-from rinsc.graph import BlockGraph
+from rinsc.graph import BlockGraph, TowersGraph
 from rinsc.graph.rounds import MAX_ROUNDS
-from rinsc.layers import Programs, trace_programs
+from rinsc.layers import Programs, trace_join, trace_programs
 from rinsc.layers.cached import MASK, POSITIONS, VISIBLE, cached_programs
 from rinsc.ops import PositionIds, VisibleKeys
 from rinsc.ops.program import Program
+from rinsc.spec import TowersSpec
 
 OPSETS = {"": 23, RUNTIME: 1}
 DTYPES = {"int64": INT64, "float32": FLOAT}
@@ -45,7 +46,8 @@ def emit_graph(
     """The ONNX graph of a block graph; each of its loops becomes a ``Loop``.
 
     Inputs: ``input_ids`` (batch, seq), int64, or what else the layer kind takes; for every loop
-    that is a dial ``rounds_<name>``, a number, int64. Output: ``logits`` (batch, seq, vocab_size).
+    that is a dial ``rounds_<name>``, a number, int64. Output: ``logits`` (batch, seq, vocab_size),
+    or what else the layer kind gives.
     Every weight is stored once, but a head that is tied to a table of floats has its own bits.
 
     A cached graph continues sequences: it is given ``attention_mask`` (batch, total), int64, and
@@ -70,8 +72,9 @@ def emit_graph(
     checked = dict(inputs)
     if not form.fused:  # there each token pays for a check, and the session has made it before
         rounds = {name: _checked_rounds(op, value, limits[name]) for name, value in dials.items()}
-        longest = inputs.get(MASK, inputs[takes.name])
-        checked[str(longest.name)] = _checked_length(op, longest, graph.spec.context)
+        if takes.has_positions:
+            longest = inputs.get(MASK, inputs[takes.name])
+            checked[str(longest.name)] = _checked_length(op, longest, graph.spec.context)
     if takes.dtype == "float32":
         checked[takes.name] = as_real(op, checked[takes.name])
     if form.cache and graph.shares_slots:
@@ -88,13 +91,13 @@ def emit_graph(
     layers = _layers(programs, form)
     walk = Walk(op, graph, form, programs, layers, rounds, sides, packing)
     x = walk.steps(graph, sides["x"], slots)
-    logits = walk.head(x if packing is None else packing.unpacked(op, x))
-    logits.name = LOGITS
+    output = walk.head(x if packing is None else packing.unpacked(op, x))
+    output.name, _ = programs.output
     for name, used in walk.used.items():
         used.name = USED + name
     return ir.Graph(
         [*inputs.values(), *past, *dials.values()],
-        [logits, *name_present(slots), *walk.used.values()],
+        [output, *name_present(slots), *walk.used.values()],
         nodes=op.nodes,
         initializers=list(op.initializers.values()),
         opset_imports={domain: OPSETS[domain] for domain in sorted(op.domains)},
@@ -140,11 +143,15 @@ def _checked_single(op: OpBuilder, ids: ir.Value) -> ir.Value:
 CONSTANTS = "constants/"
 
 
-def merged(graphs: Mapping[str, ir.Graph], blocks: Mapping[str, Collection[str]]) -> ir.Graph:
-    """One graph of those of the towers, which are taken apart; ``blocks`` are those of each."""
+def merged(graphs: Mapping[str, ir.Graph], towers: TowersGraph, weights: Weights) -> ir.Graph:
+    """One graph of those of the towers, which are taken apart, and what compares them, if any.
+
+    ``weights`` are those of the comparison.
+    """
     whole = _Merged()
     for name, graph in graphs.items():
-        whole.add(name, graph, blocks[name])
+        whole.add(name, graph, tuple(towers.towers[name].blocks))
+    whole.join(towers.spec, weights)
     return whole.graph()
 
 
@@ -192,6 +199,29 @@ class _Merged:
         assert value.const_value is not None
         value.const_value.name = name
         self.initializers[name] = value
+
+    def join(self, spec: TowersSpec, weights: Weights) -> None:
+        """The logits of each pair of the outputs, in float32 as these are."""
+        program, pair = trace_join(spec), spec.pairing
+        if program is None or pair is None:
+            return
+        op, names = OpBuilder(weights), {"image": pair.image, "text": pair.text}
+        outputs = {value.name: value for value in self.outputs}
+        embeddings = {side: outputs[tower_port(own, "embedding")] for side, own in names.items()}
+        logits = emit_program(op, program, embeddings)[LOGITS]
+        logits.name = LOGITS
+        sizes = {f"{side}s": f"{own}_batch" for side, own in names.items()}
+        for node in op.nodes:
+            for value in node.outputs:
+                dims = [d if isinstance(d, int) else str(d) for d in value.shape or ()]
+                value.shape = ir.Shape([sizes.get(str(d), d) for d in dims])
+        self.nodes += op.nodes
+        self.outputs.append(logits)
+        for name, value in op.initializers.items():
+            if name in weights:
+                self.initializers[name] = value
+            else:
+                self._store("join", value, ())
 
     def graph(self) -> ir.Graph:
         return ir.Graph(

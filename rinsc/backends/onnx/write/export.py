@@ -15,7 +15,14 @@ from rinsc.__about__ import __version__
 from rinsc.backends.onnx.contract import Key
 from rinsc.backends.onnx.form import FormSettings, OnnxForm, RoundsForm, check_exit, onnx_form
 from rinsc.backends.onnx.precision import Precision, check_blocks
-from rinsc.backends.onnx.write.builder import REALS, HasStateDict, Moments, no_moments, weights_of
+from rinsc.backends.onnx.write.builder import (
+    REALS,
+    HasStateDict,
+    Moments,
+    matching_weights,
+    no_moments,
+    weights_of,
+)
 from rinsc.backends.onnx.write.emit import emit_graph, merged
 from rinsc.backends.onnx.write.file import OnnxModel
 from rinsc.backends.onnx.write.fusion import can_fuse, fuse_skip_norms
@@ -32,6 +39,7 @@ from rinsc.graph import (
     verified,
 )
 from rinsc.graph.towers_graph import dial_of, verified_towers
+from rinsc.layers import join_shapes
 from rinsc.layers.cached import cached_programs
 from rinsc.spec import spec_to_toml
 
@@ -78,7 +86,8 @@ def to_onnx(
 
     A module of several towers gives one model, whose inputs and outputs bear the names of their
     towers: ``image_patches``, ``image_logits``, ``text_rounds_A``. Weights of a block that towers
-    share are there once. It has no cache and no exit.
+    share are there once. It has no cache and no exit. Where pictures are compared with texts, the
+    output ``logits`` (texts, images) is that of every pair.
 
     ``int4`` rounds weights so that products change least on a sample of inputs, which takes some
     passes over them at the rounds of the signature, so that all forms have the same weights.
@@ -131,6 +140,7 @@ def _towers_to_onnx(
     """`to_onnx` of several towers."""
     plans = plan_towers(graph, form)
     state = model.state_dict()
+    joint = {name: tensor for name, tensor in state.items() if "." not in name}
     graphs: dict[str, ir.Graph] = {}
     for name, plan in plans.items():
         moments: Moments = no_moments
@@ -152,8 +162,8 @@ def _towers_to_onnx(
         Key.ROUNDS: json.dumps(rounds),
         Key.FINGERPRINT: fingerprint(graph.spec),
     }
-    blocks = {name: tuple(tower.blocks) for name, tower in graph.towers.items()}
-    return OnnxModel(_model(merged(graphs, blocks), metadata))
+    shapes = join_shapes(graph.spec)
+    return OnnxModel(_model(merged(graphs, graph, matching_weights(shapes, joint)), metadata))
 
 
 def plan_towers(graph: TowersGraph, form: OnnxForm) -> dict[str, OnnxPlan]:

@@ -220,6 +220,8 @@ def _activation(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
             return op.Relu(inputs[0])
         case "sigmoid":
             return op.Sigmoid(inputs[0])
+        case "exp":
+            return op.Exp(inputs[0])
         case _:
             return op.Tanh(inputs[0])
 
@@ -268,6 +270,43 @@ def _shift(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 def _mean_pool(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     return op.ReduceMean(inputs[0], op.ints(1), keepdims=0, shape=at.shape)
+
+
+def _patch_convolution(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    weight, bias = (op.weight(at.weight_name(name)) for name in ("weight", "bias"))
+    batch, _, width = at.shape
+    rows, columns = (static(size) for size in at.node.inputs[0].shape[2:])
+    sides = (rows // at.op.size, columns // at.op.size)
+    strides = [at.op.size, at.op.size]
+    cut = op.Conv(inputs[0], weight, bias, strides=strides, shape=(batch, width, *sides))
+    flat = op.Reshape(cut, op.ints(0, width, -1), shape=(batch, width, "seq"))
+    return op.Transpose(flat, perm=[0, 2, 1], shape=at.shape)
+
+
+def _probe(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    batch = op.Shape(inputs[0], start=0, end=1, shape=(1,), dtype=INT64)
+    sizes = op.Concat(batch, op.ints(1, at.shape[-1]), axis=0, shape=(3,))
+    return op.Expand(op.weight(at.weight_name("weight")), sizes, shape=at.shape)
+
+
+def _at_position(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.Gather(inputs[0], op.scalar(at.op.index), axis=1, shape=at.shape)
+
+
+def _unit_length(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    rows = (*at.shape[:-1], 1)
+    length = op.ReduceL2(inputs[0], op.ints(-1), keepdims=1, shape=rows)
+    return op.Div(inputs[0], op.Max(length, op.real_constant("least_length", np.array(1e-12))))
+
+
+def _dots(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    others, width = at.node.inputs[1].shape
+    turned = op.Transpose(inputs[1], perm=[1, 0], shape=(width, others))
+    return op.MatMul(inputs[0], turned, shape=at.shape)
+
+
+def _scalar(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    return op.weight(at.prefix + at.node.name)
 
 
 def _softmax(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -338,6 +377,12 @@ ONNX_OPS: dict[type[ops.Op], Lowering] = {
     ops.Concat: _concat,
     ops.Shift: _shift,
     ops.MeanPool: _mean_pool,
+    ops.PatchConvolution: _patch_convolution,
+    ops.Probe: _probe,
+    ops.AtPosition: _at_position,
+    ops.UnitLength: _unit_length,
+    ops.Dots: _dots,
+    ops.Scalar: _scalar,
     ops.Softmax: _softmax,
     ops.Largest: _largest,
     ops.Stretch: _stretch,

@@ -39,7 +39,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from rinsc.backends.onnx.contract import LOGITS, rounds_of
+from rinsc.backends.onnx.contract import rounds_of
 from rinsc.backends.onnx.form import Exit, OnnxForm
 from rinsc.backends.onnx.write.builder import BOOL, FLOAT, INT64, OpBuilder, make_value, shape_of
 from rinsc.backends.onnx.write.cache import Packing, Slots, recorded, replayed
@@ -168,9 +168,10 @@ class Walk:
         return x
 
     def head(self, x: ir.Value) -> ir.Value:
-        """The logits of the last state, in float32."""
-        logits = emit_program(self.op, self.programs.head, {"x": x})[LOGITS]
-        return logits if self.op.real == FLOAT else self.op.Cast(logits, to=FLOAT, dtype=FLOAT)
+        """The logits of the last state, or what else the head gives, in float32."""
+        name, _ = self.programs.output
+        output = emit_program(self.op, self.programs.head, {"x": x})[name]
+        return output if self.op.real == FLOAT else self.op.Cast(output, to=FLOAT, dtype=FLOAT)
 
     def visit(self, visit: Visit, x: ir.Value, slots: Slots) -> ir.Value:
         """A block's layers in order; its visits are told apart where there are several."""
