@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from rinsc import RinscError, Session, TowersSpec, to_onnx, to_torch, towers_spec
 from rinsc.backends.onnx import OnnxModel
 from rinsc.backends.torch import CompiledTowers
-from rinsc.layers import model_input
+from rinsc.layers import model_input, model_output
 from rinsc.verification import random_input
 from tests.onnx.models import TOLERANCE, all_graphs
 from tests.specs import tower_specs
@@ -73,7 +73,8 @@ def test_onnx_runtime_gives_what_pytorch_does(spec: TowersSpec) -> None:
             model.float()
         for name, output in expected.items():
             limit = max(TOLERANCE, 4 * float((output - exact[name]).abs().max()))
-            assert np.abs(found[f"{name}_logits"] - output.numpy()).max() <= limit
+            port = f"{name}_{model_output(spec.towers[name])[0]}" if name in inputs else name
+            assert np.abs(found[port] - output.numpy()).max() <= limit
 
 
 def test_names_and_weights() -> None:
