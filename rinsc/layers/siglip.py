@@ -37,15 +37,18 @@ widened = partial(mlp, function="gelu_tanh", init="xavier", bias_init="specks")
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """``image_size`` and ``patch_size`` in pixels of a side, ``channels`` of a picture."""
+    """``image_size`` and ``patch_size`` in pixels of a side, ``channels`` of a picture.
+
+    Pixels at the lower and right edges that make no patch are not read, as published models do.
+    """
 
     image_size: int = field(default=224, metadata={"small": 10})
     patch_size: int = field(default=16, metadata={"small": 2})
     channels: int = field(default=3, metadata={"small": 3})
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            message = f"patch_size {self.patch_size} does not divide image_size {self.image_size}"
+        if self.patch_size > self.image_size:
+            message = f"patch_size {self.patch_size} is more than image_size {self.image_size}"
             raise ValueError(message)
 
     @property

@@ -80,15 +80,18 @@ class Dots(Op, reach="any", needs="everything", parts="never", kept="product"):
 @dataclass(frozen=True)
 class PatchConvolution(Op, reach="any", needs="everything", parts="never", kept="product"):
     """Square patches that do not overlap, a row each: (batch, channels, height, width) to
-    (batch, seq, out_features), row by row of the picture. It has a bias."""
+    (batch, seq, out_features), row by row of the picture. It has a bias.
+
+    Pixels at the end of a side that make no patch are left out.
+    """
 
     out_features: int
     size: int
 
     def output_shape(self, *shapes: Shape) -> Shape:
         batch, _, height, width = shapes[0]
-        if static(height) % self.size or static(width) % self.size:
-            message = f"patches of {self.size} do not divide a picture of {height} x {width}"
+        if static(height) < self.size or static(width) < self.size:
+            message = f"patches of {self.size} do not fit into a picture of {height} x {width}"
             raise GraphError("patch-mismatch", message, hint="give another size of patches")
         return (batch, "seq", self.out_features)
 
@@ -97,7 +100,9 @@ class PatchConvolution(Op, reach="any", needs="everything", parts="never", kept=
         return (Param("weight", weight, "lecun"), Param("bias", (self.out_features,), "zeros"))
 
     def matmul_flops(self, *sizes: Sizes, causal: Causal) -> int:
-        return 2 * math.prod(sizes[0]) * self.out_features
+        batch, channels, height, width = sizes[0]
+        patches = (height // self.size) * (width // self.size)
+        return 2 * batch * patches * channels * self.size**2 * self.out_features
 
 
 @dataclass(frozen=True)

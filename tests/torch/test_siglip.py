@@ -264,7 +264,7 @@ def test_weights_start_as_those_of_siglip() -> None:
 @pytest.mark.parametrize(
     ("changes", "code", "text"),
     [
-        ({"image": {"patch_size": 5}}, "bad-value", "patch_size 5 does not divide image_size 12"),
+        ({"image": {"patch_size": 13}}, "bad-value", "patch_size 13 is more than image_size 12"),
         ({"image": {"context": 8}}, "context-mismatch", "context is 8"),
         ({"text": {"width": 48, "heads": 6}}, "widths-differ", "24 numbers and those of text 48"),
     ],
