@@ -4,6 +4,9 @@ WORKERS ?= 2
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+# What runs exported models outside of Python, for the tests; they are skipped where npm is not.
+NODE    := $(VENV)/node/.installed
+NODE_PACKAGE := @huggingface/transformers@4.3.2
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -12,7 +15,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(STAMP) ## make .venv and install everything, at the pinned versions
+setup: $(STAMP) $(NODE) ## make .venv and install everything, at the pinned versions
 
 # The stamp is written last, so an interrupted installation is taken up again.
 $(STAMP): pyproject.toml constraints.txt
@@ -21,6 +24,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Without the scripts of packages, which fetch what no test uses.
+$(NODE): $(STAMP) Makefile
+	@mkdir -p $(@D)
+	@if command -v npm >/dev/null; then \
+		npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund --silent $(NODE_PACKAGE) \
+		|| echo "npm cannot install $(NODE_PACKAGE); its tests are skipped" >&2; fi
 	@touch $@
 
 demo: setup ## train (A^3)B and AB at equal FLOPs, export to ONNX, compare

@@ -207,7 +207,7 @@ def compile_(
         done = write(TorchForm(plain, cache))
     elif to == "hf":
         onnx.refuse("a model of transformers", cache=cache)
-        done = write(HfForm(plain))
+        done = write(HfForm(plain, dial=written_out == "dynamic"))
     else:
         done = write(onnx.form(written_out, cache=cache), **onnx.settings)
         if not json:

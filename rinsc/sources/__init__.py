@@ -1,11 +1,13 @@
 """Foreign checkpoints: their config as our spec, their tensors under our names, both ways.
 
-A family is one file with one `Family`, and a line in `FAMILIES`.
+A family is one file with one `Family`, or one `TowersFamily` of several towers, and a line in
+`FAMILIES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from rinsc.errors import SpecError, did_you_mean
 from rinsc.sources.family import (
@@ -18,26 +20,60 @@ from rinsc.sources.family import (
 )
 from rinsc.sources.llama import LLAMA
 from rinsc.sources.qwen3 import QWEN3
+from rinsc.sources.siglip import REFUSED, SIGLIP
+from rinsc.sources.towers import (
+    TowersFamily,
+    towers_config_from_graph,
+    towers_names_from_graph,
+    towers_spec_from_config,
+    towers_tensors_by_our_names,
+)
 
+AnyFamily: TypeAlias = Family | TowersFamily
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (LLAMA, QWEN3)}
+TOWERS: Mapping[str, TowersFamily] = {SIGLIP.model_type: SIGLIP}
 
 __all__ = [
     "FAMILIES",
+    "SIGLIP",
+    "TOWERS",
+    "AnyFamily",
     "Family",
+    "TowersFamily",
+    "any_family_of",
     "config_from_spec",
     "family_of",
     "spec_from_config",
     "tensor_names",
     "tensors_by_our_names",
     "tensors_by_their_names",
+    "towers_config_from_graph",
+    "towers_names_from_graph",
+    "towers_spec_from_config",
+    "towers_tensors_by_our_names",
 ]
 
 
 def family_of(config: Mapping[str, object]) -> Family:
-    """The family of a ``config.json``; raises `SpecError` for one that is not known."""
+    """The family of a ``config.json``; raises `SpecError` for one that is not known, and for one
+    of several towers."""
+    family = any_family_of(config)
+    if isinstance(family, TowersFamily):
+        message = f"a {family.model_type} has several towers"
+        hint = "read it with towers_spec_from_config and towers_tensors_by_our_names"
+        raise SpecError("several-towers", message, place="config.json: model_type", hint=hint)
+    return family
+
+
+def any_family_of(config: Mapping[str, object]) -> AnyFamily:
+    """The family of a ``config.json``, of one tower or several; raises `SpecError`."""
     model_type = config.get("model_type")
-    if isinstance(model_type, str) and model_type in FAMILIES:
-        return FAMILIES[model_type]
+    known: Mapping[str, AnyFamily] = {**FAMILIES, **TOWERS}
+    if isinstance(model_type, str) and model_type in known:
+        return known[model_type]
     message = f"models of the type {model_type!r:.60} cannot be read"
-    hint = did_you_mean(str(model_type)[:60], FAMILIES)
+    hint = did_you_mean(str(model_type)[:60], known)
+    if isinstance(model_type, str) and model_type in REFUSED:
+        message = f"{message}: {REFUSED[model_type]}"
+        hint = "name the folder of a SiglipModel, with both towers and a fixed resolution"
     raise SpecError("unknown-family", message, place="config.json: model_type", hint=hint)

@@ -12,13 +12,13 @@ A Llama of two layers as the signature ``A``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from rinsc.errors import CheckpointError, Problem, SpecError, listed
-from rinsc.graph import BlockGraph, build_graph
-from rinsc.layers import weight_shapes
+from rinsc.graph import BlockGraph, Visit, build_graph
+from rinsc.layers import trace_programs, weight_shapes
 from rinsc.layers.weight_names import block_weights
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax.tree import Signature
@@ -42,8 +42,28 @@ class Array(Protocol):
     @property
     def shape(self) -> Any: ...
 
+    def __getitem__(self, rows: slice, /) -> Self: ...
+
 
 Tensor = TypeVar("Tensor", bound=Array)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of ``of`` equal shares of the rows of a tensor, as queries are of ``in_proj_weight``."""
+
+    name: str
+    index: int = 0
+    of: int = 1
+
+    def shape(self, own: Sequence[int]) -> tuple[int, ...]:
+        """That of the whole tensor, where ``own`` is that of the share."""
+        return (own[0] * self.of, *own[1:]) if self.of > 1 else tuple(own)
+
+    def taken(self, tensor: Tensor) -> Tensor:
+        """The share; the tensor itself where it is all of it."""
+        rows = tensor.shape[0] // self.of if self.of > 1 else 0
+        return tensor[self.index * rows : (self.index + 1) * rows] if self.of > 1 else tensor
 
 
 @dataclass(frozen=True)
@@ -56,15 +76,16 @@ class Family:
     key means; ``settings`` are those of the kind. ``ignored`` change no logits. ``more`` reads
     what a single key does not say: it gives keys of a spec, and raises `SpecError`; ``more_config``
     is its way back. ``frame`` and ``layer`` are our names of tensors and theirs, with ``{layer}``
-    for the number in the stack.
+    for the number in the stack. ``constants`` are tensors that hold what the config says already.
     """
 
     model_type: str
     kind: str
     dimensions: Mapping[str, str]
     required: Mapping[str, object]
-    frame: Mapping[str, str]
+    frame: Mapping[str, str | Share]
     layer: Mapping[str, str]
+    constants: frozenset[str] = frozenset()
     defaults: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
@@ -81,17 +102,23 @@ def spec_from_config(
     Raises `SpecError` for a key that is missing, for a value that our kind does not compute, and
     for a key that is not known: nothing is left out in silence.
     """
-    problems = [*_missing(family, config), *_unsupported(family, config), *_unknown(family, config)]
+    problems = list(config_problems(family, config))
     if problems:
         raise SpecError.of(*problems)
+    return model_spec(signature, **spec_values(family, config))
+
+
+def spec_values(family: Family, config: Mapping[str, object]) -> dict[str, Any]:
+    """What a config that is honoured says, under the keys of a spec."""
     values: dict[str, Any] = {"kind": family.kind, **family.more(config)}
     if family.settings:
         values["settings"] = {family.kind: dict(family.settings)}
     for ours, theirs in family.dimensions.items():
-        value = config.get(theirs, family.defaults.get(theirs))
+        value = config.get(theirs)
+        value = family.defaults.get(theirs) if value is None else value
         if value is not None:
             values[ours] = value
-    return model_spec(signature, **values)
+    return values
 
 
 def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
@@ -111,6 +138,11 @@ def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
         message = f"'{spec.text}' has other settings of {family.kind} than a {family.model_type}"
         hint = f"its settings are {dict(family.settings)}"
         raise SpecError("not-a-plain-stack", message, place="settings", hint=hint)
+    return stack_config(family, spec)
+
+
+def stack_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
+    """The foreign config of a spec that is one of the family."""
     own = {theirs: getattr(spec, ours) for ours, theirs in family.dimensions.items()}
     return {
         "model_type": family.model_type,
@@ -122,11 +154,16 @@ def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
 
 def tensor_names(family: Family, graph: BlockGraph) -> dict[str, str]:
     """Their name of each of our tensors; layers are counted over the blocks in their order."""
+    return {ours: share.name for ours, share in tensor_shares(family, graph).items()}
+
+
+def tensor_shares(family: Family, graph: BlockGraph) -> dict[str, Share]:
+    """`tensor_names`, with what of the tensor is ours."""
     names = {name: family.frame[name] for name in weight_shapes(graph) if name in family.frame}
     for index, prefix in enumerate(_layer_prefixes(graph)):
         for ours, theirs in family.layer.items():
             names[prefix + ours] = theirs.format(layer=index)
-    return names
+    return {n: Share(whole) if isinstance(whole, str) else whole for n, whole in names.items()}
 
 
 def tensors_by_our_names(
@@ -137,22 +174,34 @@ def tensors_by_our_names(
     Raises `CheckpointError` for tensors that are missing, that nothing takes, or of another shape.
     A matrix that is tied may stand there again under its second name.
     """
-    names, shapes = tensor_names(family, graph), weight_shapes(graph)
-    problems = []
-    for ours, theirs in names.items():
-        if theirs not in tensors:
-            problems.append(_problem("missing-tensor", f"'{theirs}' is not there"))
-        elif tuple(tensors[theirs].shape) != tuple(shapes[ours]):
-            message = f"'{theirs}' has the shape {tuple(tensors[theirs].shape)}"
-            problems.append(_problem("other-shape", f"{message}, not {tuple(shapes[ours])}"))
     tied = family.frame.get("head.weight") if graph.spec.tied_embedding else None
-    surplus = sorted(tensors.keys() - set(names.values()) - {tied})
+    constants = {*family.constants, *([tied] if isinstance(tied, str) else [])}
+    return fitting(tensor_shares(family, graph), weight_shapes(graph), tensors, constants)
+
+
+def fitting(
+    shares: Mapping[str, Share],
+    shapes: Mapping[str, Sequence[int]],
+    tensors: Mapping[str, Tensor],
+    constants: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """The ``tensors`` under our names, of which ``shares`` are theirs and ``shapes`` what they must
+    be; raises `CheckpointError` where they are not."""
+    problems = []
+    for ours, share in shares.items():
+        expected = share.shape(shapes[ours])
+        if share.name not in tensors:
+            problems.append(_problem("missing-tensor", f"'{share.name}' is not there"))
+        elif tuple(tensors[share.name].shape) != expected:
+            message = f"'{share.name}' has the shape {tuple(tensors[share.name].shape)}"
+            problems.append(_problem("other-shape", f"{message}, not {expected}"))
+    surplus = sorted(tensors.keys() - {share.name for share in shares.values()} - set(constants))
     if surplus:
         named = listed([f"'{name}'" for name in surplus], MOST_NAMES)
         problems.append(_problem("surplus-tensor", f"nothing takes {named}"))
     if problems:
-        raise CheckpointError.of(*problems[:MOST_NAMES])
-    return {ours: tensors[theirs] for ours, theirs in names.items()}
+        raise CheckpointError.of(*list(dict.fromkeys(problems))[:MOST_NAMES])
+    return {ours: share.taken(tensors[share.name]) for ours, share in shares.items()}
 
 
 def tensors_by_their_names(
@@ -162,10 +211,66 @@ def tensors_by_their_names(
     return {theirs: tensors[ours] for ours, theirs in tensor_names(family, graph).items()}
 
 
+def executed_names(family: Family, graph: BlockGraph) -> dict[str, list[str]]:
+    """Which of our tensors each of theirs is made of, one below the other, where each layer that
+    runs is one of theirs: what is visited twice stands there twice.
+
+    Raises `SpecError` for a graph whose loops do more than run their bodies, and for layers that
+    are not those of the family.
+    """
+    problem = _why_not_plain(family, graph)
+    if problem is not None:
+        hint = "such a model has no form without the code that brings it"
+        raise SpecError("not-a-plain-stack", f"'{graph.spec.text}' {problem}", hint=hint)
+    names: dict[str, list[str]] = {}
+    shares = tensor_shares(family, graph)
+    frame = {ours: share for ours, share in shares.items() if ours in family.frame}
+    for ours, share in sorted(frame.items(), key=lambda item: item[1].index):
+        names.setdefault(share.name, []).append(ours)
+    for index, layer in enumerate(_executed_layers(graph)):
+        for own, ours in layer.items():
+            names[family.layer[own].format(layer=index)] = [ours]
+    return names
+
+
+def _why_not_plain(family: Family, graph: BlockGraph) -> str | None:
+    kinds = {block.kind for block in graph.blocks.values()}
+    layers = {own for layer in _executed_layers(graph) for own in layer}
+    if any(not isinstance(step, Visit) for step in graph.steps()):
+        return "has rounds that do more than run their blocks again"
+    if graph.spec.kind != family.kind:
+        return f"is a {graph.spec.kind}, not a {family.kind}"
+    if layers != family.layer.keys():
+        return f"has other layers than those of {family.model_type}: {', '.join(sorted(kinds))}"
+    return None
+
+
+def _executed_layers(graph: BlockGraph) -> Iterator[dict[str, str]]:
+    """For each layer that runs, the names of its tensors within it and in the model."""
+    programs = trace_programs(graph.spec)
+    for visit in graph.visits():
+        weights, block = block_weights(graph, visit.block), graph.blocks[visit.block]
+        indices = range(block.layers)
+        for index in reversed(indices) if visit.reverse else indices:
+            names = {
+                param.name: weights.prefix(index, node) + param.name
+                for node in programs.layers[visit.block][index].nodes
+                for param in node.params
+            }
+            yield from [names] * visit.each
+
+
 def _layer_prefixes(graph: BlockGraph) -> Iterator[str]:
     for name, block in graph.blocks.items():
         weights = block_weights(graph, name)
         yield from (weights.layer(index) for index in range(block.layers))
+
+
+def config_problems(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:
+    """Keys that are missing, that our kind does not compute, and that are not known."""
+    yield from _missing(family, config)
+    yield from _unsupported(family, config)
+    yield from _unknown(family, config)
 
 
 def _missing(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from rinsc.errors import CheckpointError, GraphError
-from rinsc.graph import Rounds, build_graph, resolve_rounds
+from rinsc.graph import Rounds, build_graph
 from rinsc.graph.rounds import plain_rounds
+from rinsc.graph.towers_graph import rounds_of
 from rinsc.layers import model_input
 from rinsc.spec import ModelSpec, model_spec, spec_from_values
+from rinsc.spec.reading import towers_from_values
 from rinsc.storage.files import file_digest, read_json
 from rinsc.storage.weights_digest import is_config_changed
 from rinsc.training.run_folder import RunFolder
 
 MODEL_TYPE = "rinsc"  # of RinscConfig
+TOWERS_TYPE = "rinsc_siglip"  # of RinscSiglipConfig
+MODEL_TYPES = (MODEL_TYPE, TOWERS_TYPE)
 ADAPTER = "adapter_config.json"  # of PEFT
 SOFT_PROMPTS = ("PROMPT", "P_TUNING", "PREFIX", "CPT", "CARTRIDGE")  # within names of its methods
 
@@ -31,14 +35,20 @@ def is_saved_model(folder: RunFolder) -> bool:
         values = read_json(folder.hf_config)
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
+    return isinstance(values, dict) and values.get("model_type") in MODEL_TYPES
 
 
 def folder_spec(folder: RunFolder) -> ModelSpec:
-    """The spec of a run or of a saved model; raises SpecError, and CheckpointError."""
+    """The spec of a run or of a saved model; raises SpecError, and CheckpointError.
+
+    A folder of towers has that of towers, which few callers take.
+    """
     if folder.model_spec.is_file():
         return model_spec(folder.model_spec)
-    return spec_from_values(_config(folder).get("spec"), str(folder.hf_config))
+    config, location = _config(folder), str(folder.hf_config)
+    if config.get("model_type") == TOWERS_TYPE and isinstance(config.get("spec"), dict):
+        return towers_from_values(config["spec"], location)  # type: ignore[return-value]
+    return spec_from_values(config.get("spec"), location)
 
 
 def saved_rounds(folder: RunFolder) -> Rounds:
@@ -50,7 +60,7 @@ def saved_rounds(folder: RunFolder) -> Rounds:
         return None
     rounds: Rounds = plain_rounds(_config(folder).get("rounds"))
     try:
-        resolve_rounds(build_graph(folder_spec(folder)), rounds)
+        rounds_of(build_graph(folder_spec(folder)), rounds)
     except GraphError as error:
         location = str(folder.hf_config)
         problems = (replace(problem, place=location) for problem in error.problems)

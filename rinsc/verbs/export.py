@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from rinsc.backends.onnx.contract import Key
 from rinsc.backends.onnx.form import OnnxForm
 from rinsc.errors import (
     CheckpointError,
-    OutputError,
     UsageError,
     did_you_mean,
     option_values,
@@ -25,7 +23,8 @@ from rinsc.layers.kind import takes_pictures
 from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import rounded_bytes
 from rinsc.spec import TowersSpec
-from rinsc.storage.files import check_writable, parse_json, read_json, write_atomically
+from rinsc.storage.files import check_writable, read_json, write_atomically
+from rinsc.verbs.export_towers import export_towers
 from rinsc.verbs.forms import (
     FORMS,
     FRESH,
@@ -33,6 +32,7 @@ from rinsc.verbs.forms import (
     Form,
     HfForm,
     TorchForm,
+    check_no_run,
     hf_facts,
     in_place_of,
     said_written,
@@ -98,8 +98,9 @@ def export(
     spec: object = source.spec
     if isinstance(spec, TowersSpec):
         refused = [name for name, value in onnx_settings.items() if value]
-        refused += [setting("overwrite")] * overwrite
-        return _export_towers(source, spec, text, chosen, shown, refused=refused)
+        return export_towers(
+            *(source, spec, text, chosen, shown), refused=refused, overwrite=overwrite
+        )
     if not isinstance(chosen, OnnxForm):
         _refuse([name for name, value in onnx_settings.items() if value], chosen)
     _check_rounds(source, chosen)
@@ -170,61 +171,6 @@ def _export_torch(
     return Exported(path, {path: size}, form, model.spec.text, form.rounds)
 
 
-def _export_towers(
-    model: Model,
-    spec: TowersSpec,
-    output: str,
-    form: Form,
-    progress: Progress,
-    *,
-    refused: Sequence[str],
-) -> Exported:
-    """The file of all towers; ``refused`` are settings that were given and mean nothing here."""
-    path, graph = Path(output), build_graph(spec)
-    if isinstance(form, HfForm):
-        raise _several_towers(
-            "transformers has no model of several towers of ours", "write torch or onnx"
-        )
-    settings = list(refused)
-    if not isinstance(form, OnnxForm):
-        settings += ["cache"] * form.cache + ["rounds"] * (form.rounds is not None)
-        settings += ["weights"] * (model.weights is not None)
-    if settings:
-        message = f"a model of several towers takes no {', '.join(settings)} in this form"
-        raise _several_towers(message, "leave that out, or export one tower alone")
-    if not isinstance(form, OnnxForm):
-        require("torch")
-        from rinsc.backends.torch import emit_towers
-
-        check_writable(path)
-        write_atomically(path, emit_towers(graph))
-        progress.line(f"wrote {path} ({rounded_bytes(path.stat().st_size)})")
-        return Exported(path, {path: path.stat().st_size}, form, spec.text)
-    if path.is_dir() or not path.suffix:
-        message = "several towers are written to one file, and this names a folder"
-        raise _several_towers(message, f"name the file: -o {path.name or 'model'}.onnx")
-    require("torch", "safetensors", "onnx_ir", "numpy")
-    from rinsc.backends.onnx import to_onnx
-    from rinsc.backends.onnx.integrity import data_files
-    from rinsc.backends.onnx.write.export import plan_towers
-
-    with option_values():
-        plan_towers(graph, form)
-    check_writable(path)
-    if not model.has_weights:
-        progress.note(FRESH)
-    written = to_onnx(model.compiled(), form)
-    written.save(path)
-    files = {file: file.stat().st_size for file in [path, *sorted(data_files(path))]}
-    progress.line(f"wrote {path} ({rounded_bytes(sum(files.values()))})")
-    rounds = parse_json(written.metadata[Key.ROUNDS])
-    return Exported(path, files, form, spec.text, rounds, dict(written.metadata))
-
-
-def _several_towers(message: str, hint: str) -> UsageError:
-    return UsageError("several-towers", message, hint=hint)
-
-
 def export_hf(
     model: Model, output: Path, form: HfForm, progress: Progress, *, overwrite: bool
 ) -> Exported:
@@ -253,16 +199,6 @@ def _write_hf(model: Model, output: Path, form: HfForm, progress: Progress) -> E
         progress.note(FRESH)
     sizes = {path: path.stat().st_size for path in written}
     return Exported(output, sizes, form, model.spec.text, lm.config.rounds_of())
-
-
-def check_no_run(path: Path) -> None:
-    """Raises OutputError for the folder of a training run, which no model takes the place of."""
-    from rinsc.training.run_folder import RunFolder
-
-    if RunFolder(path).model_spec.exists():
-        message = "the folder holds a training run; a model folder is one of its own"
-        hint = "choose another folder"
-        raise OutputError("run-exists", message, place=str(path), hint=hint)
 
 
 def _hosted(model: Model, rounds: Rounds) -> RinscForCausalLM | RinscForImageClassification:

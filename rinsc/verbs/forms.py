@@ -55,10 +55,12 @@ class TorchForm:
 class HfForm:
     """A folder that transformers loads with ``trust_remote_code=True``, where there is no rinsc.
 
-    ``rounds`` are those that run where a pass asks for no others; None for those written.
+    ``rounds`` are those that run where a pass asks for no others; None for those written. Two
+    towers of SigLIP become a ``SiglipModel`` at these rounds, unless they keep a ``dial``.
     """
 
     rounds: Rounds = None
+    dial: bool = False
 
 
 Form: TypeAlias = OnnxForm | TorchForm | HfForm
@@ -145,6 +147,16 @@ def said_written(folder: Path, files: Sequence[Path]) -> str:
     size = rounded_bytes(sum(path.stat().st_size for path in files))
     names = ", ".join(path.name for path in files)
     return f"wrote {folder}{os.sep} ({size}: {names})"
+
+
+def check_no_run(path: Path) -> None:
+    """Raises OutputError for the folder of a training run, which no model takes the place of."""
+    from rinsc.training.run_folder import RunFolder
+
+    if RunFolder(path).model_spec.exists():
+        message = "the folder holds a training run; a model folder is one of its own"
+        hint = "choose another folder"
+        raise OutputError("run-exists", message, place=str(path), hint=hint)
 
 
 @contextmanager

@@ -18,16 +18,30 @@ from typing import TYPE_CHECKING, Any
 from rinsc.errors import CheckpointError, UsageError, listed, setting
 from rinsc.extras import require
 from rinsc.progress import Progress, ShownProgress
-from rinsc.sources import family_of, spec_from_config, tensors_by_our_names
+from rinsc.sources import (
+    TowersFamily,
+    any_family_of,
+    spec_from_config,
+    tensors_by_our_names,
+    towers_spec_from_config,
+    towers_tensors_by_our_names,
+)
 from rinsc.storage.files import read_json, read_regular
-from rinsc.training.saved_model import MODEL_TYPE
-from rinsc.verbs.forms import Exported, HfForm, hf_facts, in_place_of, said_written
+from rinsc.training.saved_model import MODEL_TYPES
+from rinsc.verbs.forms import (
+    Exported,
+    HfForm,
+    check_no_run,
+    hf_facts,
+    in_place_of,
+    said_written,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from rinsc.sources import Family
-    from rinsc.spec import ModelSpec
+    from rinsc.sources import AnyFamily
+    from rinsc.spec import ModelSpec, TowersSpec
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.bin.index.json")
@@ -67,8 +81,9 @@ def import_model(
         raise UsageError("usage", message, hint="name the folder to write")
     checkpoint = Checkpoint.of(folder, signature)
     require("torch", "safetensors", "transformers")
+    if isinstance(checkpoint.family, TowersFamily):
+        return checkpoint.write_towers(output, shown, overwrite=overwrite)
     from rinsc.backends.hf.folder import check_standalone_folder
-    from rinsc.verbs.export import check_no_run
 
     with in_place_of(output, lambda: hf_facts(None), overwrite=overwrite):
         check_no_run(output)
@@ -82,25 +97,48 @@ class Checkpoint:
 
     folder: Path
     config: Mapping[str, Any]
-    family: Family
-    spec: ModelSpec
+    family: AnyFamily
+    spec: ModelSpec | TowersSpec
 
     @classmethod
     def of(cls, folder: Path, signature: str | None) -> Checkpoint:
         config = _config(folder)
-        family = family_of(config)
-        text = "A" if signature is None else signature
-        return cls(folder, config, family, spec_from_config(family, config, text))
+        family = any_family_of(config)
+        spec: ModelSpec | TowersSpec
+        if isinstance(family, TowersFamily):
+            spec = towers_spec_from_config(family, config, signature)
+        else:
+            spec = spec_from_config(family, config, "A" if signature is None else signature)
+        return cls(folder, config, family, spec)
 
     def write(self, output: Path, progress: Progress) -> Exported:
         """Fill the folder, and say what it holds."""
+        spec: Any = self.spec  # of one tower
         tensors = self.tensors(_weights(self.folder))
         ids = {key: self.config[key] for key in TOKEN_IDS if key in self.config}
         return write_model(
-            *(self.spec, tensors, ids, carried(self.folder), output),
+            *(spec, tensors, ids, carried(self.folder), output),
             precision=_number_format(tensors, self.folder),
             progress=progress,
         )
+
+    def write_towers(self, output: Path, progress: Progress, *, overwrite: bool) -> Exported:
+        """The same of several towers."""
+        import torch
+
+        from rinsc.backends.torch import to_torch
+        from rinsc.verbs.export_towers import FilesBeside, own_contents, write_contents
+
+        files = carried(self.folder)
+        tensors = self.tensors(_weights(self.folder))
+        spec: Any = self.spec
+        with torch.device("meta"):
+            module = to_torch(spec)
+        own = {name: tensors[module.stored_name(name)] for name in module.state_dict()}
+        module.to(_number_format(tensors, self.folder)).load_state_dict(own, assign=True)
+        contents = own_contents(module, None, FilesBeside.of(files, spec))
+        sizes = write_contents(contents, output, progress, overwrite=overwrite)
+        return Exported(output, sizes, HfForm(dial=True), spec.text, contents.rounds)
 
     def tensors(self, weights: Path) -> dict[str, torch.Tensor]:
         """The tensors under our names; raises `CheckpointError` before one of them is read."""
@@ -109,9 +147,13 @@ class Checkpoint:
 
         with checked_weights(weights), open_weights(weights) as file:
             shapes = {name: _Header(name, file) for name in file.keys()}  # noqa: SIM118
+            graph: Any = build_graph(self.spec)
             with _errors_at(weights):
-                ours = tensors_by_our_names(self.family, build_graph(self.spec), shapes)
-            return {name: file.get_tensor(header.name) for name, header in ours.items()}
+                if isinstance(self.family, TowersFamily):
+                    ours = towers_tensors_by_our_names(self.family, graph, shapes)
+                else:
+                    ours = tensors_by_our_names(self.family, graph, shapes)
+            return {name: header.read() for name, header in ours.items()}
 
 
 def write_model(
@@ -144,14 +186,22 @@ def write_model(
 
 @dataclass(frozen=True)
 class _Header:
-    """A tensor that is not read: its name and where it is."""
+    """A tensor that is not read, or some of its rows: its name and where it is."""
 
     name: str
     file: Any
+    rows: slice | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.file.get_slice(self.name).get_shape())
+
+    def __getitem__(self, rows: slice, /) -> _Header:
+        return _Header(self.name, self.file, rows)
+
+    def read(self) -> torch.Tensor:
+        tensor: torch.Tensor = self.file.get_tensor(self.name)
+        return tensor if self.rows is None else tensor[self.rows].clone()
 
 
 @contextmanager
@@ -181,7 +231,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         message, hint = "the config.json holds no object", "restore the file"
         raise CheckpointError("cannot-read", message, place=str(path), hint=hint)
-    if config.get("model_type") == MODEL_TYPE:
+    if config.get("model_type") in MODEL_TYPES:
         message = "this is a model of rinsc already"
         hint = "every command takes the folder as it is"
         raise CheckpointError("own-model", message, place=str(folder), hint=hint)

@@ -172,9 +172,10 @@ class Model:
         import torch
 
         from rinsc.backends.torch import CompiledModule, load_weights, to_torch
+        from rinsc.backends.torch.module import CompiledTowers
 
-        if isinstance(self.module, CompiledModule):
-            return self.module
+        if isinstance(self.module, CompiledModule | CompiledTowers):
+            return self.module  # type: ignore[return-value]  # whose caller has seen the spec
         if self.module is not None:  # of transformers, which holds the same weights
             module = to_torch(self.spec)
             module.load_state_dict(self.module.state_dict())

@@ -161,7 +161,7 @@ def retrofit(
         raise UsageError("usage", message, place=str(output), hint="choose another folder")
     from rinsc.backends.hf.folder import check_standalone_folder
     from rinsc.backends.torch.weight_files import tensors_in
-    from rinsc.verbs.export import check_no_run
+    from rinsc.verbs.forms import check_no_run
 
     with in_place_of(output, lambda: hf_facts(None), overwrite=overwrite):
         check_no_run(output)

@@ -150,8 +150,9 @@ class _UnitCosts:
 
 
 LINE = 100
+SPELLING = (getsource(spelled_rounds), "", getsource(plain_rounds))
 
-_ERRORS = '''
+ERRORS = '''
 def cannot_run(code: str, message: str, hint: str, place: str | None = None) -> ValueError:
     """The error for what a model cannot do."""
     return ValueError(f"{message}; {hint}")
@@ -272,8 +273,7 @@ def facts_source(config: RinscConfig) -> str:
         executed_layers=_body([*total(graph, executed_layers(graph)), "return layers"]),
     )
     facts += _pictures(config) if is_of_pictures(config) else _language(config)
-    spelling = [getsource(spelled_rounds), "", getsource(plain_rounds)]
-    return "\n".join([*lines, "", "", *spelling, ""]) + _ERRORS + facts
+    return "\n".join([*lines, "", "", *SPELLING, ""]) + ERRORS + facts
 
 
 def is_of_pictures(config: RinscConfig) -> bool:

@@ -50,7 +50,7 @@ LANGUAGE_MODULES = (*SHARED_MODULES, "rinsc.backends.hf.caching", "rinsc.backend
 PICTURE_MODULES = (*SHARED_MODULES, "rinsc.backends.hf.classifier")
 WIDTH = 100
 
-_TITLE = '''"""A recursive-depth {what} for transformers, which rinsc compiled of:
+TITLE = '''"""A recursive-depth {what} for transformers, which rinsc compiled of:
 
 {signature}
 
@@ -65,7 +65,7 @@ from __future__ import annotations
 
 def standalone_source(config: RinscConfig) -> str:
     """The file; the same for every config of one spec."""
-    imports = _Imports()
+    imports = Imports()
     pictures = is_of_pictures(config)
     source = emit_source(config.graph, hosted=not pictures, recomputing=pictures)
     emitted = imports.without(source)
@@ -73,7 +73,7 @@ def standalone_source(config: RinscConfig) -> str:
     imports.add("typing", "Any", "Literal", "TypeAlias")
     imports.add("collections.abc", "Mapping")
     modules = PICTURE_MODULES if pictures else LANGUAGE_MODULES
-    own = [imports.without(_text(module)) for module in modules]
+    own = [imports.without(module_text(module)) for module in modules]
     what, auto, calls = (
         ("classifier of pictures", "AutoModelForImageClassification", "a forward pass")
         if pictures
@@ -83,14 +83,14 @@ def standalone_source(config: RinscConfig) -> str:
             "a forward pass and of ``generate``",
         )
     )
-    signature = _wrapped(config.graph.spec.text)
-    title = _TITLE.format(signature=signature, what=what, auto=auto, calls=calls)
+    signature = wrapped(config.graph.spec.text)
+    title = TITLE.format(signature=signature, what=what, auto=auto, calls=calls)
     body = "\n\n\n".join(text.strip("\n") for text in (emitted, facts, *own))
     blank = "\n" * (1 + body.startswith(("class ", "def ", "@")))
     return f"{title}\n{imports.text()}{blank}{body}\n"
 
 
-def _text(module: str) -> str:
+def module_text(module: str) -> str:
     """Our own module, without the remarks that its type checker needs."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:
@@ -99,14 +99,14 @@ def _text(module: str) -> str:
     return re.sub(r"  # type: ignore\[[a-z, -]+\]", "", text)
 
 
-def _wrapped(signature: str) -> str:
+def wrapped(signature: str) -> str:
     """The signature as lines of a docstring."""
     lines = wrap(signature, WIDTH - 4, break_on_hyphens=False)
     return "\n".join(f"    {line}" for line in lines)
 
 
 @dataclass
-class _Imports:
+class Imports:
     """What the parts import, gathered and sorted as a linter wants them."""
 
     whole: set[str] = field(default_factory=set)

@@ -20,6 +20,7 @@ from rinsc.errors import CheckpointError, Problem, RinscError
 from rinsc.fingerprints import fingerprint
 from rinsc.graph.build import model_differences
 from rinsc.spec import ModelSpec, TowersSpec, spec_from_values, spec_to_toml
+from rinsc.spec.reading import towers_from_values
 from rinsc.storage.files import atomic_path, parse_json, parse_toml, read_json
 from rinsc.storage.weights_digest import DIGEST_KEY, NO_DIGEST, is_damaged, sign_weights
 
@@ -81,6 +82,16 @@ def stored_state(
     return dict(state)
 
 
+def _under_stored_names(
+    model: CompiledModule | HostedModule | CompiledTowers, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The tensors of a file as `stored_state` names them: transformers names the tower of each."""
+    if not isinstance(model, CompiledTowers):
+        return tensors
+    own = model.state_dict().keys()
+    return {model.stored_name(n) if n in own else n: tensor for n, tensor in tensors.items()}
+
+
 def _own_names(
     model: CompiledModule | HostedModule | CompiledTowers, tensors: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
@@ -129,6 +140,7 @@ def load_weights(model: CompiledModule | HostedModule | CompiledTowers, path: st
     with checked_weights(path), open_weights(path) as file:
         facts = _facts((file.metadata() or {}).get(METADATA_KEY, "{}")) or _facts_beside(path)
         tensors = _without_host({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        tensors = _under_stored_names(model, tensors)
     _require_same_model(model, facts, tensors, path)
     tensors = _own_names(model, tensors)
     if any(weight.is_meta for weight in model.parameters()):
@@ -247,11 +259,15 @@ def _facts_beside(path: Path) -> dict[str, Any]:
     """What the ``config.json`` beside a file says, where it is of a model of ours: neither a file
     of transformers nor a single shard says whose weights it has."""
     try:
-        config = read_json(path.with_name("config.json"))
-        spec = spec_from_values(config["spec"])
+        spec = _spec_from_values(read_json(path.with_name("config.json"))["spec"])
     except (OSError, ValueError, LookupError, TypeError, RinscError):
         return {}
     return {"fingerprint": fingerprint(spec), "spec": spec_to_toml(spec)}
+
+
+def _spec_from_values(values: Any) -> ModelSpec | TowersSpec:
+    has_towers = isinstance(values, Mapping) and "towers" in values
+    return towers_from_values(values) if has_towers else spec_from_values(values)
 
 
 def _require_same_model(

@@ -152,9 +152,18 @@ def _towers_to_onnx(
         prefix = f"{name}."
         own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         graphs[name] = plan.write(own, moments).ir.graph
+    metadata = towers_metadata(graph, form, plans)
+    shapes = join_shapes(graph.spec)
+    return OnnxModel(onnx_model(merged(graphs, graph, matching_weights(shapes, joint)), metadata))
+
+
+def towers_metadata(
+    graph: TowersGraph, form: OnnxForm, plans: Mapping[str, OnnxPlan]
+) -> dict[str, str]:
+    """What the file of several towers says of itself."""
     counts = tower_rounds(graph, form.count)
     rounds = {dial_of(t, loop): n for t, own in counts.items() for loop, n in own.items()}
-    metadata: dict[str, str] = {
+    return {
         **next(iter(plans.values())).metadata,
         Key.SIGNATURE: graph.spec.text,
         Key.SPEC: spec_to_toml(graph.spec),
@@ -162,8 +171,6 @@ def _towers_to_onnx(
         Key.ROUNDS: json.dumps(rounds),
         Key.FINGERPRINT: fingerprint(graph.spec),
     }
-    shapes = join_shapes(graph.spec)
-    return OnnxModel(_model(merged(graphs, graph, matching_weights(shapes, joint)), metadata))
 
 
 def plan_towers(graph: TowersGraph, form: OnnxForm) -> dict[str, OnnxPlan]:
@@ -185,7 +192,7 @@ def plan_towers(graph: TowersGraph, form: OnnxForm) -> dict[str, OnnxPlan]:
     return plans
 
 
-def _model(graph: ir.Graph, metadata: Mapping[str, str]) -> ir.Model:
+def onnx_model(graph: ir.Graph, metadata: Mapping[str, str]) -> ir.Model:
     return ir.Model(
         graph,
         ir_version=IR_VERSION,
@@ -212,7 +219,7 @@ class OnnxPlan:
     ) -> OnnxModel:
         """The model; raises `CheckpointError` for weights of another one."""
         graph = emit_graph(self.graph, weights_of(self.source, weights), self.form, moments)
-        model = _model(graph, self.metadata)
+        model = onnx_model(graph, self.metadata)
         if self.form.fused:
             fuse_skip_norms(model.graph)
             RemoveUnusedNodesPass()(model)
