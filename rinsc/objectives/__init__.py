@@ -7,6 +7,7 @@ that was held out. Training, budgets, results and plots know the protocol alone.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -221,6 +222,18 @@ class Objective(Protocol):
 
     def measured_on(self, examples: int, part: Part) -> str:
         """What the figures of so many held-out examples are of, in words."""
+
+
+Z_95 = 1.959963984540054  # of a normal distribution, for an interval of 95 %
+
+
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """Of 95 % around the share ``correct / count``: what another draw of as many may give."""
+    share = correct / count
+    middle = share + Z_95**2 / (2 * count)
+    half = Z_95 * math.sqrt(share * (1 - share) / count + Z_95**2 / (4 * count**2))
+    whole = 1 + Z_95**2 / count
+    return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
 
 
 def percent(value: float) -> str:

@@ -28,12 +28,11 @@ from rinsc.errors import SpecError, plural, setting
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import Rounds
 from rinsc.layers import model_input
-from rinsc.objectives import OBJECTIVES, Observe, Part, Pieces, Request, Settings
+from rinsc.objectives import OBJECTIVES, Observe, Part, Pieces, Request, Settings, wilson_interval
 from rinsc.spec import ModelSpec
 
 MOST_PATCHES = 64  # that a picture is cut into where the model does not say how
 EVALUATION_BATCH = 256
-Z_95 = 1.959963984540054  # of a normal distribution, for an interval of 95 %
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,7 @@ class Classified:
         >>> round(low, 3), round(high, 3)
         (0.826, 0.945)
         """
-        n, share = self.pictures, self.accuracy
-        middle = share + Z_95**2 / (2 * n)
-        half = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
-        whole = 1 + Z_95**2 / n
-        return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
+        return wilson_interval(self.correct, self.pictures)
 
     @property
     def figures(self) -> Mapping[str, float]:

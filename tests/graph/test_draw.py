@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 
+import rinsc
 from rinsc.graph import BlockGraph, Visit
 from rinsc.graph.draw import (
     FORMATS,
@@ -372,3 +373,18 @@ def test_a_long_schedule_is_cut() -> None:
     lines = schedule_lines(graph_of("(AB)^512"))
     assert lines[-1] == "… and 960 more visits"
     assert len(lines) < 30
+
+
+def test_towers_of_pictures_and_texts_end_in_embeddings_that_meet() -> None:
+    spec = rinsc.towers_spec("image: A^2B, text: AC", preset="siglip-tiny")
+    graph = rinsc.build_graph(spec)
+    counts = dict.fromkeys("ABC", 1)
+    for draw in (to_svg, to_mermaid, to_dot):
+        text = draw(graph, counts)
+        assert text.count(">embedding<" if draw is to_svg else "embedding") == 2
+        assert "logits" not in text
+    root = ElementTree.fromstring(to_svg(graph, counts))
+    words = {one.text: one for one in root.findall(".//{*}text")}
+    width = float(root.attrib["width"])
+    assert float(words["pairs"].attrib["x"]) < width - 32
+    assert float(words["pairs"].attrib["x"]) > width - 112

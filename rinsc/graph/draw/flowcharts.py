@@ -18,6 +18,7 @@ from rinsc.graph.draw.labels import (
     cut,
     joins_of,
     layers_text,
+    output_text,
     params_text,
     shorten,
     times_text,
@@ -74,6 +75,7 @@ class Flow:
     end: str
     name: str  # nothing where there is only one
     edges: tuple[Edge, ...]
+    output: str  # what comes out, as the end is called
 
 
 def flows(graph: Drawn, param_counts: Mapping[str, int]) -> list[Flow]:
@@ -83,7 +85,8 @@ def flows(graph: Drawn, param_counts: Mapping[str, int]) -> list[Flow]:
         start, end = (f"{side}_{name}" if name else side for side in ("input", "output"))
         chart = _Chart(param_counts, numbers, drawn, start)
         items = chart.items(tower)
-        towers.append(Flow(start, items, end, name, (*chart.edges, Edge(chart.last, end))))
+        edges = (*chart.edges, Edge(chart.last, end))
+        towers.append(Flow(start, items, end, name, edges, output_text(tower)))
     return towers
 
 
@@ -172,7 +175,7 @@ def to_mermaid(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     for tower in towers:
         lines += [f'  {tower.start}(["{tower.name or "tokens"}"])']
         lines += _mermaid_items(tower.items, classes, "  ")
-        lines += [f'  {tower.end}(["logits"])']
+        lines += [f'  {tower.end}(["{tower.output}"])']
         for source, target, injection in tower.edges:
             arrow = f'-.->|"{injection}"|' if injection else "-->"
             lines.append(f"  {source} {arrow} {target}")
@@ -223,7 +226,7 @@ def to_dot(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     for tower in towers:
         lines += [f'  {tower.start} [label="{tower.name or "tokens"}", shape=plaintext];']
         lines += _dot_items(tower.items, colours, "  ")
-        lines += [f'  {tower.end} [label="logits", shape=plaintext];']
+        lines += [f'  {tower.end} [label="{tower.output}", shape=plaintext];']
         for source, target, injection in tower.edges:
             look = f" [label={_quote(injection)}, style=dotted]" if injection else ""
             lines.append(f"  {source} -> {target}{look};")

@@ -12,6 +12,7 @@ from rinsc.graph.towers_graph import TowersGraph
 from rinsc.graph.towers_graph import towers_of as towers_of
 from rinsc.spec import ModelSpec
 from rinsc.spec.kinds import layers_kind
+from rinsc.spec.pairing import IMAGE, TEXT
 
 Drawn: TypeAlias = BlockGraph | TowersGraph  # what every drawing takes
 
@@ -73,6 +74,11 @@ def params_text(count: int) -> str:
 def cut(line: str, length: int) -> str:
     """The words, shortened to ``length`` characters where they are longer."""
     return line if len(line) <= length else line[: max(length - 1, 0)] + "…"
+
+
+def output_text(tower: BlockGraph) -> str:
+    """What comes out of a tower, as its end is called."""
+    return "embedding" if tower.spec.kind in (IMAGE, TEXT) else "logits"
 
 
 def first_layers(graph: Drawn) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from xml.sax.saxutils import escape, quoteattr
@@ -17,7 +17,9 @@ from rinsc.graph.draw.labels import (
     block_text,
     caption,
     cut,
+    joins_of,
     layers_text,
+    output_text,
     params_text,
     times_text,
     towers_of,
@@ -180,6 +182,7 @@ def _middle(box: Box) -> float:
 MARGIN = 32
 HEAD_HEIGHT = 88  # title and caption
 MIN_WIDTH = 560  # room for the caption
+JOIN_WIDTH = 112  # right of the towers, where some meet
 OPTIONS_SIZE, SMALLEST_OPTIONS = 12, 9  # of the letters beside the count of an arc
 
 
@@ -194,12 +197,18 @@ def to_svg(graph: Drawn, param_counts: Mapping[str, int]) -> str:
     """
     colours, towers, drawn = block_colours(graph), towers_of(graph), set[str]()
     layouts = {name: arrange(tower, drawn) for name, tower in towers.items()}
-    inner = max(MIN_WIDTH, *(layout.width for layout in layouts.values()))
-    width, height = inner + 2 * MARGIN, float(MARGIN + HEAD_HEIGHT)
+    joins = joins_of(graph)
+    inner = max(MIN_WIDTH - JOIN_WIDTH * bool(joins), *(one.width for one in layouts.values()))
+    width, height = inner + JOIN_WIDTH * bool(joins) + 2 * MARGIN, float(MARGIN + HEAD_HEIGHT)
     body: list[str] = []
+    ends = dict[str, tuple[float, float]]()
     for name, tower in towers.items():
-        lines, height = _tower(tower, param_counts, colours, layouts[name], inner, height, name)
+        layout, last = layouts[name], layouts[name].rows[-1]
+        ends[name] = MARGIN + (inner + layout.width) / 2, height + last.y
+        lines, height = _tower(tower, param_counts, colours, layout, inner, height, name)
         body += lines
+    for number, (name, joined) in enumerate(joins.items()):
+        body += _join(name, [ends[tower] for tower in joined], inner + MARGIN, number)
     patterns = "".join(map(pattern, colours.values()))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {num(width)} {num(height)}" '
@@ -229,7 +238,7 @@ def _tower(
     left = MARGIN + (inner - layout.width) / 2
     height = top + layout.height + MARGIN
     flow = [
-        *_wires(layout, name or "tokens"),
+        *_wires(layout, name or "tokens", output_text(graph)),
         *_arcs(layout, footnotes),
         *_boxes(layout, graph, param_counts, colours),
     ]
@@ -273,7 +282,21 @@ def _head(graph: Drawn, param_counts: Mapping[str, int], width: float) -> Iterat
     yield text(totals, width / 2, MARGIN + 54, size, MUTED)
 
 
-def _wires(layout: Layout, start: str) -> Iterator[str]:
+def _join(
+    name: str, ends: Sequence[tuple[float, float]], left: float, number: int
+) -> Iterator[str]:
+    """A node right of all towers, where the outputs of some meet."""
+    x = left + JOIN_WIDTH - END_WIDTH
+    y = sum(height for _, height in ends) / len(ends) + number * (END_HEIGHT + 8)
+    corner = x - 20 - 6 * number
+    for start, height in ends:
+        turn = "" if height == y else f"H{num(corner)}V{num(y)}"
+        yield line(f"M{num(start)} {num(height)}{turn}H{num(x)}")
+    yield arrow_right(x, y)
+    yield from _end(name, x, y)
+
+
+def _wires(layout: Layout, start: str, output: str) -> Iterator[str]:
     """The flow line of each row with its ends, and the way from each row to the next."""
     first, last = layout.rows[0], layout.rows[-1]
     for row in layout.rows:
@@ -288,7 +311,7 @@ def _wires(layout: Layout, start: str) -> Iterator[str]:
         yield arrow_right(box.x, box.y)
     yield arrow_right(last.right, last.y)
     yield from _end(start, first.left - END_WIDTH, first.y)
-    yield from _end("logits", last.right, last.y)
+    yield from _end(output, last.right, last.y)
 
 
 def _feed(arc: Arc) -> Iterator[str]:
@@ -317,7 +340,8 @@ def _return_wire(above: Row, below: Row, gap: float) -> str:
 def _end(label: str, x: float, y: float) -> Iterator[str]:
     radius = END_HEIGHT / 2
     yield rect(x, y - radius, END_WIDTH, END_HEIGHT, radius, "#eef1f5", LINE)
-    yield text(label, x + END_WIDTH / 2, y + 5, 14, INK)
+    shown, size = fit(label, END_WIDTH - 16, 14, 8)
+    yield text(shown, x + END_WIDTH / 2, y + 0.36 * size, size, INK)
 
 
 def _footnotes(layout: Layout) -> dict[Arc, int]:
