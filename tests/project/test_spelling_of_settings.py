@@ -15,7 +15,7 @@ from rinsc.errors import UsageError, settings_as_options
 ROOT = Path(rinsc.__file__).parent
 OPTION = re.compile(r"(?<![\w-])(?<!var\()--[a-z][\w-]*+(?!:)")  # --ink: is of a style sheet
 COMMAND = re.compile(r"rinsc |torchrun |pip install ")  # an example of a whole command
-GIT = "data/add.py"  # the only module that gives options to another program
+GIT = "data/packages.py"  # the only module that gives options to another program
 SPELLS = {"setting", "_setting", "Setting", "Parameter", "add_argument"}
 LIBRARY = [
     path for path in sorted(ROOT.rglob("*.py")) if "cli" not in path.parts and path != ROOT / GIT
