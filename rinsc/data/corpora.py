@@ -115,8 +115,12 @@ def folder_sha256(folder: Path) -> tuple[str, int, int]:
     By hand, in the folder: ``find . -name '*.txt' -printf '%P\\n' | LC_ALL=C sort |
     xargs sha256sum | sha256sum``.
     """
+    return files_sha256({p.relative_to(folder).as_posix(): p for p in folder.rglob("*.txt")})
+
+
+def files_sha256(paths: Mapping[str, Path]) -> tuple[str, int, int]:
+    """The same of files by their names."""
     digest = hashlib.sha256()
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.txt")}
     total = 0
     for name in sorted(paths, key=str.encode):
         data = paths[name].read_bytes()

@@ -6,10 +6,16 @@ import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from rinsc.data.pairs import PicturePairs, open_pairs
+from rinsc.progress import SilentProgress
+
+SIDE = 8
 
 
 def noise(number: int, height: int = 11, width: int = 17) -> npt.NDArray[np.uint8]:
@@ -43,3 +49,19 @@ def tar_of(path: Path, members: Mapping[str, bytes]) -> Path:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return path
+
+
+def opened(where: Path | str, side: int = SIDE) -> tuple[PicturePairs, str]:
+    """The pairs, and the notes."""
+    progress = SilentProgress()
+    pairs = open_pairs(f"pairs:{where}", side, progress=progress)
+    return pairs, "\n".join(progress.notes)
+
+
+def by_name(pairs: PicturePairs) -> dict[str, tuple[str, ...]]:
+    return {pairs.picture_name(i): pairs.captions(i) for i in range(len(pairs))}
+
+
+def squashed(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    image = Image.fromarray(noise(number)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return np.asarray(image).transpose(2, 0, 1)

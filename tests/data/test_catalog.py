@@ -34,6 +34,7 @@ from rinsc.data.corpora import (
     state,
     training_texts,
 )
+from rinsc.data.pairs.sets import picture_sets
 from rinsc.data.tokenizer import load_tokenizer, train_tokenizer
 from rinsc.errors import DataError, MissingExtraError
 from tests.cli.command_line import run_cli
@@ -281,7 +282,7 @@ def test_html_becomes_text(tmp_path: Path) -> None:
 
 def test_the_commands(tmp_path: Path) -> None:
     listed = run_cli("data", "list", "--json")
-    assert [row["name"] for row in json.loads(listed.out)] == list(catalog())
+    assert [row["name"] for row in json.loads(listed.out)] == [*catalog(), *picture_sets()]
     assert {row["state"] for row in json.loads(listed.out)} <= {
         "installed",
         "not here",

@@ -4,6 +4,8 @@ from rinsc.data.pairs.captions import CaptionTokenizer as CaptionTokenizer
 from rinsc.data.pairs.captions import canonical as canonical
 from rinsc.data.pairs.captions import caption_tokenizer_from_state as caption_tokenizer_from_state
 from rinsc.data.pairs.captions import load_caption_tokenizer as load_caption_tokenizer
+from rinsc.data.pairs.classes import LabelledPictures as LabelledPictures
+from rinsc.data.pairs.classes import open_classes as open_classes
 from rinsc.data.pairs.examples import HeldOutPairs as HeldOutPairs
 from rinsc.data.pairs.examples import Pair as Pair
 from rinsc.data.pairs.examples import TrainingPairs as TrainingPairs

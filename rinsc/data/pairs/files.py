@@ -47,6 +47,7 @@ class Columns:
 
     image: str | None = None
     caption: str | None = None
+    label: str = LABEL_NAME
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,10 @@ class PictureLines:
         return {"kind": "lines", "files": facts, **_facts(self)}
 
     def pairs(self) -> Iterator[RawPair]:
-        for path in self.files.values():
-            yield from line_pairs(path, Located(self.root or path.parent), self.columns)
+        for name, path in self.files.items():
+            for pair in line_pairs(path, Located(self.root or path.parent), self.columns):
+                several = len(self.files) > 1
+                yield replace(pair, name=f"{name}/{pair.name}") if several else pair
 
 
 def line_pairs(path: Path, located: Located, columns: Columns, below: str = "") -> list[RawPair]:
@@ -140,7 +143,7 @@ def _pair(
     if not isinstance(image, str):
         return RawPair(place, problem="the picture's path is no text")
     name = image if "://" in image else str(PurePosixPath(below) / image)
-    label = row.get(LABEL_NAME)
+    label = row.get(columns.label)
     try:
         return RawPair(
             name,
@@ -199,5 +202,5 @@ def _csv_rows(path: Path, data: bytes) -> Iterator[tuple[int, Mapping[str, objec
 
 
 def _facts(source: PictureFolder | PictureLines) -> dict[str, object]:
-    columns = [source.columns.image, source.columns.caption]
+    columns = list(vars(source.columns).values())
     return {"columns": columns, "root": None if source.root is None else str(source.root)}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rinsc.data.corpora import added_folder
 from rinsc.data.names import CorpusName, corpora_folder, data_error, expanded, parse_name
 from rinsc.data.pairs.decoding import SUFFIXES, Pixels
 from rinsc.data.pairs.files import (
@@ -22,6 +23,7 @@ from rinsc.data.pairs.files import (
 )
 from rinsc.data.pairs.listing import Listing, Skipped, listing_of, require_some
 from rinsc.data.pairs.raw import PairSource
+from rinsc.data.pairs.sets import PICTURES, TRAINING, chosen_sets, picture_sets
 from rinsc.data.pairs.shards import TAR_SUFFIXES, Shards
 from rinsc.data.pairs.store import Store, decoded_store, pictures_folder, rows_of
 from rinsc.data.pairs.tables import TABLE_SUFFIXES, Tables
@@ -31,6 +33,7 @@ from rinsc.storage.files import make_folder
 
 Indices = npt.NDArray[np.int64]
 MAX_SIDE = 4096
+SET_COLUMNS = Columns("file_name", "captions", "group")  # of the lines that `rinsc data add` writes
 KINDS = {"tar": TAR_SUFFIXES, "table": TABLE_SUFFIXES, "lines": LINE_SUFFIXES}
 
 
@@ -109,7 +112,19 @@ def open_pairs(name: str, image_size: int, *, progress: Progress | None = None) 
     if not 1 <= image_size <= MAX_SIDE:
         message = f"pictures of {image_size} x {image_size} are not made"
         raise data_error("bad-option", message, name, f"choose from 1 to {MAX_SIDE}")
-    source = pair_source(name)
+    pairs = decoded_pairs(pair_source(name), name, image_size, progress)
+    if not len(pairs.train) or not len(pairs.held_out):
+        kind = "train on" if len(pairs.held_out) else "hold out"
+        skipped = pairs.skipped
+        message = f"there is no picture to {kind}{'; ' if skipped.count else ''}{skipped.line}"
+        raise data_error("too-few-pictures", message, name, "give more pictures with captions")
+    return pairs
+
+
+def decoded_pairs(
+    source: PairSource, name: str, image_size: int, progress: Progress
+) -> PicturePairs:
+    """The pairs of a source, all of which may be on one side; raises DataError."""
     listing = listing_of(source, make_folder(pictures_folder()), progress)
     require_some(listing, name)
     rows = rows_of(listing)
@@ -118,12 +133,7 @@ def open_pairs(name: str, image_size: int, *, progress: Progress | None = None) 
     skipped = listing.skipped + _undecoded(listing, rows, store)
     if skipped.count:
         progress.note(skipped.line)
-    pairs = PicturePairs(name, image_size, usable, rows[usable], skipped, listing, store)
-    if not len(pairs.train) or not len(pairs.held_out):
-        kind = "train on" if len(pairs.held_out) else "hold out"
-        message = f"there is no picture to {kind}{'; ' if skipped.count else ''}{skipped.line}"
-        raise data_error("too-few-pictures", message, name, "give more pictures with captions")
-    return pairs
+    return PicturePairs(name, image_size, usable, rows[usable], skipped, listing, store)
 
 
 def _undecoded(listing: Listing, rows: Indices, store: Store) -> Skipped:
@@ -146,10 +156,9 @@ def pair_source(name: str) -> PairSource:
 
 
 def _source(named: CorpusName, columns: Columns, root: Path | None) -> PairSource:
+    if named.where == PICTURES or named.where in picture_sets():
+        return PictureLines(added_lines(named.where), None, SET_COLUMNS)
     path = expanded(named.where)
-    added = corpora_folder() / named.where
-    if not path.exists() and _is_word(named.where) and added.is_dir():
-        path = added
     files = find_files(str(path), ("",))
     if path.is_dir():
         return _of_folder(path, files, columns, root)
@@ -162,8 +171,19 @@ def _source(named: CorpusName, columns: Columns, root: Path | None) -> PairSourc
     raise data_error("unknown-format", message, path, hint)
 
 
-def _is_word(where: str) -> bool:
-    return where.replace("-", "").replace("/", "").isalnum()
+def added_lines(name: str, file: str = TRAINING) -> dict[str, Path]:
+    """The lines of the sets that were added: of one, or of all that are trained on.
+
+    Raises DataError where there are none.
+    """
+    sets = chosen_sets(name)
+    used = [one for one in sets if name != PICTURES or one.use == "train" or file != TRAINING]
+    paths = {one.name: added_folder(one.name) / file for one in used}
+    added = {name: path for name, path in paths.items() if path.is_file()}
+    if not added:
+        message = f"the pictures '{name}' are not here yet"
+        raise data_error("corpus-not-added", message, corpora_folder(), f"rinsc data add {name}")
+    return added
 
 
 def _of_folder(
