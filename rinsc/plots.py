@@ -152,6 +152,7 @@ class Mark:
     x: float
     quality: float
     ringed: bool = False
+    interval: tuple[float, float] | None = None
 
 
 def canvas(title: str, subtitle: str, x_label: str, y_label: str = BITS) -> tuple[Figure, Axes]:
@@ -194,6 +195,9 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], others: Sequence[Mark] = ()) -
     """``marks`` joined by a line, ``others`` alone as squares; all with labels."""
     x, y = [mark.x for mark in marks], [mark.quality for mark in marks]
     axes.plot(x, y, "-o", color=COLOURS[0], linewidth=2, markersize=6)
+    for mark in marks:
+        if mark.interval is not None:
+            axes.plot([mark.x] * 2, mark.interval, color=COLOURS[0], linewidth=1.2, alpha=0.7)
     room = LABEL_WIDTH * max((mark.x for mark in [*marks, *others]), default=0)
     for other in others:
         (square,) = axes.plot(other.x, other.quality, "s", color=COLOURS[1])
@@ -223,7 +227,7 @@ def _limit(axes: Axes, marks: Sequence[Mark]) -> None:
     axes.margins(y=0.14)
     if not marks:
         return
-    y = [mark.quality for mark in marks]
+    y = [end for mark in marks for end in (mark.quality, *(mark.interval or ()))]
     if max(y) - min(y) < LEAST_HEIGHT:
         middle = (max(y) + min(y)) / 2
         axes.set_ylim(middle - LEAST_HEIGHT, middle + LEAST_HEIGHT)
@@ -276,7 +280,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(draft, format=form, metadata=FORMATS[form])
 
 
-X_LABEL = "forward FLOPs per token (labels: rounds at run time; ringed: as trained)"
+X_LABEL = "forward FLOPs per {} (labels: rounds at run time; ringed: as trained)"
 UNITS = {10**18: "E", 10**15: "P", 10**12: "T", 10**9: "G", 10**6: "M", 10**3: "k"}
 
 
@@ -288,8 +292,12 @@ def draw_evaluation(
     *,
     subtitle: str = "",
     y_label: str = BITS,
+    unit: str = "token",
+    chance: float | None = None,
 ) -> None:
-    """Write ``path``, whose suffix is one of `FORMATS`: quality over forward FLOPs per token.
+    """Write ``path``, whose suffix is one of `FORMATS`: quality over forward FLOPs per ``unit``.
+
+    What guessing gives is a dashed line.
 
     The points of one model are joined in their order, that of its baseline stands alone; those
     that are not finite are left out. Raises OutputError, and MissingExtraError where matplotlib is
@@ -297,8 +305,21 @@ def draw_evaluation(
     """
     from matplotlib.ticker import FuncFormatter
 
-    figure, axes = canvas(title, subtitle, X_LABEL, y_label)
+    figure, axes = canvas(title, subtitle, X_LABEL.format(unit), y_label)
     draw_marks(axes, finite(marks), finite([] if baseline is None else [baseline]))
+    if chance is not None:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.axhline(chance, color=COLOURS[1], linestyle="--", linewidth=1.4)
+        where = (1, chance)
+        axes.annotate(
+            *("by chance", where),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 5),
+            textcoords="offset points",
+            ha="right",
+            fontsize=11,
+            color=COLOURS[1],
+        )
     axes.spines["top"].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda flops, _: with_unit(flops)))
     save(figure, path)

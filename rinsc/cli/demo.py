@@ -177,7 +177,7 @@ def _compare_runtimes(path: Path, model: Path) -> None:
     import torch
 
     from rinsc.backends.onnx import Session
-    from rinsc.training.finished import finished_run
+    from rinsc.training.opening import finished_run
     from rinsc.verification import LOGIT_LIMIT, dial_gaps, random_input
 
     run = finished_run(path)

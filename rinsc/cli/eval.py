@@ -46,11 +46,14 @@ def eval_(
     tasks: Listed = (),
     include: Path | None = None,
     limit: Count | None = None,
+    zero_shot: str | None = None,
+    template: Listed = (),
+    retrieval: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     output: Output = None,
     json: bool = False,
 ) -> None:
-    """Evaluate a trained model on held-out text, and on tasks, at several numbers of rounds.
+    """Evaluate a trained model on held-out data, and on tasks, at several numbers of rounds.
 
     Bits per byte, perplexity and the accuracy of the next token, a row for each of the rounds: as
     a table, as a picture, and as a JSON file of the same name beside the picture.
@@ -73,6 +76,14 @@ def eval_(
         A folder with YAML files of more tasks.
     limit
         At most so many examples of each task.
+    zero_shot
+        Of two towers: tell pictures apart by the names of their classes. A set as emoji-groups, a
+        folder with a folder of pictures for each class, or a file (.txt, .json) with names.
+    template
+        What a name is put into, as "a photo of a {}"; may be given again for more.
+    retrieval
+        Of two towers: how often a picture's own caption is the nearest, and the other way round;
+        with a page of pictures beside the picture.
     device
         Where to run; auto takes a GPU where there is one.
     output
@@ -83,7 +94,7 @@ def eval_(
     with quick_imports():
         require("torch", "safetensors", "numpy", "tokenizers", "transformers", "matplotlib")
         from rinsc.evaluation.evaluate import check_settings, evaluate
-        from rinsc.training.finished import trained_run
+        from rinsc.training.opening import trained_run
 
     names = listed(tasks) if tasks else None
     check_settings(windows, baseline, margin, names, include, limit)
@@ -98,6 +109,9 @@ def eval_(
         tasks=names or (),
         include=include,
         limit=limit,
+        zero_shot=zero_shot,
+        templates=template,
+        retrieval=retrieval,
         device=device,
         output=_picture(trained) if output is None else output,
     )

@@ -102,7 +102,7 @@ def read_class_list(path: str | Path) -> ClassList:
         )
         hint = 'write ["cat", "dog"], or {"classes": ["cat", "dog"], "templates": ["{}"]}'
         raise DataError("bad-classes", message, place=location, hint=hint)
-    return ClassList(checked_classes(names, location), checked_templates(templates))
+    return ClassList(checked_classes(names or (), location), checked_templates(templates))
 
 
 def _are_texts(values: object) -> bool:

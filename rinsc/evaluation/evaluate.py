@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from rinsc.backends.torch.memory import allocation_errors
-from rinsc.data.batches import TokenizedCorpus
-from rinsc.data.cache import prepare
-from rinsc.data.corpora import open_corpus
 from rinsc.data.names import note_named
 from rinsc.errors import DataError, UsageError, option_values, require_type, setting
 from rinsc.evaluation.harness import find_tasks, score_tasks, trained_model
+from rinsc.evaluation.pairs import Matching, asked_of, require_towers
+from rinsc.evaluation.reading_runs import ReadData, read_data, read_pair, reads_alike
 from rinsc.evaluation.report import EvalReport, EvalRow
 from rinsc.evaluation.verdict import (
     judge,
@@ -24,23 +23,17 @@ from rinsc.evaluation.verdict import (
     require_repeat,
 )
 from rinsc.extras import require
-from rinsc.graph import Rounds, rounds_up_to, several_rounds
-from rinsc.objectives import Observe, Part, Pieces, Quality, Request, objective
-from rinsc.objectives.next_token import (
-    Blocks,
-    HeldOut,
-    byte_blocks,
-    evaluate_blocks,
-    held_out_windows,
-    window_blocks,
-)
+from rinsc.graph import Rounds, rounds_in_words, rounds_up_to, several_rounds
+from rinsc.graph.towers_graph import several_tower_rounds
+from rinsc.objectives import Observe, Pieces, Quality, objective
+from rinsc.objectives.next_token import evaluate_blocks
 from rinsc.plots import require_picture
-from rinsc.progress import Observer, PreparationProgress, Progress, ShownProgress
+from rinsc.progress import Observer, Progress, ShownProgress
 from rinsc.scalars import whole
 from rinsc.storage.files import check_writable
 from rinsc.training.devices import find_devices
-from rinsc.training.finished import FinishedRun, trained_run
-from rinsc.training.heldout import run_data, run_text
+from rinsc.training.finished import FinishedRun, TowersRun
+from rinsc.training.opening import trained_run
 
 
 def evaluate(
@@ -54,6 +47,9 @@ def evaluate(
     tasks: Sequence[str] = (),
     include: str | Path | None = None,
     limit: int | None = None,
+    zero_shot: str | Path | None = None,
+    templates: Sequence[str] = (),
+    retrieval: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     output: str | Path | None = None,
     progress: Progress | None = None,
@@ -68,8 +64,13 @@ def evaluate(
     more and ``limit`` the most examples of each. ``output`` is a picture, with the figures beside
     it as JSON. ``progress`` is told what is being done, by default on
     standard error or below the cell of a notebook.
+
+    Of two towers, ``zero_shot`` names a set of pictures with classes, or a file with names of
+    classes, which ``templates`` make texts of. With ``retrieval`` pictures and captions search each
+    other; a page with pictures stands beside the ``output``.
     """
     check_settings(windows, baseline, margin, tasks or None, include, limit)
+    asked = asked_of(zero_shot, templates, retrieval)
     margin = float(margin)  # of whatever library
     shown = ShownProgress() if progress is None else progress
     trained = run if isinstance(run, FinishedRun) else trained_run(Path(run))
@@ -83,6 +84,7 @@ def evaluate(
         _check_pair(trained, other, data, windows)
     if tasks:
         _require_text(trained)
+    towers = require_towers(trained, asked) if asked else None
     where = find_devices(device).device
     loaded_tasks = find_tasks(tasks, trained.tokenizer(), _path(include)) if tasks else None
     if other is None:
@@ -92,6 +94,9 @@ def evaluate(
         evaluated = [*every, *judged_rounds(trained, other), other.rounds]
     if data is not None:
         note_named(data)
+    matching = None
+    if towers is not None:
+        matching = Matching(towers, held_out.held_out.pairs, asked, shown)
     with shown.task("measuring on held-out data") as observe:
         passes = _Passes(len({tuple(rounds.items()) for rounds in evaluated}), observe)
         ours = Measured(trained, held_out, where, passes)
@@ -111,6 +116,8 @@ def evaluate(
         if other is not None:
             theirs = Measured(other, held_out_of_other, where, passes)
             report = _with_baseline(report, trained, other, ours, theirs, margin)
+    if matching is not None:
+        report = _with_matches(report, trained, ours, matching, shown, output)
     if loaded_tasks is not None:
         model, tokenizer, rows = trained_model(trained, where), trained.tokenizer(), []
         with shown.task("running the tasks") as observe:
@@ -179,6 +186,8 @@ def _asked_rounds(run: FinishedRun, rounds: Rounds | Sequence[Rounds]) -> list[d
         capped = [{name: min(count, cap) for name, cap in own.items()} for count in numbers]
         return _once(capped) or [{}]
     with option_values():
+        if isinstance(run, TowersRun):
+            return several_tower_rounds(run.graph, rounds, own)
         return [*several_rounds(run.graph, rounds, own)]
 
 
@@ -196,7 +205,7 @@ def _check_output(picture: Path, *runs: FinishedRun | None) -> None:
         for file in folder.files
         if file not in folder.evaluation
     }
-    for file in (picture, picture.with_suffix(".json")):
+    for file in (picture, picture.with_suffix(".json"), picture.with_suffix(".html")):
         if file.resolve() in own:
             message = f"'{picture.name}' would write over {file.name} of the run"
             raise UsageError("usage", message, hint="choose another name, as eval.svg")
@@ -257,85 +266,32 @@ def _row(run: FinishedRun, rounds: Mapping[str, int], quality: Quality) -> EvalR
     return EvalRow(rounds, run.is_trained(rounds), run.forward_flops_per_token(rounds), quality)
 
 
+def _with_matches(
+    report: EvalReport,
+    run: FinishedRun,
+    ours: Measured,
+    matching: Matching,
+    progress: Progress,
+    output: str | Path | None,
+) -> EvalReport:
+    """The report with classes and retrieval in its rows, and the page beside the ``output``."""
+    embedder, rows = matching.embedder(ours.model), []
+    with progress.task("comparing pictures with texts") as observe:
+        for row in report.rows:
+            share, recall = matching.at(embedder, row.rounds)
+            rows.append(replace(row, zero_shot=share, retrieval=recall))
+            observe(len(rows) / len(report.rows))
+    report = replace(report, rows=tuple(rows), matched_on=matching.facts)
+    if output is not None and matching.texts is not None:
+        page = Path(output).with_suffix(".html")
+        at = f"at {rounds_in_words(run.rounds)} rounds" if run.rounds else "without repeats"
+        matching.write_page(page, embedder, run.rounds, [f"{report.measured_on}, {at}"])
+        report = replace(report, page=str(page))
+    return report
+
+
 def _path(text: str | Path | None) -> Path | None:
     return None if text is None else Path(text)
-
-
-@dataclass(frozen=True)
-class ReadData:
-    """Held-out data as a run reads it. Text is in windows of its tokens, and has the ``blocks``
-    that these are in; of other data each example is a piece of its own."""
-
-    name: str
-    held_out: Any
-    part: Part = "whole"
-    blocks: Blocks | None = None
-
-
-def read_data(
-    run: FinishedRun, data: str | None, most: int | None, progress: Progress | None
-) -> ReadData:
-    """The held-out data of the run, or of the data set ``data``: at most so many examples of it,
-    from all over.
-
-    Raises DataError where the run's data is another one by now.
-    """
-    trained_for, config, spec = objective(run.config.objective), run.config, run.graph.spec
-    if config.objective == "next_token":
-        return read_text(run, data, most, progress)
-    if data is None:
-        run.require_history()
-        opened = run_data(run.folder, spec, config, progress)
-    else:
-        request = Request(data, spec, progress=progress)
-        opened = trained_for.open(request, trained_for.prepare(request))
-    trained_for.check_data(spec, opened, config)
-    whole = trained_for.held_out(opened, config)
-    name = str(opened.record["corpus"]["name"])
-    return ReadData(name, whole.spread(most), whole.part(most))
-
-
-def read_text(
-    run: FinishedRun, data: str | None, windows: int | None, progress: Progress | None
-) -> ReadData:
-    """The held-out text of the run, or of the corpus ``data``; each window is a block.
-
-    At most ``windows`` of them, from all over the text. Raises DataError where the run's text or
-    tokenizer is another one by now, and what `open_corpus` raises.
-    """
-    corpus = _tokens(run, data, progress)
-    whole = held_out_windows(corpus, run.sequence_length)
-    held_out = whole.spread(windows)
-    return ReadData(_name(corpus), held_out, whole.part(windows), window_blocks(held_out))
-
-
-def read_pair(
-    run: FinishedRun,
-    baseline: FinishedRun,
-    data: str | None,
-    windows: int | None,
-    progress: Progress | None,
-) -> tuple[ReadData, ReadData]:
-    """`read_data` of two runs, in the same pieces.
-
-    Where they read it in other tokens or in windows of another length, blocks are as many bytes as
-    the longer windows have on average, and ``windows`` must be None.
-    """
-    ours = read_data(run, data, windows, progress)
-    if run.config.objective != "next_token":
-        return ours, read_data(baseline, data, windows, progress)
-    if reads_alike(run, baseline):
-        return ours, ours
-    theirs = read_data(baseline, data, None, progress)
-    size = max(_window_bytes(ours.held_out), _window_bytes(theirs.held_out))
-    both = (replace(side, blocks=byte_blocks(side.held_out, size)) for side in (ours, theirs))
-    return next(both), next(both)
-
-
-def reads_alike(run: FinishedRun, other: FinishedRun) -> bool:
-    """Whether both cut a text into the same windows of the same tokens."""
-    same_length = run.sequence_length == other.sequence_length
-    return same_length and run.tokenizer().to_json() == other.tokenizer().to_json()
 
 
 class Measured:
@@ -345,7 +301,7 @@ class Measured:
         self, run: FinishedRun, data: ReadData, device: torch.device, observe: Observe
     ) -> None:
         self._run, self._data, self._observe = run, data, observe
-        self._model = run.model(device)
+        self.model = run.model(device)
         self._at: dict[tuple[tuple[str, int], ...], tuple[Quality, Pieces]] = {}
 
     @allocation_errors()
@@ -360,8 +316,8 @@ class Measured:
         config, data = self._run.config, self._data
         how: Any = {"precision": config.precision, "observe": self._observe, "rounds": rounds}
         if data.blocks is not None:
-            return evaluate_blocks(self._model, data.held_out, data.blocks, **how)
-        quality = objective(config.objective).measure(self._model, data.held_out, **how)
+            return evaluate_blocks(self.model, data.held_out, data.blocks, **how)
+        quality = objective(config.objective).measure(self.model, data.held_out, **how)
         assert quality.pieces is not None
         return quality, quality.pieces
 
@@ -370,21 +326,3 @@ class Measured:
 
     def pieces(self, rounds: Mapping[str, int]) -> Pieces:
         return self.at(rounds)[1]
-
-
-def _tokens(run: FinishedRun, data: str | None, progress: Progress | None) -> TokenizedCorpus:
-    tokenizer = run.tokenizer()
-    if data is None:
-        run.require_history()
-        return run_text(run.folder, tokenizer, progress)
-    source = open_corpus(data)
-    with PreparationProgress(source.name, progress) as preparation:
-        return prepare(source, tokenizer, progress=preparation)
-
-
-def _name(corpus: TokenizedCorpus) -> str:
-    return str(dict(corpus.record["corpus"])["name"])  # type: ignore[call-overload]
-
-
-def _window_bytes(held_out: HeldOut) -> int:
-    return max(1, held_out.predicted_bytes // len(held_out.windows))

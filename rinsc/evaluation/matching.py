@@ -106,7 +106,8 @@ def retrieval(pictures: Rows, texts: Rows, text_of: Indices) -> Retrieval:
 
 
 def _one_hot(text_of: Indices, texts: int) -> npt.NDArray[np.bool_]:
-    return text_of[:, None] == np.arange(texts)
+    is_own: npt.NDArray[np.bool_] = text_of[:, None] == np.arange(texts)
+    return is_own
 
 
 def _ranks(queries: Rows, others: Rows, is_right: npt.NDArray[np.bool_]) -> Indices:

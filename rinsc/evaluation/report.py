@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from rinsc.errors import plural
 from rinsc.evaluation.harness import TaskScore
+from rinsc.evaluation.matches import main_share, matched_words, matches_table, share_words
+from rinsc.evaluation.matching import Retrieval, Share
 from rinsc.evaluation.verdict import Comparison, Difference, Verdict
 from rinsc.graph import rounds_in_words
 from rinsc.objectives import Figure, Part, Quality, objective
@@ -30,6 +33,8 @@ class EvalRow:
     flops_per_token: int
     quality: Quality = field(repr=False)  # with figures of every piece
     scores: tuple[TaskScore, ...] = ()
+    zero_shot: Share | None = None
+    retrieval: Retrieval | None = None
 
     @property
     def label(self) -> str:
@@ -49,6 +54,10 @@ class EvalRow:
             "forward_flops_per_token": self.flops_per_token,
             **{name: _finite(value) for name, value in self.quality.figures.items()},
         }
+        if self.zero_shot is not None:
+            values["zero_shot"] = self.zero_shot.facts()
+        if self.retrieval is not None:
+            values["retrieval"] = self.retrieval.facts()
         if self.scores:
             values["tasks"] = [
                 {
@@ -83,6 +92,8 @@ class EvalReport:
     baseline_sequence_length: int = 0
     verdict: Verdict | None = None
     objective: str = "next_token"
+    matched_on: Mapping[str, Any] = field(default_factory=dict)  # classes and retrieval, of towers
+    page: str = ""
 
     def __repr__(self) -> str:
         verdict = "" if self.verdict is None else f", {self.verdict.text}"
@@ -115,6 +126,11 @@ class EvalReport:
         )
 
     @property
+    def unit(self) -> str:
+        """What a pass is of, whose FLOPs are counted."""
+        return "pair" if self.objective == "sigmoid_pairs" else "token"
+
+    @property
     def part_words(self) -> str:
         """Before the number of windows."""
         return "all" if self.held_out == "whole" else "a sample of"
@@ -132,6 +148,8 @@ class EvalReport:
             "sequence_length": self.sequence_length,
             **self.rows[0].quality.extent,
             "precision": self.precision,
+            **self.matched_on,
+            **({"page": self.page} if self.page else {}),
             "rows": [row.facts() for row in self.rows],
         }
         if self.baseline is not None and self.verdict is not None:
@@ -148,10 +166,10 @@ class EvalReport:
     def save(self, picture: str | Path) -> None:
         """Write the picture, .png or .svg, and the facts as JSON of the same name beside it."""
         picture = Path(picture)
-        figure = self.figures[0]
+        figure, share = self.figures[0], main_share(self.rows[0])
         marks = [_mark(row, row.label, figure) for row in self.rows]
         base, other = self.baseline, None
-        if base is not None:
+        if base is not None and share is None:
             other = _mark(base, _short(self.baseline_signature, MAX_LABEL), figure)
         title = f"{_short(self.signature, MAX_TITLE)}: quality against rounds"
         length = plural(self.sequence_length, "token")
@@ -160,15 +178,23 @@ class EvalReport:
         if self.objective != "next_token":
             subtitle = [self.measured_on, self.precision]
         better = "lower" if figure.less_is_better else "higher"
-        label = f"{figure.words} ({better} is better)"
-        draw_evaluation(marks, other, title, picture, subtitle=" · ".join(subtitle), y_label=label)
+        label = figure.words if share is None else share_words(self.rows[0])
+        if share is not None:
+            better, subtitle = "higher", [matched_words(self.matched_on)[0], self.precision]
+        draw_evaluation(
+            *(marks, other, title, picture),
+            subtitle=" · ".join(subtitle),
+            y_label=f"{label} ({better} is better)",
+            unit=self.unit,
+            chance=None if share is None else share.chance,
+        )
         facts = json.dumps(self.facts(), indent=2) + "\n"
         write_atomically(picture.with_suffix(".json"), facts)
 
     def tables(self) -> list[tuple[Table, list[str]]]:
         """The rows, the tasks and the verdict, as far as there are any; below each what it was
         measured on, line by line, between empty lines."""
-        heads = ("rounds", "FLOP/token", *(figure.head for figure in self.figures))
+        heads = ("rounds", f"FLOP/{self.unit}", *(figure.head for figure in self.figures))
         rows = [self._cells(row, row.name) for row in self.rows]
         if self.baseline is not None:
             rows.append(self._cells(self.baseline, f"baseline {self.baseline_signature}"))
@@ -176,6 +202,11 @@ class EvalReport:
         lines += [f"weights: {self.state}"] if self.state else []
         lines += [f"weights of the baseline: {self.baseline_state}"] if self.baseline_state else []
         tables = [(Table(heads, rows), lines)]
+        if self.matched_on:
+            lines.append("")
+            tables.append((matches_table(self.rows), ["", *matched_words(self.matched_on)]))
+            if self.page:
+                tables[-1][1].append(f"pictures with their nearest captions: {self.page}")
         if any(row.scores for row in self.rows):
             lines.append("")
             tables.append((_tasks_table(self.rows), []))
@@ -267,7 +298,9 @@ def _interval(difference: Difference) -> str:
 
 
 def _mark(row: EvalRow, label: str, figure: Figure) -> Mark:
-    ringed = row.is_trained and bool(row.rounds)
+    ringed, share = row.is_trained and bool(row.rounds), main_share(row)
+    if share is not None:
+        return Mark(label, row.flops_per_token, share.value, ringed, share.interval)
     return Mark(label, row.flops_per_token, row.quality.figures[figure.name], ringed)
 
 

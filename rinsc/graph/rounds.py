@@ -74,6 +74,12 @@ def several_rounds(
     fewest first then. Raises `GraphError` as `resolve_rounds`, and for a text that lists none or
     more than `MAX_SEVERAL`.
     """
+    every = [resolve_rounds(graph, way, written) for way in listed_rounds(rounds)]
+    return [counts for index, counts in enumerate(every) if counts not in every[:index]]
+
+
+def listed_rounds(rounds: Rounds | Iterable[Rounds]) -> list[Rounds]:
+    """What `several_rounds` is asked, one after the other: ``"1..3"`` as 1, 2, 3."""
     ways: list[Rounds]
     if isinstance(rounds, str | Mapping) or whole(rounds) is not None:
         ways = [rounds]  # type: ignore[list-item]
@@ -81,11 +87,8 @@ def several_rounds(
         ways = list(rounds) if isinstance(rounds, Iterable) else [rounds]
     texts = [way for way in ways if isinstance(way, str)]
     if len(texts) == len(ways):
-        ways = _listed_rounds(texts)
-    else:
-        ways = [n for way in ways for n in (_listed_rounds([way]) if way in texts else [way])]
-    every = [resolve_rounds(graph, way, written) for way in ways]
-    return [counts for index, counts in enumerate(every) if counts not in every[:index]]
+        return _listed_rounds(texts)
+    return [n for way in ways for n in (_listed_rounds([way]) if way in texts else [way])]
 
 
 def _listed_rounds(texts: Iterable[str]) -> list[Rounds]:

@@ -20,7 +20,13 @@ import networkx as nx
 
 from rinsc.errors import GraphError, did_you_mean
 from rinsc.graph.nodes import STATE, Block, BlockGraph, Input, Join, Loop, Output, drawers
-from rinsc.graph.rounds import Rounds, named_rounds, plain_rounds, resolve_rounds
+from rinsc.graph.rounds import (
+    Rounds,
+    listed_rounds,
+    named_rounds,
+    plain_rounds,
+    resolve_rounds,
+)
 from rinsc.graph.verify import HOW_TO_BUILD, verified
 from rinsc.spec import TowersSpec
 
@@ -219,8 +225,19 @@ def tower_rounds(
     return counts_by_tower
 
 
+def several_tower_rounds(
+    graph: TowersGraph, rounds: Rounds | Iterable[Rounds], written: Mapping[str, int]
+) -> list[dict[str, int]]:
+    """`several_rounds` of the dials of every tower: those not named run as ``written``."""
+    every = [
+        {**written, **by_dial(tower_rounds(graph, way, named=True))}
+        for way in listed_rounds(rounds)
+    ]
+    return [counts for index, counts in enumerate(every) if counts not in every[:index]]
+
+
 def _shares(graph: TowersGraph, rounds: Rounds) -> dict[str, Rounds]:
-    """What the rounds say for each tower."""
+    """What the rounds say for each tower; a repeat that one tower alone has needs no tower."""
     if rounds is None:
         return dict.fromkeys(graph.towers)
     names = [name for name, _ in graph.dials()]
@@ -228,6 +245,9 @@ def _shares(graph: TowersGraph, rounds: Rounds) -> dict[str, Rounds]:
         dialled = [name for name, tower in graph.towers.items() if any(tower.dials())]
         every = dialled or list(graph.towers)  # without a dial anywhere the first one complains
         return {name: rounds if name in every else None for name in graph.towers}
+    alone = {name.partition(".")[2]: name for name in names}
+    alone = {short: name for short, name in alone.items() if _is_alone(short, names)}
+    rounds = {alone.get(name, name): count for name, count in rounds.items()}
     for name in rounds:
         if name not in names:
             message = f"'{name!s:.40}' is not a repeat of these towers"
@@ -241,6 +261,10 @@ def _shares(graph: TowersGraph, rounds: Rounds) -> dict[str, Rounds]:
         }
         for tower, own in graph.towers.items()
     }
+
+
+def _is_alone(short: str, names: Sequence[str]) -> bool:
+    return [name.partition(".")[2] for name in names].count(short) == 1
 
 
 def named_tower_rounds(graph: TowersGraph, rounds: Rounds) -> dict[str, int] | None:

@@ -169,7 +169,7 @@ def _measurement(folder: StudyFolder, run: PlannedRun, rounds: int) -> Pieces | 
 def _measure(folder: StudyFolder, run: PlannedRun, counts: Sequence[int]) -> None:
     """The windows that the result is of, at each of the counts of rounds."""
     from rinsc.training.devices import find_devices
-    from rinsc.training.finished import finished_run
+    from rinsc.training.opening import finished_run
 
     finished = finished_run(folder.run(run).path)
     model = finished.model(find_devices("auto").device)

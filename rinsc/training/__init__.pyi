@@ -2,8 +2,8 @@
 
 from rinsc.training.config import TrainConfig as TrainConfig
 from rinsc.training.finished import FinishedRun as FinishedRun
-from rinsc.training.finished import finished_run as finished_run
-from rinsc.training.finished import trained_run as trained_run
+from rinsc.training.opening import finished_run as finished_run
+from rinsc.training.opening import trained_run as trained_run
 from rinsc.training.result import TrainResult as TrainResult
 from rinsc.training.resuming import begin_from_trunk as begin_from_trunk
 from rinsc.training.run_folder import RunFolder as RunFolder

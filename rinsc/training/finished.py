@@ -5,45 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from rinsc.backends.torch import CompiledModule, load_weights, to_torch
+from rinsc.backends.torch import CompiledModule, CompiledTowers, load_weights, to_torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.sharded_checkpoint import load_sharded
 from rinsc.cost import forward_flops, stored_params
-from rinsc.cost.counts import checked_sequence
 from rinsc.cost.flops import set_rounds
+from rinsc.data.pairs import CaptionTokenizer, load_caption_tokenizer
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
 from rinsc.errors import CheckpointError, DataError, plural, setting
-from rinsc.graph import BlockGraph, build_graph, resolve_rounds
+from rinsc.graph import BlockGraph, TowersGraph, resolve_rounds
 from rinsc.graph.law import dialled_loops, loop_law
 from rinsc.graph.towers_graph import by_dial, rounds_of
-from rinsc.layers.kind import takes_pictures
-from rinsc.objectives import OBJECTIVES, objective
-from rinsc.spec import model_spec
-from rinsc.storage.files import file_digest, read_json, read_regular_text
+from rinsc.objectives import objective
+from rinsc.storage.files import file_digest, read_json
 from rinsc.training.checkpoint import (
     MANIFEST,
     SHARDED,
     Checkpoint,
-    checkpoints,
-    is_checkpoint_name,
-    is_of_its_step,
-    is_whole,
-    latest_whole,
 )
-from rinsc.training.config import TrainConfig, config_from_toml
+from rinsc.training.config import TrainConfig
 from rinsc.training.heldout import corpus_record
 from rinsc.training.optimizer import build_optimizer, each_optimizer
-from rinsc.training.run_folder import RunFolder, check_files
+from rinsc.training.run_folder import RunFolder
 from rinsc.training.saved_model import (
     check_tokenizer_file,
-    folder_spec,
-    is_saved_model,
-    picture_patches,
-    refuse_adapter,
     saved_rounds,
 )
 from rinsc.training.schedules import Depths
@@ -173,13 +162,13 @@ class FinishedRun:
         check_vocabulary(tokenizer, self.graph.spec.vocab_size)
         if not isinstance(begun, Mapping) or begun.get("sha256") != tokenizer.sha256:
             message = "the tokenizer is not the one that the run was trained with"
-            raise _error("other-tokenizer", message, self.folder.tokenizer, "restore the file")
+            raise run_error("other-tokenizer", message, self.folder.tokenizer, "restore the file")
         return tokenizer
 
     @property
     def data_facts(self) -> Mapping[str, object]:
         """What the run noted of its text and its tokenizer; raises CheckpointError."""
-        return _read_json(self.folder.data_record)
+        return read_record(self.folder.data_record)
 
     @property
     def tokenizer_sha256(self) -> str | None:
@@ -192,7 +181,7 @@ class FinishedRun:
         """Whether ``training_flops`` are all that the weights have seen."""
         if not self.folder.source.exists():
             return True
-        return _read_json(self.folder.source).get("is_training_known", True) is True
+        return read_record(self.folder.source).get("is_training_known", True) is True
 
     def require_known_training(self) -> None:
         """Raises DataError where the run, or what it began with, does not say its FLOPs."""
@@ -209,6 +198,37 @@ class FinishedRun:
     def held_out(self) -> object:
         """What the run's record says of its held-out text; raises DataError."""
         return corpus_record(self.folder).get("held_out")
+
+
+@dataclass(frozen=True)
+class TowersRun(FinishedRun):
+    """A run of two towers, which compare pictures with texts. What others say of a token is of a
+    pair: one picture and one text."""
+
+    graph: TowersGraph  # type: ignore[assignment]  # who needs to know asks for the class
+
+    def forward_flops_per_token(
+        self, rounds: Mapping[str, int], sequence_length: int | None = None
+    ) -> int:
+        """Of a picture and a text, and of comparing the two."""
+        named = {**self.rounds, **rounds} or None
+        return forward_flops(self.graph, self.graph.spec.context, rounds=named).total
+
+    def model(self, device: torch.device) -> CompiledTowers:  # type: ignore[override]
+        """The trained module; raises CheckpointError, and LoweringError where memory is short."""
+        towers: Any = super().model(device)
+        return cast(CompiledTowers, towers)
+
+    def caption_tokenizer(self) -> CaptionTokenizer:
+        """The tokenizer that the run was trained with; raises DataError, and CheckpointError."""
+        pairing = self.graph.spec.pairing
+        assert pairing is not None
+        context = self.graph.spec.towers[pairing.text].context
+        tokenizer = load_caption_tokenizer(self.folder.tokenizer, context)
+        if self.tokenizer_sha256 not in (None, tokenizer.sha256):
+            message = "the tokenizer is not the one that the run was trained with"
+            raise run_error("other-tokenizer", message, self.folder.tokenizer, "restore the file")
+        return tokenizer
 
 
 @dataclass(frozen=True)
@@ -268,115 +288,17 @@ class SavedModel(FinishedRun):
         return {}
 
 
-def _saved_model(folder: RunFolder) -> SavedModel:
-    if not folder.weights.is_file():
-        hint = f"write the weights there: model.save_pretrained('{folder.path}')"
-        message = "the folder has a config.json and no model.safetensors"
-        raise _error("no-weights", message, folder.path, hint)
-    graph = build_graph(folder_spec(folder))
-    if takes_pictures(graph.spec):
-        patches = picture_patches(folder, graph.spec)
-        config = TrainConfig(objective="classify", sequence_length=patches)
-    else:
-        OBJECTIVES["next_token"].check_model(graph.spec)
-        config = TrainConfig(sequence_length=graph.spec.context)
-    return SavedModel(folder, graph, config, steps=0, training_flops=0)
-
-
-def finished_run(path: Path) -> FinishedRun:
-    """The run in a folder.
-
-    Raises CheckpointError for what is none, or is not finished, and SpecError for settings that
-    cannot be those of its model.
-    """
-    folder = RunFolder(path)
-    if not folder.model_spec.is_file():
-        hint = "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
-        raise _error("not-a-run", "this is not the folder of a training run", path, hint)
-    if not folder.is_finished:
-        hint = "it has no whole checkpoint; give its rinsc train command again"
-        raise _error("unfinished-run", "this run has not been finished", path, hint)
-    graph, config = _inputs(folder)
-    result = _read_json(folder.result)
-    numbers = [result.get(key) for key in ("steps", "training_flops")]
-    if not all(type(number) is int and number > 0 for number in numbers):
-        message = "this is not the result of a training run"
-        raise _error("bad-result", message, folder.result, "restore the file")
-    steps, training_flops = (int(str(number)) for number in numbers)
-    check_files(folder, *(file for file in folder.compared if file != folder.tokenizer))
-    return FinishedRun(folder, graph, config, steps, training_flops + _flops_before(folder))
-
-
-def trained_run(path: Path) -> FinishedRun:
-    """What there is to run in ``path``: a finished run, a checkpoint, an unfinished run, or a
-    model that transformers has saved.
-
-    Of an unfinished run it is the latest whole checkpoint. Raises what `finished_run` raises, and
-    CheckpointError for a checkpoint that is damaged.
-    """
-    if is_checkpoint_name(path.name) and not RunFolder(path).model_spec.is_file():
-        folder = RunFolder(path.parent)
-        by_name = {checkpoint.path.name: checkpoint for checkpoint in checkpoints(folder.path)}
-        checkpoint = by_name.get(path.name)
-        if not folder.model_spec.is_file() or checkpoint is None:
-            hint = "name a run folder, or a checkpoint inside one"
-            raise _error("not-a-run", "this is no checkpoint of a training run", path, hint)
-        if not (is_whole(checkpoint) and is_of_its_step(checkpoint)):
-            hint = "take another checkpoint of the run"
-            raise _error("damaged-checkpoint", "the checkpoint is damaged", path, hint)
-        return _at_checkpoint(folder, checkpoint)
-    folder = RunFolder(path)
-    refuse_adapter(folder)
-    if is_saved_model(folder):
-        return _saved_model(folder)
-    if folder.model_spec.is_file() and not folder.is_finished:
-        latest, _ = latest_whole(path, is_of_its_step)
-        if latest is not None:
-            return _at_checkpoint(folder, latest)
-    return finished_run(path)
-
-
-def _at_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> FinishedRun:
-    graph, config = _inputs(folder)
-    spent = Depths(graph.spec, config).flops_until(checkpoint.step) + _flops_before(folder)
-    return FinishedRun(folder, graph, config, checkpoint.step, spent, checkpoint)
-
-
-def _inputs(folder: RunFolder) -> tuple[BlockGraph, TrainConfig]:
-    """Model and settings of a run; raises SpecError where they do not fit, and CheckpointError."""
-    graph = build_graph(model_spec(folder.model_spec))
-    try:
-        text = read_regular_text(folder.config)
-    except (OSError, UnicodeDecodeError):
-        message = "cannot read the settings of the run"
-        raise _error("cannot-read", message, folder.config, "restore the file") from None
-    config = config_from_toml(text, place=str(folder.config))
-    OBJECTIVES[config.objective].check_model(graph.spec)
-    checked_sequence(graph.spec, config.sequence_length)
-    return graph, config
-
-
-def _flops_before(folder: RunFolder) -> int:
-    """Training FLOPs in the weights that the run began with."""
-    if not folder.source.exists():
-        return 0
-    spent = _read_json(folder.source).get("training_flops")
-    if not isinstance(spent, int) or isinstance(spent, bool) or spent < 0:
-        message = "the record of the weights that the run began with is damaged"
-        raise _error("cannot-read", message, folder.source, "restore the file")
-    return spent
-
-
-def _read_json(path: Path) -> Mapping[str, object]:
+def read_record(path: Path) -> Mapping[str, object]:
+    """A JSON object that a run wrote; raises CheckpointError."""
     try:
         values = read_json(path)
     except (OSError, ValueError):
         values = None
     if not isinstance(values, dict):
         message = "this file of the run cannot be read"
-        raise _error("cannot-read", message, path, "restore the file")
+        raise run_error("cannot-read", message, path, "restore the file")
     return values
 
 
-def _error(code: str, message: str, place: Path, hint: str) -> CheckpointError:
+def run_error(code: str, message: str, place: Path, hint: str) -> CheckpointError:
     return CheckpointError(code, message, place=str(place), hint=hint)

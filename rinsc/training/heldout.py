@@ -15,7 +15,7 @@ from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import DataError
 from rinsc.objectives import Request, objective
 from rinsc.progress import PreparationProgress, Progress
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.storage.files import read_json
 from rinsc.training.config import TrainConfig
 from rinsc.training.run_folder import RunFolder
@@ -60,16 +60,21 @@ def run_text(
 
 
 def run_data(
-    folder: RunFolder, spec: ModelSpec, config: TrainConfig, progress: Progress | None = None
+    folder: RunFolder,
+    spec: ModelSpec | TowersSpec,
+    config: TrainConfig,
+    progress: Progress | None = None,
 ) -> Any:
-    """The data of a run that is no text, as its objective opens it, and as it was in training.
+    """The data of a run that is no text, as its objective opens it, and as it was in training;
+    captions are read with the run's own tokenizer.
 
     Raises DataError where it is another one by now, or has never been named by the user.
     """
     trained_for, begun = objective(config.objective), corpus_record(folder)
     name = str(begun.get("name"))
     require_named(name, folder.data_record)
-    request = Request(name, spec, progress=progress)
+    tokenizer = folder.tokenizer if folder.tokenizer.is_file() else None
+    request = Request(name, spec, tokenizer, progress=progress)  # type: ignore[arg-type]
     opened = trained_for.open(request, trained_for.prepare(request))
     _require_same(dict(opened.record["corpus"]), begun, folder)  # type: ignore[call-overload]
     return opened

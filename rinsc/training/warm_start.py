@@ -27,7 +27,8 @@ from rinsc.storage.files import file_digest, parse_toml, read_json
 from rinsc.syntax import Signature, to_text
 from rinsc.syntax.normal import letter_sizes
 from rinsc.training.checkpoint import checkpoints
-from rinsc.training.finished import FinishedRun, trained_run
+from rinsc.training.finished import FinishedRun
+from rinsc.training.opening import trained_run
 from rinsc.training.run_folder import RunFolder, overwriting
 
 # Of these another value still fits the weights; a note says so.

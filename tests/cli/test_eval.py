@@ -14,11 +14,11 @@ import pytest
 import rinsc
 from rinsc.backends.torch import load_weights, to_torch
 from rinsc.errors import UsageError
-from rinsc.evaluation.evaluate import read_text
+from rinsc.evaluation.reading_runs import read_text
 from rinsc.objectives.next_token import evaluate
 from rinsc.progress import SilentProgress
 from rinsc.spec import model_spec
-from rinsc.training import finished
+from rinsc.training import finished, opening
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import SIGNATURE, TINY
 
@@ -187,7 +187,7 @@ def test_a_checkpoint_and_an_unfinished_run(corpus: str, tmp_path: Path) -> None
     assert (folder / "eval-checkpoint-4.json").exists()
     model = to_torch(model_spec(folder / "model.toml"))
     load_weights(model, folder / "checkpoint-4" / "model.safetensors")
-    run = finished.finished_run(folder)
+    run = opening.finished_run(folder)
     text = read_text(run, None, None, SilentProgress())
     expected = evaluate(model, text.held_out).bits_per_byte
     assert facts["rows"][-1]["bits_per_byte"] == pytest.approx(expected, rel=1e-6)

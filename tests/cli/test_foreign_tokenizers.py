@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import rinsc.backends.hf  # noqa: F401
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.evaluation.harness import _fast_tokenizer
-from rinsc.training.finished import finished_run
+from rinsc.training.opening import finished_run
 from tests.cli.command_line import run_cli
 from tests.test_decoders import byte_fallback, byte_level, metaspace_bpe, unigram, word_piece
 

@@ -141,8 +141,8 @@ def test_it_is_evaluated_on_a_text(folders: Path, tmp_path: Path) -> None:
     assert row["rounds"] == {"A": ROUNDS}
     assert row["trained"]
     assert row["bits_per_byte"] != other["bits_per_byte"]
-    from rinsc.evaluation.evaluate import read_text
-    from rinsc.training.finished import trained_run
+    from rinsc.evaluation.reading_runs import read_text
+    from rinsc.training.opening import trained_run
 
     read = read_text(trained_run(folders / "sharded"), f"text:{text}", 3, SilentProgress())
     windows = torch.stack([torch.as_tensor(each) for each in read.held_out.windows]).long()

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from rinsc.data.corpora import load_corpus
-from rinsc.training.finished import FinishedRun, finished_run
+from rinsc.training.finished import FinishedRun
+from rinsc.training.opening import finished_run
 from tests.cli.command_line import run_cli
 
 DIMENSIONS = (

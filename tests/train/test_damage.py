@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rinsc.errors import CheckpointError, RinscError
-from rinsc.training.finished import finished_run
+from rinsc.training.opening import finished_run
 from rinsc.training.run_folder import RunFolder, check_files, read_pieces
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import corpus, run

@@ -16,7 +16,8 @@ import torch
 from rinsc.backends.torch.weight_files import save_weights
 from rinsc.cost import forward_flops, training_flops
 from rinsc.errors import UsageError
-from rinsc.evaluation.evaluate import Measured, evaluate, read_pair, read_text, reads_alike
+from rinsc.evaluation.evaluate import Measured, evaluate
+from rinsc.evaluation.reading_runs import read_pair, read_text, reads_alike
 from rinsc.evaluation.verdict import PiecesAt, Verdict, judge, nearest_rounds
 from rinsc.graph import build_graph
 from rinsc.graph.law import draw_rounds
@@ -24,7 +25,8 @@ from rinsc.objectives import Pieces
 from rinsc.progress import SilentProgress
 from rinsc.spec import model_spec
 from rinsc.training.config import TrainConfig
-from rinsc.training.finished import FinishedRun, finished_run
+from rinsc.training.finished import FinishedRun
+from rinsc.training.opening import finished_run
 from tests.train.finished_runs import Runs, baseline, recursive, runs, train
 
 __all__ = ["baseline", "recursive", "runs"]

@@ -20,7 +20,8 @@ from rinsc.graph import build_graph
 from rinsc.spec import ModelSpec, with_signature
 from rinsc.syntax import parse
 from rinsc.training.config import TrainConfig
-from rinsc.training.finished import FinishedRun, finished_run, trained_run
+from rinsc.training.finished import FinishedRun
+from rinsc.training.opening import finished_run, trained_run
 from rinsc.training.run import train_module
 from rinsc.training.run_folder import RunFolder, open_run_folder
 from rinsc.training.warm_start import begun_source, source_of, spec_from, take_weights
