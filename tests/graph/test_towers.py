@@ -26,7 +26,7 @@ from rinsc.graph import Input, Join, Loop, Output, TowersGraph, tower_rounds, wi
 from rinsc.graph.draw import schedule_lines, to_dot, to_json, to_mermaid, to_svg, tree_lines
 from rinsc.graph.law import draw_rounds, drawn_loops
 from rinsc.graph.nodes import INJECTION, STATE
-from rinsc.graph.towers_graph import verified_towers
+from rinsc.graph.towers_graph import several_tower_rounds, verified_towers
 from rinsc.training.config import TrainConfig
 from rinsc.training.optimizer import build_optimizer
 from tests.specs import tower_specs
@@ -68,12 +68,25 @@ def test_one_dial_or_all_of_them() -> None:
     assert tower_rounds(graph, None) == {"image": {"A": 2}, "text": {"CD": 3}}
     assert tower_rounds(graph, 4) == {"image": {"A": 4}, "text": {"CD": 4}}
     assert tower_rounds(graph, {"text.CD": 1}) == {"image": {"A": 2}, "text": {"CD": 1}}
-    for wrong in ({"CD": 1}, {"text.A": 1}, {"text.CD": 0}, 1.5, {"image.A": 5000}):
+    assert tower_rounds(graph, {"CD": 1}) == tower_rounds(graph, {"text.CD": 1})
+    for wrong in ({"C": 1}, {"text.A": 1}, {"text.CD": 0}, 1.5, {"image.A": 5000}):
         with pytest.raises(RinscError) as caught:
             tower_rounds(graph, wrong)  # type: ignore[arg-type]
         assert caught.value.code in ("unknown-repeat", "bad-rounds")
     with pytest.raises(RinscError):
         tower_rounds(build_graph(towers_spec("a: A, b: B")), 2)
+    with pytest.raises(RinscError, match="'A' is not a repeat of these towers"):
+        tower_rounds(build_graph(towers_spec("a: A^2, b: A^2")), {"A": 3})
+
+
+def test_several_rounds_of_towers() -> None:
+    graph = graph_of()
+    written = {"image.A": 2, "text.CD": 3}
+    assert several_tower_rounds(graph, "A=1..2", written) == [{**written, "image.A": 1}, written]
+    assert several_tower_rounds(graph, [1, {"text.CD": 2}], written) == [
+        dict.fromkeys(written, 1),
+        {**written, "text.CD": 2},
+    ]
 
 
 def rewired(graph: TowersGraph, change: Callable[[Any], None]) -> TowersGraph:
