@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rinsc.backends.onnx.contract import Key
-from rinsc.backends.onnx.run.benchmark import SECONDS, own_memory_bytes
 from rinsc.cost import forward_flops
 from rinsc.errors import UsageError, plural, setting
 from rinsc.graph import rounds_in_words
@@ -137,6 +134,10 @@ def bench_pictures(
 
     Pictures are as large as the context. A picture costs equally much whatever it shows.
     """
+    import numpy as np
+
+    from rinsc.backends.onnx.run.benchmark import SECONDS, own_memory_bytes
+
     graph, patches = session.graph, session.spec.context
     width = session.spec.settings_of(session.spec.kind).patch_width
     inputs = np.random.default_rng(0).standard_normal((batch, patches, width), dtype=np.float32)
