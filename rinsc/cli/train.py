@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions, spec_like
+from rinsc.cli.model_options import NO_OPTIONS, ModelArgument, ModelOptions
 from rinsc.cli.output import print_json, print_note, print_result
 from rinsc.cli.values import (
     Count,
@@ -28,9 +28,9 @@ from rinsc.cli.values import (
 )
 from rinsc.errors import UsageError
 from rinsc.extras import TO_TRAIN, quick_imports, require
-from rinsc.objectives import OBJECTIVES
+from rinsc.objectives import OBJECTIVES, objective_of_data
 from rinsc.training.config import TrainConfig, setting_of
-from rinsc.verbs.models import find_run, is_run, is_signature
+from rinsc.verbs.models import any_spec_like, find_run, is_run, is_signature
 
 if TYPE_CHECKING:
     from rinsc.spec import ModelSpec
@@ -200,24 +200,26 @@ def train(
     _check_model(model, from_)
     data, output = _required(data, output)
     source = None if from_ is None else _source(from_, output, overwrite=overwrite)
-    chosen = given_settings(settings)
+    chosen = {"objective": objective_of_data(data), **given_settings(settings)}
     if source is None and is_signature(model):
         options = _at_size_of_data(options, chosen["objective"], data)
-    spec = options.spec(model) if source is None else _spec_like_source(source, model, options)
+    spec = options.any_spec(model) if source is None else _spec_like_source(source, model, options)
     with option_values():
         budgets = _budget(budget, steps=steps, tokens=tokens, flops=flops)
         OBJECTIVES[chosen["objective"]].check_model(spec)
     with quick_imports():
         require(*TO_TRAIN)
+        from rinsc.spec import ModelSpec
         from rinsc.training.budget import run_config
         from rinsc.training.devices import find_devices
         from rinsc.training.start import planned_run, vocabulary_of
     gc.freeze()  # what is imported stays until the command ends
 
-    if tokenizer is not None and not options.names_vocabulary(model):
+    is_alone = isinstance(spec, ModelSpec)
+    if tokenizer is not None and is_alone and not options.names_vocabulary(model):
         spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
     with option_values(OPTION_OF_SETTING):
-        baseline = None if match is None else spec_like(spec, match, {})
+        baseline = None if match is None else any_spec_like(spec, match, {})
         config = run_config(spec, chosen, budgets, baseline)
     _quieten()
     planned = planned_run(

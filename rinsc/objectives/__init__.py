@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from rinsc.layers.kind import require_language_model, require_pictures
+from rinsc.spec.model import require_spec
+from rinsc.spec.towers import paired_towers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rinsc.formats import TrainingPrecision
-    from rinsc.graph import BlockGraph, Rounds
+    from rinsc.graph import BlockGraph, Rounds, TowersGraph
     from rinsc.progress import Progress
-    from rinsc.spec import ModelSpec
+    from rinsc.spec import ModelSpec, TowersSpec
 
 Part: TypeAlias = Literal["sample", "whole"]  # of what is held out, that a figure is of
 Observe: TypeAlias = Callable[[int, int], None]  # held-out examples done, of how many
@@ -163,7 +165,7 @@ class Request:
     """
 
     data: str
-    spec: ModelSpec
+    spec: Any  # ModelSpec or TowersSpec
     tokenizer: Path | None = None
     begun: Mapping[str, object] | None = None
     borrowed: Callable[[], Any] | None = None
@@ -188,13 +190,13 @@ class Objective(Protocol):
 
     def open(self, request: Request, state: str) -> Data: ...
 
-    def save(self, state: str, folder: Path, spec: ModelSpec) -> None:
+    def save(self, state: str, folder: Path, spec: Any) -> None:
         """Write what a user of the trained model needs of the data, such as a tokenizer."""
 
-    def check_data(self, spec: ModelSpec, data: Any, settings: Settings) -> None:
+    def check_data(self, spec: Any, data: Any, settings: Settings) -> None:
         """Raises SpecError and DataError where data, model and settings do not fit."""
 
-    def module(self, spec: ModelSpec, device: torch.device) -> nn.Module:
+    def module(self, spec: Any, device: torch.device) -> nn.Module:
         """A fresh model around the emitted module ``model``; its forward pass takes what `collate`
         gives, ``rounds``, ``noise_seed`` and ``num_items_in_batch``, and gives the ``loss``: the
         sum over the targets, divided by that number."""
@@ -241,9 +243,18 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def no_products(graph: BlockGraph, batch: int) -> int:
+def no_products(graph: BlockGraph | TowersGraph, batch: int) -> int:
     """The FLOPs of a loss without matrix products."""
     return 0
+
+
+def _of_one_tower(check: Callable[[ModelSpec], None]) -> Callable[[ModelSpec | TowersSpec], None]:
+    """The check, which refuses models of several towers first."""
+    return lambda spec: check(require_spec(spec))
+
+
+def _compares_pairs(spec: ModelSpec | TowersSpec) -> None:
+    paired_towers(spec)
 
 
 @dataclass(frozen=True)
@@ -258,8 +269,8 @@ class Row:
 
     module: str
     figures: tuple[Figure, ...]
-    check_model: Callable[[ModelSpec], None]
-    loss_flops: Callable[[BlockGraph, int], int] = no_products
+    check_model: Callable[[ModelSpec | TowersSpec], None]
+    loss_flops: Callable[[BlockGraph | TowersGraph, int], int] = no_products
 
     @property
     def figure(self) -> str:
@@ -278,7 +289,7 @@ OBJECTIVES: Mapping[str, Row] = {
             Figure("perplexity", "perplexity", "perplexity", "{:.2f}".format),
             Figure("accuracy", "accuracy", "accuracy", percent, less_is_better=False),
         ),
-        check_model=require_language_model,
+        check_model=_of_one_tower(require_language_model),
     ),
     "classify": Row(
         "rinsc.objectives.classify",
@@ -292,9 +303,30 @@ OBJECTIVES: Mapping[str, Row] = {
             Figure("high", "to", "high end", percent, False),
             Figure("loss", "loss", "nats per picture", "{:.4f}".format),
         ),
-        check_model=require_pictures,
+        check_model=_of_one_tower(require_pictures),
+    ),
+    "sigmoid_pairs": Row(
+        "rinsc.objectives.sigmoid_pairs",
+        figures=(
+            Figure(
+                *("nats_per_pair", "nats/pair", "nats per pair", "{:.4f}".format),
+                apart="{:.4f} nats per pair".format,
+            ),
+            Figure("image_to_text", "image→text", "recall@1, picture to text", percent, False),
+            Figure("text_to_image", "text→image", "recall@1, text to picture", percent, False),
+        ),
+        check_model=_compares_pairs,
     ),
 }
+
+
+def objective_of_data(data: str) -> str:
+    """What a model is trained for on data of this name, where nobody says it.
+
+    >>> objective_of_data("pairs:pictures"), objective_of_data("plays")
+    ('sigmoid_pairs', 'next_token')
+    """
+    return "sigmoid_pairs" if data.startswith("pairs:") else "next_token"
 
 
 @cache

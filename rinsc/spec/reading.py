@@ -147,12 +147,13 @@ def _toml_lines(values: Mapping[str, Any], table: str = "") -> str:
     return text
 
 
-def is_of(text: str, spec: ModelSpec) -> bool:
+def is_of(text: str, spec: ModelSpec | TowersSpec) -> bool:
     """Whether a TOML file, of whatever version, says the same as the spec."""
     if text == spec_to_toml(spec):
         return True
     try:
-        return spec_to_toml(spec_from_values(parse_toml(text))) == spec_to_toml(spec)
+        read = towers_from_values if isinstance(spec, TowersSpec) else spec_from_values
+        return spec_to_toml(read(parse_toml(text))) == spec_to_toml(spec)
     except (ValueError, RinscError):
         return False
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from html import escape
-from typing import Any
+from typing import Any, TypeAlias
 
 from rinsc.errors import Problem, RinscError, SignatureError, SpecError
 from rinsc.spec.checks import at_key, unknown_keys
@@ -100,6 +100,16 @@ class TowersSpec:
         return tuple(block for block, names in users.items() if len(names) > 1)
 
 
+AnySpec: TypeAlias = ModelSpec | TowersSpec
+
+
+def like(spec: AnySpec, signature: str) -> AnySpec:
+    """Another signature at the dimensions of ``spec``: `with_signature`, or `with_towers`."""
+    if isinstance(spec, TowersSpec):
+        return with_towers(spec, signature)
+    return with_signature(spec, signature)
+
+
 def require_towers(spec: object) -> TowersSpec:
     """The spec itself; raises `SpecError` for one of a single tower and for everything else."""
     if isinstance(spec, TowersSpec):
@@ -107,6 +117,18 @@ def require_towers(spec: object) -> TowersSpec:
     message = f"this needs a spec of several towers, not {type(spec).__name__}"
     hint = "make one: rinsc.towers_spec('image: AB, text: AC', preset='tiny')"
     raise SpecError("not-towers", message, hint=hint)
+
+
+def paired_towers(spec: object) -> tuple[ModelSpec, ModelSpec]:
+    """The tower of pictures and that of texts; raises `SpecError` for a model without both."""
+    pair = spec.pairing if isinstance(spec, TowersSpec) else None
+    if pair is None:
+        message = f"'{getattr(spec, 'text', spec)!s:.100}' does not compare pictures with texts: "
+        message += "that takes one tower of the kind siglip_image and one of siglip_text"
+        hint = "write 'image: AB, text: CD' with the preset siglip-tiny"
+        raise SpecError("no-pairs", message, place="kind", hint=hint)
+    assert isinstance(spec, TowersSpec)
+    return spec.towers[pair.image], spec.towers[pair.text]
 
 
 def block_users(towers: Mapping[str, ModelSpec]) -> dict[str, list[str]]:

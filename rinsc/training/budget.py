@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 
 from rinsc.cost.flops import set_rounds
 from rinsc.errors import SpecError, UsageError, setting
-from rinsc.graph import BlockGraph, build_graph
+from rinsc.graph import BlockGraph, TowersGraph, build_graph
 from rinsc.objectives import OBJECTIVES
 from rinsc.scalars import whole_count
-from rinsc.spec import ModelSpec
+from rinsc.spec.towers import AnySpec
 from rinsc.training.config import TrainConfig, config_from_mapping
 from rinsc.training.schedules import Depths, graph_of
 
@@ -24,7 +24,8 @@ MAX_WARMUP, WARMUP_SHARE = 50, 0.1  # steps, and of all steps
 DEFAULT_STEPS = 1000
 
 Unit = Literal["flops", "tokens", "steps"]
-Model: TypeAlias = ModelSpec | BlockGraph  # a graph, where it is there already
+Graph: TypeAlias = BlockGraph | TowersGraph
+Model: TypeAlias = AnySpec | Graph  # a graph, where it is there already
 Settings: TypeAlias = TrainConfig | Mapping[str, Any] | None
 _BUDGET = re.compile(r"(?P<amount>\S+?)\s*(?P<unit>flops|tokens|steps)?", re.IGNORECASE)
 
@@ -70,12 +71,12 @@ def budget_from_text(text: str) -> Budget:
 
 
 def run_config(
-    spec: ModelSpec,
+    spec: AnySpec,
     settings: Settings = None,
     budget: str | Budget | None = None,
     baseline: Model | None = None,
     *,
-    graph: BlockGraph | None = None,
+    graph: Graph | None = None,
 ) -> TrainConfig:
     """The settings of a run of ``spec`` with the steps that its budget pays for.
 
@@ -103,14 +104,17 @@ def run_config(
     return dataclasses.replace(config, warmup_steps=warmup)
 
 
-def check_settings(
-    spec: ModelSpec, config: TrainConfig, graph: BlockGraph | None = None
-) -> BlockGraph:
+def check_settings(spec: AnySpec, config: TrainConfig, graph: Graph | None = None) -> Graph:
     """The graph of a model that the settings fit.
 
     Raises SpecError where the model has other ports or the settings do not fit it, and
     GraphError for rounds that it cannot run or train."""
     OBJECTIVES[config.objective].check_model(spec)
+    if config.objective == "sigmoid_pairs" and config.accumulate > 1:
+        message = f"in {config.accumulate} parts of a batch no pair is compared across parts"
+        checkpointing = setting("checkpointing='visit'", "--checkpointing visit")
+        hint = f"leave {setting('accumulate')} out; {checkpointing} saves memory, too"
+        raise SpecError("parts-of-pairs", message, place="accumulate", hint=hint)
     if config.sequence_length > spec.context:
         message = f"sequence_length {config.sequence_length} is beyond the context {spec.context}"
         hint = "shorten it, or raise context"
@@ -167,7 +171,7 @@ def spending(config: TrainConfig, model: Model) -> Spending:
     return Spending(config.steps, config.tokens, depths.planned_flops(), depths.is_exact)
 
 
-def _steps_for_flops(config: TrainConfig, graph: BlockGraph, flops: int) -> int:
+def _steps_for_flops(config: TrainConfig, graph: Graph, flops: int) -> int:
     """The most steps that cost no more; a schedule of rounds stretches over all of them."""
     depths = Depths(graph, config)
     if depths.drawn:

@@ -261,10 +261,12 @@ class TrainConfig:
         option="--lr-visits-power",
     )
     keep: int = _setting(2, "Checkpoints that are kept.", _COUNT, option="--keep")
-    objective: Literal["next_token", "classify"] = _setting(
+    objective: Literal["next_token", "classify", "sigmoid_pairs"] = _setting(
         "next_token",
-        "What the model learns: the next token of a text, or the class of a picture.",
+        "What the model learns: the next token of a text, the class of a picture, or which "
+        "captions are those of which pictures",
         option="--objective",
+        otherwise="the last for pairs:…, else the first,",
     )
 
     def __post_init__(self) -> None:

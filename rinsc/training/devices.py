@@ -28,6 +28,7 @@ from rinsc.backends.torch.device import autocast, no_device, usable_device
 from rinsc.backends.torch.memory import TrainingStep, require_training_memory
 from rinsc.backends.torch.parallel import Recursed, parallelize
 from rinsc.backends.torch.processes import Result, on_first
+from rinsc.cost.flops import length_in_tower
 from rinsc.errors import RinscError, UsageError, plural, setting
 from rinsc.formats import FORMATS, TrainingPrecision
 from rinsc.graph import build_graph
@@ -36,6 +37,7 @@ from rinsc.layers import model_input
 from rinsc.objectives import Data, objective
 from rinsc.ops import at_sizes
 from rinsc.spec import ModelSpec
+from rinsc.spec.towers import AnySpec
 from rinsc.storage.files import read_regular_text
 from rinsc.training.budget import check_settings
 from rinsc.training.config import TrainConfig, config_from_toml
@@ -235,7 +237,7 @@ ALONE = Devices(torch.device("cpu"))
 
 
 def check_fits(
-    spec: ModelSpec,
+    spec: AnySpec,
     data: Data,
     config: TrainConfig,
     devices: Devices = ALONE,
@@ -250,7 +252,7 @@ def check_fits(
     check_devices(spec, config, devices)
 
 
-def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE) -> None:
+def check_devices(spec: AnySpec, config: TrainConfig, devices: Devices = ALONE) -> None:
     """Raises UsageError where the batch cannot be shared evenly by the processes, and LoweringError
     where a device has too little memory for its part of a step."""
     shares = config.accumulate * devices.count
@@ -265,7 +267,7 @@ def check_devices(spec: ModelSpec, config: TrainConfig, devices: Devices = ALONE
     for name, tower in towers_of(graph).items():
         one_step = TrainingStep(
             tower,
-            min(config.sequence_length, tower.spec.context),
+            length_in_tower(tower.spec, config.sequence_length),
             config.batch_sequences,
             rounds=rounds[name],
             precision=config.precision,
@@ -284,7 +286,7 @@ COMPILING_PAYS = 300  # seconds of training, from which on compiling is won back
 
 
 def fast_settings(
-    spec: ModelSpec, config: TrainConfig, devices: Devices, folder: RunFolder, *, anew: bool
+    spec: AnySpec, config: TrainConfig, devices: Devices, folder: RunFolder, *, anew: bool
 ) -> tuple[TrainConfig, str]:
     """The settings of the fastest run, and a note that says what they are; every process calls it.
 
@@ -295,7 +297,7 @@ def fast_settings(
 
 
 def _chosen(
-    spec: ModelSpec, config: TrainConfig, devices: Devices, folder: RunFolder | None
+    spec: AnySpec, config: TrainConfig, devices: Devices, folder: RunFolder | None
 ) -> tuple[TrainConfig, str]:
     begun = None if folder is None else _begun(folder)
     if begun is not None:
@@ -306,7 +308,7 @@ def _chosen(
     precision, seconds = fast_precision(devices.device), dict[TrainingPrecision, float]()
     shares = config.accumulate * devices.count
     is_tiny = Depths(spec, config).flops(0) <= TINY_FLOPS * shares
-    if is_tiny and devices.device.type == "cpu":
+    if is_tiny and devices.device.type == "cpu" and isinstance(spec, ModelSpec):
         seconds = step_seconds(spec, config, devices, ("fp32", precision))
         precision = min(seconds, key=lambda name: seconds[name])
     all_seconds = seconds.get(precision, float("inf")) * config.accumulate * config.steps

@@ -13,10 +13,9 @@ from typing import Any
 from rinsc.__about__ import __version__
 from rinsc.backends.hf import RinscForCausalLM, RinscForImageClassification, picture_config
 from rinsc.backends.hf.folder import processor_json
-from rinsc.backends.torch import save_weights, to_torch
+from rinsc.backends.torch import CompiledTowers, save_weights, to_torch
 from rinsc.backends.torch.sharded_checkpoint import full_state_dict
 from rinsc.cost import forward_flops, stored_params
-from rinsc.data.tokenizer import BytePairTokenizer
 from rinsc.errors import RinscError, plural
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
@@ -24,7 +23,8 @@ from rinsc.graph.towers_graph import by_dial, rounds_of
 from rinsc.layers.kind import takes_pictures
 from rinsc.objectives import OBJECTIVES, Part, objective
 from rinsc.scalars import exact, html_table, rounded_flops
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.spec import TowersSpec, model_spec
+from rinsc.spec.towers import AnySpec
 from rinsc.storage.files import parse_json, read_json, read_regular_text, write_atomically
 from rinsc.text.tokenizer_files import (
     TOKENIZER_CONFIG_FILE,
@@ -102,7 +102,7 @@ class Trained:
     """
 
     path: Path
-    spec: ModelSpec
+    spec: AnySpec
     config: TrainConfig
     result: TrainResult
     was_finished: bool = False
@@ -121,12 +121,14 @@ class Trained:
         """How good the model is, what was spent, and where the run is: name and text each."""
         result, trained_for = self.result, objective(self.config.objective)
         main, *others = trained_for.figures
-        quality = result.quality
+        quality, unit, count = result.quality, "tokens", result.tokens
+        if isinstance(self.spec, TowersSpec):
+            unit, count = "pairs", result.steps * self.config.batch_sequences
         return (
             (main.words, f"{main.text(quality[main.name])} on {result.held_out_words}"),
             *((other.words, other.text(quality[other.name])) for other in others),
             ("steps", exact(result.steps)),
-            ("tokens", f"{exact(result.tokens)} ({result.epochs:.2f} epochs)"),
+            (unit, f"{exact(count)} ({result.epochs:.2f} epochs)"),
             ("training FLOPs", exact(result.training_flops)),
             ("seconds", f"{result.seconds:.1f}"),
             ("run folder", str(self.path)),
@@ -137,11 +139,15 @@ class Trained:
         return {"run": str(self.path), **result_facts(self.spec, self.config, self.result)}
 
 
-def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> dict[str, object]:
+def result_facts(spec: AnySpec, config: TrainConfig, result: TrainResult) -> dict[str, object]:
     """What ``result.json`` says: which model was trained, how far, and what came of it."""
     graph = build_graph(spec)
     rounds = by_dial(rounds_of(graph, config.evaluation_rounds))
-    forward = forward_flops(graph, config.sequence_length, rounds=rounds or None).total
+    batch = config.batch_sequences if isinstance(spec, TowersSpec) else 1
+    forward = forward_flops(graph, config.sequence_length, batch=batch, rounds=rounds or None).total
+    per_unit = {"forward_flops_per_token": round(forward / config.sequence_length)}
+    if isinstance(spec, TowersSpec):
+        per_unit = {"forward_flops_per_pair": forward // batch}
     return {
         "rinsc": __version__,
         "signature": spec.text,
@@ -149,7 +155,7 @@ def result_facts(spec: ModelSpec, config: TrainConfig, result: TrainResult) -> d
         "seed": config.seed,
         "parameters": stored_params(graph),
         "rounds": rounds,
-        "forward_flops_per_token": round(forward / config.sequence_length),
+        **per_unit,
         **result.facts(),
     }
 
@@ -182,10 +188,10 @@ def result_from_facts(facts: Mapping[str, Any]) -> TrainResult:
 
 def finished_result(
     folder: RunFolder,
-    spec: ModelSpec,
+    spec: AnySpec,
     config: TrainConfig,
     corpus: str,
-    tokenizer: BytePairTokenizer | None,
+    tokenizer_sha256: str | None,
     source: Source | None = None,
 ) -> TrainResult | None:
     """The result in ``folder``, where it is that of this model, these settings, the text that is
@@ -198,7 +204,7 @@ def finished_result(
         record = read_json(folder.data_record)
         result = result_from_facts(read_json(folder.result))
         is_this = record["corpus"]["name"] == corpus and (
-            tokenizer is None or record["tokenizer"]["sha256"] == tokenizer.sha256
+            tokenizer_sha256 is None or record["tokenizer"]["sha256"] == tokenizer_sha256
         )
         is_this = is_this and difference_of_sources(folder, source) is None
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RinscError):
@@ -223,6 +229,8 @@ def save_trained(model: Any, folder: RunFolder, devices: Devices) -> None:
         own = {n.removeprefix(PREFIX): t for n, t in weights.items() if n.startswith(PREFIX)}
         plain.load_state_dict(own)
         save_weights(plain, folder.weights)
+        if isinstance(plain, CompiledTowers):
+            return  # their config is written where they are exported
         is_classifier = takes_pictures(plain.spec)
         if is_classifier:
             shape = read_json(folder.data_record)["corpus"]["shape"]

@@ -18,6 +18,7 @@ from rinsc.errors import CheckpointError, OutputError, Problem, RinscError, sett
 from rinsc.graph.build import model_differences
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.spec.reading import is_of
+from rinsc.spec.towers import AnySpec
 from rinsc.storage.files import (
     cannot_write,
     parse_json,
@@ -53,7 +54,7 @@ _ELSEWHERE = "choose another folder, or use"
 
 def require_same_run(
     folder: RunFolder,
-    spec: ModelSpec,
+    spec: AnySpec,
     config: TrainConfig,
     data_record: Mapping[str, object],
     source: Source | None = None,
@@ -87,7 +88,7 @@ def difference_of_sources(folder: RunFolder, source: Source | None) -> str | Non
 
 
 def another_run(
-    folder: RunFolder, spec: ModelSpec, config: TrainConfig, source: Source | None = None
+    folder: RunFolder, spec: AnySpec, config: TrainConfig, source: Source | None = None
 ) -> OutputError:
     """The error of `check_run_folder` for a finished run, with how it differs from this one."""
     problems = [already_finished(folder)]
@@ -149,9 +150,12 @@ def _of_another(what: str, path: Path) -> CheckpointError:
     return CheckpointError("foreign-checkpoint", message, place=str(path), hint=hint)
 
 
-def _of_another_model(begun: ModelSpec, now: ModelSpec, path: Path) -> CheckpointError:
+def _of_another_model(begun: AnySpec, now: AnySpec, path: Path) -> CheckpointError:
     message = f"this run was begun with '{begun.text}', and '{now.text}' is another model: "
-    message += "; ".join(model_differences(begun, now))
+    if isinstance(begun, ModelSpec) and isinstance(now, ModelSpec):
+        message += "; ".join(model_differences(begun, now))
+    else:
+        message += "its towers, or their dimensions, differ"
     hint = f"go on with the model of that run, {_ELSEWHERE} {overwriting()}"
     return CheckpointError("foreign-checkpoint", message, place=str(path), hint=hint)
 
@@ -164,7 +168,7 @@ FREE = {
 
 
 def begin_from_trunk(
-    trunk: str | Path, spec: ModelSpec, config: TrainConfig, output: str | Path
+    trunk: str | Path, spec: AnySpec, config: TrainConfig, output: str | Path
 ) -> int:
     """Begin the run in ``output`` with steps of the run in ``trunk``; returns how many.
 
@@ -188,7 +192,7 @@ def begin_from_trunk(
     return checkpoint.step
 
 
-def _last_common(trunk: RunFolder, spec: ModelSpec, config: TrainConfig) -> Checkpoint:
+def _last_common(trunk: RunFolder, spec: AnySpec, config: TrainConfig) -> Checkpoint:
     """The last checkpoint of the trunk that is also one of the run; raises CheckpointError."""
     try:
         begun = config_from_toml(read_regular_text(trunk.config))

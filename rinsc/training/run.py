@@ -16,9 +16,10 @@ from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.weight_files import load_weights, save_weights
 from rinsc.errors import CheckpointError
 from rinsc.graph import BlockGraph
+from rinsc.graph.towers_graph import towers_of
 from rinsc.layers import weights
 from rinsc.objectives import Data, objective
-from rinsc.spec import ModelSpec
+from rinsc.spec.towers import AnySpec
 from rinsc.storage.files import file_digest, write_atomically
 from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoints
 from rinsc.training.config import TrainConfig
@@ -76,7 +77,7 @@ class StoppedError(Exception):
 @allocation_errors()
 def train_module(
     model: TrainableModel,
-    spec: ModelSpec,
+    spec: AnySpec,
     corpus: Data,
     config: TrainConfig,
     folder: RunFolder,
@@ -113,7 +114,8 @@ def train_module(
     start = devices.on_first(lambda: _start(folder, model, config)) if resume else None
     if start is None:
         if config.init_depth == "stored":
-            scale_residuals(model.model, model.model.graph)
+            for name, tower in towers_of(model.model.graph).items():
+                scale_residuals(model.model.get_submodule(name), tower)
         if source is not None:
             source = _begin_with(model, spec, source, corpus.record, folder, devices, report)
     devices.on_first(lambda: _begin(folder, spec, config, corpus.record, start, source))
@@ -125,7 +127,7 @@ def train_module(
 
 def _run(
     model: TrainableModel,
-    spec: ModelSpec,
+    spec: AnySpec,
     corpus: Data,
     config: TrainConfig,
     folder: RunFolder,
@@ -216,7 +218,7 @@ def _start(folder: RunFolder, model: TrainableModel, config: TrainConfig) -> Che
 
 def _begin_with(
     model: TrainableModel,
-    spec: ModelSpec,
+    spec: AnySpec,
     source: Source,
     data_record: Mapping[str, Any],
     folder: RunFolder,
@@ -246,7 +248,7 @@ def _begin_with(
 
 def _begin(
     folder: RunFolder,
-    spec: ModelSpec,
+    spec: AnySpec,
     config: TrainConfig,
     record: Mapping[str, object],
     start: Checkpoint | None,

@@ -16,7 +16,8 @@ from typing import Any
 from rinsc.__about__ import __version__
 from rinsc.errors import CheckpointError, OutputError, Problem, setting
 from rinsc.objectives import Pieces
-from rinsc.spec import ModelSpec, spec_to_toml
+from rinsc.spec import spec_to_toml
+from rinsc.spec.towers import AnySpec
 from rinsc.storage.files import (
     cannot_write,
     check_folder,
@@ -237,7 +238,7 @@ def alone_in(folder: RunFolder) -> Iterator[None]:
 
 def write_inputs(
     folder: RunFolder,
-    spec: ModelSpec,
+    spec: AnySpec,
     config: TrainConfig,
     data_record: Mapping[str, object],
     source_record: Mapping[str, object] | None = None,

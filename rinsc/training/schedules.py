@@ -12,22 +12,22 @@ from collections.abc import Mapping
 from rinsc.cost import training_flops
 from rinsc.cost.flops import set_rounds
 from rinsc.errors import plural
-from rinsc.graph import BlockGraph, Rounds, build_graph
+from rinsc.graph import BlockGraph, Rounds, TowersGraph, build_graph
 from rinsc.graph.law import draw_rounds, drawn_loops, loop_law, noise_seed_of
 from rinsc.objectives import OBJECTIVES
-from rinsc.spec import ModelSpec
+from rinsc.spec.towers import AnySpec
 from rinsc.training.config import TrainConfig
 
 EXACT_STEPS = 4_000_000  # whose draws are added up to plan a run: half a minute
 
 
-def told_rounds(graph: BlockGraph, config: TrainConfig) -> dict[str, int]:
+def told_rounds(graph: BlockGraph | TowersGraph, config: TrainConfig) -> dict[str, int]:
     """The rounds of every repeat that the settings set, the most of a schedule."""
     most = max((rounds for _, rounds in config.rounds_schedule), default=config.rounds)
     return set_rounds(graph, most)
 
 
-def most_rounds(graph: BlockGraph, config: TrainConfig) -> dict[str, int]:
+def most_rounds(graph: BlockGraph | TowersGraph, config: TrainConfig) -> dict[str, int]:
     """The most rounds that a step may run of every repeat.
 
     Of a law without a largest number they are those written.
@@ -36,15 +36,15 @@ def most_rounds(graph: BlockGraph, config: TrainConfig) -> dict[str, int]:
     return drawn | told_rounds(graph, config)
 
 
-def graph_of(model: ModelSpec | BlockGraph) -> BlockGraph:
+def graph_of(model: AnySpec | BlockGraph | TowersGraph) -> BlockGraph | TowersGraph:
     """The graph of a spec, or the graph that is there already."""
-    return model if isinstance(model, BlockGraph) else build_graph(model)
+    return model if isinstance(model, BlockGraph | TowersGraph) else build_graph(model)
 
 
 class Depths:
     """The rounds of each step and what they cost."""
 
-    def __init__(self, model: ModelSpec | BlockGraph, config: TrainConfig) -> None:
+    def __init__(self, model: AnySpec | BlockGraph | TowersGraph, config: TrainConfig) -> None:
         self._graph = graph_of(model)
         self._config = config
         self._set = set_rounds(self._graph, config.rounds)

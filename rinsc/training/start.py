@@ -22,6 +22,7 @@ import torch
 from rinsc.backends.torch.memory import allocation_errors
 from rinsc.backends.torch.parallel import Recursed
 from rinsc.data.names import note_named
+from rinsc.data.pairs import load_caption_tokenizer
 from rinsc.data.tokenizer import load_tokenizer
 from rinsc.errors import (
     OutputError,
@@ -32,12 +33,13 @@ from rinsc.errors import (
     setting,
 )
 from rinsc.extras import require, zoo_file
-from rinsc.objectives import Data, Objective, Request, objective
+from rinsc.objectives import Data, Objective, Request, objective, objective_of_data
 from rinsc.progress import Progress, ShownProgress, SilentProgress
 from rinsc.scalars import exact, rounded_flops
-from rinsc.spec import ModelSpec, model_spec, with_signature
-from rinsc.spec.model import require_spec
+from rinsc.spec import ModelSpec, TowersSpec, model_spec
+from rinsc.spec.towers import AnySpec, like, paired_towers
 from rinsc.syntax import parse
+from rinsc.syntax.parser import has_towers
 from rinsc.training.budget import Budget, Settings, Spending, check_settings, run_config, spending
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import (
@@ -62,20 +64,20 @@ from rinsc.training.run_folder import (
 )
 from rinsc.training.warm_start import Source, check_source, open_source, spec_from
 
-DEFAULT_PRESET = "tiny"
+DEFAULT_PRESET, DEFAULT_TOWERS = "tiny", "siglip-tiny"
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def train(
-    model: str | Path | ModelSpec,
+    model: str | Path | AnySpec,
     *,
     data: str,
     output: str | Path,
     budget: str | Budget | None = None,
     settings: Settings = None,
-    match: str | ModelSpec | None = None,
+    match: str | AnySpec | None = None,
     start_from: str | Path | None = None,
     tokenizer: str | Path | None = None,
     device: DeviceName = "auto",
@@ -107,11 +109,12 @@ def train(
     source = None
     if start_from is not None:
         source = open_source(str(start_from), folder, anew=overwrite)
-    trained_for = objective(_objective_name(settings))
+    trained_for = objective(_objective_name(settings, data))
     chosen = trained_for.dimensions(data) if isinstance(model, str) else {}
     spec = _spec(model, source, None if tokenizer is None else Path(tokenizer), chosen)
-    require_spec(spec)  # not one of towers
-    baseline = with_signature(spec, match) if isinstance(match, str) else match
+    if not isinstance(settings, TrainConfig):
+        settings = {**(settings or {}), "objective": trained_for.name}
+    baseline = like(spec, match) if isinstance(match, str) else match
     config = run_config(spec, settings, budget, baseline)
     run = planned_run(
         *(spec, config, data, Path(output)),
@@ -126,7 +129,7 @@ def train(
 
 
 def planned_run(
-    spec: ModelSpec,
+    spec: AnySpec,
     config: TrainConfig,
     data: str,
     output: Path,
@@ -143,7 +146,10 @@ def planned_run(
     ``fast`` takes bf16 and compiled blocks where the run ends sooner with them.
     """
     folder, notes = RunFolder(output), tuple[str, ...]()
-    if tokenizer is not None and config.objective != "next_token":
+    if source is not None and isinstance(spec, TowersSpec):
+        message = "towers begin with fresh weights: there is no taking over of those of a run"
+        raise UsageError("usage", message, hint=f"leave {setting('start_from', '--from')} out")
+    if tokenizer is not None and config.objective == "classify":
         message = f"the objective {config.objective} reads no text, and needs no tokenizer"
         raise UsageError("usage", message, hint=f"leave {setting('tokenizer')} out")
     with devices.lost_processes():
@@ -176,7 +182,7 @@ def planned_run(
 class PlannedRun:
     """A run of which all is known but its text; ``notes`` say what ``fast`` came to."""
 
-    spec: ModelSpec
+    spec: AnySpec
     config: TrainConfig
     data: str
     folder: RunFolder
@@ -201,10 +207,13 @@ class PlannedRun:
         """What is about to be spent, in all three units."""
         devices, plan = self.devices, self.spending
         over = f" over {devices.count} processes" if devices.count > 1 else ""
+        count, unit = plan.tokens, "token"
+        if isinstance(self.spec, TowersSpec):
+            count, unit = plan.steps * self.config.batch_sequences, "pair"
         return (
             f"{self.spec.text} on {self.data}{over}: "
             f"{plural(plan.steps, 'step', exact(plan.steps))}, "
-            f"{plural(plan.tokens, 'token', exact(plan.tokens))}, "
+            f"{plural(count, unit, exact(count))}, "
             f"{rounded_flops(plan.training_flops)} of training"
             + ("" if plan.is_exact else " in expectation")
         )
@@ -232,11 +241,17 @@ class PlannedRun:
         """The result of this very run; raises OutputError where another one is finished here."""
         folder, tokenizer = self.folder, None
         if self.tokenizer is not None:
-            tokenizer = load_tokenizer(self.tokenizer, begun_tokenizer(folder))
+            tokenizer = self._tokenizer_digest(self.tokenizer)
         result = finished_result(folder, self.spec, self.config, self.data, tokenizer, self.source)
         if result is None and folder.is_finished:
             raise another_run(folder, self.spec, self.config, self.source)
         return result
+
+    def _tokenizer_digest(self, path: Path) -> str:
+        if isinstance(self.spec, TowersSpec):
+            _, text = paired_towers(self.spec)
+            return load_caption_tokenizer(path, text.context).sha256
+        return load_tokenizer(path, begun_tokenizer(self.folder)).sha256
 
     def _data(self, request: Request) -> tuple[Data, str]:
         """The data, once everything fits, and what every process opens it with."""
@@ -307,25 +322,28 @@ def vocabulary_of(tokenizer: Path, source: Source | None) -> int:
     return loaded.vocab_size
 
 
-def _objective_name(settings: Settings) -> str:
+def _objective_name(settings: Settings, data: str) -> str:
     if isinstance(settings, TrainConfig):
         return settings.objective
-    return TrainConfig(objective=(settings or {}).get("objective", "next_token")).objective
+    named = (settings or {}).get("objective", objective_of_data(data))
+    return TrainConfig(objective=named).objective
 
 
 def _spec(
-    model: str | Path | ModelSpec,
+    model: str | Path | AnySpec,
     source: Source | None,
     tokenizer: Path | None,
     dimensions: Mapping[str, Any],
-) -> ModelSpec:
+) -> AnySpec:
     """What ``model`` stands for, with the vocabulary of the tokenizer where it names none."""
-    if isinstance(model, ModelSpec):
+    if isinstance(model, ModelSpec | TowersSpec):
         return model
     path = Path(model) if str(model).endswith(".toml") else zoo_file(str(model))
     if path is not None:
         return model_spec(path)
     model = str(model)
+    if has_towers(model):
+        return model_spec(model, preset=DEFAULT_TOWERS, **dimensions)
     if source is not None:
         spec = spec_from(source.spec, parse(model))
     else:

@@ -29,7 +29,7 @@ from rinsc.backends.torch.sharded_checkpoint import (
 )
 from rinsc.backends.torch.weight_files import open_weights
 from rinsc.errors import CheckpointError, RinscError
-from rinsc.graph import BlockGraph
+from rinsc.graph import BlockGraph, TowersGraph
 from rinsc.storage.files import write_atomically
 from rinsc.training.checkpoint import (
     METRICS,
@@ -227,7 +227,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def why_unusable(
-    checkpoint: Checkpoint, model: nn.Module, graph: BlockGraph, config: TrainConfig
+    checkpoint: Checkpoint, model: nn.Module, graph: BlockGraph | TowersGraph, config: TrainConfig
 ) -> str | None:
     """What of a checkpoint is not of a run of ``model``, in words; None where all of it is.
 
@@ -279,7 +279,9 @@ def _are_weights(path: Path, model: nn.Module) -> bool:
     )
 
 
-def _are_moments(path: Path, model: nn.Module, graph: BlockGraph, config: TrainConfig) -> bool:
+def _are_moments(
+    path: Path, model: nn.Module, graph: BlockGraph | TowersGraph, config: TrainConfig
+) -> bool:
     """The same groups of parameters, and for each a state of its shape."""
     inner = model.get_submodule("model")
     optimizers = each_optimizer(build_optimizer(inner, graph, config))

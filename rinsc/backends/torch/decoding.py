@@ -30,6 +30,7 @@ from rinsc.graph import (
     BlockGraph,
     Rounds,
     RoundsWarning,
+    TowersGraph,
     beyond_training,
     resolve_rounds,
     trained_rounds,
@@ -255,6 +256,8 @@ def compile_blocks(model: Emitted) -> Emitted:
 
     The loop over rounds stays outside, so that rounds which change compile nothing new.
     """
-    for name in model.graph.blocks:
-        model.get_submodule(name).compile()
+    graph: BlockGraph | TowersGraph = model.graph
+    owners = graph.owners() if isinstance(graph, TowersGraph) else dict.fromkeys(graph.blocks, "")
+    for name, tower in owners.items():
+        model.get_submodule(f"{tower}.{name}".lstrip(".")).compile()
     return model

@@ -173,16 +173,35 @@ def _recomputing_class(graph: BlockGraph) -> type[CompiledModule]:
     return emitted_class("Model", CompiledModule, origin, _recomputing_class)
 
 
+def recomputing_towers(spec: TowersSpec) -> CompiledTowers:
+    """`recomputing_module` of several towers; each has its own ``checkpointing``."""
+    graph = build_graph(spec)
+    if torch.get_default_device().type == "cpu":
+        for tower in graph.towers.values():
+            require_memory(tower)
+    return _recomputing_towers_class(graph)()
+
+
+def _recomputing_towers_class(graph: TowersGraph) -> type[CompiledTowers]:
+    return _class_of_towers(graph, _recomputing_towers_class, recomputing=True)
+
+
 def _towers_class(graph: TowersGraph) -> type[CompiledTowers]:
     """The emitted class of towers, whose own classes are as those of models of one tower."""
+    return _class_of_towers(graph, _towers_class, recomputing=False)
+
+
+def _class_of_towers(
+    graph: TowersGraph, maker: Callable[[Any], type[CompiledTowers]], *, recomputing: bool
+) -> type[CompiledTowers]:
     origin = {
-        "source": emit_towers(graph),
+        "source": emit_towers(graph, recomputing=recomputing),
         "spec": graph.spec,
         "graph": graph,
         "takes_noise_seed": any(map(takes_noise_seed, graph.towers.values())),
     }
     towers = {tower_class(name): _origin(tower) for name, tower in graph.towers.items()}
-    return emitted_class("Model", CompiledTowers, origin, _towers_class, towers)
+    return emitted_class("Model", CompiledTowers, origin, maker, towers)
 
 
 def _origin(graph: BlockGraph) -> dict[str, Any]:

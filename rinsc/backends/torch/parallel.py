@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rinsc.backends.torch.processes import differentiable, refuse_reentrant
 from rinsc.backends.torch.tensor_plan import Side, tensor_plan
 from rinsc.errors import LoweringError, did_you_mean
-from rinsc.graph import BlockGraph
+from rinsc.graph import BlockGraph, TowersGraph
 from rinsc.layers import block_weights, trace_programs
 
 STYLES: Mapping[Side, type[ParallelStyle]] = {"column": ColwiseParallel, "row": RowwiseParallel}
@@ -77,11 +77,14 @@ def parallelize(
     with other names, heads that do not divide; the first training pass does where checkpointing is
     reentrant.
     """
-    emitted, graph = emitted_module(model)
     _check_choice("recursed", recursed, get_args(Recursed))
     _check_choice("unit", unit, get_args(Unit))
     sizes = _dimensions(mesh)
     _check_fits(model, mesh, sizes, mixed_precision)
+    towers = _towers_of(model)
+    if towers:
+        return _replicated_towers(model, towers, mesh, sizes)
+    emitted, graph = emitted_module(model)
     _copy_from_first(model, mesh, sizes)
     refuse_reentrant(emitted)
     draws: Any = getattr(emitted, "draws", None)
@@ -94,15 +97,50 @@ def parallelize(
         policy = mixed_precision or MixedPrecisionPolicy()
         return _shard(model, _sub_mesh(mesh, *names), recursed, unit, policy)
     if REPLICATE in sizes:
-        # Every weight takes part in every step, but for a learned start where the first rounds,
-        # which it is for, are run without gradients.
-        left_out = any(
-            loop.options.start == "learned" and loop.options.grad is not None
-            for loop in graph.loops()
-        )
-        group = mesh.get_group(REPLICATE)
+        group, left_out = mesh.get_group(REPLICATE), _may_leave_out(graph)
         return DistributedDataParallel(model, process_group=group, find_unused_parameters=left_out)
     return model
+
+
+def _towers_of(model: nn.Module) -> list[tuple[nn.Module, BlockGraph]]:
+    """The emitted module of each tower, with its graph, in a model of several or around one."""
+    for module in model.modules():
+        graph = getattr(module, "graph", None)
+        if isinstance(graph, TowersGraph):
+            return [(module.get_submodule(name), own) for name, own in graph.towers.items()]
+    return []
+
+
+def _replicated_towers(
+    model: nn.Module,
+    towers: list[tuple[nn.Module, BlockGraph]],
+    mesh: DeviceMesh,
+    sizes: dict[str, int],
+) -> nn.Module:
+    """DDP of several towers; raises `LoweringError` for meshes that cut a model."""
+    if set(sizes) - {REPLICATE}:
+        message = "a model of several towers is copied to each device, and not cut"
+        hint = "leave 'shard' out, or name the dimension of the mesh 'replicate'"
+        raise LoweringError("several-towers", message, place="mesh", hint=hint)
+    _copy_from_first(model, mesh, sizes)
+    for tower, _ in towers:
+        refuse_reentrant(tower)
+        draws: Any = getattr(tower, "draws", None)
+        if hasattr(draws, "replica"):
+            draws.replica = _share_of_batch(mesh, sizes)
+    if REPLICATE not in sizes:
+        return model
+    left_out = any(map(_may_leave_out, (graph for _, graph in towers)))
+    group = mesh.get_group(REPLICATE)
+    return DistributedDataParallel(model, process_group=group, find_unused_parameters=left_out)
+
+
+def _may_leave_out(graph: BlockGraph) -> bool:
+    """Every weight takes part in every step, but for a learned start where the first rounds,
+    which it is for, are run without gradients."""
+    return any(
+        loop.options.start == "learned" and loop.options.grad is not None for loop in graph.loops()
+    )
 
 
 def _share_of_batch(mesh: DeviceMesh, sizes: dict[str, int]) -> tuple[int, int]:

@@ -68,12 +68,15 @@ def tower_rounds(rounds: Rounds) -> dict[str, Rounds]:
 '''
 
 
-def emit_towers(graph: TowersGraph) -> str:
-    """One file that imports torch alone and defines a `Model` of all towers."""
+def emit_towers(graph: TowersGraph, *, recomputing: bool = False) -> str:
+    """One file that imports torch alone and defines a `Model` of all towers.
+
+    It can make activations again in the backward pass where it is ``recomputing``.
+    """
     graph = verified_towers(graph)
     _check_names(graph)
     files = {
-        name: _File.of(emit_source(tower, relatives=graph.towers.values()))
+        name: _File.of(emit_source(tower, recomputing=recomputing, relatives=graph.towers.values()))
         for name, tower in graph.towers.items()
     }
     renamed = _renamed(files)
