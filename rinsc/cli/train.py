@@ -215,8 +215,10 @@ def train(
         from rinsc.training.start import planned_run, vocabulary_of
     gc.freeze()  # what is imported stays until the command ends
 
-    is_alone = isinstance(spec, ModelSpec)
-    if tokenizer is not None and is_alone and not options.names_vocabulary(model):
+    reads_text = tokenizer is not None and isinstance(spec, ModelSpec)
+    if reads_text and not options.names_vocabulary(model):
+        assert tokenizer is not None
+        assert isinstance(spec, ModelSpec)
         spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
     with option_values(OPTION_OF_SETTING):
         baseline = None if match is None else any_spec_like(spec, match, {})

@@ -34,10 +34,10 @@ def pair_loss(
 ) -> torch.Tensor:
     """The loss summed over all texts and this process's pictures, in fp32.
 
-    ``image`` and ``text`` (pairs, width) are embeddings of any length, ``captions`` (pairs,)
-    numbers that equal captions share: such belong together. With ``across`` the texts of all processes are
-    seen, and each gets its gradient from all: the sum of all processes' losses is that of the
-    whole batch, and so are the sums of their gradients, where all weigh their losses alike.
+    ``image`` and ``text`` (pairs, width) are embeddings of any length; equal ``captions`` (pairs,)
+    belong together. With ``across`` the texts of all processes are seen, and each gets its gradient
+    from all: the sum of all processes' losses is that of the whole batch, and so are the sums of
+    their gradients, where all weigh their losses alike.
     """
     image, text = (F.normalize(rows.float(), dim=-1) for rows in (image, text))
     ring = dist.is_initialized() and dist.get_world_size() > 1 if across else False

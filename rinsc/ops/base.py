@@ -13,10 +13,8 @@ Dim: TypeAlias = int | str  # a name stands for a size known at run time: "batch
 Shape: TypeAlias = tuple[Dim, ...]
 Sizes: TypeAlias = tuple[int, ...]
 Causal: TypeAlias = Literal["full", "half"]
-Init: TypeAlias = Literal[
-    *("normal", "residual", "ones", "zeros", "identity", "sum"),
-    *("xavier", "lecun", "rows", "specks", "constant"),
-]
+Plain: TypeAlias = Literal["normal", "residual", "ones", "zeros", "identity", "sum"]
+Init: TypeAlias = Literal[Plain, "xavier", "lecun", "rows", "specks", "constant"]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from rinsc.graph import BlockGraph
 from rinsc.graph.towers_graph import towers_of
 from rinsc.layers import weights
 from rinsc.objectives import Data, objective
+from rinsc.spec import ModelSpec
 from rinsc.spec.towers import AnySpec
 from rinsc.storage.files import file_digest, write_atomically
 from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoints
@@ -233,6 +234,7 @@ def _begin_with(
         require_initial_weights(folder, source)
         load_weights(model.model, folder.initial_weights)
         return source
+    assert isinstance(spec, ModelSpec)  # towers begin with fresh weights
     rows = token_rows(source, spec, data_record, folder)
     takeover = take_weights(model.model, model.model.graph, source.run, rows)
     if devices.is_first:

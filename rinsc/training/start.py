@@ -262,7 +262,7 @@ class PlannedRun:
             data = trained_for.open(request, state)
             if request.resume:
                 require_same_run(self.folder, self.spec, self.config, data.record, self.source)
-            elif self.source is not None:
+            elif self.source is not None and isinstance(self.spec, ModelSpec):
                 check_source(self.source.spec, self.spec, self.source.path)
             check_fits(self.spec, data, self.config, self.devices)
             return state

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from rinsc.evaluation.evaluate import evaluate
@@ -303,3 +304,49 @@ def test_torchrun_starts_them(text: str, tmp_path: Path, alone: RunFolder) -> No
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("taken down by Python") == 1  # torchrun itself, but neither of the two
     require_same(run, alone)
+
+
+TOWERS = """
+signature = "image: A^2{skip=0.5}B, text: AC"
+layers = 2
+width = 16
+heads = 2
+mlp_width = 24
+
+[towers.image]
+kind = "siglip_image"
+image_size = 8
+patch_size = 4
+
+[towers.text]
+kind = "siglip_text"
+vocab_size = 300
+context = 6
+"""
+
+
+def test_two_processes_compare_the_pairs_that_one_does(tmp_path: Path) -> None:
+    """Captions are equal within a share of the batch, and across the shares."""
+    model, rows = tmp_path / "towers.toml", []
+    model.write_text(TOWERS)
+    for index in range(40):
+        Image.new("RGB", (8, 8), (60 * (index % 4), index, 90)).save(tmp_path / f"{index}.png")
+        rows.append({"image": f"{index}.png", "caption": f"colour number {index % 4}"})
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = ("--data", f"pairs:{tmp_path / 'pairs.jsonl'}", "--steps", "6")
+    settings = ("--batch", "8", "--device", "cpu", "--eval-every", "1", "--lr", "0.003")
+    runs = [RunFolder(tmp_path / name) for name in ("alone", "both")]
+    args = [("train", str(model), *data, *settings, "-o", str(run.path)) for run in runs]
+    status, _, err = processes.run(tmp_path / "one", *args[0])
+    assert status == 0, err
+    on_two(tmp_path, *args[1])
+    alone, both = (read_metrics(run.metrics) for run in runs)
+    for one, other in zip(alone, both, strict=True):
+        assert other.loss_nats == pytest.approx(one.loss_nats, rel=1e-5)
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-3)
+        assert (other.training_flops, other.rounds) == (one.training_flops, one.rounds)
+    assert alone[-1].loss_nats < alone[0].loss_nats
+    # A bias of keys changes nothing, and moves with the noise of its gradient.
+    weights = [load_file(run.weights) for run in runs]
+    moved = [{n: x for n, x in own.items() if not n.endswith("key.bias")} for own in weights]
+    assert largest_gap(*moved) < 1e-2

@@ -17,7 +17,7 @@ from rinsc.cost import stored_params
 from rinsc.cost.flops import training_flops
 from rinsc.spec import TowersSpec
 
-BOTH = {"layers": 4, "width": 24, "heads": 3, "mlp_width": 40}
+BOTH: dict[str, Any] = {"layers": 4, "width": 24, "heads": 3, "mlp_width": 40}
 TABLES: dict[str, dict[str, Any]] = {
     "image": {"kind": "siglip_image", "image_size": 12, "patch_size": 4},
     "text": {"kind": "siglip_text", "vocab_size": 31, "context": 7},
@@ -30,7 +30,7 @@ def small_towers(text: str, **text_settings: Any) -> TowersSpec:
     return towers_spec(text, towers=tables, **BOTH)
 
 
-def siglip(layers: int = 4, vocab_size: int = 31) -> SiglipModel:
+def siglip(layers: int = 4, vocab_size: int = 31) -> Any:
     """A model of transformers with random weights, none of them 0."""
     sizes = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40}
     config = SiglipConfig(
@@ -43,7 +43,8 @@ def siglip(layers: int = 4, vocab_size: int = 31) -> SiglipModel:
         vision_config={**sizes, "num_hidden_layers": layers, "image_size": 12, "patch_size": 4},
     )
     torch.manual_seed(0)
-    model = SiglipModel(config).eval()
+    model: Any = SiglipModel(config)
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -67,7 +68,7 @@ def layer_weights(layer: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
     }
 
 
-def our_weights(model: SiglipModel, layers: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+def our_weights(model: Any, layers: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
     """The weights of transformers' model; ``layers`` says which layer of which tower each is."""
     image, text = model.vision_model, model.text_model
     query, key, value = image.head.attention.in_proj_weight.chunk(3)
@@ -104,7 +105,7 @@ def our_weights(model: SiglipModel, layers: Mapping[str, tuple[str, int]]) -> di
     return weights
 
 
-def twins(text: str, layers: Mapping[str, tuple[str, int]]) -> tuple[CompiledTowers, SiglipModel]:
+def twins(text: str, layers: Mapping[str, tuple[str, int]]) -> tuple[CompiledTowers, Any]:
     ours, theirs = to_torch(small_towers(text)).eval(), siglip()
     ours.load_state_dict(our_weights(theirs, layers))
     return ours, theirs
@@ -142,7 +143,7 @@ def test_both_towers_logits_and_gradients_are_those_of_siglip() -> None:
 
 
 def our_weights_of_gradients(
-    model: SiglipModel, layers: Mapping[str, tuple[str, int]]
+    model: Any, layers: Mapping[str, tuple[str, int]]
 ) -> dict[str, torch.Tensor]:
     """The gradients of transformers' model under our names."""
     with torch.no_grad():
@@ -240,7 +241,9 @@ def test_costs_of_a_pair_are_those_that_pytorch_counts() -> None:
 
 def test_weights_start_as_those_of_siglip() -> None:
     torch.manual_seed(0)
-    model = to_torch(towers_spec("image: AB, text: CD", preset="siglip-tiny", width=256, heads=4))
+    model: Any = to_torch(
+        towers_spec("image: AB, text: CD", preset="siglip-tiny", width=256, heads=4)
+    )
     assert model.logit_scale.item() == pytest.approx(2.302585)
     assert model.logit_bias.item() == -10
     deviations = {

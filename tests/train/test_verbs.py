@@ -16,6 +16,7 @@ import rinsc
 from rinsc.cost import training_flops
 from rinsc.errors import CheckpointError, OutputError, SpecError, UsageError
 from rinsc.progress import Observer, SilentProgress
+from rinsc.spec import ModelSpec
 from rinsc.training.config import TrainConfig, setting_of
 from rinsc.training.result import Trained
 from tests.cli.command_line import run_cli
@@ -119,6 +120,7 @@ def test_a_run_starts_from_another_and_matches_a_baseline(
         device="cpu",
         progress=SilentProgress(),
     )
+    assert isinstance(deeper.spec, ModelSpec)
     assert deeper.spec.width == SPEC.width
     assert json.loads((deeper.path / "source.json").read_text())["path"] == str(run.path)
     plain = rinsc.model_spec("AB", preset="tiny", layers=2, **SIZES)

@@ -96,6 +96,6 @@ class TowersSession:
             port = model_input(tower)
             feed[tower_port(name, port.name)] = checked_input(inputs[name], port, tower)
             feed |= self._dials[name].arrays(None if counts is None else counts[name])
-        names = [tower_port(name, self._outputs[name][0]) for name in towers]
-        results = self._session.run([*names, *self._joint], feed)
+        outputs = [tower_port(name, self._outputs[name][0]) for name in towers]
+        results = self._session.run([*outputs, *self._joint], feed)
         return dict(zip([*towers, *self._joint], results, strict=True))
