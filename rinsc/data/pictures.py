@@ -1,7 +1,10 @@
-"""Labelled pictures: digits that a package brings along, or arrays in a file of numpy."""
+"""Labelled pictures: digits and garments of packages, or arrays in a file of numpy."""
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +18,11 @@ from rinsc.errors import DataError, did_you_mean, plural
 from rinsc.extras import require
 
 HELD_OUT_EVERY = 5  # pictures
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+FASHION_FILES = (
+    *("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    *("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+)
 
 Array = npt.NDArray[Any]
 
@@ -22,14 +30,18 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class Pictures:
     """Labelled pictures (count, height, width, channels) with numbers from 0 to 1, and what they
-    were."""
+    were. The last ``tests`` of them are held out; else every fifth is."""
 
     name: str
     images: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+    tests: int | None = None
 
     @property
     def is_held_out(self) -> npt.NDArray[np.bool_]:
+        if self.tests is not None:
+            is_last: npt.NDArray[np.bool_] = np.arange(len(self.labels))[::-1] < self.tests
+            return is_last
         of_each: npt.NDArray[np.bool_] = (
             np.arange(len(self.labels)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         )
@@ -92,7 +104,41 @@ def load_file(name: str) -> Pictures:
     return Pictures(name, with_channels, labels.astype(np.int64))
 
 
-DATA: Mapping[str, Callable[[str], Pictures]] = {"digits": load_digits, "npz": load_file}
+def load_fashion(name: str) -> Pictures:
+    """The 70,000 garments of Fashion-MNIST, 28 x 28, as a Debian package carries them; its 10,000
+    pictures for tests are held out."""
+    train, train_labels, test, test_labels = (_of_idx(FASHION / file) for file in FASHION_FILES)
+    fits = train.shape[1:] == test.shape[1:] == (28, 28)
+    if not fits or (len(train), len(test)) != (len(train_labels), len(test_labels)):
+        message = "the files do not fit together"
+        raise DataError("bad-pictures", message, place=str(FASHION), hint="install them anew")
+    images = np.concatenate([train, test])[..., None].astype(np.float32)
+    images /= 255
+    labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
+    return Pictures(name, images, labels, len(test))
+
+
+def _of_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """An array in a file of MNIST's form: its type, its number of axes, its sizes, its numbers."""
+    try:
+        data = gzip.decompress(path.read_bytes())
+        axes = data[3]
+        sizes = [int(size) for size in np.frombuffer(data, ">u4", axes, 4)]
+        return np.frombuffer(data, np.uint8, math.prod(sizes), 4 + 4 * axes).reshape(sizes)
+    except FileNotFoundError:
+        hint = "sudo apt-get install --no-install-recommends dataset-fashion-mnist"
+        message = "Fashion-MNIST comes from a Debian package, which is not installed"
+        raise DataError("package-not-installed", message, place=str(path), hint=hint) from None
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        message = f"the file is damaged: {str(error).partition(chr(10))[0]:.100}"
+        raise DataError("damaged-file", message, place=str(path), hint="install it anew") from None
+
+
+DATA: Mapping[str, Callable[[str], Pictures]] = {
+    "digits": load_digits,
+    "fashion": load_fashion,
+    "npz": load_file,
+}
 
 
 def load_pictures(name: str) -> Pictures:
@@ -100,7 +146,7 @@ def load_pictures(name: str) -> Pictures:
     load = DATA.get(name.partition(":")[0])
     if load is None:
         message = f"'{name:.60}' is no set of labelled pictures"
-        hint = did_you_mean(name, ("digits", "npz:PATH"))
+        hint = did_you_mean(name, ("digits", "fashion", "npz:PATH"))
         raise DataError("unknown-corpus", message, place=name, hint=hint)
     pictures = load(name)
     if pictures.is_held_out.sum() < 1 or (~pictures.is_held_out).sum() < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,33 @@ def test_pictures_of_a_file(tmp_path: Path) -> None:
         with pytest.raises(DataError):
             load_pictures(f"npz:{tmp_path / 'bad.npz'}")
     assert side_for(28, 28) == 4
+
+
+def _idx(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
+    return gzip.compress(head + array.tobytes(), mtime=0)
+
+
+def test_garments_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rinsc.data.pictures.FASHION", tmp_path)
+    with pytest.raises(DataError, match="which is not installed") as caught:
+        load_pictures("fashion")
+    assert "apt-get install --no-install-recommends dataset-fashion-mnist" in str(caught.value)
+    rng, images, labels = np.random.default_rng(0), [], []
+    for part, count in (("train", 20), ("t10k", 6)):
+        images.append(rng.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        labels.append(rng.integers(0, 10, count, dtype=np.uint8))
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(_idx(images[-1]))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(_idx(labels[-1]))
+    pictures = load_pictures("fashion")
+    assert pictures.is_held_out.nonzero()[0].tolist() == [20, 21, 22, 23, 24, 25]
+    np.testing.assert_allclose(pictures.images[..., 0], np.concatenate(images) / 255, rtol=1e-6)
+    np.testing.assert_array_equal(pictures.labels, np.concatenate(labels))
+    path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    for damage in (path.read_bytes()[:-9], b"words", _idx(labels[0])):
+        path.write_bytes(damage)
+        with pytest.raises(DataError):
+            load_pictures("fashion")
 
 
 def test_the_interval_holds_the_share_as_often_as_it_says() -> None:
