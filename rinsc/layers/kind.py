@@ -13,7 +13,7 @@ from rinsc.errors import Problem, SpecError
 from rinsc.ops import Shape
 from rinsc.ops.program import Builder, Value
 from rinsc.scalars import real
-from rinsc.spec import ModelSpec
+from rinsc.spec import ModelSpec, TowersSpec
 from rinsc.spec.kinds import broken_kind, found_kind, in_this_program, is_kind, source_of_kind
 from rinsc.spec.pairing import embedding_width
 from rinsc.spec.settings import declaration_problem, settings_types
@@ -180,8 +180,10 @@ def _registration_problem(name: object, kind: object, replace: bool) -> Problem 
     return None
 
 
-def takes_pictures(spec: ModelSpec) -> bool:
+def takes_pictures(spec: ModelSpec | TowersSpec) -> bool:
     """Whether a model is given pictures cut into patches, as a classifier is."""
+    if isinstance(spec, TowersSpec):
+        return False
     return layer_kind(spec.kind).takes == "patches"
 
 
@@ -208,8 +210,10 @@ def fixed_length(spec: ModelSpec) -> int | None:
     return None if model_input(spec).has_positions else spec.context
 
 
-def require_language_model(spec: ModelSpec) -> None:
+def require_language_model(spec: ModelSpec | TowersSpec) -> None:
     """Raises `SpecError` for a spec whose kinds cannot be trained on text or continue it."""
+    if isinstance(spec, TowersSpec):
+        raise _refused(spec, "it has several towers")
     for kind in dict.fromkeys((spec.kind, *spec.block_kinds.values())):
         if kind == spec.kind and layer_kind(kind).takes != "tokens":
             raise _refused(spec, f"kind '{kind}' takes {layer_kind(kind).takes}, not tokens")
@@ -217,16 +221,18 @@ def require_language_model(spec: ModelSpec) -> None:
             raise _refused(spec, f"layers of kind '{kind}' see the tokens that they would predict")
 
 
-def _refused(spec: ModelSpec, reason: str) -> SpecError:
+def _refused(spec: ModelSpec | TowersSpec, reason: str) -> SpecError:
     message = f"'{spec.text}' is no language model: {reason}"
     hint = "choose a kind that is causal and takes tokens, such as llama"
     return SpecError("not-a-language-model", message, place="kind", hint=hint)
 
 
-def require_pictures(spec: ModelSpec) -> None:
+def require_pictures(spec: ModelSpec | TowersSpec) -> None:
     """Raises SpecError for a model that does not take patches of pictures."""
     if not takes_pictures(spec):
-        takes = layer_kind(spec.kind).takes
-        message = f"'{spec.text}' cannot classify pictures: kind '{spec.kind}' takes {takes}"
+        reason = "it has several towers"
+        if not isinstance(spec, TowersSpec):
+            reason = f"kind '{spec.kind}' takes {layer_kind(spec.kind).takes}"
+        message = f"'{spec.text}' cannot classify pictures: {reason}"
         hint = "choose a kind that takes patches, such as vit"
         raise SpecError("no-classifier", message, place="kind", hint=hint)
