@@ -10,6 +10,7 @@ from rinsc.extras import TO_TRAIN, face
 _NEEDS = {
     "rinsc.backends.torch": ("torch", "safetensors"),
     "rinsc.evaluation.evaluate": TO_TRAIN,
+    "rinsc.evaluation.scan": TO_TRAIN,
     "rinsc.study.laws": ("numpy", "scipy"),
     "rinsc.training.start": TO_TRAIN,
     "rinsc.verification": ("torch", "safetensors"),

@@ -13,6 +13,8 @@ from rinsc.cost import cost_report as cost_report
 from rinsc.cost import match_compute as match_compute
 from rinsc.errors import RinscError as RinscError
 from rinsc.evaluation.evaluate import evaluate as evaluate
+from rinsc.evaluation.scan import scan as scan
+from rinsc.evaluation.scan_report import Scan as Scan
 from rinsc.fingerprints import fingerprint as fingerprint
 from rinsc.graph import build_graph as build_graph
 from rinsc.graph import unroll as unroll

@@ -29,6 +29,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("compile", "rinsc.cli.compile:compile_", "Write a model as PyTorch source or as ONNX."),
     ("import", "rinsc.cli.import:import_", "A folder of transformers as a model of rinsc."),
     ("retrofit", "rinsc.cli.retrofit:retrofit", "A pretrained model runs layers again."),
+    ("scan", "rinsc.cli.scan:scan", "Which layers of a pretrained model can run again."),
     ("presets", "rinsc.cli.presets:presets", "The dimensions that --preset stands for."),
     ("data", "rinsc.cli.data:data", "Corpora: those that packages carry; text as tokens."),
     ("train", "rinsc.cli.train:train", "Train a model on text or pictures."),

@@ -64,7 +64,7 @@ def read_text(
     At most ``windows`` of them, from all over the text. Raises DataError where the run's text or
     tokenizer is another one by now, and what `open_corpus` raises.
     """
-    corpus = _tokens(run, data, progress)
+    corpus = run_tokens(run, data, progress)
     whole = held_out_windows(corpus, run.sequence_length)
     held_out = whole.spread(windows)
     return ReadData(_name(corpus), held_out, whole.part(windows), window_blocks(held_out))
@@ -99,7 +99,8 @@ def reads_alike(run: FinishedRun, other: FinishedRun) -> bool:
     return same_length and run.tokenizer().to_json() == other.tokenizer().to_json()
 
 
-def _tokens(run: FinishedRun, data: str | None, progress: Progress | None) -> TokenizedCorpus:
+def run_tokens(run: FinishedRun, data: str | None, progress: Progress | None) -> TokenizedCorpus:
+    """The text of the run, or the corpus ``data``, in the run's tokens."""
     tokenizer = run.tokenizer()
     if data is None:
         run.require_history()

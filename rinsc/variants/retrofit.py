@@ -118,7 +118,7 @@ def retrofit_plan(
     >>> plan.spec.text, plan.is_exact
     ('P[4]A[4]^2C[4]', True)
     """
-    _require_plain(source)
+    require_plain(source)
     tree = parse(signature) if isinstance(signature, str) else signature
     if tree.degree > 1:
         message = f"'{to_text(tree)}' has a degree, whose parts have no ranges"
@@ -175,7 +175,8 @@ def _length(own: Range) -> int:
     return own[1] - own[0] + 1
 
 
-def _require_plain(source: ModelSpec) -> None:
+def require_plain(source: ModelSpec) -> None:
+    """Raises `SpecError` for a model that visits a block twice, or ties its layers."""
     graph = build_graph(source)
     visits = graph.visit_counts()
     if any(count != 1 for count in visits.values()) or any(b.tie for b in graph.blocks.values()):

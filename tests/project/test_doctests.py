@@ -30,7 +30,7 @@ HARD = [
 ]
 
 # They work on folders and texts: their examples are those of the docs.
-VERBS = {"bench", "evaluate", "export", "generate", "import_model", "retrofit", "train"}
+VERBS = {"bench", "evaluate", "export", "generate", "import_model", "retrofit", "scan", "train"}
 
 
 def module_name(path: Path) -> str:

@@ -19,6 +19,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import rinsc
+from rinsc.data.corpora import load_corpus
+from rinsc.data.tokenizer import train_tokenizer
 from rinsc.errors import RinscError
 from rinsc.progress import SilentProgress
 from rinsc.variants.retrofit import retrofit_plan
@@ -228,14 +230,22 @@ def test_the_command_says_what_it_did(source: Path, tmp_path: Path) -> None:
 PAGE = (Path(__file__).parents[2] / "docs" / "retrofit.md").read_text(encoding="utf-8")
 
 
-def test_the_page_runs(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "llama").symlink_to(source / "hf")
+    texts = [play.text[:9000] for play in load_corpus("plays").train[:12]]
+    tokenizer = train_tokenizer(texts, 300)
+    more = {"num_hidden_layers": LAYERS, "vocab_size": tokenizer.vocab_size}
+    checkpoints.saved(tmp_path / "llama", LlamaConfig(**{**DIMENSIONS, **more}))
+    tokenizer.save_folder(tmp_path / "llama", DIMENSIONS["max_position_embeddings"])
+    (tmp_path / "corpus").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
     commands = re.findall(r"^\$ rinsc (.+)$", PAGE, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         done = run_cli(*shlex.split(command))
         assert done.status == 0, done.err
+    assert len(json.loads((tmp_path / "scan.json").read_text())["ranges"]) == 6 + 5 + 4
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         for example in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
