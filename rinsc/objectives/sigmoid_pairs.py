@@ -25,6 +25,7 @@ from rinsc.backends.torch.module import recomputing_towers
 from rinsc.cost.memory import Checkpointing
 from rinsc.data.pairs import (
     CaptionTokenizer,
+    EncodedCaptions,
     HeldOutPairs,
     Pair,
     PicturePairs,
@@ -159,8 +160,12 @@ class SigmoidPairs:
     def prepare(self, request: Request) -> str:
         pairs, (_, text) = _opened(request), paired_towers(request.spec)
         if request.tokenizer is not None:
-            return load_caption_tokenizer(request.tokenizer, text.context).to_state()
-        return learned_caption_tokenizer(pairs, text.vocab_size, text.context).to_state()
+            tokenizer = load_caption_tokenizer(request.tokenizer, text.context)
+        else:
+            tokenizer = learned_caption_tokenizer(pairs, text.vocab_size, text.context)
+        if request.progress is not None:
+            EncodedCaptions(pairs, pairs.train, tokenizer).tell_truncated(request.progress)
+        return tokenizer.to_state()
 
     def open(self, request: Request, state: str) -> CaptionedPictures:
         return CaptionedPictures(_opened(request), caption_tokenizer_from_state(state))

@@ -6,6 +6,7 @@ from rinsc.data.pairs.captions import caption_tokenizer_from_state as caption_to
 from rinsc.data.pairs.captions import load_caption_tokenizer as load_caption_tokenizer
 from rinsc.data.pairs.classes import LabelledPictures as LabelledPictures
 from rinsc.data.pairs.classes import open_classes as open_classes
+from rinsc.data.pairs.examples import EncodedCaptions as EncodedCaptions
 from rinsc.data.pairs.examples import HeldOutPairs as HeldOutPairs
 from rinsc.data.pairs.examples import Pair as Pair
 from rinsc.data.pairs.examples import TrainingPairs as TrainingPairs

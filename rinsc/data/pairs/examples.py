@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,16 +41,18 @@ class EncodedCaptions:
 
     def __init__(self, pairs: PicturePairs, chosen: Indices, tokenizer: CaptionTokenizer) -> None:
         self._tokenizer = tokenizer
-        captions = [pairs.captions(int(index)) for index in chosen]
-        self._last = np.cumsum([len(some) for some in captions], dtype=np.int64)
-        self.count = int(self._last[-1]) if len(self._last) else 0
-        ids: list[npt.NDArray[np.uint32]] = []
+        counts = [len(pairs.caption_range(int(index))) for index in chosen]
+        self._last = np.cumsum(counts, dtype=np.int64)
+        self.count = sum(counts)
         self.truncated = 0
-        for tokens in tokenizer.tokens(text for some in captions for text in some):
+        ids, ends = array("I"), array("q")
+        texts = (text for index in chosen for text in pairs.captions(int(index)))
+        for tokens in tokenizer.tokens(texts):
             self.truncated += len(tokens) > tokenizer.context
-            ids.append(tokenizer.fitted(tokens).astype(np.uint32))
-        self._ends = np.cumsum([len(one) for one in ids], dtype=np.int64)
-        self._ids = np.concatenate(ids) if ids else np.empty(0, dtype=np.uint32)
+            ids.extend(tokenizer.fitted(tokens).tolist())
+            ends.append(len(ids))
+        self._ends = np.array(ends, dtype=np.int64)
+        self._ids = np.array(ids, dtype=np.uint32)
 
     def captions_of(self, position: int) -> range:
         """Which captions are those of the picture at this position."""

@@ -267,7 +267,7 @@ def _opened(entry: Path, record: Mapping[str, Any]) -> Listing:
 
 def require_some(listing: Listing, name: str) -> None:
     """Raises DataError where no pair is left, or all are alike."""
-    if len(listing) and len(np.unique(listing.digests, axis=0)) > 1:
+    if len(listing) and (listing.digests != listing.digests[0]).any():
         return
     problems = Counter(problem for _, problem in listing.skipped.examples).most_common(1)
     why = f"; {listing.skipped.line}" if problems else ""

@@ -64,10 +64,11 @@ class PicturePairs:
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The captions of a picture, as they were written; at least one."""
-        listing = self.listing
-        return tuple(
-            listing.captions[caption] for caption in listing.caption_range(int(self.indices[index]))
-        )
+        return tuple(self.listing.captions[caption] for caption in self.caption_range(index))
+
+    def caption_range(self, index: int) -> range:
+        """Which captions of the listing are those of a picture."""
+        return self.listing.caption_range(int(self.indices[index]))
 
     def pixels(self, index: int | Indices) -> Pixels:
         """A picture (3, side, side), or several (count, 3, side, side), from 0 to 255."""
