@@ -186,7 +186,7 @@ SIGLIP = TowersFamily(
     towers={"image": IMAGE, "text": TEXT},
     configs={"image": "vision_config", "text": "text_config"},
     renamed=_renamed,
-    ignored=IGNORED,
+    ignored=IGNORED | {"rinsc"},  # by which an export of ours says what it is of
 )
 # Models that look alike, and why they are not read.
 REFUSED: Mapping[str, str] = {

@@ -17,7 +17,7 @@ from rinsc.cost.flops import set_rounds
 from rinsc.data.pairs import CaptionTokenizer, load_caption_tokenizer
 from rinsc.data.tokenizer import BytePairTokenizer, check_vocabulary, load_tokenizer
 from rinsc.errors import CheckpointError, DataError, plural, setting
-from rinsc.graph import BlockGraph, TowersGraph, resolve_rounds
+from rinsc.graph import BlockGraph, TowersGraph
 from rinsc.graph.law import dialled_loops, loop_law
 from rinsc.graph.towers_graph import by_dial, rounds_of
 from rinsc.objectives import objective
@@ -243,7 +243,7 @@ class SavedModel(FinishedRun):
     @property
     def rounds(self) -> dict[str, int]:
         """Those that its config runs."""
-        return resolve_rounds(self.graph, saved_rounds(self.folder))
+        return by_dial(rounds_of(self.graph, saved_rounds(self.folder)))
 
     @property
     def trained_rounds(self) -> dict[str, frozenset[int]]:
@@ -286,6 +286,26 @@ class SavedModel(FinishedRun):
     def data_facts(self) -> Mapping[str, object]:
         self.require_history()
         return {}
+
+
+@dataclass(frozen=True)
+class SavedTowers(SavedModel, TowersRun):
+    """The same of two towers, as `rinsc.import_model` writes them."""
+
+    graph: TowersGraph  # type: ignore[assignment]  # as of a run
+
+    @property
+    def tokenizer_sha256(self) -> str | None:
+        """Nothing says which one it was; the file in the folder is taken."""
+        return None
+
+    def caption_tokenizer(self) -> CaptionTokenizer:
+        """The tokenizer in the folder; raises DataError."""
+        if not self.folder.tokenizer.is_file():
+            message = "the saved model has no tokenizer.json beside it"
+            hint = "save there the one that it was trained with"
+            raise DataError("no-tokenizer", message, place=str(self.path), hint=hint)
+        return super().caption_tokenizer()
 
 
 def read_record(path: Path) -> Mapping[str, object]:

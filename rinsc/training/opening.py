@@ -20,7 +20,14 @@ from rinsc.training.checkpoint import (
     latest_whole,
 )
 from rinsc.training.config import TrainConfig, config_from_toml
-from rinsc.training.finished import FinishedRun, SavedModel, TowersRun, read_record, run_error
+from rinsc.training.finished import (
+    FinishedRun,
+    SavedModel,
+    SavedTowers,
+    TowersRun,
+    read_record,
+    run_error,
+)
 from rinsc.training.run_folder import RunFolder, check_files
 from rinsc.training.saved_model import (
     folder_spec,
@@ -36,7 +43,11 @@ def _saved_model(folder: RunFolder) -> SavedModel:
         hint = f"write the weights there: model.save_pretrained('{folder.path}')"
         message = "the folder has a config.json and no model.safetensors"
         raise run_error("no-weights", message, folder.path, hint)
-    graph = build_graph(folder_spec(folder))
+    graph: Any = build_graph(folder_spec(folder))
+    if isinstance(graph, TowersGraph):
+        OBJECTIVES["sigmoid_pairs"].check_model(graph.spec)
+        pairs = TrainConfig(objective="sigmoid_pairs")
+        return SavedTowers(folder, graph, pairs, steps=0, training_flops=0)
     if takes_pictures(graph.spec):
         patches = picture_patches(folder, graph.spec)
         config = TrainConfig(objective="classify", sequence_length=patches)
