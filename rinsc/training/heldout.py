@@ -74,7 +74,7 @@ def run_data(
     name = str(begun.get("name"))
     require_named(name, folder.data_record)
     tokenizer = folder.tokenizer if folder.tokenizer.is_file() else None
-    request = Request(name, spec, tokenizer, progress=progress)  # type: ignore[arg-type]
+    request = Request(name, spec, tokenizer, progress=progress)
     opened = trained_for.open(request, trained_for.prepare(request))
     _require_same(dict(opened.record["corpus"]), begun, folder)  # type: ignore[call-overload]
     return opened
