@@ -66,11 +66,9 @@ def matched_words(matched_on: Mapping[str, Any]) -> list[str]:
     lines = []
     if "zero_shot" in matched_on:
         of = matched_on["zero_shot"]
-        count, classes = f"{of['pictures']:,} pictures", len(of["classes"])
         lines.append(
-            f"zero-shot: {count} of {of['set']}, {classes} classes, "
-            f"{plural(len(of['templates']), 'template')}; the commonest class is "
-            f"{percent(of['commonest_class'])} of them"
+            f"zero-shot: {classes_words(of)}, {plural(len(of['templates']), 'template')}; "
+            f"the commonest class is {percent(of['commonest_class'])} of them"
         )
     if "retrieval" in matched_on:
         of = matched_on["retrieval"]
@@ -79,3 +77,16 @@ def matched_words(matched_on: Mapping[str, Any]) -> list[str]:
             "distinct first captions; text @5: its own is among the 5 nearest"
         )
     return lines
+
+
+def classes_words(of: Mapping[str, Any]) -> str:
+    """``1,804 pictures of emoji-groups, 9 classes``."""
+    return f"{of['pictures']:,} pictures of {of['set']}, {len(of['classes'])} classes"
+
+
+def shown_on(matched_on: Mapping[str, Any]) -> str:
+    """What the share in a picture was measured on, in short."""
+    if "zero_shot" in matched_on:
+        return classes_words(matched_on["zero_shot"])
+    of = matched_on["retrieval"]
+    return f"{of['pictures']:,} held-out pictures, {of['texts']:,} captions"

@@ -12,7 +12,7 @@ from typing import Any
 
 from rinsc.errors import plural
 from rinsc.evaluation.harness import TaskScore
-from rinsc.evaluation.matches import main_share, matched_words, matches_table, share_words
+from rinsc.evaluation.matches import main_share, matched_words, matches_table, share_words, shown_on
 from rinsc.evaluation.matching import Retrieval, Share
 from rinsc.evaluation.verdict import Comparison, Difference, Verdict
 from rinsc.graph import rounds_in_words
@@ -180,7 +180,7 @@ class EvalReport:
         better = "lower" if figure.less_is_better else "higher"
         label = figure.words if share is None else share_words(self.rows[0])
         if share is not None:
-            better, subtitle = "higher", [matched_words(self.matched_on)[0], self.precision]
+            better, subtitle = "higher", [shown_on(self.matched_on), self.precision]
         draw_evaluation(
             *(marks, other, title, picture),
             subtitle=" · ".join(subtitle),
