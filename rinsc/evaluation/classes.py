@@ -170,7 +170,9 @@ def labelled_pictures(
     if not is_class_list(name):
         from rinsc.data.pairs import open_classes
 
-        return open_classes(name, image_size, progress=progress), ()
+        pictures = open_classes(name, image_size, progress=progress)
+        checked_classes(pictures.classes, name)
+        return pictures, ()
     own = read_class_list(name)
     if pairs is None:
         message = f"'{name}' has names alone, and nothing says of which pictures"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,11 @@ def test_the_library_reads_rounds_in_every_way(run: Path) -> None:
         with pytest.raises(UsageError) as caught:
             rows(way)
         assert caught.value.code == "bad-rounds", way
+
+
+@pytest.mark.parametrize("more", [("--zero-shot", "emoji-groups"), ("--retrieval",)])
+def test_a_language_model_has_no_pictures(run: Path, more: Sequence[str]) -> None:
+    done = run_cli("eval", str(run), *more)
+    assert done.status == 2
+    assert done.err.count("error[") == done.err.count("error[no-pairing]: --") == 1
+    assert "this run learned next_token" in done.err
