@@ -338,7 +338,7 @@ def test_plans_for_devices_name_layers_that_differ() -> None:
 
 
 def test_a_pattern_of_unknown_letters_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="letters g, l, n, not 'x'"):
+    with pytest.raises(SpecError, match="letters g, l, n, m, not 'x'"):
         model_spec("A", preset="tiny", kind="decoder", pattern="gx")
 
 

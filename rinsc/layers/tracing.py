@@ -11,6 +11,7 @@ from keyword import iskeyword
 from typing import TypeAlias, TypeVar
 
 from rinsc.errors import GraphError, Problem, RinscError, SignatureError
+from rinsc.layers.auxiliary import has_losses, with_losses, without_losses
 from rinsc.layers.kind import (
     BlockFunction,
     LayerKind,
@@ -20,64 +21,12 @@ from rinsc.layers.kind import (
     layer_kind,
     model_input,
 )
-from rinsc.ops import AuxiliaryLoss, Embedding, Param, Shape, TiedLinear
-from rinsc.ops.program import Builder, Node, Program, Value, trace
+from rinsc.layers.unread import read_inputs, without_inputs, without_outputs
+from rinsc.ops import Embedding, Param, Shape, TiedLinear
+from rinsc.ops.program import Builder, Program, Value, trace
 from rinsc.spec import ModelSpec
 from rinsc.spec.kinds import broken_kind, source_of_kind
 from rinsc.syntax.tree import mentions
-
-LOSSES = "losses"
-
-
-def has_losses(program: Program) -> bool:
-    """Whether the program adds to the loss."""
-    return any(isinstance(node.op, AuxiliaryLoss) for node in program.nodes)
-
-
-def with_losses(program: Program) -> Program:
-    """The program, given ``losses`` to keep it in where it adds to the loss.
-
-    >>> from rinsc.ops import AuxiliaryLoss, Linear, Softmax, TokenMean
-    >>> def layer(b, inputs):
-    ...     gates = b(Softmax(), b(Linear(4), inputs["x"], name="router"))
-    ...     return {"x": b(AuxiliaryLoss(0.01), inputs["x"], b(TokenMean(), gates))}
-    >>> program = trace({"x": ("batch", "seq", 8)}, layer)
-    >>> print(*with_losses(program).inputs)
-    x losses
-    >>> without_losses(program).nodes
-    ()
-    """
-    if not has_losses(program):
-        return program
-    values = [*program.inputs.values(), *(node.output for node in program.nodes)]
-    losses = Value(1 + max(value.index for value in values), ())
-    nodes = tuple(
-        replace(node, inputs=(*node.inputs, losses)) if isinstance(node.op, AuxiliaryLoss) else node
-        for node in program.nodes
-    )
-    return Program({**program.inputs, LOSSES: losses}, nodes, program.outputs)
-
-
-def without_losses(program: Program) -> Program:
-    """The program without what it adds to the loss, nor what nothing else reads."""
-    if not has_losses(program):
-        return program
-    passed: dict[Value, Value] = {}
-    nodes: list[Node] = []
-    for node in program.nodes:
-        inputs = tuple(passed.get(value, value) for value in node.inputs)
-        if isinstance(node.op, AuxiliaryLoss):
-            passed[node.output] = inputs[0]
-        else:
-            nodes.append(replace(node, inputs=inputs))
-    outputs = {name: passed.get(value, value) for name, value in program.outputs.items()}
-    read = set(outputs.values())
-    needed: list[Node] = []
-    for node in reversed(nodes):
-        if node.output in read:
-            read.update(node.inputs)
-            needed.append(node)
-    return Program(program.inputs, tuple(reversed(needed)), outputs)
 
 
 def check_programs(spec: ModelSpec, kinds: Mapping[str, LayerKind], programs: Programs) -> None:
@@ -281,7 +230,26 @@ def trace_programs(spec: ModelSpec) -> Programs:
         head=trace({"x": shapes["x"]}, head),
     )
     check_programs(spec, kinds, programs)
-    return programs
+    return _without_unread(programs)
+
+
+def _without_unread(programs: Programs) -> Programs:
+    """The programs without side values that no layer reads."""
+    others = (*programs.enter.values(), *programs.distinct_layers(), *programs.leave.values())
+    unread = programs.embed.outputs.keys() - read_inputs(others) - {"x"}
+    if not unread:
+        return programs
+
+    def rewritten(program: Program) -> Program:
+        return without_inputs(program, unread)
+
+    return replace(
+        programs,
+        embed=without_outputs(programs.embed, unread),
+        layers=programs.rewritten(lambda _, layer: rewritten(layer)),
+        enter={name: rewritten(program) for name, program in programs.enter.items()},
+        leave={name: rewritten(program) for name, program in programs.leave.items()},
+    )
 
 
 forget_traces.append(trace_programs.cache_clear)

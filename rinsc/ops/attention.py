@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rinsc.errors import GraphError
 from rinsc.ops.base import Causal, Op, Reach, Shape, Sizes, static
-from rinsc.scalars import whole
+from rinsc.scalars import real, whole
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,17 @@ class MergeHeads(Op, reach="own", needs="nothing", parts="any", kept="nothing"):
 
 @dataclass(frozen=True)
 class Rope(Op, reach="own", needs="nothing", parts="first", kept="full"):
-    """Rotate the halves of each head by its position; inputs: x, cosines, sines."""
+    """Rotate the halves of each head by its position; inputs: x, cosines, sines.
+
+    Tables for fewer pairs than a head has rotate its first dimensions, and leave the others.
+    """
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        x, *tables = shapes
+        if any(2 * static(table[-1]) > static(x[-1]) for table in tables):
+            message = f"tables {tables[0]} turn more dimensions than heads {x} have"
+            raise GraphError("shapes-differ", message, hint="make the tables narrower")
+        return x
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,20 @@ class Attention(Op, needs="keys", parts="never", kept="product"):
     such, ``full`` counts every pair of positions, ``half`` only the seq · (seq + 1) / 2 that the
     mask lets through. With a ``window`` a position sees only the last so many of the keys that it
     would see, itself among them (sliding-window attention, arXiv 2310.06825, section 2).
+    Products of queries and keys are multiplied by ``scale``, by default 1 / sqrt(head_dim). With a
+    ``cap`` a score s becomes cap · tanh(s / cap) (Gemma 2, arXiv 2408.00118, section 2).
     """
 
     causal: bool = True
     window: int | None = None
+    scale: float | None = None
+    cap: float | None = None
 
     def __post_init__(self) -> None:
+        for number in (self.scale, self.cap):
+            if number is not None and not 0 < (real(number) or 0) < math.inf:
+                message = f"attention cannot scale or cap its scores by {number!r:.20}"
+                raise GraphError("bad-scores", message, hint="give a number above 0, or None")
         if self.window is not None and (whole(self.window) or 0) < 1:
             message = f"a window of {self.window!r:.20} positions sees nothing"
             raise GraphError("bad-window", message, hint="give a whole number from 1 on, or None")

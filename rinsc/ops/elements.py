@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from rinsc.errors import GraphError, plural
-from rinsc.ops.base import Kept, Op, Param, Shape, require_one_of, static
+from rinsc.ops.base import Init, Kept, Op, Param, Shape, require_one_of, static
 
 Function: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu", "sigmoid", "tanh", "exp"]
 
@@ -194,12 +194,17 @@ def _same_trailing(left: Shape, right: Shape) -> Shape:
 
 @dataclass(frozen=True)
 class RMSNorm(Op, reach="own", needs="nothing", parts="never", kept="norm"):
-    """x / rms(x) · weight over the last dimension (arXiv 1910.07467, equation 4)."""
+    """x / rms(x) · weight over the last dimension (arXiv 1910.07467, equation 4).
+
+    With an ``offset`` of 1 the weight is the distance from 1, as Gemma keeps it.
+    """
 
     eps: float
+    offset: Literal[1] | None = None
 
     def params(self, *shapes: Shape) -> tuple[Param, ...]:
-        return (Param("weight", (static(shapes[0][-1]),), "ones"),)
+        start: Init = "zeros" if self.offset else "ones"
+        return (Param("weight", (static(shapes[0][-1]),), start),)
 
 
 @dataclass(frozen=True)

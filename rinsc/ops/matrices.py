@@ -139,10 +139,13 @@ class Positions(Op, reach="own", needs="nothing", parts="never", kept="ids"):
 
 
 @dataclass(frozen=True)
-class RotaryTable(Op, reach="own", needs="nothing", parts="never", kept="table"):
-    """Cosines or sines of rotary angles: token ids (batch, seq) to (seq, head_dim / 2).
+class Rotary:
+    """Cosines or sines of rotary angles, of so many dimensions of a head.
 
     Angle of position p and pair i: p · theta^(−2i / head_dim) (RoFormer, arXiv 2104.09864, 3.2.2).
+    ``divisors`` has a number for each pair that its angles are divided by: every scaling for longer
+    contexts comes down to them. In a sequence of more than ``near`` positions those of ``far``
+    take their place (LongRoPE, arXiv 2402.13753). Results are multiplied by ``gain``.
     """
 
     owns_table: ClassVar[bool] = True
@@ -150,6 +153,25 @@ class RotaryTable(Op, reach="own", needs="nothing", parts="never", kept="table")
     theta: float
     head_dim: int
     context: int
+    divisors: tuple[float, ...] | None = None
+    far: tuple[float, ...] | None = None
+    near: int | None = None
+    gain: float | None = None
+
+    def __post_init__(self) -> None:
+        pairs = self.head_dim // 2
+        if any(own is not None and len(own) != pairs for own in (self.divisors, self.far)):
+            message = f"rotary angles of {pairs} pairs need as many divisors"
+            raise GraphError("bad-rotation", message, hint="give one for each pair of dimensions")
+        scaled = self.far is not None or self.gain is not None
+        if (self.far is None) != (self.near is None) or (scaled and self.divisors is None):
+            message = "divisors of long sequences and a gain need divisors of every sequence"
+            raise GraphError("bad-rotation", message, hint="give 'divisors', 'far' and 'near'")
+
+
+@dataclass(frozen=True)
+class RotaryTable(Rotary, Op, reach="own", needs="nothing", parts="never", kept="table"):
+    """Cosines or sines of rotary angles: token ids (batch, seq) to (seq, head_dim / 2)."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if self.head_dim % 2:
@@ -159,18 +181,12 @@ class RotaryTable(Op, reach="own", needs="nothing", parts="never", kept="table")
         return (shapes[0][1], self.head_dim // 2)
 
     def at_positions(self) -> Op:
-        return RotaryRows(self.function, self.theta, self.head_dim, self.context)
+        return RotaryRows(**vars(self))
 
 
 @dataclass(frozen=True)
-class RotaryRows(Op, reach="own", needs="nothing", parts="never", kept="table"):
+class RotaryRows(Rotary, Op, reach="own", needs="nothing", parts="never", kept="table"):
     """`RotaryTable` at given positions: (batch, seq) to (batch, seq, head_dim / 2)."""
-
-    owns_table: ClassVar[bool] = True
-    function: Literal["cos", "sin"]
-    theta: float
-    head_dim: int
-    context: int
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[0], self.head_dim // 2)

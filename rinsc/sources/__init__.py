@@ -1,7 +1,6 @@
 """Foreign checkpoints: their config as our spec, their tensors under our names, both ways.
 
-A family is one file with one `Family`, or one `TowersFamily` of several towers, and a line in
-`FAMILIES`.
+A family is one file with one `Family`, and a line in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from rinsc.errors import SpecError, did_you_mean
+from rinsc.errors import SpecError
 from rinsc.sources.family import (
     Family,
     config_from_spec,
@@ -18,9 +17,20 @@ from rinsc.sources.family import (
     tensors_by_our_names,
     tensors_by_their_names,
 )
+from rinsc.sources.gemma import GEMMA
+from rinsc.sources.gemma2 import GEMMA2
+from rinsc.sources.gemma3 import GEMMA3
+from rinsc.sources.gpt2 import GPT2
+from rinsc.sources.gpt_neox import GPT_NEOX
 from rinsc.sources.llama import LLAMA
+from rinsc.sources.mistral import MISTRAL
+from rinsc.sources.olmo2 import OLMO2
+from rinsc.sources.olmo3 import OLMO3
+from rinsc.sources.phi3 import PHI3
+from rinsc.sources.qwen2 import QWEN2
 from rinsc.sources.qwen3 import QWEN3
 from rinsc.sources.siglip import REFUSED, SIGLIP
+from rinsc.sources.smollm3 import SMOLLM3
 from rinsc.sources.towers import (
     TowersFamily,
     towers_config_from_graph,
@@ -30,7 +40,14 @@ from rinsc.sources.towers import (
 )
 
 AnyFamily: TypeAlias = Family | TowersFamily
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (LLAMA, QWEN3)}
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family
+    for family in (
+        *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA, GEMMA2, GEMMA3, OLMO2, OLMO3),
+        *(PHI3, GPT_NEOX, GPT2),
+    )
+}
+
 TOWERS: Mapping[str, TowersFamily] = {SIGLIP.model_type: SIGLIP}
 
 __all__ = [
@@ -72,7 +89,7 @@ def any_family_of(config: Mapping[str, object]) -> AnyFamily:
     if isinstance(model_type, str) and model_type in known:
         return known[model_type]
     message = f"models of the type {model_type!r:.60} cannot be read"
-    hint = did_you_mean(str(model_type)[:60], known)
+    hint = f"these are read: {', '.join(sorted(known))}"
     if isinstance(model_type, str) and model_type in REFUSED:
         message = f"{message}: {REFUSED[model_type]}"
         hint = "name the folder of a SiglipModel, with both towers and a fixed resolution"

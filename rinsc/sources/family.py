@@ -5,21 +5,22 @@ A Llama of two layers as the signature ``A``:
     config.json                     the spec
     hidden_size: 64                 width = 64
     num_key_value_heads: 2          kv_heads = 2
-    hidden_act: "silu"              (required: our kind has no other)
+    attention_bias: true            decoder.qkv_bias = true, decoder.output_bias = true
 
     model.layers.1.mlp.up_proj.weight   A.1.up.weight
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from rinsc.errors import CheckpointError, Problem, SpecError, listed
 from rinsc.graph import BlockGraph, Visit, build_graph
 from rinsc.layers import trace_programs, weight_shapes
 from rinsc.layers.weight_names import block_weights
+from rinsc.sources.stored import Array, Stored, pieces, stacked
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax.tree import Signature
 
@@ -31,72 +32,67 @@ DESCRIPTIONS = frozenset(  # keys that say where a config is from, or how text i
         *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"),
         *("cls_token_id", "mask_token_id", "_model_name_or_path", "is_llama_config"),
         *("chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder"),
-        *("output_attentions", "output_hidden_states", "problem_type"),
+        *("output_attentions", "output_hidden_states", "problem_type", "task_specific_params"),
+        *("_attn_implementation_autoset", "attn_implementation", "cache_implementation"),
     )
 )
-
-
-class Array(Protocol):
-    """What a tensor needs to have here: numpy, torch and lazily mapped ones do."""
-
-    @property
-    def shape(self) -> Any: ...
-
-    def __getitem__(self, rows: slice, /) -> Self: ...
-
+FUNCTIONS = {  # what configs call a function of elements, and what we call it
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+}
 
 Tensor = TypeVar("Tensor", bound=Array)
-
-
-@dataclass(frozen=True)
-class Share:
-    """One of ``of`` equal shares of the rows of a tensor, as queries are of ``in_proj_weight``."""
-
-    name: str
-    index: int = 0
-    of: int = 1
-
-    def shape(self, own: Sequence[int]) -> tuple[int, ...]:
-        """That of the whole tensor, where ``own`` is that of the share."""
-        return (own[0] * self.of, *own[1:]) if self.of > 1 else tuple(own)
-
-    def taken(self, tensor: Tensor) -> Tensor:
-        """The share; the tensor itself where it is all of it."""
-        rows = tensor.shape[0] // self.of if self.of > 1 else 0
-        return tensor[self.index * rows : (self.index + 1) * rows] if self.of > 1 else tensor
+Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Family:
     """One kind of foreign checkpoint.
 
-    ``dimensions`` are keys of a spec and what the config calls them; ``defaults`` are what a config
-    without such a key means, None for what our spec makes of it. ``required`` are keys of the
-    config with the one value that our ``kind`` computes, which is also what a config without the
-    key means; ``settings`` are those of the kind. ``ignored`` change no logits. ``more`` reads
-    what a single key does not say: it gives keys of a spec, and raises `SpecError`; ``more_config``
-    is its way back. ``frame`` and ``layer`` are our names of tensors and theirs, with ``{layer}``
-    for the number in the stack. ``constants`` are tensors that hold what the config says already.
+    ``dimensions`` are keys of a spec and what the config calls them; ``options`` are settings of
+    the kind and what the config calls those. ``defaults`` are what a config without such a key
+    means, None for what our spec makes of it. ``required`` are keys of the config with the one
+    value that our ``kind`` computes, which is also what a config without the key means;
+    ``settings`` are those of the kind that every model of the family has. ``ignored`` change no
+    logits. ``more`` reads what a single key does not say: it gives keys of a spec, settings of the
+    kind among them, and raises `SpecError`; ``more_config`` is its way back.
+
+    ``frame`` and ``layer`` are our names of tensors and theirs, with ``{layer}`` for the number in
+    the stack. Several of ours with one of theirs are its rows, one behind the other; those that are
+    ``by_head`` take turns, a head of each. ``turned`` are stored as (in, out). What ends as
+    ``computed`` says is no weight, nor are ``constants``. Files of a model without its head lack ``base`` in their names.
     """
 
     model_type: str
     kind: str
     dimensions: Mapping[str, str]
-    required: Mapping[str, object]
-    frame: Mapping[str, str | Share]
+    frame: Mapping[str, str]
     layer: Mapping[str, str]
-    constants: frozenset[str] = frozenset()
+    required: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     read_elsewhere: frozenset[str] = frozenset()  # keys that ``more`` reads
-    more: Callable[[Mapping[str, object]], dict[str, Any]] = field(default=lambda config: {})
+    more: Callable[[Config], dict[str, Any]] = field(default=lambda config: {})
     more_config: Callable[[ModelSpec], dict[str, Any]] = field(default=lambda spec: {})
+    plain_kind: str | None = None  # of a model that sets nothing of the kind
+    by_head: frozenset[str] = frozenset()
+    turned: frozenset[str] = frozenset()
+    computed: tuple[str, ...] = (".rotary_emb.inv_freq",)
+    constants: frozenset[str] = frozenset()
+    base: str = "model."
+
+    @property
+    def kinds(self) -> set[str]:
+        return {self.kind, *filter(None, [self.plain_kind])}
 
 
-def spec_from_config(
-    family: Family, config: Mapping[str, object], signature: str | Signature = "A"
-) -> ModelSpec:
+def spec_from_config(family: Family, config: Config, signature: str | Signature = "A") -> ModelSpec:
     """The spec of a foreign model, its stack as ``signature``.
 
     Raises `SpecError` for a key that is missing, for a value that our kind does not compute, and
@@ -105,20 +101,35 @@ def spec_from_config(
     problems = list(config_problems(family, config))
     if problems:
         raise SpecError.of(*problems)
-    return model_spec(signature, **spec_values(family, config))
+    spec = model_spec(signature, **spec_values(family, config))
+    if family.plain_kind is not None and not spec.settings.get(family.kind):
+        return replace(spec, kind=family.plain_kind)
+    return spec
 
 
-def spec_values(family: Family, config: Mapping[str, object]) -> dict[str, Any]:
+def spec_values(family: Family, config: Config) -> dict[str, Any]:
     """What a config that is honoured says, under the keys of a spec."""
-    values: dict[str, Any] = {"kind": family.kind, **family.more(config)}
-    if family.settings:
-        values["settings"] = {family.kind: dict(family.settings)}
+    settings: dict[str, Any] = dict(family.settings)
+    for ours, theirs in family.options.items():
+        value = _value(family, config, theirs)
+        if value is not None:
+            settings[ours] = _function(value, theirs) if ours == "activation" else value
+    more = family.more(config)
+    settings |= more.pop("settings", {})
+    values: dict[str, Any] = {"kind": family.kind, **more}
+    if settings:
+        values["settings"] = {family.kind: settings}
     for ours, theirs in family.dimensions.items():
-        value = config.get(theirs)
-        value = family.defaults.get(theirs) if value is None else value
+        value = _value(family, config, theirs)
         if value is not None:
             values[ours] = value
     return values
+
+
+def _value(family: Family, config: Config, key: str) -> Any:
+    """What a config says, or means without saying it."""
+    value = config.get(key)
+    return family.defaults.get(key) if value is None else value
 
 
 def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
@@ -127,120 +138,180 @@ def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
     Raises `SpecError` for another spec.
     """
     graph = build_graph(spec)
-    kinds = {block.kind for block in graph.blocks.values()}
+    kinds = {spec.kind, *(block.kind for block in graph.blocks.values())}
     visits = graph.visit_counts()
-    kinds.add(spec.kind)  # of what comes before and after the blocks
-    if kinds != {family.kind} or any(count != 1 for count in visits.values()):
+    if len(kinds) != 1 or not kinds <= family.kinds or any(n != 1 for n in visits.values()):
         message = f"'{spec.text}' is not a plain stack of {family.kind} layers"
         hint = "write each block once, as in AB"
         raise SpecError("not-a-plain-stack", message, hint=hint)
-    if dict(spec.settings.get(family.kind, {})) != dict(family.settings):
+    own = stack_config(family, spec)
+    if _canonical(spec_from_config(family, own, spec.signature)) != _canonical(spec):
         message = f"'{spec.text}' has other settings of {family.kind} than a {family.model_type}"
-        hint = f"its settings are {dict(family.settings)}"
+        hint = f"the family can say {', '.join([*family.settings, *family.options]) or 'none'}"
         raise SpecError("not-a-plain-stack", message, place="settings", hint=hint)
-    return stack_config(family, spec)
+    return own
 
 
 def stack_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
     """The foreign config of a spec that is one of the family."""
     own = {theirs: getattr(spec, ours) for ours, theirs in family.dimensions.items()}
-    return {
-        "model_type": family.model_type,
-        **own,
-        **family.required,
-        **family.more_config(spec),
-    }
+    settings = spec.settings_of(family.kind)
+    own |= {theirs: getattr(settings, ours) for ours, theirs in family.options.items()}
+    if "activation" in family.options:
+        own[family.options["activation"]] = function_name(settings.activation)
+    return own | {"model_type": family.model_type, **family.required, **family.more_config(spec)}
+
+
+def _canonical(spec: ModelSpec) -> ModelSpec:
+    """Equal for specs of equal models: a pattern as short as it can be, and one name of a kind."""
+    settings = {kind: dict(table) for kind, table in spec.settings.items()}
+    own = settings.get(spec.kind, {})
+    if "pattern" in own:
+        own["pattern"] = shortest_pattern(own["pattern"], spec.layers)
+    head_dim = spec.head_size if spec.head_dim is not None else None
+    kind = "decoder" if spec.kind == "llama" else spec.kind
+    return replace(
+        spec,
+        kind=kind,
+        head_dim=None if head_dim == spec.width // spec.heads else head_dim,
+        settings=settings,  # type: ignore[arg-type]
+    )
+
+
+def shortest_pattern(pattern: str, layers: int) -> str:
+    """The shortest pattern that gives so many layers the same letters."""
+    whole = (pattern * layers)[:layers]
+    for length in range(1, layers):
+        if (whole[:length] * layers)[:layers] == whole:
+            return whole[:length]
+    return whole
+
+
+def function_name(function: str) -> str:
+    """What configs call one of our functions of elements."""
+    return next(theirs for theirs, ours in FUNCTIONS.items() if ours == function)
+
+
+def _function(value: object, key: str) -> str:
+    if isinstance(value, str) and value in FUNCTIONS:
+        return FUNCTIONS[value]
+    message = f"'{key}' is {value!r:.60}, and only {', '.join(FUNCTIONS)} are computed"
+    raise SpecError.of(problem("unsupported-value", message, key))
+
+
+def stored_tensors(family: Family, graph: BlockGraph) -> dict[str, Stored]:
+    """Their tensors by name, and which of ours each holds; layers are counted over the blocks."""
+    names = [(ours, theirs, theirs) for ours, theirs in family.frame.items()]
+    for index, prefix in enumerate(_layer_prefixes(graph)):
+        for ours, theirs in family.layer.items():
+            names.append((prefix + ours, theirs.format(layer=index), theirs))
+    return _stored(family, graph, names)
+
+
+def _stored(
+    family: Family, graph: BlockGraph, names: Iterable[tuple[str, str, str]]
+) -> dict[str, Stored]:
+    """Names of ours that the graph has, theirs and its template, by theirs."""
+    shapes = weight_shapes(graph)
+    stored: dict[str, Stored] = {}
+    for ours, theirs, template in names:
+        if ours not in shapes:
+            continue
+        heads = graph.spec.heads if template in family.by_head else 1
+        first = stored.setdefault(theirs, Stored((), (), heads, template in family.turned))
+        own = (*first.shapes, tuple(shapes[ours]))
+        stored[theirs] = replace(first, names=(*first.names, ours), shapes=own)
+    return stored
 
 
 def tensor_names(family: Family, graph: BlockGraph) -> dict[str, str]:
     """Their name of each of our tensors; layers are counted over the blocks in their order."""
-    return {ours: share.name for ours, share in tensor_shares(family, graph).items()}
-
-
-def tensor_shares(family: Family, graph: BlockGraph) -> dict[str, Share]:
-    """`tensor_names`, with what of the tensor is ours."""
-    names = {name: family.frame[name] for name in weight_shapes(graph) if name in family.frame}
-    for index, prefix in enumerate(_layer_prefixes(graph)):
-        for ours, theirs in family.layer.items():
-            names[prefix + ours] = theirs.format(layer=index)
-    return {n: Share(whole) if isinstance(whole, str) else whole for n, whole in names.items()}
+    stored = stored_tensors(family, graph)
+    return {ours: theirs for theirs, own in stored.items() for ours in own.names}
 
 
 def tensors_by_our_names(
     family: Family, graph: BlockGraph, tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """A foreign checkpoint's tensors under our names.
+    """A foreign checkpoint's tensors under our names; what one holds together is cut apart.
 
-    Raises `CheckpointError` for tensors that are missing, that nothing takes, or of another shape.
-    A matrix that is tied may stand there again under its second name.
+    Raises `CheckpointError` for tensors that are missing, that nothing takes, or of another shape,
+    before one of them is read. A matrix that is tied may stand there again under its second name.
     """
     tied = family.frame.get("head.weight") if graph.spec.tied_embedding else None
-    constants = {*family.constants, *([tied] if isinstance(tied, str) else [])}
-    return fitting(tensor_shares(family, graph), weight_shapes(graph), tensors, constants)
+    constants = {*family.constants, *([tied] if tied is not None else [])}
+    constants |= {name for name in tensors if name.endswith(family.computed)}
+    stored = stored_tensors(family, graph)
+    if not any(name.startswith(family.base) for name in tensors):
+        stored = {theirs.removeprefix(family.base): own for theirs, own in stored.items()}
+    return fitting(stored, tensors, constants)
 
 
 def fitting(
-    shares: Mapping[str, Share],
-    shapes: Mapping[str, Sequence[int]],
+    stored: Mapping[str, Stored],
     tensors: Mapping[str, Tensor],
     constants: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """The ``tensors`` under our names, of which ``shares`` are theirs and ``shapes`` what they must
-    be; raises `CheckpointError` where they are not."""
+    """The ``tensors`` under our names, of which ``stored`` are theirs; raises `CheckpointError`
+    where they are not."""
     problems = []
-    for ours, share in shares.items():
-        expected = share.shape(shapes[ours])
-        if share.name not in tensors:
-            problems.append(_problem("missing-tensor", f"'{share.name}' is not there"))
-        elif tuple(tensors[share.name].shape) != expected:
-            message = f"'{share.name}' has the shape {tuple(tensors[share.name].shape)}"
-            problems.append(_problem("other-shape", f"{message}, not {expected}"))
-    surplus = sorted(tensors.keys() - {share.name for share in shares.values()} - set(constants))
+    for theirs, own in stored.items():
+        if theirs not in tensors:
+            problems.append(problem("missing-tensor", f"'{theirs}' is not there"))
+        elif tuple(tensors[theirs].shape) != own.shape:
+            message = f"'{theirs}' has the shape {tuple(tensors[theirs].shape)}"
+            problems.append(problem("other-shape", f"{message}, not {own.shape}"))
+    surplus = sorted(tensors.keys() - stored.keys() - set(constants))
     if surplus:
         named = listed([f"'{name}'" for name in surplus], MOST_NAMES)
-        problems.append(_problem("surplus-tensor", f"nothing takes {named}"))
+        problems.append(problem("surplus-tensor", f"nothing takes {named}"))
     if problems:
-        raise CheckpointError.of(*list(dict.fromkeys(problems))[:MOST_NAMES])
-    return {ours: share.taken(tensors[share.name]) for ours, share in shares.items()}
+        raise CheckpointError.of(*problems[:MOST_NAMES])
+    ours: dict[str, Tensor] = {}
+    for theirs, own in stored.items():
+        ours |= pieces(own, tensors[theirs])
+    return ours
 
 
 def tensors_by_their_names(
     family: Family, graph: BlockGraph, tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Our tensors under the names of a foreign checkpoint."""
-    return {theirs: tensors[ours] for ours, theirs in tensor_names(family, graph).items()}
+    """Our tensors under the names of a foreign checkpoint, together where it has them together."""
+    stored = stored_tensors(family, graph)
+    return {
+        theirs: stacked(own, [tensors[name] for name in own.names])
+        for theirs, own in stored.items()
+    }
 
 
-def executed_names(family: Family, graph: BlockGraph) -> dict[str, list[str]]:
-    """Which of our tensors each of theirs is made of, one below the other, where each layer that
-    runs is one of theirs: what is visited twice stands there twice.
+def executed_tensors(family: Family, graph: BlockGraph) -> dict[str, Stored]:
+    """Which of our tensors each of theirs is made of, where each layer that runs is one of theirs:
+    what is visited twice stands there twice.
 
     Raises `SpecError` for a graph whose loops do more than run their bodies, and for layers that
     are not those of the family.
     """
-    problem = _why_not_plain(family, graph)
-    if problem is not None:
+    reason = _why_not_plain(family, graph)
+    if reason is not None:
         hint = "such a model has no form without the code that brings it"
-        raise SpecError("not-a-plain-stack", f"'{graph.spec.text}' {problem}", hint=hint)
-    names: dict[str, list[str]] = {}
-    shares = tensor_shares(family, graph)
-    frame = {ours: share for ours, share in shares.items() if ours in family.frame}
-    for ours, share in sorted(frame.items(), key=lambda item: item[1].index):
-        names.setdefault(share.name, []).append(ours)
+        raise SpecError("not-a-plain-stack", f"'{graph.spec.text}' {reason}", hint=hint)
+    names = [(ours, theirs, theirs) for ours, theirs in family.frame.items()]
     for index, layer in enumerate(_executed_layers(graph)):
-        for own, ours in layer.items():
-            names[family.layer[own].format(layer=index)] = [ours]
-    return names
+        for own, theirs in family.layer.items():
+            if own in layer:
+                names.append((layer[own], theirs.format(layer=index), theirs))
+    return _stored(family, graph, names)
 
 
 def _why_not_plain(family: Family, graph: BlockGraph) -> str | None:
     kinds = {block.kind for block in graph.blocks.values()}
     layers = {own for layer in _executed_layers(graph) for own in layer}
+    known = layers <= family.layer.keys() if kinds <= family.kinds else layers == family.layer.keys()
     if any(not isinstance(step, Visit) for step in graph.steps()):
         return "has rounds that do more than run their blocks again"
-    if graph.spec.kind != family.kind:
+    if graph.spec.kind not in family.kinds:
         return f"is a {graph.spec.kind}, not a {family.kind}"
-    if layers != family.layer.keys():
+    if not known:
         return f"has other layers than those of {family.model_type}: {', '.join(sorted(kinds))}"
     return None
 
@@ -266,36 +337,38 @@ def _layer_prefixes(graph: BlockGraph) -> Iterator[str]:
         yield from (weights.layer(index) for index in range(block.layers))
 
 
-def config_problems(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:
+def config_problems(family: Family, config: Config) -> Iterator[Problem]:
     """Keys that are missing, that our kind does not compute, and that are not known."""
     yield from _missing(family, config)
     yield from _unsupported(family, config)
     yield from _unknown(family, config)
 
 
-def _missing(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:
+def _missing(family: Family, config: Config) -> Iterator[Problem]:
     for key in family.dimensions.values():
         if config.get(key) is None and key not in family.defaults:
-            yield _problem("missing-key", f"the config does not say '{key}'", key)
+            yield problem("missing-key", f"the config does not say '{key}'", key)
 
 
-def _unsupported(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:
+def _unsupported(family: Family, config: Config) -> Iterator[Problem]:
     for key, value in family.required.items():
         own = config.get(key, value)
         if own != value:
             message = f"'{key}' is {own!r:.60}, and only {value!r} is computed"
-            yield _problem("unsupported-value", message, key)
+            yield problem("unsupported-value", message, key)
 
 
-def _unknown(family: Family, config: Mapping[str, object]) -> Iterator[Problem]:
-    known = {*family.dimensions.values(), *family.required, *family.ignored}
-    for key in config.keys() - known - family.read_elsewhere - DESCRIPTIONS:
+def _unknown(family: Family, config: Config) -> Iterator[Problem]:
+    known = {*family.dimensions.values(), *family.options.values(), *family.required}
+    known |= family.ignored | family.read_elsewhere | DESCRIPTIONS
+    for key in config.keys() - known:
         if config[key] not in (None, False):
             message = f"the config has '{key}', which may change what is computed"
-            yield _problem("unknown-key", message, key)
+            yield problem("unknown-key", message, key)
 
 
-def _problem(code: str, message: str, key: str | None = None) -> Problem:
+def problem(code: str, message: str, key: str | None = None) -> Problem:
+    """What is wrong with a checkpoint, at a key of its config."""
     location = None if key is None else f"config.json: {key}"
     hint = "this checkpoint is of another architecture than the family"
     return Problem(code, message, place=location, hint=hint)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rinsc.errors import SpecError
-from rinsc.sources.family import Family, Share
+from rinsc.sources.family import Family
 from rinsc.sources.towers import TowersFamily
 from rinsc.spec import ModelSpec
 
@@ -134,8 +134,8 @@ IMAGE = Family(
         **_both("final_norm", "vision_model.post_layernorm"),
         "probe.weight": "vision_model.head.probe",
         **{
-            f"pool_{name}.{kind}": Share(f"vision_model.head.attention.in_proj_{kind}", index, 3)
-            for index, name in enumerate(("query", "key", "value"))
+            f"pool_{name}.{kind}": f"vision_model.head.attention.in_proj_{kind}"
+            for name in ("query", "key", "value")
             for kind in ("weight", "bias")
         },
         **_both("pool_output", "vision_model.head.attention.out_proj"),

@@ -19,19 +19,19 @@ from typing import Any
 
 from rinsc.errors import CheckpointError, Problem, SpecError
 from rinsc.graph import BlockGraph, TowersGraph
-from rinsc.layers import join_shapes, weight_shapes
+from rinsc.layers import join_shapes
 from rinsc.sources.family import (
     DESCRIPTIONS,
     Family,
-    Share,
     Tensor,
     config_problems,
-    executed_names,
+    executed_tensors,
     fitting,
     spec_values,
     stack_config,
-    tensor_shares,
+    stored_tensors,
 )
+from rinsc.sources.stored import Stored
 from rinsc.spec import TowersSpec, towers_spec
 from rinsc.syntax.parser import has_towers, parse_towers
 
@@ -104,14 +104,13 @@ def towers_tensors_by_our_names(
             hint = "take a checkpoint that is whole and not mixed"
             raise CheckpointError("surplus-tensor", message, hint=hint)
         named[name] = tensor
-    shares = {name: Share(name) for name in join_shapes(graph.spec)}
-    shapes = dict(join_shapes(graph.spec))
+    stored = {n: Stored((n,), (tuple(shape),)) for n, shape in join_shapes(graph.spec).items()}
     for tower, own in graph.towers.items():
-        names = {ours: stored_name(tower, own, ours) for ours in weight_shapes(own)}
-        shapes |= {names[ours]: shape for ours, shape in weight_shapes(own).items()}
-        shares |= {names[n]: s for n, s in tensor_shares(family.towers[tower], own).items()}
+        for theirs, held in stored_tensors(family.towers[tower], own).items():
+            names = tuple(stored_name(tower, own, name) for name in held.names)
+            stored[theirs] = replace(held, names=names)
     constants = {name for own in family.towers.values() for name in own.constants}
-    return fitting(shares, shapes, named, constants)
+    return fitting(stored, named, constants)
 
 
 def stored_name(tower: str, graph: BlockGraph, name: str) -> str:
@@ -136,11 +135,11 @@ def towers_config_from_graph(family: TowersFamily, graph: TowersGraph) -> dict[s
 
 
 def towers_names_from_graph(family: TowersFamily, graph: TowersGraph) -> dict[str, list[str]]:
-    """Which weights of our files each of their tensors is made of; see `executed_names`."""
+    """Which weights of our files each of their tensors is made of; see `executed_tensors`."""
     names = {name: [name] for name in join_shapes(graph.spec)}
     for side, (tower, own) in _sides(family, graph).items():
-        for theirs, ours in executed_names(family.towers[side], own).items():
-            names[theirs] = [stored_name(tower, own, name) for name in ours]
+        for theirs, held in executed_tensors(family.towers[side], own).items():
+            names[theirs] = [stored_name(tower, own, name) for name in held.names]
     return names
 
 

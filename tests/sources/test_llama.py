@@ -108,8 +108,8 @@ def test_config_and_names_go_there_and_back(
 @pytest.mark.parametrize(
     ("change", "code", "place"),
     [
-        ({"hidden_act": "gelu"}, "unsupported-value", "hidden_act"),
-        ({"attention_bias": True}, "unsupported-value", "attention_bias"),
+        ({"hidden_act": "gelu_fast"}, "unsupported-value", "hidden_act"),
+        ({"attention_bias": 3}, "bad-type", "settings.decoder.qkv_bias"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "unsupported-value", "rope_parameters"),
         ({"rope_scaling": "linear"}, "unsupported-value", "rope_parameters"),
         ({"head_dim": "wide"}, "bad-type", "head_dim"),

@@ -23,8 +23,8 @@ from rinsc.layers import (
     block_weights,
     trace_programs,
 )
+from rinsc.layers.auxiliary import LOSSES, has_losses
 from rinsc.layers.cached import HOST, cache_inputs
-from rinsc.layers.tracing import LOSSES, has_losses
 from rinsc.layers.weight_names import LAYERS, TIED
 from rinsc.ops.program import Node, Program
 from rinsc.syntax.settings import Tie

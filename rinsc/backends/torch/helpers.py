@@ -15,11 +15,48 @@ def rotary_table(function: str, context: int, head_dim: int, theta: float) -> to
     angles = rotary_angles(context, head_dim, theta)
     return (angles.cos() if function == "cos" else angles.sin()).to(torch.get_default_dtype())
 ''',
+    "scaled_angles": '''
+def scaled_angles(
+    context: int, head_dim: int, theta: float, *divisors: tuple[float, ...]
+) -> torch.Tensor:
+    """Angles of each position, those of each pair divided by a number; rows for every set of
+    divisors in turn: (sets · context, head_dim / 2)."""
+    powers = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    positions = torch.arange(context, dtype=torch.float32)
+    turns = [theta**-powers / torch.tensor(own, dtype=torch.float32) for own in divisors]
+    return torch.cat([torch.outer(positions, own) for own in turns])
+''',
+    "near_or_far": '''
+def near_or_far(table: torch.Tensor, seq: int, near: int) -> torch.Tensor:
+    """The rows of a sequence, in the second half of the table where it is a long one."""
+    start = len(table) // 2 if seq > near else 0
+    return table[start : start + seq]
+''',
+    "near_or_far_rows": '''
+def near_or_far_rows(table: torch.Tensor, position_ids: torch.Tensor, near: int) -> torch.Tensor:
+    """The rows of positions, in the second half of the table where one of them is far."""
+    far = (position_ids.max() >= near).long()
+    return table[position_ids + far * (len(table) // 2)]
+''',
     "rotate": '''
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary positions: x (batch, heads, seq, head_dim), cos and sin (seq, head_dim / 2)."""
     left, right = x.chunk(2, dim=-1)
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+''',
+    "rotate_first": '''
+def rotate_first(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`rotate` the first dimensions of each head, as many as the tables turn."""
+    width = 2 * cos.shape[-1]
+    return torch.cat((rotate(x[..., :width], cos, sin), x[..., width:]), dim=-1)
+''',
+    "OffsetRMSNorm": '''
+class OffsetRMSNorm(nn.RMSNorm):
+    """x / rms(x) · (1 + weight) over the last dimension, in float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = 1.0 + self.weight.float()
+        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).type_as(x)
 ''',
     "Weight": '''
 class Weight(nn.Module):
@@ -141,10 +178,41 @@ def window_attention(
     mask: torch.Tensor | None = None,
     causal: bool = True,
     grouped: bool = False,
+    scale: float | None = None,
 ) -> torch.Tensor:
     """Attention to the last keys alone of those that each query would see."""
     mask = in_window(query, key, window, mask, causal)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, enable_gqa=grouped, scale=scale
+    )
+''',
+    "capped_attention": '''
+def capped_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cap: float,
+    mask: torch.Tensor | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Attention whose scores s become cap · tanh(s / cap) before the softmax."""
+    seq, groups = query.shape[2], query.shape[1] // key.shape[1]
+    if window is not None:
+        mask = in_window(query, key, window, mask, causal)
+    elif mask is None and causal and seq > 1:
+        mask = torch.ones(seq, key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scale = 1 / math.sqrt(query.shape[3]) if scale is None else scale
+    scores = cap * torch.tanh(query @ key.mT * (scale / cap))
+    if mask is not None and mask.dtype == torch.bool:
+        # Padding may see nothing; it must not become NaN, which others would be 0 times.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 ''',
     "attend": '''
 class Slots(Protocol):
@@ -168,13 +236,14 @@ def attend(
     mask: torch.Tensor | None,
     slots: Slots | None,
     grouped: bool = False,
+    scale: float | None = None,
 ) -> torch.Tensor:
     """Attention behind what the slots hold; causal, or of what the mask lets through."""
     if slots is not None:
         key, value = slots.update(key, value)
     causal = False if query.shape[2] == 1 else mask is None
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped, scale=scale
     )
 ''',
     "attend_near": '''
@@ -186,12 +255,31 @@ def attend_near(
     slots: Slots | None,
     window: int,
     grouped: bool = False,
+    scale: float | None = None,
 ) -> torch.Tensor:
     """`attend`, to the last keys alone of those that a query would see."""
     if slots is not None:
         key, value = slots.update(key, value)
     mask = in_window(query, key, window, mask)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, enable_gqa=grouped, scale=scale
+    )
+''',
+    "attend_capped": '''
+def attend_capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    slots: Slots | None,
+    cap: float,
+    window: int | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """`capped_attention` behind what the slots hold."""
+    if slots is not None:
+        key, value = slots.update(key, value)
+    return capped_attention(query, key, value, cap, mask, True, window, scale)
 ''',
     "recomputed": '''
 def recomputed(

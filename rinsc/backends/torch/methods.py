@@ -19,7 +19,7 @@ from rinsc.backends.torch.steps import RECORD, StepWriter, slot_terms, takes_noi
 from rinsc.errors import LoweringError
 from rinsc.graph import BlockGraph
 from rinsc.layers import Programs, layer_kind
-from rinsc.layers.tracing import has_losses
+from rinsc.layers.auxiliary import has_losses
 from rinsc.layers.weight_names import weights
 from rinsc.ops import Embedding, Init, Linear, Param, TiedLinear
 from rinsc.ops.program import Program
@@ -263,15 +263,18 @@ def _one_by_one(graph: BlockGraph) -> list[str]:
 
 
 def head_parts(head: Program) -> tuple[Program, Program]:
-    """What the head does up to its matrix, and the matrix; all of it where it ends otherwise."""
-    last = head.nodes[-1]
-    if not isinstance(last.op, Linear | TiedLinear) or last.output != head.outputs["logits"]:
+    """What the head does up to its matrix, and the rest; all of it where that reads more."""
+    products = [
+        index for index, node in enumerate(head.nodes) if isinstance(node.op, Linear | TiedLinear)
+    ]
+    if not products:
         return Program(head.inputs, (), {"x": head.inputs["x"]}), head
-    (state,) = last.inputs
-    return (
-        Program(head.inputs, head.nodes[:-1], {"x": state}),
-        Program({"x": state}, (last,), head.outputs),
-    )
+    first, rest = head.nodes[: products[-1]], head.nodes[products[-1] :]
+    (state,) = rest[0].inputs
+    known = {state, *(node.output for node in rest)}
+    if any(value not in known for node in rest for value in node.inputs):
+        return Program(head.inputs, (), {"x": head.inputs["x"]}), head
+    return Program(head.inputs, first, {"x": state}), Program({"x": state}, rest, head.outputs)
 
 
 def reset_lines(graph: BlockGraph, programs: Programs) -> list[str]:

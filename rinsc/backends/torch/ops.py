@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from rinsc import ops
+from rinsc.ops.base import static
 from rinsc.ops.program import Node
 
+WIDTH = 80  # of a line of numbers
 HOSTED_ARGS = 5  # of attention in a hosted model: query, key, value, mask, slots
 
 
@@ -71,16 +74,63 @@ def _norm(class_name: str) -> Callable[[Node], str]:
     return line
 
 
+def _rms_norm(node: Node) -> str:
+    op: Any = node.op
+    return _norm("OffsetRMSNorm" if op.offset else "RMSNorm")(node).replace(
+        "nn.OffsetRMSNorm", "OffsetRMSNorm"
+    )
+
+
 def _rotary_table(node: Node) -> str:
     op: Any = node.op
+    if op.divisors is not None:
+        return _scaled_table(node, cast=".to(torch.get_default_dtype())")
     arguments = f'"{op.function}", {op.context}, {op.head_dim}, {op.theta!r}'
     return f'self.register_buffer("{node.name}", rotary_table({arguments}), persistent=False)'
 
 
 def _rotary_rows_table(node: Node) -> str:
     op: Any = node.op
+    if op.divisors is not None:
+        return _scaled_table(node)
     angles = f"rotary_angles({op.context}, {op.head_dim}, {op.theta!r})"
     return f'self.register_buffer("{node.name}", {angles}.{op.function}(), persistent=False)'
+
+
+def _scaled_table(node: Node, cast: str = "") -> str:
+    """A divisor a pair makes long lines, which are broken."""
+    op: Any = node.op
+    lines = ["angles = scaled_angles(", f"    {op.context}, {op.head_dim}, {op.theta!r},"]
+    for divisors in (op.divisors, op.far) if op.far else (op.divisors,):
+        numbers = ", ".join(f"{number:.9g}" for number in divisors)
+        lines += [f"    {line}" for line in wrap(f"({numbers},),", WIDTH)]
+    gain = f"{op.gain!r} * " if op.gain is not None else ""
+    table = f"{gain}angles.{op.function}(){cast}"
+    return "\n".join(
+        [*lines, ")", f'self.register_buffer("{node.name}", {table}, persistent=False)']
+    )
+
+
+def _rows_of_sequence(node: Node, args: list[str]) -> str:
+    op: Any = node.op
+    length = f"{args[0]}.shape[1]"
+    if op.far is not None:
+        return f"near_or_far(self.{node.name}, {length}, {op.near})"
+    return f"self.{node.name}[: {length}]"
+
+
+def _table_helpers(node: Node) -> tuple[str, ...]:
+    op: Any = node.op
+    if op.divisors is None:
+        return ("rotary_angles", "rotary_table")
+    return ("scaled_angles", "near_or_far") if op.far else ("scaled_angles",)
+
+
+def _row_helpers(node: Node) -> tuple[str, ...]:
+    op: Any = node.op
+    if op.divisors is None:
+        return ("rotary_angles",)
+    return ("scaled_angles", "near_or_far_rows") if op.far else ("scaled_angles",)
 
 
 def _split_heads(node: Node, args: list[str]) -> str:
@@ -92,27 +142,42 @@ def _split_heads(node: Node, args: list[str]) -> str:
 def _attention(node: Node, args: list[str]) -> str:
     op: Any = node.op
     grouped = node.inputs[0].shape[1] != node.inputs[1].shape[1]
+    scale = [f"scale={op.scale!r}"] if op.scale is not None else []
+    if len(args) == HOSTED_ARGS and op.cap is not None:
+        options = [f"window={op.window}"] * (op.window is not None) + scale
+        return f"attend_capped({', '.join([*args, repr(op.cap), *options])})"
     if len(args) == HOSTED_ARGS:
         name, own = ("attend_near", [str(op.window)]) if op.window else ("attend", [])
-        return f"{name}({', '.join([*args, *own, *['grouped=True'] * grouped])})"
+        return f"{name}({', '.join([*args, *own, *['grouped=True'] * grouped, *scale])})"
     mask = args[3:]
+    if op.cap is not None:
+        options = ["causal=False"] * (not op.causal and not mask)
+        options += [f"window={op.window}"] * (op.window is not None) + scale
+        return f"capped_attention({', '.join([*args[:3], repr(op.cap), *mask, *options])})"
     if op.window is not None:
         options = ["causal=False"] * (not op.causal and not mask) + ["grouped=True"] * grouped
+        options += scale
         return f"window_attention({', '.join([*args[:3], str(op.window), *mask, *options])})"
-    options = ["is_causal=True"] * op.causal + ["enable_gqa=True"] * grouped
+    options = ["is_causal=True"] * op.causal + ["enable_gqa=True"] * grouped + scale
     masks = [f"attn_mask={mask[0]}"] if mask else []
     return f"F.scaled_dot_product_attention({', '.join([*args[:3], *masks, *options])})"
 
 
-def _window_helpers(node: Node) -> tuple[str, ...]:
+def _attention_helpers(node: Node) -> tuple[str, ...]:
     op: Any = node.op
-    attention = "attend_near" if len(node.inputs) == HOSTED_ARGS else "window_attention"
+    hosted = len(node.inputs) == HOSTED_ARGS
+    if op.cap is not None:
+        return ("in_window", "capped_attention", *["attend_capped"] * hosted)
+    attention = "attend_near" if hosted else "window_attention"
     return ("in_window", attention) if op.window else ()
 
 
 def _rotary_rows(node: Node, args: list[str]) -> str:
     """In a hosted model the tables stay float32, and their rows take the type of the state."""
+    op: Any = node.op
     rows = f"self.{node.name}[{args[0]}]"
+    if op.far is not None:
+        rows = f"near_or_far_rows(self.{node.name}, {args[0]}, {op.near})"
     return f"{rows}.to({args[1]}.dtype)" if len(args) > 1 else rows
 
 
@@ -121,7 +186,12 @@ def _rope(node: Node, args: list[str]) -> str:
     tables = args[1:]
     if len(node.inputs[1].shape) == 3:
         tables = [f"{table}.unsqueeze(1)" for table in tables]
-    return f"rotate({', '.join([args[0], *tables])})"
+    return f"{_rotation(node)}({', '.join([args[0], *tables])})"
+
+
+def _rotation(node: Node) -> str:
+    head, table = node.inputs[0].shape[-1], node.inputs[1].shape[-1]
+    return "rotate" if head == 2 * static(table) else "rotate_first"
 
 
 _ACTIVATIONS = {
@@ -190,10 +260,7 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
         lambda node, args: f"self.{node.name}.weight[: {args[0]}.shape[1]]", _positions, "positions"
     ),
     ops.RotaryTable: TorchOp(
-        lambda node, args: f"self.{node.name}[: {args[0]}.shape[1]]",
-        _rotary_table,
-        result="angles",
-        helpers=("rotary_angles", "rotary_table"),
+        _rows_of_sequence, _rotary_table, result="angles", helpers_of=_table_helpers
     ),
     ops.Linear: TorchOp(_own, _linear, result="h"),
     ops.TiedLinear: TorchOp(
@@ -205,13 +272,20 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ops.Vector: TorchOp(
         lambda node, args: f"self.{node.name}.weight", _weight, "vector", helpers=("Weight",)
     ),
-    ops.RMSNorm: TorchOp(_own, _norm("RMSNorm"), result="h"),
+    ops.RMSNorm: TorchOp(
+        _own,
+        _rms_norm,
+        result="h",
+        helpers_of=lambda node: ("OffsetRMSNorm",) if node.op.offset else (),  # type: ignore[attr-defined]
+    ),
     ops.UnitRMSNorm: TorchOp(_unit_rms_norm, result="h"),
     ops.LayerNorm: TorchOp(_own, _norm("LayerNorm"), result="h"),
     ops.SplitHeads: TorchOp(_split_heads, tight=True),
     ops.MergeHeads: TorchOp(lambda node, args: f"{args[0]}.transpose(1, 2).flatten(2)", tight=True),
-    ops.Rope: TorchOp(_rope, helpers=("rotate",)),
-    ops.Attention: TorchOp(_attention, result="mixed", helpers_of=_window_helpers),
+    ops.Rope: TorchOp(
+        _rope, helpers_of=lambda node: ("rotate", *["rotate_first"] * (_rotation(node) != "rotate"))
+    ),
+    ops.Attention: TorchOp(_attention, result="mixed", helpers_of=_attention_helpers),
     ops.Activation: TorchOp(_activation),
     ops.Add: TorchOp(lambda node, args: " + ".join(args), loose=True, tight=True),
     ops.Sub: TorchOp(lambda node, args: " - ".join(args), loose=True, tight=True),
@@ -245,7 +319,7 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
         _rotary_rows,
         _rotary_rows_table,
         result="angles",
-        helpers=("rotary_angles",),
+        helpers_of=_row_helpers,
     ),
     ops.PositionRows: TorchOp(_own, _positions, "positions"),
     ops.Softmax: TorchOp(

@@ -41,7 +41,7 @@ from rinsc.backends.onnx.contract import RUNTIME
 from rinsc.backends.onnx.write.builder import VISIT, OpBuilder, shape_of
 from rinsc.backends.onnx.write.cache import Packing
 from rinsc.backends.onnx.write.matrices import Matrix, product
-from rinsc.backends.onnx.write.site import rotary_steps
+from rinsc.backends.onnx.write.rotary import rotary_key, rotary_steps
 from rinsc.layers import Programs, trace_programs
 from rinsc.layers.cached import VISIBLE
 from rinsc.ops.base import static
@@ -70,6 +70,9 @@ class GroupedAttention:
     heads: int
     kv_heads: int
     rotary: ops.RotaryRows | None
+    window: int | None = None
+    scale: float | None = None
+    cap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,11 @@ class FusedProgram:
 def can_fuse(spec: ModelSpec) -> bool:
     """Whether the fused attention can take the place of all attention in a model's layers.
 
-    It takes heads of some widths only and no windows, and gives its result with the heads merged.
+    It takes heads of some widths only, and gives its result with the heads merged.
     """
     if spec.head_size % HEAD_MULTIPLE:
         return False
     layers = trace_programs(spec).distinct_layers()
-    nodes = [node for layer in layers for node in layer.nodes]
-    if any(isinstance(node.op, ops.Attention) and node.op.window for node in nodes):
-        return False
     users = [
         [type(user.op) for user in layer.nodes if node.output in user.inputs]
         for layer in layers
@@ -168,6 +168,7 @@ def _attention(
     """Case 1: the operations in place of an attention, and the last index of a value."""
     query = node.inputs[0]
     appends = [makers[value] for value in node.inputs[1:3]]
+    assert isinstance(node.op, ops.Attention)
     assert all(isinstance(append.op, ops.Append) for append in appends)
     key, value = (append.inputs[1] for append in appends)
     rotary = _rotation(makers.get(query), makers.get(key), tables)
@@ -197,7 +198,7 @@ def _attention(
     heads, kv_heads = (static(value.shape[1]) for value in (node.inputs[0], key))
     fused.append(
         Fused(
-            GroupedAttention(heads, kv_heads, rotary),
+            GroupedAttention(heads, kv_heads, rotary, node.op.window, node.op.scale, node.op.cap),
             (*inputs, *(append.inputs[0] for append in appends)),
             (merge.output, *(append.output for append in appends)),
             node.name,
@@ -219,6 +220,8 @@ def _rotation(
     if cos is None or sin is None or (cos.function, sin.function) != ("cos", "sin"):
         return None
     if replace(cos, function="sin") != sin or cos.head_dim % ROTARY_MULTIPLE:
+        return None
+    if cos.far is not None:  # the operator has one table for all lengths
         return None
     return cos
 
@@ -287,11 +290,17 @@ def _grouped_attention(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence
     if attention.rotary is not None:
         operands += _rotary_tables(op, attention.rotary)
     batch, seq, width = at.node.outputs[0].shape
-    attributes = {
+    attributes: dict[str, int | float] = {
         "num_heads": attention.heads,
         "kv_num_heads": attention.kv_heads,
         "do_rotary": int(attention.rotary is not None),
     }
+    scores = {
+        "local_window_size": attention.window,
+        "scale": attention.scale,
+        "softcap": attention.cap,
+    }
+    attributes |= {name: value for name, value in scores.items() if value is not None}
     shapes = [(batch, seq, width), *(value.shape for value in at.node.outputs[1:])]
     return op.many("GroupQueryAttention", operands, attributes, shapes)
 
@@ -299,11 +308,12 @@ def _grouped_attention(op: OpBuilder, at: FusedSite, inputs: Inputs) -> Sequence
 def _rotary_tables(op: OpBuilder, rotary: ops.RotaryRows) -> list[ir.Value]:
     """Cosines and sines of every position, (context, head_dim / 2)."""
     positions = np.arange(rotary.context, dtype=np.float32)[:, None]
-    angles = positions * rotary_steps(rotary.head_dim, rotary.theta)
-    key = f"{rotary.head_dim}_{rotary.theta}_{rotary.context}"
+    angles = positions * rotary_steps(rotary)
+    key = f"{rotary_key(rotary)}_{rotary.context}"
+    gain = np.float32(1 if rotary.gain is None else rotary.gain)
     return [
-        op.real_constant(f"rotary_cos/{key}", np.cos(angles)),
-        op.real_constant(f"rotary_sin/{key}", np.sin(angles)),
+        op.real_constant(f"rotary_cos/{key}", gain * np.cos(angles)),
+        op.real_constant(f"rotary_sin/{key}", gain * np.sin(angles)),
     ]
 
 

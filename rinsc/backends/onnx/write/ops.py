@@ -10,11 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from rinsc import ops
-from rinsc.backends.onnx.write.builder import BOOL, FLOAT, INT64, OpBuilder, shape_of
+from rinsc.backends.onnx.write.builder import BOOL, INT64, OpBuilder, shape_of
 from rinsc.backends.onnx.write.cache import Packing
 from rinsc.backends.onnx.write.fusion import FUSED_OPS, Fused, FusedProgram, FusedSite
 from rinsc.backends.onnx.write.matrices import Matrix, product, table_rows, tied_table
-from rinsc.backends.onnx.write.site import Site, as_real, noise_like, rotary_frequencies
+from rinsc.backends.onnx.write.rotary import rope, rotary_rows, rotary_table
+from rinsc.backends.onnx.write.site import Site, noise_like
 from rinsc.ops.base import static
 from rinsc.ops.program import Node, Program, Value
 
@@ -48,20 +49,6 @@ def visible_keys(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     return op.Or(visible, itself, shape=at.shape)
 
 
-def rotary_rows(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    """Position times frequency, (batch, seq, head_dim / 2), and its cosine or sine."""
-
-    def angles() -> ir.Value:
-        positions = op.Cast(inputs[0], to=FLOAT, dtype=FLOAT)
-        column = op.Unsqueeze(positions, op.ints(2), shape=("batch", "seq", 1))
-        return op.Mul(column, rotary_frequencies(op, at), shape=at.shape)
-
-    angles_of_rows = op.shared(("rotary angles of positions", at.op.theta, at.op.head_dim), angles)
-    return as_real(
-        op, op.Cos(angles_of_rows) if at.op.function == "cos" else op.Sin(angles_of_rows)
-    )
-
-
 def position_rows(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     return op.Gather(op.weight(at.weight_name("weight")), inputs[0], axis=0, shape=at.shape)
 
@@ -84,29 +71,6 @@ def _positions(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     table = op.weight(at.weight_name("weight"))
     seq = op.Shape(inputs[0], start=1, end=2, shape=(1,), dtype=INT64)
     return op.Slice(table, op.ints(0), seq, op.ints(0), shape=at.shape)
-
-
-def _rotary_table(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    """Repeated for each sequence, (batch, seq, head_dim / 2), as ``RotaryEmbedding`` wants it.
-
-    Computed from the positions rather than stored, so that no table grows with the context.
-    """
-    key = ("rotary angles", at.op.theta, at.op.head_dim)
-    angles = op.shared(key, lambda: _rotary_angles(op, at, inputs[0]))
-    table = as_real(op, op.Cos(angles) if at.op.function == "cos" else op.Sin(angles))
-    half = at.op.head_dim // 2
-    leading = op.Shape(inputs[0], start=0, end=2, shape=(2,), dtype=INT64)
-    shape = op.Concat(leading, op.ints(half), axis=0, shape=(3,))
-    return op.Expand(table, shape, shape=("batch", "seq", half))
-
-
-def _rotary_angles(op: OpBuilder, at: Site, input_ids: ir.Value) -> ir.Value:
-    """Position times frequency, (seq, head_dim / 2), in float32 as PyTorch has them."""
-    length = op.Shape(input_ids, start=1, end=2, shape=(1,), dtype=INT64)
-    seq = op.Squeeze(length, shape=())
-    positions = op.Range(op.scalar(0), seq, op.scalar(1), shape=("seq",), dtype=INT64)
-    column = op.Unsqueeze(op.Cast(positions, to=FLOAT, dtype=FLOAT), op.ints(1), shape=("seq", 1))
-    return op.Mul(column, rotary_frequencies(op, at), shape=("seq", at.op.head_dim // 2))
 
 
 def _linear(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -144,7 +108,11 @@ def _vector(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
 
 
 def _rms_norm(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    weight = op.weight(at.weight_name("weight"))
+    name, offset = at.weight_name("weight"), at.op.offset
+    if offset is None:
+        weight = op.weight(name)
+    else:  # the sum is stored, so that no run adds it up again
+        weight = op.stored(name, op.array(name).shape, lambda: op.array(name) + offset)
     return op.RMSNormalization(inputs[0], weight, axis=-1, epsilon=at.op.eps)
 
 
@@ -173,14 +141,12 @@ def _merge_heads(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     return op.Reshape(apart, op.ints(0, 0, at.shape[-1]), shape=at.shape)
 
 
-def _rope(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
-    return op.RotaryEmbedding(*inputs)
-
-
 def _attention(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
+    scores = {"scale": at.op.scale, "softcap": at.op.cap}
+    scores = {name: value for name, value in scores.items() if value is not None}
     if at.op.window is None:
-        return op.Attention(*inputs, is_causal=int(at.op.causal))
-    return op.Attention(*inputs[:3], _in_window(op, at, inputs))
+        return op.Attention(*inputs, is_causal=int(at.op.causal), **scores)
+    return op.Attention(*inputs[:3], _in_window(op, at, inputs), **scores)
 
 
 def _positions_of_heads(op: OpBuilder, value: ir.Value) -> ir.Value:
@@ -348,7 +314,7 @@ def _auxiliary_loss(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value
 ONNX_OPS: dict[type[ops.Op], Lowering] = {
     ops.Embedding: _embedding,
     ops.Positions: _positions,
-    ops.RotaryTable: _rotary_table,
+    ops.RotaryTable: rotary_table,
     ops.Linear: _linear,
     ops.TiedLinear: _tied_linear,
     ops.RMSNorm: _rms_norm,
@@ -360,7 +326,7 @@ ONNX_OPS: dict[type[ops.Op], Lowering] = {
     ops.VisibleKeys: visible_keys,
     ops.RotaryRows: rotary_rows,
     ops.PositionRows: position_rows,
-    ops.Rope: _rope,
+    ops.Rope: rope,
     ops.Attention: _attention,
     ops.Activation: _activation,
     ops.Project: _project,

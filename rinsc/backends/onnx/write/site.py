@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from rinsc import ops
@@ -33,20 +32,6 @@ class Site:
 
     def weight_name(self, name: str) -> str:
         return f"{self.prefix}{self.node.name}.{name}"
-
-
-def rotary_frequencies(op: OpBuilder, at: Site) -> ir.Value:
-    """Angle by which a head's pair of dimensions turns from one position to the next, in float32
-    as PyTorch has them: (head_dim / 2)."""
-    frequencies = rotary_steps(at.op.head_dim, at.op.theta)
-    return op.constant(f"rotary_frequencies/{at.op.head_dim}_{at.op.theta}", frequencies)
-
-
-def rotary_steps(head_dim: int, theta: float) -> npt.NDArray[np.float32]:
-    """The numbers of `rotary_frequencies`."""
-    powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies: npt.NDArray[np.float64] = np.float64(theta) ** -powers.astype(np.float64)
-    return frequencies.astype(np.float32)
 
 
 def as_real(op: OpBuilder, value: ir.Value) -> ir.Value:
