@@ -22,7 +22,7 @@ from typing import Literal
 from rinsc.layers import llama
 from rinsc.layers.kind import LayerKind, Sides
 from rinsc.layers.mixing import Norm, attention, gated_mlp, logits, mlp, rotary_sides
-from rinsc.layers.rope_scaling import read_scaling
+from rinsc.layers.rope_scaling import read_scaling, small_scaling
 from rinsc.ops import Activation, Add, LayerNorm, RMSNorm, Scale
 from rinsc.ops.program import Builder, Value
 from rinsc.spec import ModelSpec
@@ -56,8 +56,8 @@ class DecoderSettings:
     pattern: str = "g"
     window: int = field(default=4096, metadata={"small": 3})
     local_theta: float = field(default=0.0, metadata={"least": 0})
-    scaling: str = ""
-    local_scaling: str = SAME
+    scaling: str = field(default="", metadata={"small": small_scaling})
+    local_scaling: str = field(default=SAME, metadata={"small": small_scaling})
     rotary_fraction: float = 1.0
     head_norm: bool = False
     width_norm: bool = False

@@ -84,6 +84,15 @@ def read_scaling(text: str) -> tuple[str, dict[str, Value]]:
     return name, values
 
 
+def small_scaling(text: str) -> str:
+    """That of a small copy of a model: for any number of pairs, and seen in short sequences."""
+    name = text.partition(" ")[0]
+    if name not in SETTINGS:
+        return text
+    values = {k: v[:1] if isinstance(v, tuple) else v for k, v in read_scaling(text)[1].items()}
+    return scaling_text(name, values | ({ORIGINAL: 16} if ORIGINAL in values else {}))
+
+
 def divided(text: str, rotation: Rotation) -> Divided:
     """What a line makes of a rotation; raises `GraphError` where the two do not fit."""
     name, values = read_scaling(text)
@@ -154,7 +163,8 @@ def _longrope(values: Mapping[str, Value], rotation: Rotation) -> Divided:
     original = int(_real(values, ORIGINAL))
     factor = _real(values, "factor", rotation.context / original)
     gain = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    near, far = (_all(values, key) for key in ("short_factor", "long_factor"))
+    pairs = rotation.dimensions // 2
+    near, far = (_all(values, key, pairs) for key in ("short_factor", "long_factor"))
     if rotation.context <= original:
         return Divided(near, gain=_gain(values, gain))
     return Divided(near, far, original, _gain(values, gain))
@@ -178,9 +188,11 @@ def _real(values: Mapping[str, Value], key: str, default: float = 0.0) -> float:
     return default if isinstance(value, tuple) else float(value)
 
 
-def _all(values: Mapping[str, Value], key: str) -> Numbers:
+def _all(values: Mapping[str, Value], key: str, pairs: int) -> Numbers:
+    """A number for each pair; one is that of all."""
     value = values[key]
-    return _rounded(value if isinstance(value, tuple) else [value])
+    numbers = value if isinstance(value, tuple) else (value,)
+    return _rounded(numbers * pairs if len(numbers) == 1 else numbers)
 
 
 def _rounded(numbers: Sequence[float]) -> Numbers:

@@ -33,7 +33,7 @@ GEMMA = replace(
     settings=SETTINGS,
     options={"activation": "hidden_act", **BIASES},
     defaults={
-        **{"num_key_value_heads": 16, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+        **{"rms_norm_eps": 1e-6, "tie_word_embeddings": True},
         **{"hidden_act": "gelu_pytorch_tanh", "attention_bias": False},
     },
     ignored=frozenset((*TRAINING, "hidden_activation")),  # transformers reads hidden_act

@@ -82,7 +82,7 @@ GEMMA2 = replace(
     settings={**SETTINGS, "norms": "both"},
     options={"activation": "hidden_activation", **BIASES},
     defaults={
-        **{"num_key_value_heads": 4, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+        **{"rms_norm_eps": 1e-6, "tie_word_embeddings": True},
         **{"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False},
     },
     required={"use_bidirectional_attention": None},

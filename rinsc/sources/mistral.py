@@ -40,7 +40,7 @@ MISTRAL = replace(
     plain_kind=None,
     options={"activation": "hidden_act"},
     defaults={
-        **{"num_key_value_heads": 8, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+        **{"rms_norm_eps": 1e-6, "tie_word_embeddings": False},
         "hidden_act": "silu",
     },
     ignored=frozenset(TRAINING),

@@ -23,7 +23,7 @@ def _more(config: Config) -> dict[str, Any]:
     for key in ("rope_parameters", "rope_scaling"):
         table = own.get(key)
         name = table.get("rope_type", table.get("type")) if isinstance(table, dict) else None
-        if name in LONG:
+        if isinstance(table, dict) and name in LONG:
             own[key] = {**table, "rope_type": "longrope"}
     return windowed(own, config.get("sliding_window"))
 

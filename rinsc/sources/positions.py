@@ -30,9 +30,7 @@ def rotation(config: Config, own: object, default_theta: float) -> tuple[float, 
 
     Raises `SpecError` for a scaling that is not computed.
     """
-    table = own if own is not None else {}
-    if not isinstance(table, Mapping):
-        table = {"rope_type": table}
+    table: Config = own if isinstance(own, Mapping) else {"rope_type": own or "default"}
     kind = table.get("rope_type", table.get("type", "default"))
     values = {k: v for k, v in table.items() if k not in NAMES and v is not None}
     theta = table.get(THETA, config.get(THETA))
@@ -154,14 +152,16 @@ def pattern_of(letters: str, window: object) -> dict[str, Any]:
     if not set(letters) & set("lm"):
         return settings
     if window is None:
-        message = "layers of this checkpoint have a window, and the config does not say how wide"
+        message = "layers have a window, and neither 'sliding_window' nor 'use_sliding_window' "
+        message += "says how wide it is"
         raise SpecError.of(problem("missing-key", message, "sliding_window"))
     return {**settings, "window": window}
 
 
 def letters_of(spec: ModelSpec) -> str:
     """The letter of each layer."""
-    return (spec.settings_of("decoder").pattern * spec.layers)[: spec.layers]
+    pattern: str = spec.settings_of("decoder").pattern
+    return (pattern * spec.layers)[: spec.layers]
 
 
 def types_of(spec: ModelSpec) -> list[str]:

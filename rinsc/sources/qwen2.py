@@ -67,7 +67,7 @@ QWEN2 = replace(
     settings={"qkv_bias": True},
     options={"activation": "hidden_act"},
     defaults={
-        **{"num_key_value_heads": 32, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+        **{"rms_norm_eps": 1e-6, "tie_word_embeddings": False},
         "hidden_act": "silu",
     },
     ignored=frozenset(TRAINING),

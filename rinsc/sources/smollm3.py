@@ -65,7 +65,10 @@ SMOLLM3 = replace(
     LLAMA,
     model_type="smollm3",
     plain_kind=None,
-    defaults={**LLAMA.defaults, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    defaults={
+        **{"rms_norm_eps": 1e-6, "tie_word_embeddings": True, "hidden_act": "silu"},
+        **{"attention_bias": False, "mlp_bias": False},
+    },
     ignored=frozenset((*TRAINING, "pretraining_tp", "max_window_layers")),
     read_elsewhere=LLAMA.read_elsewhere
     | {"no_rope_layers", "no_rope_layer_interval", "layer_types"}

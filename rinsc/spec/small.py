@@ -67,11 +67,14 @@ def projected(text: ModelSpec, width: int) -> ModelSpec:
 
 
 def _small_settings(spec: ModelSpec) -> KindSettings:
-    """Every setting that has a ``small`` value in its metadata at that value."""
+    """Every setting that has a ``small`` value in its metadata at that value, or at what that makes
+    of its own value where it is a function."""
     tables = spec.settings.plain
     for kind in {spec.kind, *spec.block_kinds.values()}:
         declared = fields(settings_class(kind))
-        values = {f.name: f.metadata["small"] for f in declared if "small" in f.metadata}
+        own = spec.settings_of(kind)
+        small = {f.name: f.metadata["small"] for f in declared if "small" in f.metadata}
+        values = {n: v(getattr(own, n)) if callable(v) else v for n, v in small.items()}
         tables[kind] = {**tables.get(kind, {}), **values}
     return KindSettings(tables)
 

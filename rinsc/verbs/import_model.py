@@ -146,14 +146,15 @@ class Checkpoint:
         from rinsc.graph import build_graph
 
         with checked_weights(weights), open_weights(weights) as file:
-            shapes = {name: _Header(name, file) for name in file.keys()}  # noqa: SIM118
+            unread = {name: _Header(name, file) for name in file.keys()}  # noqa: SIM118
             graph: Any = build_graph(self.spec)
+            ours: Any  # they are read once all fit
             with _errors_at(weights):
                 if isinstance(self.family, TowersFamily):
-                    ours = towers_tensors_by_our_names(self.family, graph, shapes)
+                    ours = towers_tensors_by_our_names(self.family, graph, unread)
                 else:
-                    ours = tensors_by_our_names(self.family, graph, shapes)
-            return {name: header.read() for name, header in ours.items()}
+                    ours = tensors_by_our_names(self.family, graph, unread)
+            return dict(ours)
 
 
 def write_model(
@@ -186,22 +187,18 @@ def write_model(
 
 @dataclass(frozen=True)
 class _Header:
-    """A tensor that is not read, or some of its rows: its name and where it is."""
+    """A tensor that is not read: its name and where it is."""
 
     name: str
     file: Any
-    rows: slice | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.file.get_slice(self.name).get_shape())
 
-    def __getitem__(self, rows: slice, /) -> _Header:
-        return _Header(self.name, self.file, rows)
-
     def read(self) -> torch.Tensor:
         tensor: torch.Tensor = self.file.get_tensor(self.name)
-        return tensor if self.rows is None else tensor[self.rows].clone()
+        return tensor
 
 
 @contextmanager

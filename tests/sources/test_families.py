@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from rinsc import verify
 from rinsc.backends.hf import causal_lm
+from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import to_torch
 from rinsc.cost import forward_flops
 from rinsc.sources import (
@@ -177,9 +178,10 @@ def test_logits_and_gradients_are_those_of_the_class(case: str) -> None:
         torch.testing.assert_close(ours(ids), expected, atol=1e-4, rtol=1e-4)
     for model, logits in ((ours, ours(IDS)), (theirs, theirs(IDS).logits)):
         model.zero_grad()
-        torch.nn.functional.cross_entropy(
+        loss: Any = torch.nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()
-        ).backward()
+        )
+        loss.backward()
     own = {name: p.grad for name, p in ours.named_parameters()}
     grads = tensors_by_their_names(family, ours.graph, own)
     if "embed_out.weight" in grads:  # which transformers renames in loading
@@ -270,3 +272,18 @@ def test_every_form_agrees_and_flops_are_those_counted(case: str) -> None:
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 40, dtype=torch.long, device="meta"))
     assert forward_flops(model.graph, 40).total == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_onnx_with_and_without_fused_operators_has_the_tokens_of_the_class(case: str) -> None:
+    """With a cache, beyond the window, and the rounds as an input."""
+    _, _, ours, theirs = both(case)
+    with torch.no_grad():
+        expected = theirs(IDS).logits.numpy()
+    prompt = IDS[0, :15].tolist()
+    tokens = theirs.generate(IDS[:1, :15], max_new_tokens=9, do_sample=False, eos_token_id=None)
+    for portable in (False, True):
+        session = Session(to_onnx(ours, cache=True, rounds="dynamic", portable=portable))
+        np.testing.assert_allclose(session.logits(IDS.numpy()), expected, atol=2e-4, rtol=2e-4)
+        new = session.generate(prompt, 9)
+        assert [*prompt, *new] == tokens[0].tolist()

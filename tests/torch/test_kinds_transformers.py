@@ -405,6 +405,8 @@ def mobile_pair(
     names["final_norm.weight"] = "model.norm.weight"
     for index in range(3):
         for ours, other in LLAMA.layer.items():
+            if ours.endswith(".bias"):
+                continue
             names[f"A.{index}.{ours}"] = other.format(layer=index)
     model = to_torch(spec)
     copy_weights(model, {ours: theirs.get_parameter(other) for ours, other in names.items()})
@@ -421,6 +423,7 @@ def _renamed(listed: Callable[[list[Any]], list[Any]]) -> dict[str, str]:
         f"A.{index}.{ours}": other.format(layer=place)
         for index, place in enumerate(first)
         for ours, other in LLAMA.layer.items()
+        if not ours.endswith(".bias")
     }
 
 

@@ -40,7 +40,9 @@ def rotary_steps(rotary: Any) -> npt.NDArray[np.float32]:
     powers = np.arange(0, rotary.head_dim, 2, dtype=np.float32) / np.float32(rotary.head_dim)
     frequencies: npt.NDArray[np.float64] = np.float64(rotary.theta) ** -powers.astype(np.float64)
     turns = frequencies.astype(np.float32)
-    return turns if rotary.divisors is None else turns / np.array(rotary.divisors, np.float32)
+    if rotary.divisors is not None:
+        turns /= np.array(rotary.divisors, np.float32)
+    return turns
 
 
 def rotary_rows(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
@@ -99,5 +101,6 @@ def _rotary_angles(op: OpBuilder, at: Site, input_ids: ir.Value) -> ir.Value:
 
 def rope(op: OpBuilder, at: Site, inputs: list[ir.Value]) -> ir.Value:
     width = 2 * static(at.node.inputs[1].shape[-1])
-    first = {} if width == at.shape[-1] else {"rotary_embedding_dim": width}
-    return op.RotaryEmbedding(*inputs, **first)
+    if width == at.shape[-1]:
+        return op.RotaryEmbedding(*inputs)
+    return op.RotaryEmbedding(*inputs, rotary_embedding_dim=width)
