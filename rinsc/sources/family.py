@@ -64,7 +64,8 @@ class Family:
     ``frame`` and ``layer`` are our names of tensors and theirs, with ``{layer}`` for the number in
     the stack. Several of ours with one of theirs are its rows, one behind the other; those that are
     ``by_head`` take turns, a head of each. ``turned`` are stored as (in, out). What ends as
-    ``computed`` says is no weight, nor are ``constants``. Files of a model without its head lack ``base`` in their names.
+    ``computed`` says is no weight, nor are ``constants``. Files of a model without its head lack
+    ``base`` in their names.
     """
 
     model_type: str
@@ -306,7 +307,9 @@ def executed_tensors(family: Family, graph: BlockGraph) -> dict[str, Stored]:
 def _why_not_plain(family: Family, graph: BlockGraph) -> str | None:
     kinds = {block.kind for block in graph.blocks.values()}
     layers = {own for layer in _executed_layers(graph) for own in layer}
-    known = layers <= family.layer.keys() if kinds <= family.kinds else layers == family.layer.keys()
+    known = (
+        layers <= family.layer.keys() if kinds <= family.kinds else layers == family.layer.keys()
+    )
     if any(not isinstance(step, Visit) for step in graph.steps()):
         return "has rounds that do more than run their blocks again"
     if graph.spec.kind not in family.kinds:

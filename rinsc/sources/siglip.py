@@ -82,7 +82,7 @@ def _picture(config: Mapping[str, object]) -> dict[str, Any]:
         "patch_size": _side(config, "patch_size", DEFAULT_PATCH),
         "channels": DEFAULT_CHANNELS if channels is None else channels,
     }
-    return {"settings": {"siglip_image": settings}}
+    return {"settings": settings}
 
 
 def _picture_config(spec: ModelSpec) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _projection(config: Mapping[str, object]) -> dict[str, Any]:
     width = config.get("hidden_size")
     if projection in (None, DEFAULT_WIDTH if width is None else width):
         return {}
-    return {"settings": {"siglip_text": {"projection_width": projection}}}
+    return {"settings": {"projection_width": projection}}
 
 
 def _projection_config(spec: ModelSpec) -> dict[str, Any]:
