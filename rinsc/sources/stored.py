@@ -64,10 +64,16 @@ def stacked(stored: Stored, tensors: Sequence[Tensor]) -> Tensor:
     if len(tensors) == 1 and not stored.turned:
         return tensors[0]
     own: list[Any] = list(tensors)
-    turns = [t.reshape(stored.heads, -1, *t.shape[1:]) for t in own]
-    rows = _concatenated(turns).reshape(-1, *own[0].shape[1:])
-    whole: Tensor = _copied(rows.T if stored.turned and rows.ndim == 2 else rows)
-    return whole
+    turns = [tensor.reshape(stored.heads, -1, *tensor.shape[1:]) for tensor in own]
+    rows = sum(turn.shape[1] for turn in turns)
+    whole = _empty_like(own[0], (stored.heads, rows, *own[0].shape[1:]))
+    start = 0
+    for turn in turns:
+        whole[:, start : start + turn.shape[1]] = turn
+        start += turn.shape[1]
+    whole = whole.reshape(-1, *own[0].shape[1:])
+    result: Tensor = _copied(whole.T) if stored.turned and whole.ndim == 2 else whole
+    return result
 
 
 def _copied(tensor: Any) -> Any:
@@ -77,11 +83,8 @@ def _copied(tensor: Any) -> Any:
     return tensor.copy(order="C")
 
 
-def _concatenated(tensors: Sequence[Any]) -> Any:
-    if hasattr(tensors[0], "clone"):
-        import torch
-
-        return torch.cat(list(tensors), dim=1)
-    import numpy as np
-
-    return np.concatenate(list(tensors), axis=1)
+def _empty_like(tensor: Any, shape: Shape) -> Any:
+    """One of the same library and numbers, of another shape."""
+    if hasattr(tensor, "new_empty"):
+        return tensor.new_empty(shape)
+    return tensor.__array_namespace__().empty(shape, dtype=tensor.dtype)
