@@ -15,12 +15,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 import rinsc
 from rinsc.errors import RinscError
-from rinsc.sources import family_of, tensor_names
+from rinsc.sources import family_of, tensor_names, tensors_by_their_names
 from rinsc.verbs.import_model import import_model
 from rinsc.verbs.models import find_model
 from tests.cli.command_line import run_cli
 from tests.sources import checkpoints
 from tests.sources.checkpoints import DIMENSIONS
+from tests.sources.test_families import theirs_of
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,23 @@ def test_every_command_takes_what_was_imported(
     torch.testing.assert_close(found, logits(llama), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["phi3", "gpt_neox", "gpt2", "gemma2"])
+def test_families_of_other_layouts_come_in_and_keep_their_bits(tmp_path: Path, case: str) -> None:
+    """Tensors that are one in the file, in shards, with the bits of bfloat16."""
+    source, output = tmp_path / "source", tmp_path / "output"
+    theirs_of(case).to(torch.bfloat16).save_pretrained(source, max_shard_size="20KB")
+    import_model(source, output, progress=rinsc.progress.SilentProgress())
+    torch.testing.assert_close(logits(output), logits(source), atol=1e-4, rtol=1e-4)
+    held = load_file(output / "model.safetensors")
+    ours = {name.removeprefix("model."): value for name, value in held.items()}
+    family = family_of(json.loads((source / "config.json").read_text()))
+    back = tensors_by_their_names(family, rinsc.build_graph(find_model(output).spec), ours)
+    files = [load_file(path) for path in source.glob("*.safetensors")]
+    stored = {name: value for file in files for name, value in file.items()}
+    assert back.keys() == stored.keys()
+    assert all(torch.equal(back[name], value) for name, value in stored.items())
+
+
 def without(*names: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         for name in names:
@@ -159,7 +177,7 @@ NORM = "model.norm.weight"
         (without("model.safetensors"), "no-weights"),
         (with_config(model_type="mamba"), "unknown-family"),
         (with_config(model_type="rinsc"), "own-model"),
-        (with_config(attention_bias=True), "unsupported-value"),
+        (with_config(hidden_act="gelu_fast"), "unsupported-value"),
         (with_config(window_of_the_future=8), "unknown-key"),
         (as_pickle, "no-safetensors"),
         (cut_short, "weights-not-readable"),
