@@ -19,7 +19,14 @@ PAGE = ROOT / "docs" / "api.md"
 # Packages whose names programs may import; the page says what each is for.
 FACES = (
     *("rinsc", "rinsc.backends.hf", "rinsc.backends.onnx", "rinsc.backends.torch", "rinsc.cost"),
-    *("rinsc.data", "rinsc.errors", "rinsc.evaluation", "rinsc.generation", "rinsc.graph"),
+    *(
+        "rinsc.data",
+        "rinsc.data.pairs",
+        "rinsc.errors",
+        "rinsc.evaluation",
+        "rinsc.generation",
+        "rinsc.graph",
+    ),
     *(
         "rinsc.graph.draw",
         "rinsc.layers",
@@ -32,7 +39,7 @@ FACES = (
 )
 LAZY = (
     *("rinsc", "rinsc.backends.onnx", "rinsc.backends.torch"),
-    *("rinsc.data", "rinsc.evaluation", "rinsc.training"),
+    *("rinsc.data", "rinsc.data.pairs", "rinsc.evaluation", "rinsc.training"),
 )
 FENCE = re.compile(r"^( *)```python\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)

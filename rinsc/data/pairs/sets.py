@@ -204,7 +204,8 @@ def _title(text: str) -> str:
 
 
 def _plain(markup: str) -> str:
-    return " ".join(html.unescape(_MARKUP.sub("", markup)).replace("_", " ").split())
+    text = html.unescape(html.unescape(_MARKUP.sub("", markup)))  # some are escaped twice
+    return " ".join(text.replace("_", " ").split())
 
 
 def _group_words(key: str) -> str:
