@@ -165,6 +165,9 @@ def print_towers(report: TowersReport) -> None:
     )
     print_line()
     print_line(f"sequences: {tokens}")
+    if report.join is not None:
+        pairs = plural(report.join.batch, "picture")
+        print_line(f"join: each of {pairs} with each text of the batch, a pair's share")
     convention = next(iter(report.towers.values())).convention
     print_line(f"FLOPs counted: {convention.name}", style="dim")
 

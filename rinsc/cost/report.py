@@ -133,6 +133,10 @@ class JoinReport:
     forward_flops: int
     training_flops: int
 
+    @property
+    def executed_params(self) -> int:
+        return self.stored_params
+
 
 @dataclass(frozen=True)
 class TowersReport:
@@ -188,7 +192,8 @@ class TowersReport:
 
     @property
     def executed_params(self) -> int:
-        return sum(report.executed_params for report in self.towers.values())
+        towers = sum(report.executed_params for report in self.towers.values())
+        return towers + (self.join.executed_params if self.join is not None else 0)
 
     @property
     def executed_layers(self) -> int:

@@ -63,21 +63,26 @@ def memory_table(memory: MemoryReport, activations: str, cache: str) -> Table:
 
 
 def towers_tables(report: TowersReport) -> list[Table]:
-    """A column for each tower and one for all of them, and the memory of all."""
-    columns: list[CostReport | TowersReport] = [*report.towers.values(), report]
-    rows: list[tuple[str, Callable[[CostReport | TowersReport], int]]] = [
-        ("parameters, stored", lambda column: column.stored_params),
-        ("parameters, executed", lambda column: column.executed_params),
-        ("layers, stored", lambda column: column.stored_layers),
-        ("layers, executed", lambda column: column.executed_layers),
-        ("forward FLOPs, a sequence each", lambda column: column.forward_flops),
-        ("training FLOPs, a sequence each", lambda column: column.training_flops),
+    """A column for each tower and one for all of them, and the memory of all; a column for what
+    compares pictures with texts."""
+    joins = [] if report.join is None else [report.join]
+    columns = [*report.towers.values(), *joins, report]
+    rows = [
+        ("parameters, stored", "stored_params"),
+        ("parameters, executed", "executed_params"),
+        ("layers, stored", "stored_layers"),
+        ("layers, executed", "executed_layers"),
+        ("forward FLOPs, a sequence each", "forward_flops"),
+        ("training FLOPs, a sequence each", "training_flops"),
     ]
     batch = next(iter(report.towers.values())).batch
     return [
         Table(
-            ("totals", *report.towers, "all"),
-            [(name, *(exact(count(column)) for column in columns)) for name, count in rows],
+            ("totals", *report.towers, *["join"] * len(joins), "all"),
+            [
+                (name, *(exact(getattr(column, count, 0)) for column in columns))
+                for name, count in rows
+            ],
         ),
         memory_table(
             report.memory,
