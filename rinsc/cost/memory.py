@@ -29,6 +29,7 @@ from rinsc.ops import (
     Embedding,
     LayerNorm,
     MergeHeads,
+    PatchConvolution,
     Positions,
     RMSNorm,
     Shape,
@@ -171,6 +172,7 @@ class _Kept:
         elif op.kept == "view" or self._merges_in_place(node):
             self.views[output] = self._storage(inputs[0])
         elif op.kept == "ids":
+            self.widths[output] = FULL  # rows of a table, whatever asks for them
             self.storages[output, "ids"] = ID_BYTES * self._elements(output.shape[:-1])
         elif op.kept in ("table", "output"):
             self._keep(output)
@@ -217,8 +219,8 @@ class _Kept:
 
     def _keep(self, value: Value) -> None:
         if not self._is_fixed(value):
-            size = self._width(value) * self._elements(value.shape)
-            self.storages[self._storage(value)] = size
+            storage = self._storage(value)
+            self.storages[storage] = self._width(value) * self._elements(storage.shape)
 
     def _storage(self, value: Value) -> Value:
         return self.views.get(value, value)
@@ -263,11 +265,13 @@ def _matrix_elements(graph: BlockGraph) -> int:
     """Elements of the matrices of which autocast keeps a copy, each once a step."""
     spec = graph.spec
     programs = trace_programs(spec)
-    inputs = set(programs.embed.inputs.values())  # which learn nothing, so that no matrix is kept
+    # What learns nothing keeps no matrix; a convolution keeps its own in any case.
+    inputs = set(programs.embed.inputs.values())
     tables = {
         f"{node.name}.weight"
         for node in programs.embed.nodes
-        if isinstance(node.op, Embedding | Positions) or inputs & set(node.inputs)
+        if isinstance(node.op, Embedding | Positions)
+        or (inputs & set(node.inputs) and not isinstance(node.op, PatchConvolution))
     }
     tied = {
         f"{node.op.owner}.weight" for node in programs.head.nodes if isinstance(node.op, TiedLinear)

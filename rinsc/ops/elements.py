@@ -149,7 +149,7 @@ class MeanPool(Op, reach="any", needs="everything", parts="never", kept="nothing
 
 
 @dataclass(frozen=True)
-class AtPosition(Op, reach="any", needs="everything", parts="never", kept="nothing"):
+class AtPosition(Op, reach="any", needs="everything", parts="never", kept="view"):
     """The state at one position, of which -1 is the last: (batch, seq, width) to (batch, width)."""
 
     index: int

@@ -60,6 +60,11 @@ def _linear(node: Node) -> str:
     return f"self.{node.name} = nn.Linear({node.inputs[0].shape[-1]}, {op.out_features}{bias})"
 
 
+def _patches(node: Node, args: list[str]) -> str:
+    """Laid out as a sequence: a state that stays turned is copied by every norm."""
+    return f"self.{node.name}({args[0]}).flatten(2).transpose(1, 2).contiguous()"
+
+
 def _patch_convolution(node: Node) -> str:
     op: Any = node.op
     sizes = f"{node.inputs[0].shape[1]}, {op.out_features}, {op.size}, stride={op.size}"
@@ -332,7 +337,7 @@ TORCH_OPS: dict[type[ops.Op], TorchOp] = {
     ),
     ops.AuxiliaryLoss: TorchOp(_auxiliary_loss, helpers=("with_loss",), tight=True),
     ops.PatchConvolution: TorchOp(
-        lambda node, args: f"self.{node.name}({args[0]}).flatten(2).transpose(1, 2)",
+        _patches,
         _patch_convolution,
         result="x",
     ),
