@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter
 from rinsc.cli.values import Count, ModelText, kind_settings, share_bindings
 from rinsc.errors import UsageError, listed
 from rinsc.spec.kinds import KINDS
-from rinsc.spec.presets import DEFAULT_PRESET, PRESETS
+from rinsc.spec.presets import DEFAULT_PRESET, PRESETS, TOWER_PRESETS
 from rinsc.verbs.models import any_spec_like, find_run, is_run, is_signature, run_spec
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ class ModelOptions:
 
     preset: Annotated[
         str | None,
-        Parameter(help=f"{', '.join(PRESETS)}. For a signature the default is {DEFAULT_PRESET}."),
+        Parameter(
+            help=f"{', '.join((*PRESETS, *TOWER_PRESETS))}. For a signature the default is "
+            f"{DEFAULT_PRESET}."
+        ),
     ] = None
 
     set_: Annotated[tuple[str, ...], Parameter(name="--set", show_default=False)] = ()

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import SiglipConfig, SiglipModel
 
 from rinsc.backends.torch import CompiledModule, compile_blocks, to_torch
-from rinsc.spec import ModelSpec, model_spec
+from rinsc.objectives.sigmoid_pairs import PairModel
+from rinsc.spec import ModelSpec, model_spec, towers_spec
 from tests.bench.hand_written import HandWritten
 from tests.bench.timing import interleaved, table
 
@@ -64,6 +66,57 @@ def compare(width: int, batch: int, runs: int, *, compiled: bool) -> float:
     word = "compiled" if compiled else "eager"
     print("\n" + table(f"training step, width {width}, {word}", timings, "hand-written"))
     return timings["rinsc"].median / timings["hand-written"].median
+
+
+def paired_steps(width: int, batch: int) -> dict[str, Callable[[], None]]:
+    """A step of SigLIP with AdamW: ours, and that of transformers in the same loop."""
+    torch.set_num_threads(1)
+    both: dict[str, Any] = {
+        "width": width,
+        "heads": width // 64,
+        "mlp_width": 4 * width,
+        "layers": 4,
+    }
+    spec = towers_spec("image: AB, text: CD", preset="siglip-tiny", **both)
+    text = spec.towers["text"]
+    sizes = {
+        **{"hidden_size": width, "num_attention_heads": both["heads"]},
+        **{"intermediate_size": 4 * width, "num_hidden_layers": 4},
+    }
+    config_class: Any = SiglipConfig
+    config = config_class(
+        text_config={**sizes, "vocab_size": text.vocab_size, "max_position_embeddings": 16},
+        vision_config={**sizes, "image_size": 32, "patch_size": 4},
+    )
+    model_class: Any = SiglipModel
+    theirs = model_class(config).train()
+    ours: Any = PairModel(to_torch(spec)).train()
+    pixels, ids = torch.randn(batch, 3, 32, 32), torch.randint(text.vocab_size, (batch, 16))
+    labels = torch.arange(batch)
+
+    def trained(model: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+        def run() -> None:
+            loss_of().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return run
+
+    return {
+        "transformers": trained(
+            theirs, lambda: theirs(input_ids=ids, pixel_values=pixels, return_loss=True).loss
+        ),
+        "rinsc": trained(ours, lambda: ours(pixels, ids, labels)["loss"]),
+    }
+
+
+@pytest.mark.parametrize(("width", "batch", "runs"), [(128, 16, 40), (256, 8, 30)])
+def test_a_step_of_siglip_against_transformers(width: int, batch: int, runs: int) -> None:
+    timings = interleaved(paired_steps(width, batch), runs=runs)
+    print("\n" + table(f"training step of SigLIP, width {width}", timings, "transformers"))
+    assert timings["rinsc"].median / timings["transformers"].median <= 1.03
 
 
 @pytest.mark.parametrize(

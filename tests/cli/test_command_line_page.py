@@ -12,7 +12,7 @@ import pytest
 
 from rinsc.cli import COMMANDS
 from rinsc.cli.presets import preset_cells, preset_facts
-from rinsc.spec.presets import PRESETS
+from rinsc.spec.presets import PRESETS, TOWER_PRESETS
 from tests.cli.command_line import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,8 +34,13 @@ def test_the_presets_of_the_page_are_those_of_the_package() -> None:
 
 def test_presets_are_printed_with_every_dimension() -> None:
     shown = json.loads(run_cli("presets", "--json").out)
-    assert list(shown) == list(PRESETS)
-    for name, facts in shown.items():
+    assert list(shown) == [*PRESETS, *TOWER_PRESETS]
+    for name in TOWER_PRESETS:
+        cost = json.loads(run_cli("cost", "image: A, text: B", "--preset", name, "--json").out)
+        told = sum(tower["parameters"] for tower in shown[name].values())
+        assert cost["stored_params"] == told + 2  # of what compares the two
+    for name in PRESETS:
+        facts = shown[name]
         assert PRESETS[name].items() <= facts.items()
         cost = json.loads(run_cli("cost", "AB", "--preset", name, "--json").out)
         assert facts["parameters"] == cost["stored_params"]
