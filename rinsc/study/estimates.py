@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rinsc.cost import cost_report
 from rinsc.cost.memory import memory
 from rinsc.errors import RinscError, UsageError, plural, setting
+from rinsc.graph import TowersGraph
 from rinsc.scalars import Table, real, rounded_bytes, rounded_count, rounded_flops
 from rinsc.study.folder import RunState
 from rinsc.study.members import Variant
@@ -57,15 +59,20 @@ def estimates(plan: Plan, flops_per_second: float | None = None) -> tuple[Estima
 
 def _memory(variant: Variant, config: TrainConfig) -> int | None:
     """Weights, gradients, the optimizer's moments and what is kept for the backward pass."""
-    rounds = max((rounds for _, rounds in config.rounds_schedule), default=None)
+    scheduled = max((rounds for _, rounds in config.rounds_schedule), default=None)
+    rounds = config.rounds if scheduled is None else scheduled
+    batch = config.batch_sequences // config.accumulate
     try:
-        report = memory(
-            variant.graph,
-            config.sequence_length,
-            batch=config.batch_sequences // config.accumulate,
-            rounds=config.rounds if rounds is None else rounds,
-            checkpointing=config.checkpointing,
-        )
+        if isinstance(variant.graph, TowersGraph):  # whose activations are all kept, here
+            report = cost_report(variant.graph, batch=batch, rounds=rounds).memory
+        else:
+            report = memory(
+                variant.graph,
+                config.sequence_length,
+                batch=batch,
+                rounds=rounds,
+                checkpointing=config.checkpointing,
+            )
     except RinscError:  # rounds that one of several repeats cannot run are told elsewhere
         return None
     state_bytes = report.weight_bytes + report.gradient_bytes + report.optimizer_bytes

@@ -24,8 +24,8 @@ from typing import Any, Literal, TypeAlias, cast
 
 from rinsc.errors import OutputError, RinscError, SpecError, plural
 from rinsc.objectives import OBJECTIVES
-from rinsc.spec import ModelSpec
-from rinsc.spec.reading import spec_from_values
+from rinsc.spec.reading import spec_from_values, towers_from_values
+from rinsc.spec.towers import AnySpec, names_towers
 from rinsc.storage.files import (
     make_folder,
     parse_toml,
@@ -47,8 +47,11 @@ _RATE = re.compile(r"^learning_rate = (\S+)$", re.MULTILINE)
 MOST_STARTS = 8  # at one step: a run that always ends there is given up
 
 
-def _read_spec(text: str) -> ModelSpec:
-    return spec_from_values(parse_toml(text))
+def _read_spec(text: str) -> AnySpec:
+    values = parse_toml(text)
+    if "towers" in values or names_towers(values.get("signature")):
+        return towers_from_values(values)
+    return spec_from_values(values)
 
 
 _SEED = re.compile(r"^seed = (\d+)$", re.MULTILINE)

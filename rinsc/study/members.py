@@ -22,12 +22,13 @@ from rinsc.cost import forward_flops, stored_params
 from rinsc.errors import Problem, RinscError, SpecError, plural
 from rinsc.extras import zoo_file
 from rinsc.fingerprints import fingerprint
-from rinsc.graph import BlockGraph, build_graph
+from rinsc.graph import BlockGraph, TowersGraph, build_graph
 from rinsc.scalars import whole
-from rinsc.spec import ModelSpec, model_spec, with_signature
-from rinsc.spec.model import require_spec
+from rinsc.spec import ModelSpec, TowersSpec, model_spec, with_signature
+from rinsc.spec.towers import AnySpec, with_towers
 from rinsc.study.description import LIMITS, Description
 from rinsc.syntax import Signature, normal_form
+from rinsc.syntax.tree import Towers, to_text
 from rinsc.variants.costed import Limits
 from rinsc.variants.enumerate import costed_members, family, variants
 
@@ -114,34 +115,32 @@ class Variant:
     """A model of a study, under the name it is given there."""
 
     name: str
-    spec: ModelSpec
+    spec: AnySpec
     parameters: int
 
     @classmethod
-    def of(cls, name: str, spec: ModelSpec) -> Self:
+    def of(cls, name: str, spec: AnySpec) -> Self:
         graph = build_graph(spec)
         variant = cls(name, spec, stored_params(graph))
         vars(variant)["graph"] = graph  # as if it had been asked for: it takes time
         return variant
 
     @cached_property
-    def graph(self) -> BlockGraph:
+    def graph(self) -> BlockGraph | TowersGraph:
         return build_graph(self.spec)
 
 
-def base_spec(description: Description) -> ModelSpec:
+def base_spec(description: Description) -> AnySpec:
     """The dimensions of the study, with its baseline as the signature."""
     dimensions = dict(description.model)
     if "signature" in dimensions:
         hint = "name signatures in 'variants' and 'baseline'"
         raise SpecError("bad-study", "'model' has dimensions alone", place="signature", hint=hint)
-    spec = model_spec(_signature(description.baseline), **dimensions)
-    require_spec(spec)
-    return spec
+    return model_spec(_signature(description.baseline), **dimensions)
 
 
 def distinct_variants(
-    description: Description, base: ModelSpec, problems: list[Problem], most: int
+    description: Description, base: AnySpec, problems: list[Problem], most: int
 ) -> tuple[list[Variant], list[str]]:
     """Each different model once, the baseline first, and notes of those left out.
 
@@ -151,23 +150,25 @@ def distinct_variants(
     members: list[str] = []
     for name in description.families:
         with collected(problems):
-            sized = costed_members(family(name), base, notes.append, strict=True)
+            one = _single(base, "a family")
+            sized = costed_members(family(name), one, notes.append, strict=True)
             members += [member.signature for member, _ in sized]
     for table in description.enumerate:
         with collected(problems, "[[enumerate]]"):
-            members += _enumerated(table, base, most)
+            members += _enumerated(table, _single(base, "an enumeration"), most)
     left_out: list[Problem] = []
     named = dict.fromkeys([description.baseline, *description.variants])
     by_fingerprint: dict[str, Variant] = {}
     for name in dict.fromkeys([*named, *members]):
         spec = None
         with collected(problems, name):
-            spec = with_signature(base, _signature(name))
+            spec = _of_signature(base, _signature(name))
         if spec is None:
             continue
-        if not _is_even(spec):
-            layers = plural(spec.layers, "layer")
-            notes.append(f"{name} has an uneven split of {layers}: earlier blocks have more")
+        for tower in spec.specs if isinstance(spec, TowersSpec) else (spec,):
+            if not _is_even(tower):
+                layers = plural(tower.layers, "layer")
+                notes.append(f"{name} has an uneven split of {layers}: earlier blocks have more")
         key = fingerprint(spec)
         if key in by_fingerprint:
             notes.append(f"{name} is the same model as {by_fingerprint[key].name}, and is left out")
@@ -205,24 +206,44 @@ def _enumerated(table: Mapping[str, Any], base: ModelSpec, most: int) -> list[st
 
 
 def _sized(
-    name: str, spec: ModelSpec, description: Description, base: ModelSpec, notes: list[str]
+    name: str, spec: AnySpec, description: Description, base: AnySpec, notes: list[str]
 ) -> Variant:
     """The variant, made wider or narrower where it must be as large or as dear as the baseline."""
     if spec != base and description.match in SIZED:
-        fitted = matched_size(spec, base, description.match)
+        what = f"a match of {description.match}"
+        fitted = matched_size(_single(spec, what), _single(base, what), description.match)
         if fitted != spec:
             notes.append(f"{name} has {size_words(fitted)} to match {description.match}")
         spec = fitted
     return Variant.of(name, spec)
 
 
-def _signature(name: str) -> str | Signature:
+def _single(spec: AnySpec, what: str) -> ModelSpec:
+    """The spec of a single tower; raises SpecError for one of several."""
+    if isinstance(spec, ModelSpec):
+        return spec
+    message = f"{what} is of single models, and {spec.text:.80} has several towers"
+    hint = 'name each model in \'variants\', with match = "training FLOPs" or "tokens"'
+    raise SpecError("several-towers", message, hint=hint)
+
+
+def _of_signature(base: AnySpec, signature: str | Signature | Towers) -> AnySpec:
+    """Another signature at the dimensions of the study; raises SpecError."""
+    if isinstance(base, TowersSpec):
+        if isinstance(signature, Signature):
+            return with_towers(base, to_text(signature))  # which says that it names no towers
+        return with_towers(base, signature)
+    if isinstance(signature, Towers):
+        return with_signature(base, to_text(signature))
+    return with_signature(base, signature)
+
+
+def _signature(name: str) -> str | Signature | Towers:
     """The signature that a name stands for; a file and an entry of the zoo have dimensions besides,
     which a study does not take."""
     if not name.endswith(".toml") and zoo_file(name) is None:
         return name
-    other = model_spec(name)
-    require_spec(other)
+    other: AnySpec = model_spec(name)
     return other.signature
 
 

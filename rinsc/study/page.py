@@ -15,8 +15,9 @@ from pathlib import Path
 
 from rinsc.cost import block_params
 from rinsc.errors import UsageError, setting
-from rinsc.graph import build_graph
+from rinsc.graph import BlockGraph, TowersGraph, build_graph
 from rinsc.graph.draw import to_svg
+from rinsc.graph.towers_graph import towers_of
 from rinsc.storage.files import write_atomically
 from rinsc.study.folder import STATES, counted
 from rinsc.study.means import mean_heads, mean_rows, run_loss
@@ -341,10 +342,16 @@ def _notes(notes: Iterable[str]) -> str:
 def _variants(report: StudyReport) -> str:
     return "".join(
         f'<details id="variant-{index}"><summary>{code(variant.name)}: {variant.parameters:,} '
-        f"parameters</summary>{to_svg(graph, block_params(graph))}</details>"
+        f"parameters</summary>{to_svg(graph, counts)}</details>"
         for index, variant in enumerate(report.plan.variants)
         for graph in [build_graph(variant.spec)]
+        for counts in [_block_params(graph)]
     )
+
+
+def _block_params(graph: BlockGraph | TowersGraph) -> dict[str, int]:
+    counts = [block_params(tower) for tower in towers_of(graph).values()]
+    return {name: count for one in counts for name, count in one.items()}
 
 
 def _runs(report: StudyReport) -> str:

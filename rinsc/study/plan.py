@@ -34,6 +34,7 @@ from typing import Any
 
 from rinsc.errors import Problem, SpecError, plural
 from rinsc.graph.law import drawn_loops
+from rinsc.objectives import objective_of_data
 from rinsc.scalars import rounded_flops
 from rinsc.spec import spec_to_toml
 from rinsc.storage.files import short_digest
@@ -232,6 +233,14 @@ class _Maker:
     _tomls: dict[str, str] = field(default_factory=dict)
 
     @cached_property
+    def _settings(self) -> Mapping[str, Any]:
+        """Those of all runs; the data says what is learned from it, where nothing else does."""
+        return {
+            "objective": objective_of_data(self.description.data),
+            **self.description.settings,
+        }
+
+    @cached_property
     def _budget_flops(self) -> dict[str, int]:
         """What the baseline spends at each budget, of the study and of its tuning."""
         table = self.description.tuning or {}
@@ -249,7 +258,7 @@ class _Maker:
         flops = self._budget_flops
         if not flops:  # no budget fits, which has been said
             return None
-        base = run_config(self.reference.spec, description.settings).learning_rate
+        base = run_config(self.reference.spec, self._settings).learning_rate
         smallest = min(description.budgets, key=lambda text: flops.get(text, math.inf))
         return description.tuning_around(base, smallest)
 
@@ -306,7 +315,7 @@ class _Maker:
         """Settings and FLOPs at a budget, which are the same for every seed that draws nothing."""
         key = variant.name, text, seed if self._draws(variant) else None
         if key not in self._known:
-            values = {**self.description.settings, "seed": seed}
+            values = {**self._settings, "seed": seed}
             match = self.description.match
             config = _config(variant, self.reference, values, text, match)
             self._known[key] = config, spending(config, variant.graph).training_flops

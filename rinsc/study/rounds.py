@@ -24,7 +24,8 @@ from rinsc.graph.law import Fixed, dialled_loops, loop_law
 from rinsc.graph.towers_graph import by_dial, rounds_of
 from rinsc.objectives import OBJECTIVES, Pieces, objective
 from rinsc.progress import Progress, ShownProgress, SilentProgress
-from rinsc.spec import ModelSpec
+from rinsc.spec import TowersSpec
+from rinsc.spec.towers import AnySpec
 from rinsc.storage.files import read_json, read_regular, write_atomically
 from rinsc.study.folder import RunState, StudyFolder, read_plan
 from rinsc.study.plan import PlannedRun
@@ -49,7 +50,7 @@ class AtRounds:
     pieces: Pieces
 
 
-def own_rounds(spec: ModelSpec, config: TrainConfig) -> dict[str, int]:
+def own_rounds(spec: AnySpec, config: TrainConfig) -> dict[str, int]:
     """The rounds of each repeat that the result of a run is of."""
     return by_dial(rounds_of(build_graph(spec), config.evaluation_rounds))
 
@@ -65,7 +66,7 @@ def rounds_to_measure(own: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(range(1, min(max(own.values()) + MORE_ROUNDS, MOST_ROUNDS) + 1))
 
 
-def is_stochastic(spec: ModelSpec) -> bool:
+def is_stochastic(spec: AnySpec) -> bool:
     """Whether training draws the rounds, one round of every repeat among the rest.
 
     >>> from rinsc.spec import model_spec
@@ -77,15 +78,16 @@ def is_stochastic(spec: ModelSpec) -> bool:
     return draws and all(law.pmf is None or 1 in law.pmf for law in laws)
 
 
-def inference_flops(spec: ModelSpec, length: int, rounds: int) -> int:
-    """Of a token, with every repeat run so many times."""
+def inference_flops(spec: AnySpec, length: int, rounds: int) -> int:
+    """Of a token, or of a pair of two towers, with every repeat run so many times."""
     graph = build_graph(spec)
     dials = dict.fromkeys((loop.name for loop in dialled_loops(graph)), rounds)
-    return round(forward_flops(graph, length, rounds=dials or None).total / length)
+    total = forward_flops(graph, length, rounds=dials or None).total
+    return total if isinstance(spec, TowersSpec) else round(total / length)
 
 
 def measured_rounds(
-    folder: StudyFolder, spec: ModelSpec, states: Sequence[RunState], notes: list[str]
+    folder: StudyFolder, spec: AnySpec, states: Sequence[RunState], notes: list[str]
 ) -> Iterator[AtRounds]:
     """What is known of the runs of one variant; damaged measurements are left out with a note."""
     for state in states:
@@ -152,7 +154,7 @@ def measure_study_rounds(path: str | Path, progress: Progress | None = None) -> 
     return lines
 
 
-def _missing(folder: StudyFolder, run: PlannedRun, spec: ModelSpec) -> list[int]:
+def _missing(folder: StudyFolder, run: PlannedRun, spec: AnySpec) -> list[int]:
     own = own_rounds(spec, run.config)
     others = [count for count in rounds_to_measure(own) if set(own.values()) != {count}]
     return [count for count in others if _measurement(folder, run, count) is None]

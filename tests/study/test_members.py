@@ -10,6 +10,7 @@ import pytest
 
 import rinsc
 from rinsc.errors import RinscError
+from rinsc.spec import ModelSpec
 from rinsc.study.estimates import estimates, hours_left
 from rinsc.study.folder import RunState, write_plan
 from rinsc.study.plan import plan_study
@@ -79,6 +80,7 @@ def test_models_are_made_as_dear_to_run_as_the_baseline() -> None:
     for variant in plan.variants:
         report = rinsc.cost_report(variant.spec)
         assert report.forward_flops == pytest.approx(target, rel=0.01)
+        assert isinstance(variant.spec, ModelSpec)
         assert (variant.spec.layers, variant.spec.heads) == (baseline.layers, baseline.heads)
     assert any("A^2B has width" in note for note in plan.notes)
     by_budget = {run.budget: run.training_flops for run in plan.runs if run.variant == "AB"}
@@ -92,7 +94,9 @@ def test_models_are_made_as_large_as_the_baseline() -> None:
     sizes = [rinsc.cost_report(variant.spec).stored_params for variant in plan.variants]
     assert [variant.parameters for variant in plan.variants] == sizes
     assert all(size == pytest.approx(sizes[0], rel=0.01) for size in sizes)
-    assert plan.variant("A^2B").spec.width == 64  # it has as many to begin with
+    spec = plan.variant("A^2B").spec
+    assert isinstance(spec, ModelSpec)
+    assert spec.width == 64  # it has as many to begin with
 
 
 def test_members_that_cannot_be_matched_are_left_out_and_said() -> None:
