@@ -8,6 +8,9 @@ stack, and starts over at its end. It belongs to the layer, not to the visit.
     ``n``  is ``g`` without rotary positions
     ``m``  is ``l`` without rotary positions
 
+``looped_decoder`` is the kind of stacks that run several times, as those of Ouro and Nanbeige do:
+the norm that stands before the head ends every visit of a block.
+
 Mistral is "l", SmolLM3 "gggn", and Gemma 3 "lllllg" with ``local_theta``. `rinsc.sources` has what
 each family of pretrained models sets.
 """
@@ -15,7 +18,7 @@ each family of pretrained models sets.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -188,13 +191,25 @@ def _normed(b: Builder, h: Value, spec: ModelSpec, half: str) -> Value:
 def head(b: Builder, x: Value, spec: ModelSpec) -> Value:
     own = b.settings
     with b.part("head"):
-        x = logits(b, b(NORMS[own.norm](spec.norm_eps), x, name="final_norm"), spec)
-        if not own.logit_cap:
-            return x
-        x = b(Activation("tanh"), b(Scale(1 / own.logit_cap), x))
-        return b(Scale(own.logit_cap), x)
+        x = b(NORMS[own.norm](spec.norm_eps), x, name="final_norm")
+        return _capped(b, logits(b, x, spec))
 
 
-KIND = LayerKind(
-    embed, layer, head, (rotary_sides, own_sides, local_sides), settings=DecoderSettings
-)
+def _capped(b: Builder, x: Value) -> Value:
+    cap = b.settings.logit_cap
+    return b(Scale(cap), b(Activation("tanh"), b(Scale(1 / cap), x))) if cap else x
+
+
+def looped_leave(b: Builder, x: Value, sides: Sides, spec: ModelSpec) -> Value:
+    with b.part("norm"):
+        return b(NORMS[b.settings.norm](spec.norm_eps), x, name="norm")
+
+
+def looped_head(b: Builder, x: Value, spec: ModelSpec) -> Value:
+    with b.part("head"):
+        return _capped(b, logits(b, x, spec))
+
+
+SIDES = (rotary_sides, own_sides, local_sides)
+KIND = LayerKind(embed, layer, head, SIDES, settings=DecoderSettings)
+LOOPED = replace(KIND, head=looped_head, leave=looped_leave)

@@ -24,12 +24,14 @@ from rinsc.sources.gpt2 import GPT2
 from rinsc.sources.gpt_neox import GPT_NEOX
 from rinsc.sources.llama import LLAMA
 from rinsc.sources.mistral import MISTRAL
+from rinsc.sources.nanbeige import NANBEIGE
 from rinsc.sources.olmo2 import OLMO2
 from rinsc.sources.olmo3 import OLMO3
+from rinsc.sources.ouro import OURO
 from rinsc.sources.phi3 import PHI3
 from rinsc.sources.qwen2 import QWEN2
 from rinsc.sources.qwen3 import QWEN3
-from rinsc.sources.siglip import REFUSED, SIGLIP
+from rinsc.sources.siglip import ALIKE, SIGLIP
 from rinsc.sources.smollm3 import SMOLLM3
 from rinsc.sources.towers import (
     TowersFamily,
@@ -44,11 +46,18 @@ FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA, GEMMA2, GEMMA3, OLMO2, OLMO3),
-        *(PHI3, GPT_NEOX, GPT2),
+        *(PHI3, GPT_NEOX, GPT2, OURO, NANBEIGE),
     )
 }
 
 TOWERS: Mapping[str, TowersFamily] = {SIGLIP.model_type: SIGLIP}
+
+# Models that loop in a way that no signature says, or that predict no next token.
+REFUSED: Mapping[str, str] = {
+    "hrm_text": "it carries two states through its cycles, and blocks of ours have one",
+    "albert": "it fills in masked tokens, and folders hold models that continue a text",
+    "huginn_raven": "its loop starts from noise on every token, and turns neighbouring dimensions",
+}
 
 __all__ = [
     "FAMILIES",
@@ -92,5 +101,7 @@ def any_family_of(config: Mapping[str, object]) -> AnyFamily:
     hint = f"these are read: {', '.join(sorted(known))}"
     if isinstance(model_type, str) and model_type in REFUSED:
         message = f"{message}: {REFUSED[model_type]}"
+    elif isinstance(model_type, str) and model_type in ALIKE:
+        message = f"{message}: {ALIKE[model_type]}"
         hint = "name the folder of a SiglipModel, with both towers and a fixed resolution"
     raise SpecError("unknown-family", message, place="config.json: model_type", hint=hint)

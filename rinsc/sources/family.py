@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rinsc.errors import CheckpointError, Problem, SpecError, listed
+from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Visit, build_graph
 from rinsc.layers import trace_programs, weight_shapes
 from rinsc.layers.weight_names import block_weights
@@ -65,7 +66,8 @@ class Family:
     the stack. Several of ours with one of theirs are its rows, one behind the other; those that are
     ``by_head`` take turns, a head of each. ``turned`` are stored as (in, out). What ends as
     ``computed`` says is no weight, nor are ``constants``. Files of a model without its head lack
-    ``base`` in their names.
+    ``base`` in their names. ``signature`` says of a config how its model loops; its letters name
+    blocks of the ``frame``.
     """
 
     model_type: str
@@ -82,19 +84,23 @@ class Family:
     more: Callable[[Config], dict[str, Any]] = field(default=lambda config: {})
     more_config: Callable[[ModelSpec], dict[str, Any]] = field(default=lambda spec: {})
     plain_kind: str | None = None  # of a model that sets nothing of the kind
+    more_kinds: frozenset[str] = frozenset()  # that ``more`` may give
     by_head: frozenset[str] = frozenset()
     turned: frozenset[str] = frozenset()
     computed: tuple[str, ...] = (".rotary_emb.inv_freq",)
     constants: frozenset[str] = frozenset()
+    signature: Callable[[Config], str] | None = None  # of a model that loops
     base: str = "model."
 
     @property
     def kinds(self) -> set[str]:
-        return {self.kind, *filter(None, [self.plain_kind])}
+        return {self.kind, *filter(None, [self.plain_kind]), *self.more_kinds}
 
 
-def spec_from_config(family: Family, config: Config, signature: str | Signature = "A") -> ModelSpec:
-    """The spec of a foreign model, its stack as ``signature``.
+def spec_from_config(
+    family: Family, config: Config, signature: str | Signature | None = None
+) -> ModelSpec:
+    """The spec of a foreign model, its stack as ``signature``: by default ``A``, or as it loops.
 
     Raises `SpecError` for a key that is missing, for a value that our kind does not compute, and
     for a key that is not known: nothing is left out in silence.
@@ -102,7 +108,13 @@ def spec_from_config(family: Family, config: Config, signature: str | Signature 
     problems = list(config_problems(family, config))
     if problems:
         raise SpecError.of(*problems)
-    spec = model_spec(signature, **spec_values(family, config))
+    values = spec_values(family, config)
+    own = "A" if family.signature is None else family.signature(config)
+    spec = model_spec(own if signature is None else signature, **values)
+    if family.signature is not None and spec.parts.keys() != model_spec(own, **values).parts.keys():
+        message = f"'{spec.text}' has other blocks than a {family.model_type}, which is '{own}'"
+        hint = f"leave the signature out, or change the rounds of '{own}'"
+        raise SpecError("other-blocks", message, hint=hint)
     if family.plain_kind is not None and not spec.settings.get(family.kind):
         return replace(spec, kind=family.plain_kind)
     return spec
@@ -119,7 +131,7 @@ def spec_values(family: Family, config: Config) -> dict[str, Any]:
     settings |= more.pop("settings", {})
     values: dict[str, Any] = {"kind": family.kind, **more}
     if settings:
-        values["settings"] = {family.kind: settings}
+        values["settings"] = {values["kind"]: settings}
     for ours, theirs in family.dimensions.items():
         value = _value(family, config, theirs)
         if value is not None:
@@ -141,12 +153,14 @@ def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
     graph = build_graph(spec)
     kinds = {spec.kind, *(block.kind for block in graph.blocks.values())}
     visits = graph.visit_counts()
-    if len(kinds) != 1 or not kinds <= family.kinds or any(n != 1 for n in visits.values()):
+    loops = family.signature is None and any(count != 1 for count in visits.values())
+    if len(kinds) != 1 or not kinds <= family.kinds or loops:
         message = f"'{spec.text}' is not a plain stack of {family.kind} layers"
         hint = "write each block once, as in AB"
         raise SpecError("not-a-plain-stack", message, hint=hint)
     own = stack_config(family, spec)
-    if _canonical(spec_from_config(family, own, spec.signature)) != _canonical(spec):
+    signature = spec.signature if family.signature is None else None
+    if fingerprint(spec_from_config(family, own, signature)) != fingerprint(spec):
         message = f"'{spec.text}' has other settings of {family.kind} than a {family.model_type}"
         hint = f"the family can say {', '.join([*family.settings, *family.options]) or 'none'}"
         raise SpecError("not-a-plain-stack", message, place="settings", hint=hint)
@@ -156,27 +170,11 @@ def config_from_spec(family: Family, spec: ModelSpec) -> dict[str, Any]:
 def stack_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
     """The foreign config of a spec that is one of the family."""
     own = {theirs: getattr(spec, ours) for ours, theirs in family.dimensions.items()}
-    settings = spec.settings_of(family.kind)
+    settings = spec.settings_of(family.kind if spec.kind == family.plain_kind else spec.kind)
     own |= {theirs: getattr(settings, ours) for ours, theirs in family.options.items()}
     if "activation" in family.options:
         own[family.options["activation"]] = function_name(settings.activation)
     return own | {"model_type": family.model_type, **family.required, **family.more_config(spec)}
-
-
-def _canonical(spec: ModelSpec) -> ModelSpec:
-    """Equal for specs of equal models: a pattern as short as it can be, and one name of a kind."""
-    settings = {kind: dict(table) for kind, table in spec.settings.items()}
-    own = settings.get(spec.kind, {})
-    if "pattern" in own:
-        own["pattern"] = shortest_pattern(own["pattern"], spec.layers)
-    head_dim = spec.head_size if spec.head_dim is not None else None
-    kind = "decoder" if spec.kind == "llama" else spec.kind
-    return replace(
-        spec,
-        kind=kind,
-        head_dim=None if head_dim == spec.width // spec.heads else head_dim,
-        settings=settings,  # type: ignore[arg-type]
-    )
 
 
 def shortest_pattern(pattern: str, layers: int) -> str:
@@ -365,7 +363,7 @@ def _unknown(family: Family, config: Config) -> Iterator[Problem]:
     known = {*family.dimensions.values(), *family.options.values(), *family.required}
     known |= family.ignored | family.read_elsewhere | DESCRIPTIONS
     for key in config.keys() - known:
-        if config[key] not in (None, False):
+        if config[key] not in (None, False, [], {}):
             message = f"the config has '{key}', which may change what is computed"
             yield problem("unknown-key", message, key)
 

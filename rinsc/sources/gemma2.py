@@ -10,7 +10,15 @@ from rinsc.sources.family import Config
 from rinsc.sources.gemma import DEFAULT_HEAD, GEMMA, SETTINGS
 from rinsc.sources.llama import BIASES, LLAMA, OUTPUT_NORMS, TRAINING, own_head
 from rinsc.sources.mistral import window_of
-from rinsc.sources.positions import FULL, SLIDING, head_width, one_rotation, types_of, windows
+from rinsc.sources.positions import (
+    FULL,
+    SLIDING,
+    head_width,
+    one_rotation,
+    own_settings,
+    types_of,
+    windows,
+)
 from rinsc.sources.qwen2 import LETTERS
 from rinsc.spec import ModelSpec
 
@@ -33,7 +41,7 @@ def scores(config: Config, head_dim: int | None) -> dict[str, Any]:
 
 def scores_config(spec: ModelSpec) -> dict[str, Any]:
     """The way back of `scores`."""
-    scale = spec.settings_of("decoder").score_scale
+    scale = own_settings(spec).score_scale
     return {"query_pre_attn_scalar": round(scale**-2) if scale else spec.head_size}
 
 
@@ -63,7 +71,7 @@ def _capped(config: Config) -> dict[str, Any]:
 
 
 def _more_config(spec: ModelSpec) -> dict[str, Any]:
-    own = spec.settings_of("decoder")
+    own = own_settings(spec)
     return (
         own_head(spec)
         | scores_config(spec)

@@ -12,6 +12,7 @@ from rinsc.sources.llama import HEAD_NORMS
 from rinsc.sources.mistral import window_of
 from rinsc.sources.positions import (
     head_width,
+    own_settings,
     two_rotations,
     two_rotations_config,
     types_of,
@@ -36,7 +37,7 @@ def _more(config: Config) -> dict[str, Any]:
 
 
 def _more_config(spec: ModelSpec) -> dict[str, Any]:
-    own = spec.settings_of("decoder")
+    own = own_settings(spec)
     return (
         two_rotations_config(spec)
         | scores_config(spec)

@@ -6,7 +6,13 @@ from typing import Any
 
 from rinsc.sources.family import Config, Family
 from rinsc.sources.llama import BIASES, TRAINING
-from rinsc.sources.positions import FRACTION, KEYS, one_rotation, one_rotation_config
+from rinsc.sources.positions import (
+    FRACTION,
+    KEYS,
+    one_rotation,
+    one_rotation_config,
+    own_settings,
+)
 from rinsc.spec import ModelSpec
 
 DEFAULT_FRACTION = 0.25
@@ -26,7 +32,7 @@ def _more(config: Config) -> dict[str, Any]:
 
 def _more_config(spec: ModelSpec) -> dict[str, Any]:
     rotary = one_rotation_config(spec)["rope_parameters"]
-    fraction = spec.settings_of("decoder").rotary_fraction
+    fraction = own_settings(spec).rotary_fraction
     own = {} if spec.head_dim is None else {"head_dim": spec.head_size}
     return {"rope_parameters": {**rotary, FRACTION: fraction}, **own}
 

@@ -7,7 +7,13 @@ from typing import Any
 
 from rinsc.sources.family import Config
 from rinsc.sources.llama import LLAMA, TRAINING, own_head
-from rinsc.sources.positions import head_width, letters_of, one_rotation, pattern_of
+from rinsc.sources.positions import (
+    head_width,
+    letters_of,
+    one_rotation,
+    own_settings,
+    pattern_of,
+)
 from rinsc.spec import ModelSpec
 
 DEFAULT_WINDOW = 4096  # what a config means that does not say; none where it says null
@@ -22,7 +28,7 @@ def windowed(config: Config, window: object) -> dict[str, Any]:
 
 def window_of(spec: ModelSpec) -> int | None:
     """The window of layers, None where no layer has one."""
-    window: int = spec.settings_of("decoder").window
+    window: int = own_settings(spec).window
     return window if set(letters_of(spec)) & set("lm") else None
 
 

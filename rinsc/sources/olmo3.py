@@ -11,6 +11,7 @@ from rinsc.sources.mistral import window_of
 from rinsc.sources.olmo2 import OLMO2
 from rinsc.sources.positions import (
     head_width,
+    own_settings,
     two_rotations,
     two_rotations_config,
     types_of,
@@ -38,7 +39,7 @@ def _more_config(spec: ModelSpec) -> dict[str, Any]:
         | own
         | {
             "layer_types": types_of(spec),
-            "sliding_window": window_of(spec) or spec.settings_of("decoder").window,
+            "sliding_window": window_of(spec) or own_settings(spec).window,
         }
     )
 

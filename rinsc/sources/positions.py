@@ -81,7 +81,7 @@ def one_rotation(config: Config, default_theta: float = 10000.0) -> dict[str, An
 
 def one_rotation_config(spec: ModelSpec) -> dict[str, Any]:
     """The way back of `one_rotation`."""
-    own = spec.settings_of("decoder")
+    own = own_settings(spec)
     fraction = {} if own.rotary_fraction == 1 else {FRACTION: own.rotary_fraction}
     return {"rope_parameters": table_of(spec.rope_theta, own.scaling) | fraction}
 
@@ -114,7 +114,7 @@ def two_rotations(config: Config, theta: float, local: float, local_key: str) ->
 
 def two_rotations_config(spec: ModelSpec) -> dict[str, Any]:
     """The way back of `two_rotations`."""
-    own = spec.settings_of("decoder")
+    own = own_settings(spec)
     scaling = own.scaling if own.local_scaling == "same" else own.local_scaling
     tables = {
         FULL: table_of(spec.rope_theta, own.scaling),
@@ -158,9 +158,14 @@ def pattern_of(letters: str, window: object) -> dict[str, Any]:
     return {**settings, "window": window}
 
 
+def own_settings(spec: ModelSpec) -> Any:
+    """Those of a kind of decoder, which Llama's leaves as they are."""
+    return spec.settings_of("decoder" if spec.kind == "llama" else spec.kind)
+
+
 def letters_of(spec: ModelSpec) -> str:
     """The letter of each layer."""
-    pattern: str = spec.settings_of("decoder").pattern
+    pattern: str = own_settings(spec).pattern
     return (pattern * spec.layers)[: spec.layers]
 
 

@@ -189,7 +189,7 @@ SIGLIP = TowersFamily(
     ignored=IGNORED | {"rinsc"},  # by which an export of ours says what it is of
 )
 # Models that look alike, and why they are not read.
-REFUSED: Mapping[str, str] = {
+ALIKE: Mapping[str, str] = {
     "siglip2": "it cuts pictures of any shape into patches (NaFlex), which no kind of ours does",
     "siglip_vision_model": "it is the tower of pictures alone",
     "siglip_text_model": "it is the tower of texts alone",

@@ -19,6 +19,7 @@ GROUP = "rinsc.spec.kinds"
 KINDS: Mapping[str, str] = {
     "llama": "rinsc.layers.llama",
     "decoder": "rinsc.layers.decoder",
+    "looped_decoder": "rinsc.layers.decoder:LOOPED",
     "gpt": "rinsc.layers.transformer:GPT",
     "transformer": "rinsc.layers.transformer",
     "albert": "rinsc.layers.albert",

@@ -108,7 +108,7 @@ class Checkpoint:
         if isinstance(family, TowersFamily):
             spec = towers_spec_from_config(family, config, signature)
         else:
-            spec = spec_from_config(family, config, "A" if signature is None else signature)
+            spec = spec_from_config(family, config, signature)
         return cls(folder, config, family, spec)
 
     def write(self, output: Path, progress: Progress) -> Exported:

@@ -165,7 +165,9 @@ IDS = torch.randint(1, 67, (2, 40), generator=torch.Generator().manual_seed(1))
 
 
 def test_every_family_has_a_case() -> None:
-    assert {written(config_of(case))["model_type"] for case in CASES} == set(FAMILIES)
+    of_remote_code = {"ouro", "nanbeige"}  # which have tests of their own
+    cases = {written(config_of(case))["model_type"] for case in CASES}
+    assert cases == FAMILIES.keys() - of_remote_code
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -283,7 +285,9 @@ def test_onnx_with_and_without_fused_operators_has_the_tokens_of_the_class(case:
     prompt = IDS[0, :15].tolist()
     tokens = theirs.generate(IDS[:1, :15], max_new_tokens=9, do_sample=False, eos_token_id=None)
     for portable in (False, True):
-        session = Session(to_onnx(ours, cache=True, rounds="dynamic", portable=portable))
+        model = to_onnx(ours, cache=True, rounds="dynamic", portable=portable)
+        assert ("GroupQueryAttention" in str(model.ir)) is not portable
+        session = Session(model)
         np.testing.assert_allclose(session.logits(IDS.numpy()), expected, atol=2e-4, rtol=2e-4)
         new = session.generate(prompt, 9)
         assert [*prompt, *new] == tokens[0].tolist()
