@@ -52,7 +52,10 @@ def specs(
         head_dim=draw(st.sampled_from([None, *head_dims])),
         embedding_width=draw(st.sampled_from([3, 5])),
         patch_width=draw(st.sampled_from([3, 7])),
-        settings={"decoder": draw(DECODERS), "siglip_image": draw(PICTURES)},
+        settings={
+            **{"decoder": draw(DECODERS), "looped_decoder": draw(DECODERS)},
+            "siglip_image": draw(PICTURES),
+        },
     )
 
 
@@ -61,6 +64,10 @@ DECODERS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {},
         {"head_norm": True, "qkv_bias": True},
         {"pattern": "lgn", "window": 3, "local_theta": 50.0},
+        {"norms": "both", "norm": "rms_from_one", "score_cap": 2.0, "score_scale": 0.3}
+        | {"logit_cap": 3.0, "scaled_embedding": True, "activation": "gelu_tanh", "pattern": "lm"},
+        {"norms": "after", "width_norm": True, "scaling": "linear factor=3.0", "output_bias": True},
+        {"parallel": True, "norm": "layer", "gated": False, "mlp_bias": True, "qkv_bias": True},
     ]
 )
 PICTURES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(

@@ -186,6 +186,9 @@ class _Kept:
     def _keep_product(self, node: Node) -> None:
         inputs, output = node.inputs, node.output
         self.widths[output] = self.products
+        if isinstance(node.op, Attention) and node.op.cap is not None:
+            self._keep_capped(node)
+            return
         for index, value in enumerate(inputs):
             self._keep_cast((output, index), value, self.products)
         if isinstance(node.op, Attention):
@@ -198,6 +201,23 @@ class _Kept:
             if inputs[0] in self.views:
                 self.in_place.add(output)
 
+    def _keep_capped(self, node: Node) -> None:
+        """Attention that is written out: its scores twice, and keys and values a query's head."""
+        (query, *others), output = node.inputs[:3], node.output
+        self._keep_cast((output, "query"), query, self.products)
+        for index, value in enumerate(others):
+            if value.shape[1] == query.shape[1]:
+                self._keep_cast((output, index), value, self.products)
+            else:
+                self.storages[output, index] = self.products * self._elements(query.shape)
+        pairs = (query.shape[2], others[0].shape[2])
+        scores = self._elements((*query.shape[:2], *pairs))
+        self.storages[output, "tanh"] = self.products * scores
+        self.storages[output, "softmax"] = FULL * scores
+        if self.products != FULL:
+            self.storages[output, "softmax as it is multiplied"] = self.products * scores
+        self.storages[output, "mask"] = self._elements(pairs)
+
     def _keep_norm(self, node: Node) -> None:
         """The input, numbers of each row, and of some the input as it is normalised, in fp32."""
         (value, *_), output = node.inputs, node.output
@@ -208,6 +228,8 @@ class _Kept:
         rows = FULL * self._elements(value.shape[:-1])
         self.storages[output, "rows"] = rows * (2 if isinstance(node.op, LayerNorm) else 1)
         if isinstance(node.op, RMSNorm):
+            if node.op.offset:
+                self.storages[output, "weight"] = FULL * self._elements(value.shape[-1:])
             # A fused kernel, as GPUs have one, keeps less.
             self.storages[output, "normalised"] = FULL * self._elements(value.shape)
 

@@ -118,6 +118,19 @@ def test_activations_bound_what_autograd_keeps(
     assert held <= bound <= 1.05 * held
 
 
+@pytest.mark.parametrize("precision", get_args(TrainingPrecision))
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_attention_that_caps_its_scores_keeps_them(
+    kv_heads: int, precision: TrainingPrecision
+) -> None:
+    own = {"score_cap": 2.0, "norm": "rms_from_one", "pattern": "lg", "window": 9}
+    more: dict[str, Any] = {"kind": "decoder", "settings": {"decoder": own}}
+    spec = model_spec("(A^3)B", preset="tiny", layers=2, heads=4, kv_heads=kv_heads, **more)
+    bound = memory(build_graph(spec), 64, batch=4, precision=precision).activation_bytes
+    held = held_bytes(spec, 4, 64, precision)
+    assert held <= bound <= 1.05 * held
+
+
 @given(
     spec=specs(options=True, max_visits=6), precision=st.sampled_from(get_args(TrainingPrecision))
 )
