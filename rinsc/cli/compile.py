@@ -169,10 +169,12 @@ def compile_(
         The file to write. In ONNX a name without a suffix, or with a slash at its end, is that of
         a model folder: model.onnx, its weights and the run's tokenizer.
         For hf it is a folder that loads with trust_remote_code=True where there is no rinsc.
+        Two towers of SigLIP become a SiglipModel there, and in ONNX three files for transformers.js.
     rounds
         Write so many rounds out, as 3, or A=2 for one repeat; dynamic makes them a run-time input.
         If not given: run-time in PyTorch, as the signature writes them in ONNX. For hf they are
-        those that run where a pass asks for no others.
+        those that run where a pass asks for no others; of a SiglipModel those that are written out,
+        and dynamic writes its code, too.
     cache
         The form that continues sequences: it is given past keys and values, and gives them back.
     weights

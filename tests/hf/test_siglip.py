@@ -282,3 +282,25 @@ def test_towers_that_nothing_compares_have_no_folder(tmp_path: Path) -> None:
         export(spec, tmp_path / "out", "hf")
     assert caught.value.code == "several-towers"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model.safetensors").write_bytes(
+            (folder / "model.safetensors").read_bytes()[:-4] + b"oops"
+        ),
+        lambda folder: (folder / "config.json").write_text(
+            (folder / "config.json").read_text().replace('"image: A^2B', '"image: A^3B')
+        ),
+    ],
+    ids=["weights", "spec"],
+)
+def test_damage_is_one_error_in_both_libraries(tmp_path: Path, damage: Any) -> None:
+    module = paired_module("image: A^2B, text: C")
+    export(module, tmp_path / "out", DIAL)
+    damage(tmp_path / "out")
+    with pytest.raises(RinscError, match=r"damaged|as they were written"):
+        find_model(tmp_path / "out").compiled()
+    with pytest.raises(ValueError, match=r"damaged|as it was written"):
+        AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)

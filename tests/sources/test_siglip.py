@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -234,3 +235,43 @@ def test_a_recursive_model_has_a_config_of_what_runs() -> None:
     config = towers_config_from_graph(SIGLIP, build_graph(spec))
     assert config["vision_config"]["num_hidden_layers"] == 7
     assert config["text_config"]["num_hidden_layers"] == 2
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 9),
+    st.sampled_from((0, 2**40, 2**70, 0.5, float("nan"), "", "wide", "\x00")),
+    st.lists(st.integers(0, 3), max_size=3),
+    st.dictionaries(st.sampled_from(("hidden_size", "a")), st.integers(), max_size=2),
+)
+KEYS = sorted({*VISION, *TEXT, "hidden_act", "layer_norm_eps", "vision_use_head", "new"})
+
+
+@settings(max_examples=100)
+@given(
+    table=st.sampled_from(("vision_config", "text_config", None)),
+    key=st.sampled_from((*KEYS, "vision_config", "text_config", "initializer_factor")),
+    value=JUNK,
+)
+def test_whatever_a_config_holds_is_honoured_or_refused(
+    table: str | None, key: str, value: Any
+) -> None:
+    config: dict[str, Any] = {
+        "model_type": "siglip",
+        "vision_config": dict(VISION),
+        "text_config": dict(TEXT),
+    }
+    (config if table is None else config[table])[key] = value
+    spec = None
+    with contextlib.suppress(SpecError):
+        spec = towers_spec_from_config(SIGLIP, config)
+    if spec is None:
+        return
+    again = towers_config_from_graph(SIGLIP, build_graph(spec))
+    for name in ("vision_config", "text_config"):
+        own = config[name] if isinstance(config[name], dict) else {}
+        for said, number in own.items():
+            if said in again[name] and number is not None and not said.endswith("token_id"):
+                side = number[0] if isinstance(number, list) else number
+                assert again[name][said] == side, said

@@ -57,8 +57,8 @@ def make_missing(module: Model, new_module: Callable[[], Model]) -> None:
     """Give weights that a load has left empty their first values, and make the tables again."""
     device = next(module.parameters()).device
     with torch.device(device):
-        if any(True for _ in module.buffers()):  # a module without tables may have no such method
-            module.reset_tables()
+        for owner in _owners_of_tables(module):
+            owner.reset_tables()
         parameters = module.named_parameters()
         missing = [name for name, parameter in parameters if not is_made(parameter)]
         fresh = dict(new_module().named_parameters()) if missing else {}
@@ -66,6 +66,13 @@ def make_missing(module: Model, new_module: Callable[[], Model]) -> None:
         parameter = module.get_parameter(name)
         parameter.data.copy_(fresh[name])
         setattr(parameter, MADE, True)
+
+
+def _owners_of_tables(module: Model) -> list[Any]:
+    """What makes tables anew: the module, or each of its towers that has some. A module without
+    tables may have no such method."""
+    towers = [module] if hasattr(module, "reset_tables") else list(module.children())
+    return [tower for tower in towers if any(True for _ in tower.buffers())]
 
 
 def layer_classes(module: Model, stacks: dict[str, str]) -> list[str]:
