@@ -169,7 +169,7 @@ def compile_(
         The file to write. In ONNX a name without a suffix, or with a slash at its end, is that of
         a model folder: model.onnx, its weights and the run's tokenizer.
         For hf it is a folder that loads with trust_remote_code=True where there is no rinsc.
-        Two towers of SigLIP become a SiglipModel there, and in ONNX three files for transformers.js.
+        Two towers of SigLIP become a SiglipModel there, and three ONNX files for transformers.js.
     rounds
         Write so many rounds out, as 3, or A=2 for one repeat; dynamic makes them a run-time input.
         If not given: run-time in PyTorch, as the signature writes them in ONNX. For hf they are
