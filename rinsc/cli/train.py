@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ else:
     TrainOptions = Parameter(name="*", group=Group("Training"))(_options)
 
 
-def given_settings(options: TrainOptions) -> Mapping[str, Any]:
+def given_settings(options: TrainOptions) -> dict[str, Any]:
     """The settings that the options give, by their names; raises UsageError."""
     values = {}
     for name in OPTION_OF_SETTING:
@@ -142,6 +142,7 @@ def train(
     flops: Count | None = None,
     match: str | None = None,
     from_: Annotated[str | None, Parameter(name="--from")] = None,
+    control: bool = False,
     tokenizer: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     shard: bool = False,
@@ -180,6 +181,8 @@ def train(
     from_
         A run, finished or not, a checkpoint of one, or a model that transformers saved: begin with
         its weights, block by block, in its dimensions and with its tokenizer.
+    control
+        With --heal, train the source itself with the other settings, to compare with.
     tokenizer
         A tokenizer.json, or a folder with one; learned from the text if not given. Unless you
         name a vocabulary size, the model takes the tokenizer's.
@@ -197,10 +200,12 @@ def train(
     json
         Print the result as JSON.
     """
+    chosen = given_settings(settings)
+    model, from_ = _healed(model, from_, chosen, control=control)
     _check_model(model, from_)
     data, output = _required(data, output)
     source = None if from_ is None else _source(from_, output, overwrite=overwrite)
-    chosen = {"objective": objective_of_data(data), **given_settings(settings)}
+    chosen = {"objective": objective_of_data(data), **chosen}
     if source is None and is_signature(model):
         options = _at_size_of_data(options, chosen["objective"], data)
     spec = options.any_spec(model) if source is None else _spec_like_source(source, model, options)
@@ -239,6 +244,21 @@ def train(
         if trained.was_finished:
             print_note("rinsc train: this run is finished; nothing was done")
         _print_result(trained, json=json)
+
+
+def _healed(
+    model: str, from_: str | None, chosen: dict[str, Any], *, control: bool
+) -> tuple[str, str | None]:
+    """The model and its source where a retrofit is healed, or its source as the control."""
+    if control:
+        source = chosen.pop("heal", "")
+        if not source:
+            message = "--control is about --heal, which names the source"
+            raise UsageError("usage", message, hint="write --heal SOURCE --control")
+        for name in ("heal_weight", "rounds", "rounds_schedule", "learns"):
+            chosen.pop(name, None)
+        return source, source
+    return model, model if from_ is None and chosen.get("heal") and is_run(model) else from_
 
 
 def _check_model(model: str, source: str | None) -> None:

@@ -17,6 +17,7 @@ from rinsc.evaluation.pairs import Matching, asked_of, require_towers
 from rinsc.evaluation.reading_runs import ReadData, read_data, read_pair, reads_alike
 from rinsc.evaluation.report import EvalReport, EvalRow
 from rinsc.evaluation.verdict import (
+    are_continued,
     judge,
     judged_rounds,
     require_margin,
@@ -223,7 +224,10 @@ def _check_pair(
         hint = "name a baseline that was trained for the same objective"
         raise UsageError("other-objective", message, hint=hint)
     for side in (run, baseline):
-        side.require_known_training()
+        if are_continued(run, baseline):
+            side.require_history()
+        else:
+            side.require_known_training()
     if data is None and run.held_out != baseline.held_out:
         message = "the baseline was trained with other held-out data"
         hint = f"name data that neither was trained on with {setting('data')}"

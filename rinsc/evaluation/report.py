@@ -256,6 +256,8 @@ class EvalReport:
             "noise that it misses: seeds; another seed may differ by more than its width",
             "'no regret' is a word of arXiv 2502.07503 (abstract): better at one round, with",
             "training FLOPs, parameters and inference FLOPs matched",
+            *["training FLOPs are those since the weights that both began with"]
+            * verdict.are_continued,
         ]
 
 

@@ -143,6 +143,7 @@ class Verdict:
     nearest: Comparison
     margin: float = 0.0
     objective: str = "next_token"
+    are_continued: bool = False
 
     @property
     def comparisons(self) -> tuple[Comparison, Comparison, Comparison]:
@@ -236,6 +237,10 @@ def judge(
     """
     require_repeat(run)
     require_margin(margin)
+    continued = are_continued(run, baseline)
+    spent = run.training_flops, baseline.training_flops
+    if continued:
+        spent = run.own_training_flops, baseline.own_training_flops
     trained_for = run.config.objective
     figure = objective(trained_for).figures[0]
     one_step = max(run.step_flops, baseline.step_flops)
@@ -252,15 +257,21 @@ def judge(
         return Comparison(equal, rounds, *sizes, tolerance, difference)
 
     return Verdict(
-        compare(
-            *("training FLOPs", once),
-            *((run.training_flops, baseline.training_flops), one_step),
-        ),
+        compare("training FLOPs", once, spent, one_step),
         compare("parameters", trained, params, int(TOLERANCE * params[1])),
         compare("inference FLOPs", near, near_flops, int(TOLERANCE * flops)),
         margin,
         trained_for,
+        continued,
     )
+
+
+def are_continued(run: FinishedRun, baseline: FinishedRun) -> bool:
+    """Whether both began with weights of which not all training is known: then the FLOPs since are
+    compared."""
+    sides = (run, baseline)
+    began = all(side.folder.source.exists() for side in sides)
+    return began and not all(side.is_training_known for side in sides)
 
 
 def require_margin(margin: float) -> None:

@@ -261,6 +261,24 @@ class TrainConfig:
         option="--lr-visits-power",
     )
     keep: int = _setting(2, "Checkpoints that are kept.", _COUNT, option="--keep")
+    heal: str = _setting(
+        "",
+        "A model folder with the same tokenizer, whose predictions the run follows as well: the "
+        "source of a retrofit.",
+        (lambda value: isinstance(value, str), "must be the name of a folder"),
+        option="--heal",
+    )
+    heal_weight: float = _setting(
+        1.0,
+        "Weight of the KL divergence from the model of heal, beside the cross entropy.",
+        _NOT_NEGATIVE,
+        option="--heal-weight",
+    )
+    learns: Literal["all", "repeats"] = _setting(
+        "all",
+        "What learns: every weight, or those alone that repeats own, such as adapters.",
+        option="--learns",
+    )
     objective: Literal["next_token", "classify", "sigmoid_pairs"] = _setting(
         "next_token",
         "What the model learns: the next token of a text, the class of a picture, or which "

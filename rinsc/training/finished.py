@@ -183,6 +183,14 @@ class FinishedRun:
             return True
         return read_record(self.folder.source).get("is_training_known", True) is True
 
+    @property
+    def own_training_flops(self) -> int:
+        """``training_flops`` without those of the weights that the run began with."""
+        if not self.folder.source.exists():
+            return self.training_flops
+        before = read_record(self.folder.source).get("training_flops")
+        return self.training_flops - (before if isinstance(before, int) else 0)
+
     def require_known_training(self) -> None:
         """Raises DataError where the run, or what it began with, does not say its FLOPs."""
         self.require_history()

@@ -25,6 +25,7 @@ from rinsc.storage.files import file_digest, write_atomically
 from rinsc.training.checkpoint import Checkpoint, latest_whole, remove_checkpoints
 from rinsc.training.config import TrainConfig
 from rinsc.training.devices import Devices, check_fits, matrix_peak_flops
+from rinsc.training.healing import check_tokens, follow, freeze_all_but_repeats, open_teacher
 from rinsc.training.loop import Measuring, StopOnSignal, TrainingLoop
 from rinsc.training.metrics import (
     Metrics,
@@ -105,6 +106,12 @@ def train_module(
     loss stops being finite.
     """
     devices = devices or Devices(next(model.parameters()).device)
+    teacher = open_teacher(config, spec)
+    if teacher is not None:
+        check_tokens(teacher, corpus.record)
+        follow(model, teacher.model(devices.device), config.heal_weight)
+    if config.learns == "repeats":
+        freeze_all_but_repeats(model.model)
     if resume:
         require_same_run(folder, spec, config, corpus.record, source)
     check_fits(spec, corpus, config, devices)

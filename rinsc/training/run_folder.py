@@ -126,6 +126,11 @@ class RunFolder:
         return self.path / "held_out.npy"
 
     @property
+    def healing(self) -> Path:
+        """What became of each number of rounds, of a run that follows another model."""
+        return self.path / "healing.json"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 
@@ -159,7 +164,7 @@ class RunFolder:
         inputs = (self.model_spec, self.config, self.data_record, self.environment, self.tokenizer)
         model = (self.result, self.checksums, self.weights, self.hf_config, self.tokenizer_config)
         begun_with = self.source, self.initial_weights
-        figures = (self.pieces, *self.evaluation, self.metrics)
+        figures = (self.pieces, self.healing, *self.evaluation, self.metrics)
         tools = self.processor_config, self.chat_template
         return (*model, *tools, *figures, *inputs, *begun_with)
 

@@ -51,7 +51,9 @@ from rinsc.training.devices import (
     find_devices,
     require_compiler,
 )
+from rinsc.training.healing import Teacher, check_tokens, healing_report, open_teacher
 from rinsc.training.metrics import TrainingProgress
+from rinsc.training.opening import finished_run
 from rinsc.training.result import Trained, TrainResult, finished_result
 from rinsc.training.resuming import another_run, require_same_run
 from rinsc.training.run import train_module
@@ -107,6 +109,8 @@ def train(
     require_type("settings", settings, kinds, "settings={'batch_sequences': 8}", optional=True)
     folder = RunFolder(Path(output))
     source = None
+    if start_from is None and _heal_of(settings) and isinstance(model, str | Path):
+        start_from = model  # a retrofit, whose weights are what is healed
     if start_from is not None:
         source = open_source(str(start_from), folder, anew=overwrite)
     trained_for = objective(_objective_name(settings, data))
@@ -152,6 +156,11 @@ def planned_run(
     if tokenizer is not None and config.objective == "classify":
         message = f"the objective {config.objective} reads no text, and needs no tokenizer"
         raise UsageError("usage", message, hint=f"leave {setting('tokenizer')} out")
+    teacher = open_teacher(config, spec)
+    if teacher is not None and source is None:
+        message = f"{setting('heal')} is about a model with the weights of a retrofit"
+        hint = f"name it: {setting('start_from', '--from')}"
+        raise UsageError("usage", message, hint=hint)
     with devices.lost_processes():
         if not fast:
             if config.compile:
@@ -171,7 +180,7 @@ def planned_run(
             check_devices(spec, config, devices)
             notes = (note,)
     return PlannedRun(
-        *(spec, config, data, folder, devices, source, tokenizer),
+        *(spec, config, data, folder, devices, source, tokenizer, teacher),
         trackers=tuple(trackers),
         overwrite=overwrite,
         notes=notes,
@@ -189,6 +198,7 @@ class PlannedRun:
     devices: Devices
     source: Source | None
     tokenizer: Path | None
+    teacher: Teacher | None
     trackers: tuple[str, ...]
     overwrite: bool
     notes: tuple[str, ...]
@@ -235,6 +245,7 @@ class PlannedRun:
                 module = self._fresh_module()
                 devices.on_first(lambda: self._take_over(state, locks, resume=resume))
                 result = self._train(module, data, progress, resume=resume)
+                devices.on_first(lambda: self._report_healing(data, progress))
         return Trained(self.folder.path, self.spec, self.config, result, was_finished)
 
     def _finished(self) -> TrainResult | None:
@@ -264,6 +275,8 @@ class PlannedRun:
                 require_same_run(self.folder, self.spec, self.config, data.record, self.source)
             elif self.source is not None and isinstance(self.spec, ModelSpec):
                 check_source(self.source.spec, self.spec, self.source.path)
+            if self.teacher is not None:
+                check_tokens(self.teacher, data.record)
             check_fits(self.spec, data, self.config, self.devices)
             return state
 
@@ -301,6 +314,20 @@ class PlannedRun:
         if not (resume and folder.tokenizer.is_file()):
             self.objective.save(state, folder.path, self.spec)
 
+    def _report_healing(self, data: Data, progress: Progress) -> None:
+        """What became of each number of rounds, in the run folder and told to the user."""
+        if self.teacher is None or self.source is None:
+            return
+        held_out: Any = self.objective.held_out(data, self.config)
+        with progress.task("measuring what healing changed"):
+            report = healing_report(
+                *(finished_run(self.folder.path), self.source, self.teacher, held_out),
+                self.devices.device,
+            )
+        report.save(self.folder.healing)
+        for line in report.lines:
+            progress.line(line)
+
     def _train(self, module: Any, data: Data, progress: Progress, *, resume: bool) -> TrainResult:
         with TrainingProgress(self.spec.text, progress) as observer:
             return train_module(
@@ -322,6 +349,11 @@ def vocabulary_of(tokenizer: Path, source: Source | None) -> int:
     return loaded.vocab_size
 
 
+def _heal_of(settings: Settings) -> str:
+    own = settings.heal if isinstance(settings, TrainConfig) else (settings or {}).get("heal", "")
+    return str(own)
+
+
 def _objective_name(settings: Settings, data: str) -> str:
     if isinstance(settings, TrainConfig):
         return settings.objective
@@ -338,6 +370,8 @@ def _spec(
     """What ``model`` stands for, with the vocabulary of the tokenizer where it names none."""
     if isinstance(model, ModelSpec | TowersSpec):
         return model
+    if source is not None and str(model) == source.path:
+        return source.spec
     path = Path(model) if str(model).endswith(".toml") else zoo_file(str(model))
     if path is not None:
         return model_spec(path)

@@ -73,6 +73,8 @@ def test_every_bad_value_is_named_at_once() -> None:
 @pytest.mark.parametrize("field", dataclasses.fields(TrainConfig), ids=lambda field: field.name)
 @pytest.mark.parametrize("value", ["many", [1], math.nan, {"A": 0}, {"A": True}])
 def test_no_setting_takes_nonsense(field: dataclasses.Field[object], value: object) -> None:
+    if field.name == "heal" and isinstance(value, str):
+        return  # the name of a folder
     with pytest.raises(SpecError):
         config_from_mapping({field.name: value})
 

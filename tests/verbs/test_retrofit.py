@@ -241,9 +241,10 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, text in enumerate(texts):
         (tmp_path / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
     commands = re.findall(r"^\$ rinsc (.+)$", PAGE, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 7
     for command in commands:
-        done = run_cli(*shlex.split(command))
+        small = ("--batch", "2") if command.startswith("train") else ()
+        done = run_cli(*shlex.split(command), *small)
         assert done.status == 0, done.err
     assert len(json.loads((tmp_path / "scan.json").read_text())["ranges"]) == 6 + 5 + 4
     output = io.StringIO()
