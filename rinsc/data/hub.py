@@ -6,6 +6,7 @@ import logging
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -59,17 +60,27 @@ class HubDataset:
     def documents(self) -> Iterator[tuple[Part, Document]]:
         return as_documents(self._texts(), self.most_bytes)
 
+    def tables(self, rows: int) -> Iterator[Any]:
+        """Tables of Arrow with so many rows each; raises DataError."""
+        with self._failures():
+            yield from self._open().with_format("arrow").iter(batch_size=rows)
+
     def _texts(self) -> Iterator[str | bytes]:
-        try:
+        with self._failures():
             if (files := self._files_of_rows()) is not None:
                 for path, texts_of in files.items():
                     with _opened_by_datasets(path) as file:
                         yield from texts_of(file, self.field, self.name)
                 return
             # Tables of Arrow, since a row in Python holds its text once more.
-            tables = self._open().with_format("arrow").iter(batch_size=1)
-            columns = map(self._column, tables)
+            columns = map(self._column, self.tables(1))
             yield from arrow_texts(columns, self.field, self.name)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """What the library raises in the body becomes a DataError."""
+        try:
+            yield
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise self._unreadable(error) from error
         except Exception as error:

@@ -99,17 +99,19 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
+HUB_KEYS = ("config", "split", "revision")
 # The keys that each kind of corpus takes. Text files have none: a ? in a path is a wildcard.
 KEYS: Mapping[str, tuple[str, ...]] = {
     "text": (),
     "jsonl": ("field", "bytes"),
     "parquet": ("field", "bytes"),
-    "hf": ("field", "bytes", "config", "split", "revision"),
-    "pairs": ("image", "caption", "root"),
+    "hf": ("field", "bytes", *HUB_KEYS),
+    "pairs": ("image", "caption", "root", *HUB_KEYS),
 }
 DEFAULT_FIELD = "text"
 # What the files of a kind end with, where it is not plain text.
 SUFFIXES_OF_KIND = {"jsonl": (".jsonl", ".jsonl.gz"), "parquet": (".parquet",)}
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tar")  # of what lies beside captions
 HF_BYTES = 1_000_000_000  # read from a streamed dataset unless said otherwise
 
 _OPTIONS = re.compile(r"(.*?)\?([a-z]+=[^&]*(?:&[^&]*)*)", re.DOTALL)
@@ -175,7 +177,7 @@ def _options(text: str, kind: str, written: str) -> dict[str, str]:
 def _hint(text: str, own_names: tuple[str, ...]) -> str:
     if (kind := _kind_of_path(text)) is not None:
         return f"there is a file or folder of that name: write {kind}:{text}"
-    kinds = "text:PATH, jsonl:PATH, parquet:PATH, hf:NAME"
+    kinds = "text:PATH, jsonl:PATH, parquet:PATH, hf:NAME, pairs:PATH"
     close = nearest(text.partition(":")[0], [*own_names, *KEYS])
     if close in KEYS and close is not None:
         return f"did you mean '{close}:{'NAME' if close == 'hf' else 'PATH'}'?"
@@ -193,7 +195,10 @@ def _kind_of_path(text: str) -> str | None:
         names = [path.name] if path.is_file() else [file.name for file in path.iterdir()]
     except (OSError, ValueError):
         return None
-    for kind, suffixes in SUFFIXES_OF_KIND.items():
-        if any(name.lower().endswith(suffixes) for name in names):
+    written = any(name.lower().endswith(".md") for name in names)  # text, with its pictures
+    for kind, suffixes in {"pairs": PICTURE_SUFFIXES, **SUFFIXES_OF_KIND}.items():
+        if any(name.lower().endswith(suffixes) for name in names) and not (
+            kind == "pairs" and written
+        ):
             return kind
     return "text"

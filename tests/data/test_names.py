@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rinsc.data.names import HF_BYTES, KEYS, parse_name
@@ -67,3 +69,15 @@ def test_another_spelling_is_refused(text: str, code: str, hint: str) -> None:
         parse_name(text, OWN)
     assert caught.value.code == code
     assert hint in (caught.value.hint or "")
+
+
+def test_a_path_alone_is_told_its_kind(tmp_path: Path) -> None:
+    kinds = {"a.png b.txt": "pairs", "a.png b.md": "text", "a.jsonl": "jsonl", "a.txt": "text"}
+    for number, (names, kind) in enumerate({**kinds, "0.tar": "pairs"}.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in names.split():
+            (folder / name).touch()
+        with pytest.raises(DataError) as caught:
+            parse_name(str(folder), OWN)
+        assert f"write {kind}:{folder}" in (caught.value.hint or "")

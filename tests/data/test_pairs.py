@@ -225,6 +225,17 @@ def test_a_split_in_the_data_is_kept(tmp_path: Path) -> None:
     assert [pairs.picture_name(int(i)) for i in pairs.train] == [f"{n}.png" for n in (0, 3, 6, 9)]
 
 
+def test_folders_of_parts_are_kept(tmp_path: Path) -> None:
+    for name, count in (("train", 9), ("validation", 3)):
+        folder_of_pairs(tmp_path / "set" / name, count)
+    for number in range(3):  # pictures of their own
+        (tmp_path / "set" / "validation" / f"{number}.png").write_bytes(picture(50 + number))
+    pairs, _ = opened(tmp_path / "set")
+    names = {pairs.picture_name(int(index)) for index in pairs.held_out}
+    assert names == {f"validation/{number}.png" for number in range(3)}
+    assert len(pairs.train) == 9
+
+
 def test_several_lines_of_a_picture_are_several_captions(tmp_path: Path) -> None:
     folder = folder_of_pairs(tmp_path / "set", 9)
     rows = [{"path": f"{n % 9}.png", "title": f"caption {n}"} for n in range(27)]
@@ -329,17 +340,35 @@ def test_several_columns_of_pictures_must_be_chosen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pairs.pixels(0), squashed(50))
 
 
-def test_a_table_that_the_library_datasets_wrote(tmp_path: Path) -> None:
+def test_a_table_that_the_library_datasets_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     datasets = pytest.importorskip("datasets")
     rows = {"photo": [Image.fromarray(noise(n)) for n in range(12)], "said": ["x y"] * 12}
     features = datasets.Features({"photo": datasets.Image(), "said": datasets.Value("string")})
     written = datasets.Dataset.from_dict(rows, features=features)
     written.to_parquet(str(tmp_path / "x.parquet"))
     written.save_to_disk(str(tmp_path / "saved"))
-    for where in ("x.parquet", "saved"):
-        pairs, notes = opened(tmp_path / where)
+    (tmp_path / "folder").mkdir()
+    written.to_parquet(str(tmp_path / "folder" / "train.parquet"))
+    metadata = tmp_path / "imagefolder"
+    metadata.mkdir()
+    for number in range(12):
+        (metadata / f"{number:02}.png").write_bytes(picture(number))
+    lines = [json.dumps({"file_name": f"{n:02}.png", "said": "x y"}) for n in range(12)]
+    (metadata / "metadata.jsonl").write_text("\n".join(lines))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for where in (
+        *(tmp_path / "x.parquet", tmp_path / "saved"),
+        *(f"hf:{tmp_path / 'folder'}?split=train", f"hf:{metadata}?caption=said"),
+    ):
+        pairs, notes = opened(where)
         assert (len(pairs), notes) == (12, "")
         np.testing.assert_array_equal(pairs.pixels(0), squashed(0))
+    for where in (tmp_path / "x.parquet?split=train", f"hf:{tmp_path / 'folder'}?split=nothing"):
+        with pytest.raises(DataError) as caught:
+            opened(where)
+        assert caught.value.code == "bad-option"
 
 
 def test_text_is_not_trained_on_pictures(tmp_path: Path) -> None:

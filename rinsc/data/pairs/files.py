@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from rinsc.data.documents import Part
 from rinsc.data.names import cannot_read, damaged, data_error
 from rinsc.data.pairs.decoding import SUFFIXES, BadPictureError
 from rinsc.data.pairs.raw import (
@@ -37,6 +38,7 @@ from rinsc.storage.files import parse_json
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 LINE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv")
+HELD_OUT_FOLDERS = ("test", "validation", "val", "valid", "dev", "eval")
 MAX_LINE_BYTES = 1 << 24
 MAX_CAPTION_FILE = 1 << 20
 
@@ -67,14 +69,23 @@ class PictureFolder:
         tables = {n: p for n, p in self.files.items() if PurePosixPath(n).name in METADATA}
         described: dict[str, RawPair] = {}
         for name, path in tables.items():
-            below = PurePosixPath(name).parent
-            for pair in line_pairs(path, located, self.columns, str(below) if name else ""):
-                described[pair.name] = pair
+            below = str(PurePosixPath(name).parent)
+            described |= {p.name: p for p in line_pairs(path, located, self.columns, below)}
+        parts = self._parts()
         for name in self.files:
             if PurePosixPath(name).suffix.lower() in SUFFIXES:
                 known = name in described
-                yield described.pop(name) if known else self._beside(located, name)
+                pair = described.pop(name) if known else self._beside(located, name)
+                part = parts.get(name.partition("/")[0])
+                yield replace(pair, part=part) if pair.part is None else pair
         yield from described.values()  # what is named and not there
+
+    def _parts(self) -> Mapping[str, Part]:
+        """What the folders ``train`` and ``test``, or ``validation``, say; {} without both."""
+        folders = {name.partition("/")[0] for name in self.files if "/" in name}
+        parts: dict[str, Part] = {"train": "train", **dict.fromkeys(HELD_OUT_FOLDERS, "held_out")}
+        known = {name: part for name, part in parts.items() if name in folders}
+        return known if len(set(known.values())) == 2 else {}
 
     def _beside(self, located: Located, name: str) -> RawPair:
         path = PurePosixPath(name)

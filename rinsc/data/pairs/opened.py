@@ -12,7 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rinsc.data.corpora import added_folder
-from rinsc.data.names import CorpusName, corpora_folder, data_error, expanded, parse_name
+from rinsc.data.hub import hub_dataset
+from rinsc.data.names import (
+    HUB_KEYS,
+    CorpusName,
+    corpora_folder,
+    data_error,
+    expanded,
+    parse_name,
+)
 from rinsc.data.pairs.decoding import SUFFIXES, Pixels
 from rinsc.data.pairs.files import (
     LINE_SUFFIXES,
@@ -26,13 +34,14 @@ from rinsc.data.pairs.raw import PairSource
 from rinsc.data.pairs.sets import PICTURES, TRAINING, chosen_sets, picture_sets
 from rinsc.data.pairs.shards import TAR_SUFFIXES, Shards
 from rinsc.data.pairs.store import Store, decoded_store, pictures_folder, rows_of
-from rinsc.data.pairs.tables import TABLE_SUFFIXES, Tables
+from rinsc.data.pairs.tables import TABLE_SUFFIXES, HubPairs, Tables
 from rinsc.data.text_files import find_files
 from rinsc.progress import Progress, ShownProgress
 from rinsc.storage.files import make_folder
 
 Indices = npt.NDArray[np.int64]
 MAX_SIDE = 4096
+HUB = "hf:"  # in front of a dataset of the library datasets
 SET_COLUMNS = Columns("file_name", "captions", "group")  # of the lines that `rinsc data add` writes
 KINDS = {"tar": TAR_SUFFIXES, "table": TABLE_SUFFIXES, "lines": LINE_SUFFIXES}
 
@@ -159,6 +168,12 @@ def pair_source(name: str) -> PairSource:
 def _source(named: CorpusName, columns: Columns, root: Path | None) -> PairSource:
     if named.where == PICTURES or named.where in picture_sets():
         return PictureLines(added_lines(named.where), None, SET_COLUMNS)
+    if named.where.startswith(HUB):
+        hub = CorpusName(named.text, "hf", named.where.removeprefix(HUB), named.options)
+        return HubPairs(hub_dataset(hub), root, columns)
+    if other := [key for key in HUB_KEYS if key in named.options]:
+        message = f"'{other[0]}' is an option of pairs:hf:NAME alone"
+        raise data_error("bad-option", message, named.text, "leave it out")
     path = expanded(named.where)
     files = find_files(str(path), ("",))
     if path.is_dir():

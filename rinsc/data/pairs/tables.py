@@ -1,5 +1,5 @@
-"""Tables with a column of pictures and one of captions: Parquet as the hub has it, and Arrow files
-that the library datasets saved.
+"""Tables with a column of pictures and one of captions: Parquet as the hub has it, Arrow files that
+the library datasets saved, and datasets that it knows.
 
 A picture is a struct of ``bytes`` and ``path``, as the library's feature Image stores it, or bytes
 alone, or the path of a file beside the table.
@@ -8,12 +8,14 @@ alone, or the path of a file beside the table.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rinsc.data.names import cannot_read, damaged, data_error
+from rinsc.data.hub import HubDataset
+from rinsc.data.names import cannot_read, damaged, data_error, expanded
 from rinsc.data.pairs.decoding import BadPictureError
 from rinsc.data.pairs.files import Columns
 from rinsc.data.pairs.raw import (
@@ -68,19 +70,51 @@ class Tables:
 
     def _of_file(self, name: str, path: Path, batches: Iterator[Any]) -> Iterator[RawPair]:
         located = Located(self.root or path.parent)
-        number = 0
-        for batch in batches:
-            image, caption = _columns(batch.schema, self.columns, str(path))
-            chosen = [image, caption, *({SPLIT_NAME, LABEL_NAME} & set(batch.schema.names))]
-            table = {column: batch.column(column) for column in chosen}
-            for row in range(batch.num_rows):
-                number += 1
-                try:
-                    values = {column: table[column][row].as_py() for column in chosen}
-                except UnicodeDecodeError:
-                    yield RawPair(f"{name}: row {number}", problem="its caption is not UTF-8 text")
-                    continue
-                yield _pair(f"{name}: row {number}", values, image, caption, path, located)
+        yield from _pairs(batches, name, str(path), self.columns, path.parent, located)
+
+
+@dataclass(frozen=True)
+class HubPairs:
+    """A `PairSource` of a dataset that the library datasets knows, read as a stream."""
+
+    dataset: HubDataset
+    root: Path | None
+    columns: Columns
+
+    def identity(self) -> Mapping[str, object]:
+        columns = [self.columns.image, self.columns.caption]
+        return {**self.dataset.identity(), "kind": "hub", "columns": columns}
+
+    def pairs(self) -> Iterator[RawPair]:
+        folder = expanded(self.dataset.path)
+        base = self.root or (folder if folder.is_dir() else Path(os.devnull))
+        batches = (batch for table in self.dataset.tables(ROWS) for batch in table.to_batches())
+        place = self.dataset.name
+        yield from _pairs(batches, self.dataset.path, place, self.columns, base, Located(base))
+
+
+def _pairs(
+    batches: Iterator[Any],
+    name: str,
+    place: str,
+    columns: Columns,
+    base: Path,
+    located: Located,
+) -> Iterator[RawPair]:
+    """The pairs of batches of Arrow, by their numbers."""
+    number = 0
+    for batch in batches:
+        image, caption = _columns(batch.schema, columns, place)
+        chosen = [image, caption, *({SPLIT_NAME, LABEL_NAME} & set(batch.schema.names))]
+        table = {column: batch.column(column) for column in chosen}
+        for row in range(batch.num_rows):
+            number += 1
+            try:
+                values = {column: table[column][row].as_py() for column in chosen}
+            except UnicodeDecodeError:
+                yield RawPair(f"{name}: row {number}", problem="its caption is not UTF-8 text")
+                continue
+            yield _pair(f"{name}: row {number}", values, image, caption, base, located)
 
 
 def _pair(
@@ -88,7 +122,7 @@ def _pair(
     values: Mapping[str, Any],
     image: str,
     caption: str,
-    path: Path,
+    base: Path,
     located: Located,
 ) -> RawPair:
     label = values.get(LABEL_NAME)
@@ -96,7 +130,7 @@ def _pair(
         return RawPair(
             name,
             captions_of(values[caption]),
-            _picture(values[image], path, located),
+            _picture(values[image], base, located),
             part=part_named(values.get(SPLIT_NAME)),
             label=label if isinstance(label, str) else "",
         )
@@ -104,7 +138,7 @@ def _pair(
         return RawPair(name, problem=str(error))
 
 
-def _picture(value: object, path: Path, located: Located) -> bytes | Path:
+def _picture(value: object, base: Path, located: Located) -> bytes | Path:
     """The bytes or the file of a cell; raises `BadPictureError`."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -112,7 +146,7 @@ def _picture(value: object, path: Path, located: Located) -> bytes | Path:
         require_bytes(len(value))
         return value
     if isinstance(value, str):
-        return located.file(path.parent, value)
+        return located.file(base, value)
     raise BadPictureError("there is no picture in its row")
 
 
