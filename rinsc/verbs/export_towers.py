@@ -23,10 +23,10 @@ from rinsc.storage.files import (
     made_folder,
     parse_json,
     read_json,
-    read_regular,
     write_atomically,
 )
 from rinsc.storage.folders import folder_aside
+from rinsc.verbs.carried import CARRIED, carried
 from rinsc.verbs.forms import FRESH, Exported, Form, HfForm, check_no_run, said_written
 from rinsc.verbs.models import Model, own_rounds
 
@@ -37,17 +37,13 @@ if TYPE_CHECKING:
     from rinsc.graph import Rounds
     from rinsc.training.run_folder import RunFolder
 
-TOKENIZER_FILES = (  # of a run, and of a checkpoint that was imported
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("spiece.model", "vocab.json", "merges.txt"),
-)
 PROCESSOR_FILE = "preprocessor_config.json"
 OWN_TYPE = "rinsc_siglip"
 PAD_ID = 1  # of SigLIP
 FOLDER_FILES = frozenset(
     (
         *("config.json", "model.safetensors", "modeling_rinsc.py", "checksums.json"),
-        *(*TOKENIZER_FILES, PROCESSOR_FILE, "processor_config.json", "onnx", "__pycache__"),
+        *(*CARRIED, "onnx", "__pycache__"),
     )
 )
 
@@ -154,11 +150,8 @@ def write_contents(
 
 
 def _files_of(run: RunFolder | None) -> dict[str, bytes]:
-    """What lies in a run, or in a model folder, beside the weights."""
-    if run is None:
-        return {}
-    paths = {name: run.path / name for name in (*TOKENIZER_FILES, PROCESSOR_FILE)}
-    return {name: read_regular(path) for name, path in paths.items() if path.is_file()}
+    """What lies in a run, or in a model folder, beside the weights; no code is named in it."""
+    return {} if run is None else carried(run.path, without_code=True)
 
 
 # What transformers.js appends to the name of a file, by its dtype.

@@ -7,7 +7,6 @@ tokenizer.json, …               the same files
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +25,9 @@ from rinsc.sources import (
     towers_spec_from_config,
     towers_tensors_by_our_names,
 )
-from rinsc.storage.files import read_json, read_regular
+from rinsc.storage.files import read_json
 from rinsc.training.saved_model import MODEL_TYPES
+from rinsc.verbs.carried import carried
 from rinsc.verbs.forms import (
     Exported,
     HfForm,
@@ -46,12 +46,6 @@ if TYPE_CHECKING:
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.bin.index.json")
 OTHER_WEIGHTS = ("*.gguf", "*.msgpack", "*.h5", "*.onnx")
-CARRIED = (  # as they are: what says how text and pictures become inputs
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "chat_template.jinja"),
-    *("generation_config.json", "preprocessor_config.json", "processor_config.json"),
-)
-MAX_CARRIED_BYTES = 1 << 28
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FLOATS = ("float32", "bfloat16", "float16")
 
@@ -253,34 +247,6 @@ def _weights(folder: Path) -> Path:
     message = "there are no weights beside the config.json"
     hint = f"name a folder with {' or '.join(WEIGHTS)}"
     raise CheckpointError("no-weights", message, place=str(folder), hint=hint)
-
-
-def carried(folder: Path) -> dict[str, bytes]:
-    """The files that travel along, by name; raises `CheckpointError` for one that cannot."""
-    files: dict[str, bytes] = {}
-    for name in CARRIED:
-        path = folder / name
-        if not os.path.lexists(path):
-            continue
-        try:
-            content = read_regular(path, MAX_CARRIED_BYTES + 1)
-            if name.endswith(".json"):
-                _check_runs_no_code(json.loads(content), path)
-        except (OSError, ValueError, RecursionError):
-            message, hint = "the file cannot be read", "restore it, or remove it"
-            raise CheckpointError("cannot-read", message, place=str(path), hint=hint) from None
-        if len(content) > MAX_CARRIED_BYTES:
-            message, hint = f"the file has more than {MAX_CARRIED_BYTES} bytes", "remove it"
-            raise CheckpointError("cannot-read", message, place=str(path), hint=hint)
-        files[name] = content
-    return files
-
-
-def _check_runs_no_code(content: object, path: Path) -> None:
-    if isinstance(content, dict) and content.get("auto_map"):
-        message = "the file names code that is to be run (auto_map)"
-        hint = "take a tokenizer that transformers knows, or remove that key"
-        raise CheckpointError("foreign-code", message, place=str(path), hint=hint)
 
 
 def _number_format(tensors: Mapping[str, torch.Tensor], folder: Path) -> torch.dtype:

@@ -28,8 +28,9 @@ from rinsc.scalars import Table, html_table, rounded_bytes, rounded_count, round
 from rinsc.storage.files import read_json
 from rinsc.syntax.tree import rewritten
 from rinsc.variants.retrofit import Range, Retrofit, repeated_ranges, retrofit_plan
+from rinsc.verbs.carried import carried
 from rinsc.verbs.forms import hf_facts, in_place_of
-from rinsc.verbs.import_model import TOKEN_IDS, carried, write_model
+from rinsc.verbs.import_model import TOKEN_IDS, write_model
 from rinsc.verbs.models import open_run, run_spec
 
 if TYPE_CHECKING:

@@ -304,3 +304,18 @@ def test_damage_is_one_error_in_both_libraries(tmp_path: Path, damage: Any) -> N
         find_model(tmp_path / "out").compiled()
     with pytest.raises(ValueError, match=r"damaged|as it was written"):
         AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+
+
+def test_code_that_a_run_names_does_not_travel(tmp_path: Path) -> None:
+    run = paired_run(tmp_path / "run", paired_module("image: A, text: B"))
+    path = run / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
+    for form in ("hf", "onnx", DIAL):
+        export(run, tmp_path / str(form), form)
+        assert json.loads((tmp_path / str(form) / path.name).read_text()) == values
+    (run / "tokenizer.json").unlink()
+    (run / "tokenizer.json").mkdir()
+    with pytest.raises(RinscError, match="cannot be read"):
+        export(run, tmp_path / "out", "hf")
+    assert not (tmp_path / "out").exists()

@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from rinsc import OnnxForm, export
+from rinsc.backends.onnx.write import stream
+from rinsc.backends.onnx.write.file import GRAPH_ALLOWANCE_BYTES
 from rinsc.data.pairs.captions import load_caption_tokenizer
 from tests.paired import CAPTIONS, CONTEXT, paired_module, paired_run, save_pictures
 
@@ -58,6 +60,7 @@ def array(tensor: dict[str, Any]) -> torch.Tensor:
         (OnnxForm("dynamic"), "fp32", 1e-4),
         (OnnxForm("dynamic", precision="int8"), "int8", 0.1),
         (OnnxForm(precision="fp16"), "fp16", 0.02),
+        (OnnxForm("dynamic", precision="int4"), "q4", 0.5),
     ],
 )
 def test_transformers_js_gives_what_pytorch_gives(
@@ -90,3 +93,16 @@ def test_transformers_js_gives_what_pytorch_gives(
     if dtype == "fp32":
         ranked = [CAPTIONS[index] for index in np.argsort(-logits[:, 0].numpy())]
         assert [row["label"] for row in found["ranking"]] == ranked
+
+
+def test_weights_in_a_second_file_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = paired_module("image: A^2B, text: C")
+    run, pictures = paired_run(tmp_path / "run", module), save_pictures(tmp_path, 1)
+    export(run, tmp_path / "whole")
+    monkeypatch.setattr(stream, "PROTOBUF_LIMIT_BYTES", GRAPH_ALLOWANCE_BYTES + 30_000)
+    export(run, tmp_path / "apart")
+    assert (tmp_path / "apart/onnx/model.onnx_data").is_file()
+    found = [run_node(tmp_path / name, pictures) for name in ("whole", "apart")]
+    assert found[0] == found[1]
