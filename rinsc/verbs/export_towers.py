@@ -154,8 +154,8 @@ def _files_of(run: RunFolder | None) -> dict[str, bytes]:
     return {} if run is None else carried(run.path, without_code=True)
 
 
-# What transformers.js appends to the name of a file, by its dtype.
-ONNX_SUFFIXES: Mapping[str, str] = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "int4": "_q4"}
+# What transformers.js calls our precisions. It appends the name to that of a file, but for fp32.
+DTYPES: Mapping[str, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "q4"}
 WEIGHTS = (".safetensors", ".onnx", ".onnx_data")
 
 
@@ -290,14 +290,17 @@ def _onnx_contents(model: Model, spec: TowersSpec, form: Form, files: FilesBesid
     counts = parse_json(metadata[Key.ROUNDS])
     config = siglip_config(graph, counts)
     config["text_config"] |= files.token_ids
-    if any(map(is_too_large, models.values())):
-        config["transformers.js_config"] = {"use_external_data_format": True}
+    dtype = DTYPES.get(form.precision.name)
+    config["transformers.js_config"] = {  # else it looks for other files in a browser
+        **({} if dtype is None else {"dtype": dtype}),
+        **({"use_external_data_format": True} if any(map(is_too_large, models.values())) else {}),
+    }
     facts = {"form": f"{form.name} onnx", "precision": form.precision.text, "rounds": counts}
     beside = {
         "config.json": siglip_config_json(config, _dtype(module), facts),
         **files.contents,
     }
-    suffix = ONNX_SUFFIXES.get(form.precision.name, f"_{form.precision.name}")
+    suffix = "" if dtype == "fp32" else f"_{dtype or form.precision.name}"
 
     def write(folder: Path) -> None:
         (folder / "onnx").mkdir()

@@ -191,7 +191,8 @@ def test_weights_beyond_a_protobuf_go_beside_it(
     data = sorted(path.name for path in done.files if path.name.endswith("onnx_data"))
     assert data == ["model.onnx_data", "text_model.onnx_data", "vision_model.onnx_data"]
     config = json.loads((tmp_path / "large/config.json").read_text())
-    assert config["transformers.js_config"] == {"use_external_data_format": True}
+    settings = {"dtype": "fp32", "use_external_data_format": True}
+    assert config["transformers.js_config"] == settings
     inputs = inputs_of(module)
     feed = {"pixel_values": inputs["image"].numpy(), "input_ids": inputs["text"].numpy()}
     small, large = (

@@ -35,8 +35,9 @@ pytestmark = [
 ]
 
 
-def run_node(folder: Path, pictures: list[Path], dtype: str = "fp32") -> dict[str, Any]:
-    job = {"texts": CAPTIONS, "images": list(map(str, pictures)), "dtype": dtype}
+def run_node(folder: Path, pictures: list[Path]) -> dict[str, Any]:
+    """The config of the folder says which files are read."""
+    job = {"texts": CAPTIONS, "images": list(map(str, pictures))}
     done = subprocess.run(
         [str(NODE), str(SCRIPT), str(PACKAGE), str(folder), json.dumps(job)],
         capture_output=True,
@@ -70,7 +71,9 @@ def test_transformers_js_gives_what_pytorch_gives(
     run = paired_run(tmp_path / "run", module)
     export(run, tmp_path / "siglip", form)
     pictures = save_pictures(tmp_path)
-    found = run_node(tmp_path / "siglip", pictures, dtype)
+    names = {path.name for path in tmp_path.glob("siglip/onnx/model*")}
+    assert names == {"model.onnx" if dtype == "fp32" else f"model_{dtype}.onnx"}
+    found = run_node(tmp_path / "siglip", pictures)
     ids = load_caption_tokenizer(run, CONTEXT).encode(CAPTIONS)
     assert array(found["input_ids"]).tolist() == ids.tolist()
     pixels = array(found["pixel_values"]).float()

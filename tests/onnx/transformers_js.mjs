@@ -9,7 +9,6 @@ library.env.allowRemoteModels = false;
 library.env.localModelPath = path.dirname(folder) + path.sep;
 const name = path.basename(folder);
 const options = {
-  dtype: job.dtype,
   device: "cpu",
   session_options: { logSeverityLevel: 3, intraOpNumThreads: 1 },
 };
