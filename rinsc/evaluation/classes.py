@@ -170,15 +170,43 @@ def labelled_pictures(
     if not is_class_list(name):
         from rinsc.data.pairs import open_classes
 
-        pictures = open_classes(name, image_size, progress=progress)
-        checked_classes(pictures.classes, name)
-        return pictures, ()
+        return merged(open_classes(name, image_size, progress=progress)), ()
     own = read_class_list(name)
     if pairs is None:
         message = f"'{name}' has names alone, and nothing says of which pictures"
         hint = f"name the pictures too: {setting('data', '--data')} pairs:PATH"
         raise UsageError("usage", message, hint=hint)
     return _pairs_of_classes(own.names, pairs, name), own.templates
+
+
+@dataclass(frozen=True)
+class MergedClasses:
+    """Labelled pictures, in fewer classes."""
+
+    classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    pictures: Labelled
+
+    @property
+    def name(self) -> str:
+        return self.pictures.name
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, index: Any) -> Pixels:
+        return self.pictures.pixels(index)
+
+
+def merged(pictures: Labelled) -> Labelled:
+    """The pictures with classes as one whose names are one to the model: ``keycap: #`` and
+    ``keycap: *``."""
+    first: dict[str, int] = {}
+    own = [first.setdefault(canonical(name), len(first)) for name in pictures.classes]
+    if len(first) == len(own):
+        return pictures
+    classes = tuple(pictures.classes[own.index(number)] for number in range(len(first)))
+    return MergedClasses(classes, np.array(own)[pictures.labels], pictures)
 
 
 def _pairs_of_classes(names: tuple[str, ...], pairs: PicturePairs, location: str) -> PairsOfClasses:

@@ -19,6 +19,7 @@ from rinsc.evaluation.classes import (
     checked_classes,
     checked_templates,
     is_class_list,
+    merged,
     prompts,
     read_class_list,
 )
@@ -183,3 +184,19 @@ def test_the_page_loads_nothing_and_runs_nothing() -> None:
     assert "http:" not in re.sub(r"&lt;img src=http://x&gt;", "", text)
     assert entries[0].rank == 2
     assert "not the nearest" in text
+
+
+def test_classes_of_one_canonical_name_are_one() -> None:
+    class Pictures:
+        name, classes, labels = "p", ("keycap: #", "dog", "keycap: *"), np.array([0, 1, 2, 2])
+
+        def __len__(self) -> int:
+            return 4
+
+        def pixels(self, index: Any) -> Any:
+            return index
+
+    one: Any = merged(Pictures())
+    assert one.classes == ("keycap: #", "dog")
+    assert one.labels.tolist() == [0, 1, 0, 0]
+    assert (len(one), one.pixels(3), one.name) == (4, 3, "p")
