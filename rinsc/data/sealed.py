@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def valid_record(folder: Path, types: Mapping[str, tuple[str, ...]]) -> dict[str
         return record if whole else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def note_use(folder: Path) -> None:
+    """Remember by the time of the record that the folder was used now."""
+    with suppress(OSError):
+        os.utime(folder / RECORD)
 
 
 def mapped_arrays(folder: Path, record: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:

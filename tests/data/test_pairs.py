@@ -25,7 +25,6 @@ from rinsc.data.pairs import (
 from rinsc.errors import DataError
 from rinsc.progress import SilentProgress
 from tests.data.pairs_made import (
-    SIDE,
     by_name,
     folder_of_pairs,
     noise,
@@ -167,24 +166,28 @@ def test_an_interrupted_decoding_leaves_nothing(
 def test_the_sets_used_longest_ago_make_room(
     tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = 30 * 3 * SIDE * SIDE
-    monkeypatch.setenv("RINSC_PICTURE_CACHE", str(int(2.5 * size) + 2000))
+    side = 64
+    size = 30 * 3 * side * side
+    monkeypatch.setenv("RINSC_PICTURE_CACHE", str(int(2.5 * size)))
+    left = data_folder / "pictures" / ".pixels-of-a-killed-command.part"
+    left.mkdir(parents=True)
     for number in range(3):
         folder = tmp_path / f"set{number}"
         folder.mkdir()
         for one in range(30):
             (folder / f"{one}.png").write_bytes(picture(100 * number + one))
             (folder / f"{one}.txt").write_text("words")
-        opened(folder)
+        opened(folder, side)
         for path in (data_folder / "pictures").glob("pixels-*/record.json"):
             past = path.stat().st_mtime - 1000
             os.utime(path, (past, past))
-        opened(tmp_path / "set0")  # used again
+        opened(tmp_path / "set0", side)  # used again
     folders = list((data_folder / "pictures").glob("pixels-*"))
     assert len(folders) == 2
+    assert not left.exists()
     monkeypatch.setattr("rinsc.data.pairs.store.decoded", None)
-    opened(tmp_path / "set0")
-    opened(tmp_path / "set2")
+    opened(tmp_path / "set0", side)
+    opened(tmp_path / "set2", side)
 
 
 def test_a_limit_that_is_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

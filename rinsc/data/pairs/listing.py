@@ -25,7 +25,7 @@ from rinsc.data.names import data_error
 from rinsc.data.pairs.captions import canonical
 from rinsc.data.pairs.decoding import BadPictureError
 from rinsc.data.pairs.raw import PairSource, RawPair
-from rinsc.data.sealed import file_records, mapped_arrays, valid_record, write_record
+from rinsc.data.sealed import file_records, mapped_arrays, note_use, valid_record, write_record
 from rinsc.errors import plural
 from rinsc.progress import Progress
 from rinsc.storage.files import short_digest
@@ -124,6 +124,7 @@ def listing_of(source: PairSource, folder: Path, progress: Progress) -> Listing:
     if record is None:
         with one_process(entry):
             record = valid_record(entry, ARRAYS) or _made(entry, source, progress)
+    note_use(entry)  # before room is made
     return _opened(entry, record)
 
 

@@ -23,7 +23,14 @@ from rinsc.data.names import data_error, data_folder
 from rinsc.data.pairs.decoding import BadPictureError, Pixels, decoded, decoding
 from rinsc.data.pairs.listing import Listing, mapped_ahead
 from rinsc.data.pairs.raw import PairSource, RawPair
-from rinsc.data.sealed import RECORD, file_records, mapped_arrays, valid_record, write_record
+from rinsc.data.sealed import (
+    RECORD,
+    file_records,
+    mapped_arrays,
+    note_use,
+    valid_record,
+    write_record,
+)
 from rinsc.progress import Progress
 from rinsc.storage.files import is_held, short_digest
 from rinsc.storage.folders import folder_aside, one_process
@@ -65,16 +72,18 @@ def decoded_store(
     digests = np.ascontiguousarray(listing.digests[first])
     key = short_digest(f"{FORMAT} {hashlib.sha256(digests.data).hexdigest()}")
     entry = pictures_folder() / f"pixels-{key}-{side}"
-    record = valid_record(entry, ARRAYS)
-    if record is None:
+    record, arrays = None, None
+    with suppress(FileNotFoundError):  # another process makes room meanwhile
+        record = valid_record(entry, ARRAYS)
+        arrays = None if record is None else mapped_arrays(entry, record)
+    if record is None or arrays is None:
         with one_process(entry, lambda: progress.line("another process decodes them; waiting")):
             record = valid_record(entry, ARRAYS)
             if record is None:
                 make_room(len(digests) * 3 * side * side, entry)
                 record = _made(entry, source, digests, side, progress)
-    with suppress(OSError):
-        os.utime(entry / RECORD)  # when it was used last
-    arrays = mapped_arrays(entry, record)
+            arrays = mapped_arrays(entry, record)
+    note_use(entry)
     problems = {int(row): problem for row, problem in record["problems"].items()}
     pixels = arrays["pixels"].reshape(-1, 3, side, side)
     return Store(pixels, arrays["damaged"].astype(np.bool_), problems)
@@ -146,12 +155,16 @@ def make_room(needed: int, entry: Path) -> None:
     What another process has mapped stays readable for it. Raises DataError where the disk is full.
     """
     limit = most_bytes()
-    folders = sorted(entry.parent.glob("pixels-*"), key=_last_use)
+    for left in entry.parent.glob(".*.part"):  # by killed commands
+        if not is_held(left):
+            shutil.rmtree(left, ignore_errors=True)
+    listings = entry.parent.glob("listing-*")
+    folders = sorted([*entry.parent.glob("pixels-*"), *listings], key=_last_use)
     sizes = {folder: _size(folder) for folder in folders if folder != entry}
     for folder in folders:
         if sum(sizes.values()) + needed <= limit:
             break
-        if folder in sizes and not is_held(folder):
+        if folder in sizes:
             shutil.rmtree(folder, ignore_errors=True)
             del sizes[folder]
     free = shutil.disk_usage(entry.parent).free
