@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import string
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +90,44 @@ def test_every_tool_makes_the_same_ids(learned: CaptionTokenizer, tmp_path: Path
     shorter = load_caption_tokenizer(tmp_path / "tokenizer.json", 4)
     assert shorter.encode(TEXTS).shape == (len(TEXTS), 4)
     assert (shorter.encode(TEXTS)[:, -1] == 1).all()
+
+
+PACKAGE = Path(sys.prefix) / "node/node_modules/@huggingface/transformers/dist"
+SCRIPT = """
+const [dist, folder, name, texts] = process.argv.slice(1);
+const { AutoTokenizer, env } = await import(`${dist}/transformers.node.mjs`);
+env.allowRemoteModels = false;
+env.localModelPath = folder;
+const tokenizer = await AutoTokenizer.from_pretrained(name);
+const options = { padding: "max_length", truncation: true, return_tensor: false };
+console.log(JSON.stringify(JSON.parse(texts).map((text) => tokenizer(text, options).input_ids)));
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not PACKAGE.is_dir(), reason="there is no transformers.js"
+)
+def test_transformers_js_makes_the_same_ids(learned: CaptionTokenizer, tmp_path: Path) -> None:
+    texts = [text for text in TEXTS if len(text) < 40]
+    texts += [
+        "\u0130stanbul \u03a3\u0391\u03a3",
+        "a\u00a0b\u2003c",
+        "\ufeffx",
+        "\x1cq\x85z",
+        "\U0001f44d ok",
+    ]
+    (tmp_path / "tokenizer").mkdir()
+    learned.save_folder(tmp_path / "tokenizer")
+    arguments = [str(PACKAGE), f"{tmp_path}/", "tokenizer", json.dumps(texts)]
+    command = ["node", "--input-type=module", "-e", SCRIPT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = np.array(json.loads(done.stdout))
+    ours = learned.encode(texts)
+    cut = ours[:, -2] != 1  # it cuts the end token off
+    np.testing.assert_array_equal(rows[~cut], ours[~cut])
+    np.testing.assert_array_equal(rows[:, :-1], ours[:, :-1])
+    assert (~cut).sum() > 4
 
 
 def test_a_tokenizer_of_ones_own(tmp_path: Path) -> None:
