@@ -34,6 +34,7 @@ from rinsc.verbs.bench_pictures import PicturesReport as PicturesReport
 from rinsc.verbs.export import export as export
 from rinsc.verbs.forms import Exported as Exported
 from rinsc.verbs.forms import HfForm as HfForm
+from rinsc.verbs.forms import PlainForm as PlainForm
 from rinsc.verbs.forms import TorchForm as TorchForm
 from rinsc.verbs.generate import Generation as Generation
 from rinsc.verbs.generate import generate as generate

@@ -17,7 +17,7 @@ from rinsc.verbs.models import is_run
 
 if TYPE_CHECKING:
     from rinsc.backends.onnx.form import OnnxForm, RoundsForm
-    from rinsc.verbs.forms import Exported, HfForm, TorchForm
+    from rinsc.verbs.forms import Exported, HfForm, PlainForm, TorchForm
     from rinsc.verbs.reports import QualityReport
 
 
@@ -145,7 +145,7 @@ def compile_(
     model: ModelArgument,
     /,
     *,
-    to: Literal["torch", "onnx", "hf"],
+    to: Literal["torch", "onnx", "hf", "llama"],
     output: Annotated[str, Parameter(name=("--output", "-o"))],
     options: ModelOptions = NO_OPTIONS,
     rounds: RoundsOption = (),
@@ -169,6 +169,8 @@ def compile_(
         The file to write. In ONNX a name without a suffix, or with a slash at its end, is that of
         a model folder: model.onnx, its weights and the run's tokenizer.
         For hf it is a folder that loads with trust_remote_code=True where there is no rinsc.
+        For llama it is a folder of a class of transformers, such as Llama or Qwen3, without code: a
+        layer that runs twice stands there twice.
         Two towers of SigLIP become a SiglipModel there, and three ONNX files for transformers.js.
     rounds
         Write so many rounds out, as 3, or A=2 for one repeat; dynamic makes them a run-time input.
@@ -187,14 +189,14 @@ def compile_(
         Print what was written, and the loss, as JSON.
     """
     from rinsc.verbs.export import export
-    from rinsc.verbs.forms import HfForm, TorchForm
+    from rinsc.verbs.forms import HfForm, PlainForm, TorchForm
 
     spec = options.any_spec(model)
     source = Path(model) if is_run(model) else spec
     written_out: RoundsForm = "dynamic" if rounds == ("dynamic",) else parse_rounds(rounds)
     plain = None if isinstance(written_out, str) else written_out
 
-    def write(form: OnnxForm | TorchForm | HfForm, **settings: Any) -> Exported:
+    def write(form: OnnxForm | TorchForm | HfForm | PlainForm, **settings: Any) -> Exported:
         return export(
             *(source, output, form),
             weights=weights,
@@ -207,6 +209,12 @@ def compile_(
     if to == "torch":
         onnx.refuse("PyTorch source", weights=weights)
         done = write(TorchForm(plain, cache))
+    elif to == "llama":
+        onnx.refuse("a plain model of transformers", cache=cache)
+        if written_out == "dynamic":
+            message = "a plain model of transformers has its rounds written out"
+            raise UsageError("usage", message, hint="write --rounds 2, or --to hf")
+        done = write(PlainForm(plain))
     elif to == "hf":
         onnx.refuse("a model of transformers", cache=cache)
         done = write(HfForm(plain, dial=written_out == "dynamic"))

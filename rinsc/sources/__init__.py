@@ -12,6 +12,7 @@ from rinsc.errors import SpecError
 from rinsc.sources.family import (
     Family,
     config_from_spec,
+    executed_tensors,
     spec_from_config,
     tensor_names,
     tensors_by_our_names,
@@ -33,6 +34,7 @@ from rinsc.sources.qwen2 import QWEN2
 from rinsc.sources.qwen3 import QWEN3
 from rinsc.sources.siglip import ALIKE, SIGLIP
 from rinsc.sources.smollm3 import SMOLLM3
+from rinsc.sources.stored import stacked
 from rinsc.sources.towers import (
     TowersFamily,
     towers_config_from_graph,
@@ -68,8 +70,10 @@ __all__ = [
     "TowersFamily",
     "any_family_of",
     "config_from_spec",
+    "executed_tensors",
     "family_of",
     "spec_from_config",
+    "stacked",
     "tensor_names",
     "tensors_by_our_names",
     "tensors_by_their_names",

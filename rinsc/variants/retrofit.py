@@ -296,14 +296,20 @@ def _spec(source: ModelSpec, signature: Signature, groups: Sequence[Layers]) -> 
     for table in settings.values():
         pattern = table.get("pattern")
         if isinstance(pattern, str):
-            letters = "".join(pattern[group[0] % len(pattern)] for group in groups)
-            table["pattern"] = pattern if _repeats(pattern, letters) else letters
+            table["pattern"] = pattern_of(pattern, [group[0] for group in groups])
     values["settings"] = settings
     return spec_from_values({key: value for key, value in values.items() if value is not None})
 
 
-def _repeats(pattern: str, letters: str) -> bool:
-    return all(pattern[i % len(pattern)] == letter for i, letter in enumerate(letters))
+def pattern_of(pattern: str, layers: Sequence[int]) -> str:
+    """The pattern of a stack that has these layers of another one, which has ``pattern``.
+
+    >>> pattern_of("lllg", [0, 1, 2, 3]), pattern_of("lllg", [0, 1, 3, 3])
+    ('lllg', 'llgg')
+    """
+    letters = "".join(pattern[layer % len(pattern)] for layer in layers)
+    own = (pattern * len(letters))[: len(letters)]
+    return pattern if letters == own else letters
 
 
 def _check_same_layers(plan: Retrofit) -> None:

@@ -24,6 +24,7 @@ from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import rounded_bytes
 from rinsc.spec import TowersSpec
 from rinsc.storage.files import check_writable, read_json, write_atomically
+from rinsc.verbs.export_plain import export_plain
 from rinsc.verbs.export_towers import export_towers
 from rinsc.verbs.forms import (
     FORMS,
@@ -31,6 +32,7 @@ from rinsc.verbs.forms import (
     Exported,
     Form,
     HfForm,
+    PlainForm,
     TorchForm,
     check_no_run,
     hf_facts,
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 def export(
     model: object,
     path: str | os.PathLike[str],
-    form: Form | Literal["onnx", "torch", "hf"] = "onnx",
+    form: Form | Literal["onnx", "torch", "hf", "llama"] = "onnx",
     *,
     weights: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -97,6 +99,10 @@ def export(
     }
     spec: object = source.spec
     if isinstance(spec, TowersSpec):
+        if isinstance(chosen, PlainForm):
+            message = f"{spec.text!r} has several towers, and plain folders hold language models"
+            hint = f"write {setting('form=HfForm()', '--to hf')}: a SiglipModel where it is one"
+            raise UsageError("several-towers", message, hint=hint)
         refused = [name for name, value in onnx_settings.items() if value]
         return export_towers(
             *(source, spec, text, chosen, shown), refused=refused, overwrite=overwrite
@@ -106,6 +112,8 @@ def export(
     _check_rounds(source, chosen)
     if isinstance(chosen, TorchForm):
         return _export_torch(source, text, chosen, shown, overwrite=overwrite)
+    if isinstance(chosen, PlainForm):
+        return export_plain(source, Path(text), chosen, shown, overwrite=overwrite)
     if isinstance(chosen, HfForm):
         return export_hf(source, Path(text), chosen, shown, overwrite=overwrite)
     from rinsc.verbs.export_onnx import OnnxExport

@@ -27,7 +27,7 @@ from rinsc.storage.files import (
 )
 from rinsc.storage.folders import folder_aside
 from rinsc.verbs.carried import CARRIED, carried
-from rinsc.verbs.forms import FRESH, Exported, Form, HfForm, check_no_run, said_written
+from rinsc.verbs.forms import FRESH, Exported, Form, HfForm, TorchForm, check_no_run, said_written
 from rinsc.verbs.models import Model, own_rounds
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def export_towers(
     is_folder = isinstance(form, HfForm) or (
         isinstance(form, OnnxForm) and (path.is_dir() or not path.suffix)
     )
-    if not isinstance(form, OnnxForm | HfForm):
+    if isinstance(form, TorchForm):
         settings += ["cache"] * form.cache + ["rounds"] * (form.rounds is not None)
         settings += ["weights"] * (model.weights is not None)
     if not is_folder:

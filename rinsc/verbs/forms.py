@@ -63,8 +63,24 @@ class HfForm:
     dial: bool = False
 
 
-Form: TypeAlias = OnnxForm | TorchForm | HfForm
-FORMS: Mapping[str, type[Form]] = {"onnx": OnnxForm, "torch": TorchForm, "hf": HfForm}
+@dataclass(frozen=True)
+class PlainForm:
+    """A folder of a class of transformers, such as Llama, which every engine loads without code.
+
+    ``rounds`` are written out: a layer that runs twice stands there twice. None means those that
+    the signature writes.
+    """
+
+    rounds: Rounds = None
+
+
+Form: TypeAlias = OnnxForm | TorchForm | HfForm | PlainForm
+FORMS: Mapping[str, type[Form]] = {
+    "onnx": OnnxForm,
+    "torch": TorchForm,
+    "hf": HfForm,
+    "llama": PlainForm,
+}
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,13 @@ def retrofit(
         tensors = _renamed(plan, before)
         gap = _gap(plan, before, tensors) if plan.is_exact else None
         written = write_model(
-            *(plan.spec, tensors, _token_ids(folder.path), carried(folder.path), output),
+            *(
+                plan.spec,
+                tensors,
+                _token_ids(folder.path),
+                carried(folder.path, without_code=True),
+                output,
+            ),
             precision=next(iter(before.values())).dtype,
             progress=shown,
         )

@@ -241,7 +241,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, text in enumerate(texts):
         (tmp_path / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
     commands = re.findall(r"^\$ rinsc (.+)$", PAGE, re.MULTILINE)
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         small = ("--batch", "2") if command.startswith("train") else ()
         done = run_cli(*shlex.split(command), *small)
