@@ -93,11 +93,6 @@ def _line(axes: Axes, index: int, x: Sequence[float], y: Sequence[float]) -> Non
     axes.plot(x, y, linewidth=2, markersize=5, clip_on=False, **_style(index))
 
 
-def _ring(axes: Axes, index: int, x: float, y: float) -> None:
-    colour = _style(index)["color"]
-    axes.plot(x, y, "o", markersize=13, fillstyle="none", color=colour, markeredgewidth=1.8)
-
-
 def _name_lines(axes: Axes, ends: Sequence[tuple[str, float, float]]) -> None:
     """Name and last value right of each line's end, moved apart where they would overlap."""
     low, high = axes.get_ylim()
@@ -310,16 +305,8 @@ def draw_evaluation(
     if chance is not None:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.axhline(chance, color=COLOURS[1], linestyle="--", linewidth=1.4)
-        where = (1, chance)
-        axes.annotate(
-            *("by chance", where),
-            xycoords=("axes fraction", "data"),
-            xytext=(-4, 5),
-            textcoords="offset points",
-            ha="right",
-            fontsize=11,
-            color=COLOURS[1],
-        )
+        style = {"ha": "right", "va": "bottom", "fontsize": 11, "color": COLOURS[1]}
+        axes.text(axes.get_xlim()[1], chance, "by chance", **style)
     axes.spines["top"].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda flops, _: with_unit(flops)))
     save(figure, path)

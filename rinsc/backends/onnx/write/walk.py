@@ -71,8 +71,7 @@ def exit_loop(
         go_on = make_value(op.scoped("go_on"), (), BOOL)
         state = make_value(op.scoped("x"), shape_of(x), op.real)
         count = make_value(op.scoped("count"), (), INT64)
-        past: list[ir.Value] = []
-        later: list[ir.Value] = []
+        past, later = list[ir.Value](), list[ir.Value]()
         inner = recorded(slots, past)
         with op.body() as nodes:
             after = walk.round(loop, entry, walk.adapter_index(loop, trip), state, inner)
