@@ -101,7 +101,7 @@ class EvalReport:
 
     def _repr_html_(self) -> str:
         """The rows, what they were measured on, and the verdict, for notebooks."""
-        heads = ("rounds", *(figure.head for figure in self.figures), "FLOPs per token")
+        heads = ("rounds", *(figure.head for figure in self.figures), f"FLOPs per {self.unit}")
         rows = [
             (
                 row.name,
@@ -111,7 +111,12 @@ class EvalReport:
             for row in self.rows
         ]
         verdict = "" if self.verdict is None else f"<p>{escape(self.verdict.text)}</p>"
-        return f"<div>{html_table(heads, rows)}<p>{escape(self.measured_on)}</p>{verdict}</div>"
+        matches = ""
+        if self.matched_on:
+            table, lines = matches_table(self.rows), matched_words(self.matched_on)
+            matches = html_table(table.heads, table.rows) + f"<p>{escape('; '.join(lines))}</p>"
+        measured = f"<p>{escape(self.measured_on)}</p>"
+        return f"<div>{html_table(heads, rows)}{measured}{matches}{verdict}</div>"
 
     @property
     def figures(self) -> Sequence[Figure]:

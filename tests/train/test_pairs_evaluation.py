@@ -115,6 +115,9 @@ def test_accuracy_is_that_of_the_plain_loop(run: Path, classes: Path, tmp_path: 
     assert report.rows[1].is_trained
     assert report.rows[1].zero_shot is not None
     assert report.rows[1].zero_shot.value > 0.7
+    shown = report._repr_html_()
+    assert "by chance" in shown
+    assert f"{100 * report.rows[1].zero_shot.value:.2f} %" in shown
     facts = json.loads((tmp_path / "eval.json").read_text())
     assert facts["zero_shot"]["classes"] == names
     assert facts["rows"][1]["zero_shot"]["value"] == report.rows[1].zero_shot.value
