@@ -88,8 +88,12 @@ def tower_specs(
     options: bool = True,
     kinds: Iterable[str] = tuple(KINDS),
     head_dims: Sequence[int] = (2, 4, 6),
+    paired: bool = False,
 ) -> TowersSpec:
-    """Two towers: of one kind and width where they share blocks, of any where they do not."""
+    """Two towers: of one kind and width where they share blocks, of any where they do not.
+
+    Those that are ``paired`` are SigLIP's, whatever the kinds.
+    """
     texts = signatures(max_visits=max_visits, sizes=False, degrees=False, options=options)
     one, other = (draw(texts).partition("@")[0] for _ in range(2))
     shares = draw(st.booleans())
@@ -101,8 +105,9 @@ def tower_specs(
     ]
     # Layers that go by their number in the stack are seldom the same ones in two towers.
     own = sorted(set(kinds) - {VARIED}) if shares else sorted(kinds)
-    first = _tower(draw, own, head_dims)
-    second = _tower(draw, [str(first["kind"])] if shares else own, head_dims)
+    first = _tower(draw, ["siglip_image"] if paired else own, head_dims)
+    others = ["siglip_text"] if paired else [str(first["kind"])] if shares else own
+    second = _tower(draw, others, head_dims)
     if shares:
         second |= {key: first[key] for key in second if key not in FRAME_KEYS}
     if (first["kind"], second["kind"]) == ("siglip_image", "siglip_text"):

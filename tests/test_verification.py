@@ -51,6 +51,18 @@ def test_every_form_of_towers_agrees(spec: TowersSpec) -> None:
     }
 
 
+@settings(max_examples=3)
+@given(tower_specs(max_visits=4, paired=True))
+def test_every_form_of_pictures_and_texts_agrees(spec: TowersSpec) -> None:
+    """With every option of blocks and repeats in either tower, and blocks that both share."""
+    rows = verify(spec)
+    assert failures(rows) == set(), [row for row in rows if not row.passed]
+    assert {row.right for row in rows if row.measure == "logits"} == {
+        "ONNX, dial",
+        "ONNX, unrolled",
+    }
+
+
 def test_other_weights_of_a_shared_block_are_seen_in_both_towers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
