@@ -110,12 +110,16 @@ class ModelOptions:
     def names_vocabulary(self, model: str) -> bool:
         """Whether the size of the vocabulary is given: as an option, in a file or by a run."""
         from rinsc.spec.reading import read_toml
+        from rinsc.syntax.parser import has_towers
 
         if self.vocab_size is not None:
             return True
         if model.endswith(".toml"):
-            return "vocab_size" in read_toml(Path(model))
-        return not is_signature(model)
+            values = read_toml(Path(model))
+            towers = values.get("towers")
+            tables = towers.values() if isinstance(towers, Mapping) else ()
+            return any("vocab_size" in one for one in (values, *tables) if isinstance(one, Mapping))
+        return not (is_signature(model) or has_towers(model))
 
     def signed(self, model: str) -> str:
         """What says the signature of a model: itself, or what replaces that of a file."""

@@ -214,17 +214,13 @@ def train(
         OBJECTIVES[chosen["objective"]].check_model(spec)
     with quick_imports():
         require(*TO_TRAIN)
-        from rinsc.spec import ModelSpec
         from rinsc.training.budget import run_config
         from rinsc.training.devices import find_devices
-        from rinsc.training.start import planned_run, vocabulary_of
+        from rinsc.training.start import planned_run, with_vocabulary
     gc.freeze()  # what is imported stays until the command ends
 
-    reads_text = tokenizer is not None and isinstance(spec, ModelSpec)
-    if reads_text and not options.names_vocabulary(model):
-        assert tokenizer is not None
-        assert isinstance(spec, ModelSpec)
-        spec = dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
+    if tokenizer is not None and not options.names_vocabulary(model):
+        spec = with_vocabulary(spec, tokenizer, source)
     with option_values(OPTION_OF_SETTING):
         baseline = None if match is None else any_spec_like(spec, match, {})
         config = run_config(spec, chosen, budgets, baseline)

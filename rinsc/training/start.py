@@ -376,12 +376,24 @@ def _spec(
     if path is not None:
         return model_spec(path)
     model = str(model)
+    spec: AnySpec
     if has_towers(model):
-        return model_spec(model, preset=DEFAULT_TOWERS, **dimensions)
-    if source is not None:
+        spec = model_spec(model, preset=DEFAULT_TOWERS, **dimensions)
+    elif source is not None:
         spec = spec_from(source.spec, parse(model))
     else:
         spec = model_spec(model, preset=DEFAULT_PRESET, **dimensions)
-    if tokenizer is None:
+    return spec if tokenizer is None else with_vocabulary(spec, tokenizer, source)
+
+
+def with_vocabulary(spec: AnySpec, tokenizer: Path, source: Source | None) -> AnySpec:
+    """The spec with as many tokens as the tokenizer has, of two towers that of texts; raises
+    DataError."""
+    if isinstance(spec, ModelSpec):
+        return dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
+    if spec.pairing is None:
         return spec
-    return dataclasses.replace(spec, vocab_size=vocabulary_of(tokenizer, source))
+    _, text = paired_towers(spec)
+    count = load_caption_tokenizer(tokenizer, text.context).vocab_size
+    sized = dataclasses.replace(text, vocab_size=count)
+    return TowersSpec(spec.signature, tuple(sized if one is text else one for one in spec.specs))

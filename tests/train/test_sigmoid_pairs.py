@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import rinsc
 from rinsc import RinscError, build_graph, towers_spec
 from rinsc.cost.flops import training_flops, training_join_flops
+from rinsc.data.pairs.captions import load_caption_tokenizer, train_caption_tokenizer
 from rinsc.objectives.pair_loss import pair_loss
 from rinsc.objectives.sigmoid_pairs import GROUP, retrieved
 from rinsc.training.checkpoint import checkpoints, remove_checkpoints
@@ -28,6 +29,7 @@ from rinsc.training.config import TrainConfig
 from rinsc.training.metrics import read_metrics
 from rinsc.training.run_folder import RunFolder
 from rinsc.training.schedules import Depths
+from tests.cli.command_line import run_cli
 from tests.torch.test_siglip import PLAIN, inputs, our_weights_of_gradients, twins
 
 START = (torch.tensor([2.302585]), torch.tensor([-10.0]))
@@ -271,3 +273,32 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 
 def test_the_objective_follows_from_the_data() -> None:
     assert TrainConfig().objective == "next_token"
+
+
+def test_a_tokenizer_of_ones_own_gives_the_size_of_the_vocabulary(
+    pictures: str, tmp_path: Path
+) -> None:
+    captions = [f"a picture of the number {number}" for number in range(40)]
+    train_caption_tokenizer(captions, 270, 6).save_folder(tmp_path)
+    sizes = ("--layers", "2", "--width", "16", "--heads", "2", "--mlp-width", "24")
+    command = (
+        "train",
+        "image: AB, text: CD",
+        "--preset",
+        "siglip-tiny",
+        *sizes,
+        "--data",
+        pictures,
+    )
+    more = ("--tokenizer", str(tmp_path), "--steps", "1", "--batch", "4", "--device", "cpu")
+    own = load_caption_tokenizer(tmp_path, 6)
+    for given_size, expected in (((), own.vocab_size), (("--vocab-size", "300"), 300)):
+        output = tmp_path / f"run{expected}"
+        done = run_cli(*command, *more, *given_size, "-o", str(output))
+        assert done.status == 0, done.err
+        spec = rinsc.towers_spec(output / "model.toml")
+        assert spec.towers["text"].vocab_size == expected
+        saved = load_caption_tokenizer(output, 16)
+        assert (
+            saved.encode(captions) == load_caption_tokenizer(tmp_path, 16).encode(captions)
+        ).all()
