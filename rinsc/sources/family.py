@@ -37,6 +37,10 @@ DESCRIPTIONS = frozenset(  # keys that say where a config is from, or how text i
         *("_attn_implementation_autoset", "attn_implementation", "cache_implementation"),
     )
 )
+LISTS = frozenset(("layer_types", "no_rope_layers"))
+TABLES = frozenset(("rope_parameters", "rope_scaling"))
+SWITCHES = frozenset(("use_sliding_window", "skip_loop_final_norm"))
+LARGEST, MOST_LAYERS = 1e15, 100000  # more is no model's, and would be counted for hours
 FUNCTIONS = {  # what configs call a function of elements, and what we call it
     "silu": "silu",
     "swish": "silu",
@@ -341,6 +345,7 @@ def _layer_prefixes(graph: BlockGraph) -> Iterator[str]:
 def config_problems(family: Family, config: Config) -> Iterator[Problem]:
     """Keys that are missing, that our kind does not compute, and that are not known."""
     yield from _missing(family, config)
+    yield from _ill_typed(family, config)
     yield from _unsupported(family, config)
     yield from _unknown(family, config)
 
@@ -349,6 +354,32 @@ def _missing(family: Family, config: Config) -> Iterator[Problem]:
     for key in family.dimensions.values():
         if config.get(key) is None and key not in family.defaults:
             yield problem("missing-key", f"the config does not say '{key}'", key)
+
+
+def _ill_typed(family: Family, config: Config) -> Iterator[Problem]:
+    """Values that ``more`` could not read."""
+    for key in sorted(family.read_elsewhere & config.keys()):
+        value = config[key]
+        if key in LISTS:
+            sound, what = isinstance(value, list), "a list"
+        elif key in TABLES or key in SWITCHES:
+            continue
+        else:
+            sound, what = is_number(value), "a number above 0"
+        if value is not None and not sound:
+            yield problem("bad-type", f"'{key}' is {value!r:.60}, and must be {what}", key)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is one above 0, and no larger than any model's."""
+    own = isinstance(value, int | float) and not isinstance(value, bool)
+    return own and 0 < value < LARGEST  # type: ignore[operator]
+
+
+def layer_count(config: Config) -> int:
+    """The layers of a stack; 0 where the config says no number of them."""
+    layers = config.get("num_hidden_layers")
+    return layers if type(layers) is int and 0 < layers <= MOST_LAYERS else 0
 
 
 def _unsupported(family: Family, config: Config) -> Iterator[Problem]:

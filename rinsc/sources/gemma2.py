@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rinsc.sources.family import Config
+from rinsc.errors import SpecError
+from rinsc.sources.family import Config, layer_count, problem
 from rinsc.sources.gemma import DEFAULT_HEAD, GEMMA, SETTINGS
 from rinsc.sources.llama import BIASES, LLAMA, OUTPUT_NORMS, TRAINING, own_head
 from rinsc.sources.mistral import window_of
@@ -28,14 +29,16 @@ SCORE_CAP, LOGIT_CAP = 50.0, 30.0
 
 def every_other(config: Config, period: int) -> list[str]:
     """Windows in all layers but the last of every ``period``."""
-    layers = config.get("num_hidden_layers")
-    count = layers if isinstance(layers, int) else 0
+    count = layer_count(config)
     return [SLIDING if (index + 1) % period else FULL for index in range(count)]
 
 
 def scores(config: Config, head_dim: int | None) -> dict[str, Any]:
     """What products of queries and keys are multiplied by, 0 for what it is by default."""
     scalar = config.get("query_pre_attn_scalar", DEFAULT_SCALAR)
+    if scalar is None:
+        message = "the config does not say 'query_pre_attn_scalar'"
+        raise SpecError.of(problem("missing-key", message, "query_pre_attn_scalar"))
     return {"score_scale": 0.0 if scalar == head_dim else float(scalar) ** -0.5}
 
 

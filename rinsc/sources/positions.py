@@ -13,7 +13,7 @@ from typing import Any
 
 from rinsc.errors import SpecError
 from rinsc.layers.rope_scaling import SETTINGS, read_scaling, scaling_text
-from rinsc.sources.family import problem, shortest_pattern
+from rinsc.sources.family import is_number, layer_count, problem, shortest_pattern
 from rinsc.spec import ModelSpec
 
 Config = Mapping[str, Any]
@@ -36,6 +36,9 @@ def rotation(config: Config, own: object, default_theta: float) -> tuple[float, 
     theta = table.get(THETA, config.get(THETA))
     theta = default_theta if theta is None else theta
     fraction = table.get(FRACTION, config.get(FRACTION))
+    for name, number in ((THETA, theta), (FRACTION, fraction)):
+        if number is not None and not is_number(number):
+            raise _unscaled(f"'{name}' of rotary positions is {number!r:.40}, no number above 0")
     if kind == "default":
         values.pop(ORIGINAL, None)  # which only says where a scaling would begin
         if values:
@@ -138,8 +141,8 @@ def windows(config: Config, types: Sequence[str], letters: Mapping[str, str]) ->
     """The settings of layers of these types: ``letters`` are those of a pattern for each type."""
     own = config.get("layer_types")
     names = list(types) if own is None else own
-    layers = config.get("num_hidden_layers")
-    wrong = not isinstance(names, list) or any(name not in letters for name in names)
+    layers = layer_count(config)
+    wrong = not isinstance(names, list) or any(str(name) not in letters for name in names)
     if wrong or len(names) != layers:
         message = f"'layer_types' must name {layers} layers, each {' or '.join(letters)}"
         raise SpecError.of(problem("unsupported-value", message, "layer_types"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rinsc.sources.family import Config
+from rinsc.sources.family import Config, layer_count
 from rinsc.sources.llama import LLAMA, TRAINING
 from rinsc.sources.mistral import window_of
 from rinsc.sources.positions import (
@@ -31,10 +31,9 @@ def upper_windows(config: Config) -> dict[str, Any]:
     window = config.get("sliding_window", DEFAULT_WINDOW)
     window = window if config.get("use_sliding_window", False) else None
     first = config.get("max_window_layers", DEFAULT_FIRST)
-    layers = config.get("num_hidden_layers")
+    first = DEFAULT_FIRST if first is None else first
     types = [
-        FULL if window is None or index < first else SLIDING
-        for index in range(layers if isinstance(layers, int) else 0)
+        FULL if window is None or index < first else SLIDING for index in range(layer_count(config))
     ]
     return windows({**config, "sliding_window": window}, types, LETTERS)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rinsc.errors import SpecError
-from rinsc.sources.family import Config, problem
+from rinsc.sources.family import Config, layer_count, problem
 from rinsc.sources.llama import LLAMA, TRAINING
 from rinsc.sources.mistral import window_of
 from rinsc.sources.positions import (
@@ -27,9 +27,8 @@ LETTERS = {(True, FULL): "g", (True, SLIDING): "l", (False, FULL): "n", (False, 
 
 
 def _more(config: Config) -> dict[str, Any]:
-    layers = config.get("num_hidden_layers")
-    count = layers if isinstance(layers, int) else 0
-    interval = config.get("no_rope_layer_interval", INTERVAL)
+    count = layer_count(config)
+    interval = config.get("no_rope_layer_interval") or INTERVAL
     rotated = config.get("no_rope_layers")
     if rotated is None:
         rotated = [(index + 1) % interval != 0 for index in range(count)]

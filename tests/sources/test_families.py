@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from rinsc import verify
+from rinsc import fingerprint, verify
 from rinsc.backends.hf import causal_lm
 from rinsc.backends.onnx import Session, to_onnx
 from rinsc.backends.torch import to_torch
@@ -125,15 +127,18 @@ def config_of(case: str) -> PretrainedConfig:
 
 
 def theirs_of(case: str) -> Any:
+    return theirs_with(config_of(case))
+
+
+def theirs_with(config: PretrainedConfig) -> Any:
+    """Their model, with weights of which none is like another."""
     torch.manual_seed(3)
     auto: Any = AutoModelForCausalLM
     # Only eager attention of theirs caps scores.
-    model = auto.from_config(config_of(case), attn_implementation="eager").eval()
+    model = auto.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():  # norms and biases too, so that a swap would show
             parameter.copy_(0.2 * torch.randn(parameter.shape))
-            if "norm" in case and parameter.ndim == 1:
-                parameter.add_(1)
     return model
 
 
@@ -145,7 +150,11 @@ def written(config: PretrainedConfig) -> dict[str, Any]:
 
 def both(case: str, signature: str = "A") -> tuple[Family, ModelSpec, Any, Any]:
     """The family, our spec, our module with their weights, and their model."""
-    theirs = theirs_of(case)
+    return read(theirs_of(case), signature)
+
+
+def read(theirs: Any, signature: str) -> tuple[Family, ModelSpec, Any, Any]:
+    """What is read of a model of transformers, and the model."""
     config = written(theirs.config)
     family = family_of(config)
     spec = spec_from_config(family, config, signature)
@@ -291,3 +300,52 @@ def test_onnx_with_and_without_fused_operators_has_the_tokens_of_the_class(case:
         np.testing.assert_allclose(session.logits(IDS.numpy()), expected, atol=2e-4, rtol=2e-4)
         new = session.generate(prompt, 9)
         assert [*prompt, *new] == tokens[0].tolist()
+
+
+TYPES = st.lists(st.sampled_from(["full_attention", "sliding_attention"]), min_size=4, max_size=4)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> PretrainedConfig:
+    """A config of a family with values that no published model need have."""
+    kv_heads = draw(st.integers(1, 2))
+    own: dict[str, Any] = {
+        **SIZES,
+        "num_key_value_heads": kv_heads,
+        "num_attention_heads": kv_heads * draw(st.integers(1, 2)),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+    own |= {"hidden_size": own["num_attention_heads"] * draw(st.sampled_from([8, 12]))}
+    bias, window = draw(st.booleans()), draw(st.integers(1, 30))
+    head = {"head_dim": draw(st.sampled_from([6, 16]))}
+    types = {"layer_types": draw(TYPES), "sliding_window": window}
+    kind, more = draw(
+        st.sampled_from(
+            [
+                (hf.LlamaConfig, head | {"attention_bias": bias, "mlp_bias": not bias}),
+                (hf.MistralConfig, head | {"sliding_window": window}),
+                (hf.Qwen2Config, types | {"use_sliding_window": True}),
+                (hf.Qwen3Config, head | types | {"use_sliding_window": True}),
+                (hf.Gemma2Config, head | types | {"attention_bias": bias}),
+                (hf.Gemma3TextConfig, head | types | {"query_pre_attn_scalar": window}),
+                (hf.Olmo3Config, types | {"attention_bias": bias}),
+                (
+                    hf.SmolLM3Config,
+                    {"no_rope_layers": [window % 2, 1, 0, int(bias)], "mlp_bias": bias},
+                ),
+            ]
+        )
+    )
+    return kind(**{**own, **more})
+
+
+@given(config=configs(), signature=st.sampled_from(["A", "A[1]B[3]"]))
+@settings(max_examples=25, deadline=None)
+def test_drawn_configs_give_their_logits_and_come_back(
+    config: PretrainedConfig, signature: str
+) -> None:
+    family, spec, ours, theirs = read(theirs_with(config), signature)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(IDS), theirs(IDS).logits, atol=1e-4, rtol=1e-4)
+    again = type(config)(**config_from_spec(family, spec), pad_token_id=0)
+    assert fingerprint(spec_from_config(family, written(again))) == fingerprint(spec)
