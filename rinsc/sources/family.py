@@ -38,8 +38,15 @@ DESCRIPTIONS = frozenset(  # keys that say where a config is from, or how text i
     )
 )
 LISTS = frozenset(("layer_types", "no_rope_layers"))
-TABLES = frozenset(("rope_parameters", "rope_scaling"))
-SWITCHES = frozenset(("use_sliding_window", "skip_loop_final_norm"))
+NUMBERS = frozenset(
+    (
+        *("head_dim", "sliding_window", "max_window_layers", "sliding_window_pattern", "n_inner"),
+        *("rope_theta", "rope_local_base_freq", "partial_rotary_factor", "rotary_pct"),
+        *("rotary_emb_base", "original_max_position_embeddings", "no_rope_layer_interval"),
+        *("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
+        *("total_ut_steps", "num_loops", "kv_channels"),
+    )
+)
 LARGEST, MOST_LAYERS = 1e15, 100000  # more is no model's, and would be counted for hours
 FUNCTIONS = {  # what configs call a function of elements, and what we call it
     "silu": "silu",
@@ -358,14 +365,11 @@ def _missing(family: Family, config: Config) -> Iterator[Problem]:
 
 def _ill_typed(family: Family, config: Config) -> Iterator[Problem]:
     """Values that ``more`` could not read."""
-    for key in sorted(family.read_elsewhere & config.keys()):
+    for key in sorted(family.read_elsewhere & (LISTS | NUMBERS) & config.keys()):
         value = config[key]
+        sound, what = is_number(value), "a number above 0"
         if key in LISTS:
             sound, what = isinstance(value, list), "a list"
-        elif key in TABLES or key in SWITCHES:
-            continue
-        else:
-            sound, what = is_number(value), "a number above 0"
         if value is not None and not sound:
             yield problem("bad-type", f"'{key}' is {value!r:.60}, and must be {what}", key)
 

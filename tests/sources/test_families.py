@@ -319,24 +319,22 @@ def configs(draw: st.DrawFn) -> PretrainedConfig:
     bias, window = draw(st.booleans()), draw(st.integers(1, 30))
     head = {"head_dim": draw(st.sampled_from([6, 16]))}
     types = {"layer_types": draw(TYPES), "sliding_window": window}
-    kind, more = draw(
-        st.sampled_from(
-            [
-                (hf.LlamaConfig, head | {"attention_bias": bias, "mlp_bias": not bias}),
-                (hf.MistralConfig, head | {"sliding_window": window}),
-                (hf.Qwen2Config, types | {"use_sliding_window": True}),
-                (hf.Qwen3Config, head | types | {"use_sliding_window": True}),
-                (hf.Gemma2Config, head | types | {"attention_bias": bias}),
-                (hf.Gemma3TextConfig, head | types | {"query_pre_attn_scalar": window}),
-                (hf.Olmo3Config, types | {"attention_bias": bias}),
-                (
-                    hf.SmolLM3Config,
-                    {"no_rope_layers": [window % 2, 1, 0, int(bias)], "mlp_bias": bias},
-                ),
-            ]
-        )
-    )
-    return kind(**{**own, **more})
+    choices: list[tuple[Any, dict[str, Any]]] = [
+        (hf.LlamaConfig, head | {"attention_bias": bias, "mlp_bias": not bias}),
+        (hf.MistralConfig, head | {"sliding_window": window}),
+        (hf.Qwen2Config, types | {"use_sliding_window": True}),
+        (hf.Qwen3Config, head | types | {"use_sliding_window": True}),
+        (hf.Gemma2Config, head | types | {"attention_bias": bias}),
+        (hf.Gemma3TextConfig, head | types | {"query_pre_attn_scalar": window}),
+        (hf.Olmo3Config, types | {"attention_bias": bias}),
+        (
+            hf.SmolLM3Config,
+            {"no_rope_layers": [window % 2, 1, 0, int(bias)], "mlp_bias": bias},
+        ),
+    ]
+    kind, more = draw(st.sampled_from(choices))
+    config: PretrainedConfig = kind(**{**own, **more})
+    return config
 
 
 @given(config=configs(), signature=st.sampled_from(["A", "A[1]B[3]"]))
@@ -347,5 +345,6 @@ def test_drawn_configs_give_their_logits_and_come_back(
     family, spec, ours, theirs = read(theirs_with(config), signature)
     with torch.no_grad():
         torch.testing.assert_close(ours(IDS), theirs(IDS).logits, atol=1e-4, rtol=1e-4)
-    again = type(config)(**config_from_spec(family, spec), pad_token_id=0)
+    kind: Any = type(config)
+    again = kind(**config_from_spec(family, spec), pad_token_id=0)
     assert fingerprint(spec_from_config(family, written(again))) == fingerprint(spec)
