@@ -305,7 +305,7 @@ def draw_evaluation(
     if chance is not None:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.axhline(chance, color=COLOURS[1], linestyle="--", linewidth=1.4)
-        style = {"ha": "right", "va": "bottom", "fontsize": 11, "color": COLOURS[1]}
+        style: Any = {"ha": "right", "va": "bottom", "fontsize": 11, "color": COLOURS[1]}
         axes.text(axes.get_xlim()[1], chance, "by chance", **style)
     axes.spines["top"].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda flops, _: with_unit(flops)))
