@@ -68,7 +68,7 @@ def compare(width: int, batch: int, runs: int, *, compiled: bool) -> float:
     return timings["rinsc"].median / timings["hand-written"].median
 
 
-def paired_steps(width: int, batch: int) -> dict[str, Callable[[], None]]:
+def paired_steps(width: int, batch: int) -> dict[str, Callable[[], object]]:
     """A step of SigLIP with AdamW: ours, and that of transformers in the same loop."""
     torch.set_num_threads(1)
     both: dict[str, Any] = {
@@ -94,7 +94,7 @@ def paired_steps(width: int, batch: int) -> dict[str, Callable[[], None]]:
     pixels, ids = torch.randn(batch, 3, 32, 32), torch.randint(text.vocab_size, (batch, 16))
     labels = torch.arange(batch)
 
-    def trained(model: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
+    def trained(model: Any, loss_of: Callable[[], Any]) -> Callable[[], object]:
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
         def run() -> None:
