@@ -248,10 +248,12 @@ def _hf_contents(model: Model, spec: TowersSpec, form: Form, files: FilesBeside)
 def own_contents(module: CompiledTowers, rounds: Rounds, files: FilesBeside) -> Contents:
     """The folder with the code of the model, whose rounds are an argument of each pass."""
     from rinsc.backends.hf.towers_folder import own_files, own_tensors
-    from rinsc.graph import plain_rounds, tower_rounds
-    from rinsc.graph.towers_graph import by_dial
+    from rinsc.graph import tower_rounds
+    from rinsc.graph.towers_graph import by_dial, named_tower_rounds
 
-    facts = {"form": "hf", "rounds": plain_rounds(rounds) or {}}
+    with option_values():
+        rounds = named_tower_rounds(module.graph, rounds)
+    facts = {"form": "hf", "rounds": rounds or {}}
     texts = own_files(module, rounds, files.token_ids)
     write = _writer(own_tensors(module), {**texts, **files.contents})
     return Contents(facts, by_dial(tower_rounds(module.graph, rounds)), write, {})

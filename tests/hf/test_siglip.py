@@ -109,6 +109,20 @@ def test_the_code_of_a_model_has_every_round(tmp_path: Path, signature: str) -> 
     assert torch.equal(text, outputs["text"])
 
 
+@pytest.mark.parametrize("rounds", [{"A": 3}, "A=3", {"image.A": 1, "C": 2}, 2])
+def test_rounds_are_said_as_everywhere(tmp_path: Path, rounds: Any) -> None:
+    module = paired_module("image: A^2B, text: C^3")
+    export(module, tmp_path / "out", HfForm(rounds, dial=True))
+    model: Any = AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    inputs = inputs_of(module)
+    assert torch.equal(logits(model, inputs), own_logits(module, inputs, rounds))
+    for asked in ({"A": 1}, {"image.A": 4, "C": 1}, {"text.C": 2}):
+        assert torch.equal(logits(model, inputs, rounds=asked), own_logits(module, inputs, asked))
+    for unknown in ({"Z": 1}, {"text.A": 1}):
+        with pytest.raises(ValueError, match="do not fit"):
+            logits(model, inputs, rounds=unknown)
+
+
 def test_what_no_siglip_model_computes_becomes_code(tmp_path: Path) -> None:
     export(paired_module("image: A^2{inject=add}B, text: C"), tmp_path / "out", "hf")
     assert (tmp_path / "out/modeling_rinsc.py").is_file()
@@ -126,7 +140,7 @@ def test_such_a_folder_is_a_model_of_rinsc(tmp_path: Path) -> None:
     assert found.spec == module.spec
     export(tmp_path / "out", tmp_path / "second", DIAL)
     config = json.loads((tmp_path / "second/config.json").read_text())
-    assert config["rounds"] == 3
+    assert config["rounds"] == {"image.A": 3, "text.A": 3}
 
 
 def test_transformers_saves_and_loads_it_again(tmp_path: Path) -> None:

@@ -119,12 +119,12 @@ def test_the_source_stands_alone() -> None:
     plain = namespace["Model"]().eval()
     plain.load_state_dict(model.state_dict())
     inputs = inputs_of(spec)
-    rounds = {"text.CD": 2}
-    for name, output in model(**inputs, rounds=rounds).items():
-        assert torch.equal(output, plain(**inputs, rounds=rounds)[name])
+    for rounds in ({"text.CD": 2}, {"CD": 2, "image.A": 3}):
+        for name, output in model(**inputs, rounds=rounds).items():
+            assert torch.equal(output, plain(**inputs, rounds=rounds)[name])
     assert model.source.count("class LlamaBlock(") == 1
     assert max(map(len, model.source.splitlines())) <= 110
-    for wrong in ({"A": 2}, {"text.A": 2}, {"image.A": 0}, 0):
+    for wrong in ({"B": 2}, {"text.A": 2}, {"image.A": 0}, 0):
         with pytest.raises(ValueError, match=r"do not fit the repeats"):
             plain(**inputs, rounds=wrong)
     with pytest.raises(ValueError, match="at least one tower: image, text"):

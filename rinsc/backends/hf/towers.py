@@ -137,10 +137,8 @@ class RinscSiglipModel(CheckedWeights, PreTrainedModel):  # type: ignore[no-unty
         self, tower: str, inputs: torch.Tensor, rounds: Rounds, noise_seed: int | None = None
     ) -> torch.Tensor:
         chosen = self.config.rounds if rounds is None else plain_rounds(rounds)
-        if isinstance(chosen, dict):  # each tower is run alone, with its own
-            chosen = {name: n for name, n in chosen.items() if name.partition(".")[0] == tower}
         named: dict[str, Any] = {} if noise_seed is None else {"noise_seed": noise_seed}
-        outputs = self.model(**{tower: inputs}, rounds=chosen or None, **named)
+        outputs = self.model(**{tower: inputs}, rounds=chosen, **named)
         pooled: torch.Tensor = outputs[tower]
         return pooled
 

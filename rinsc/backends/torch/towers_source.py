@@ -53,16 +53,21 @@ REPEATS = {repeats}
 
 
 def tower_rounds(rounds: Rounds) -> dict[str, Rounds]:
-    """Rounds for each tower: one number for every repeat, or by names such as ``{example}``."""
+    """Rounds for each tower: one number for every repeat, or by names such as ``{example}``.
+
+    A repeat that one tower alone has needs no tower in its name.
+    """
     if not isinstance(rounds, Mapping):
         none = not any(REPEATS.values())
         return {{tower: rounds if own or none else None for tower, own in REPEATS.items()}}
-    names = [f"{{tower}}.{{repeat}}" for tower, own in REPEATS.items() for repeat in own]
-    if not rounds.keys() <= set(names):
-        raise ValueError(f"rounds {{rounds!r}} do not fit the repeats {{names}}")
+    names = {{f"{{tower}}.{{repeat}}" for tower, own in REPEATS.items() for repeat in own}}
     asked: dict[str, dict[str, int]] = {{tower: {{}} for tower in REPEATS}}
     for name, count in rounds.items():
-        tower, _, repeat = name.partition(".")
+        having = [tower for tower, own in REPEATS.items() if name in own]
+        full = f"{{having[0]}}.{{name}}" if len(having) == 1 else name
+        if full not in names:
+            raise ValueError(f"rounds {{rounds!r}} do not fit the repeats {{sorted(names)}}")
+        tower, _, repeat = full.partition(".")
         asked[tower][repeat] = count
     return {{tower: own or None for tower, own in asked.items()}}
 '''
