@@ -230,10 +230,13 @@ def _drawing(entry: ZooEntry) -> Iterator[str]:
     from rinsc.cost import block_params
     from rinsc.graph import build_graph
     from rinsc.graph.draw import schedule_lines, tree_lines
+    from rinsc.graph.towers_graph import towers_of
 
     graph = build_graph(entry.spec)
     width = shutil.get_terminal_size().columns if result_stream().isatty() else PIPED_WIDTH
-    yield from tree_lines(graph, block_params(graph))
+    towers = towers_of(graph).values()
+    counts = {name: count for tower in towers for name, count in block_params(tower).items()}
+    yield from tree_lines(graph, counts)
     yield ""
     yield from schedule_lines(graph, width)
 

@@ -11,16 +11,19 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from rinsc.cost import (
     expected_rounds,
     stored_params,
+    training_flops,
     training_flops_per_token,
 )
-from rinsc.cost.params import adapter_share, share_text
+from rinsc.cost.params import adapter_params, share_text
 from rinsc.errors import Problem, RinscError, SpecError, did_you_mean
 from rinsc.extras import zoo_dir
 from rinsc.graph import build_graph
+from rinsc.graph.towers_graph import dial_of, towers_of
 from rinsc.scalars import Table, exact, rounded_count, short_text
-from rinsc.spec import ModelSpec, model_spec, with_signature
+from rinsc.spec import ModelSpec, model_spec
 from rinsc.spec.checks import MAX_SHOWN, at_key, shown, unknown_keys
 from rinsc.spec.reading import read_toml
+from rinsc.spec.towers import AnySpec, like
 from rinsc.variants.costed import rounds_text, visited_once
 
 
@@ -71,18 +74,15 @@ class ZooEntry:
     path: Path = field(repr=False)
 
     @cached_property
-    def spec(self) -> ModelSpec:
+    def spec(self) -> AnySpec:
         """The model at its published dimensions; raises `SpecError` for a file that is none."""
         return model_spec(self.path)
 
     @cached_property
-    def baseline(self) -> ModelSpec | None:
+    def baseline(self) -> AnySpec | None:
         """What its expected cost is compared with."""
-        return (
-            None
-            if self.expect.baseline is None
-            else with_signature(self.spec, self.expect.baseline)
-        )
+        baseline = self.expect.baseline
+        return None if baseline is None else like(self.spec, baseline)
 
 
 def zoo_entries() -> list[ZooEntry]:
@@ -214,21 +214,36 @@ def figures(entry: ZooEntry) -> Figures:
     """The costs of an entry at its published dimensions, counted without any weights."""
     graph = build_graph(entry.spec)
     parameters = stored_params(graph)
-    baseline = visited_once(entry.spec)
+    baseline = _visited_once(entry.spec)
     return Figures(
         signature=entry.spec.text,
         parameters=parameters,
         executed_layers=graph.executed_layers(),
         cost_ratio=_cost_ratio(entry.spec, baseline),
         baseline=baseline.text,
-        adapter_share=adapter_share(graph),
-        expected_rounds=expected_rounds(graph),
+        adapter_share=sum(map(adapter_params, towers_of(graph).values())) / parameters,
+        expected_rounds={
+            dial_of(name, loop) if name else loop: count
+            for name, tower in towers_of(graph).items()
+            for loop, count in expected_rounds(tower).items()
+        },
     )
 
 
-def _cost_ratio(spec: ModelSpec, other: ModelSpec) -> float:
-    own = training_flops_per_token(spec, spec.context)
-    return own / training_flops_per_token(other, other.context)
+def _visited_once(spec: AnySpec) -> AnySpec:
+    """`visited_once`, of towers tower by tower."""
+    if isinstance(spec, ModelSpec):
+        return visited_once(spec)
+    texts = [f"{name}: {visited_once(tower).text}" for name, tower in spec.towers.items()]
+    return like(spec, ", ".join(texts))
+
+
+def _cost_ratio(spec: AnySpec, other: AnySpec) -> float:
+    """Training FLOPs of a token over those of the other; of towers those of a pair."""
+    if isinstance(spec, ModelSpec) and isinstance(other, ModelSpec):
+        own = training_flops_per_token(spec, spec.context)
+        return own / training_flops_per_token(other, other.context)
+    return training_flops(spec, spec.context) / training_flops(other, other.context)
 
 
 def claims(entry: ZooEntry, costs: Figures) -> Iterator[Claim]:

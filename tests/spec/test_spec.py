@@ -14,7 +14,7 @@ from rinsc.errors import RinscError, SignatureError, SpecError
 from rinsc.extras import zoo_dir
 from rinsc.fingerprints import fingerprint
 from rinsc.graph import build_graph
-from rinsc.spec import ModelSpec, model_spec, spec_to_toml
+from rinsc.spec import ModelSpec, TowersSpec, model_spec, spec_to_toml
 from rinsc.spec.presets import PRESETS
 from rinsc.syntax import Signature, parse, substitute, to_text
 from tests.specs import specs
@@ -177,7 +177,9 @@ def test_zoo_files_are_specs() -> None:
     files = sorted(zoo_dir().glob("*.toml"))
     assert files
     for path in files:
-        assert model_spec(path).layers > 0
+        spec: ModelSpec | TowersSpec = model_spec(path)
+        specs = spec.specs if isinstance(spec, TowersSpec) else (spec,)
+        assert all(tower.layers > 0 for tower in specs)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))

@@ -16,9 +16,16 @@ from rinsc.spec import ModelSpec
 from rinsc.spec.small import small_copy
 from rinsc.variants.zoo import zoo_entry
 
-NAMES = sorted(path.stem for path in zoo_dir().glob("*.toml"))
+# Two towers are trained and exported by tests of their own.
+NAMES = sorted({path.stem for path in zoo_dir().glob("*.toml")} - {"siglip-b16"})
 STEPS = 6
 TOLERANCE = 1e-4  # fp32 in two runtimes
+
+
+def one_tower(name: str) -> ModelSpec:
+    spec = zoo_entry(name).spec
+    assert isinstance(spec, ModelSpec)
+    return spec
 
 
 def task(spec: ModelSpec) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,7 +59,7 @@ def losses(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_and_exports(name: str) -> None:
-    spec = small_copy(zoo_entry(name).spec)
+    spec = small_copy(one_tower(name))
     torch.manual_seed(0)
     model = to_torch(spec)
     given, wanted = task(spec)
@@ -76,7 +83,7 @@ def gap(
 
 
 def test_a_model_that_learns_nothing_and_one_that_is_another_are_seen() -> None:
-    spec = small_copy(zoo_entry("huginn").spec)
+    spec = small_copy(one_tower("huginn"))
     given, wanted = task(spec)
     model, other = to_torch(spec), to_torch(spec)
     assert not has_learned(losses(model, given, wanted, rate=0.0))
