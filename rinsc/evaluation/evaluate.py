@@ -13,7 +13,7 @@ from rinsc.backends.torch.memory import allocation_errors
 from rinsc.data.names import note_named
 from rinsc.errors import DataError, UsageError, option_values, require_type, setting
 from rinsc.evaluation.harness import find_tasks, score_tasks, trained_model
-from rinsc.evaluation.pairs import Matching, asked_of, require_towers
+from rinsc.evaluation.pairs import Matching, pairs_request, require_towers
 from rinsc.evaluation.reading_runs import ReadData, read_data, read_pair, reads_alike
 from rinsc.evaluation.report import EvalReport, EvalRow
 from rinsc.evaluation.verdict import (
@@ -71,7 +71,7 @@ def evaluate(
     other; a page with pictures stands beside the ``output``.
     """
     check_settings(windows, baseline, margin, tasks or None, include, limit)
-    asked = asked_of(zero_shot, templates, retrieval)
+    request = pairs_request(zero_shot, templates, retrieval)
     margin = float(margin)  # of whatever library
     shown = ShownProgress() if progress is None else progress
     trained = run if isinstance(run, FinishedRun) else trained_run(Path(run))
@@ -85,7 +85,7 @@ def evaluate(
         _check_pair(trained, other, data, windows)
     if tasks:
         _require_text(trained)
-    towers = require_towers(trained, asked) if asked else None
+    towers = require_towers(trained, request) if request else None
     where = find_devices(device).device
     loaded_tasks = find_tasks(tasks, trained.tokenizer(), _path(include)) if tasks else None
     if other is None:
@@ -97,7 +97,7 @@ def evaluate(
         note_named(data)
     matching = None
     if towers is not None:
-        matching = Matching(towers, held_out.held_out.pairs, asked, shown)
+        matching = Matching(towers, held_out.held_out.pairs, request, shown)
     with shown.task("measuring on held-out data") as observe:
         passes = _Passes(len({tuple(rounds.items()) for rounds in evaluated}), observe)
         ours = Measured(trained, held_out, where, passes)

@@ -40,7 +40,7 @@ NEAREST = 3  # captions that the page shows of a picture
 
 
 @dataclass(frozen=True)
-class Asked:
+class PairsRequest:
     """What is to be measured: the pictures or names of ``classes``, and whether retrieval is."""
 
     classes: str | None = None
@@ -51,7 +51,9 @@ class Asked:
         return self.classes is not None or self.retrieval
 
 
-def asked_of(zero_shot: str | Path | None, templates: Sequence[str], retrieval: bool) -> Asked:
+def pairs_request(
+    zero_shot: str | Path | None, templates: Sequence[str], retrieval: bool
+) -> PairsRequest:
     """The settings as one value; raises UsageError where they do not fit each other."""
     require_type("zero_shot", zero_shot, (str, Path), "zero_shot='emoji-groups'", optional=True)
     if isinstance(templates, str):
@@ -64,14 +66,14 @@ def asked_of(zero_shot: str | Path | None, templates: Sequence[str], retrieval: 
     if name == "":
         message = f"{setting('zero_shot')} names no classes"
         raise UsageError("usage", message, hint="name a file, a folder or a set: emoji-groups")
-    return Asked(name, checked_templates(tuple(templates)), bool(retrieval))
+    return PairsRequest(name, checked_templates(tuple(templates)), bool(retrieval))
 
 
-def require_towers(run: FinishedRun, asked: Asked) -> TowersRun:
+def require_towers(run: FinishedRun, request: PairsRequest) -> TowersRun:
     """The run, as one that compares; raises UsageError for any other."""
     if isinstance(run, TowersRun):
         return run
-    name = setting("zero_shot") if asked.classes is not None else setting("retrieval")
+    name = setting("zero_shot") if request.classes is not None else setting("retrieval")
     message = f"{name} needs a model that compares pictures with texts, and this run "
     message += f"learned {run.config.objective}"
     hint = 'train one: rinsc train "image: A^2B, text: CD" --data pairs:pictures -o FOLDER'
@@ -149,20 +151,20 @@ def zero_shot(
 
 
 class Matching:
-    """A run of two towers with what it is asked; everything is read before anything is measured."""
+    """A run of two towers, and what is to be measured of it. All is read before it is measured."""
 
     def __init__(
-        self, run: TowersRun, held_out: HeldOutPairs, asked: Asked, progress: Progress
+        self, run: TowersRun, held_out: HeldOutPairs, request: PairsRequest, progress: Progress
     ) -> None:
         self._run = run
         self.tokenizer = run.caption_tokenizer()
         self.classes: Labelled | None = None
         self.templates: tuple[str, ...] = ()
-        if asked.classes is not None:
+        if request.classes is not None:
             size = held_out.pairs.image_size
-            self.classes, own = labelled_pictures(asked.classes, size, held_out.pairs, progress)
-            self.templates = asked.templates or own or TEMPLATES
-        self.texts = HeldOutTexts(held_out, self.tokenizer) if asked.retrieval else None
+            self.classes, own = labelled_pictures(request.classes, size, held_out.pairs, progress)
+            self.templates = request.templates or own or TEMPLATES
+        self.texts = HeldOutTexts(held_out, self.tokenizer) if request.retrieval else None
 
     def embedder(self, module: Any) -> Embedder:
         """For the run's module, in the precision of its training."""
@@ -171,7 +173,7 @@ class Matching:
     def at(
         self, embedder: Embedder, rounds: Mapping[str, int]
     ) -> tuple[Share | None, Retrieval | None]:
-        """Zero-shot accuracy and recall, as far as they are asked for."""
+        """Zero-shot accuracy and recall, as far as they are to be measured."""
         share = None
         if self.classes is not None:
             share = zero_shot(embedder, self.classes, rounds, self.templates)
