@@ -27,7 +27,7 @@ def _more(config: Config) -> dict[str, Any]:
     own = dict(config)
     own.setdefault("rope_theta", config.get("rotary_emb_base"))
     own.setdefault(FRACTION, config.get("rotary_pct", DEFAULT_FRACTION))
-    return one_rotation(own)
+    return one_rotation(own, in_part=True)
 
 
 def _more_config(spec: ModelSpec) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from rinsc.spec import ModelSpec
 DEFAULT_WINDOW = 4096  # what a config means that does not say; none where it says null
 
 
-def windowed(config: Config, window: object) -> dict[str, Any]:
+def windowed(config: Config, window: object, *, in_part: bool = False) -> dict[str, Any]:
     """What llama reads too, with a window in every layer."""
-    values = one_rotation(config) | head_width(config)
+    values = one_rotation(config, in_part=in_part) | head_width(config)
     values["settings"] |= pattern_of("g" if window is None else "l", window)
     return values
 

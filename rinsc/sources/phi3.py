@@ -25,7 +25,7 @@ def _more(config: Config) -> dict[str, Any]:
         name = table.get("rope_type", table.get("type")) if isinstance(table, dict) else None
         if isinstance(table, dict) and name in LONG:
             own[key] = {**table, "rope_type": "longrope"}
-    return windowed(own, config.get("sliding_window"))
+    return windowed(own, config.get("sliding_window"), in_part=True)
 
 
 def _more_config(spec: ModelSpec) -> dict[str, Any]:

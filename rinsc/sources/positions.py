@@ -72,13 +72,21 @@ def table_of(theta: float, scaling: str) -> dict[str, Any]:
     return {"rope_type": kind, THETA: theta, **own}
 
 
-def one_rotation(config: Config, default_theta: float = 10000.0) -> dict[str, Any]:
-    """Of a model whose layers all turn alike: keys of a spec."""
+def one_rotation(
+    config: Config, default_theta: float = 10000.0, *, in_part: bool = False
+) -> dict[str, Any]:
+    """Of a model whose layers all turn alike: keys of a spec.
+
+    Only models ``in_part`` leave dimensions of a head as they are; the others of transformers
+    compute something else than their config says. Raises `SpecError`.
+    """
     own = config.get("rope_parameters") or config.get("rope_scaling")
     theta, scaling, fraction = rotation(config, own, default_theta)
     settings: dict[str, Any] = {"scaling": scaling}
-    if fraction is not None:
+    if fraction is not None and in_part:
         settings["rotary_fraction"] = float(fraction)
+    elif fraction not in (None, 1):
+        raise _unscaled(f"'{FRACTION}' is {fraction!r:.40}, and whole heads turn in this family")
     return {"rope_theta": theta, "settings": settings}
 
 
@@ -105,6 +113,8 @@ def two_rotations(config: Config, theta: float, local: float, local_key: str) ->
     whole = {key: value for key, value in config.items() if key != THETA}
     of_all = rotation(config, tables.get(FULL), theta)
     of_local = rotation(whole, tables.get(SLIDING), local)
+    if any(fraction not in (None, 1) for *_, fraction in (of_all, of_local)):
+        raise _unscaled(f"'{FRACTION}' is given, and whole heads turn in this family")
     return {
         "rope_theta": of_all[0],
         "settings": {

@@ -111,6 +111,7 @@ def test_config_and_names_go_there_and_back(
         ({"hidden_act": "gelu_fast"}, "unsupported-value", "hidden_act"),
         ({"attention_bias": 3}, "bad-type", "settings.decoder.qkv_bias"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "unsupported-value", "rope_parameters"),
+        ({"partial_rotary_factor": 0.5}, "unsupported-value", "rope_parameters"),
         ({"rope_scaling": "linear"}, "unsupported-value", "rope_parameters"),
         ({"head_dim": "wide"}, "bad-type", "head_dim"),
         ({"sliding_window": 8}, "unknown-key", "sliding_window"),

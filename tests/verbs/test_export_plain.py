@@ -39,6 +39,13 @@ CONFIGS: list[Any] = [
     Qwen2Config(**DIMENSIONS),
     Qwen3Config(**DIMENSIONS, head_dim=12),
     Phi3Config(**{**DIMENSIONS, "pad_token_id": 0}),
+    Phi3Config(
+        **{**DIMENSIONS, "pad_token_id": 0},
+        rope_parameters={
+            **{"rope_type": "default", "rope_theta": 50.0},
+            "partial_rotary_factor": 0.5,
+        },
+    ),
     Gemma3TextConfig(
         **DIMENSIONS,
         head_dim=8,
