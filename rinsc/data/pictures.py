@@ -18,6 +18,7 @@ from rinsc.errors import DataError, did_you_mean, plural
 from rinsc.extras import require
 
 HELD_OUT_EVERY = 5  # pictures
+FASHION_PACKAGE = "dataset-fashion-mnist"  # of Debian
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FASHION_FILES = (
     *("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -126,7 +127,7 @@ def _of_idx(path: Path) -> npt.NDArray[np.uint8]:
         sizes = [int(size) for size in np.frombuffer(data, ">u4", axes, 4)]
         return np.frombuffer(data, np.uint8, math.prod(sizes), 4 + 4 * axes).reshape(sizes)
     except FileNotFoundError:
-        hint = "sudo apt-get install --no-install-recommends dataset-fashion-mnist"
+        hint = f"sudo apt-get install --no-install-recommends {FASHION_PACKAGE}"
         message = "Fashion-MNIST comes from a Debian package, which is not installed"
         raise DataError("package-not-installed", message, place=str(path), hint=hint) from None
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
