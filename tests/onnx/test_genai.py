@@ -33,7 +33,7 @@ og: Any = pytest.importorskip("onnxruntime_genai")
 
 TOKENS = 64
 PROMPT = [5, 0, 7, 0, 9]  # the id 0 pads nothing
-SEEDS = {"llama": 1, "gpt": 0, "ouro": 1}
+SEEDS = {"llama": 1, "gpt": 0, "ouro": 1, "decoder": 1}
 MARGIN = 1e-3  # between the best logit and the next: no token is chosen by rounding
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -108,6 +108,25 @@ def generated(
 )
 def test_fixed_rounds(signature: str, kind: str, portable: bool, tmp_path: Path) -> None:
     model = eloquent_model(wide_spec(signature, kind=kind))
+    expected = said(model)
+    exported = to_onnx(model, cache=True, portable=portable)
+    folder = write_folder(tmp_path, exported, [unsaid(expected)])
+    assert generated(folder, [PROMPT]) == [expected]
+
+
+PRETRAINED: list[dict[str, Any]] = [
+    {"pattern": "lgn", "window": 5, "score_cap": 3.0, "logit_cap": 4.0, "norm": "rms_from_one"},
+    {"rotary_fraction": 0.5, "norms": "after", "width_norm": True, "qkv_bias": True},
+    {"scaling": "yarn factor=4.0 original_max_position_embeddings=16", "score_scale": 0.2},
+]
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("own", PRETRAINED, ids=lambda own: str(next(iter(own))))
+def test_what_pretrained_families_add(own: dict[str, Any], portable: bool, tmp_path: Path) -> None:
+    """Beyond the window, and of heads of which a part turns."""
+    more: dict[str, Any] = {"kind": "decoder", "settings": {"decoder": own}, "head_dim": 32}
+    model = eloquent_model(wide_spec("(A[3]^2)B[1]", **more))
     expected = said(model)
     exported = to_onnx(model, cache=True, portable=portable)
     folder = write_folder(tmp_path, exported, [unsaid(expected)])
