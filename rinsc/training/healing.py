@@ -160,7 +160,8 @@ class Healing:
             against = "better" if row.after < self.source_loss else "no better"
             gap = signed(row.after - self.source_loss)
             lines.append(f"{_at(row)} it is {against} than {self.source} ({gap})")
-        return [*lines, "compare with the source trained on the same tokens: --control"]
+        control = setting("control")
+        return [*lines, f"compare with the source trained on the same tokens: {control}"]
 
     def facts(self) -> dict[str, object]:
         """The report as plain data."""

@@ -14,7 +14,8 @@ from rinsc.errors import UsageError, settings_as_options
 
 ROOT = Path(rinsc.__file__).parent
 OPTION = re.compile(r"(?<![\w-])(?<!var\()--[a-z][\w-]*+(?!:)")  # --ink: is of a style sheet
-COMMAND = re.compile(r"rinsc |torchrun |pip install ")  # an example of a whole command
+# An example of a whole command.
+COMMAND = re.compile(r"rinsc |torchrun |pip install |apt-get install ")
 GIT = "data/packages.py"  # the only module that gives options to another program
 SPELLS = {"setting", "_setting", "Setting", "Parameter", "add_argument"}
 LIBRARY = [
