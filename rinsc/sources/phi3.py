@@ -45,7 +45,9 @@ PHI3 = replace(
         **{"num_key_value_heads": None, "rms_norm_eps": 1e-5, "tie_word_embeddings": False},
         "hidden_act": "silu",
     },
-    ignored=frozenset((*TRAINING, "resid_pdrop", "embd_pdrop")),
+    ignored=frozenset(  # the last two stand in Phi-4 mini, and transformers reads neither
+        (*TRAINING, "resid_pdrop", "embd_pdrop", "full_attn_mod", "interpolate_factor")
+    ),
     read_elsewhere=LLAMA.read_elsewhere | {"sliding_window", ORIGINAL},
     more=_more,
     more_config=_more_config,
