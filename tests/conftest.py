@@ -14,9 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tokenized texts of tests are none of the user's.
 os.environ.setdefault("RINSC_DATA", os.path.join(tempfile.gettempdir(), "rinsc-test-data"))
 # Nor is the code of exported folders, which transformers copies; each worker has its own.
-worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-modules = os.path.join(tempfile.gettempdir(), f"rinsc-test-modules-{worker}")
-os.environ.setdefault("HF_MODULES_CACHE", modules)
+worker = os.environ.get("PYTEST_XDIST_WORKER", "main")  # which starts with what main has set
+os.environ["HF_MODULES_CACHE"] = os.path.join(tempfile.gettempdir(), f"rinsc-modules-{worker}")
 
 settings.register_profile(
     "ci",
