@@ -122,8 +122,8 @@ def _llama3(values: Mapping[str, Value], rotation: Rotation) -> Divided:
         elif turns < low:
             divisors.append(factor)
         else:
-            kept = (turns - low) / (high - low)
-            divisors.append(1 / ((1 - kept) / factor + kept))
+            share = (turns - low) / (high - low)
+            divisors.append(1 / ((1 - share) / factor + share))
     return Divided(_rounded(divisors))
 
 

@@ -273,7 +273,10 @@ def test_bfloat16_is_within_its_rounding(case: str) -> None:
     assert own < 1.5 * off
 
 
-@pytest.mark.parametrize("case", CASES)
+TRAITS = ("llama of biases", "gemma2", "gemma3", "olmo3", "phi3 of long", "gpt_neox")
+
+
+@pytest.mark.parametrize("case", TRAITS)
 def test_every_form_agrees_and_flops_are_those_counted(case: str) -> None:
     config = written(config_of(case))
     spec = spec_from_config(family_of(config), config, "A^2")
