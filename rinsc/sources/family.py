@@ -21,6 +21,15 @@ from rinsc.fingerprints import fingerprint
 from rinsc.graph import BlockGraph, Visit, build_graph
 from rinsc.layers import trace_programs, weight_shapes
 from rinsc.layers.weight_names import block_weights
+from rinsc.sources.config_values import (
+    LISTS,
+    NUMBERS,
+    Config,
+    function_name,
+    is_number,
+    problem,
+    read_function,
+)
 from rinsc.sources.stored import Array, Stored, pieces, stacked
 from rinsc.spec import ModelSpec, model_spec
 from rinsc.syntax.tree import Signature
@@ -37,28 +46,7 @@ DESCRIPTIONS = frozenset(  # keys that say where a config is from, or how text i
         *("_attn_implementation_autoset", "attn_implementation", "cache_implementation"),
     )
 )
-LISTS = frozenset(("layer_types", "no_rope_layers"))
-NUMBERS = frozenset(
-    (
-        *("head_dim", "sliding_window", "max_window_layers", "sliding_window_pattern", "n_inner"),
-        *("rope_theta", "rope_local_base_freq", "partial_rotary_factor", "rotary_pct"),
-        *("rotary_emb_base", "original_max_position_embeddings", "no_rope_layer_interval"),
-        *("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
-        *("total_ut_steps", "num_loops", "kv_channels"),
-    )
-)
-LARGEST, MOST_LAYERS = 1e15, 100000  # more is no model's, and would be counted for hours
-FUNCTIONS = {  # what configs call a function of elements, and what we call it
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "relu": "relu",
-}
-
 Tensor = TypeVar("Tensor", bound=Array)
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -137,7 +125,7 @@ def spec_values(family: Family, config: Config) -> dict[str, Any]:
     for ours, theirs in family.options.items():
         value = _value(family, config, theirs)
         if value is not None:
-            settings[ours] = _function(value, theirs) if ours == "activation" else value
+            settings[ours] = read_function(value, theirs) if ours == "activation" else value
     more = family.more(config)
     settings |= more.pop("settings", {})
     values: dict[str, Any] = {"kind": family.kind, **more}
@@ -186,27 +174,6 @@ def stack_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
     if "activation" in family.options:
         own[family.options["activation"]] = function_name(settings.activation)
     return own | {"model_type": family.model_type, **family.required, **family.more_config(spec)}
-
-
-def shortest_pattern(pattern: str, layers: int) -> str:
-    """The shortest pattern that gives so many layers the same letters."""
-    whole = (pattern * layers)[:layers]
-    for length in range(1, layers):
-        if (whole[:length] * layers)[:layers] == whole:
-            return whole[:length]
-    return whole
-
-
-def function_name(function: str) -> str:
-    """What configs call one of our functions of elements."""
-    return next(theirs for theirs, ours in FUNCTIONS.items() if ours == function)
-
-
-def _function(value: object, key: str) -> str:
-    if isinstance(value, str) and value in FUNCTIONS:
-        return FUNCTIONS[value]
-    message = f"'{key}' is {value!r:.60}, and only {', '.join(FUNCTIONS)} are computed"
-    raise SpecError.of(problem("unsupported-value", message, key))
 
 
 def stored_tensors(family: Family, graph: BlockGraph) -> dict[str, Stored]:
@@ -374,18 +341,6 @@ def _ill_typed(family: Family, config: Config) -> Iterator[Problem]:
             yield problem("bad-type", f"'{key}' is {value!r:.60}, and must be {what}", key)
 
 
-def is_number(value: object) -> bool:
-    """Whether it is one above 0, and no larger than any model's."""
-    own = isinstance(value, int | float) and not isinstance(value, bool)
-    return own and 0 < value < LARGEST  # type: ignore[operator]
-
-
-def layer_count(config: Config) -> int:
-    """The layers of a stack; 0 where the config says no number of them."""
-    layers = config.get("num_hidden_layers")
-    return layers if type(layers) is int and 0 < layers <= MOST_LAYERS else 0
-
-
 def _unsupported(family: Family, config: Config) -> Iterator[Problem]:
     for key, value in family.required.items():
         own = config.get(key, value)
@@ -401,10 +356,3 @@ def _unknown(family: Family, config: Config) -> Iterator[Problem]:
         if config[key] not in (None, False, [], {}):
             message = f"the config has '{key}', which may change what is computed"
             yield problem("unknown-key", message, key)
-
-
-def problem(code: str, message: str, key: str | None = None) -> Problem:
-    """What is wrong with a checkpoint, at a key of its config."""
-    location = None if key is None else f"config.json: {key}"
-    hint = "this checkpoint is of another architecture than the family"
-    return Problem(code, message, place=location, hint=hint)

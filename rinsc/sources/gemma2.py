@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rinsc.errors import SpecError
-from rinsc.sources.family import Config, layer_count, problem
+from rinsc.sources.config_values import Config, layer_count, problem
 from rinsc.sources.gemma import DEFAULT_HEAD, GEMMA, SETTINGS
 from rinsc.sources.llama import BIASES, LLAMA, OUTPUT_NORMS, TRAINING, own_head
 from rinsc.sources.mistral import window_of

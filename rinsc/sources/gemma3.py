@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rinsc.sources.family import Config
+from rinsc.sources.config_values import Config
 from rinsc.sources.gemma import DEFAULT_HEAD
 from rinsc.sources.gemma2 import DEFAULT_WINDOW, GEMMA2, caps, every_other, scores, scores_config
 from rinsc.sources.llama import HEAD_NORMS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rinsc.sources.family import Config, Family
+from rinsc.sources.config_values import Config
+from rinsc.sources.family import Family
 from rinsc.spec import ModelSpec
 
 LAYER = "transformer.h.{layer}"

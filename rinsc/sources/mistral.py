@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rinsc.sources.family import Config
+from rinsc.sources.config_values import Config
 from rinsc.sources.llama import LLAMA, TRAINING, own_head
 from rinsc.sources.positions import (
     head_width,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from rinsc.errors import SpecError
-from rinsc.sources.family import Config, problem
+from rinsc.sources.config_values import Config, problem
 from rinsc.sources.llama import LLAMA, own_head
 from rinsc.sources.ouro import looped, trips_of
 from rinsc.sources.positions import head_width, one_rotation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rinsc.sources.family import Config
+from rinsc.sources.config_values import Config
 from rinsc.sources.gemma2 import DEFAULT_WINDOW, every_other
 from rinsc.sources.mistral import window_of
 from rinsc.sources.olmo2 import OLMO2

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from rinsc.graph import build_graph
-from rinsc.sources.family import Config
+from rinsc.sources.config_values import Config
 from rinsc.sources.llama import LLAMA, TRAINING, own_head
 from rinsc.sources.positions import head_width, one_rotation
 from rinsc.sources.qwen2 import QWEN2, upper_windows, window_config

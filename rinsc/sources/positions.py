@@ -13,7 +13,7 @@ from typing import Any
 
 from rinsc.errors import SpecError
 from rinsc.layers.rope_scaling import SETTINGS, read_scaling, scaling_text
-from rinsc.sources.family import is_number, layer_count, problem, shortest_pattern
+from rinsc.sources.config_values import is_number, layer_count, problem, shortest_pattern
 from rinsc.spec import ModelSpec
 
 Config = Mapping[str, Any]

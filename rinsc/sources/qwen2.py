@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rinsc.sources.family import Config, layer_count
+from rinsc.sources.config_values import Config, layer_count
 from rinsc.sources.llama import LLAMA, TRAINING
 from rinsc.sources.mistral import window_of
 from rinsc.sources.positions import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rinsc.errors import SpecError
-from rinsc.sources.family import Config, layer_count, problem
+from rinsc.sources.config_values import Config, layer_count, problem
 from rinsc.sources.llama import LLAMA, TRAINING
 from rinsc.sources.mistral import window_of
 from rinsc.sources.positions import (
