@@ -20,28 +20,22 @@ from rinsc.cost.counts import (
     run_counts,
 )
 from rinsc.cost.params import stored_params
+from rinsc.cost.storages import FULL, ID_BYTES, run_storages
 from rinsc.errors import SpecError, did_you_mean
 from rinsc.formats import FORMATS, TrainingPrecision, names
 from rinsc.graph import BlockGraph, Loop, Rounds, Visit, resolve_rounds
 from rinsc.layers import trace_loop, trace_programs, weights
 from rinsc.ops import (
-    Attention,
     Embedding,
-    LayerNorm,
-    MergeHeads,
     PatchConvolution,
     Positions,
-    RMSNorm,
-    Shape,
     TiedLinear,
     at_sizes,
 )
-from rinsc.ops.program import Node, Program, Value
+from rinsc.ops.program import Program
 
 Checkpointing = Literal["none", "visit", "round"]
 MASTER_BYTES = 4  # gradients and optimizer state stay in fp32
-FULL = 4  # bytes of an element outside of matrix products
-ID_BYTES = 8  # of a token, a position or a target
 
 
 @dataclass(frozen=True)
@@ -135,126 +129,8 @@ def saved_bytes(
     fixed shape is a weight, or a view of one, and is there anyway. ``widths`` are the bytes of an
     element of inputs that are not fp32.
     """
-    saved = _kept(program, batch, seq, _element_bytes(precision), widths or {})
+    saved = run_storages(program, batch, seq, _element_bytes(precision), widths or {})
     return sum(saved.storages.values())
-
-
-def _kept(
-    program: Program, batch: int, seq: int, products: int, widths: Mapping[str, int]
-) -> _Kept:
-    saved = _Kept((("batch", batch), ("seq", seq)), products)
-    saved.widths |= {program.inputs[name]: width for name, width in widths.items()}
-    for node in program.nodes:
-        saved.run(node)
-    return saved
-
-
-@dataclass
-class _Kept:
-    """The storages that autograd keeps while a program runs, by what is in them."""
-
-    sizes: tuple[tuple[str, int], ...]
-    products: int  # bytes of an element that a product takes and gives
-    storages: dict[object, int] = field(default_factory=dict)
-    widths: dict[Value, int] = field(default_factory=dict)  # bytes of an element; else fp32
-    views: dict[Value, Value] = field(default_factory=dict)  # what is no storage of its own
-    in_place: set[Value] = field(default_factory=set)  # attention over heads as a matrix gives them
-
-    def run(self, node: Node) -> None:
-        op, inputs, output = node.op, node.inputs, node.output
-        self.widths[output] = max((self._width(value) for value in inputs), default=FULL)
-        if op.kept == "product":
-            self._keep_product(node)
-        elif op.kept == "norm":
-            self._keep_norm(node)
-        elif op.kept == "full":
-            self.widths[output] = FULL  # as its tables
-        elif op.kept == "view" or self._merges_in_place(node):
-            self.views[output] = self._storage(inputs[0])
-        elif op.kept == "ids":
-            self.widths[output] = FULL  # rows of a table, whatever asks for them
-            self.storages[output, "ids"] = ID_BYTES * self._elements(output.shape[:-1])
-        elif op.kept in ("table", "output"):
-            self._keep(output)
-        elif op.kept == "inputs":
-            for value in inputs:
-                self._keep(value)
-
-    def _merges_in_place(self, node: Node) -> bool:
-        return isinstance(node.op, MergeHeads) and node.inputs[0] in self.in_place
-
-    def _keep_product(self, node: Node) -> None:
-        inputs, output = node.inputs, node.output
-        self.widths[output] = self.products
-        if isinstance(node.op, Attention) and node.op.cap is not None:
-            self._keep_capped(node)
-            return
-        for index, value in enumerate(inputs):
-            self._keep_cast((output, index), value, self.products)
-        if isinstance(node.op, Attention):
-            self._keep(output)
-            rows = inputs[0].shape[:-1]  # the logarithm of a sum for each row of each head
-            self.storages[output, "rows"] = FULL * self._elements(rows)
-            if node.op.window is not None:  # whose mask is one of numbers
-                pairs = (inputs[0].shape[2], inputs[1].shape[2])
-                self.storages[output, "mask"] = self.products * self._elements(pairs)
-            if inputs[0] in self.views:
-                self.in_place.add(output)
-
-    def _keep_capped(self, node: Node) -> None:
-        """Attention that is written out: its scores twice, and keys and values a query's head."""
-        (query, *others), output = node.inputs[:3], node.output
-        self._keep_cast((output, "query"), query, self.products)
-        for index, value in enumerate(others):
-            if value.shape[1] == query.shape[1]:
-                self._keep_cast((output, index), value, self.products)
-            else:
-                self.storages[output, index] = self.products * self._elements(query.shape)
-        pairs = (query.shape[2], others[0].shape[2])
-        scores = self._elements((*query.shape[:2], *pairs))
-        self.storages[output, "tanh"] = self.products * scores
-        self.storages[output, "softmax"] = FULL * scores
-        if self.products != FULL:
-            self.storages[output, "softmax as it is multiplied"] = self.products * scores
-        self.storages[output, "mask"] = self._elements(pairs)
-
-    def _keep_norm(self, node: Node) -> None:
-        """The input, numbers of each row, and of some the input as it is normalised, in fp32."""
-        (value, *_), output = node.inputs, node.output
-        if isinstance(node.op, LayerNorm):
-            self._keep(value)
-        else:
-            self._keep_cast((output, "input"), value, FULL)
-        rows = FULL * self._elements(value.shape[:-1])
-        self.storages[output, "rows"] = rows * (2 if isinstance(node.op, LayerNorm) else 1)
-        if isinstance(node.op, RMSNorm):
-            if node.op.offset:
-                self.storages[output, "weight"] = FULL * self._elements(value.shape[-1:])
-            # A fused kernel, as GPUs have one, keeps less.
-            self.storages[output, "normalised"] = FULL * self._elements(value.shape)
-
-    def _keep_cast(self, key: object, value: Value, width: int) -> None:
-        if self._width(value) == width:
-            self._keep(value)
-        else:
-            self.storages[key] = width * self._elements(value.shape)
-
-    def _keep(self, value: Value) -> None:
-        if not self._is_fixed(value):
-            storage = self._storage(value)
-            self.storages[storage] = self._width(value) * self._elements(storage.shape)
-
-    def _storage(self, value: Value) -> Value:
-        return self.views.get(value, value)
-
-    def _width(self, value: Value) -> int:
-        return self.widths.get(value, FULL)
-
-    def _elements(self, shape: Shape) -> int:
-        return math.prod(at_sizes(shape, self.sizes))
-
-    def _is_fixed(self, value: Value) -> bool:
-        return not any(isinstance(dim, str) for dim in value.shape)
 
 
 def _activation_bytes(
@@ -321,7 +197,7 @@ class _StateWidths:
         widths = {name: width for name, width in widths.items() if name in program.inputs}
         known = self.inputs.setdefault((owner, id(program)), {})
         known |= {name: max(width, known.get(name, 0)) for name, width in widths.items()}
-        saved = _kept(program, 1, 1, self.products, widths)
+        saved = run_storages(program, 1, 1, self.products, widths)
         result = program.outputs.get("x")
         return FULL if result is None else saved.widths.get(result, FULL)
 

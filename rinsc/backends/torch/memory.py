@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from rinsc.cost import memory, stored_params
-from rinsc.cost.memory import FULL, Checkpointing
+from rinsc.cost.memory import Checkpointing
 from rinsc.cost.params import block_params
+from rinsc.cost.storages import FULL
 from rinsc.errors import LoweringError, plural
 from rinsc.formats import TrainingPrecision
 from rinsc.graph import BlockGraph, Rounds
