@@ -48,7 +48,7 @@ def read_function(value: object, key: str) -> str:
     if isinstance(value, str) and value in FUNCTIONS:
         return FUNCTIONS[value]
     message = f"'{key}' is {value!r:.60}, and only {', '.join(FUNCTIONS)} are computed"
-    raise SpecError.of(problem("unsupported-value", message, key))
+    raise SpecError.of(checkpoint_problem("unsupported-value", message, key))
 
 
 def is_number(value: object) -> bool:
@@ -63,7 +63,7 @@ def layer_count(config: Config) -> int:
     return layers if type(layers) is int and 0 < layers <= MOST_LAYERS else 0
 
 
-def problem(code: str, message: str, key: str | None = None) -> Problem:
+def checkpoint_problem(code: str, message: str, key: str | None = None) -> Problem:
     """What is wrong with a checkpoint, at a key of its config."""
     location = None if key is None else f"config.json: {key}"
     hint = "this checkpoint is of another architecture than the family"

@@ -25,9 +25,9 @@ from rinsc.sources.config_values import (
     LISTS,
     NUMBERS,
     Config,
+    checkpoint_problem,
     function_name,
     is_number,
-    problem,
     read_function,
 )
 from rinsc.sources.stored import Array, Stored, pieces, stacked
@@ -234,14 +234,14 @@ def fitting(
     problems = []
     for theirs, own in stored.items():
         if theirs not in tensors:
-            problems.append(problem("missing-tensor", f"'{theirs}' is not there"))
+            problems.append(checkpoint_problem("missing-tensor", f"'{theirs}' is not there"))
         elif tuple(tensors[theirs].shape) != own.shape:
             message = f"'{theirs}' has the shape {tuple(tensors[theirs].shape)}"
-            problems.append(problem("other-shape", f"{message}, not {own.shape}"))
+            problems.append(checkpoint_problem("other-shape", f"{message}, not {own.shape}"))
     surplus = sorted(tensors.keys() - stored.keys() - set(constants))
     if surplus:
         named = listed([f"'{name}'" for name in surplus], MOST_NAMES)
-        problems.append(problem("surplus-tensor", f"nothing takes {named}"))
+        problems.append(checkpoint_problem("surplus-tensor", f"nothing takes {named}"))
     if problems:
         raise CheckpointError.of(*problems[:MOST_NAMES])
     ours: dict[str, Tensor] = {}
@@ -327,7 +327,7 @@ def config_problems(family: Family, config: Config) -> Iterator[Problem]:
 def _missing(family: Family, config: Config) -> Iterator[Problem]:
     for key in family.dimensions.values():
         if config.get(key) is None and key not in family.defaults:
-            yield problem("missing-key", f"the config does not say '{key}'", key)
+            yield checkpoint_problem("missing-key", f"the config does not say '{key}'", key)
 
 
 def _ill_typed(family: Family, config: Config) -> Iterator[Problem]:
@@ -338,7 +338,9 @@ def _ill_typed(family: Family, config: Config) -> Iterator[Problem]:
         if key in LISTS:
             sound, what = isinstance(value, list), "a list"
         if value is not None and not sound:
-            yield problem("bad-type", f"'{key}' is {value!r:.60}, and must be {what}", key)
+            yield checkpoint_problem(
+                "bad-type", f"'{key}' is {value!r:.60}, and must be {what}", key
+            )
 
 
 def _unsupported(family: Family, config: Config) -> Iterator[Problem]:
@@ -346,7 +348,7 @@ def _unsupported(family: Family, config: Config) -> Iterator[Problem]:
         own = config.get(key, value)
         if own != value:
             message = f"'{key}' is {own!r:.60}, and only {value!r} is computed"
-            yield problem("unsupported-value", message, key)
+            yield checkpoint_problem("unsupported-value", message, key)
 
 
 def _unknown(family: Family, config: Config) -> Iterator[Problem]:
@@ -355,4 +357,4 @@ def _unknown(family: Family, config: Config) -> Iterator[Problem]:
     for key in config.keys() - known:
         if config[key] not in (None, False, [], {}):
             message = f"the config has '{key}', which may change what is computed"
-            yield problem("unknown-key", message, key)
+            yield checkpoint_problem("unknown-key", message, key)

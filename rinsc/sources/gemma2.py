@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rinsc.errors import SpecError
-from rinsc.sources.config_values import Config, layer_count, problem
+from rinsc.sources.config_values import Config, checkpoint_problem, layer_count
 from rinsc.sources.gemma import DEFAULT_HEAD, GEMMA, SETTINGS
 from rinsc.sources.llama import BIASES, LLAMA, OUTPUT_NORMS, TRAINING, own_head
 from rinsc.sources.mistral import window_of
@@ -38,7 +38,7 @@ def scores(config: Config, head_dim: int | None) -> dict[str, Any]:
     scalar = config.get("query_pre_attn_scalar", DEFAULT_SCALAR)
     if scalar is None:
         message = "the config does not say 'query_pre_attn_scalar'"
-        raise SpecError.of(problem("missing-key", message, "query_pre_attn_scalar"))
+        raise SpecError.of(checkpoint_problem("missing-key", message, "query_pre_attn_scalar"))
     return {"score_scale": 0.0 if scalar == head_dim else float(scalar) ** -0.5}
 
 

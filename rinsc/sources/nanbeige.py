@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from rinsc.errors import SpecError
-from rinsc.sources.config_values import Config, problem
+from rinsc.sources.config_values import Config, checkpoint_problem
 from rinsc.sources.llama import LLAMA, own_head
 from rinsc.sources.ouro import looped, trips_of
 from rinsc.sources.positions import head_width, one_rotation
@@ -26,7 +26,7 @@ def _more(config: Config) -> dict[str, Any]:
     channels, head_dim = config.get("kv_channels"), config.get("head_dim")
     if channels is not None and channels != head_dim:
         message = f"'kv_channels' is {channels!r:.40}, and 'head_dim' {head_dim!r:.40}"
-        raise SpecError.of(problem("unsupported-value", message, "kv_channels"))
+        raise SpecError.of(checkpoint_problem("unsupported-value", message, "kv_channels"))
     kind = "decoder" if config.get(SKIPS) or config.get(LOOPS, 1) == 1 else "looped_decoder"
     return {"kind": kind} | one_rotation(config) | head_width(config)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rinsc.errors import SpecError
 from rinsc.layers.rope_scaling import SETTINGS, read_scaling, scaling_text
-from rinsc.sources.config_values import is_number, layer_count, problem, shortest_pattern
+from rinsc.sources.config_values import checkpoint_problem, is_number, layer_count, shortest_pattern
 from rinsc.spec import ModelSpec
 
 Config = Mapping[str, Any]
@@ -155,7 +155,7 @@ def windows(config: Config, types: Sequence[str], letters: Mapping[str, str]) ->
     wrong = not isinstance(names, list) or any(str(name) not in letters for name in names)
     if wrong or len(names) != layers:
         message = f"'layer_types' must name {layers} layers, each {' or '.join(letters)}"
-        raise SpecError.of(problem("unsupported-value", message, "layer_types"))
+        raise SpecError.of(checkpoint_problem("unsupported-value", message, "layer_types"))
     return pattern_of("".join(letters[name] for name in names), config.get("sliding_window"))
 
 
@@ -167,7 +167,7 @@ def pattern_of(letters: str, window: object) -> dict[str, Any]:
     if window is None:
         message = "layers have a window, and neither 'sliding_window' nor 'use_sliding_window' "
         message += "says how wide it is"
-        raise SpecError.of(problem("missing-key", message, "sliding_window"))
+        raise SpecError.of(checkpoint_problem("missing-key", message, "sliding_window"))
     return {**settings, "window": window}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rinsc.errors import SpecError
-from rinsc.sources.config_values import Config, layer_count, problem
+from rinsc.sources.config_values import Config, checkpoint_problem, layer_count
 from rinsc.sources.llama import LLAMA, TRAINING
 from rinsc.sources.mistral import window_of
 from rinsc.sources.positions import (
@@ -39,7 +39,7 @@ def _more(config: Config) -> dict[str, Any]:
     keys = [(bool(turns), name) for turns, name in zip(rotated, types, strict=False)]
     if not len(rotated) == len(types) == count or any(key not in LETTERS for key in keys):
         message = f"'layer_types' and 'no_rope_layers' must say of {count} layers what each is"
-        raise SpecError.of(problem("unsupported-value", message, "layer_types"))
+        raise SpecError.of(checkpoint_problem("unsupported-value", message, "layer_types"))
     values = one_rotation(config, THETA) | head_width(config)
     values["settings"] |= pattern_of("".join(LETTERS[key] for key in keys), window)
     return values

@@ -20,6 +20,7 @@ from typing import Any
 from rinsc.errors import CheckpointError, Problem, SpecError
 from rinsc.graph import BlockGraph, TowersGraph
 from rinsc.layers import join_shapes
+from rinsc.sources.config_values import checkpoint_problem
 from rinsc.sources.family import (
     DESCRIPTIONS,
     Family,
@@ -64,7 +65,7 @@ def towers_spec_from_config(
         table = config.get(key)
         table = {} if table is None else table
         if not isinstance(table, Mapping):
-            problems.append(_problem("bad-type", f"'{key}' is no table", key))
+            problems.append(checkpoint_problem("bad-type", f"'{key}' is no table", key))
             continue
         mistakes = list(config_problems(own, table))
         problems += [_below(problem, key) for problem in mistakes]
@@ -159,15 +160,10 @@ def _top_problems(family: TowersFamily, config: Mapping[str, object]) -> Iterato
     for key in config.keys() - known - DESCRIPTIONS:
         if config[key] not in (None, False):
             message = f"the config has '{key}', which may change what is computed"
-            yield _problem("unknown-key", message, key)
+            yield checkpoint_problem("unknown-key", message, key)
 
 
 def _below(problem: Problem, key: str) -> Problem:
     """A problem of a table, said of the config that the table is in."""
     location = (problem.place or "config.json").replace("config.json: ", f"config.json: {key}.")
     return replace(problem, place=location)
-
-
-def _problem(code: str, message: str, key: str) -> Problem:
-    hint = "this checkpoint is of another architecture than the family"
-    return Problem(code, message, place=f"config.json: {key}", hint=hint)
