@@ -202,7 +202,7 @@ def test_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(metadata, "requires", requires)
     found = {each.name: each for each in installation().libraries}
-    assert found["tokenizers"].extras == ("cpu", "gpu", "genai", "train")
+    assert found["tokenizers"].extras == ("cpu", "gpu", "genai", "train", "pictures")
     assert found["tokenizers"].version == metadata.version("tokenizers")
     assert found["tokenizers"].minimum is None
 

@@ -21,12 +21,14 @@ import pytest
 from cyclopts import App
 from hypothesis import example, given
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 
 from rinsc.cli import app
 from rinsc.cli.output import print_table, result_alone, without_controls
 from rinsc.data.corpora import Added
 from tests.cli.command_line import run_cli
 from tests.cli.conftest import TINY
+from tests.sources import checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = ROOT / "tests" / "study" / "translation.csv"
@@ -136,6 +138,10 @@ def test_every_command_prints_one_document(
     prompt = ("--prompt", "On day", "--max-new-tokens", "2")
     study = tmp_path / "study.toml"
     study.write_text(STUDY.format(corpus=corpus))
+    checkpoints.saved(tmp_path / "llama", LlamaConfig(**checkpoints.DIMENSIONS))
+    plain = tmp_path / "plain"
+    done = run_cli("train", "A", *TINY, *steps, "-o", str(plain))
+    assert done.status == 0, done.err
     lines: list[tuple[str, ...]] = [
         ("check", "(A^3)B"),
         ("show", "(A^3)B", "-o", str(tmp_path / "model.svg")),
@@ -147,6 +153,9 @@ def test_every_command_prints_one_document(
         ("zoo", "family", "rins"),
         ("verify", "A^2", "--layers", "1"),
         ("compile", str(run), "--to", "onnx", "-o", f"{tmp_path / 'folder'}/", "--no-report"),
+        ("import", str(tmp_path / "llama"), "-o", str(tmp_path / "base")),
+        ("retrofit", str(tmp_path / "base"), "A^2", "-o", str(tmp_path / "looped")),
+        ("scan", str(plain), "--data", corpus, "--longest", "1", "--tokens", "8"),
         ("presets",),
         ("data", "list"),
         ("data", "add", "stdlib"),

@@ -33,6 +33,9 @@ def small_spec(signature: str = "(A^3)B", **changes: Any) -> ModelSpec:
         vocab_size=53,
         context=19,
     )
+    if changes.get("kind") == "siglip_image":  # whose context follows from its pictures
+        settings = {"siglip_image": {"image_size": 12, "patch_size": 3}}
+        changes = {**changes, "context": 16, "settings": settings}
     return dataclasses.replace(spec, **changes)
 
 
@@ -54,7 +57,8 @@ def random_given(spec: ModelSpec, batch: int, seq: int, seed: int = 0) -> npt.ND
     """Token ids, or patches where the model takes those."""
     if model_input(spec).dtype == "int64":
         return random_ids(spec, batch, seq, seed)
-    shape = (batch, seq, int(model_input(spec).shape[-1]))
+    own = model_input(spec).shape[2:] if len(model_input(spec).shape) == 3 else None
+    shape = (batch, seq, *map(int, own)) if own else (batch, *map(int, model_input(spec).shape[1:]))
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 

@@ -213,8 +213,7 @@ def test_the_hint_of_an_unknown_setting_names_those_of_the_kinds() -> None:
         return str(caught.value.problems[0].hint)
 
     assert hint(kind="decoder", windo=3) == "did you mean 'window'?"
-    named = (
-        "settings of decoder: pattern, window, local_theta, head_norm, qkv_bias; keys of a spec:"
-    )
-    assert hint(kind="decoder", colour=3).startswith(named)
+    named = hint(kind="decoder", colour=3)
+    assert named.startswith("settings of decoder: pattern, window, local_theta, ")
+    assert "head_norm, " in named.partition("; keys of a spec: ")[0]
     assert hint(kind="llama", colour=3).startswith("one of: signature")

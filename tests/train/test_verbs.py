@@ -205,7 +205,7 @@ def test_every_option_of_a_setting_is_that_of_its_field() -> None:
     shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("train", "--help").out).split())
     options = [setting_of(field) for field in dataclasses.fields(TrainConfig)]
     named = [setting.option for setting in options if setting.option]
-    assert len(named) == len(set(named)) == 23
+    assert len(named) == len(set(named)) == 26
     for setting in options:
         if setting.option:
             assert f"{setting.option} " in shown

@@ -3,7 +3,6 @@ same, else with the code of the model."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from rinsc.graph import (
 from rinsc.layers import model_input
 from rinsc.sources import SIGLIP, towers_config_from_graph, towers_names_from_graph
 from rinsc.sources.siglip_files import as_json, with_steps
+from rinsc.storage.files import parse_json
 from rinsc.storage.weights_digest import CHECKSUMS, MODEL_ENTRY, config_digest
 
 MODULES = (
@@ -70,7 +70,7 @@ def own_files(
 ) -> dict[str, bytes]:
     """The config and the code of a model with all its rounds to choose from."""
     config = towers_config(module.graph, rounds, token_ids)
-    values: dict[str, Any] = json.loads(config.to_json_string())
+    values: dict[str, Any] = parse_json(config.to_json_string())
     dtype = next(module.parameters()).dtype
     values |= {
         "architectures": [RinscSiglipModel.__name__],

@@ -7,7 +7,6 @@ alone, or the path of a file beside the table.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from rinsc.data.pairs.raw import (
 )
 from rinsc.data.text_files import file_facts
 from rinsc.extras import require
+from rinsc.storage.files import parse_json
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 ROWS = 16  # read at once; each holds a picture
@@ -193,7 +193,7 @@ def _caption_column(schema: Any, columns: Columns, place: str) -> str:
 def _declared_images(schema: Any) -> list[str]:
     """The columns that the library datasets says are pictures."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        features = parse_json(schema.metadata[b"huggingface"])["info"]["features"]
         return [name for name, feature in features.items() if feature.get("_type") == "Image"]
     except (KeyError, TypeError, ValueError, AttributeError):
         return []

@@ -95,11 +95,12 @@ def emit_graph(
     output.name, _ = programs.output
     for name, used in walk.used.items():
         used.name = USED + name
+    stored = [v for v in op.initializers.values() if v.uses() or not _is_constant(v)]
     return ir.Graph(
         [*inputs.values(), *past, *dials.values()],
         [output, *name_present(slots), *walk.used.values()],
         nodes=op.nodes,
-        initializers=list(op.initializers.values()),
+        initializers=stored,
         opset_imports={domain: OPSETS[domain] for domain in sorted(op.domains)},
         name="model",
     )
@@ -234,10 +235,15 @@ class _Merged:
         )
 
 
+def _is_constant(value: ir.Value) -> bool:
+    """Whether it is none of the model's weights; one that nothing reads is not stored."""
+    return str(value.name).startswith(CONSTANTS)
+
+
 def _equal(one: ir.Value, other: ir.Value) -> bool:
     """Whether two constants hold the same numbers."""
     left, right = one.const_value, other.const_value
-    if left is None or right is None or not str(other.name).startswith(CONSTANTS):
+    if left is None or right is None or not _is_constant(other):
         return False
     same = (left.dtype, left.shape.numpy()) == (right.dtype, right.shape.numpy())
     return same and left.tobytes() == right.tobytes()
