@@ -80,11 +80,19 @@ def _more_config(spec: ModelSpec) -> dict[str, Any]:
         | scores_config(spec)
         | {
             "attn_logit_softcapping": own.score_cap or None,
-            "final_logit_softcapping": own.logit_cap or None,
-            "layer_types": types_of(spec),
-            "sliding_window": window_of(spec) or own.window,
         }
+        | windows_config(spec)
     )
+
+
+def windows_config(spec: ModelSpec) -> dict[str, Any]:
+    """The cap of the logits, and which layers have a window of which size."""
+    own = own_settings(spec)
+    return {
+        "final_logit_softcapping": own.logit_cap or None,
+        "layer_types": types_of(spec),
+        "sliding_window": window_of(spec) or own.window,
+    }
 
 
 GEMMA2 = replace(

@@ -7,15 +7,20 @@ from typing import Any
 
 from rinsc.sources.config_values import Config
 from rinsc.sources.gemma import DEFAULT_HEAD
-from rinsc.sources.gemma2 import DEFAULT_WINDOW, GEMMA2, caps, every_other, scores, scores_config
+from rinsc.sources.gemma2 import (
+    DEFAULT_WINDOW,
+    GEMMA2,
+    caps,
+    every_other,
+    scores,
+    scores_config,
+    windows_config,
+)
 from rinsc.sources.llama import HEAD_NORMS
-from rinsc.sources.mistral import window_of
 from rinsc.sources.positions import (
     head_width,
-    own_settings,
     two_rotations,
     two_rotations_config,
-    types_of,
     windows,
 )
 from rinsc.sources.qwen2 import LETTERS
@@ -37,17 +42,8 @@ def _more(config: Config) -> dict[str, Any]:
 
 
 def _more_config(spec: ModelSpec) -> dict[str, Any]:
-    own = own_settings(spec)
-    return (
-        two_rotations_config(spec)
-        | scores_config(spec)
-        | {
-            "head_dim": spec.head_size,
-            "final_logit_softcapping": own.logit_cap or None,
-            "layer_types": types_of(spec),
-            "sliding_window": window_of(spec) or own.window,
-        }
-    )
+    head = {"head_dim": spec.head_size}
+    return two_rotations_config(spec) | scores_config(spec) | head | windows_config(spec)
 
 
 GEMMA3 = replace(

@@ -22,16 +22,17 @@ from rinsc.extras import require
 from rinsc.graph import BlockGraph, build_graph, resolve_rounds, unroll
 from rinsc.layers import require_language_model
 from rinsc.progress import Progress
-from rinsc.sources import FAMILIES, Family, config_from_spec, executed_tensors, stacked
+from rinsc.sources import FAMILIES, config_from_spec, executed_tensors, stacked
+from rinsc.sources.stored import Stored
 from rinsc.spec import ModelSpec
 from rinsc.spec.settings import KindSettings
-from rinsc.storage.files import check_folder, made_folder, parse_json, read_json
+from rinsc.storage.files import check_folder, made_folder, parse_json
 from rinsc.storage.folders import folder_aside
 from rinsc.syntax import parse
 from rinsc.variants.retrofit import pattern_of, stack
 from rinsc.verbs.carried import CARRIED, carried
 from rinsc.verbs.forms import FRESH, Exported, PlainForm, check_no_run, said_written
-from rinsc.verbs.import_model import TOKEN_IDS
+from rinsc.verbs.import_model import token_ids_of
 from rinsc.verbs.models import Model, own_rounds
 
 if TYPE_CHECKING:
@@ -55,15 +56,14 @@ def export_plain(
         rounds = own_rounds(model.run) if form.rounds is None else form.rounds
         counts = resolve_rounds(graph, rounds)
     flat = unroll(graph, counts or None)
-    family, config = plain_family(flat)
+    config, stored = plain_model(flat)
     _check_folder(output, overwrite=overwrite)
     require("torch", "safetensors")
     from rinsc.backends.torch.weight_files import write_tensors
 
     ours = _tensors(model)
     tensors = {
-        theirs: stacked(own, [ours[name] for name in own.names])
-        for theirs, own in executed_tensors(family, flat).items()
+        theirs: stacked(own, [ours[name] for name in own.names]) for theirs, own in stored.items()
     }
     files = {} if model.run is None else carried(model.run.path, without_code=True)
     texts = {CONFIG_FILE: _config(config, model, tensors), **_generation(files)}
@@ -80,8 +80,9 @@ def export_plain(
     return Exported(output, sizes, replace(form, rounds=counts), spec.text, counts)
 
 
-def plain_family(flat: BlockGraph) -> tuple[Family, dict[str, Any]]:
-    """The family whose model has as many layers as run in the unrolled graph, and its config.
+def plain_model(flat: BlockGraph) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """The config of a plain model with as many layers as run in the unrolled graph, and which of
+    our tensors each of its own is made of.
 
     Raises SpecError where none computes the same.
     """
@@ -90,8 +91,8 @@ def plain_family(flat: BlockGraph) -> tuple[Family, dict[str, Any]]:
         if family.signature is not None:
             continue  # whose own models loop
         try:
-            executed_tensors(family, flat)
-            return family, config_from_spec(family, spec)
+            stored = executed_tensors(family, flat)
+            return config_from_spec(family, spec), stored
         except SpecError as error:
             reasons.append(error)
     nearest = min(reasons, key=lambda error: "is a" in error.message)
@@ -143,11 +144,7 @@ def _config(config: Mapping[str, Any], model: Model, tensors: Mapping[str, torch
         "dtype": dtype,
     }
     if model.run is not None:
-        try:
-            before = read_json(model.run.path / CONFIG_FILE)
-        except (OSError, ValueError):
-            before = {}
-        values |= {key: before[key] for key in TOKEN_IDS if before.get(key) is not None}
+        values |= token_ids_of(model.run.path)
     return json.dumps(values, indent=2) + "\n"
 
 

@@ -151,6 +151,16 @@ class Checkpoint:
             return dict(ours)
 
 
+def token_ids_of(folder: Path) -> dict[str, Any]:
+    """What the config of a model folder says of tokens; a run may say nothing there."""
+    try:
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError):
+        return {}
+    known = config if isinstance(config, dict) else {}
+    return {key: known[key] for key in TOKEN_IDS if known.get(key) is not None}
+
+
 def write_model(
     spec: ModelSpec,
     tensors: Mapping[str, torch.Tensor],

@@ -25,12 +25,11 @@ from rinsc.layers import require_language_model
 from rinsc.layers.weight_names import block_weights, weight_shapes
 from rinsc.progress import Progress, ShownProgress
 from rinsc.scalars import Table, html_table, rounded_bytes, rounded_count, rounded_flops
-from rinsc.storage.files import read_json
 from rinsc.syntax.tree import rewritten
 from rinsc.variants.retrofit import Range, Retrofit, repeated_ranges, retrofit_plan
 from rinsc.verbs.carried import carried
 from rinsc.verbs.forms import hf_facts, in_place_of
-from rinsc.verbs.import_model import TOKEN_IDS, write_model
+from rinsc.verbs.import_model import token_ids_of, write_model
 from rinsc.verbs.models import open_run, run_spec
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def retrofit(
             *(
                 plan.spec,
                 tensors,
-                _token_ids(folder.path),
+                token_ids_of(folder.path),
                 carried(folder.path, without_code=True),
                 output,
             ),
@@ -201,15 +200,6 @@ def _chosen(
         message = f"{setting('blocks')} says which layers run twice, and so does the signature"
         raise UsageError("usage", message, hint="give one of the two")
     return repeated_ranges(spec.layers, blocks)
-
-
-def _token_ids(folder: Path) -> dict[str, Any]:
-    """What the config of the source says of tokens; a run says nothing there."""
-    try:
-        config = read_json(folder / "config.json")
-    except (OSError, ValueError):
-        return {}
-    return {key: config[key] for key in TOKEN_IDS if isinstance(config, dict) and key in config}
 
 
 def _renamed(plan: Retrofit, before: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

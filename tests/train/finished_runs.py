@@ -31,11 +31,7 @@ class Runs(NamedTuple):
 @lru_cache(maxsize=1)
 def train_runs(folder: Path) -> Runs:
     """Trained once a session."""
-    text = folder / "text"
-    text.mkdir(parents=True)
-    for document in load_corpus("plays").train[:13]:
-        name = Path(document.name).name
-        (text / name).with_suffix(".txt").write_text(document.text[:5003], encoding="utf-8")
+    text = write_excerpts(folder)
     runs = Runs(folder / "recursive", folder / "baseline", text)
     train("AB", runs.baseline, text, "--steps", "97")
     tokenizer = str(runs.baseline / "tokenizer.json")
@@ -44,6 +40,16 @@ def train_runs(folder: Path) -> Runs:
         *("--match", "AB", "--tokenizer", tokenizer),
     )
     return runs
+
+
+def write_excerpts(folder: Path) -> Path:
+    """A folder of beginnings of real plays, a file each."""
+    text = folder / "text"
+    text.mkdir(parents=True)
+    for document in load_corpus("plays").train[:13]:
+        name = Path(document.name).name
+        (text / name).with_suffix(".txt").write_text(document.text[:5003], encoding="utf-8")
+    return text
 
 
 def train(signature: str, folder: Path, text: Path, *more: str, vocab_size: int = 307) -> None:

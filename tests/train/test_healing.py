@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 import rinsc
 from rinsc.backends.hf import causal_lm
-from rinsc.data.corpora import load_corpus
 from rinsc.errors import RinscError
 from rinsc.objectives import Request, objective
 from rinsc.progress import SilentProgress
@@ -22,7 +21,7 @@ from rinsc.training.healing import follow, freeze_all_but_repeats
 from rinsc.training.opening import finished_run
 from rinsc.verbs.retrofit import retrofit
 from tests.cli.command_line import run_cli
-from tests.train.finished_runs import DIMENSIONS, HOW
+from tests.train.finished_runs import DIMENSIONS, HOW, write_excerpts
 
 WEIGHT = 0.7
 LAYERS = 4
@@ -32,10 +31,7 @@ LAYERS = 4
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four layers, its retrofit, and the text."""
     base = tmp_path_factory.mktemp("healing")
-    text = base / "text"
-    text.mkdir()
-    for number, document in enumerate(load_corpus("plays").train[:13]):
-        (text / f"{number}.txt").write_text(document.text[:5003], encoding="utf-8")
+    text = write_excerpts(base)
     done = run_cli(
         *("train", f"A[{LAYERS}]", *DIMENSIONS[2:], *HOW, "--data", f"text:{text}"),
         *("-o", str(base / "base"), "--vocab-size", "307", "--steps", "60"),

@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import rinsc
-from rinsc.data.corpora import load_corpus
 from rinsc.errors import RinscError
 from rinsc.evaluation import scan as scanning
 from rinsc.evaluation.scan import scan
@@ -22,7 +21,7 @@ from rinsc.evaluation.scan_report import Scan
 from rinsc.progress import SilentProgress
 from rinsc.training.opening import trained_run
 from tests.cli.command_line import run_cli
-from tests.train.finished_runs import DIMENSIONS, HOW, Runs, runs
+from tests.train.finished_runs import DIMENSIONS, HOW, Runs, runs, write_excerpts
 
 __all__ = ["runs"]
 LAYERS = 5
@@ -32,10 +31,7 @@ LAYERS = 5
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of five layers in two blocks, and the text that it was trained on."""
     base = tmp_path_factory.mktemp("scan")
-    text = base / "text"
-    text.mkdir()
-    for number, document in enumerate(load_corpus("plays").train[:13]):
-        (text / f"{number}.txt").write_text(document.text[:5003], encoding="utf-8")
+    text = write_excerpts(base)
     done = run_cli(
         *("train", "A[3]B[2]", *DIMENSIONS[2:], *HOW, "--data", f"text:{text}", "--steps", "40"),
         *("-o", str(base / "run"), "--vocab-size", "307"),
