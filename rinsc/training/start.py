@@ -245,7 +245,9 @@ class PlannedRun:
                 module = self._fresh_module()
                 devices.on_first(lambda: self._take_over(state, locks, resume=resume))
                 result = self._train(module, data, progress, resume=resume)
-                devices.on_first(lambda: self._report_healing(data, progress))
+            if self.teacher is not None and not (was_finished and self.folder.healing.exists()):
+                opened, _ = self._data(self._request(progress, resume=True))
+                devices.on_first(lambda: self._report_healing(opened, progress))
         return Trained(self.folder.path, self.spec, self.config, result, was_finished)
 
     def _finished(self) -> TrainResult | None:

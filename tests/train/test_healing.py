@@ -187,6 +187,9 @@ def test_an_interrupted_healing_ends_with_the_same_bits(
     assert one == other
     reports = [(tmp_path / n / "healing.json").read_text() for n in ("whole", "cut")]
     assert reports[0] == reports[1]
+    (tmp_path / "cut" / "healing.json").unlink()  # as of a run that was killed before its report
+    assert heal(folder, tmp_path / "cut", *more).status == 0
+    assert (tmp_path / "cut" / "healing.json").read_text() == reports[0]
 
 
 def test_mistakes_are_one_error(folder: Path, tmp_path: Path) -> None:
