@@ -28,6 +28,7 @@ ORDER = (
     "sources",
     "sampling",
     "generation",
+    "drafting",
     "text",
     "backends",
     "installation",
@@ -59,7 +60,7 @@ HOMES = {
         *("objectives", "training", "verbs", "cli"),
     ),
     "numpy": (
-        *("sampling", "generation", "backends.torch", "backends.onnx", "backends.hf"),
+        *("sampling", "generation", "drafting", "backends.torch", "backends.onnx", "backends.hf"),
         *("verification", "data", "objectives", "training", "study", "plots"),
         *("evaluation", "verbs", "cli"),
     ),
