@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from rinsc.errors import UsageError, setting
-from rinsc.generation import Request
+from rinsc.generation import Request, Settings
 from rinsc.graph import BlockGraph, Rounds, resolve_rounds
 from rinsc.sampling import Sampling, kept_candidates, sample_next
 
@@ -30,11 +30,24 @@ if TYPE_CHECKING:
 
     Shares = npt.NDArray[np.float64]
 
-__all__ = ["DraftedRows", "Drafting", "Drafts", "checked_drafting", "stream_drafted"]
+__all__ = [
+    "DraftSettings",
+    "DraftedRows",
+    "Drafting",
+    "Drafts",
+    "checked_drafting",
+    "stream_drafted",
+]
 
 MOST_TOKENS = 8
 TOKEN_COST = 0.07  # what each further token adds to a pass, in passes of one token
 CLEAR_GAIN = 1.03  # what drafts must promise before they are made
+
+
+class DraftSettings(Settings, total=False):
+    """What generation is told by keyword where it can draft."""
+
+    draft_rounds: Rounds
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ __all__ = [
     "Settings",
     "cached_rows",
     "checked_request",
+    "collected",
     "continue_tokens",
+    "single_ids",
     "stream_ids",
     "stream_tokens",
     "whole_rows",
@@ -159,8 +161,13 @@ def continue_tokens(
     next_logits: RowLogits, request: Request, sampling: Sampling
 ) -> list[list[int]]:
     """The ids that follow each row, as `stream_tokens` chooses them."""
-    continued: list[list[int]] = [[] for _ in request.rows]
-    for chosen in stream_tokens(next_logits, request, sampling):
+    return collected(stream_tokens(next_logits, request, sampling), len(request.rows))
+
+
+def collected(steps: Iterator[tuple[int | None, ...]], rows: int) -> list[list[int]]:
+    """The ids of each of so many rows, of what `stream_tokens` gives."""
+    continued: list[list[int]] = [[] for _ in range(rows)]
+    for chosen in steps:
         for row, token in zip(continued, chosen, strict=True):
             if token is not None:
                 row.append(token)
@@ -169,11 +176,15 @@ def continue_tokens(
 
 def stream_ids(next_logits: RowLogits, request: Request, sampling: Sampling) -> Iterator[int]:
     """The ids that follow the one row of a request; raises `UsageError` for several."""
+    return single_ids(stream_tokens(next_logits, request, sampling), request)
+
+
+def single_ids(steps: Iterator[tuple[int | None, ...]], request: Request) -> Iterator[int]:
+    """What `stream_tokens` gives for one row; raises `UsageError` for several."""
     if len(request.rows) != 1:
         message = f"a stream follows one prompt, not {len(request.rows)}"
         raise UsageError("bad-prompt", message, hint="generate several at once instead")
-    chosen = stream_tokens(next_logits, request, sampling)
-    return (token for (token,) in chosen if token is not None)
+    return (token for (token,) in steps if token is not None)
 
 
 def whole_rows(next_logits: Callable[[Sequence[int]], Logits], context: int) -> RowLogits:

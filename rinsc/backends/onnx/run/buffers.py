@@ -120,7 +120,7 @@ class Buffers:
     binding: Any = field(init=False)
     written: ref[Past] | None = None
     _spare: dict[str, Any] = field(init=False)
-    _arrays: list[Any] = field(default_factory=list)
+    _arrays: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from onnxruntime import OrtValue
@@ -164,6 +164,25 @@ class Buffers:
             larger.values[name].update_inplace(new)
         return larger
 
+    def first_rounds(self, rounds: Mapping[str, int]) -> dict[str, Any]:
+        """The same memory as the cache of fewer rounds, on the CPU and appended to in place.
+
+        Raises `LoweringError` where it is no such part: of a repeat inside another, say.
+        """
+        from onnxruntime import OrtValue
+
+        counts = {rounds_of(name): count for name, count in rounds.items()}
+        values = {}
+        for name, shape in self.runtime.layout.shapes.items():
+            parts = tuple(slice(counts.get(str(size))) for size in shape)
+            part = self._arrays[name][0][parts]
+            if not part.flags.c_contiguous:
+                message = "the cache of these draft rounds does not stand in one piece"
+                hint = "draft with fewer rounds of the outer repeat alone"
+                raise LoweringError("bad-draft", message, hint=hint)
+            values[name] = OrtValue.ortvalue_from_numpy(part)
+        return values
+
     def _bind_cache(self) -> None:
         for name, value in self.values.items():
             self.binding.bind_ortvalue_input(name, value)
@@ -171,14 +190,15 @@ class Buffers:
 
     def _room(self) -> dict[str, Any]:
         sizes = self.runtime.layout.sizes(self.batch, self.capacity, self.rounds)
-        return {name: self._empty(shape) for name, shape in sizes.items()}
+        return {name: self._empty(name, shape) for name, shape in sizes.items()}
 
-    def _empty(self, shape: list[int]) -> Any:
+    def _empty(self, name: str, shape: list[int]) -> Any:
         from onnxruntime import OrtValue
 
         dtype, device = self.runtime.layout.dtype, self.runtime.device
         if device != "cpu":
             return OrtValue.ortvalue_from_shape_and_type(shape, dtype, device, 0)
         array = np.zeros(shape, dtype)
-        self._arrays.append(array)  # the runtime's value does not keep it alive
-        return OrtValue.ortvalue_from_numpy(array)
+        value = OrtValue.ortvalue_from_numpy(array)
+        self._arrays.setdefault(name, []).append(array)  # the value does not keep it alive
+        return value

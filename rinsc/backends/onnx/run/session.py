@@ -6,16 +6,18 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from rinsc import generation
 from rinsc.backends.onnx import contract
+from rinsc.backends.onnx.precision import parse_precision
 from rinsc.backends.onnx.run import loading
 from rinsc.backends.onnx.run.buffers import CacheLayout, Past, Runtime, not_picklable
 from rinsc.backends.onnx.run.continuation import Continuation, Decoding
+from rinsc.backends.onnx.run.drafted import DraftedSequence
 from rinsc.backends.onnx.run.inputs import (
     Dials,
     checked_input,
@@ -24,8 +26,10 @@ from rinsc.backends.onnx.run.inputs import (
     dial_inputs,
 )
 from rinsc.backends.onnx.run.providers import ONLY_FATAL, provider_of
+from rinsc.drafting import Drafting, Drafts, DraftSettings, checked_drafting, stream_drafted
 from rinsc.errors import LoweringError, plural, setting
 from rinsc.extras import require
+from rinsc.formats import FORMATS
 from rinsc.graph import (
     Rounds,
     RoundsWarning,
@@ -107,6 +111,7 @@ class Session:
         self.spec, self.rounds = loading.read_metadata(metadata, self._place)
         self.graph = build_graph(self.spec)
         loading.check_interface(self._session, self.graph, size, self._place)
+        self.precision = metadata.get(contract.Key.PRECISION, "fp32")
         self.tokenizer_sha256 = metadata.get(contract.Key.TOKENIZER)
         self.trained_rounds = trained_rounds(self.graph) | loading.trained_record(metadata)
         inputs = self._session.get_inputs()
@@ -239,7 +244,7 @@ class Session:
         self,
         prompt: generation.Prompt,
         max_new_tokens: int,
-        **settings: Unpack[generation.Settings],
+        **settings: Unpack[DraftSettings],
     ) -> list[int]: ...
 
     @overload
@@ -247,7 +252,7 @@ class Session:
         self,
         prompt: Sequence[generation.Prompt],
         max_new_tokens: int,
-        **settings: Unpack[generation.Settings],
+        **settings: Unpack[DraftSettings],
     ) -> list[list[int]]: ...
 
     def generate(
@@ -261,6 +266,7 @@ class Session:
         seed: int = 0,
         stop_ids: Sequence[int] = (),
         rounds: Rounds = None,
+        draft_rounds: Rounds = None,
     ) -> list[int] | list[list[int]]:
         """The ``max_new_tokens`` ids that follow ``prompt``, or fewer, up to one of ``stop_ids``.
 
@@ -269,7 +275,9 @@ class Session:
         model: the scale of 8-bit activations, or an early exit without a cache. A sequence that
         outgrows the context goes on as its last ``context`` ids, which is slow: each token runs all
         of them anew.
-        Without a cache in the model every step runs the whole sequence.
+        Without a cache in the model every step runs the whole sequence. With ``draft_rounds`` one
+        prompt is drafted at so many rounds and verified at ``rounds``, without loss: above
+        temperature 0 it draws other ids of the same distribution.
 
         Raises `SpecError` for a model that does not predict the next token, `UsageError` for
         a prompt that is empty or longer than the context and for settings that are none, and what
@@ -277,7 +285,8 @@ class Session:
         """
         sampling = Sampling(temperature, top_k, top_p, seed)
         request = self._request(prompt, max_new_tokens, stop_ids, rounds)
-        continued = generation.continue_tokens(row_logits(self, rounds), request, sampling)
+        steps = self.steps(request, sampling, rounds, draft_rounds)
+        continued = generation.collected(steps, len(request.rows))
         return continued[0] if request.is_single else continued
 
     def stream(
@@ -291,11 +300,83 @@ class Session:
         seed: int = 0,
         stop_ids: Sequence[int] = (),
         rounds: Rounds = None,
+        draft_rounds: Rounds = None,
     ) -> Iterator[int]:
         """The ids of `generate`, each as soon as it is chosen. Raises what `generate` raises."""
         sampling = Sampling(temperature, top_k, top_p, seed)
         request = self._request(prompt, max_new_tokens, stop_ids, rounds)
-        return generation.stream_ids(row_logits(self, rounds), request, sampling)
+        steps = self.steps(request, sampling, rounds, draft_rounds)
+        return generation.single_ids(steps, request)
+
+    def steps(
+        self,
+        request: generation.Request,
+        sampling: Sampling,
+        rounds: Rounds = None,
+        draft_rounds: Rounds = None,
+        *,
+        vocabulary: int | None = None,
+        drafts: Drafts | None = None,
+    ) -> Iterator[tuple[int | None, ...]]:
+        """The ids chosen for every row, step by step, of the first ``vocabulary`` ids.
+
+        ``drafts`` is told what came of drafts. Several rows are decoded plainly: one pass serves
+        them all, which is faster than to draft for each. Raises `LoweringError` for a model that
+        cannot draft, and what `checked_drafting` raises.
+        """
+        drafting = None if draft_rounds is None else self.drafting(draft_rounds, rounds)
+        if drafting is None or len(request.rows) > 1:
+            run = row_logits(self, rounds)
+
+            def known(rows: Sequence[Sequence[int]], live: Sequence[int]) -> list[npt.NDArray[Any]]:
+                return [logits[:vocabulary] for logits in run(rows, live)]
+
+            return generation.stream_tokens(known, request, sampling)
+        model = self._drafted(drafting, rounds)
+        limits = (drafting, self.spec.context)
+        return stream_drafted(
+            model, request, sampling, *limits, vocabulary=vocabulary, drafts=drafts
+        )
+
+    def drafting(self, draft_rounds: Rounds, rounds: Rounds) -> Drafting:
+        """How to draft, checked; raises `LoweringError` where this model cannot."""
+        drafting = checked_drafting(self.graph, draft_rounds, rounds, self.rounds)
+        self.check_rounds(rounds)
+        reason, hint = self._why_no_drafts()
+        if reason:
+            name = setting("draft_rounds")
+            raise LoweringError("bad-draft", f"{name}: {reason}", place=self._place, hint=hint)
+        return drafting
+
+    def _why_no_drafts(self) -> tuple[str, str]:
+        if not self.has_cache:
+            return "the model has no cache", f"export it with {setting('cache=True', '--cache')}"
+        if self._dials.gated or set(self._dials.inputs) != set(self.rounds):
+            dial = setting("rounds='dynamic'", "--rounds dynamic")
+            return "the model's rounds are fixed", f"export it with {dial}"
+        if self._used:
+            hint = "export it without an exit, or leave the drafts out"
+            return "the model ends its rounds early, token by token", hint
+        precision = parse_precision(self.precision)
+        kinds = {FORMATS[name].arithmetic for name in (precision.name, precision.table_format)}
+        if precision.float_type != "fp32" or not kinds <= {"floats", "cast"}:
+            reason = f"in {self.precision} tokens run together are rounded otherwise than alone"
+            return reason, "export it in fp32, or leave the drafts out"
+        if not self.in_place or self.provider != "cpu":
+            hint = "run it on the CPU, exported with the fused operators"
+            return "the cache is not appended to in place", hint
+        return "", ""
+
+    def _drafted(self, drafting: Drafting, rounds: Rounds) -> DraftedSequence:
+        def begun(ids: Sequence[int]) -> tuple[npt.NDArray[np.float32], Past]:
+            logits, past = self.step([list(ids)], rounds=rounds)
+            return logits[0, -1], past
+
+        def window(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+            return begun(ids)[0]
+
+        few, full = (dict(self._dials.arrays(counts)) for counts in (drafting.rounds, rounds))
+        return DraftedSequence(self._continuation, begun, window, drafting.rounds, few, full)
 
     _has_warned = False  # of more rounds than trained
 

@@ -1,0 +1,104 @@
+"""Sessions that draft at few rounds: the tokens of plain decoding, in fp32 products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rinsc.backends.onnx import Session, to_onnx
+from rinsc.drafting import Drafts
+from rinsc.errors import RinscError
+from rinsc.generation import checked_request
+from rinsc.sampling import Sampling
+from rinsc.spec import model_spec
+from tests.onnx.models import lively_model
+
+SPEC = model_spec("(A^3)B", preset="tiny", vocab_size=53, context=300)
+MODEL = lively_model(SPEC)
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp8"])
+def session(request: pytest.FixtureRequest) -> Session:
+    model = to_onnx(MODEL, "dynamic", cache=True, precision=request.param)
+    return Session(model, threads=1)
+
+
+@pytest.mark.parametrize("draft", [1, 2])
+@pytest.mark.parametrize("prompt", [[3, 1, 4], [7] * 290])
+def test_greedy_tokens_are_those_of_plain_decoding(
+    session: Session, draft: int, prompt: list[int]
+) -> None:
+    """Hundreds of them, past the first capacity of the cache and to the end of the context."""
+    count = 320 - len(prompt)
+    request = checked_request(prompt, count, session.spec)
+    told = Drafts()
+    steps = session.steps(request, Sampling(), 3, draft, drafts=told)
+    assert [token for (token,) in steps] == session.generate(prompt, count, rounds=3)
+    assert told.drafted > 0 or draft == 2  # which rarely pays
+    assert told.drafted >= told.accepted
+
+
+def test_a_verification_writes_over_the_drafts(session: Session) -> None:
+    """Its logits are those of a sequence that never drafted."""
+    model = session._drafted(session.drafting(1, 3), 3)
+    model.begin([[3, 1, 4]])
+    for token in (5, 6, 7, 8):
+        model.draft([0], [token])
+    (logits,) = model.verify([0], [[9, 2]])
+    plain = session.logits([[3, 1, 4, 9, 2]], rounds=3)[0, 3:]
+    np.testing.assert_allclose(logits, plain, atol=1e-4)
+    model.keep([0], [1])
+    (logits,) = model.verify([0], [[6, 1, 1]])
+    plain = session.logits([[3, 1, 4, 9, 6, 1, 1]], rounds=3)[0, 4:]
+    np.testing.assert_allclose(logits, plain, atol=1e-4)
+
+
+def test_a_draft_is_the_model_at_few_rounds() -> None:
+    session = Session(to_onnx(MODEL, "dynamic", cache=True), threads=1)
+    drafting = session.drafting(1, 3)
+    model = session._drafted(drafting, 3)
+    model.begin([[3]])
+    # One position in: keys of the first round are the same at 1 and at 3 rounds, B's are not.
+    past = session.step([[3]], rounds=3)[1]
+    assert past.length == 1
+    (logits,) = model.draft([0], [5])
+    few, many = (session.logits([[3, 5]], rounds=count)[0, -1] for count in (1, 3))
+    assert np.abs(logits - few).max() < np.abs(logits - many).max()
+
+
+def test_batches_and_streams_give_the_same_tokens(session: Session) -> None:
+    prompts = [[3, 1, 4], [9], [2, 6]]
+    plain = session.generate(prompts, 20, rounds=3)
+    assert session.generate(prompts, 20, rounds=3, draft_rounds=1) == plain
+    assert list(session.stream(prompts[0], 20, rounds=3, draft_rounds={"A": 1})) == plain[0]
+    stops = [plain[0][7]]
+    stopped = session.generate(prompts[0], 20, rounds=3, stop_ids=stops)
+    assert session.generate(prompts[0], 20, rounds=3, stop_ids=stops, draft_rounds=1) == stopped
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "words"),
+    [
+        ({"rounds": 3}, {}, "fixed"),
+        ({"cache": False}, {}, "no cache"),
+        ({"precision": "int8-dynamic"}, {}, "together"),
+        ({"precision": "int8"}, {}, "together"),
+        ({"precision": "int4"}, {}, "together"),
+        ({"precision": "fp16"}, {}, "together"),
+        ({"portable": True}, {}, "in place"),
+        ({}, {"draft_rounds": 3}, "equals"),
+        ({}, {"draft_rounds": 4}, "above"),
+        ({}, {"draft_rounds": 0}, "0"),
+    ],
+)
+def test_what_cannot_draft_says_why(
+    changes: dict[str, Any], asked: dict[str, Any], words: str
+) -> None:
+    options = {"rounds": "dynamic", "cache": True, **changes}
+    session = Session(to_onnx(MODEL, options.pop("rounds"), **options), threads=1)
+    with pytest.raises(RinscError, match=words) as caught:
+        session.generate([1], 4, **{"draft_rounds": 1, **asked})
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].hint
