@@ -76,6 +76,12 @@ class Drafts:
     def accepted(self) -> int:
         return sum(self.hits)
 
+    @property
+    def text(self) -> str:
+        """How many were accepted, in words."""
+        rate = f" ({self.accepted / self.drafted:.0%})" if self.drafted else ""
+        return f"drafts: {self.accepted} of {self.drafted} accepted{rate}"
+
     def add(self, drafted: int, accepted: int) -> None:
         """One pass, which accepted so many of what was drafted."""
         self.passes += 1

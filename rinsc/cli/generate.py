@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from rinsc.cli.output import CommandProgress, print_json, print_text
 from rinsc.cli.values import RoundsOption, Seed, parse_rounds
 from rinsc.sampling import Sampling
+
+if TYPE_CHECKING:
+    from rinsc.verbs.generate import Generation
 
 
 def generate_(
@@ -25,6 +28,7 @@ def generate_(
     *,
     prompt: tuple[str, ...],
     rounds: RoundsOption = (),
+    draft_rounds: RoundsOption = (),
     max_new_tokens: int = 100,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -48,6 +52,8 @@ def generate_(
         The text to continue; several are continued together, each with a seed of its own.
     rounds
         Rounds of every repeat, as 3, or of one, as A=2; those written if not given.
+    draft_rounds
+        Draft tokens at so many rounds and verify them at all, without loss; of an ONNX model.
     max_new_tokens
         How many tokens to add, at most.
     temperature
@@ -80,10 +86,12 @@ def generate_(
     """
     from rinsc.verbs.generate import generate
 
+    progress = CommandProgress()
     generation = generate(
         *(model, prompt),
         max_new_tokens=max_new_tokens,
         rounds=parse_rounds(rounds),
+        draft_rounds=parse_rounds(draft_rounds),
         sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
         stop=stop,
         stop_ids=stop_id,
@@ -93,7 +101,7 @@ def generate_(
         cache=cache,
         tokenizer=tokenizer,
         provider=provider,
-        progress=CommandProgress(),
+        progress=progress,
     )
     pieces = generation.pieces()
     first = next(pieces)
@@ -103,7 +111,9 @@ def generate_(
     elif not json:
         _print_all(shown, first, pieces)
     else:
-        _print_json(prompt, generation.texts, generation.rounds_used)
+        _print_json(prompt, generation)
+    if generation.drafts is not None:
+        progress.note(generation.drafts.text)
 
 
 def _print_live(prompt: str, first: str, pieces: Iterator[str]) -> None:
@@ -128,9 +138,12 @@ def _print_all(
         print_text("\n\n".join(texts), flush=True)
 
 
-def _print_json(prompts: Sequence[str], texts: Sequence[str], used: Mapping[str, int]) -> None:
-    """One object, or a list of several; ``used`` are the rounds that the last token took."""
-    more = {"rounds_used": dict(used)} if used else {}
+def _print_json(prompts: Sequence[str], generation: Generation) -> None:
+    """One object, or a list of several, with the rounds that the last token took, and drafts."""
+    texts, used, drafts = generation.texts, generation.rounds_used, generation.drafts
+    more: dict[str, object] = {"rounds_used": dict(used)} if used else {}
+    if drafts is not None:
+        more["drafts"] = {"drafted": drafts.drafted, "accepted": drafts.accepted}
     pairs = zip(prompts, texts, strict=True)
     documents = [{"prompt": prompt, "text": text, **more} for prompt, text in pairs]
     print_json(documents if len(documents) > 1 else documents[0])

@@ -38,6 +38,7 @@ from rinsc.verbs.models import (
 
 if TYPE_CHECKING:
     from rinsc.data.tokenizer import BytePairTokenizer
+    from rinsc.drafting import Drafts
     from rinsc.generation import Request, RowLogits
     from rinsc.graph import BlockGraph, Rounds
     from rinsc.text.streams import TextStream
@@ -57,8 +58,10 @@ class Generation:
         steps: Iterator[Sequence[int | None]],
         source: Source,
         notes: Callable[[], None],
+        drafts: Drafts | None = None,
     ) -> None:
         self.prompts = prompts
+        self.drafts = drafts  # what came of them so far; None where none were asked for
         self._texts = ["" for _ in prompts]
         self._source = source
         self._pieces = self._run(streams, steps, notes)
@@ -119,6 +122,7 @@ def generate(
     *,
     max_new_tokens: int = 100,
     rounds: Rounds = None,
+    draft_rounds: Rounds = None,
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
     stop_ids: Sequence[int] = (),
@@ -141,7 +145,8 @@ def generate(
     tokenizer. With ``chat`` each prompt is a user's message; ``raw`` reads the names of special
     tokens as plain characters. ``cache=False`` runs whole passes in PyTorch. ``tokenizer`` is a
     tokenizer.json, by default the one beside the model; a module needs one. ``provider`` is of
-    ONNX: cuda or cpu.
+    ONNX: cuda or cpu. With ``draft_rounds`` an ONNX model drafts tokens at so many rounds and
+    verifies them at ``rounds``, without loss; the result's ``drafts`` counts them.
 
     Raises `RinscError`, here for what can be told before anything runs.
     """
@@ -166,7 +171,9 @@ def generate(
     from rinsc.generation import checked_request, stream_tokens
 
     file = None if tokenizer is None else Path(tokenizer)
-    source = open_source(model, file, rounds, cache=cache, provider=provider)
+    source = open_source(
+        model, file, rounds, cache=cache, provider=provider, draft_rounds=draft_rounds
+    )
     own_tokenizer = source.tokenizer
     rendered = render_chats(own_tokenizer, texts) if chat else texts
     rows = [own_tokenizer.encode(text, characters=raw).tolist() for text in rendered]
@@ -175,10 +182,14 @@ def generate(
     request = checked_request(rows if len(rows) > 1 else rows[0], max_new_tokens, spec, ends)
     decode = partial(own_tokenizer.decode, skip_special_tokens=True)
     streams = [TextStream(decode, stops, row) for row in rows]
-    token_steps = stream_tokens(source.next_logits, request, chosen)
+    token_steps = (
+        stream_tokens(source.next_logits, request, chosen)
+        if source.steps is None
+        else source.steps(request, chosen)
+    )
     shown = ShownProgress() if progress is None else progress
     notes = partial(_note_limits, source, request, chosen, shown)
-    return Generation(texts, streams, token_steps, source, notes)
+    return Generation(texts, streams, token_steps, source, notes, source.drafts)
 
 
 def _added(
@@ -226,7 +237,8 @@ class Source:
 
     ``next_logits`` are of the ids that the tokenizer has. A text ends at each of ``stop_ids``.
     ``untrained`` tells of rounds beyond training; ``rounds_used`` gives, of repeats that may end
-    early, the rounds of the last token.
+    early, the rounds of the last token. ``steps`` are those with drafts, and ``drafts`` what comes
+    of these.
     """
 
     graph: BlockGraph
@@ -235,10 +247,18 @@ class Source:
     stop_ids: tuple[int, ...]
     untrained: str | None
     rounds_used: Callable[[], Mapping[str, int]] = dict
+    steps: Callable[[Request, Sampling], Iterator[Sequence[int | None]]] | None = None
+    drafts: Drafts | None = None
 
 
 def open_source(
-    model: object, tokenizer: Path | None, rounds: Rounds, *, cache: bool, provider: str | None
+    model: object,
+    tokenizer: Path | None,
+    rounds: Rounds,
+    *,
+    cache: bool,
+    provider: str | None,
+    draft_rounds: Rounds = None,
 ) -> Source:
     """The model in its runtime; raises UsageError for a setting of the other runtime."""
     name = os.fspath(model) if isinstance(model, str | os.PathLike) else None
@@ -251,7 +271,12 @@ def open_source(
         hint = "leave it out; whether there is a cache was said to rinsc compile"
         raise UsageError("usage", message, hint=hint)
     if file is not None:
-        return onnx_source(file, tokenizer, rounds, provider)
+        return onnx_source(file, tokenizer, rounds, provider, draft_rounds)
+    if draft_rounds is not None:
+        message = f"{setting('draft_rounds')} is of ONNX models"
+        dial = setting("rounds='dynamic'", "--rounds dynamic")
+        hint = f"compile it with {dial} and a cache"
+        raise UsageError("bad-draft", message, hint=hint)
     if name is not None:
         return run_source(name, tokenizer, rounds, cache=cache)
     return module_source(model, tokenizer, rounds, cache=cache)
@@ -333,11 +358,18 @@ def run_source(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: boo
     return Source(graph, chosen, known_logits(chosen, next_logits), stops, untrained)
 
 
-def onnx_source(path: Path, tokenizer: Path | None, rounds: Rounds, provider: str | None) -> Source:
+def onnx_source(
+    path: Path,
+    tokenizer: Path | None,
+    rounds: Rounds,
+    provider: str | None,
+    draft_rounds: Rounds = None,
+) -> Source:
     """An ONNX file in ONNX Runtime."""
     require("onnxruntime")
     from rinsc.backends.onnx import Session
     from rinsc.backends.onnx.run.session import row_logits
+    from rinsc.drafting import Drafts
     from rinsc.graph import beyond_training, resolve_rounds
     from rinsc.layers import require_language_model
 
@@ -346,6 +378,8 @@ def onnx_source(path: Path, tokenizer: Path | None, rounds: Rounds, provider: st
     with _rounds_option():
         session.check_rounds(rounds)
         counts = resolve_rounds(session.graph, rounds)
+        if draft_rounds is not None:
+            session.drafting(draft_rounds, rounds)
     size, beside = session.spec.vocab_size, path.parent / TOKENIZER_FILE
     if tokenizer is None and session.tokenizer_sha256 is not None and beside.is_file():
         _require_as_written(beside, session.tokenizer_sha256)
@@ -355,7 +389,19 @@ def onnx_source(path: Path, tokenizer: Path | None, rounds: Rounds, provider: st
     next_logits = row_logits(session, rounds)
     stops = stop_ids(path.parent, chosen.stop_ids, size)
     limited = known_logits(chosen, next_logits)
-    return Source(session.graph, chosen, limited, stops, untrained, lambda: session.rounds_used)
+    source = Source(session.graph, chosen, limited, stops, untrained, lambda: session.rounds_used)
+    if draft_rounds is None:
+        return source
+    drafts = Drafts()
+
+    def steps(request: Request, sampling: Sampling) -> Iterator[Sequence[int | None]]:
+        return session.steps(
+            *(request, sampling, rounds, draft_rounds),
+            vocabulary=chosen.vocab_size,
+            drafts=drafts,
+        )
+
+    return replace(source, steps=steps, drafts=drafts)
 
 
 def _require_as_written(path: Path, sha256: str) -> None:

@@ -436,3 +436,31 @@ def test_a_padded_vocabulary(run: Path, tmp_path: Path) -> None:
     assert run_cli("compile", str(padded), "--to", "hf", "-o", str(tmp_path / "hub")).status == 0
     config = json.loads((tmp_path / "hub" / "generation_config.json").read_text())
     assert config["suppress_tokens"] == [size, size + 1, size + 2, size + 3]
+
+
+def test_drafts_change_no_text(model: Path) -> None:
+    plain = continued(model, "On day", "--rounds", "3", tokens=40)
+    done = generate(
+        model, "--prompt", "On day", "--rounds", "3", "--draft-rounds", "1", "--json", tokens=40
+    )
+    if not (model / "model.onnx").is_file():
+        assert done.status == 2
+        assert "ONNX" in done.err
+        return
+    if done.status != 0:
+        assert "no cache" in done.err
+        assert done.out == ""
+        return
+    said = json.loads(done.out)
+    assert said["text"] == plain
+    counts = said["drafts"]
+    assert counts["drafted"] >= counts["accepted"] >= 0
+    assert f"drafts: {counts['accepted']} of {counts['drafted']} accepted" in done.err
+    stop = plain[12:15]
+    asked = ("--rounds", "3", "--stop", stop, "--draft-rounds")
+    assert continued(model, "On day", *asked, "1", tokens=40) == plain[: plain.index(stop)]
+    for rounds, words in (("3", "equals"), ("4", "above"), ("0", "rounds")):
+        refused = generate(model, "--prompt", "On day", *asked, rounds)
+        assert refused.status == 2
+        assert refused.err.count("error") == 1
+        assert words in refused.err
