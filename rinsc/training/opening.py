@@ -34,6 +34,7 @@ from rinsc.training.saved_model import (
     is_saved_model,
     picture_patches,
     refuse_adapter,
+    saved_model_hint,
 )
 from rinsc.training.schedules import Depths
 
@@ -65,7 +66,7 @@ def finished_run(path: Path) -> FinishedRun:
     """
     folder = RunFolder(path)
     if not folder.model_spec.is_file():
-        hint = "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
+        hint = saved_model_hint(path)
         raise run_error("not-a-run", "this is not the folder of a training run", path, hint)
     if not folder.is_finished:
         hint = "it has no whole checkpoint; give its rinsc train command again"

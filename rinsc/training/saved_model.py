@@ -157,5 +157,6 @@ def check_tokenizer_file(folder: RunFolder) -> None:
 def saved_model_hint(path: Path) -> str:
     """What to do about a folder of which nothing is ours."""
     if (path / "config.json").is_file():
-        return "its config.json is of another model; only models of rinsc can be compiled"
-    return "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
+        return f"import it first: rinsc import {path} -o FOLDER"
+    train = "train one: rinsc train '(A^3)B' --data plays -o FOLDER"
+    return f"{train}; or import one of transformers: rinsc import MODEL -o FOLDER"

@@ -321,11 +321,15 @@ def onnx_file(model: str) -> Path | None:
 
 def _not_a_model(text: str) -> Problem:
     """What the text names instead, and what to do about it."""
+    from rinsc.training.saved_model import saved_model_hint
+
     make = "make one with rinsc train or rinsc compile, or name an ONNX file"
     if os.path.isdir(text):
         message = "this is neither the folder of a training run (model.toml, model.safetensors), "
         message += f"nor a model folder ({MODEL_FILE}), nor a saved model of rinsc (config.json)"
-        return Problem("not-a-model", message, place=text, hint=make)
+        is_other = os.path.isfile(os.path.join(text, "config.json"))
+        hint = saved_model_hint(Path(text)) if is_other else make
+        return Problem("not-a-model", message, place=text, hint=hint)
     if os.path.exists(text):
         hint = "name the folder of the run or of the model"
         return Problem("not-a-model", "this file is no ONNX model", place=text, hint=hint)

@@ -229,6 +229,27 @@ def test_damaged_folders_are_one_error(folders: Path, tmp_path: Path) -> None:
     assert refused("text", edit("config.json", rounds="many")) == "bad-rounds"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("compile", "--to", "onnx", "-o", "x.onnx"),
+        ("scan", "--data", f"text:{PAGE}", "-o", "scan.html"),
+        ("retrofit", "A^2", "-o", "looped"),
+        ("generate", "--prompt", "x"),
+    ],
+)
+def test_a_model_of_transformers_is_to_be_imported(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
+    name, *options = command
+    status, _, err = run_cli(name, "./llama", *options)
+    assert status == 1
+    assert "rinsc import llama -o FOLDER" in err
+
+
 def test_a_baseline_and_a_source_must_be_runs(folders: Path, tmp_path: Path) -> None:
     saved = str(folders / "saved")
     status, _, err = run_cli("eval", saved, "-o", str(tmp_path / "eval.svg"))

@@ -321,7 +321,7 @@ class Session:
         """The ids chosen for every row, step by step, of the first ``vocabulary`` ids.
 
         ``drafts`` is told what came of drafts. Several rows are decoded plainly: one pass serves
-        them all, which is faster than to draft for each. Raises `LoweringError` for a model that
+        them all. Raises `LoweringError` for a model that
         cannot draft, and what `checked_drafting` raises.
         """
         drafting = None if draft_rounds is None else self.drafting(draft_rounds, rounds)
