@@ -53,7 +53,7 @@ def generate_(
     rounds
         Rounds of every repeat, as 3, or of one, as A=2; those written if not given.
     draft_rounds
-        Draft tokens at so many rounds and verify them at all, without loss; of an ONNX model.
+        Draft tokens at so many rounds and verify them at all, without loss.
     max_new_tokens
         How many tokens to add, at most.
     temperature

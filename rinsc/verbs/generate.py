@@ -37,6 +37,7 @@ from rinsc.verbs.models import (
 )
 
 if TYPE_CHECKING:
+    from rinsc.backends.torch import CompiledModule
     from rinsc.data.tokenizer import BytePairTokenizer
     from rinsc.drafting import Drafts
     from rinsc.generation import Request, RowLogits
@@ -145,7 +146,7 @@ def generate(
     tokenizer. With ``chat`` each prompt is a user's message; ``raw`` reads the names of special
     tokens as plain characters. ``cache=False`` runs whole passes in PyTorch. ``tokenizer`` is a
     tokenizer.json, by default the one beside the model; a module needs one. ``provider`` is of
-    ONNX: cuda or cpu. With ``draft_rounds`` an ONNX model drafts tokens at so many rounds and
+    ONNX: cuda or cpu. With ``draft_rounds`` the model drafts tokens at so many rounds and
     verifies them at ``rounds``, without loss; the result's ``drafts`` counts them.
 
     Raises `RinscError`, here for what can be told before anything runs.
@@ -272,17 +273,19 @@ def open_source(
         raise UsageError("usage", message, hint=hint)
     if file is not None:
         return onnx_source(file, tokenizer, rounds, provider, draft_rounds)
-    if draft_rounds is not None:
-        message = f"{setting('draft_rounds')} is of ONNX models"
-        dial = setting("rounds='dynamic'", "--rounds dynamic")
-        hint = f"compile it with {dial} and a cache"
-        raise UsageError("bad-draft", message, hint=hint)
     if name is not None:
-        return run_source(name, tokenizer, rounds, cache=cache)
-    return module_source(model, tokenizer, rounds, cache=cache)
+        return run_source(name, tokenizer, rounds, cache=cache, draft_rounds=draft_rounds)
+    return module_source(model, tokenizer, rounds, cache=cache, draft_rounds=draft_rounds)
 
 
-def module_source(model: Any, tokenizer: Path | None, rounds: Rounds, *, cache: bool) -> Source:
+def module_source(
+    model: Any,
+    tokenizer: Path | None,
+    rounds: Rounds,
+    *,
+    cache: bool,
+    draft_rounds: Rounds = None,
+) -> Source:
     """A module of PyTorch, or a model of transformers, with a tokenizer of its own."""
     require("torch", "safetensors")
     from rinsc.backends.torch.decoding import row_logits
@@ -300,7 +303,28 @@ def module_source(model: Any, tokenizer: Path | None, rounds: Rounds, *, cache: 
         raise UsageError("no-tokenizer", "a module has no tokenizer", hint=hint)
     loaded = _tokenizer(tokenizer, graph.spec.vocab_size)
     logits = row_logits(module, rounds, cache=cache)
-    return Source(graph, loaded, known_logits(loaded, logits), loaded.stop_ids, None)
+    source = Source(graph, loaded, known_logits(loaded, logits), loaded.stop_ids, None)
+    return _with_drafts(source, module, rounds, draft_rounds, cache=cache)
+
+
+def _with_drafts(
+    source: Source, module: CompiledModule, rounds: Rounds, draft_rounds: Rounds, *, cache: bool
+) -> Source:
+    """The source, whose steps draft where that is asked for."""
+    if draft_rounds is None:
+        return source
+    from rinsc.backends.torch.drafted import check_drafting, drafted_steps
+    from rinsc.drafting import Drafts
+
+    with option_values():
+        check_drafting(module, draft_rounds, rounds, cache=cache)
+    drafts, size = Drafts(), source.tokenizer.vocab_size
+
+    def steps(request: Request, sampling: Sampling) -> Iterator[Sequence[int | None]]:
+        asked = (request, sampling, rounds, draft_rounds)
+        return drafted_steps(module, *asked, vocabulary=size, drafts=drafts)
+
+    return replace(source, steps=steps, drafts=drafts)
 
 
 def onnx_file(model: str) -> Path | None:
@@ -340,7 +364,14 @@ def _not_a_model(text: str) -> Problem:
     return Problem("not-a-model", message, place=text, hint=make)
 
 
-def run_source(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: bool) -> Source:
+def run_source(
+    model: str,
+    tokenizer: Path | None,
+    rounds: Rounds,
+    *,
+    cache: bool,
+    draft_rounds: Rounds = None,
+) -> Source:
     """A run folder in PyTorch."""
     require("torch", "safetensors")
     from rinsc.backends.torch.decoding import row_logits
@@ -357,9 +388,11 @@ def run_source(model: str, tokenizer: Path | None, rounds: Rounds, *, cache: boo
     begun = begun_tokenizer(folder) if tokenizer is None else None
     chosen = _tokenizer(tokenizer or folder.tokenizer, graph.spec.vocab_size, begun)
     untrained = beyond_training(counts, run_trained_rounds(folder, graph))
-    next_logits = row_logits(run_model(folder), counts, cache=cache)
+    module = run_model(folder)
+    next_logits = row_logits(module, counts, cache=cache)
     stops = stop_ids(folder.path, chosen.stop_ids, graph.spec.vocab_size)
-    return Source(graph, chosen, known_logits(chosen, next_logits), stops, untrained)
+    source = Source(graph, chosen, known_logits(chosen, next_logits), stops, untrained)
+    return _with_drafts(source, module, counts, draft_rounds, cache=cache)
 
 
 def onnx_source(

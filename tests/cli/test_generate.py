@@ -443,10 +443,6 @@ def test_drafts_change_no_text(model: Path) -> None:
     done = generate(
         model, "--prompt", "On day", "--rounds", "3", "--draft-rounds", "1", "--json", tokens=40
     )
-    if not (model / "model.onnx").is_file():
-        assert done.status == 2
-        assert "ONNX" in done.err
-        return
     if done.status != 0:
         assert "no cache" in done.err
         assert done.out == ""

@@ -321,8 +321,8 @@ class Session:
         """The ids chosen for every row, step by step, of the first ``vocabulary`` ids.
 
         ``drafts`` is told what came of drafts. Several rows are decoded plainly: one pass serves
-        them all. Raises `LoweringError` for a model that
-        cannot draft, and what `checked_drafting` raises.
+        them all. Raises `LoweringError` for a model that cannot draft, and what `checked_drafting`
+        raises.
         """
         drafting = None if draft_rounds is None else self.drafting(draft_rounds, rounds)
         if drafting is None or len(request.rows) > 1:
