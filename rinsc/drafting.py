@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from rinsc.errors import UsageError, setting
-from rinsc.generation import Request, Settings
+from rinsc.generation import Request, RowLogits, Settings, stream_tokens
 from rinsc.graph import BlockGraph, Rounds, resolve_rounds
 from rinsc.sampling import Sampling, kept_candidates, sample_next
 
@@ -36,6 +36,7 @@ __all__ = [
     "Drafting",
     "Drafts",
     "checked_drafting",
+    "stream_chosen",
     "stream_drafted",
 ]
 
@@ -217,6 +218,34 @@ class _Row:
                 self.ended = True
                 return added + 1
         return len(tokens)
+
+
+def stream_chosen(
+    plain: RowLogits,
+    drafted: Callable[[Drafting], DraftedRows],
+    request: Request,
+    sampling: Sampling,
+    *,
+    context: int,
+    drafting: Drafting | None,
+    vocabulary: int | None = None,
+    drafts: Drafts | None = None,
+) -> Iterator[tuple[int | None, ...]]:
+    """The ids chosen for every row, with drafts where they are asked for and there is one row.
+
+    Several rows are decoded plainly: one pass serves them all. Only the first ``vocabulary`` logits
+    count, since a model's vocabulary may be padded. ``drafts`` is told what came of the drafts.
+    """
+    if drafting is not None and len(request.rows) == 1:
+        rows, limits = drafted(drafting), (drafting, context)
+        return stream_drafted(
+            rows, request, sampling, *limits, vocabulary=vocabulary, drafts=drafts
+        )
+
+    def known(rows: Sequence[Sequence[int]], live: Sequence[int]) -> Sequence[Logits]:
+        return [logits[:vocabulary] for logits in plain(rows, live)]
+
+    return stream_tokens(known, request, sampling)
 
 
 def stream_drafted(

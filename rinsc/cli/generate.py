@@ -91,7 +91,7 @@ def generate_(
         *(model, prompt),
         max_new_tokens=max_new_tokens,
         rounds=parse_rounds(rounds),
-        draft_rounds=parse_rounds(draft_rounds),
+        draft_rounds=parse_rounds(draft_rounds, "--draft-rounds"),
         sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
         stop=stop,
         stop_ids=stop_id,

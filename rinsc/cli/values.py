@@ -95,16 +95,16 @@ def kind_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def parse_rounds(texts: Sequence[str]) -> int | Mapping[str, int] | None:
-    """The values of --rounds, ``["3"]`` or ``["A=2", "B=4"]``; raises UsageError for no rounds."""
+def parse_rounds(texts: Sequence[str], option: str = "--rounds") -> int | Mapping[str, int] | None:
+    """The values of an option, ``["3"]`` or ``["A=2", "B=4"]``; raises UsageError for no rounds."""
     if not texts:
         return None
     from rinsc.graph import plain_rounds
 
     rounds = plain_rounds(",".join(texts))
     if isinstance(rounds, str):
-        message = f"--rounds does not take '{rounds[:60]}'"
-        hint = "write --rounds 3, or A=2 for one repeat, and each repeat once"
+        message = f"{option} does not take '{rounds[:60]}'"
+        hint = f"write {option} 3, or A=2 for one repeat, and each repeat once"
         raise UsageError("bad-rounds", message, hint=hint)
     return rounds
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 import rinsc.generation
 import rinsc.sampling
-from rinsc.backends.torch.decoding import generate_ids
+from rinsc.backends.torch.generating import generate_ids
 from rinsc.cli import main
 from rinsc.data.tokenizer import load_tokenizer
 from tests.cli.command_line import Result, run_cli
@@ -136,7 +136,7 @@ def test_interrupted_texts_stay(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
         yield from islice(steps(*args), 4)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rinsc.generation.stream_tokens", interrupted)
+    monkeypatch.setattr("rinsc.drafting.stream_tokens", interrupted)
     found = run_cli("generate", str(run), *prompts, "--max-new-tokens", "9")
     assert (found.status, found.out.replace("\ufffd", "")) == (130, whole.replace("\ufffd", ""))
 
@@ -357,13 +357,29 @@ def test_the_configs_beside_a_model_name_what_ends_a_text(model: Path, tmp_path:
 def test_ids_without_a_token_are_never_generated(model: Path) -> None:
     import numpy as np
 
-    from rinsc.verbs.generate import known_logits as _of
+    from rinsc.drafting import stream_chosen
+    from rinsc.generation import Request
+    from rinsc.sampling import Sampling
 
-    words = load_tokenizer(model / "tokenizer.json")
-    size = words.vocab_size
-    limited = _of(words, lambda rows, live: [np.arange(size + 4.0)])
-    (logits,) = limited([[1]], [0])
-    assert len(logits) == size
+    size = load_tokenizer(model / "tokenizer.json").vocab_size
+    request, rising = Request(((1,), (2,)), 3), np.arange(size + 4.0)
+
+    def logits(rows: Any, live: Any) -> list[Any]:
+        return [rising for _ in live]
+
+    def no_drafts(drafting: object) -> NoReturn:
+        raise AssertionError
+
+    steps = stream_chosen(
+        logits,
+        no_drafts,
+        request,
+        Sampling(),
+        context=9,
+        drafting=None,
+        vocabulary=size,
+    )
+    assert list(steps) == [(size - 1, size - 1)] * 3
 
 
 def test_a_tokenizer_without_a_template_and_options_that_exclude_each_other(run: Path) -> None:
@@ -455,7 +471,8 @@ def test_drafts_change_no_text(model: Path) -> None:
     stop = plain[12:15]
     asked = ("--rounds", "3", "--stop", stop, "--draft-rounds")
     assert continued(model, "On day", *asked, "1", tokens=40) == plain[: plain.index(stop)]
-    for rounds, words in (("3", "equals"), ("4", "above"), ("0", "rounds")):
+    mistakes = (("3", "equals"), ("4", "above"), ("0", "rounds"), ("one", "--draft-rounds 3"))
+    for rounds, words in mistakes:
         refused = generate(model, "--prompt", "On day", *asked, rounds)
         assert refused.status == 2
         assert refused.err.count("error") == 1

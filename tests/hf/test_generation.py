@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from rinsc.backends.torch.decoding import cached_module, generate_ids
+from rinsc.backends.torch.decoding import cached_module
+from rinsc.backends.torch.generating import generate_ids
 from rinsc.errors import GraphError, LoweringError, SpecError
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.torch.decoding import cached_module, generate_ids
+from rinsc.backends.torch.decoding import cached_module
+from rinsc.backends.torch.generating import generate_ids
 from rinsc.errors import LoweringError, RinscError
 from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling

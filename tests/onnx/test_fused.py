@@ -18,7 +18,7 @@ from rinsc.backends.onnx.run.buffers import Buffers, Past
 from rinsc.backends.onnx.run.continuation import Continuation
 from rinsc.backends.onnx.write.builder import shape_of
 from rinsc.backends.torch import CompiledModule
-from rinsc.backends.torch.decoding import generate_ids
+from rinsc.backends.torch.generating import generate_ids
 from rinsc.errors import LoweringError, RinscError
 from rinsc.layers import layer_kind, trace_programs
 from rinsc.layers.cached import cached_programs

@@ -20,7 +20,7 @@ from rinsc.backends.onnx import OnnxModel, Session, to_onnx
 from rinsc.backends.onnx.write.file import CONFIG_FILE
 from rinsc.backends.onnx.write.genai import genai_files
 from rinsc.backends.torch import CompiledModule
-from rinsc.backends.torch.decoding import generate_ids
+from rinsc.backends.torch.generating import generate_ids
 from rinsc.data.corpora import load_corpus
 from rinsc.data.tokenizer import BytePairTokenizer, train_tokenizer
 from rinsc.errors import DataError, LoweringError, UsageError

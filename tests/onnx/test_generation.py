@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.onnx import Session, to_onnx
-from rinsc.backends.torch.decoding import generate_ids
+from rinsc.backends.torch.generating import generate_ids
 from rinsc.errors import RinscError, SpecError, UsageError
 from rinsc.graph import RoundsWarning
 from rinsc.sampling import Sampling

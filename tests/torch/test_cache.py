@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.torch import CompiledModule
-from rinsc.backends.torch.decoding import CachedModule, cached_module, generate_ids
+from rinsc.backends.torch.decoding import CachedModule, cached_module
 from rinsc.backends.torch.emit import emit_source
+from rinsc.backends.torch.generating import generate_ids
 from rinsc.errors import LoweringError, SpecError
 from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling

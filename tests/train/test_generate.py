@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rinsc.backends.torch import CompiledModule
-from rinsc.backends.torch.decoding import generate_ids
+from rinsc.backends.torch.generating import generate_ids
 from rinsc.errors import GraphError, UsageError
 from rinsc.graph import Rounds, RoundsWarning
 from rinsc.sampling import Sampling

@@ -86,6 +86,18 @@ class CacheLayout:
             for name, shape in self.shapes.items()
         }
 
+    def is_first_part(self, few: Mapping[str, int], rounds: Mapping[str, int]) -> bool:
+        """Whether a cache of ``few`` rounds stands in one piece within one of ``rounds``.
+
+        Of a repeat within another it does only where the outer one has 1 round.
+        """
+        wholes, parts = self.sizes(1, 1, rounds), self.sizes(1, 1, few)
+        for name, part in parts.items():
+            fewer = [place for place, size in enumerate(part) if size < wholes[name][place]]
+            if fewer and any(size > 1 for size in part[: fewer[-1]]):
+                return False
+        return True
+
 
 FIRST_CAPACITY = 256  # positions; more are made room for as they come
 
@@ -167,21 +179,15 @@ class Buffers:
     def first_rounds(self, rounds: Mapping[str, int]) -> dict[str, Any]:
         """The same memory as the cache of fewer rounds, on the CPU and appended to in place.
 
-        Raises `LoweringError` where it is no such part: of a repeat inside another, say.
+        They must be the first part of it: see `CacheLayout.is_first_part`.
         """
         from onnxruntime import OrtValue
 
-        counts = {rounds_of(name): count for name, count in rounds.items()}
-        values = {}
-        for name, shape in self.runtime.layout.shapes.items():
-            parts = tuple(slice(counts.get(str(size))) for size in shape)
-            part = self._arrays[name][0][parts]
-            if not part.flags.c_contiguous:
-                message = "the cache of these draft rounds does not stand in one piece"
-                hint = "draft with fewer rounds of the outer repeat alone"
-                raise LoweringError("bad-draft", message, hint=hint)
-            values[name] = OrtValue.ortvalue_from_numpy(part)
-        return values
+        sizes = self.runtime.layout.sizes(self.batch, self.capacity, rounds)
+        parts = {
+            name: self._arrays[name][0][tuple(map(slice, shape))] for name, shape in sizes.items()
+        }
+        return {name: OrtValue.ortvalue_from_numpy(part) for name, part in parts.items()}
 
     def _bind_cache(self) -> None:
         for name, value in self.values.items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack, overload
+from typing import TYPE_CHECKING, NoReturn, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from rinsc.backends.onnx.run.inputs import (
     dial_inputs,
 )
 from rinsc.backends.onnx.run.providers import ONLY_FATAL, provider_of
-from rinsc.drafting import Drafting, Drafts, DraftSettings, checked_drafting, stream_drafted
+from rinsc.drafting import Drafting, Drafts, DraftSettings, checked_drafting, stream_chosen
 from rinsc.errors import LoweringError, plural, setting
 from rinsc.extras import require
 from rinsc.formats import FORMATS
@@ -320,22 +321,18 @@ class Session:
     ) -> Iterator[tuple[int | None, ...]]:
         """The ids chosen for every row, step by step, of the first ``vocabulary`` ids.
 
-        ``drafts`` is told what came of drafts. Several rows are decoded plainly: one pass serves
-        them all. Raises `LoweringError` for a model that cannot draft, and what `checked_drafting`
-        raises.
+        See `stream_chosen`. Raises `LoweringError` for a model that cannot draft, and what
+        `checked_drafting` raises.
         """
         drafting = None if draft_rounds is None else self.drafting(draft_rounds, rounds)
-        if drafting is None or len(request.rows) > 1:
-            run = row_logits(self, rounds)
-
-            def known(rows: Sequence[Sequence[int]], live: Sequence[int]) -> list[npt.NDArray[Any]]:
-                return [logits[:vocabulary] for logits in run(rows, live)]
-
-            return generation.stream_tokens(known, request, sampling)
-        model = self._drafted(drafting, rounds)
-        limits = (drafting, self.spec.context)
-        return stream_drafted(
-            model, request, sampling, *limits, vocabulary=vocabulary, drafts=drafts
+        return stream_chosen(
+            row_logits(self, rounds),
+            partial(self._drafted, rounds=rounds),
+            *(request, sampling),
+            context=self.spec.context,
+            drafting=drafting,
+            vocabulary=vocabulary,
+            drafts=drafts,
         )
 
     def drafting(self, draft_rounds: Rounds, rounds: Rounds) -> Drafting:
@@ -343,6 +340,11 @@ class Session:
         drafting = checked_drafting(self.graph, draft_rounds, rounds, self.rounds)
         self.check_rounds(rounds)
         reason, hint = self._why_no_drafts()
+        if not reason and not self._layout.is_first_part(
+            drafting.rounds, self._dials.settings(rounds)
+        ):
+            reason = "the cache of an inner repeat at fewer rounds does not stand in one piece"
+            hint = "draft with 1 round of the repeat around it, or leave the inner one out"
         if reason:
             name = setting("draft_rounds")
             raise LoweringError("bad-draft", f"{name}: {reason}", place=self._place, hint=hint)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rinsc.backends.torch import CompiledModule, to_torch
-from rinsc.backends.torch.decoding import generate_ids
-from rinsc.backends.torch.drafted import CachedRow, check_drafting, drafted_steps
+from rinsc.backends.torch.generating import (
+    CutSequence,
+    check_drafting,
+    generate_ids,
+    token_steps,
+)
 from rinsc.drafting import Drafts
 from rinsc.errors import RinscError
 from rinsc.generation import checked_request
+from rinsc.graph import RoundsWarning
+from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling
-from rinsc.spec import model_spec
+from rinsc.spec import ModelSpec, model_spec
+from tests.kinds import KINDS
 from tests.onnx.models import lively_model, small_spec
+from tests.specs import specs
 
+CAUSAL = [kind for kind in KINDS if layer_kind(kind).causal]
 SIGNATURES = ("(A^3)B", "A(BC)^4", "(AB^2)^2C", "A^3{adapter=lora(2)}B")
 
 
@@ -32,19 +44,49 @@ def drafted(
 ) -> tuple[list[int], Drafts]:
     told, request = Drafts(), checked_request(prompt, count, model.spec)
     chosen = sampling or Sampling()
-    steps = drafted_steps(model, request, chosen, rounds, draft, drafts=told)
+    steps = token_steps(model, request, chosen, rounds, draft, drafts=told)
     return [token for (token,) in steps if token is not None], told
 
 
 @pytest.mark.parametrize("signature", SIGNATURES)
-@pytest.mark.parametrize("kind", ["llama", "gpt", "decoder"])
-def test_greedy_tokens_are_those_of_plain_decoding(signature: str, kind: str) -> None:
+def test_greedy_tokens_are_those_of_plain_decoding(signature: str) -> None:
     """Past the end of the context, too, where the window moves."""
-    model = lively_model(small_spec(signature, kind=kind, context=64))
+    model = lively_model(small_spec(signature, context=64))
     plain = generate_ids(model, [3, 1, 4], 70, sampling=Sampling())
     ids, told = drafted(model, [3, 1, 4], 70, 1)
     assert ids == plain
+    one: Any = np.int64(1)
+    assert ids == generate_ids(model, [3, 1, 4], 70, sampling=Sampling(), draft_rounds=one)
     assert told.drafted > 0
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_every_kind_drafts(kind: str) -> None:
+    model = lively_model(small_spec("A(BC)^4", kind=kind, context=64))
+    ids, told = drafted(model, [3, 1, 4], 40, 1)
+    assert ids == generate_ids(model, [3, 1, 4], 40, sampling=Sampling())
+    assert told.drafted > 0
+
+
+def outcome(model: CompiledModule, **asked: Any) -> list[Any]:
+    """The ids after a prompt, past the end of the context; or the codes of what is wrong."""
+    count, sampling = model.spec.context + 3, Sampling()
+    try:
+        with warnings.catch_warnings(action="ignore", category=RoundsWarning):
+            return generate_ids(model, [1, 2], count, sampling=sampling, **asked)
+    except RinscError as error:
+        return [problem.code for problem in error.problems]
+
+
+@settings(max_examples=15)
+@given(spec=specs(options=True, kinds=CAUSAL, max_visits=6), rounds=st.integers(2, 4))
+def test_random_models_draft_or_say_in_one_error_why_not(spec: ModelSpec, rounds: int) -> None:
+    if any(not layer_kind(kind).causal for kind in spec.block_kinds.values()):
+        return
+    model = lively_model(spec)
+    asked = rounds if list(model.graph.dials()) else None
+    made = outcome(model, rounds=asked, draft_rounds=1)
+    assert made in (["bad-draft"], outcome(model, rounds=asked))
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +110,13 @@ def learned() -> CompiledModule:
 
 def test_good_drafts_save_passes(learned: CompiledModule, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, int]] = []
-    right = CachedRow.run
+    right = CutSequence.run
 
-    def counted(self: CachedRow, tokens: list[int]) -> Any:
+    def counted(self: CutSequence, tokens: list[int]) -> Any:
         calls.append((self.rounds, len(tokens)))
         return right(self, tokens)
 
-    monkeypatch.setattr(CachedRow, "run", counted)
+    monkeypatch.setattr(CutSequence, "run", counted)
     ids, told = drafted(learned, [0, 1, 2], 60, 1)
     assert ids == [number % 9 for number in range(3, 63)]
     assert ids == generate_ids(learned, [0, 1, 2], 60, sampling=Sampling())
@@ -105,7 +147,7 @@ def test_draws_follow_the_distribution_of_plain_decoding(learned: CompiledModule
 def test_several_rows_are_those_of_plain_decoding(learned: CompiledModule) -> None:
     prompts = [[0, 1, 2], [4]]
     request, told = checked_request(prompts, 5, learned.spec), Drafts()
-    rows = list(drafted_steps(learned, request, Sampling(), 3, 1, drafts=told))
+    rows = list(token_steps(learned, request, Sampling(), 3, 1, drafts=told))
     plain = generate_ids(learned, prompts, 5, sampling=Sampling(), rounds=3)
     assert [list(row) for row in zip(*rows, strict=True)] == plain
 
