@@ -365,7 +365,7 @@ class Session:
             reason = f"in {self.precision} tokens run together are rounded otherwise than alone"
             return reason, "export it in fp32, or leave the drafts out"
         if not self.in_place or self.provider != "cpu":
-            hint = "run it on the CPU, exported with the fused operators"
+            hint = "run it on the CPU, with fused operators (heads whose width divides by 8)"
             return "the cache is not appended to in place", hint
         return "", ""
 
