@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rinsc.backends.torch import CompiledModule, to_torch
@@ -21,7 +21,7 @@ from rinsc.backends.torch.generating import (
 from rinsc.drafting import Drafts
 from rinsc.errors import RinscError
 from rinsc.generation import checked_request
-from rinsc.graph import RoundsWarning
+from rinsc.graph import RoundsWarning, resolve_rounds
 from rinsc.layers import layer_kind
 from rinsc.sampling import Sampling
 from rinsc.spec import ModelSpec, model_spec
@@ -70,10 +70,10 @@ def test_every_kind_drafts(kind: str) -> None:
 
 def outcome(model: CompiledModule, **asked: Any) -> list[Any]:
     """The ids after a prompt, past the end of the context; or the codes of what is wrong."""
-    count, sampling = model.spec.context + 3, Sampling()
+    prompt, sampling = [1] * max(1, model.spec.context - 12), Sampling()
     try:
         with warnings.catch_warnings(action="ignore", category=RoundsWarning):
-            return generate_ids(model, [1, 2], count, sampling=sampling, **asked)
+            return generate_ids(model, prompt, 16, sampling=sampling, **asked)
     except RinscError as error:
         return [problem.code for problem in error.problems]
 
@@ -85,6 +85,8 @@ def test_random_models_draft_or_say_in_one_error_why_not(spec: ModelSpec, rounds
         return
     model = lively_model(spec)
     asked = rounds if list(model.graph.dials()) else None
+    # Repeats within repeats at four rounds can be a thousand visits.
+    assume(sum(model.graph.visit_counts(resolve_rounds(model.graph, asked)).values()) <= 40)
     made = outcome(model, rounds=asked, draft_rounds=1)
     assert made in (["bad-draft"], outcome(model, rounds=asked))
 
@@ -132,7 +134,7 @@ def test_draws_follow_the_distribution_of_plain_decoding(learned: CompiledModule
     from scipy.stats import chi2_contingency
 
     counts = np.zeros((2, 11 * 11))
-    for seed in range(150):
+    for seed in range(100):
         sampling = Sampling(temperature=2.0, seed=seed)
         plain = generate_ids(learned, [5, 5], 3, sampling=sampling)
         ids, _ = drafted(learned, [5, 5], 3, 1, sampling=sampling)
